@@ -1,0 +1,126 @@
+"""Conversion: a checkpoint as it was published goes in, an MLX directory in mlx-lm's layout comes out."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from elm_mlx.backend import mx
+from elm_mlx.config import QUANTIZATION_MODES, ModelConfig, Quantization
+from elm_mlx.convert import pipeline, tokenizer_files
+from elm_mlx.convert.config_file import output_config
+from elm_mlx.convert.keymap import match
+from elm_mlx.convert.source import Source, open_source
+from elm_mlx.convert.target import staged
+from elm_mlx.costs import parameter_count
+from elm_mlx.errors import DiskFull, InvalidRequest, TargetExists, unsupported
+from elm_mlx.store.files import disk_errors, write_json
+
+DTYPES = {"bfloat16": mx.bfloat16, "float16": mx.float16, "float32": mx.float32}
+SHORT_NAMES = {"bfloat16": "bf16", "float16": "fp16", "float32": "fp32"}
+
+__all__ = ["Conversion", "convert"]
+
+
+@dataclass(frozen=True)
+class Conversion:
+    """What was written: `bytes` of weights, `bits_per_weight` over all parameters, `dropped` tensors of the
+    source that nothing reads (RoPE tables, the copy of a tied embedding)."""
+
+    output: Path
+    family: str
+    layout: str
+    parameters: int
+    bytes: int
+    bits_per_weight: float
+    dropped: list[str]
+
+
+def convert(
+    source: str | Path,
+    output: str | Path | None = None,
+    *,
+    bits: int | None = None,
+    group_size: int | None = None,
+    mode: str | None = None,
+    dtype: str = "bfloat16",
+    tokenizer: str | Path | None = None,
+    max_shard_size: float = 5.0,
+    force: bool = False,
+    progress: Callable[[int, int], None] | None = None,
+) -> Conversion:
+    """Converts `source`, a directory or a single weights file beside its config.json.
+
+    Unquantized in `dtype` (bfloat16, float16, float32) unless `bits` (2, 3, 4, 5, 6, 8; in groups of `group_size`
+    32, 64, 128) or `mode` (affine, mxfp4, mxfp8, nvfp4) is given. `tokenizer` is a tokenizer.json, a SentencePiece
+    tokenizer.model or a directory with one; by default the source's own. Files hold up to `max_shard_size` GB.
+    Without `output` it writes beside the source. `progress` hears (source bytes done, in all).
+
+    The output appears whole or not at all. Raises InvalidRequest, NotFound, MissingTokenizer, BadCheckpoint,
+    Unsupported, TargetExists, DiskFull.
+    """
+    quantization = requested_quantization(bits, group_size, mode)
+    kind = DTYPES.get(dtype)
+    if kind is None:
+        raise InvalidRequest(f"dtype is {dtype!r}; it is one of {', '.join(DTYPES)}.")
+    if not max_shard_size > 0:
+        raise InvalidRequest(f"max_shard_size is {max_shard_size}; it must be above 0 (GB).")
+    opened = open_source(Path(source))
+    target = Path(output) if output else default_output(opened.directory, quantization, dtype)
+    matched = match(opened.config, opened.family_layout, opened.tensors, opened.where)
+    plan = pipeline.plan(opened.config, quantization, kind, int(max_shard_size * 1e9))
+    refuse_overlap(opened.directory, target)
+    with disk_errors(f"Writing {target}"), staged(target, force) as folder:
+        check_space(folder, plan.nbytes)
+        tokenizer_files.write(opened.directory, Path(tokenizer) if tokenizer else None, folder, opened.config)
+        write_json(folder / "config.json", output_config(opened.raw_config, opened.config, quantization, dtype))
+        pipeline.write(folder, plan, matched.tensors, progress)
+    return report(target, opened, plan.nbytes, matched.dropped)
+
+
+def requested_quantization(bits: int | None, group_size: int | None, mode: str | None) -> Quantization | None:
+    """The quantization that the options ask for, or None. Raises InvalidRequest, Unsupported."""
+    if mode is not None and mode not in QUANTIZATION_MODES:
+        raise unsupported("quantization mode", mode, QUANTIZATION_MODES)
+    if mode not in (None, "affine"):
+        if bits is not None or group_size is not None:
+            raise InvalidRequest(f"--mode {mode} fixes its bits and group size; leave --bits and --group-size out.")
+        return Quantization.from_dict({"mode": mode})
+    if bits is None and mode is None:
+        if group_size is not None:
+            raise InvalidRequest("--group-size means nothing without --bits: nothing would be quantized.")
+        return None
+    return Quantization.from_dict({"mode": "affine", "bits": bits, "group_size": group_size})
+
+
+def default_output(source: Path, quantization: Quantization | None, dtype: str) -> Path:
+    """Beside the source, the bits in the name: OpenELM-270M -> OpenELM-270M-mlx-4bit."""
+    if quantization is None:
+        kind = SHORT_NAMES[dtype]
+    else:
+        kind = f"{quantization.bits}bit" if quantization.mode == "affine" else quantization.mode
+    source = source.resolve()
+    return source.with_name(f"{source.name}-mlx-{kind}")
+
+
+def refuse_overlap(source: Path, target: Path) -> None:
+    """With --force the target is replaced whole, so it must not be the source, nor hold it."""
+    if source.resolve().is_relative_to(target.resolve()):
+        raise TargetExists(f"{target} is or holds the source {source}, which is never written over. Name another --output.")
+
+
+def check_space(folder: Path, nbytes: int) -> None:
+    """Refuses before the first tensor what cannot end well."""
+    free = shutil.disk_usage(folder).free
+    if free < nbytes:
+        raise DiskFull(f"The output takes {nbytes / 1e9:.2f} GB and {folder.parent} has {free / 1e9:.2f} GB free. "
+                       "Free some space, or name another --output.")  # fmt: skip
+
+
+def report(target: Path, opened: Source, nbytes: int, dropped: list[str]) -> Conversion:
+    """The summary of what was written."""
+    config: ModelConfig = opened.config
+    count = parameter_count(config)
+    return Conversion(target, config.family, opened.layout, count, nbytes, 8 * nbytes / count, dropped)

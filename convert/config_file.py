@@ -1,0 +1,20 @@
+"""The config.json we write: the source's own, every default spelled out, so that no reader has to guess."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from elm_mlx.config import ModelConfig, Quantization
+
+# `auto_map` names Python files that a loader would run; the others are written anew.
+LEFT_OUT = ("auto_map", "quantization", "quantization_config")
+
+
+def output_config(
+    raw: Mapping[str, Any], config: ModelConfig, quantization: Quantization | None, dtype: str
+) -> dict[str, Any]:
+    """The source's keys with ours over them; type and RoPE in the older spelling too, as mlx-lm reads only that."""
+    kept = {key: value for key, value in raw.items() if key not in LEFT_OUT}
+    written = kept | config.to_dict() | {"torch_dtype": dtype, "dtype": dtype}
+    return written | ({"quantization": quantization.to_dict()} if quantization else {})

@@ -1,0 +1,62 @@
+"""Names of a checkpoint's tensors to the names we write: rules as data, and the check that nothing is left over."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import mlx.core as mx
+
+from elm_mlx.config import ModelConfig
+from elm_mlx.convert.tensor import LazyTensor
+from elm_mlx.errors import BadCheckpoint
+from elm_mlx.store.weights import Entry, check_entries
+
+# (family, layout) -> (pattern, replacement) rules, the first match renames. Output uses Hugging Face's own names,
+# so its layouts need no rule.
+RULES: dict[tuple[str, str], list[tuple[str, str]]] = {
+    ("openelm", "hugging-face"): [],
+    ("llama", "hugging-face"): [],
+}
+
+
+@dataclass(frozen=True)
+class Matched:
+    """The tensors by the name they get, and the names of those that nothing reads."""
+
+    tensors: dict[str, LazyTensor]
+    dropped: list[str]
+
+
+def rename(name: str, rules: list[tuple[str, str]]) -> str:
+    """The name that the first matching rule gives."""
+    for pattern, replacement in rules:
+        renamed, count = re.subn(pattern, replacement, name)
+        if count:
+            return renamed
+    return name
+
+
+def match(
+    config: ModelConfig, family_layout: tuple[str, str], tensors: Mapping[str, LazyTensor], where: Path
+) -> Matched:
+    """Every tensor that the configuration calls for, under its new name.
+
+    Raises BadCheckpoint, naming both sides, where one is missing, left over, given twice or of another shape.
+    """
+    rules = RULES[family_layout]
+    named: dict[str, LazyTensor] = {}
+    dropped = []
+    for old, tensor in tensors.items():
+        new = rename(old, rules)
+        if config.is_redundant(new):
+            dropped.append(old)
+        elif new in named:
+            raise BadCheckpoint(f"{where}: {old} and another tensor both become {new}.")
+        else:
+            named[new] = tensor
+    expected = {name: Entry(mx.float32, shape) for name, shape in config.weight_shapes().items()}
+    check_entries(where, expected, {name: Entry(t.dtype, t.shape) for name, t in named.items()})
+    return Matched(named, dropped)

@@ -1,0 +1,55 @@
+"""An output directory that appears whole or not at all."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from elm_mlx.errors import TargetExists
+
+
+@contextmanager
+def staged(target: Path, force: bool) -> Iterator[Path]:
+    """A sibling folder to write into; one rename gives it the name `target` when the block ends well.
+
+    Whatever ends the block otherwise, an interrupt too, removes the folder and leaves `target` as it was.
+    Raises TargetExists for a target that is a file, or a directory with something in it unless `force`.
+    """
+    refuse_existing(target, force)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    folder = Path(tempfile.mkdtemp(prefix=f".{target.name}.partial-", dir=target.parent))
+    try:
+        folder.chmod(0o755)  # mkdtemp's 0700 would outlast the rename
+        yield folder
+        refuse_existing(target, force)
+        replace(target, folder)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def refuse_existing(target: Path, force: bool) -> None:
+    """Nothing of a user's is overwritten unasked, and never a file."""
+    if target.is_symlink() or (target.exists() and not target.is_dir()):
+        raise TargetExists(f"{target} is a file or a link, not a directory. Name another --output.")
+    if target.exists() and any(target.iterdir()) and not force:
+        raise TargetExists(f"{target} is there already and not empty. Give --force to replace it, or another --output.")
+
+
+def replace(target: Path, folder: Path) -> None:
+    """Renames `folder` to `target`; an earlier output steps aside first and is put back should that fail."""
+    if not target.exists():
+        folder.rename(target)
+        return
+    aside = Path(tempfile.mkdtemp(prefix=f".{target.name}.replaced-", dir=target.parent))
+    target.rename(aside / target.name)
+    try:
+        folder.rename(target)
+    except OSError:
+        (aside / target.name).rename(target)
+        raise
+    finally:
+        if target.exists():
+            shutil.rmtree(aside, ignore_errors=True)

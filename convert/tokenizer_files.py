@@ -1,0 +1,124 @@
+"""Whatever tokenizer a source has becomes one compact tokenizer.json, so that the runtime needs nothing else."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+from elm_mlx.config import ModelConfig
+from elm_mlx.convert.sentencepiece_model import added_token, parse, tokenizer_json
+from elm_mlx.errors import BadCheckpoint, MissingTokenizer, NotFound, Unsupported
+from elm_mlx.store.files import optional_json, read_json, write_json
+from elm_mlx.text.tokenizer import Tokenizer
+
+MAX_MODEL_BYTES = 64 * 2**20  # Llama's tokenizer.model has 0.5 MB
+COPIED = ("special_tokens_map.json", "chat_template.jinja")
+WANTED = "a tokenizer.json, a SentencePiece tokenizer.model, or a directory with one"
+
+
+def write(source: Path, given: Path | None, folder: Path, config: ModelConfig) -> None:
+    """Writes the tokenizer of `given`, else of `source`, and the source's generation_config.json, into `folder`.
+
+    Raises MissingTokenizer where there is none, BadCheckpoint for one that is damaged or of another model.
+    """
+    file = find(given or source, source)
+    content, settings = read(file)
+    write_compact(folder / "tokenizer.json", content)
+    write_json(folder / "tokenizer_config.json", settings | {"clean_up_tokenization_spaces": False})
+    for name in COPIED:
+        copy(file.parent / name, folder)
+    copy(source / "generation_config.json", folder)
+    check(folder, settings, config, file)
+
+
+def find(place: Path, source: Path) -> Path:
+    """The tokenizer file at `place`, tokenizer.json before tokenizer.model."""
+    if not place.exists():
+        raise NotFound(f"There is no {place}. --tokenizer wants {WANTED}.")
+    if place.is_file():
+        return place
+    for name in ("tokenizer.json", "tokenizer.model"):
+        if (place / name).is_file():
+            return place / name
+    hint = "OpenELM's repositories ship none: it uses Llama 2's. " if place == source else ""
+    raise MissingTokenizer(f"{place} has no tokenizer. {hint}Give --tokenizer PATH: {WANTED}.")
+
+
+def read(file: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """(tokenizer.json's object, tokenizer_config.json's object) for either kind of file."""
+    settings = optional_json(file.parent / "tokenizer_config.json")
+    if file.suffix == ".json":
+        return from_json(file, settings)
+    if file.stat().st_size > MAX_MODEL_BYTES:
+        raise BadCheckpoint(f"{file} is too large to be a tokenizer. --tokenizer wants {WANTED}.")
+    data = file.read_bytes()
+    if is_tiktoken(data):
+        raise Unsupported(f"{file} is a tiktoken vocabulary (Meta's own for Llama 3). Give the tokenizer.json of the "
+                          "Hugging Face repository instead.")  # fmt: skip
+    return from_sentencepiece(file, data, settings)
+
+
+def is_tiktoken(data: bytes) -> bool:
+    """Whether the first line is `base64 rank`."""
+    words = data[:256].split(b"\n")[0].split()
+    return len(words) == 2 and words[1].isdigit()
+
+
+def from_json(file: Path, settings: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """A tokenizer.json as it is. A class that rebuilds it from parts, and cuts blanks otherwise, is replaced."""
+    content = read_json(file)
+    if str(settings.get("tokenizer_class", "")).startswith("LlamaTokenizer"):
+        settings = settings | {"tokenizer_class": "PreTrainedTokenizerFast"}
+    return content, settings
+
+
+def from_sentencepiece(
+    file: Path, data: bytes, settings: dict[str, Any]
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """A tokenizer.model, and added_tokens.json where a fine-tune brought one, by the original's own rules."""
+    model = parse(data, file)
+    content = tokenizer_json(model, file)
+    for text, token in optional_json(file.parent / "added_tokens.json").items():
+        if not isinstance(token, int) or token < len(model.pieces):
+            continue  # transformers lists the model's own control pieces here too
+        content["added_tokens"].append(added_token(token, text, special=True))
+    names = {
+        key: model.text_of(token)
+        for key, token in (("bos_token", model.bos_id), ("eos_token", model.eos_id), ("unk_token", model.unk_id))
+    }
+    defaults = {key: text for key, text in names.items() if text is not None} | {"add_bos_token": True}
+    return content, defaults | settings | {"tokenizer_class": "PreTrainedTokenizerFast"}
+
+
+def write_compact(path: Path, content: dict[str, Any]) -> None:
+    """Without blanks, and merges as strings where no piece holds a blank: start-up is mostly parsing this."""
+    model = content.get("model")
+    pairs = model.get("merges") if isinstance(model, dict) else None
+    if isinstance(model, dict) and isinstance(pairs, list) and all(is_plain_pair(pair) for pair in pairs):
+        content = content | {"model": model | {"merges": [" ".join(pair) for pair in pairs]}}
+    try:
+        text = json.dumps(content, ensure_ascii=False, separators=(",", ":")).encode()
+    except UnicodeEncodeError as error:
+        raise BadCheckpoint("The tokenizer has an entry that is not valid Unicode. Fetch it again.") from error
+    path.write_bytes(text)
+
+
+def is_plain_pair(pair: object) -> bool:
+    """Whether a merge is a list of two strings that "left right" can say."""
+    return isinstance(pair, list) and len(pair) == 2 and all(isinstance(s, str) and " " not in s for s in pair)
+
+
+def copy(file: Path, folder: Path) -> None:
+    """Copies a small file that need not be there."""
+    if file.is_file():
+        shutil.copyfile(file, folder / file.name)
+
+
+def check(folder: Path, settings: dict[str, Any], config: ModelConfig, file: Path) -> None:
+    """What was written loads, and is this model's: none of its ids lies outside the embedding."""
+    size = Tokenizer(folder / "tokenizer.json", settings, config.bos_token_id).vocab_size
+    if size > config.vocab_size:
+        raise BadCheckpoint(f"{file} has {size} entries and the model only {config.vocab_size}: it is another "
+                            "model's tokenizer.")  # fmt: skip

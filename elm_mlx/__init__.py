@@ -1,0 +1,35 @@
+"""elm-mlx: run OpenELM and Llama 3 on Apple silicon with MLX.
+
+    import elm_mlx
+    lm = elm_mlx.load("path/to/model")
+    print(lm.generate("Once upon a time").text)
+
+Nothing heavy is imported before a name below is first used.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from elm_mlx.api import Completion, LanguageModel, ModelInfo, Piece, Stats, Stream, info, load
+    from elm_mlx.errors import ElmError
+
+__version__ = "0.1.0"
+
+__all__ = ["Completion", "ElmError", "LanguageModel", "ModelInfo", "Piece", "Stats", "Stream", "info", "load"]
+
+_HOME = {name: "elm_mlx.api" for name in __all__} | {"ElmError": "elm_mlx.errors"}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'elm_mlx' has no attribute {name!r}")
+    value = getattr(importlib.import_module(_HOME[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

@@ -1,0 +1,282 @@
+"""The public API: load a model, complete a prompt, stream it, or look at its logits."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from elm_mlx.backend import mx
+from elm_mlx.config import ModelConfig
+from elm_mlx.costs import kv_bytes_per_token, parameter_count
+from elm_mlx.engine.cache import make_cache
+from elm_mlx.engine.generate import Progress, generate
+from elm_mlx.engine.sampling import Sampler, Sampling
+from elm_mlx.errors import BadCheckpoint, InvalidRequest, PromptTooLong
+from elm_mlx.models.layers import Model
+from elm_mlx.store.load import Loaded, load_arrays, load_directory, read_config, stored_dtype
+from elm_mlx.text.tokenizer import StreamDecoder, Tokenizer
+
+MAX_TOKENS = 256
+
+
+@dataclass(frozen=True)
+class Stats:
+    """Times and sizes of one completion. Rates are None where there was nothing to time.
+
+    `time_to_first_token_s` runs from the request to the first id; `prefill_tokens_per_s` is the prompt over that
+    time; `decode_tokens_per_s` counts the ids after the first; `peak_memory_bytes` is the highest that MLX's
+    allocator has reached in this process.
+    """
+
+    prompt_tokens: int
+    generated_tokens: int
+    time_to_first_token_s: float
+    prefill_tokens_per_s: float
+    decode_tokens_per_s: float | None
+    peak_memory_bytes: int
+
+
+@dataclass(frozen=True)
+class Completion:
+    """A finished answer: `tokens` without the id that ended it; `finish_reason` "stop" or "length"."""
+
+    text: str
+    tokens: list[int]
+    finish_reason: str
+    stats: Stats
+
+
+@dataclass(frozen=True)
+class Piece:
+    """One token as it comes: the text it settles (possibly none), its id, and on the last one why it is the last.
+
+    The piece of an end-of-text id has finish_reason "stop" and whatever text was still held back.
+    """
+
+    text: str
+    token: int
+    finish_reason: str | None
+
+
+class Stream:
+    """An iterator over Pieces; once it is exhausted, or closed, `completion` sums it up."""
+
+    def __init__(self, lm: LanguageModel, prompt: list[int], ids: Iterator[int], max_tokens: int, begun: float) -> None:
+        self._lm, self._prompt, self._ids, self._max_tokens = lm, prompt, ids, max_tokens
+        self._decoder = StreamDecoder(lm.tokenizer)
+        self._begun, self._times = begun, [begun]
+        self._text: list[str] = []
+        self._tokens: list[int] = []
+        self._finish_reason: str | None = None
+
+    def __iter__(self) -> Iterator[Piece]:
+        return self
+
+    def __next__(self) -> Piece:
+        token = next(self._ids)
+        self._times[1:] = [*self._times[1:2], time.perf_counter()]
+        if token in self._lm.stop_ids:
+            self._finish_reason, text = "stop", self._decoder.flush()
+        else:
+            self._tokens.append(token)
+            text = self._decoder.add(token)
+            if len(self._tokens) == self._max_tokens:
+                self._finish_reason, text = "length", text + self._decoder.flush()
+        self._text.append(text)
+        return Piece(text, token, self._finish_reason)
+
+    def close(self) -> None:
+        """Stops the generation; what came so far stays in `completion`."""
+        self._ids.close()  # type: ignore[attr-defined]
+
+    @property
+    def completion(self) -> Completion:
+        """What has come so far as a Completion; its finish_reason is "length" where it was closed early."""
+        count, times = len(self._tokens), self._times
+        first = times[min(1, len(times) - 1)] - self._begun
+        decoded, spent = max(len(self._text) - 1, 0), times[-1] - times[min(1, len(times) - 1)]
+        stats = Stats(
+            prompt_tokens=len(self._prompt),
+            generated_tokens=count,
+            time_to_first_token_s=first,
+            prefill_tokens_per_s=len(self._prompt) / first if first else 0.0,
+            decode_tokens_per_s=decoded / spent if spent else None,
+            peak_memory_bytes=mx.get_peak_memory(),
+        )
+        return Completion("".join(self._text), list(self._tokens), self._finish_reason or "length", stats)
+
+
+class LanguageModel:
+    """A model with its tokenizer, ready to complete. Make one with `load`."""
+
+    def __init__(self, loaded: Loaded) -> None:
+        self.directory: Path = loaded.directory
+        self.config: ModelConfig = loaded.config
+        self.tokenizer: Tokenizer = loaded.tokenizer
+        self.model: Model = loaded.model
+        self.stop_ids: frozenset[int] = loaded.stop_ids
+        self.notice: str | None = loaded.notice
+        self._sampling = default_sampling(loaded.generation)
+
+    def generate(
+        self,
+        prompt: str | Sequence[int],
+        max_tokens: int = MAX_TOKENS,
+        temperature: float | None = None,
+        top_p: float | None = None,
+        top_k: int | None = None,
+        min_p: float | None = None,
+        seed: int | None = None,
+    ) -> Completion:
+        """Completes `prompt`: text, encoded with one BOS where the model wants it, or ids taken as they are.
+
+        None for a sampling option means the model's generation_config, else greedy. Raises InvalidRequest for
+        options without a meaning, PromptTooLong for a prompt that leaves no room in the context.
+        """
+        stream = self.stream(prompt, max_tokens, temperature, top_p, top_k, min_p, seed)
+        for _ in stream:
+            pass
+        return stream.completion
+
+    def stream(
+        self,
+        prompt: str | Sequence[int],
+        max_tokens: int = MAX_TOKENS,
+        temperature: float | None = None,
+        top_p: float | None = None,
+        top_k: int | None = None,
+        min_p: float | None = None,
+        seed: int | None = None,
+        progress: Progress | None = None,
+    ) -> Stream:
+        """The same as `generate`, a Piece a token. `progress` hears (prompt tokens read, in all) in the prefill."""
+        begun = time.perf_counter()
+        sampling = self._sampling_for(temperature, top_p, top_k, min_p)
+        ids = self._ids(prompt)
+        room = self._room(len(ids), max_tokens)
+        ids_out = generate(
+            self.model,
+            ids,
+            make_cache(self.config.num_layers, len(ids) + room - 1),
+            Sampler(sampling, seed),
+            max_tokens=room,
+            stop_ids=self.stop_ids,
+            progress=progress,
+        )
+        return Stream(self, ids, ids_out, room, begun)
+
+    def logits(self, ids: Sequence[int]) -> mx.array:
+        """One full forward pass without a cache: ids (L,) -> evaluated logits (L, V) in float32.
+
+        Raises InvalidRequest for ids the model does not have, PromptTooLong for more than its context.
+        """
+        checked = self._ids(list(ids))
+        if len(checked) > self.config.context_length:
+            raise self._too_long(len(checked))
+        logits = self.model(mx.array([checked]))[0].astype(mx.float32)
+        mx.eval(logits)
+        return logits
+
+    def _ids(self, prompt: str | Sequence[int]) -> list[int]:
+        """The prompt's ids, each of them one that the model has."""
+        ids = self.tokenizer.encode(prompt) if isinstance(prompt, str) else list(prompt)
+        if not ids:
+            raise InvalidRequest("The prompt is empty, and this model has no BOS to begin with. Give some text.")
+        for token in ids:
+            if isinstance(token, bool) or not isinstance(token, int) or not 0 <= token < self.config.vocab_size:
+                raise InvalidRequest(f"{token!r} is no token id of this model: whole numbers from 0 to "
+                                     f"{self.config.vocab_size - 1}.")  # fmt: skip
+        return ids
+
+    def _room(self, prompt: int, max_tokens: int) -> int:
+        """How many tokens can come: as many as asked for, or as the context has left."""
+        if isinstance(max_tokens, bool) or not isinstance(max_tokens, int) or max_tokens < 1:
+            raise InvalidRequest(f"max_tokens is {max_tokens!r}; it must be a whole number above 0.")
+        if prompt >= self.config.context_length:
+            raise self._too_long(prompt)
+        return min(max_tokens, self.config.context_length - prompt)
+
+    def _too_long(self, length: int) -> PromptTooLong:
+        return PromptTooLong(f"The prompt has {length} tokens and the model's context {self.config.context_length}. "
+                             "Shorten the prompt.")  # fmt: skip
+
+    def _sampling_for(
+        self, temperature: float | None, top_p: float | None, top_k: int | None, min_p: float | None
+    ) -> Sampling:
+        """The model's own sampling with the caller's options in it."""
+        options: dict[str, Any] = {"temperature": temperature, "top_p": top_p, "top_k": top_k, "min_p": min_p}
+        given = {name: value for name, value in options.items() if value is not None}
+        sampling = replace(self._sampling, **given)
+        if sampling.temperature == 0 and given and temperature is None:
+            names = " and ".join(given)
+            raise InvalidRequest(f"{names} would change nothing: this model is greedy by default. Give a temperature.")
+        return sampling
+
+
+def default_sampling(generation: dict[str, Any]) -> Sampling:
+    """A model's own choice in generation_config.json: greedy unless it says `do_sample`."""
+    if not generation.get("do_sample"):
+        return Sampling()
+    named = {name: generation.get(name) for name in ("temperature", "top_p", "top_k", "min_p")}
+    options: dict[str, Any] = {"temperature": 1.0} | {name: v for name, v in named.items() if v is not None}
+    try:
+        return Sampling(**options)
+    except (InvalidRequest, TypeError) as error:
+        raise BadCheckpoint(f"generation_config.json asks for sampling that has no meaning: {error}") from error
+
+
+def demo_directory() -> Path:
+    """Where the built-in demo model lies."""
+    return Path(str(files("elm_mlx.demo")))
+
+
+def load(
+    path: str | Path | None = None,
+    cpu_policy: str = "auto",
+    progress: Callable[[int, int], None] | None = None,
+) -> LanguageModel:
+    """Loads a converted model, or a Hugging Face directory with safetensors and a tokenizer.json.
+
+    No path means the built-in demo. `cpu_policy` "plain" computes in the stored type on the CPU backend too.
+    `progress` hears (bytes loaded, in all). Raises NotFound, MissingTokenizer, BadCheckpoint, Unsupported.
+    """
+    return LanguageModel(load_directory(Path(path) if path else demo_directory(), cpu_policy, progress))
+
+
+@dataclass(frozen=True)
+class ModelInfo:
+    """What a model directory holds, read from its headers alone: exact parameters (a tied head counted once),
+    bits per weight as stored, bytes of weights, cache bytes a position, and the context in tokens."""
+
+    model: str
+    family: str
+    parameters: int
+    bits_per_weight: float
+    weight_bytes: int
+    kv_bytes_per_token: int
+    context_length: int
+    dtype: str
+    quantization: dict[str, Any] | None
+
+
+def info(path: str | Path | None = None) -> ModelInfo:
+    """The figures of a model directory (None: the demo). Raises NotFound, BadCheckpoint, Unsupported."""
+    directory = Path(path) if path else demo_directory()
+    config = read_config(directory)
+    arrays, nbytes = load_arrays(directory, config)
+    dtype, count = stored_dtype(arrays), parameter_count(config)
+    return ModelInfo(
+        model=str(path) if path else "demo",
+        family=config.family,
+        parameters=count,
+        bits_per_weight=8 * nbytes / count,
+        weight_bytes=nbytes,
+        kv_bytes_per_token=kv_bytes_per_token(config, 8 * dtype.size),
+        context_length=config.context_length,
+        dtype=str(dtype).removeprefix("mlx.core."),
+        quantization=config.quantization.to_dict() if config.quantization else None,
+    )

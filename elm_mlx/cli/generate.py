@@ -1,0 +1,76 @@
+"""`elm-mlx generate`: a prompt in, its completion on stdout."""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import asdict
+from itertools import chain
+
+import click
+
+import elm_mlx
+from elm_mlx.cli.progress import ProgressBar
+from elm_mlx.errors import InvalidRequest
+
+DEMO_PROMPT = "Once upon a time"
+DEMO_NOTICE = (
+    "No --model given: this is the built-in demo, a small OpenELM with untrained weights. It shows that "
+    "everything works; its text is noise."
+)
+
+
+@click.command(short_help="Complete a prompt.")
+@click.option("--model", metavar="DIR", help="A converted model's directory. Default: the built-in demo.")
+@click.option("--prompt", metavar="TEXT", help="What to complete; - reads standard input, as does a pipe.")
+@click.option("--max-tokens", type=int, default=256, show_default=True, help="At most this many tokens.")
+@click.option("--temperature", "--temp", type=float, help="0 is greedy. Default: the model's own, else greedy.")
+@click.option("--top-p", type=float, help="Keep the likeliest tokens that make up this share.")
+@click.option("--top-k", type=int, help="Keep this many of the likeliest tokens.")
+@click.option("--min-p", type=float, help="Keep tokens at least this share as likely as the likeliest.")
+@click.option("--seed", type=int, help="The same seed gives the same text.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of the text.")
+def command(
+    model: str | None,
+    prompt: str | None,
+    max_tokens: int,
+    temperature: float | None,
+    top_p: float | None,
+    top_k: int | None,
+    min_p: float | None,
+    seed: int | None,
+    as_json: bool,
+) -> None:
+    """Complete a prompt.
+
+    The completion goes to standard output, everything else to standard error. Without a prompt the model starts
+    from nothing, and the demo from "Once upon a time". One newline at the end of piped input is not part of it.
+    """
+    text = read_prompt(prompt)
+    with ProgressBar("Loading", in_bytes=True) as bar:
+        lm = elm_mlx.load(model, progress=bar)
+    for notice in (None if model else DEMO_NOTICE, lm.notice):
+        if notice:
+            click.echo(notice, err=True)
+    if text is None:
+        text = "" if model else DEMO_PROMPT
+    with ProgressBar("Reading the prompt", in_bytes=False) as bar:
+        stream = lm.stream(text, max_tokens, temperature, top_p, top_k, min_p, seed, progress=bar)
+        first = next(stream)  # there when the prompt has been read
+    for piece in chain([first], stream):
+        if not as_json:
+            click.echo(piece.text, nl=False)
+    click.echo(json.dumps({"model": model or "demo"} | asdict(stream.completion)) if as_json else "")
+
+
+def read_prompt(option: str | None) -> str | None:
+    """The prompt: the option, standard input where it is - or a pipe, or None where there is none."""
+    if option is not None and option != "-":
+        return option
+    if option is None and (sys.stdin is None or sys.stdin.isatty()):
+        return None
+    try:
+        text = sys.stdin.buffer.read().decode()
+    except UnicodeDecodeError as error:
+        raise InvalidRequest("Standard input is not UTF-8 text. Convert it first, for example with iconv.") from error
+    return text.removesuffix("\n") or (None if option is None else "")

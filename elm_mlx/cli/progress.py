@@ -1,0 +1,46 @@
+"""A progress bar for what takes longer than a second; silent where stderr is no terminal."""
+
+from __future__ import annotations
+
+import sys
+import time
+from types import TracebackType
+from typing import TYPE_CHECKING, Self
+
+if TYPE_CHECKING:
+    from rich.progress import Progress
+
+PATIENCE_S = 1.0
+
+
+class ProgressBar:
+    """Call it with (done, total); the bar appears after a second, so quick work shows nothing."""
+
+    def __init__(self, label: str, *, in_bytes: bool) -> None:
+        self.label, self.in_bytes = label, in_bytes
+        self.begun = time.monotonic()
+        self.bar: Progress | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __call__(self, done: int, total: int) -> None:
+        if self.bar is None and sys.stderr.isatty() and time.monotonic() - self.begun > PATIENCE_S:
+            self.bar = self._start(total)
+        if self.bar:
+            self.bar.update(self.bar.task_ids[0], completed=done)
+
+    def _start(self, total: int) -> Progress:
+        from rich.console import Console
+        from rich.progress import BarColumn, DownloadColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
+
+        count = DownloadColumn() if self.in_bytes else MofNCompleteColumn()
+        columns = ("{task.description}", BarColumn(), count, TimeRemainingColumn())
+        bar = Progress(*columns, console=Console(stderr=True), transient=True)
+        bar.add_task(self.label, total=total)
+        bar.start()
+        return bar
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        if self.bar:
+            self.bar.stop()

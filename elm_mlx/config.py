@@ -1,0 +1,468 @@
+"""What a model is: frozen configurations that derive everything once from a checkpoint's config.json.
+
+A configuration also says which tensors a checkpoint holds (`weight_shapes`). Loading, conversion and the
+parameter counts all read that one list.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+from elm_mlx.errors import BadCheckpoint, unsupported
+
+Shape = tuple[int, ...]
+
+# Far above any released model and far below what would exhaust a machine while being refused.
+MAX_LAYERS, MAX_WIDTH, MAX_VOCAB, MAX_POSITIONS = 1_000, 1_000_000, 10_000_000, 1_000_000_000
+MAX_MULTIPLIER = 1_000.0
+# mode -> (bits, group sizes); the non-affine modes fix both (mx.quantize's own table).
+QUANTIZATION_MODES: dict[str, tuple[tuple[int, ...], tuple[int, ...]]] = {
+    "affine": ((2, 3, 4, 5, 6, 8), (32, 64, 128)),
+    "mxfp4": ((4,), (32,)),
+    "mxfp8": ((8,), (32,)),
+    "nvfp4": ((4,), (16,)),
+}
+
+
+def _integer(raw: Mapping[str, Any], key: str, default: int, limit: int, least: int = 1) -> int:
+    """The integer under `key`, refused outside least..limit; 8.0 counts as 8, as JSON writers disagree."""
+    value = raw.get(key)
+    value = default if value is None else value
+    if isinstance(value, bool) or not isinstance(value, int | float) or value != value // 1:
+        raise BadCheckpoint(f"config.json: {key} is {value!r}, where a whole number belongs.")
+    if not least <= value <= limit:
+        raise BadCheckpoint(f"config.json: {key} is {value}, outside {least} to {limit}; the file is damaged.")
+    return int(value)
+
+
+def _positive(raw: Mapping[str, Any], key: str, default: float) -> float:
+    """The finite number above zero under `key`."""
+    value = raw.get(key)
+    value = default if value is None else value
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
+        raise BadCheckpoint(f"config.json: {key} is {value!r}, where a finite number above zero belongs.")
+    return float(value)
+
+
+def _flag(raw: Mapping[str, Any], key: str, default: bool) -> bool:
+    value = raw.get(key)
+    value = default if value is None else value
+    if not isinstance(value, bool):
+        raise BadCheckpoint(f"config.json: {key} is {value!r}, where true or false belongs.")
+    return value
+
+
+def _mapping(raw: Mapping[str, Any], key: str) -> Mapping[str, Any]:
+    value = raw.get(key)
+    value = {} if value is None else value
+    if not isinstance(value, Mapping):
+        raise BadCheckpoint(f"config.json: {key} is {value!r}, where an object belongs.")
+    return value
+
+
+def _choice(raw: Mapping[str, Any], key: str, known: Sequence[Any]) -> None:
+    """Refuses a value that we do not run; the first of `known` is what a missing key means."""
+    value = raw.get(key)
+    if value is not None and value not in known:
+        raise unsupported(f"config.json: {key}", value, known)
+
+
+def token_ids(value: object, where: str) -> tuple[int, ...]:
+    """One id, a list of ids or nothing, as a tuple; `where` names the place for the message."""
+    ids = [] if value is None else value if isinstance(value, list) else [value]
+    if not all(isinstance(i, int) and not isinstance(i, bool) and 0 <= i < MAX_VOCAB for i in ids):
+        raise BadCheckpoint(f"{where} is {value!r}, where a token id or a list of them belongs.")
+    return tuple(ids)
+
+
+@dataclass(frozen=True)
+class Quantization:
+    """How matrices are stored: `mode`, `bits` per weight, columns that share a scale (`group_size`).
+
+    `overrides` maps a weight's name without ".weight" to its own setting, or to None where it is not quantized.
+    """
+
+    bits: int = 4
+    group_size: int = 64
+    mode: str = "affine"
+    overrides: Mapping[str, Quantization | None] = field(default_factory=dict)
+
+    @classmethod
+    def from_dict(cls, raw: Mapping[str, Any]) -> Quantization:
+        """Reads the `quantization` object that mlx-lm writes into config.json.
+
+        Raises Unsupported for a mode, a number of bits or a group size that MLX cannot run.
+        """
+        _choice(raw, "mode", list(QUANTIZATION_MODES))
+        mode = raw.get("mode") or "affine"
+        bits, groups = QUANTIZATION_MODES[mode]
+        first = {"affine": (4, 64)}.get(mode, (bits[0], groups[0]))
+        setting = cls(_integer(raw, "bits", first[0], 32), _integer(raw, "group_size", first[1], 4096), mode)
+        if setting.bits not in bits:
+            raise unsupported(f"{mode} quantization: bits", setting.bits, bits)
+        if setting.group_size not in groups:
+            raise unsupported(f"{mode} quantization: group size", setting.group_size, groups)
+        nested = {name: value for name, value in raw.items() if isinstance(value, Mapping) or value is False}
+        overrides = {name: cls.from_dict(value) if value else None for name, value in nested.items()}
+        return cls(setting.bits, setting.group_size, mode, overrides)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The object as mlx-lm reads it."""
+        own = {"group_size": self.group_size, "bits": self.bits, "mode": self.mode}
+        return own | {name: value.to_dict() if value else False for name, value in self.overrides.items()}
+
+    def of(self, name: str, shape: Shape) -> Quantization | None:
+        """The setting of one weight, or None where it stays as it is: vectors, and rows no group divides."""
+        setting = self.overrides.get(name.removesuffix(".weight"), self)
+        return setting if setting and len(shape) == 2 and shape[1] % setting.group_size == 0 else None
+
+
+@dataclass(frozen=True)
+class Rope:
+    """Rotary positions: base `theta`, and how the frequencies are scaled (`kind` default, linear or llama3)."""
+
+    theta: float
+    kind: str = "default"
+    factor: float = 1.0
+    low_freq_factor: float = 1.0
+    high_freq_factor: float = 4.0
+    original_context: int = 8192
+
+    KINDS: ClassVar[tuple[str, ...]] = ("default", "linear", "llama3")
+
+    @classmethod
+    def from_dict(cls, raw: Mapping[str, Any]) -> Rope:
+        """Reads `rope_theta` + `rope_scaling`, or transformers 5's `rope_parameters`; both must agree."""
+        older, newer = _mapping(raw, "rope_scaling"), _mapping(raw, "rope_parameters")
+        if newer and "rope_theta" in raw and raw["rope_theta"] != newer.get("rope_theta", raw["rope_theta"]):
+            raise BadCheckpoint(
+                f"config.json names two RoPE bases: rope_theta {raw['rope_theta']!r} and "
+                f"rope_parameters {newer['rope_theta']!r}. Keep the one that the model was trained with."
+            )
+        theta = _positive({"rope_theta": newer.get("rope_theta", raw.get("rope_theta"))}, "rope_theta", 10_000.0)
+        readings = {cls._scaled(theta, scaling) for scaling in (older, newer) if scaling}
+        if len(readings) > 1:
+            raise BadCheckpoint("config.json: rope_scaling and rope_parameters disagree. Keep the right one.")
+        return readings.pop() if readings else cls(theta)
+
+    @classmethod
+    def _scaled(cls, theta: float, scaling: Mapping[str, Any]) -> Rope:
+        kind = scaling.get("rope_type", scaling.get("type", "default"))
+        if kind not in cls.KINDS:
+            raise unsupported("config.json: RoPE scaling", kind, cls.KINDS)
+        if kind == "default":
+            return cls(theta)
+        if "factor" not in scaling:
+            raise BadCheckpoint(f"config.json: {kind} RoPE scaling has no factor. Take config.json from the source.")
+        factor = _positive(scaling, "factor", 1.0)
+        if kind == "linear":
+            return cls(theta, kind, factor)
+        low, high = _positive(scaling, "low_freq_factor", 1.0), _positive(scaling, "high_freq_factor", 4.0)
+        if low >= high:
+            raise BadCheckpoint(f"config.json: low_freq_factor {low} is not below high_freq_factor {high}.")
+        original = _integer(scaling, "original_max_position_embeddings", 8192, MAX_POSITIONS)
+        return cls(theta, kind, factor, low, high, original)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The scaling as `rope_scaling` holds it; empty for plain RoPE."""
+        if self.kind == "default":
+            return {}
+        plain = {"rope_type": self.kind, "factor": self.factor}
+        if self.kind == "linear":
+            return plain
+        return plain | {
+            "low_freq_factor": self.low_freq_factor,
+            "high_freq_factor": self.high_freq_factor,
+            "original_max_position_embeddings": self.original_context,
+        }
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelConfig:
+    """What both families share. E model width, H query heads, K key/value heads, D head width, F FFN width,
+    V vocabulary; H, K and F are given per layer."""
+
+    family: ClassVar[str]
+    vocab_size: int
+    model_dim: int
+    head_dim: int
+    num_heads: tuple[int, ...]
+    num_kv_heads: tuple[int, ...]
+    ffn_dims: tuple[int, ...]
+    norm_eps: float
+    rope: Rope
+    context_length: int
+    tied: bool
+    bos_token_id: int | None
+    eos_token_ids: tuple[int, ...]
+    quantization: Quantization | None
+
+    @property
+    def num_layers(self) -> int:
+        """How many transformer layers there are."""
+        return len(self.num_heads)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The keys of config.json that describe the model, no default left out."""
+        raise TypeError(f"{type(self).__name__} has no form of its own")
+
+    def weight_shapes(self) -> dict[str, Shape]:
+        """Every tensor of an unquantized checkpoint by its Hugging Face name, with its shape (out, in)."""
+        raise TypeError(f"{type(self).__name__} has no weights of its own")
+
+    def is_redundant(self, name: str) -> bool:
+        """Whether a checkpoint may carry this tensor though nothing reads it: RoPE tables, and the copy of a
+        tied embedding."""
+        copies = ("lm_head.weight",) if self.tied else ("transformer.classifier.weight",)
+        return name.endswith("rotary_emb.inv_freq") or name in copies
+
+    def __post_init__(self) -> None:
+        if self.head_dim % 2:
+            raise BadCheckpoint(f"config.json: head_dim is {self.head_dim}; RoPE rotates pairs and needs it even.")
+        for layer, (heads, kv_heads) in enumerate(zip(self.num_heads, self.num_kv_heads, strict=True)):
+            if heads % kv_heads:
+                raise BadCheckpoint(f"config.json: layer {layer} has {heads} query heads, which {kv_heads} "
+                                    "key/value heads cannot share evenly.")  # fmt: skip
+
+
+def _make_divisible(value: float, divisor: int) -> int:
+    """The multiple of `divisor` nearest to `value`, one more where rounding would lose over a tenth.
+
+    Source: apple/corenet, corenet/utils/math_utils.py.
+    """
+    nearest = max(divisor, int(value + divisor / 2) // divisor * divisor)
+    return nearest + divisor if nearest < 0.9 * value else nearest
+
+
+def _per_layer(raw: Mapping[str, Any], key: str, default: float, layers: int) -> list[float]:
+    """One multiplier a layer, from a number, a [first, last] pair (linear, to two decimals) or the full list."""
+    value = raw.get(key)
+    value = default if value is None else value
+    values = value if isinstance(value, list) else [value]
+    numbers = [_positive({key: item}, key, 1.0) for item in values]
+    if not numbers or max(numbers) > MAX_MULTIPLIER:
+        raise BadCheckpoint(f"config.json: {key} is {value!r}, where multipliers up to {MAX_MULTIPLIER} belong.")
+    if len(numbers) == 1:
+        return numbers * layers
+    if len(numbers) == layers:
+        return numbers
+    if len(numbers) != 2:
+        raise BadCheckpoint(f"config.json: {key} has {len(numbers)} entries for {layers} layers; give 1, 2 or {layers}.")
+    first, last = numbers
+    return [round(first + (last - first) * i / max(layers - 1, 1), 2) for i in range(layers)]
+
+
+def _whole_list(raw: Mapping[str, Any], key: str, layers: int) -> tuple[int, ...] | None:
+    """The stored list of one whole number a layer, or None."""
+    value = raw.get(key)
+    if value is None:
+        return None
+    if not isinstance(value, list) or len(value) != layers:
+        raise BadCheckpoint(f"config.json: {key} needs a list of {layers} whole numbers, one a layer.")
+    return tuple(_integer({key: item}, key, 0, MAX_WIDTH) for item in value)
+
+
+@dataclass(frozen=True, kw_only=True)
+class OpenELMConfig(ModelConfig):
+    """OpenELM: layer-wise scaled widths, fused qkv, normalised queries and keys.
+
+    Source: apple/corenet modeling/models/language_modeling/general_gpt.py and the model cards' config.json.
+    """
+
+    family: ClassVar[str] = "openelm"
+    normalize_qk: bool
+    ffn_multipliers: tuple[float, ...]
+    ffn_dim_divisor: int
+
+    @classmethod
+    def from_dict(cls, raw: Mapping[str, Any]) -> OpenELMConfig:
+        """Derives the per-layer widths; raises BadCheckpoint for values that cannot be, Unsupported by name."""
+        _choice(raw, "activation_fn_name", ["swish", "silu"])
+        _choice(raw, "normalization_layer_name", ["rms_norm"])
+        _choice(raw, "ffn_with_glu", [True])
+        layers = _integer(raw, "num_transformer_layers", 12, MAX_LAYERS)
+        model_dim = _integer(raw, "model_dim", 2048, MAX_WIDTH)
+        head_dim = _integer(raw, "head_dim", 128, MAX_WIDTH)
+        heads, kv_heads = cls._heads(raw, layers, model_dim, head_dim)
+        divisor = _integer(raw, "ffn_dim_divisor", 256, MAX_WIDTH)
+        multipliers = _per_layer(raw, "ffn_multipliers", 4.0, layers)
+        bos = token_ids(raw.get("bos_token_id", 1), "config.json: bos_token_id")
+        return cls(
+            vocab_size=_integer(raw, "vocab_size", 32_000, MAX_VOCAB),
+            model_dim=model_dim,
+            head_dim=head_dim,
+            num_heads=heads,
+            num_kv_heads=kv_heads,
+            ffn_dims=tuple(_bounded(_make_divisible(m * model_dim, divisor), "ffn_multipliers") for m in multipliers),
+            ffn_multipliers=tuple(multipliers),
+            ffn_dim_divisor=divisor,
+            norm_eps=1e-6,  # the original hard-codes it
+            rope=Rope(_positive(raw, "rope_freq_constant", 10_000.0)),
+            context_length=_integer(raw, "max_context_length", 2048, MAX_POSITIONS),
+            tied=_flag(raw, "share_input_output_layers", False),
+            normalize_qk=_flag(raw, "normalize_qk_projections", False),
+            bos_token_id=bos[0] if bos else None,
+            eos_token_ids=token_ids(raw.get("eos_token_id", 2), "config.json: eos_token_id"),
+            quantization=_quantization(raw),
+        )
+
+    @staticmethod
+    def _heads(raw: Mapping[str, Any], layers: int, model_dim: int, head_dim: int) -> tuple[tuple[int, ...], ...]:
+        """(query heads, kv heads) a layer, from the multipliers or the stored lists, which must agree."""
+        groups = _integer(raw, "num_gqa_groups", 1, MAX_WIDTH)
+        stored = _whole_list(raw, "num_query_heads", layers), _whole_list(raw, "num_kv_heads", layers)
+        if "qkv_multipliers" not in raw and stored[0] and stored[1]:
+            return stored[0], stored[1]
+        multipliers = _per_layer(raw, "qkv_multipliers", 1.0, layers)
+        widths = [_make_divisible(m * model_dim, head_dim * groups) for m in multipliers]
+        heads = tuple(_bounded(width // head_dim, "qkv_multipliers") for width in widths)
+        derived = heads, tuple(h // groups for h in heads)
+        for key, listed, reckoned in zip(("num_query_heads", "num_kv_heads"), stored, derived, strict=True):
+            if listed is not None and listed != reckoned:
+                raise BadCheckpoint(
+                    f"config.json: {key} {list(listed)} disagrees with qkv_multipliers, which give {list(reckoned)}. "
+                    "Take config.json from the model's own repository."
+                )
+        return derived
+
+    def to_dict(self) -> dict[str, Any]:
+        """The keys of config.json that describe the model, lists expanded and no default left out."""
+        return {
+            "model_type": self.family,
+            "vocab_size": self.vocab_size,
+            "model_dim": self.model_dim,
+            "head_dim": self.head_dim,
+            "num_transformer_layers": self.num_layers,
+            "num_query_heads": list(self.num_heads),
+            "num_kv_heads": list(self.num_kv_heads),
+            "ffn_multipliers": list(self.ffn_multipliers),
+            "ffn_dim_divisor": self.ffn_dim_divisor,
+            "rope_freq_constant": self.rope.theta,
+            "max_context_length": self.context_length,
+            "share_input_output_layers": self.tied,
+            "normalize_qk_projections": self.normalize_qk,
+        }
+
+    def weight_shapes(self) -> dict[str, Shape]:
+        """Every tensor of an unquantized checkpoint by its Hugging Face name, with its shape (out, in)."""
+        E, D, V = self.model_dim, self.head_dim, self.vocab_size
+        shapes: dict[str, Shape] = {"transformer.token_embeddings.weight": (V, E)}
+        for i, (H, K, F) in enumerate(zip(self.num_heads, self.num_kv_heads, self.ffn_dims, strict=True)):
+            layer: dict[str, Shape] = {"attn.qkv_proj": ((H + 2 * K) * D, E), "attn.out_proj": (E, H * D)}
+            if self.normalize_qk:
+                layer |= {"attn.q_norm": (D,), "attn.k_norm": (D,)}
+            layer |= {"ffn.proj_1": (2 * F, E), "ffn.proj_2": (E, F), "attn_norm": (E,), "ffn_norm": (E,)}
+            shapes |= {f"transformer.layers.{i}.{name}.weight": shape for name, shape in layer.items()}
+        shapes["transformer.norm.weight"] = (E,)
+        return shapes if self.tied else shapes | {"lm_head.weight": (V, E)}
+
+
+@dataclass(frozen=True, kw_only=True)
+class LlamaConfig(ModelConfig):
+    """Llama 3, 3.1, 3.2 (text) and 3.3.
+
+    Source: the model cards' config.json; defaults of missing keys are those of transformers' LlamaConfig.
+    """
+
+    family: ClassVar[str] = "llama"
+
+    @classmethod
+    def from_dict(cls, raw: Mapping[str, Any]) -> LlamaConfig:
+        """Reads either spelling of config.json; raises BadCheckpoint for what cannot be, Unsupported by name."""
+        _choice(raw, "hidden_act", ["silu", "swish"])
+        _choice(raw, "attention_bias", [False])
+        _choice(raw, "mlp_bias", [False])
+        layers = _integer(raw, "num_hidden_layers", 32, MAX_LAYERS)
+        model_dim = _integer(raw, "hidden_size", 4096, MAX_WIDTH)
+        heads = _integer(raw, "num_attention_heads", 32, MAX_WIDTH)
+        if raw.get("head_dim") is None and model_dim % heads:
+            raise BadCheckpoint(f"config.json: hidden_size {model_dim} does not divide by {heads} heads; give head_dim.")
+        bos = token_ids(raw.get("bos_token_id", 1), "config.json: bos_token_id")
+        return cls(
+            vocab_size=_integer(raw, "vocab_size", 32_000, MAX_VOCAB),
+            model_dim=model_dim,
+            head_dim=_integer(raw, "head_dim", model_dim // heads, MAX_WIDTH),
+            num_heads=(heads,) * layers,
+            num_kv_heads=(_integer(raw, "num_key_value_heads", heads, MAX_WIDTH),) * layers,
+            ffn_dims=(_integer(raw, "intermediate_size", 11_008, MAX_WIDTH),) * layers,
+            norm_eps=_positive(raw, "rms_norm_eps", 1e-6),
+            rope=Rope.from_dict(raw),
+            context_length=_integer(raw, "max_position_embeddings", 2048, MAX_POSITIONS),
+            tied=_flag(raw, "tie_word_embeddings", False),
+            bos_token_id=bos[0] if bos else None,
+            eos_token_ids=token_ids(raw.get("eos_token_id", 2), "config.json: eos_token_id"),
+            quantization=_quantization(raw),
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """The keys of config.json that describe the model, RoPE in the older spelling, no default left out."""
+        return {
+            "model_type": self.family,
+            "vocab_size": self.vocab_size,
+            "hidden_size": self.model_dim,
+            "head_dim": self.head_dim,
+            "num_hidden_layers": self.num_layers,
+            "num_attention_heads": self.num_heads[0],
+            "num_key_value_heads": self.num_kv_heads[0],
+            "intermediate_size": self.ffn_dims[0],
+            "rms_norm_eps": self.norm_eps,
+            "rope_theta": self.rope.theta,
+            "rope_scaling": self.rope.to_dict() or None,
+            "max_position_embeddings": self.context_length,
+            "tie_word_embeddings": self.tied,
+        }
+
+    def weight_shapes(self) -> dict[str, Shape]:
+        """Every tensor of an unquantized checkpoint by its Hugging Face name, with its shape (out, in)."""
+        E, D, V = self.model_dim, self.head_dim, self.vocab_size
+        shapes: dict[str, Shape] = {"model.embed_tokens.weight": (V, E)}
+        for i, (H, K, F) in enumerate(zip(self.num_heads, self.num_kv_heads, self.ffn_dims, strict=True)):
+            layer: dict[str, Shape] = {
+                "input_layernorm": (E,),
+                "self_attn.q_proj": (H * D, E),
+                "self_attn.k_proj": (K * D, E),
+                "self_attn.v_proj": (K * D, E),
+                "self_attn.o_proj": (E, H * D),
+                "post_attention_layernorm": (E,),
+                "mlp.gate_proj": (F, E),
+                "mlp.up_proj": (F, E),
+                "mlp.down_proj": (E, F),
+            }
+            shapes |= {f"model.layers.{i}.{name}.weight": shape for name, shape in layer.items()}
+        shapes["model.norm.weight"] = (E,)
+        return shapes if self.tied else shapes | {"lm_head.weight": (V, E)}
+
+
+FAMILIES: dict[str, type[OpenELMConfig] | type[LlamaConfig]] = {c.family: c for c in (OpenELMConfig, LlamaConfig)}
+
+
+def _bounded(value: int, key: str) -> int:
+    if not 1 <= value <= MAX_WIDTH:
+        raise BadCheckpoint(f"config.json: {key} gives a width of {value}, outside 1 to {MAX_WIDTH}.")
+    return value
+
+
+def _quantization(raw: Mapping[str, Any]) -> Quantization | None:
+    """MLX's own quantization; another library's (GPTQ, AWQ, bitsandbytes, fp8, ...) is refused by its name."""
+    own, other = _mapping(raw, "quantization"), _mapping(raw, "quantization_config")
+    if "quant_method" in other:
+        known = [f"MLX's {mode}" for mode in QUANTIZATION_MODES]
+        raise unsupported("config.json: quantization", other["quant_method"], known)
+    chosen = own or other
+    return Quantization.from_dict(chosen) if chosen else None
+
+
+def config_from_dict(raw: Mapping[str, Any]) -> OpenELMConfig | LlamaConfig:
+    """The configuration for a parsed config.json, by its `model_type`.
+
+    Raises Unsupported for a family we do not run, BadCheckpoint for values that cannot be.
+    """
+    model_type = raw.get("model_type")
+    if model_type is None:
+        raise BadCheckpoint("config.json has no model_type, so it is not a Hugging Face model configuration.")
+    if not isinstance(model_type, str) or model_type not in FAMILIES:
+        raise unsupported("config.json: model_type", model_type, FAMILIES)
+    return FAMILIES[model_type].from_dict(raw)

@@ -1,0 +1,1 @@
+"""Token ids in, token ids out. The engine knows no text and no files, and is handed its model."""

@@ -1,0 +1,82 @@
+"""The decoding loop: prefill in chunks, then one id at a time, the next step submitted before the last is read."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterator, Sequence
+from typing import Protocol
+
+import mlx.core as mx
+
+from elm_mlx.engine.cache import KVCache
+from elm_mlx.engine.sampling import Sampler
+
+PREFILL_CHUNK = 512
+Progress = Callable[[int, int], None]
+
+
+class Decoder(Protocol):
+    """The two halves of a model: states for ids, logits for states."""
+
+    def hidden(self, ids: mx.array, cache: Sequence[KVCache] | None) -> mx.array:
+        """ids [B, L] -> states [B, L, E], written to the cache."""
+        ...
+
+    def head(self, states: mx.array) -> mx.array:
+        """States [..., E] -> logits [..., V]."""
+        ...
+
+
+def prefill(
+    model: Decoder,
+    ids: mx.array,
+    cache: Sequence[KVCache],
+    *,
+    chunk: int = PREFILL_CHUNK,
+    progress: Progress | None = None,
+) -> mx.array:
+    """Feeds ids [B, L] in chunks and returns the logits [B, V] after the last; the head sees that one row only."""
+    length = ids.shape[1]
+    last = (length - 1) // chunk * chunk
+    for start in range(0, last, chunk):
+        model.hidden(ids[:, start : start + chunk], cache)
+        mx.eval([layer.arrays() for layer in cache])
+        if progress:
+            progress(start + chunk, length)
+    states = model.hidden(ids[:, last:], cache)  # [B, L', E]
+    return model.head(states[:, -1])
+
+
+def generate(
+    model: Decoder,
+    prompt: Sequence[int],
+    cache: Sequence[KVCache],
+    sampler: Sampler,
+    *,
+    max_tokens: int,
+    stop_ids: Collection[int] = (),
+    progress: Progress | None = None,
+) -> Iterator[int]:
+    """Yields up to `max_tokens` ids after `prompt`; the last one is a stop id if one was drawn.
+
+    While the caller reads an id the next is being computed, except past the end. The cache needs room for
+    len(prompt) + max_tokens - 1 positions (CacheFull otherwise) and ends up holding the prompt and every id
+    yielded but the last, however the loop ends.
+    """
+    logits = prefill(model, mx.array([prompt]), cache, progress=progress)
+    ahead = sampler(logits)
+    mx.async_eval(ahead)
+    held = cache[0].offset
+    try:
+        for count in range(1, max_tokens + 1):
+            current = ahead
+            if count < max_tokens:
+                ahead = sampler(model.head(model.hidden(current[:, None], cache)[:, -1]))
+                mx.async_eval(ahead)
+            token = int(current.item())
+            yield token
+            if token in stop_ids:
+                return
+            held += 1
+    finally:
+        for layer in cache:
+            layer.trim(layer.offset - held)

@@ -1,0 +1,88 @@
+"""From logits to the next id: greedy, or temperature, then top-k, then top-p, then min-p, then a draw.
+
+The order is that of transformers' generation, where a model's generation_config comes from.
+"""
+
+from __future__ import annotations
+
+import math
+import secrets
+from dataclasses import dataclass
+
+import mlx.core as mx
+
+from elm_mlx.errors import InvalidRequest
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How to choose: temperature 0 is greedy; top_k 0, top_p 1 and min_p 0 switch a filter off."""
+
+    temperature: float = 0.0
+    top_k: int = 0
+    top_p: float = 1.0
+    min_p: float = 0.0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.temperature < math.inf:
+            raise InvalidRequest(f"temperature is {self.temperature}; it must be 0 (greedy) or a number above.")
+        if self.top_k < 0 or self.top_k != int(self.top_k):
+            raise InvalidRequest(f"top_k is {self.top_k}; it must be a whole number, 0 to switch it off.")
+        if not 0 < self.top_p <= 1:
+            raise InvalidRequest(f"top_p is {self.top_p}; it must be above 0 and at most 1 (off).")
+        if not 0 <= self.min_p <= 1:
+            raise InvalidRequest(f"min_p is {self.min_p}; it must be 0 (off) to 1.")
+
+
+class Sampler:
+    """Draws the ids of one request; its key is its own, so requests never disturb each other.
+
+    `seed` any integer (0 is a seed like any other); None draws one from the system.
+    """
+
+    def __init__(self, sampling: Sampling, seed: int | None = None) -> None:
+        self.sampling = sampling
+        self.key = mx.random.key((secrets.randbits(64) if seed is None else seed) % 2**64)
+
+    def __call__(self, logits: mx.array) -> mx.array:
+        """Logits [B, V] -> ids [B]."""
+        if self.sampling.temperature == 0:
+            return mx.argmax(logits, axis=-1)
+        self.key, now = mx.random.split(self.key)
+        return draw(logits, self.sampling, now)
+
+
+def draw(logits: mx.array, sampling: Sampling, key: mx.array) -> mx.array:
+    """One id a row from the filtered distribution: logits [B, V] -> ids [B]."""
+    scaled = logits.astype(mx.float32) / sampling.temperature
+    if 0 < sampling.top_k < scaled.shape[-1]:
+        return _draw_top_k(scaled, sampling, key)
+    return mx.random.categorical(keep_min_p(keep_top_p(scaled, sampling.top_p), sampling.min_p), key=key)
+
+
+def _draw_top_k(logits: mx.array, sampling: Sampling, key: mx.array) -> mx.array:
+    """The k highest are taken out first, so that what follows sorts k entries and not V."""
+    ids = mx.argpartition(-logits, kth=sampling.top_k - 1, axis=-1)[..., : sampling.top_k]  # [B, k]
+    kept = mx.take_along_axis(logits, ids, axis=-1)
+    filtered = keep_min_p(keep_top_p(kept, sampling.top_p), sampling.min_p)
+    drawn = mx.random.categorical(filtered, key=key)[..., None]  # [B, 1], a place among the k
+    return mx.take_along_axis(ids, drawn, axis=-1)[..., 0]
+
+
+def keep_top_p(logits: mx.array, top_p: float) -> mx.array:
+    """Keeps the fewest ids whose probabilities reach `top_p`, -inf elsewhere: [B, V] -> [B, V]."""
+    if top_p >= 1:
+        return logits
+    order = mx.argsort(-logits, axis=-1)
+    probabilities = mx.take_along_axis(mx.softmax(logits, axis=-1), order, axis=-1)
+    before = mx.cumsum(probabilities, axis=-1) - probabilities  # the mass ahead of each id
+    keep = mx.put_along_axis(mx.zeros(logits.shape, mx.bool_), order, before < top_p, axis=-1)
+    return mx.where(keep, logits, -math.inf)
+
+
+def keep_min_p(logits: mx.array, min_p: float) -> mx.array:
+    """Keeps ids at least `min_p` times as likely as the likeliest, -inf elsewhere: [B, V] -> [B, V]."""
+    if min_p <= 0:
+        return logits
+    floor = mx.max(logits, axis=-1, keepdims=True) + math.log(min_p)
+    return mx.where(logits >= floor, logits, -math.inf)

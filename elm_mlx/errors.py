@@ -1,0 +1,88 @@
+"""Every error a user can meet, as one tree:
+
+    ElmError                     exit code 1: something failed at run time
+    ├── InvalidRequest           2: an argument has no meaning (also a ValueError)
+    │   └── PromptTooLong        2: the prompt does not fit the model's context
+    ├── BadCheckpoint            65: a file is damaged, inconsistent or hostile
+    ├── NotFound                 66: no such file, directory or model (also a FileNotFoundError)
+    │   └── MissingTokenizer     66: the model is there, its tokenizer is not
+    ├── MissingBackend           69: MLX is installed without a backend (also an ImportError)
+    ├── CacheFull                70: more tokens than the key/value cache was made for
+    ├── TargetExists             73: the output is there already (also a FileExistsError)
+    ├── DiskFull                 74: no space left for the output (also an OSError)
+    └── Unsupported              78: a valid model of a kind that elm-mlx does not run
+
+The codes follow BSD's sysexits.h. The command line adds 130 (Ctrl-C) and 141 (the reader of a pipe left).
+A message says what is wrong, why, and what to do about it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+
+class ElmError(Exception):
+    """The root: `except ElmError` catches whatever elm-mlx raises on purpose."""
+
+    exit_code = 1
+
+
+class InvalidRequest(ElmError, ValueError):
+    """An argument has no meaning for this model or this call."""
+
+    exit_code = 2
+
+
+class PromptTooLong(InvalidRequest):
+    """The prompt does not fit the model's context."""
+
+
+class BadCheckpoint(ElmError):
+    """A file of a checkpoint is damaged, inconsistent or hostile."""
+
+    exit_code = 65
+
+
+class NotFound(ElmError, FileNotFoundError):
+    """A file, a directory or a model is not there."""
+
+    exit_code = 66
+
+
+class MissingTokenizer(NotFound):
+    """The model is there and its tokenizer is not."""
+
+
+class MissingBackend(ElmError, ImportError):
+    """MLX is installed without a backend for this machine."""
+
+    exit_code = 69
+
+
+class CacheFull(ElmError):
+    """More tokens were fed than the key/value cache was made for."""
+
+    exit_code = 70
+
+
+class TargetExists(ElmError, FileExistsError):
+    """The output is there already, and nobody said to replace it."""
+
+    exit_code = 73
+
+
+class DiskFull(ElmError, OSError):
+    """The disk has no space for the output."""
+
+    exit_code = 74
+
+
+class Unsupported(ElmError):
+    """A valid model of a kind that elm-mlx does not run."""
+
+    exit_code = 78
+
+
+def unsupported(what: str, found: object, known: Iterable[object]) -> Unsupported:
+    """The refusal of a kind by its name, with the kinds that do run."""
+    return Unsupported(f"{what} {found!r} is not one that elm-mlx runs; it runs {', '.join(map(str, known))}.")

@@ -1,0 +1,15 @@
+"""The architectures. A model knows no files: it is given a configuration and its parameters by name."""
+
+from __future__ import annotations
+
+from elm_mlx.config import LlamaConfig, ModelConfig, OpenELMConfig
+from elm_mlx.models.layers import Model, Parameters
+from elm_mlx.models.llama import Llama
+from elm_mlx.models.openelm import OpenELM
+
+MODELS: dict[type[ModelConfig], type[Model]] = {OpenELMConfig: OpenELM, LlamaConfig: Llama}
+
+
+def build(config: ModelConfig, parameters: Parameters, *, compiled: bool = True) -> Model:
+    """The model of `config`'s family, its arrays still unevaluated; every parameter is taken exactly once."""
+    return MODELS[type(config)](config, parameters, compiled=compiled)

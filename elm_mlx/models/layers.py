@@ -1,0 +1,230 @@
+"""What both architectures share: products with plain or quantized rows, RoPE, attention, the gate.
+
+Shapes: B batch, L new tokens, S cached positions, H query heads, K kv heads, D head dim, E model dim, F ffn dim,
+V vocabulary.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, MutableMapping, Sequence
+from typing import Protocol
+
+import mlx.core as mx
+
+from elm_mlx import config as configs
+from elm_mlx.config import ModelConfig, Quantization
+
+Gate = Callable[[mx.array, mx.array], mx.array]
+
+
+class CacheLayer(Protocol):
+    """One layer's keys and values: `offset` positions are held, and `trim(n)` forgets the last n."""
+
+    offset: int
+
+    def update_and_fetch(self, keys: mx.array, values: mx.array) -> tuple[mx.array, mx.array]:
+        """Appends [B, K, L, D] and returns all that is held, [B, K, S, D]."""
+        ...
+
+    def trim(self, n: int) -> int:
+        """Forgets the last `n` positions and returns how many there were to forget."""
+        ...
+
+
+Cache = Sequence[CacheLayer]
+
+
+class Linear:
+    """Rows [out, in] that multiply activations, or that ids look up (an embedding)."""
+
+    def __init__(self, weight: mx.array) -> None:
+        self.weight = weight
+
+    def __call__(self, x: mx.array) -> mx.array:
+        return x @ self.weight.T  # [..., in] -> [..., out]
+
+    def rows(self, ids: mx.array) -> mx.array:
+        """The rows of `ids`: [B, L] -> [B, L, in]."""
+        return self.weight[ids]
+
+
+class QuantizedLinear:
+    """Rows whose columns share a scale (and, affine, a bias) in groups; same use as Linear."""
+
+    def __init__(self, parts: Sequence[mx.array], setting: Quantization, dtype: mx.Dtype) -> None:
+        self.parts, self.dtype = parts, dtype
+        self.how = {"group_size": setting.group_size, "bits": setting.bits, "mode": setting.mode}
+
+    def __call__(self, x: mx.array) -> mx.array:
+        return mx.quantized_matmul(x, *self.parts, transpose=True, **self.how)  # [..., in] -> [..., out]
+
+    def rows(self, ids: mx.array) -> mx.array:
+        """The rows of `ids`, expanded: [B, L] -> [B, L, in]."""
+        return mx.dequantize(*(part[ids] for part in self.parts), **self.how, dtype=self.dtype)
+
+
+class Rows:
+    """Several matrices of one input, side by side, where their storage differs and they cannot be one."""
+
+    def __init__(self, matrices: Sequence[Linear | QuantizedLinear]) -> None:
+        self.matrices = matrices
+
+    def __call__(self, x: mx.array) -> mx.array:
+        return mx.concatenate([matrix(x) for matrix in self.matrices], axis=-1)
+
+
+Matrix = Linear | QuantizedLinear
+Product = Linear | QuantizedLinear | Rows
+
+
+class Parameters:
+    """The named arrays a model is built from. Each is handed out once, so what remains was not wanted.
+
+    `dtype` is the type of the activations; floats are cast to it, so that nothing promotes. `ready` is called
+    with the arrays of each parameter as it is handed out: whoever loads decides when they are evaluated.
+    """
+
+    def __init__(
+        self,
+        arrays: MutableMapping[str, mx.array],
+        quantization: Quantization | None,
+        dtype: mx.Dtype,
+        ready: Callable[..., None] = lambda *arrays: None,
+    ) -> None:
+        self.arrays, self.quantization, self.dtype, self.ready = arrays, quantization, dtype, ready
+
+    def vector(self, name: str) -> mx.array:
+        """A norm's weight."""
+        vector = self.arrays.pop(f"{name}.weight").astype(self.dtype)
+        self.ready(vector)
+        return vector
+
+    def linear(self, name: str) -> Matrix:
+        """A matrix as it is stored."""
+        return self._matrix(*self._stored(name))
+
+    def fused(self, *names: str) -> Product:
+        """Matrices of one input as one product: rows are quantized alone, so joining them is exact."""
+        stored = [self._stored(name) for name in names]
+        if any(setting != stored[0][1] for _, setting in stored):
+            return Rows([self._matrix(*one) for one in stored])
+        joined = [mx.concatenate(column) for column in zip(*(arrays for arrays, _ in stored), strict=True)]
+        return self._matrix(joined, stored[0][1])
+
+    def _stored(self, name: str) -> tuple[list[mx.array], Quantization | None]:
+        """The arrays of one matrix and how they are quantized, if they are."""
+        if f"{name}.scales" not in self.arrays or self.quantization is None:
+            return [self.arrays.pop(f"{name}.weight").astype(self.dtype)], None
+        kinds = [kind for kind in ("weight", "scales", "biases") if f"{name}.{kind}" in self.arrays]
+        arrays = [self.arrays.pop(f"{name}.{kind}") for kind in kinds]
+        return arrays, self.quantization.overrides.get(name, self.quantization)
+
+    def _matrix(self, arrays: list[mx.array], setting: Quantization | None) -> Matrix:
+        self.ready(*arrays)
+        return QuantizedLinear(arrays, setting, self.dtype) if setting else Linear(*arrays)
+
+
+class Rope:
+    """Rotates pairs half a head apart by their position (the Hugging Face layout, `traditional=False`)."""
+
+    def __init__(self, rope: configs.Rope, head_dim: int) -> None:
+        self.dims = head_dim
+        self.base: float | None = None if rope.kind == "llama3" else rope.theta
+        self.scale = 1 / rope.factor if rope.kind == "linear" else 1.0
+        self.freqs = llama3_periods(rope, head_dim) if rope.kind == "llama3" else None
+
+    def __call__(self, x: mx.array, offset: int) -> mx.array:
+        """[B, heads, L, D] -> the same, the first new token at position `offset`."""
+        return mx.fast.rope(
+            x, self.dims, traditional=False, base=self.base, scale=self.scale, offset=offset, freqs=self.freqs
+        )
+
+
+def llama3_periods(rope: configs.Rope, head_dim: int) -> mx.array:
+    """1 / frequency of each pair, (D/2,) float32: slow pairs divided by `factor`, fast ones kept, a blend between.
+
+    Source: transformers modeling_rope_utils `llama3`; llama-models models/llama3/model.py `apply_scaling`.
+    """
+    original, low, high = rope.original_context, rope.low_freq_factor, rope.high_freq_factor
+    periods = []
+    for i in range(0, head_dim, 2):
+        frequency = rope.theta ** (-i / head_dim)
+        turns = original * frequency / (2 * math.pi)  # how often the pair turns within the original context
+        kept = min(max((turns - low) / (high - low), 0.0), 1.0)
+        periods.append(1 / ((1 - kept) * frequency / rope.factor + kept * frequency))
+    return mx.array(periods, dtype=mx.float32)
+
+
+def attention(q: mx.array, k: mx.array, v: mx.array, cache: CacheLayer | None, out: Matrix) -> mx.array:
+    """Causal attention of new queries over all positions held: q [B, H, L, D], k and v [B, K, L, D] -> [B, L, E]."""
+    B, H, L, D = q.shape
+    if cache is not None:
+        k, v = cache.update_and_fetch(k, v)  # [B, K, S, D]
+    mask = "causal" if L > 1 else None
+    mixed = mx.fast.scaled_dot_product_attention(q, k, v, scale=D**-0.5, mask=mask)  # [B, H, L, D]
+    return out(mixed.swapaxes(1, 2).reshape(B, L, H * D))
+
+
+def silu_gate(gate: mx.array, up: mx.array) -> mx.array:
+    """silu(gate) * up, elementwise."""
+    return gate * mx.sigmoid(gate) * up
+
+
+class FeedForward:
+    """down(silu(gate(x)) * up(x)), gate and up in one product: [B, L, E] -> [B, L, E]."""
+
+    def __init__(self, gate_up: Product, down: Matrix, gate: Gate) -> None:
+        self.gate_up, self.down, self.gate = gate_up, down, gate
+
+    def __call__(self, x: mx.array) -> mx.array:
+        gate, up = mx.split(self.gate_up(x), 2, axis=-1)  # [B, L, 2F] -> two of [B, L, F]
+        return self.down(self.gate(gate, up))
+
+
+class Block:
+    """A pre-norm layer: h + attn(norm(h)), then h + ffn(norm(h))."""
+
+    def __init__(
+        self,
+        attn: Callable[[mx.array, CacheLayer | None], mx.array],
+        ffn: FeedForward,
+        norms: tuple[mx.array, mx.array],
+        eps: float,
+    ) -> None:
+        self.attn, self.ffn, self.norms, self.eps = attn, ffn, norms, eps
+
+    def __call__(self, h: mx.array, cache: CacheLayer | None) -> mx.array:
+        h = h + self.attn(mx.fast.rms_norm(h, self.norms[0], self.eps), cache)
+        return h + self.ffn(mx.fast.rms_norm(h, self.norms[1], self.eps))
+
+
+class Model:
+    """Token ids in, logits out. A subclass names the parameters of its architecture.
+
+    Arrays are lazy until `store.load` or the first use evaluates them.
+    """
+
+    def __init__(self, config: ModelConfig, parameters: Parameters, *, compiled: bool = True) -> None:
+        self.config, self.dtype = config, parameters.dtype
+        self.gate: Gate = mx.compile(silu_gate, shapeless=True) if compiled else silu_gate
+        self.embedding, self.blocks, self.norm, self.output = self._take(parameters)
+
+    def _take(self, p: Parameters) -> tuple[Matrix, list[Block], mx.array, Matrix]:
+        """(embedding, blocks, final norm, output rows) from the parameters."""
+        raise TypeError(f"{type(self).__name__} is not an architecture")
+
+    def hidden(self, ids: mx.array, cache: Cache | None = None) -> mx.array:
+        """ids [B, L] -> normalised states [B, L, E]; keys and values go into `cache`, one layer each."""
+        h = self.embedding.rows(ids)
+        for i, block in enumerate(self.blocks):
+            h = block(h, cache[i] if cache is not None else None)
+        return mx.fast.rms_norm(h, self.norm, self.config.norm_eps)
+
+    def head(self, states: mx.array) -> mx.array:
+        """States [..., E] -> logits [..., V]."""
+        return self.output(states)
+
+    def __call__(self, ids: mx.array, cache: Cache | None = None) -> mx.array:
+        """ids [B, L] -> logits [B, L, V]."""
+        return self.head(self.hidden(ids, cache))

@@ -1,0 +1,52 @@
+"""OpenELM, whole. Source: apple/corenet general_gpt.py and the model cards' modeling_openelm.py."""
+
+from __future__ import annotations
+
+import mlx.core as mx
+
+from elm_mlx.config import OpenELMConfig
+from elm_mlx.models.layers import Block, CacheLayer, FeedForward, Matrix, Model, Parameters, Rope, attention
+
+
+class Attention:
+    """Grouped-query attention, q and k normalised per head before they are rotated."""
+
+    def __init__(self, config: OpenELMConfig, layer: int, p: Parameters) -> None:
+        name = f"transformer.layers.{layer}.attn"
+        self.heads, self.kv_heads = config.num_heads[layer], config.num_kv_heads[layer]
+        self.head_dim, self.eps, self.rope = config.head_dim, config.norm_eps, Rope(config.rope, config.head_dim)
+        self.qkv, self.out = p.linear(f"{name}.qkv_proj"), p.linear(f"{name}.out_proj")
+        self.qk_norm = self._per_head(p, name) if config.normalize_qk else None
+
+    def _per_head(self, p: Parameters, name: str) -> mx.array:
+        """q_norm for every query head, k_norm for every key head: [H+K, 1, D], one product for both."""
+        q, k = p.vector(f"{name}.q_norm"), p.vector(f"{name}.k_norm")
+        return mx.stack([q] * self.heads + [k] * self.kv_heads)[:, None, :]
+
+    def __call__(self, x: mx.array, cache: CacheLayer | None) -> mx.array:
+        B, L, _ = x.shape
+        H, K = self.heads, self.kv_heads
+        qkv = self.qkv(x).reshape(B, L, H + 2 * K, self.head_dim).swapaxes(1, 2)  # [B, H+2K, L, D]
+        qk, v = qkv[:, : H + K], qkv[:, H + K :]
+        if self.qk_norm is not None:
+            qk = mx.fast.rms_norm(qk, None, self.eps) * self.qk_norm
+        qk = self.rope(qk, cache.offset if cache is not None else 0)
+        return attention(qk[:, :H], qk[:, H:], v, cache, self.out)
+
+
+class OpenELM(Model):
+    """Layer-wise scaled transformer: every layer has its own number of heads and FFN width."""
+
+    def _take(self, p: Parameters) -> tuple[Matrix, list[Block], mx.array, Matrix]:
+        embedding = p.linear("transformer.token_embeddings")
+        blocks = [self._block(i, p) for i in range(self.config.num_layers)]
+        norm = p.vector("transformer.norm")
+        return embedding, blocks, norm, embedding if self.config.tied else p.linear("lm_head")
+
+    def _block(self, layer: int, p: Parameters) -> Block:
+        assert isinstance(self.config, OpenELMConfig)
+        name = f"transformer.layers.{layer}"
+        # proj_1 holds the gate's rows, then the up rows.
+        ffn = FeedForward(p.linear(f"{name}.ffn.proj_1"), p.linear(f"{name}.ffn.proj_2"), self.gate)
+        norms = p.vector(f"{name}.attn_norm"), p.vector(f"{name}.ffn_norm")
+        return Block(Attention(self.config, layer, p), ffn, norms, self.config.norm_eps)

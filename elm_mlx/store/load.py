@@ -1,0 +1,125 @@
+"""A directory to a model that runs: configuration, tokenizer, weights, each checked before the next is touched."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+
+from elm_mlx import cpu
+from elm_mlx.config import ModelConfig, config_from_dict, token_ids
+from elm_mlx.errors import BadCheckpoint, NotFound
+from elm_mlx.models import build
+from elm_mlx.models.layers import Model, Parameters
+from elm_mlx.store.files import optional_json, read_json
+from elm_mlx.store.quantize import expand, stored_entries
+from elm_mlx.store.weights import check_entries, read_arrays, safetensors_files
+from elm_mlx.text.tokenizer import Tokenizer
+
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """The parts of a model: `generation` is generation_config.json, `stop_ids` every id that ends its text,
+    `notice` what a program may say about the device."""
+
+    directory: Path
+    config: ModelConfig
+    model: Model
+    tokenizer: Tokenizer
+    generation: dict[str, Any]
+    stop_ids: frozenset[int]
+    notice: str | None
+
+
+def load_directory(directory: Path, cpu_policy: str = "auto", progress: Progress | None = None) -> Loaded:
+    """Loads an MLX directory, or a Hugging Face one with safetensors and a tokenizer.json.
+
+    `progress` is called with (bytes done, bytes in all). Raises NotFound, MissingTokenizer, BadCheckpoint,
+    Unsupported.
+    """
+    config = read_config(directory)
+    tokenizer = load_tokenizer(directory, config)
+    generation = optional_json(directory / "generation_config.json")
+    plan = cpu.plan(config, cpu_policy)
+    arrays, total = load_arrays(directory, config)
+    dtype = plan.dtype or stored_dtype(arrays)
+    quantization = config.quantization
+    if plan.expand and quantization:
+        arrays, quantization = expand(arrays, quantization, dtype), None
+    parameters = Parameters(arrays, quantization, dtype, _Evaluate(total, progress))
+    del arrays
+    return Loaded(
+        directory=directory,
+        config=config,
+        model=build(config, parameters, compiled=plan.compiled),
+        tokenizer=tokenizer,
+        generation=generation,
+        stop_ids=_stop_ids(config, generation, tokenizer),
+        notice=plan.notice,
+    )
+
+
+def read_config(directory: Path) -> ModelConfig:
+    """The configuration of a model directory. Raises NotFound where there is none."""
+    if not directory.is_dir():
+        raise NotFound(f"There is no directory {directory}. Give the path of a converted model.")
+    return config_from_dict(read_json(directory / "config.json"))
+
+
+def load_tokenizer(directory: Path, config: ModelConfig) -> Tokenizer:
+    """The directory's tokenizer.json with its settings; a chat template may lie in a file of its own."""
+    settings = optional_json(directory / "tokenizer_config.json")
+    if (directory / "chat_template.jinja").exists():
+        settings["chat_template"] = True
+    return Tokenizer(directory / "tokenizer.json", settings, config.bos_token_id)
+
+
+def load_arrays(directory: Path, config: ModelConfig) -> tuple[dict[str, mx.array], int]:
+    """The weights by name, lazily, and their bytes; exactly the tensors that `config` calls for."""
+    files = safetensors_files(directory)
+    if not files:
+        raise NotFound(f"There are no weights in {directory} (model.safetensors or its index). For a PyTorch "
+                       f"checkpoint run: elm-mlx convert {directory}")  # fmt: skip
+    arrays, entries = {}, {}
+    for file, names in files.items():
+        for name, entry, array in read_arrays(directory / file, names):
+            if name in entries:
+                raise BadCheckpoint(f"{directory} holds {name} twice. Fetch its index and files again.")
+            if not config.is_redundant(name):
+                arrays[name], entries[name] = array, entry
+    is_quantized = {name for name in entries if name.removesuffix("weight") + "scales" in entries}
+    check_entries(directory, stored_entries(config, mx.float32, is_quantized.__contains__), entries)
+    return arrays, sum(entry.nbytes for entry in entries.values())
+
+
+def stored_dtype(arrays: dict[str, mx.array]) -> mx.Dtype:
+    """The floating type of a model: that of its embedding, else of the embedding's scales, else of a norm."""
+    for ending in ("token_embeddings.weight", "embed_tokens.weight", "embeddings.scales", "tokens.scales", "norm.weight"):
+        for name, array in arrays.items():
+            if name.endswith(ending) and mx.issubdtype(array.dtype, mx.floating):
+                return array.dtype
+    raise BadCheckpoint("The weights hold no floating-point tensor, so they are not a language model's.")
+
+
+def _stop_ids(config: ModelConfig, generation: dict[str, Any], tokenizer: Tokenizer) -> frozenset[int]:
+    """Every id that any of the three names: a stale file among them must not keep a model from stopping."""
+    named = token_ids(generation.get("eos_token_id"), "generation_config.json: eos_token_id")
+    return frozenset(config.eos_token_ids) | frozenset(named) | tokenizer.stop_ids
+
+
+class _Evaluate:
+    """Brings each parameter into memory as it is handed out, so that the peak stays near the file's size."""
+
+    def __init__(self, total: int, progress: Progress | None) -> None:
+        self.done, self.total, self.progress = 0, total, progress
+
+    def __call__(self, *arrays: mx.array) -> None:
+        mx.eval(*arrays)
+        self.done += sum(array.nbytes for array in arrays)
+        if self.progress:
+            self.progress(self.done, self.total)

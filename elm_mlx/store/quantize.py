@@ -1,0 +1,56 @@
+"""Quantized matrices on disk: which tensors one becomes, and their shapes, in mlx-lm's layout."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import mlx.core as mx
+
+from elm_mlx.config import ModelConfig, Quantization, Shape
+from elm_mlx.store.weights import Entry
+
+
+def parts(name: str, shape: Shape, setting: Quantization, dtype: mx.Dtype) -> dict[str, Entry]:
+    """The tensors that a quantized weight (out, in) is stored as: packed words, scales and, affine, biases."""
+    rows, columns = shape
+    stem = name.removesuffix("weight")
+    affine = setting.mode == "affine"
+    groups = Entry(dtype if affine else mx.uint8, (rows, columns // setting.group_size))
+    stored = {f"{stem}weight": Entry(mx.uint32, (rows, columns * setting.bits // 32)), f"{stem}scales": groups}
+    return stored | ({f"{stem}biases": groups} if affine else {})
+
+
+def quantize(name: str, weight: mx.array, setting: Quantization) -> dict[str, mx.array]:
+    """The arrays of `parts` for one weight (out, in)."""
+    arrays = mx.quantize(weight, group_size=setting.group_size, bits=setting.bits, mode=setting.mode)
+    return dict(zip(parts(name, weight.shape, setting, weight.dtype), arrays, strict=True))
+
+
+def stored_entries(config: ModelConfig, dtype: mx.Dtype, is_quantized: Callable[[str], bool]) -> dict[str, Entry]:
+    """The tensors of a checkpoint as stored, floats in `dtype`; `is_quantized` is asked of every weight that the
+    configuration would quantize."""
+    entries: dict[str, Entry] = {}
+    for name, shape in config.weight_shapes().items():
+        setting = config.quantization.of(name, shape) if config.quantization else None
+        if setting and is_quantized(name):
+            entries |= parts(name, shape, setting, dtype)
+        else:
+            entries[name] = Entry(dtype, shape)
+    return entries
+
+
+def expand(arrays: Mapping[str, mx.array], quantization: Quantization, dtype: mx.Dtype) -> dict[str, mx.array]:
+    """Every quantized matrix as a plain one of type `dtype`, lazily; scales and biases are used at that precision."""
+    plain = {}
+    for name, array in arrays.items():
+        stem = name.removesuffix("weight")
+        if f"{stem}scales" in arrays and name.endswith(".weight"):
+            how = quantization.overrides.get(stem.removesuffix("."), quantization) or quantization
+            groups = [arrays[f"{stem}{kind}"] for kind in ("scales", "biases") if f"{stem}{kind}" in arrays]
+            groups = [g.astype(dtype) if how.mode == "affine" else g for g in groups]
+            plain[name] = mx.dequantize(
+                array, *groups, group_size=how.group_size, bits=how.bits, mode=how.mode, dtype=dtype
+            )
+        elif not name.endswith((".scales", ".biases")):
+            plain[name] = array
+    return plain

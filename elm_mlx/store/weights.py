@@ -1,0 +1,217 @@
+"""safetensors files: headers checked before a byte is touched, arrays read lazily, output written as a stream.
+
+Format: https://github.com/huggingface/safetensors#format: 8 bytes of header length, a JSON header, the data.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+from types import TracebackType
+from typing import Any, BinaryIO, Self
+
+import mlx.core as mx
+
+from elm_mlx.config import Shape
+from elm_mlx.errors import BadCheckpoint, NotFound, unsupported
+from elm_mlx.store.files import read_json
+
+MAX_HEADER_BYTES = 100_000_000  # the format's own limit
+DTYPES: dict[str, mx.Dtype] = {
+    "F32": mx.float32,
+    "F16": mx.float16,
+    "BF16": mx.bfloat16,
+    "U8": mx.uint8,
+    "U16": mx.uint16,
+    "U32": mx.uint32,
+    "U64": mx.uint64,
+    "I8": mx.int8,
+    "I16": mx.int16,
+    "I32": mx.int32,
+    "I64": mx.int64,
+    "BOOL": mx.bool_,
+}
+DTYPE_NAMES = {dtype: name for name, dtype in DTYPES.items()}
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One tensor of a file: its type, shape and size."""
+
+    dtype: mx.Dtype
+    shape: Shape
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of its data."""
+        return prod(self.shape) * self.dtype.size
+
+    @property
+    def is_float(self) -> bool:
+        """Whether its type is a floating-point one."""
+        return mx.issubdtype(self.dtype, mx.floating)
+
+
+def read_header(path: Path) -> dict[str, Entry]:
+    """The tensors a safetensors file holds, by name.
+
+    Raises NotFound, BadCheckpoint for a file whose header and size do not agree exactly, Unsupported for a type
+    that MLX does not have.
+    """
+    if not path.is_file():
+        raise NotFound(f"There is no {path.name} in {path.parent}.")
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        if size < 8 or length > min(size - 8, MAX_HEADER_BYTES):
+            raise BadCheckpoint(f"{path} is cut short or is no safetensors file{_pointer(path)}. Fetch it again.")
+        raw = file.read(length)
+    try:
+        header = json.loads(raw, object_pairs_hook=_unique)
+    except (ValueError, RecursionError) as error:
+        raise BadCheckpoint(f"{path}: its header is not valid JSON. Fetch it again.") from error
+    return _entries(path, header, size - 8 - length)
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    if len(keys := dict(pairs)) != len(pairs):
+        raise ValueError("a name twice")
+    return keys
+
+
+def _pointer(path: Path) -> str:
+    """A clone without Git LFS leaves pointers, the commonest damaged file of all."""
+    with path.open("rb") as file:
+        return " (it is a Git LFS pointer: run `git lfs pull`)" if file.read(11) == b"version htt" else ""
+
+
+def _entries(path: Path, header: object, data_bytes: int) -> dict[str, Entry]:
+    """Checks that the tensors fill the data without a gap or an overlap, as the format demands."""
+    if not isinstance(header, dict):
+        raise BadCheckpoint(f"{path}: its header is no object. Fetch it again.")
+    spans: list[tuple[int, int, str, Entry]] = []
+    for name, value in header.items():
+        if name != "__metadata__":
+            begin, end, entry = _entry(f"{path}: tensor {name}", value)
+            spans.append((begin, end, name, entry))
+    position = 0
+    for begin, end, name, entry in sorted(spans, key=lambda span: span[:2]):
+        if begin != position or end - begin != entry.nbytes:
+            raise BadCheckpoint(f"{path}: tensor {name} does not lie where its shape says. Fetch it again.")
+        position = end
+    if position != data_bytes:
+        raise BadCheckpoint(f"{path} holds {data_bytes} bytes of data where its header promises {position}: "
+                            "it is cut short or has been added to. Fetch it again.")  # fmt: skip
+    return {name: entry for _, _, name, entry in spans}
+
+
+def _entry(where: str, value: Any) -> tuple[int, int, Entry]:
+    try:
+        dtype, shape, (begin, end) = value["dtype"], value["shape"], value["data_offsets"]
+    except (TypeError, KeyError, ValueError) as error:
+        raise BadCheckpoint(f"{where} has no type, shape or place. Fetch the file again.") from error
+    numbers = [*shape, begin, end] if isinstance(shape, list) else [None]
+    if not all(type(n) is int and 0 <= n < 2**62 for n in numbers):
+        raise BadCheckpoint(f"{where} has an impossible shape or place. Fetch the file again.")
+    if not isinstance(dtype, str) or dtype not in DTYPES:
+        raise unsupported(f"{where}: type", dtype, DTYPES)
+    return begin, end, Entry(DTYPES[dtype], tuple(shape))
+
+
+def safetensors_files(directory: Path) -> dict[str, list[str] | None]:
+    """The weight files of a directory and the tensors to take from each (None: all that it holds).
+
+    `model.safetensors` where there is one, else what `model.safetensors.index.json` lists.
+    """
+    return indexed_files(directory, "model.safetensors", "model.safetensors.index.json")
+
+
+def indexed_files(directory: Path, single: str, index: str) -> dict[str, list[str] | None]:
+    """The files behind `single` or `index`, empty where there is neither; an index may not leave the directory."""
+    if (directory / single).exists():
+        return {single: None}
+    if not (directory / index).exists():
+        return {}
+    places = read_json(directory / index).get("weight_map")
+    if not isinstance(places, dict) or not places:
+        raise BadCheckpoint(f"{directory / index} lists no tensors. Fetch it again.")
+    files: dict[str, list[str] | None] = {}
+    for name, file in places.items():
+        if not isinstance(file, str) or Path(file).name != file or file in ("", ".", ".."):
+            raise BadCheckpoint(f"{directory / index} places {name} in {file!r}, which is outside the directory.")
+        names = files.setdefault(file, [])
+        assert names is not None
+        names.append(name)
+    return files
+
+
+def chosen(path: Path, found: Mapping[str, Any], names: list[str] | None) -> list[str]:
+    """The tensors an index asks of a file, each of them there."""
+    missing = [name for name in names or [] if name not in found]
+    if missing:
+        raise BadCheckpoint(f"{path} does not hold {_some(missing)}, which the index places there. Fetch it again.")
+    return list(found) if names is None else names
+
+
+def _some(names: list[str]) -> str:
+    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
+
+
+def read_arrays(path: Path, names: list[str] | None = None) -> Iterator[tuple[str, Entry, mx.array]]:
+    """The tensors of one checked file as (name, entry, lazy array); nothing is read before it is evaluated."""
+    header = read_header(path)
+    arrays = mx.load(str(path))
+    assert isinstance(arrays, dict)
+    for name in chosen(path, header, names):
+        yield name, header[name], arrays.pop(name)
+
+
+def check_entries(where: Path, expected: Mapping[str, Entry], found: Mapping[str, Entry]) -> None:
+    """Every tensor expected is there, with its shape and kind (any float counts for a float), and no other.
+
+    Raises BadCheckpoint naming both sides.
+    """
+    missing, extra = [n for n in expected if n not in found], [n for n in found if n not in expected]
+    if missing or extra:
+        sides = [f"missing {_some(missing)}"] * bool(missing) + [f"not expected {_some(extra)}"] * bool(extra)
+        raise BadCheckpoint(f"{where} does not match its config.json: {'; '.join(sides)}.")
+    for name, entry in expected.items():
+        if found[name].shape != entry.shape:
+            raise BadCheckpoint(f"{where}: {name} has shape {found[name].shape}, config.json gives {entry.shape}.")
+        if found[name].dtype != entry.dtype and not (found[name].is_float and entry.is_float):
+            raise BadCheckpoint(f"{where}: {name} has type {DTYPE_NAMES[found[name].dtype]}, which no weight of its "
+                                f"kind has ({DTYPE_NAMES[entry.dtype]}).")  # fmt: skip
+
+
+class Writer:
+    """Writes one safetensors file tensor by tensor; the header goes first, so all entries are known ahead."""
+
+    def __init__(self, path: Path, entries: Mapping[str, Entry]) -> None:
+        self._path, self._pending, self._entries = path, list(entries), entries
+        self._file: BinaryIO = path.open("wb")
+
+    def __enter__(self) -> Self:
+        header: dict[str, Any] = {"__metadata__": {"format": "mlx"}}
+        position = 0
+        for name, entry in self._entries.items():
+            span = [position, position := position + entry.nbytes]
+            header[name] = {"dtype": DTYPE_NAMES[entry.dtype], "shape": list(entry.shape), "data_offsets": span}
+        raw = json.dumps(header, separators=(",", ":")).encode()
+        raw += b" " * (-len(raw) % 8)  # data begins on a multiple of 8, as the format recommends
+        self._file.write(len(raw).to_bytes(8, "little") + raw)
+        return self
+
+    def write(self, name: str, array: mx.array) -> None:
+        """Appends the next tensor of the plan."""
+        due, entry = self._pending.pop(0), self._entries[name]
+        if name != due or array.shape != entry.shape or array.dtype != entry.dtype:
+            raise ValueError(f"{name} {array.shape} {array.dtype} is not what the header promises: {due} {entry}")
+        self._file.write(memoryview(mx.contiguous(array)).cast("B") if array.size else b"")
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self._file.close()
+        if kind is None and self._pending:
+            raise ValueError(f"{self._path} was closed before {self._pending[0]} was written")

@@ -1,0 +1,139 @@
+"""Text to ids and ids to text, on a tokenizer.json alone; decoding token by token equals decoding at once."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+import tokenizers
+
+from elm_mlx.errors import BadCheckpoint, InvalidRequest, MissingTokenizer
+
+T = TypeVar("T")
+BYTE_TOKEN = re.compile(r"<0x[0-9A-F]{2}>")
+REPLACEMENT = "\ufffd"  # what decoding shows for bytes that are not (yet) a character
+
+
+def guarded(call: Callable[[], T], error: Exception) -> T:
+    """`call()`, any failure of the tokenizers library as `error`: it panics with a BaseException on crafted files."""
+    try:
+        return call()
+    except (KeyboardInterrupt, SystemExit, MemoryError):
+        raise
+    except BaseException as cause:
+        raise error from cause
+
+
+def _content(token: object) -> str | None:
+    """A special token of tokenizer_config.json: its text, or an object with `content`."""
+    value = token.get("content") if isinstance(token, Mapping) else token
+    return value if isinstance(value, str) else None
+
+
+class Tokenizer:
+    """A model's tokenizer. Special tokens that a user writes out are text, never control.
+
+    `settings` is tokenizer_config.json's object; `bos_token_id` the model configuration's, should it name none.
+    Raises MissingTokenizer where the file is not there, BadCheckpoint where the library cannot use it.
+    """
+
+    def __init__(self, path: Path, settings: Mapping[str, Any], bos_token_id: int | None = None) -> None:
+        if not path.is_file():
+            raise MissingTokenizer(
+                f"There is no {path.name} in {path.parent}. Convert the model with --tokenizer PATH, where PATH is "
+                "a tokenizer.json, a SentencePiece tokenizer.model, or a directory with one."
+            )
+        damaged = BadCheckpoint(f"{path} is not a tokenizer that the tokenizers library can read; fetch it again.")
+        self._backend = guarded(lambda: tokenizers.Tokenizer.from_file(str(path)), damaged)
+        # A file may ask for truncation, padding and special tokens from user text; a runtime wants none of them.
+        self._backend.no_truncation()
+        self._backend.no_padding()
+        self._backend.encode_special_tokens = True
+        self._dropped = {i for i, t in self._backend.get_added_tokens_decoder().items() if t.special}
+        self.bos_token_id = self._id(settings.get("bos_token"), bos_token_id)
+        self.eos_token_id = self._id(settings.get("eos_token"), None)
+        self.has_chat_template = bool(settings.get("chat_template"))
+        self._adds_bos = self._wants_bos(settings.get("add_bos_token"))
+
+    def _id(self, token: object, otherwise: int | None) -> int | None:
+        text = _content(token)
+        found = self._backend.token_to_id(text) if text is not None else None
+        return otherwise if found is None else found
+
+    def _wants_bos(self, setting: object) -> bool:
+        """What the settings say, else whether the file's own post-processor begins with BOS."""
+        if self.bos_token_id is None or isinstance(setting, bool):
+            return bool(setting) and self.bos_token_id is not None
+        probe = self._backend.encode("a", add_special_tokens=True).ids
+        return probe[:1] == [self.bos_token_id]
+
+    @property
+    def vocab_size(self) -> int:
+        """Entries, added tokens included."""
+        return self._backend.get_vocab_size()
+
+    @property
+    def stop_ids(self) -> frozenset[int]:
+        """The ids that end an answer by this tokenizer's word; Llama 3's <|eot_id|> where it chats."""
+        turn_end = self._backend.token_to_id("<|eot_id|>") if self.has_chat_template else None
+        return frozenset(i for i in (self.eos_token_id, turn_end) if i is not None)
+
+    def encode(self, text: str) -> list[int]:
+        """The ids of `text`, one BOS in front where the model wants it.
+
+        Raises InvalidRequest for text that is not valid Unicode (a lone surrogate).
+        """
+        if not text.isascii() and any("\ud800" <= c <= "\udfff" for c in text):
+            raise InvalidRequest("The prompt holds bytes that are not valid text; give it as UTF-8.")
+        failed = BadCheckpoint("The tokenizer failed on this prompt; its tokenizer.json is damaged.")
+        ids = guarded(lambda: self._backend.encode(text, add_special_tokens=False).ids, failed)
+        return [self.bos_token_id, *ids] if self._adds_bos and self.bos_token_id is not None else ids
+
+    def decode(self, ids: Iterable[int]) -> str:
+        """The text of `ids`, special tokens dropped; ids outside the vocabulary have no text."""
+        return self._backend.decode(list(ids), skip_special_tokens=True)
+
+    def has_text(self, token: int) -> bool:
+        """Whether decoding keeps this id."""
+        return token not in self._dropped and self._backend.id_to_token(token) is not None
+
+    def is_byte(self, token: int) -> bool:
+        """Whether this id stands for one byte, <0x00> to <0xFF>."""
+        return bool(BYTE_TOKEN.fullmatch(self._backend.id_to_token(token) or ""))
+
+
+class StreamDecoder:
+    """Text as its ids arrive: what `add` and the final `flush` return, joined, is `decode` of all ids.
+
+    Held back is only what a later id can still change: an unfinished character, and a run of byte tokens, which
+    the decoder shows as characters only if the whole run is valid UTF-8. The window decoded each time begins one
+    settled id back, so that the decoder's rule for the start of a text does not strip a space.
+    """
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        self._tokenizer = tokenizer
+        self._window: list[int] = []
+        self._sent = 0  # characters of the window's text that are out
+
+    def add(self, token: int) -> str:
+        """The text that `token` settles, possibly empty."""
+        if not self._tokenizer.has_text(token):
+            return ""
+        self._window.append(token)
+        if self._tokenizer.is_byte(token):
+            return ""
+        text = self._tokenizer.decode(self._window)
+        settled = text.removesuffix(REPLACEMENT)
+        piece = settled[self._sent :]
+        self._sent = max(self._sent, len(settled))
+        if settled == text:
+            self._window, self._sent = [token], len(self._tokenizer.decode([token]))
+        return piece
+
+    def flush(self) -> str:
+        """What is still held back, as the full decoding shows it."""
+        piece = self._tokenizer.decode(self._window)[self._sent :]
+        self._window, self._sent = [], 0
+        return piece
