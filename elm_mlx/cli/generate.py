@@ -20,11 +20,13 @@ DEMO_NOTICE = (
 )
 
 
-@click.command(short_help="Complete a prompt.")
+@click.command()
 @click.option("--model", metavar="DIR", help="A converted model's directory. Default: the built-in demo.")
 @click.option("--prompt", metavar="TEXT", help="What to complete; - reads standard input, as does a pipe.")
 @click.option("--max-tokens", type=int, default=256, show_default=True, help="At most this many tokens.")
-@click.option("--temperature", "--temp", type=float, help="0 is greedy. Default: the model's own, else greedy.")
+@click.option(
+    "--temperature", "--temp", type=float, help="0 is greedy. Default: the model's own, else greedy."
+)
 @click.option("--top-p", type=float, help="Keep the likeliest tokens that make up this share.")
 @click.option("--top-k", type=int, help="Keep this many of the likeliest tokens.")
 @click.option("--min-p", type=float, help="Keep tokens at least this share as likely as the likeliest.")
@@ -43,8 +45,9 @@ def command(
 ) -> None:
     """Complete a prompt.
 
-    The completion goes to standard output, everything else to standard error. Without a prompt the model starts
-    from nothing, and the demo from "Once upon a time". One newline at the end of piped input is not part of it.
+    The completion goes to standard output, everything else to standard error. Without a prompt the model
+    starts from nothing, and the demo from "Once upon a time". One newline at the end of piped input is not
+    part of it.
     """
     text = read_prompt(prompt)
     with ProgressBar("Loading", in_bytes=True) as bar:
@@ -59,18 +62,21 @@ def command(
         first = next(stream)  # there when the prompt has been read
     for piece in chain([first], stream):
         if not as_json:
-            click.echo(piece.text, nl=False)
-    click.echo(json.dumps({"model": model or "demo"} | asdict(stream.completion)) if as_json else "")
+            print(piece.text, end="", flush=True)  # click.echo would take escape codes out
+    print(json.dumps({"model": model or "demo"} | asdict(stream.completion)) if as_json else "")
 
 
 def read_prompt(option: str | None) -> str | None:
     """The prompt: the option, standard input where it is - or a pipe, or None where there is none."""
     if option is not None and option != "-":
         return option
-    if option is None and (sys.stdin is None or sys.stdin.isatty()):
-        return None
+    nothing = None if option is None else ""
+    if sys.stdin is None or (option is None and sys.stdin.isatty()):
+        return nothing
     try:
         text = sys.stdin.buffer.read().decode()
     except UnicodeDecodeError as error:
-        raise InvalidRequest("Standard input is not UTF-8 text. Convert it first, for example with iconv.") from error
-    return text.removesuffix("\n") or (None if option is None else "")
+        raise InvalidRequest(
+            "Standard input is not UTF-8 text. Convert it first, for example with iconv."
+        ) from error
+    return text.removesuffix("\n") or nothing

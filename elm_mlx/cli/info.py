@@ -10,7 +10,7 @@ import click
 import elm_mlx
 
 
-@click.command(short_help="Show what a model is and takes.")
+@click.command()
 @click.argument("model", required=False)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def command(model: str | None, as_json: bool) -> None:

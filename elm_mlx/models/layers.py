@@ -96,7 +96,7 @@ class Parameters:
 
     def vector(self, name: str) -> mx.array:
         """A norm's weight."""
-        vector = self.arrays.pop(f"{name}.weight").astype(self.dtype)
+        vector = self._floats(self.arrays.pop(f"{name}.weight"))
         self.ready(vector)
         return vector
 
@@ -115,10 +115,14 @@ class Parameters:
     def _stored(self, name: str) -> tuple[list[mx.array], Quantization | None]:
         """The arrays of one matrix and how they are quantized, if they are."""
         if f"{name}.scales" not in self.arrays or self.quantization is None:
-            return [self.arrays.pop(f"{name}.weight").astype(self.dtype)], None
+            return [self._floats(self.arrays.pop(f"{name}.weight"))], None
         kinds = [kind for kind in ("weight", "scales", "biases") if f"{name}.{kind}" in self.arrays]
-        arrays = [self.arrays.pop(f"{name}.{kind}") for kind in kinds]
+        arrays = [self._floats(self.arrays.pop(f"{name}.{kind}")) for kind in kinds]
         return arrays, self.quantization.overrides.get(name, self.quantization)
+
+    def _floats(self, array: mx.array) -> mx.array:
+        """Floats in the model's type; packed words and 8-bit scales as they are."""
+        return array.astype(self.dtype) if mx.issubdtype(array.dtype, mx.floating) else array
 
     def _matrix(self, arrays: list[mx.array], setting: Quantization | None) -> Matrix:
         self.ready(*arrays)

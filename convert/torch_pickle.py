@@ -1,0 +1,204 @@
+"""The pickle inside a PyTorch file, interpreted without pickle: nothing it names is imported or called.
+
+A pickle is a program for a stack machine (the opcodes are described in CPython's Lib/pickletools.py). A
+state dict needs these thirty or so of protocol 2, the subset torch's own weights_only reader knows less
+what tensors do not use. A name (GLOBAL) is looked up in what the caller hands in and stands for an inert
+marker; a call (REDUCE) reaches a `Function` made here and nothing else.
+
+Every opcode costs constant time: values are put together and never walked, compared or printed, so depth
+and sharing, which can make a small pickle stand for a huge value, cost nothing.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from elm_mlx.errors import BadCheckpoint
+
+PROTOCOL = b"\x80\x02"
+
+# torch spends 30 to 50 opcodes, a third of them on the memo, a tensor: room for 50,000, seconds of work.
+MAX_OPCODES = 3_000_000
+MAX_MEMO = 1_500_000
+MAX_BYTES = 2**26  # of the whole pickle
+MAX_STRING = 2**16  # names of tensors and storages are short
+MAX_NAME = 256  # of each line of a GLOBAL
+MAX_INTEGER = 8  # bytes: sizes and offsets are int64
+MAX_DEPTH = 100  # containers open at once; a state dict opens four
+
+
+@dataclass(frozen=True)
+class Function:
+    """What a name that the file may call does here. `call` checks its own arguments."""
+
+    call: Callable[..., object]
+
+
+class Ordered(dict[object, object]):
+    """What collections.OrderedDict becomes: the one mapping that BUILD may decorate (`_metadata`)."""
+
+
+def interpret(
+    code: memoryview, look_up: Callable[[str, str], object], load: Callable[[object], object]
+) -> object:
+    """The value that the pickle `code` describes.
+
+    `look_up(module, name)` gives the marker of a name and raises for one that is not known; `load(id)` gives
+    what a persistent id (here, a storage) stands for. Raises BadCheckpoint for an opcode, a size or a call
+    that no state dict needs, and lets struct.error, IndexError, KeyError, TypeError, ValueError out where
+    the pickle is merely broken.
+    """
+    if len(code) > MAX_BYTES or code[:2] != PROTOCOL:
+        raise BadCheckpoint(
+            "its pickle is not of protocol 2 and a few MB, as torch.save makes it; save it again."
+        )
+    return Machine(bytes(code), look_up, load).run()
+
+
+class Machine:
+    """The stack machine: `stack` holds values, `outer` the stacks that a MARK has put aside."""
+
+    def __init__(
+        self, code: bytes, look_up: Callable[[str, str], object], load: Callable[[object], object]
+    ) -> None:
+        self.code, self.at = code, len(PROTOCOL)
+        self.look_up, self.load = look_up, load
+        self.stack: list[object] = []
+        self.outer: list[list[object]] = []
+        self.memo: dict[int, object] = {}
+
+    def run(self) -> object:
+        for _ in range(MAX_OPCODES):
+            opcode = self.take(1)
+            if opcode == b".":
+                return self.result()
+            step = OPCODES.get(opcode)
+            if step is None:
+                raise refusal(f"uses the opcode 0x{opcode.hex()}")
+            step(self)
+        raise refusal(f"is longer than {MAX_OPCODES:,} opcodes")
+
+    def result(self) -> object:
+        if self.at != len(self.code) or self.outer or len(self.stack) != 1:
+            raise refusal("is more than one value")
+        return self.stack[0]
+
+    def take(self, count: int) -> bytes:
+        start, self.at = self.at, self.at + count
+        if self.at > len(self.code):
+            raise BadCheckpoint("its pickle is cut short; download the file again.")
+        return self.code[start : self.at]
+
+    def number(self, layout: str) -> int:
+        (value,) = struct.unpack(layout, self.take(struct.calcsize(layout)))
+        return value
+
+    def push(self, value: object) -> None:
+        self.stack.append(value)
+
+    def integer(self) -> None:
+        length = self.number("<B")
+        if length > MAX_INTEGER:
+            raise refusal(f"has an integer of {length} bytes")
+        self.push(int.from_bytes(self.take(length), "little", signed=True))
+
+    def text(self, length: int) -> None:
+        if length > MAX_STRING:
+            raise refusal(f"has a string of {length:,} bytes")
+        self.push(self.take(length).decode())
+
+    def line(self) -> str:
+        end = self.code.index(b"\n", self.at, self.at + MAX_NAME)
+        start, self.at = self.at, end + 1
+        return self.code[start:end].decode()
+
+    def mark(self) -> None:
+        if len(self.outer) == MAX_DEPTH:
+            raise refusal(f"nests more than {MAX_DEPTH} deep")
+        self.outer.append(self.stack)
+        self.stack = []
+
+    def since_mark(self) -> list[object]:
+        items, self.stack = self.stack, self.outer.pop()
+        return items
+
+    def last(self, count: int) -> None:
+        """The last `count` values become a tuple."""
+        items = [self.stack.pop() for _ in range(count)]
+        self.push(tuple(reversed(items)))
+
+    def append(self, items: list[object]) -> None:
+        target = self.stack[-1]
+        if type(target) is not list:
+            raise refusal(f"appends to a {type(target).__name__}")
+        target.extend(items)
+
+    def set_items(self, items: list[object]) -> None:
+        target = self.stack[-1]
+        if not isinstance(target, dict):
+            raise refusal(f"sets items of a {type(target).__name__}")
+        for key, value in zip(items[::2], items[1::2], strict=True):
+            # A tuple would be hashed all the way down. State dicts have strings, optimizers have ints.
+            if type(key) not in (str, int) or key in target:
+                raise refusal("has a dictionary whose keys are not plain or not distinct")
+            target[key] = value
+
+    def put(self, index: int) -> None:
+        if index >= MAX_MEMO:
+            raise refusal(f"keeps more than {MAX_MEMO:,} values")
+        self.memo[index] = self.stack[-1]
+
+    def reduce(self) -> None:
+        arguments, function = self.stack.pop(), self.stack.pop()
+        if not isinstance(function, Function) or type(arguments) is not tuple:
+            raise refusal(f"calls a {type(function).__name__}")
+        self.push(function.call(*arguments))
+
+    def build(self) -> None:
+        """Attributes of an OrderedDict: torch hangs version numbers there, which no tensor depends on."""
+        state = self.stack.pop()
+        if not isinstance(self.stack[-1], Ordered) or not isinstance(state, dict):
+            raise refusal(f"sets the state of a {type(self.stack[-1]).__name__}")
+
+
+def refusal(what: str) -> BadCheckpoint:
+    return BadCheckpoint(
+        f"its pickle {what}, which no tensor file needs; refused, nothing was run. "
+        "Use a safetensors copy of the model."
+    )
+
+
+OPCODES: dict[bytes, Callable[[Machine], None]] = {
+    b"(": Machine.mark,
+    b"N": lambda machine: machine.push(None),
+    b"\x88": lambda machine: machine.push(True),
+    b"\x89": lambda machine: machine.push(False),
+    b"J": lambda machine: machine.push(machine.number("<i")),
+    b"K": lambda machine: machine.push(machine.number("<B")),
+    b"M": lambda machine: machine.push(machine.number("<H")),
+    b"\x8a": Machine.integer,
+    b"G": lambda machine: machine.push(machine.number(">d")),
+    b"X": lambda machine: machine.text(machine.number("<I")),
+    b"U": lambda machine: machine.text(machine.number("<B")),
+    b")": lambda machine: machine.push(()),
+    b"]": lambda machine: machine.push([]),
+    b"}": lambda machine: machine.push({}),
+    b"t": lambda machine: machine.push(tuple(machine.since_mark())),
+    b"\x85": lambda machine: machine.last(1),
+    b"\x86": lambda machine: machine.last(2),
+    b"\x87": lambda machine: machine.last(3),
+    b"a": lambda machine: machine.append([machine.stack.pop()]),
+    b"e": lambda machine: machine.append(machine.since_mark()),
+    b"s": lambda machine: machine.set_items([machine.stack.pop(-2), machine.stack.pop()]),
+    b"u": lambda machine: machine.set_items(machine.since_mark()),
+    b"q": lambda machine: machine.put(machine.number("<B")),
+    b"r": lambda machine: machine.put(machine.number("<I")),
+    b"h": lambda machine: machine.push(machine.memo[machine.number("<B")]),
+    b"j": lambda machine: machine.push(machine.memo[machine.number("<I")]),
+    b"c": lambda machine: machine.push(machine.look_up(machine.line(), machine.line())),
+    b"Q": lambda machine: machine.push(machine.load(machine.stack.pop())),
+    b"R": Machine.reduce,
+    b"b": Machine.build,
+}

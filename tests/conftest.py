@@ -1,0 +1,38 @@
+"""What every test stands on: the device, and tiny converted models made once a session."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import checkpoints
+import mlx.core as mx
+import pytest
+
+import elm_mlx
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--device", choices=["cpu", "gpu"], default="cpu", help="MLX device to test on")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    mx.set_default_device(mx.gpu if config.getoption("--device") == "gpu" else mx.cpu)
+
+
+@pytest.fixture(scope="session", params=list(checkpoints.CONFIGS))
+def source(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A float32 Hugging Face checkpoint with a tokenizer, one for each tiny configuration."""
+    folder = tmp_path_factory.mktemp("sources") / request.param
+    return checkpoints.write(folder, checkpoints.CONFIGS[request.param])
+
+
+@pytest.fixture(scope="session")
+def openelm(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny OpenELM checkpoint alone, where one family is enough. Tests copy it before they change it."""
+    return checkpoints.write(tmp_path_factory.mktemp("openelm") / "openelm", checkpoints.CONFIGS["openelm"])
+
+
+@pytest.fixture(scope="session")
+def lm(source: Path) -> elm_mlx.LanguageModel:
+    """The loaded model of `source`, in float32."""
+    return elm_mlx.load(source)

@@ -1,0 +1,49 @@
+"""Our models compute what PyTorch computed, and what mlx-lm's own models compute on the same weights."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import checkpoints
+import goldens
+import mlx.core as mx
+import numpy as np
+import pytest
+
+import elm_mlx
+
+
+def test_logits_and_greedy_ids_equal_pytorch(source: Path, lm: elm_mlx.LanguageModel) -> None:
+    goldens.check(lm.model, source.name)
+
+
+def test_logits_and_greedy_ids_equal_mlx_lm(source: Path, lm: elm_mlx.LanguageModel, tmp_path: Path) -> None:
+    from mlx_lm.models.cache import make_prompt_cache
+    from mlx_lm.utils import load_model
+
+    from elm_mlx.convert import convert
+
+    convert(source, tmp_path / "out", dtype="float32")  # spells the config as mlx-lm reads it
+    theirs, _ = load_model(tmp_path / "out")
+    ids = checkpoints.prompt()
+    expected = np.array(theirs(mx.array([ids]))[0])
+    goldens.assert_close(lm.logits(ids), expected, 1e-4)
+    cache = make_prompt_cache(theirs)
+    token, drawn = mx.argmax(theirs(mx.array([ids]), cache=cache)[:, -1], axis=-1), []
+    for _ in range(32):
+        drawn.append(int(token.item()))
+        token = mx.argmax(theirs(token[:, None], cache=cache)[:, -1], axis=-1)
+    ours = [piece.token for piece in lm.stream(ids, max_tokens=32)]
+    assert ours == drawn[: len(ours)]
+    assert len(ours) == 32 or ours[-1] in lm.stop_ids
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+def test_the_compiled_gate_equals_its_plain_twin(openelm: Path, compiled: bool) -> None:
+    from elm_mlx.models import build
+    from elm_mlx.models.layers import Parameters
+    from elm_mlx.store.load import load_arrays, read_config
+
+    config = read_config(openelm)
+    arrays, _ = load_arrays(openelm, config)
+    goldens.check(build(config, Parameters(arrays, None, mx.float32), compiled=compiled), "openelm")

@@ -1,0 +1,149 @@
+"""The public API keeps its word: completions, streams, limits and refusals."""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+from pathlib import Path
+
+import checkpoints
+import mlx.core as mx
+import pytest
+
+import elm_mlx
+from elm_mlx.errors import BadCheckpoint, InvalidRequest, PromptTooLong
+
+TEXT = "Once upon a time there was"
+
+
+@pytest.fixture(scope="module")
+def demo() -> elm_mlx.LanguageModel:
+    """The built-in demo."""
+    return elm_mlx.load()
+
+
+def with_generation(source: Path, target: Path, **generation: object) -> elm_mlx.LanguageModel:
+    """A copy of a checkpoint with this generation_config.json, loaded."""
+    shutil.copytree(source, target)
+    (target / "generation_config.json").write_text(json.dumps(generation))
+    return elm_mlx.load(target)
+
+
+def test_the_stream_joined_is_the_completion_and_the_decoding(demo: elm_mlx.LanguageModel) -> None:
+    for seed in range(4):
+        options = {"max_tokens": 40, "temperature": 1.5, "seed": seed}
+        stream = demo.stream(TEXT, **options)
+        pieces = list(stream)
+        whole = demo.generate(TEXT, **options)
+        assert "".join(piece.text for piece in pieces) == whole.text == demo.tokenizer.decode(whole.tokens)
+        assert [p.token for p in pieces if p.finish_reason != "stop"] == whole.tokens == stream.completion.tokens
+        assert [p.finish_reason for p in pieces[:-1]] == [None] * (len(pieces) - 1)
+        assert pieces[-1].finish_reason == whole.finish_reason
+
+
+def test_every_stop_id_ends_the_text_and_is_not_part_of_it(openelm: Path, tmp_path: Path) -> None:
+    ids = checkpoints.prompt(20)
+    free = elm_mlx.load(openelm).generate(ids, max_tokens=30).tokens
+    last = next(token for i, token in enumerate(free) if i >= 3 and token not in free[:i])
+    lm = with_generation(openelm, tmp_path / "m", eos_token_id=[400, last])
+    stopped = lm.generate(ids, max_tokens=30)
+    assert stopped.finish_reason == "stop"
+    assert stopped.tokens == free[: free.index(last)]
+    assert stopped.stats.generated_tokens == len(stopped.tokens)
+    assert [p.token for p in lm.stream(ids, max_tokens=30)][-1] == last
+
+
+def test_none_means_the_models_own_sampling_and_arguments_override_it(openelm: Path, tmp_path: Path) -> None:
+    ids = checkpoints.prompt(20)
+    plain = elm_mlx.load(openelm)
+    lm = with_generation(openelm, tmp_path / "m", do_sample=True, temperature=0.6, top_p=0.9, max_length=3)
+    assert lm.generate(ids, 12, seed=5).tokens == plain.generate(ids, 12, 0.6, 0.9, seed=5).tokens
+    assert lm.generate(ids, 12, 2.0, seed=5).tokens == plain.generate(ids, 12, 2.0, 0.9, seed=5).tokens
+    assert lm.generate(ids, 12, temperature=0).tokens == plain.generate(ids, 12).tokens
+    assert len(lm.generate(ids, 12, temperature=0).tokens) == 12  # max_length is never inherited
+
+
+def test_without_do_sample_a_model_is_greedy(openelm: Path, tmp_path: Path) -> None:
+    lm = with_generation(openelm, tmp_path / "m", temperature=0.6)
+    ids = checkpoints.prompt(20)
+    assert lm.generate(ids, 12).tokens == lm.generate(ids, 12, temperature=0).tokens
+
+
+def test_an_option_that_would_be_ignored_is_refused(demo: elm_mlx.LanguageModel) -> None:
+    with pytest.raises(InvalidRequest, match="top_p would change nothing"):
+        demo.generate(TEXT, top_p=0.9)
+    assert demo.generate(TEXT, 2, temperature=0, top_p=0.9).tokens == demo.generate(TEXT, 2).tokens
+
+
+def test_senseless_generation_settings_of_a_model_are_named(openelm: Path, tmp_path: Path) -> None:
+    with pytest.raises(BadCheckpoint, match=r"generation_config\.json"):
+        with_generation(openelm, tmp_path / "m", do_sample=True, temperature=-1)
+
+
+def test_a_text_prompt_is_its_encoding_with_one_bos(demo: elm_mlx.LanguageModel) -> None:
+    ids = demo.tokenizer.encode(TEXT)
+    assert ids[0] == 1
+    assert ids.count(1) == 1
+    assert demo.generate(TEXT, 8).tokens == demo.generate(ids, 8).tokens
+    assert demo.generate("", 1).stats.prompt_tokens == 1
+
+
+def test_generation_ends_at_the_context(openelm: Path) -> None:
+    lm = elm_mlx.load(openelm)
+    context = lm.config.context_length
+    done = lm.generate(checkpoints.prompt(context - 3), max_tokens=100)
+    assert (len(done.tokens), done.finish_reason) == (3, "length")
+    with pytest.raises(PromptTooLong, match=f"{context} tokens and the model's context {context}"):
+        lm.generate(checkpoints.prompt(context))
+    with pytest.raises(PromptTooLong):
+        lm.logits(checkpoints.prompt(context + 1))
+    assert lm.logits(checkpoints.prompt(context)).shape == (context, checkpoints.VOCAB)
+
+
+@pytest.mark.parametrize("ids", [[512], [-1], [1.0], [True], ["1"], []])
+def test_ids_that_the_model_does_not_have_are_refused(demo: elm_mlx.LanguageModel, ids: list[int]) -> None:
+    with pytest.raises(InvalidRequest):
+        demo.generate(ids)
+    with pytest.raises(InvalidRequest):
+        demo.logits(ids)
+
+
+@pytest.mark.parametrize("count", [0, -1, 1.5, True, math.inf])
+def test_max_tokens_must_be_a_whole_number_above_zero(demo: elm_mlx.LanguageModel, count: int) -> None:
+    with pytest.raises(InvalidRequest, match="max_tokens"):
+        demo.generate(TEXT, count)
+
+
+def test_logits_are_float32_one_row_a_token_and_evaluated(demo: elm_mlx.LanguageModel) -> None:
+    logits = demo.logits([1, 2, 3])
+    assert (logits.shape, logits.dtype) == ((3, 512), mx.float32)
+    assert int(mx.argmax(demo.logits(demo.tokenizer.encode(TEXT))[-1]).item()) == demo.generate(TEXT, 1).tokens[0]
+
+
+def test_stats_add_up(demo: elm_mlx.LanguageModel) -> None:
+    done = demo.generate(TEXT, 10, temperature=1.0, seed=0)
+    stats = done.stats
+    assert stats.prompt_tokens == len(demo.tokenizer.encode(TEXT))
+    assert stats.generated_tokens == len(done.tokens)
+    assert stats.time_to_first_token_s > 0
+    assert stats.prefill_tokens_per_s == pytest.approx(stats.prompt_tokens / stats.time_to_first_token_s)
+    assert stats.decode_tokens_per_s is not None
+    assert stats.decode_tokens_per_s > 0
+    assert stats.peak_memory_bytes > 200_000
+    assert demo.generate(TEXT, 1).stats.decode_tokens_per_s is None
+
+
+def test_a_stream_closed_early_keeps_what_came(demo: elm_mlx.LanguageModel) -> None:
+    stream = demo.stream(TEXT, 50)
+    taken = [next(stream) for _ in range(3)]
+    stream.close()
+    assert list(stream) == []
+    assert stream.completion.tokens == [piece.token for piece in taken]
+
+
+def test_unknown_options_are_an_error(demo: elm_mlx.LanguageModel) -> None:
+    with pytest.raises(TypeError):
+        demo.generate(TEXT, temprature=1.0)  # type: ignore[call-arg]
+    with pytest.raises(InvalidRequest, match="cpu_policy"):
+        elm_mlx.load(cpu_policy="fast")

@@ -1,0 +1,107 @@
+"""The CPU stand-in's policy: float32 where it fits, as stored where asked, and no kernel compiled by MLX."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import checkpoints
+import mlx.core as mx
+import pytest
+
+import elm_mlx
+from elm_mlx import cpu
+from elm_mlx.convert import convert
+from elm_mlx.models.layers import Linear, QuantizedLinear
+
+pytestmark = pytest.mark.skipif("config.getoption('--device') == 'gpu'", reason="policy of the CPU backend")
+
+
+@pytest.fixture(scope="module")
+def four_bit(openelm: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny OpenELM at 4 bits with bfloat16 scales."""
+    return convert(openelm, tmp_path_factory.mktemp("cpu") / "4bit", bits=4, group_size=32).output
+
+
+def test_sixteen_bit_weights_are_computed_in_float32(openelm: Path, tmp_path: Path) -> None:
+    output = convert(openelm, tmp_path / "out").output
+    assert elm_mlx.load(output).model.dtype == mx.float32
+    assert elm_mlx.load(output, cpu_policy="plain").model.dtype == mx.bfloat16
+
+
+def test_low_bits_are_expanded_while_that_fits(four_bit: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert isinstance(elm_mlx.load(four_bit).model.embedding, Linear)
+    monkeypatch.setattr(cpu, "available_memory", lambda: 100_000)
+    tight = elm_mlx.load(four_bit)
+    assert isinstance(tight.model.embedding, QuantizedLinear)
+    assert tight.model.dtype == mx.float32
+
+
+def test_expanded_or_not_the_numbers_are_the_same(four_bit: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ids = checkpoints.prompt()
+    expanded = elm_mlx.load(four_bit).logits(ids)
+    monkeypatch.setattr(cpu, "available_memory", lambda: 100_000)
+    kept = elm_mlx.load(four_bit).logits(ids)
+    assert float(mx.abs(expanded - kept).max()) <= 2e-4 * float(mx.abs(kept).max())
+
+
+def test_unquantized_weights_too_large_to_widen_stay_as_they_are(
+    openelm: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    output = convert(openelm, tmp_path / "out").output
+    monkeypatch.setattr(cpu, "available_memory", lambda: 100_000)
+    assert elm_mlx.load(output).model.dtype == mx.bfloat16
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16", "float32"])
+@pytest.mark.parametrize("how", [{}, {"bits": 4, "group_size": 32}, {"mode": "mxfp4"}], ids=str)
+def test_nothing_promotes_under_the_plain_policy(openelm: Path, tmp_path: Path, dtype: str, how: dict[str, int]) -> None:
+    """States, logits and cache stay in the stored type from the first layer to the last."""
+    lm = elm_mlx.load(convert(openelm, tmp_path / "out", dtype=dtype, **how).output, cpu_policy="plain")
+    kind = getattr(mx, dtype)
+    h = lm.model.embedding.rows(mx.array([[1, 2, 3]]))
+    assert h.dtype == kind
+    for block in lm.model.blocks:
+        h = block(h, None)
+        assert h.dtype == kind
+    assert lm.model(mx.array([[1]])).dtype == kind
+
+
+def test_a_mixed_directory_is_computed_in_its_embeddings_type(tmp_path: Path) -> None:
+    raw = checkpoints.CONFIGS["llama-3"]
+    source = checkpoints.write(tmp_path / "s", raw, dtype=mx.bfloat16)
+    arrays = dict(mx.load(str(source / "model.safetensors")).items())  # type: ignore[union-attr]
+    checkpoints.save(source, {n: a.astype(mx.float32) if a.ndim == 1 else a for n, a in arrays.items()})
+    lm = elm_mlx.load(source, cpu_policy="plain")
+    assert lm.model(mx.array([[1]])).dtype == mx.bfloat16
+
+
+def test_the_notice_names_the_stand_in(openelm: Path) -> None:
+    notice = elm_mlx.load(openelm).notice
+    assert notice is not None
+    assert "stand-in" in notice
+
+
+def generate_with(tmp: Path, path: str | None = None) -> subprocess.CompletedProcess[str]:
+    """The demo, run with this folder for temporary files and this search path."""
+    env = os.environ | {"TMPDIR": str(tmp)} | ({"PATH": path} if path else {})
+    command = [sys.executable, "-m", "elm_mlx", "generate", "--prompt", "Once", "--max-tokens", "8"]
+    return subprocess.run(command, env=env, capture_output=True, text=True, check=False)
+
+
+def test_a_broken_kernel_cache_or_compiler_does_not_end_a_run(tmp_path: Path) -> None:
+    expected = generate_with(tmp_path / "nothing-here")
+    assert expected.returncode == 0, expected.stderr
+    cache = tmp_path / "tmp" / "mlx" / mx.__version__ / "cpu"
+    cache.mkdir(parents=True)
+    for name in ("libCompiledSigmoidMultiply.so", "libforeign.so"):
+        (cache / name).write_bytes(b"\x7fELF truncated")
+    cache.chmod(0o500)
+    compilers = tmp_path / "bin"
+    compilers.mkdir()
+    (compilers / "g++").write_text("#!/bin/sh\ncase $1 in --version) echo g++ 12;; *) exit 1;; esac\n")
+    (compilers / "g++").chmod(0o755)
+    done = generate_with(tmp_path / "tmp", f"{compilers}:{os.environ['PATH']}")
+    assert (done.returncode, done.stdout) == (0, expected.stdout), done.stderr
