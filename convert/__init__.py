@@ -108,7 +108,7 @@ def default_output(source: Path, quantization: Quantization | None, dtype: str) 
 def refuse_overlap(source: Path, target: Path) -> None:
     """With --force the target is replaced whole, so it must not be the source, nor hold it."""
     if source.resolve().is_relative_to(target.resolve()):
-        raise TargetExists(f"{target} is or holds the source {source}, which is never written over. Name another --output.")
+        raise TargetExists(f"{target} is or holds the source, which is never written over. Name another --output.")
 
 
 def check_space(folder: Path, nbytes: int) -> None:

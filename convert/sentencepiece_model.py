@@ -16,6 +16,7 @@ from elm_mlx.errors import BadCheckpoint, Unsupported, unsupported
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = range(1, 7)
 MODEL_TYPES = {1: "unigram", 2: "bpe", 3: "word", 4: "char"}
 SPACE = "\u2581"  # how a piece writes a blank
+MAX_PIECE = 512  # characters; the trainer's own limit, and what bounds the search for merges
 
 
 @dataclass(frozen=True)
@@ -90,13 +91,18 @@ def parse(data: bytes, where: object) -> SentencePieceModel:
         raise BadCheckpoint(f"{where} is no SentencePiece model ({error}). Fetch it again.") from error
     if not model.pieces:
         raise BadCheckpoint(f"{where} is no SentencePiece model: it has no pieces. Fetch it again.")
+    if len({piece.text for piece in model.pieces}) < len(model.pieces):
+        raise BadCheckpoint(f"{where} is no SentencePiece model: it has one piece twice. Fetch it again.")
     return model
 
 
 def _read_piece(model: SentencePieceModel, data: memoryview) -> None:
     values = dict(fields(data))
-    text, score = bytes(values[1]).decode() if 1 in values else "", struct.unpack("<f", values[2])[0] if 2 in values else 0.0
-    model.pieces.append(Piece(text, score, values.get(3, NORMAL)))
+    text, kind = str(values.get(1, b""), "utf-8"), values.get(3, NORMAL)  # str() refuses an int, where bytes() would not
+    if not 0 < len(text) <= MAX_PIECE or kind not in range(NORMAL, BYTE + 1):
+        raise ValueError("a piece without text, of too much, or of an unknown kind")
+    (score,) = struct.unpack("<f", values.get(2, bytes(4)))
+    model.pieces.append(Piece(text, score, kind))
 
 
 def _read_trainer(model: SentencePieceModel, data: memoryview) -> None:
@@ -111,7 +117,7 @@ def _read_trainer(model: SentencePieceModel, data: memoryview) -> None:
 
 def _read_normalizer(model: SentencePieceModel, data: memoryview) -> None:
     values = dict(fields(data))
-    model.charsmap = bytes(values.get(2, b""))
+    model.charsmap = memoryview(values.get(2, b"")).tobytes()
     model.add_dummy_prefix = bool(values.get(3, 1))
     model.remove_extra_whitespaces = bool(values.get(4, 1))
     model.escape_whitespaces = bool(values.get(5, 1))
@@ -162,6 +168,9 @@ def _refuse_others(model: SentencePieceModel, where: object) -> None:
                           "Give a tokenizer.json instead.")  # fmt: skip
     if any(piece.kind == UNUSED for piece in model.pieces):
         raise Unsupported(f"{where} has unused pieces, which a tokenizer.json cannot say. Give a tokenizer.json instead.")
+    if model.add_dummy_prefix and any(piece.kind == USER_DEFINED for piece in model.pieces):
+        raise Unsupported(f"{where} has user-defined pieces and begins texts with a blank; a tokenizer.json would begin "
+                          "anew after each such piece. Give a tokenizer.json instead.")  # fmt: skip
 
 
 def _added_tokens(model: SentencePieceModel) -> list[dict[str, Any]]:
@@ -175,8 +184,8 @@ def _added_tokens(model: SentencePieceModel) -> list[dict[str, Any]]:
 
 
 def added_token(token: int, text: str, *, special: bool) -> dict[str, Any]:
-    """An entry of `added_tokens`."""
-    plain = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False}
+    """An entry of `added_tokens`; one that is not special is looked for where blanks are SPACE already."""
+    plain = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": not special}
     return {"id": token, "content": text} | plain | {"special": special}
 
 

@@ -81,7 +81,7 @@ def weight_files(where: Path) -> Mapping[str, list[str] | None]:
     for name, layout in OTHER_LAYOUTS.items():
         if (where / name).exists():
             raise Unsupported(f"{where} is {layout}, which elm-mlx does not read yet. Use the Hugging Face repository.")
-    raise NotFound(f"There are no weights in {where}: neither model.safetensors nor pytorch_model.bin, nor an index of either.")
+    raise NotFound(f"There are no weights in {where}: no model.safetensors, no pytorch_model.bin, no index.")
 
 
 def read_file(path: Path) -> dict[str, LazyTensor]:

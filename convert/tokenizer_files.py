@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from elm_mlx.config import ModelConfig
-from elm_mlx.convert.sentencepiece_model import added_token, parse, tokenizer_json
+from elm_mlx.convert.sentencepiece_model import SentencePieceModel, added_token, parse, tokenizer_json
 from elm_mlx.errors import BadCheckpoint, MissingTokenizer, NotFound, Unsupported
 from elm_mlx.store.files import optional_json, read_json, write_json
 from elm_mlx.text.tokenizer import Tokenizer
 
-MAX_MODEL_BYTES = 64 * 2**20  # Llama's tokenizer.model has 0.5 MB
+MAX_MODEL_BYTES = 16 * 2**20  # Llama 2's tokenizer.model has 0.5 MB, one with 256,000 pieces 4
 COPIED = ("special_tokens_map.json", "chat_template.jinja")
 WANTED = "a tokenizer.json, a SentencePiece tokenizer.model, or a directory with one"
 
@@ -80,16 +80,23 @@ def from_sentencepiece(
     """A tokenizer.model, and added_tokens.json where a fine-tune brought one, by the original's own rules."""
     model = parse(data, file)
     content = tokenizer_json(model, file)
-    for text, token in optional_json(file.parent / "added_tokens.json").items():
-        if not isinstance(token, int) or token < len(model.pieces):
-            continue  # transformers lists the model's own control pieces here too
-        content["added_tokens"].append(added_token(token, text, special=True))
+    content["added_tokens"] += later_tokens(file.parent / "added_tokens.json", model)
     names = {
         key: model.text_of(token)
         for key, token in (("bos_token", model.bos_id), ("eos_token", model.eos_id), ("unk_token", model.unk_id))
     }
     defaults = {key: text for key, text in names.items() if text is not None} | {"add_bos_token": True}
     return content, defaults | settings | {"tokenizer_class": "PreTrainedTokenizerFast"}
+
+
+def later_tokens(file: Path, model: SentencePieceModel) -> list[dict[str, Any]]:
+    """The entries that added_tokens.json puts after the model's pieces, by id: the library numbers them as they come."""
+    first, taken = len(model.pieces), {"", *(piece.text for piece in model.pieces)}
+    # transformers lists the model's own control pieces here too
+    later = sorted((i, text) for text, i in optional_json(file).items() if isinstance(i, int) and i >= first)
+    if any(i != place or text in taken for place, (i, text) in enumerate(later, start=first)):
+        raise BadCheckpoint(f"{file} does not number new tokens from {first} on, each once. Give a tokenizer.json instead.")
+    return [added_token(i, text, special=True) for i, text in later]
 
 
 def write_compact(path: Path, content: dict[str, Any]) -> None:
@@ -120,5 +127,5 @@ def check(folder: Path, settings: dict[str, Any], config: ModelConfig, file: Pat
     """What was written loads, and is this model's: none of its ids lies outside the embedding."""
     size = Tokenizer(folder / "tokenizer.json", settings, config.bos_token_id).vocab_size
     if size > config.vocab_size:
-        raise BadCheckpoint(f"{file} has {size} entries and the model only {config.vocab_size}: it is another "
-                            "model's tokenizer.")  # fmt: skip
+        raise BadCheckpoint(f"{file} has ids up to {size - 1} and the model only {config.vocab_size} of them: it is "
+                            "another model's tokenizer.")  # fmt: skip

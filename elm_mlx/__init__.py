@@ -20,7 +20,7 @@ __version__ = "0.1.0"
 
 __all__ = ["Completion", "ElmError", "LanguageModel", "ModelInfo", "Piece", "Stats", "Stream", "info", "load"]
 
-_HOME = {name: "elm_mlx.api" for name in __all__} | {"ElmError": "elm_mlx.errors"}
+_HOME = dict.fromkeys(__all__, "elm_mlx.api") | {"ElmError": "elm_mlx.errors"}
 
 
 def __getattr__(name: str) -> Any:

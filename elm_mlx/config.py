@@ -250,7 +250,7 @@ def _per_layer(raw: Mapping[str, Any], key: str, default: float, layers: int) ->
     if len(numbers) == layers:
         return numbers
     if len(numbers) != 2:
-        raise BadCheckpoint(f"config.json: {key} has {len(numbers)} entries for {layers} layers; give 1, 2 or {layers}.")
+        raise BadCheckpoint(f"config.json: {key} has {len(numbers)} entries for {layers} layers; give 1 or 2.")
     first, last = numbers
     return [round(first + (last - first) * i / max(layers - 1, 1), 2) for i in range(layers)]
 
@@ -379,7 +379,7 @@ class LlamaConfig(ModelConfig):
         model_dim = _integer(raw, "hidden_size", 4096, MAX_WIDTH)
         heads = _integer(raw, "num_attention_heads", 32, MAX_WIDTH)
         if raw.get("head_dim") is None and model_dim % heads:
-            raise BadCheckpoint(f"config.json: hidden_size {model_dim} does not divide by {heads} heads; give head_dim.")
+            raise BadCheckpoint(f"config.json: hidden_size {model_dim} does not divide by {heads}; give head_dim.")
         bos = token_ids(raw.get("bos_token_id", 1), "config.json: bos_token_id")
         return cls(
             vocab_size=_integer(raw, "vocab_size", 32_000, MAX_VOCAB),

@@ -51,7 +51,7 @@ def test_multipliers_and_stored_lists_give_the_same_model(size: str) -> None:
 def test_stored_heads_that_disagree_with_the_multipliers_are_refused() -> None:
     raw = OPENELM["270m"]["config"]
     heads = [4, *raw["num_query_heads"][1:]]
-    with pytest.raises(BadCheckpoint, match="num_query_heads .* disagrees with qkv_multipliers"):
+    with pytest.raises(BadCheckpoint, match=r"num_query_heads .* disagrees with qkv_multipliers"):
         config_from_dict(raw | {"num_query_heads": heads})
 
 

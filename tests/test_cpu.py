@@ -57,7 +57,9 @@ def test_unquantized_weights_too_large_to_widen_stay_as_they_are(
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16", "float32"])
 @pytest.mark.parametrize("how", [{}, {"bits": 4, "group_size": 32}, {"mode": "mxfp4"}], ids=str)
-def test_nothing_promotes_under_the_plain_policy(openelm: Path, tmp_path: Path, dtype: str, how: dict[str, int]) -> None:
+def test_nothing_promotes_under_the_plain_policy(
+    openelm: Path, tmp_path: Path, dtype: str, how: dict[str, int]
+) -> None:
     """States, logits and cache stay in the stored type from the first layer to the last."""
     lm = elm_mlx.load(convert(openelm, tmp_path / "out", dtype=dtype, **how).output, cpu_policy="plain")
     kind = getattr(mx, dtype)

@@ -72,7 +72,7 @@ def generate(
             if count < max_tokens:
                 ahead = sampler(model.head(model.hidden(current[:, None], cache)[:, -1]))
                 mx.async_eval(ahead)
-            token = int(current.item())
+            token = int(current.item())  # type: ignore[arg-type]
             yield token
             if token in stop_ids:
                 return

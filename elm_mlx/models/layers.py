@@ -52,16 +52,21 @@ class Linear:
 class QuantizedLinear:
     """Rows whose columns share a scale (and, affine, a bias) in groups; same use as Linear."""
 
-    def __init__(self, parts: Sequence[mx.array], setting: Quantization, dtype: mx.Dtype) -> None:
-        self.parts, self.dtype = parts, dtype
-        self.how = {"group_size": setting.group_size, "bits": setting.bits, "mode": setting.mode}
+    def __init__(self, arrays: Sequence[mx.array], setting: Quantization, dtype: mx.Dtype) -> None:
+        self.weight, self.scales, *biases = arrays
+        self.biases = biases[0] if biases else None
+        self.setting, self.dtype = setting, dtype
 
     def __call__(self, x: mx.array) -> mx.array:
-        return mx.quantized_matmul(x, *self.parts, transpose=True, **self.how)  # [..., in] -> [..., out]
+        q = self.setting
+        return mx.quantized_matmul(
+            x, self.weight, self.scales, self.biases, True, q.group_size, q.bits, q.mode
+        )  # [..., in] -> [..., out]
 
     def rows(self, ids: mx.array) -> mx.array:
         """The rows of `ids`, expanded: [B, L] -> [B, L, in]."""
-        return mx.dequantize(*(part[ids] for part in self.parts), **self.how, dtype=self.dtype)
+        q, biases = self.setting, None if self.biases is None else self.biases[ids]
+        return mx.dequantize(self.weight[ids], self.scales[ids], biases, q.group_size, q.bits, q.mode, dtype=self.dtype)
 
 
 class Rows:
@@ -109,7 +114,7 @@ class Parameters:
         stored = [self._stored(name) for name in names]
         if any(setting != stored[0][1] for _, setting in stored):
             return Rows([self._matrix(*one) for one in stored])
-        joined = [mx.concatenate(column) for column in zip(*(arrays for arrays, _ in stored), strict=True)]
+        joined = [mx.concatenate(list(column)) for column in zip(*(arrays for arrays, _ in stored), strict=True)]
         return self._matrix(joined, stored[0][1])
 
     def _stored(self, name: str) -> tuple[list[mx.array], Quantization | None]:

@@ -99,7 +99,7 @@ def load_arrays(directory: Path, config: ModelConfig) -> tuple[dict[str, mx.arra
 
 def stored_dtype(arrays: dict[str, mx.array]) -> mx.Dtype:
     """The floating type of a model: that of its embedding, else of the embedding's scales, else of a norm."""
-    for ending in ("token_embeddings.weight", "embed_tokens.weight", "embeddings.scales", "tokens.scales", "norm.weight"):
+    for ending in ("embeddings.weight", "tokens.weight", "embeddings.scales", "tokens.scales", "norm.weight"):
         for name, array in arrays.items():
             if name.endswith(ending) and mx.issubdtype(array.dtype, mx.floating):
                 return array.dtype

@@ -44,13 +44,12 @@ def expand(arrays: Mapping[str, mx.array], quantization: Quantization, dtype: mx
     plain = {}
     for name, array in arrays.items():
         stem = name.removesuffix("weight")
-        if f"{stem}scales" in arrays and name.endswith(".weight"):
+        if name.endswith(".weight") and f"{stem}scales" in arrays:
             how = quantization.overrides.get(stem.removesuffix("."), quantization) or quantization
-            groups = [arrays[f"{stem}{kind}"] for kind in ("scales", "biases") if f"{stem}{kind}" in arrays]
-            groups = [g.astype(dtype) if how.mode == "affine" else g for g in groups]
-            plain[name] = mx.dequantize(
-                array, *groups, group_size=how.group_size, bits=how.bits, mode=how.mode, dtype=dtype
-            )
+            scales, biases = arrays[f"{stem}scales"], arrays.get(f"{stem}biases")
+            if biases is not None:
+                scales, biases = scales.astype(dtype), biases.astype(dtype)
+            plain[name] = mx.dequantize(array, scales, biases, how.group_size, how.bits, how.mode, dtype=dtype)
         elif not name.endswith((".scales", ".biases")):
             plain[name] = array
     return plain

@@ -20,6 +20,7 @@ from elm_mlx.errors import BadCheckpoint, NotFound, unsupported
 from elm_mlx.store.files import read_json
 
 MAX_HEADER_BYTES = 100_000_000  # the format's own limit
+MAX_DIMENSIONS = 64  # PyTorch's and NumPy's
 DTYPES: dict[str, mx.Dtype] = {
     "F32": mx.float32,
     "F16": mx.float16,
@@ -70,7 +71,8 @@ def read_header(path: Path) -> dict[str, Entry]:
             raise BadCheckpoint(f"{path} is cut short or is no safetensors file{_pointer(path)}. Fetch it again.")
         raw = file.read(length)
     try:
-        header = json.loads(raw, object_pairs_hook=_unique)
+        header = json.loads(raw.decode(), object_pairs_hook=_unique, parse_int=_natural)
+        json.dumps(header, ensure_ascii=False).encode()  # half a surrogate pair fails here
     except (ValueError, RecursionError) as error:
         raise BadCheckpoint(f"{path}: its header is not valid JSON. Fetch it again.") from error
     return _entries(path, header, size - 8 - length)
@@ -82,6 +84,12 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return keys
 
 
+def _natural(digits: str) -> int:
+    if digits.startswith("-"):  # -0 too, as in the safetensors library
+        raise ValueError("a number below 0")
+    return int(digits)
+
+
 def _pointer(path: Path) -> str:
     """A clone without Git LFS leaves pointers, the commonest damaged file of all."""
     with path.open("rb") as file:
@@ -90,13 +98,12 @@ def _pointer(path: Path) -> str:
 
 def _entries(path: Path, header: object, data_bytes: int) -> dict[str, Entry]:
     """Checks that the tensors fill the data without a gap or an overlap, as the format demands."""
-    if not isinstance(header, dict):
-        raise BadCheckpoint(f"{path}: its header is no object. Fetch it again.")
+    if not isinstance(header, dict) or not _is_metadata(header.pop("__metadata__", None)):
+        raise BadCheckpoint(f"{path}: its header is no object, or its metadata is more than text. Fetch it again.")
     spans: list[tuple[int, int, str, Entry]] = []
     for name, value in header.items():
-        if name != "__metadata__":
-            begin, end, entry = _entry(f"{path}: tensor {name}", value)
-            spans.append((begin, end, name, entry))
+        begin, end, entry = _entry(f"{path}: tensor {name}", value)
+        spans.append((begin, end, name, entry))
     position = 0
     for begin, end, name, entry in sorted(spans, key=lambda span: span[:2]):
         if begin != position or end - begin != entry.nbytes:
@@ -108,17 +115,27 @@ def _entries(path: Path, header: object, data_bytes: int) -> dict[str, Entry]:
     return {name: entry for _, _, name, entry in spans}
 
 
+def _is_metadata(value: object) -> bool:
+    """Whether this is what the format lets `__metadata__` be: texts by name, or nothing."""
+    return value is None or (isinstance(value, dict) and all(isinstance(text, str) for text in value.values()))
+
+
 def _entry(where: str, value: Any) -> tuple[int, int, Entry]:
-    try:
-        dtype, shape, (begin, end) = value["dtype"], value["shape"], value["data_offsets"]
-    except (TypeError, KeyError, ValueError) as error:
-        raise BadCheckpoint(f"{where} has no type, shape or place. Fetch the file again.") from error
-    numbers = [*shape, begin, end] if isinstance(shape, list) else [None]
-    if not all(type(n) is int and 0 <= n < 2**62 for n in numbers):
+    if not isinstance(value, dict) or value.keys() != {"dtype", "shape", "data_offsets"}:
+        raise BadCheckpoint(f"{where} has no type, shape or place, or more than these. Fetch the file again.")
+    dtype, shape, span = value["dtype"], value["shape"], value["data_offsets"]
+    if not _is_shape(shape) or not isinstance(span, list) or [type(n) for n in span] != [int, int]:
         raise BadCheckpoint(f"{where} has an impossible shape or place. Fetch the file again.")
     if not isinstance(dtype, str) or dtype not in DTYPES:
         raise unsupported(f"{where}: type", dtype, DTYPES)
-    return begin, end, Entry(DTYPES[dtype], tuple(shape))
+    return span[0], span[1], Entry(DTYPES[dtype], tuple(shape))
+
+
+def _is_shape(value: object) -> bool:
+    """Whether these are a few whole numbers whose product fits 64 bits, even where a zero makes it nothing."""
+    if not isinstance(value, list) or len(value) > MAX_DIMENSIONS:
+        return False
+    return all(type(n) is int for n in value) and prod(n or 1 for n in value) < 2**62
 
 
 def safetensors_files(directory: Path) -> dict[str, list[str] | None]:
@@ -140,12 +157,19 @@ def indexed_files(directory: Path, single: str, index: str) -> dict[str, list[st
         raise BadCheckpoint(f"{directory / index} lists no tensors. Fetch it again.")
     files: dict[str, list[str] | None] = {}
     for name, file in places.items():
-        if not isinstance(file, str) or Path(file).name != file or file in ("", ".", ".."):
+        if not _is_file_name(file):
             raise BadCheckpoint(f"{directory / index} places {name} in {file!r}, which is outside the directory.")
         names = files.setdefault(file, [])
         assert names is not None
         names.append(name)
     return files
+
+
+def _is_file_name(value: object) -> bool:
+    """Whether this names a file of the directory itself; a longer name makes the system raise, not answer no."""
+    if not isinstance(value, str) or value in ("", "..") or Path(value).name != value:
+        return False
+    return len(value.encode(errors="replace")) <= 255
 
 
 def chosen(path: Path, found: Mapping[str, Any], names: list[str] | None) -> list[str]:
@@ -209,7 +233,8 @@ class Writer:
         due, entry = self._pending.pop(0), self._entries[name]
         if name != due or array.shape != entry.shape or array.dtype != entry.dtype:
             raise ValueError(f"{name} {array.shape} {array.dtype} is not what the header promises: {due} {entry}")
-        self._file.write(memoryview(mx.contiguous(array)).cast("B") if array.size else b"")
+        if array.size:
+            self._file.write(memoryview(mx.contiguous(array)))  # type: ignore[arg-type]
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self._file.close()

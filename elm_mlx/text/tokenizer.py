@@ -45,8 +45,8 @@ class Tokenizer:
                 f"There is no {path.name} in {path.parent}. Convert the model with --tokenizer PATH, where PATH is "
                 "a tokenizer.json, a SentencePiece tokenizer.model, or a directory with one."
             )
-        damaged = BadCheckpoint(f"{path} is not a tokenizer that the tokenizers library can read; fetch it again.")
-        self._backend = guarded(lambda: tokenizers.Tokenizer.from_file(str(path)), damaged)
+        self._path = path
+        self._backend = self._ask(lambda: tokenizers.Tokenizer.from_file(str(path)))
         # A file may ask for truncation, padding and special tokens from user text; a runtime wants none of them.
         self._backend.no_truncation()
         self._backend.no_padding()
@@ -57,22 +57,27 @@ class Tokenizer:
         self.has_chat_template = bool(settings.get("chat_template"))
         self._adds_bos = self._wants_bos(settings.get("add_bos_token"))
 
+    def _ask(self, call: Callable[[], T]) -> T:
+        """What the library answers; whatever it fails with is the file's fault."""
+        damaged = f"{self._path} is not a tokenizer that the tokenizers library can use; fetch it again."
+        return guarded(call, BadCheckpoint(damaged))
+
     def _id(self, token: object, otherwise: int | None) -> int | None:
-        text = _content(token)
-        found = self._backend.token_to_id(text) if text is not None else None
+        text = _content(token) or ""  # no token is empty
+        found = self._ask(lambda: self._backend.token_to_id(text))
         return otherwise if found is None else found
 
     def _wants_bos(self, setting: object) -> bool:
         """What the settings say, else whether the file's own post-processor begins with BOS."""
         if self.bos_token_id is None or isinstance(setting, bool):
             return bool(setting) and self.bos_token_id is not None
-        probe = self._backend.encode("a", add_special_tokens=True).ids
+        probe = self._ask(lambda: self._backend.encode("a", add_special_tokens=True).ids)
         return probe[:1] == [self.bos_token_id]
 
     @property
     def vocab_size(self) -> int:
-        """Entries, added tokens included."""
-        return self._backend.get_vocab_size()
+        """How many ids a model needs: one more than the highest, added tokens included."""
+        return max(self._backend.get_vocab(with_added_tokens=True).values(), default=-1) + 1
 
     @property
     def stop_ids(self) -> frozenset[int]:
@@ -87,13 +92,12 @@ class Tokenizer:
         """
         if not text.isascii() and any("\ud800" <= c <= "\udfff" for c in text):
             raise InvalidRequest("The prompt holds bytes that are not valid text; give it as UTF-8.")
-        failed = BadCheckpoint("The tokenizer failed on this prompt; its tokenizer.json is damaged.")
-        ids = guarded(lambda: self._backend.encode(text, add_special_tokens=False).ids, failed)
+        ids = self._ask(lambda: self._backend.encode(text, add_special_tokens=False).ids)
         return [self.bos_token_id, *ids] if self._adds_bos and self.bos_token_id is not None else ids
 
     def decode(self, ids: Iterable[int]) -> str:
         """The text of `ids`, special tokens dropped; ids outside the vocabulary have no text."""
-        return self._backend.decode(list(ids), skip_special_tokens=True)
+        return self._ask(lambda: self._backend.decode(list(ids), skip_special_tokens=True))
 
     def has_text(self, token: int) -> bool:
         """Whether decoding keeps this id."""
@@ -108,8 +112,8 @@ class StreamDecoder:
     """Text as its ids arrive: what `add` and the final `flush` return, joined, is `decode` of all ids.
 
     Held back is only what a later id can still change: an unfinished character, and a run of byte tokens, which
-    the decoder shows as characters only if the whole run is valid UTF-8. The window decoded each time begins one
-    settled id back, so that the decoder's rule for the start of a text does not strip a space.
+    the decoder shows as characters only if the whole run is valid UTF-8. The window decoded each time begins with a
+    settled id that has text, so that the decoder's rule for the start of a text does not strip a space.
     """
 
     def __init__(self, tokenizer: Tokenizer) -> None:
@@ -128,8 +132,8 @@ class StreamDecoder:
         settled = text.removesuffix(REPLACEMENT)
         piece = settled[self._sent :]
         self._sent = max(self._sent, len(settled))
-        if settled == text:
-            self._window, self._sent = [token], len(self._tokenizer.decode([token]))
+        if settled == text and (shown := self._tokenizer.decode([token])):
+            self._window, self._sent = [token], len(shown)
         return piece
 
     def flush(self) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import json
-import math
 import os
 import shutil
 import subprocess
@@ -98,7 +97,7 @@ def test_quantized_output_equals_quantizing_in_memory(
             assert mx.array_equal(written[stem + part], expected).item(), stem + part
 
 
-@pytest.mark.parametrize("how", [{"bits": 3, "group_size": 32}, {"bits": 8}, {"mode": "nvfp4"}, {"mode": "mxfp8"}], ids=str)
+@pytest.mark.parametrize("how", [{"bits": 3, "group_size": 32}, {"bits": 8}, {"mode": "nvfp4"}], ids=str)
 def test_quantized_models_run_as_their_expanded_twins(wide: Path, tmp_path: Path, how: dict[str, Any]) -> None:
     """The CPU policy's expansion and MLX's own quantized products give the same logits."""
     output = convert(wide, tmp_path / "out", dtype="float32", **how).output
@@ -172,7 +171,8 @@ def test_the_written_config_leaves_nothing_to_guess(tmp_path: Path) -> None:
 def test_tensors_that_nothing_reads_are_left_out_and_named(tmp_path: Path) -> None:
     source = checkpoints.write(tmp_path / "s", checkpoints.CONFIGS["llama-3.2"])
     arrays = arrays_of(source)
-    old = {"lm_head.weight": arrays["model.embed_tokens.weight"], "model.layers.0.self_attn.rotary_emb.inv_freq": mx.ones(12)}
+    table = "model.layers.0.self_attn.rotary_emb.inv_freq"
+    old = {"lm_head.weight": arrays["model.embed_tokens.weight"], table: mx.ones(12)}
     checkpoints.save(source, arrays | old)
     done = convert(source, tmp_path / "out")
     assert sorted(done.dropped) == sorted(old)
@@ -227,7 +227,7 @@ def test_the_source_is_never_written_over(openelm: Path, tmp_path: Path) -> None
         with pytest.raises(TargetExists, match="source"):
             convert(source, target, force=True)
     (tmp_path / "file").write_text("x")
-    with pytest.raises(TargetExists, match="file"):
+    with pytest.raises(TargetExists, match="a file"):
         convert(source, tmp_path / "file", force=True)
     assert elm_mlx.load(source).generate("a", 1).tokens
 
@@ -281,7 +281,7 @@ def test_too_little_space_is_refused_before_the_first_tensor(
     openelm: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(10**6, 10**6 - 1000, 1000))  # type: ignore[attr-defined]
-    with pytest.raises(DiskFull, match="0.00 GB free"):
+    with pytest.raises(DiskFull, match=r"0\.00 GB free"):
         convert(openelm, tmp_path / "out")
     assert leftovers(tmp_path / "out") == []
 
@@ -310,7 +310,8 @@ def test_values_beyond_float16_are_refused_not_lost(openelm: Path, tmp_path: Pat
     checkpoints.save(source, arrays_of(source) | {"transformer.norm.weight": large})
     with pytest.raises(BadCheckpoint, match="above 65504"):
         convert(source, tmp_path / "out", dtype="float16")
-    assert math.isfinite(float(arrays_of(convert(source, tmp_path / "out").output)["transformer.norm.weight"][0].item()))
+    kept = arrays_of(convert(source, tmp_path / "out").output)["transformer.norm.weight"]
+    assert mx.all(mx.isfinite(kept)).item()
 
 
 @pytest.mark.parametrize(

@@ -108,7 +108,8 @@ class OpenELM(nn.Module):
     def __init__(self, c: dict[str, Any]) -> None:
         super().__init__()
         self.transformer = Body(c)
-        self.lm_head = None if c["share_input_output_layers"] else nn.Linear(c["model_dim"], c["vocab_size"], bias=False)
+        tied = c["share_input_output_layers"]
+        self.lm_head = None if tied else nn.Linear(c["model_dim"], c["vocab_size"], bias=False)
 
     def forward(self, ids: torch.Tensor) -> torch.Tensor:
         h = self.transformer.token_embeddings(ids)

@@ -1,0 +1,139 @@
+"""PyTorch files made by hand, byte by byte, so that a test can lie in any one place."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Member:
+    """A zip member; what is left None is told truthfully."""
+
+    name: str
+    data: bytes
+    flags: int = 0x808
+    local_flags: int | None = None
+    local_name: str | None = None
+    local_size: int = 0  # torch leaves it to the central directory
+    method: int = 0
+    size: int | None = None
+    packed: int | None = None
+    header: int | None = None
+    extra: bytes = b""  # of the central directory
+    attributes: int = 0
+
+
+def local_record(member: Member) -> bytes:
+    flags = member.flags if member.local_flags is None else member.local_flags
+    name = (member.local_name or member.name).encode()
+    sizes = (member.local_size, member.local_size)
+    padding = b"FB" + struct.pack("<H", 3) + b"ZZZ"
+    head = struct.pack(
+        "<4s5H3L2H", b"PK\3\4", 0, flags, member.method, 0, 0, 0, *sizes, len(name), len(padding)
+    )
+    return head + name + padding + member.data
+
+
+def central_record(member: Member, header: int) -> bytes:
+    header = header if member.header is None else member.header
+    size = len(member.data) if member.size is None else member.size
+    packed = size if member.packed is None else member.packed
+    name, wrong_crc = member.name.encode(), 0xBAD
+    numbers = (0, 0, member.flags, member.method, 0, 0, wrong_crc, packed, size, len(name), len(member.extra))
+    return (
+        struct.pack("<4s6H3L5H2L", b"PK\1\2", *numbers, 0, 0, 0, member.attributes, header)
+        + name
+        + member.extra
+    )
+
+
+def archive(
+    members: Sequence[Member], *, zip64: bool = True, count: int | None = None, shift: int = 0
+) -> bytes:
+    """A zip of the members; `count` and `shift` falsify the number of members and the zip64 start."""
+    body, directory = b"", b""
+    for member in members:
+        directory += central_record(member, len(body))
+        body += local_record(member)
+    count = len(members) if count is None else count
+    start, size = len(body), len(directory)
+    end = struct.pack("<4s4H2LH", b"PK\5\6", 0, 0, count, count, size, start, 0)
+    if zip64:
+        numbers = (44, 0, 0, 0, 0, count, count, size, start + shift)
+        end64 = struct.pack("<4sQ2H2L4Q", b"PK\6\6", *numbers)
+        end = end64 + struct.pack("<4sLQL", b"PK\6\7", 0, start + size, 1) + end
+    return body + directory + end
+
+
+def text(value: str) -> bytes:
+    return b"X" + struct.pack("<I", len(value.encode())) + value.encode()
+
+
+def integer(value: int) -> bytes:
+    data = value.to_bytes(value.bit_length() // 8 + 1, "little", signed=True)
+    return b"\x8a" + bytes([len(data)]) + data
+
+
+def integers(values: Sequence[int]) -> bytes:
+    return several(*map(integer, values))
+
+
+def several(*items: bytes) -> bytes:
+    """A tuple."""
+    return b"(" + b"".join(items) + b"t"
+
+
+def name(module: str, attribute: str) -> bytes:
+    return f"c{module}\n{attribute}\n".encode()
+
+
+def call(function: bytes, *arguments: bytes) -> bytes:
+    return function + several(*arguments) + b"R"
+
+
+ORDERED = call(name("collections", "OrderedDict"))
+
+
+def storage(cls: str = "torch FloatStorage", key: str = "0", length: int = 6) -> bytes:
+    return several(text("storage"), name(*cls.split()), text(key), text("cpu"), integer(length)) + b"Q"
+
+
+STORAGE = storage()
+
+
+def tensor(
+    shape: Sequence[int] = (2, 3), stride: Sequence[int] = (3, 1), offset: int = 0, over: bytes = STORAGE
+) -> bytes:
+    rebuild = name("torch._utils", "_rebuild_tensor_v2")
+    return call(rebuild, over, integer(offset), integers(shape), integers(stride), b"\x89", ORDERED)
+
+
+TENSOR = tensor()
+
+
+def dictionary(*pairs: tuple[str, bytes]) -> bytes:
+    return b"}(" + b"".join(text(key) + value for key, value in pairs) + b"u"
+
+
+def program(body: bytes) -> bytes:
+    return b"\x80\x02" + body + b"."
+
+
+def members(code: bytes, data: bytes = struct.pack("<6f", *range(6))) -> list[Member]:
+    """What torch puts in the zip for one storage of six floats."""
+    return [
+        Member("toy/data.pkl", code),
+        Member("toy/byteorder", b"little"),
+        Member("toy/data/0", data),
+        Member("toy/version", b"3\n"),
+    ]
+
+
+def torch_file(body: bytes) -> bytes:
+    """A file whose pickle is `body`, over one storage of six floats."""
+    return archive(members(program(body)))
+
+
+PLAIN = torch_file(dictionary(("weight", TENSOR)))
