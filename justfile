@@ -1,0 +1,22 @@
+# Recipes for a checkout with .venv in place: `just check`.
+
+check: lint types test
+
+lint:
+    .venv/bin/ruff check .
+    .venv/bin/ruff format --check .
+
+types:
+    .venv/bin/mypy
+
+test *options:
+    .venv/bin/pytest {{options}}
+
+# Needs the parity extra: torch.
+parity:
+    .venv/bin/pytest -m parity
+
+# Everything that is generated from something else.
+generate:
+    .venv/bin/python docs/make_cli.py
+    .venv/bin/python examples/untrained_demo.py

@@ -1,0 +1,31 @@
+"""What is generated is up to date, and what the documents promise exists."""
+
+from __future__ import annotations
+
+import re
+import runpy
+import subprocess
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+
+def test_cli_page_is_what_the_commands_say() -> None:
+    made = runpy.run_path(str(ROOT / "docs" / "make_cli.py"))
+    assert (ROOT / "docs" / "cli.md").read_text() == made["text"](), "run: python docs/make_cli.py"
+
+
+@pytest.mark.parametrize("name", ["generate", "test"])
+def test_the_readme_commands_are_found_by_their_markers(name: str) -> None:
+    """As .ci/run finds them: the third line from the marker on."""
+    script = rf"sed -n '/<!-- ci:{name} -->/,/^```$/p' README.md | sed -n 3p"
+    done = subprocess.run(["bash", "-c", script], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.startswith("python3 -m venv .venv && .venv/bin/pip install -e '.[cpu")
+
+
+def test_every_link_in_the_documents_leads_somewhere() -> None:
+    for page in [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md")]:
+        for target in re.findall(r"\]\((?!https?://)([^)#]+)\)", page.read_text()):
+            assert (page.parent / target).exists(), f"{page.name} links to {target}"
