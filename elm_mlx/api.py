@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass, replace
 from importlib.resources import files
 from pathlib import Path
@@ -35,7 +35,7 @@ class Stats:
     prompt_tokens: int
     generated_tokens: int
     time_to_first_token_s: float
-    prefill_tokens_per_s: float
+    prefill_tokens_per_s: float | None
     decode_tokens_per_s: float | None
     peak_memory_bytes: int
 
@@ -65,49 +65,53 @@ class Piece:
 class Stream:
     """An iterator over Pieces; once it is exhausted, or closed, `completion` sums it up."""
 
-    def __init__(self, lm: LanguageModel, prompt: list[int], ids: Iterator[int], max_tokens: int, begun: float) -> None:
+    def __init__(
+        self, lm: LanguageModel, prompt: list[int], ids: Generator[int, None, None], max_tokens: int, begun: float
+    ) -> None:
         self._lm, self._prompt, self._ids, self._max_tokens = lm, prompt, ids, max_tokens
         self._decoder = StreamDecoder(lm.tokenizer)
-        self._begun, self._times = begun, [begun]
-        self._text: list[str] = []
-        self._tokens: list[int] = []
-        self._finish_reason: str | None = None
+        self._begun = self._first = self._last = begun
+        self._pieces: list[Piece] = []
 
     def __iter__(self) -> Iterator[Piece]:
         return self
 
     def __next__(self) -> Piece:
         token = next(self._ids)
-        self._times[1:] = [*self._times[1:2], time.perf_counter()]
+        self._last = time.perf_counter()
+        if not self._pieces:
+            self._first = self._last
+        self._pieces.append(self._piece(token, is_last=len(self._pieces) + 1 == self._max_tokens))
+        return self._pieces[-1]
+
+    def _piece(self, token: int, *, is_last: bool) -> Piece:
         if token in self._lm.stop_ids:
-            self._finish_reason, text = "stop", self._decoder.flush()
-        else:
-            self._tokens.append(token)
-            text = self._decoder.add(token)
-            if len(self._tokens) == self._max_tokens:
-                self._finish_reason, text = "length", text + self._decoder.flush()
-        self._text.append(text)
-        return Piece(text, token, self._finish_reason)
+            return Piece(self._decoder.flush(), token, "stop")
+        text = self._decoder.add(token)
+        return Piece(text + self._decoder.flush(), token, "length") if is_last else Piece(text, token, None)
 
     def close(self) -> None:
         """Stops the generation; what came so far stays in `completion`."""
-        self._ids.close()  # type: ignore[attr-defined]
+        self._ids.close()
 
     @property
     def completion(self) -> Completion:
-        """What has come so far as a Completion; its finish_reason is "length" where it was closed early."""
-        count, times = len(self._tokens), self._times
-        first = times[min(1, len(times) - 1)] - self._begun
-        decoded, spent = max(len(self._text) - 1, 0), times[-1] - times[min(1, len(times) - 1)]
-        stats = Stats(
+        """What has come so far; a stream closed early counts as ended by its length."""
+        tokens = [piece.token for piece in self._pieces if piece.finish_reason != "stop"]
+        reason = self._pieces[-1].finish_reason if self._pieces else None
+        text = "".join(piece.text for piece in self._pieces)
+        return Completion(text, tokens, reason or "length", self._stats(len(tokens)))
+
+    def _stats(self, generated: int) -> Stats:
+        wait, spent = self._first - self._begun, self._last - self._first
+        return Stats(
             prompt_tokens=len(self._prompt),
-            generated_tokens=count,
-            time_to_first_token_s=first,
-            prefill_tokens_per_s=len(self._prompt) / first if first else 0.0,
-            decode_tokens_per_s=decoded / spent if spent else None,
+            generated_tokens=generated,
+            time_to_first_token_s=wait,
+            prefill_tokens_per_s=len(self._prompt) / wait if wait else None,
+            decode_tokens_per_s=(len(self._pieces) - 1) / spent if spent else None,
             peak_memory_bytes=mx.get_peak_memory(),
         )
-        return Completion("".join(self._text), list(self._tokens), self._finish_reason or "length", stats)
 
 
 class LanguageModel:

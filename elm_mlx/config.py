@@ -6,18 +6,28 @@ parameter counts all read that one list.
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 from elm_mlx.errors import BadCheckpoint, unsupported
+from elm_mlx.values import (
+    MAX_LAYERS,
+    MAX_MULTIPLIER,
+    MAX_POSITIONS,
+    MAX_VOCAB,
+    MAX_WIDTH,
+    bounded,
+    choice,
+    flag,
+    integer,
+    mapping,
+    positive,
+    token_ids,
+)
 
 Shape = tuple[int, ...]
 
-# Far above any released model and far below what would exhaust a machine while being refused.
-MAX_LAYERS, MAX_WIDTH, MAX_VOCAB, MAX_POSITIONS = 1_000, 1_000_000, 10_000_000, 1_000_000_000
-MAX_MULTIPLIER = 1_000.0
 # mode -> (bits, group sizes); the non-affine modes fix both (mx.quantize's own table).
 QUANTIZATION_MODES: dict[str, tuple[tuple[int, ...], tuple[int, ...]]] = {
     "affine": ((2, 3, 4, 5, 6, 8), (32, 64, 128)),
@@ -25,57 +35,6 @@ QUANTIZATION_MODES: dict[str, tuple[tuple[int, ...], tuple[int, ...]]] = {
     "mxfp8": ((8,), (32,)),
     "nvfp4": ((4,), (16,)),
 }
-
-
-def _integer(raw: Mapping[str, Any], key: str, default: int, limit: int, least: int = 1) -> int:
-    """The integer under `key`, refused outside least..limit; 8.0 counts as 8, as JSON writers disagree."""
-    value = raw.get(key)
-    value = default if value is None else value
-    if isinstance(value, bool) or not isinstance(value, int | float) or value != value // 1:
-        raise BadCheckpoint(f"config.json: {key} is {value!r}, where a whole number belongs.")
-    if not least <= value <= limit:
-        raise BadCheckpoint(f"config.json: {key} is {value}, outside {least} to {limit}; the file is damaged.")
-    return int(value)
-
-
-def _positive(raw: Mapping[str, Any], key: str, default: float) -> float:
-    """The finite number above zero under `key`."""
-    value = raw.get(key)
-    value = default if value is None else value
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
-        raise BadCheckpoint(f"config.json: {key} is {value!r}, where a finite number above zero belongs.")
-    return float(value)
-
-
-def _flag(raw: Mapping[str, Any], key: str, default: bool) -> bool:
-    value = raw.get(key)
-    value = default if value is None else value
-    if not isinstance(value, bool):
-        raise BadCheckpoint(f"config.json: {key} is {value!r}, where true or false belongs.")
-    return value
-
-
-def _mapping(raw: Mapping[str, Any], key: str) -> Mapping[str, Any]:
-    value = raw.get(key)
-    value = {} if value is None else value
-    if not isinstance(value, Mapping):
-        raise BadCheckpoint(f"config.json: {key} is {value!r}, where an object belongs.")
-    return value
-
-
-def _choice(raw: Mapping[str, Any], key: str, known: Sequence[Any]) -> None:
-    """Refuses a value that we do not run; the first of `known` is what a missing key means."""
-    value = raw.get(key)
-    if value is not None and value not in known:
-        raise unsupported(f"config.json: {key}", value, known)
-
-
-def token_ids(value: object, where: str) -> tuple[int, ...]:
-    """One id, a list of ids or nothing, as a tuple; `where` names the place for the message."""
-    ids = [] if value is None else value if isinstance(value, list) else [value]
-    if not all(isinstance(i, int) and not isinstance(i, bool) and 0 <= i < MAX_VOCAB for i in ids):
-        raise BadCheckpoint(f"{where} is {value!r}, where a token id or a list of them belongs.")
-    return tuple(ids)
 
 
 @dataclass(frozen=True)
@@ -96,11 +55,11 @@ class Quantization:
 
         Raises Unsupported for a mode, a number of bits or a group size that MLX cannot run.
         """
-        _choice(raw, "mode", list(QUANTIZATION_MODES))
+        choice(raw, "mode", list(QUANTIZATION_MODES))
         mode = raw.get("mode") or "affine"
         bits, groups = QUANTIZATION_MODES[mode]
         first = {"affine": (4, 64)}.get(mode, (bits[0], groups[0]))
-        setting = cls(_integer(raw, "bits", first[0], 32), _integer(raw, "group_size", first[1], 4096), mode)
+        setting = cls(integer(raw, "bits", first[0], 32), integer(raw, "group_size", first[1], 4096), mode)
         if setting.bits not in bits:
             raise unsupported(f"{mode} quantization: bits", setting.bits, bits)
         if setting.group_size not in groups:
@@ -136,13 +95,13 @@ class Rope:
     @classmethod
     def from_dict(cls, raw: Mapping[str, Any]) -> Rope:
         """Reads `rope_theta` + `rope_scaling`, or transformers 5's `rope_parameters`; both must agree."""
-        older, newer = _mapping(raw, "rope_scaling"), _mapping(raw, "rope_parameters")
+        older, newer = mapping(raw, "rope_scaling"), mapping(raw, "rope_parameters")
         if newer and "rope_theta" in raw and raw["rope_theta"] != newer.get("rope_theta", raw["rope_theta"]):
             raise BadCheckpoint(
                 f"config.json names two RoPE bases: rope_theta {raw['rope_theta']!r} and "
                 f"rope_parameters {newer['rope_theta']!r}. Keep the one that the model was trained with."
             )
-        theta = _positive({"rope_theta": newer.get("rope_theta", raw.get("rope_theta"))}, "rope_theta", 10_000.0)
+        theta = positive({"rope_theta": newer.get("rope_theta", raw.get("rope_theta"))}, "rope_theta", 10_000.0)
         readings = {cls._scaled(theta, scaling) for scaling in (older, newer) if scaling}
         if len(readings) > 1:
             raise BadCheckpoint("config.json: rope_scaling and rope_parameters disagree. Keep the right one.")
@@ -157,13 +116,13 @@ class Rope:
             return cls(theta)
         if "factor" not in scaling:
             raise BadCheckpoint(f"config.json: {kind} RoPE scaling has no factor. Take config.json from the source.")
-        factor = _positive(scaling, "factor", 1.0)
+        factor = positive(scaling, "factor", 1.0)
         if kind == "linear":
             return cls(theta, kind, factor)
-        low, high = _positive(scaling, "low_freq_factor", 1.0), _positive(scaling, "high_freq_factor", 4.0)
+        low, high = positive(scaling, "low_freq_factor", 1.0), positive(scaling, "high_freq_factor", 4.0)
         if low >= high:
             raise BadCheckpoint(f"config.json: low_freq_factor {low} is not below high_freq_factor {high}.")
-        original = _integer(scaling, "original_max_position_embeddings", 8192, MAX_POSITIONS)
+        original = integer(scaling, "original_max_position_embeddings", 8192, MAX_POSITIONS)
         return cls(theta, kind, factor, low, high, original)
 
     def to_dict(self) -> dict[str, Any]:
@@ -242,7 +201,7 @@ def _per_layer(raw: Mapping[str, Any], key: str, default: float, layers: int) ->
     value = raw.get(key)
     value = default if value is None else value
     values = value if isinstance(value, list) else [value]
-    numbers = [_positive({key: item}, key, 1.0) for item in values]
+    numbers = [positive({key: item}, key, 1.0) for item in values]
     if not numbers or max(numbers) > MAX_MULTIPLIER:
         raise BadCheckpoint(f"config.json: {key} is {value!r}, where multipliers up to {MAX_MULTIPLIER} belong.")
     if len(numbers) == 1:
@@ -262,7 +221,7 @@ def _whole_list(raw: Mapping[str, Any], key: str, layers: int) -> tuple[int, ...
         return None
     if not isinstance(value, list) or len(value) != layers:
         raise BadCheckpoint(f"config.json: {key} needs a list of {layers} whole numbers, one a layer.")
-    return tuple(_integer({key: item}, key, 0, MAX_WIDTH) for item in value)
+    return tuple(integer({key: item}, key, 0, MAX_WIDTH) for item in value)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -280,30 +239,30 @@ class OpenELMConfig(ModelConfig):
     @classmethod
     def from_dict(cls, raw: Mapping[str, Any]) -> OpenELMConfig:
         """Derives the per-layer widths; raises BadCheckpoint for values that cannot be, Unsupported by name."""
-        _choice(raw, "activation_fn_name", ["swish", "silu"])
-        _choice(raw, "normalization_layer_name", ["rms_norm"])
-        _choice(raw, "ffn_with_glu", [True])
-        layers = _integer(raw, "num_transformer_layers", 12, MAX_LAYERS)
-        model_dim = _integer(raw, "model_dim", 2048, MAX_WIDTH)
-        head_dim = _integer(raw, "head_dim", 128, MAX_WIDTH)
+        choice(raw, "activation_fn_name", ["swish", "silu"])
+        choice(raw, "normalization_layer_name", ["rms_norm"])
+        choice(raw, "ffn_with_glu", [True])
+        layers = integer(raw, "num_transformer_layers", 12, MAX_LAYERS)
+        model_dim = integer(raw, "model_dim", 2048, MAX_WIDTH)
+        head_dim = integer(raw, "head_dim", 128, MAX_WIDTH)
         heads, kv_heads = cls._heads(raw, layers, model_dim, head_dim)
-        divisor = _integer(raw, "ffn_dim_divisor", 256, MAX_WIDTH)
+        divisor = integer(raw, "ffn_dim_divisor", 256, MAX_WIDTH)
         multipliers = _per_layer(raw, "ffn_multipliers", 4.0, layers)
         bos = token_ids(raw.get("bos_token_id", 1), "config.json: bos_token_id")
         return cls(
-            vocab_size=_integer(raw, "vocab_size", 32_000, MAX_VOCAB),
+            vocab_size=integer(raw, "vocab_size", 32_000, MAX_VOCAB),
             model_dim=model_dim,
             head_dim=head_dim,
             num_heads=heads,
             num_kv_heads=kv_heads,
-            ffn_dims=tuple(_bounded(_make_divisible(m * model_dim, divisor), "ffn_multipliers") for m in multipliers),
+            ffn_dims=tuple(bounded(_make_divisible(m * model_dim, divisor), "ffn_multipliers") for m in multipliers),
             ffn_multipliers=tuple(multipliers),
             ffn_dim_divisor=divisor,
             norm_eps=1e-6,  # the original hard-codes it
-            rope=Rope(_positive(raw, "rope_freq_constant", 10_000.0)),
-            context_length=_integer(raw, "max_context_length", 2048, MAX_POSITIONS),
-            tied=_flag(raw, "share_input_output_layers", False),
-            normalize_qk=_flag(raw, "normalize_qk_projections", False),
+            rope=Rope(positive(raw, "rope_freq_constant", 10_000.0)),
+            context_length=integer(raw, "max_context_length", 2048, MAX_POSITIONS),
+            tied=flag(raw, "share_input_output_layers", False),
+            normalize_qk=flag(raw, "normalize_qk_projections", False),
             bos_token_id=bos[0] if bos else None,
             eos_token_ids=token_ids(raw.get("eos_token_id", 2), "config.json: eos_token_id"),
             quantization=_quantization(raw),
@@ -312,13 +271,13 @@ class OpenELMConfig(ModelConfig):
     @staticmethod
     def _heads(raw: Mapping[str, Any], layers: int, model_dim: int, head_dim: int) -> tuple[tuple[int, ...], ...]:
         """(query heads, kv heads) a layer, from the multipliers or the stored lists, which must agree."""
-        groups = _integer(raw, "num_gqa_groups", 1, MAX_WIDTH)
+        groups = integer(raw, "num_gqa_groups", 1, MAX_WIDTH)
         stored = _whole_list(raw, "num_query_heads", layers), _whole_list(raw, "num_kv_heads", layers)
         if "qkv_multipliers" not in raw and stored[0] and stored[1]:
             return stored[0], stored[1]
         multipliers = _per_layer(raw, "qkv_multipliers", 1.0, layers)
         widths = [_make_divisible(m * model_dim, head_dim * groups) for m in multipliers]
-        heads = tuple(_bounded(width // head_dim, "qkv_multipliers") for width in widths)
+        heads = tuple(bounded(width // head_dim, "qkv_multipliers") for width in widths)
         derived = heads, tuple(h // groups for h in heads)
         for key, listed, reckoned in zip(("num_query_heads", "num_kv_heads"), stored, derived, strict=True):
             if listed is not None and listed != reckoned:
@@ -372,26 +331,26 @@ class LlamaConfig(ModelConfig):
     @classmethod
     def from_dict(cls, raw: Mapping[str, Any]) -> LlamaConfig:
         """Reads either spelling of config.json; raises BadCheckpoint for what cannot be, Unsupported by name."""
-        _choice(raw, "hidden_act", ["silu", "swish"])
-        _choice(raw, "attention_bias", [False])
-        _choice(raw, "mlp_bias", [False])
-        layers = _integer(raw, "num_hidden_layers", 32, MAX_LAYERS)
-        model_dim = _integer(raw, "hidden_size", 4096, MAX_WIDTH)
-        heads = _integer(raw, "num_attention_heads", 32, MAX_WIDTH)
+        choice(raw, "hidden_act", ["silu", "swish"])
+        choice(raw, "attention_bias", [False])
+        choice(raw, "mlp_bias", [False])
+        layers = integer(raw, "num_hidden_layers", 32, MAX_LAYERS)
+        model_dim = integer(raw, "hidden_size", 4096, MAX_WIDTH)
+        heads = integer(raw, "num_attention_heads", 32, MAX_WIDTH)
         if raw.get("head_dim") is None and model_dim % heads:
             raise BadCheckpoint(f"config.json: hidden_size {model_dim} does not divide by {heads}; give head_dim.")
         bos = token_ids(raw.get("bos_token_id", 1), "config.json: bos_token_id")
         return cls(
-            vocab_size=_integer(raw, "vocab_size", 32_000, MAX_VOCAB),
+            vocab_size=integer(raw, "vocab_size", 32_000, MAX_VOCAB),
             model_dim=model_dim,
-            head_dim=_integer(raw, "head_dim", model_dim // heads, MAX_WIDTH),
+            head_dim=integer(raw, "head_dim", model_dim // heads, MAX_WIDTH),
             num_heads=(heads,) * layers,
-            num_kv_heads=(_integer(raw, "num_key_value_heads", heads, MAX_WIDTH),) * layers,
-            ffn_dims=(_integer(raw, "intermediate_size", 11_008, MAX_WIDTH),) * layers,
-            norm_eps=_positive(raw, "rms_norm_eps", 1e-6),
+            num_kv_heads=(integer(raw, "num_key_value_heads", heads, MAX_WIDTH),) * layers,
+            ffn_dims=(integer(raw, "intermediate_size", 11_008, MAX_WIDTH),) * layers,
+            norm_eps=positive(raw, "rms_norm_eps", 1e-6),
             rope=Rope.from_dict(raw),
-            context_length=_integer(raw, "max_position_embeddings", 2048, MAX_POSITIONS),
-            tied=_flag(raw, "tie_word_embeddings", False),
+            context_length=integer(raw, "max_position_embeddings", 2048, MAX_POSITIONS),
+            tied=flag(raw, "tie_word_embeddings", False),
             bos_token_id=bos[0] if bos else None,
             eos_token_ids=token_ids(raw.get("eos_token_id", 2), "config.json: eos_token_id"),
             quantization=_quantization(raw),
@@ -439,15 +398,9 @@ class LlamaConfig(ModelConfig):
 FAMILIES: dict[str, type[OpenELMConfig] | type[LlamaConfig]] = {c.family: c for c in (OpenELMConfig, LlamaConfig)}
 
 
-def _bounded(value: int, key: str) -> int:
-    if not 1 <= value <= MAX_WIDTH:
-        raise BadCheckpoint(f"config.json: {key} gives a width of {value}, outside 1 to {MAX_WIDTH}.")
-    return value
-
-
 def _quantization(raw: Mapping[str, Any]) -> Quantization | None:
     """MLX's own quantization; another library's (GPTQ, AWQ, bitsandbytes, fp8, ...) is refused by its name."""
-    own, other = _mapping(raw, "quantization"), _mapping(raw, "quantization_config")
+    own, other = mapping(raw, "quantization"), mapping(raw, "quantization_config")
     if "quant_method" in other:
         known = [f"MLX's {mode}" for mode in QUANTIZATION_MODES]
         raise unsupported("config.json: quantization", other["quant_method"], known)

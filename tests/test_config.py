@@ -102,6 +102,8 @@ def test_the_written_form_reads_back_as_the_same_model() -> None:
         ({"rms_norm_eps": math.nan}, "rms_norm_eps"),
         ({"rope_theta": -1.0}, "rope_theta"),
         ({"rope_theta": math.inf}, "rope_theta"),
+        ({"rope_theta": 10**400}, "rope_theta"),
+        ({"hidden_size": None, "num_hidden_layers": [3]}, "whole number"),
         ({"rope_scaling": "llama3"}, "object belongs"),
         ({"rope_scaling": {"rope_type": "llama3"}}, "no factor"),
         ({"rope_scaling": checkpoints.llama3_scaling(8.0) | {"low_freq_factor": 9.0}}, "not below"),

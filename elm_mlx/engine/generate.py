@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Generator, Sequence
 from typing import Protocol
 
 import mlx.core as mx
@@ -55,7 +55,7 @@ def generate(
     max_tokens: int,
     stop_ids: Collection[int] = (),
     progress: Progress | None = None,
-) -> Iterator[int]:
+) -> Generator[int, None, None]:
     """Yields up to `max_tokens` ids after `prompt`; the last one is a stop id if one was drawn.
 
     While the caller reads an id the next is being computed, except past the end. The cache needs room for

@@ -10,7 +10,7 @@ from typing import Any
 import mlx.core as mx
 
 from elm_mlx import cpu
-from elm_mlx.config import ModelConfig, config_from_dict, token_ids
+from elm_mlx.config import ModelConfig, config_from_dict
 from elm_mlx.errors import BadCheckpoint, NotFound
 from elm_mlx.models import build
 from elm_mlx.models.layers import Model, Parameters
@@ -18,6 +18,7 @@ from elm_mlx.store.files import optional_json, read_json
 from elm_mlx.store.quantize import expand, stored_entries
 from elm_mlx.store.weights import check_entries, read_arrays, safetensors_files
 from elm_mlx.text.tokenizer import Tokenizer
+from elm_mlx.values import token_ids
 
 Progress = Callable[[int, int], None]
 
