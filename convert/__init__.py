@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -65,8 +66,8 @@ def convert(
     kind = DTYPES.get(dtype)
     if kind is None:
         raise InvalidRequest(f"dtype is {dtype!r}; it is one of {', '.join(DTYPES)}.")
-    if not max_shard_size > 0:
-        raise InvalidRequest(f"max_shard_size is {max_shard_size}; it must be above 0 (GB).")
+    if not 0 < max_shard_size < math.inf:
+        raise InvalidRequest(f"max_shard_size is {max_shard_size}; it must be a number of GB above 0.")
     opened = open_source(Path(source))
     target = Path(output) if output else default_output(opened.directory, quantization, dtype)
     matched = match(opened.config, opened.family_layout, opened.tensors, opened.where)

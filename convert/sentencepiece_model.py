@@ -98,7 +98,8 @@ def parse(data: bytes, where: object) -> SentencePieceModel:
 
 def _read_piece(model: SentencePieceModel, data: memoryview) -> None:
     values = dict(fields(data))
-    text, kind = str(values.get(1, b""), "utf-8"), values.get(3, NORMAL)  # str() refuses an int, where bytes() would not
+    text = str(values.get(1, b""), "utf-8")  # str() refuses an int, of which bytes() would make as many zeros
+    kind = values.get(3, NORMAL)
     if not 0 < len(text) <= MAX_PIECE or kind not in range(NORMAL, BYTE + 1):
         raise ValueError("a piece without text, of too much, or of an unknown kind")
     (score,) = struct.unpack("<f", values.get(2, bytes(4)))
@@ -107,7 +108,7 @@ def _read_piece(model: SentencePieceModel, data: memoryview) -> None:
 
 def _read_trainer(model: SentencePieceModel, data: memoryview) -> None:
     values = dict(fields(data))
-    model.model_type = values.get(3, 1)
+    model.model_type = int(values.get(3, 1))
     model.whitespace_as_suffix = bool(values.get(24, 0))
     ids = {40: "unk_id", 41: "bos_id", 42: "eos_id"}
     for number, name in ids.items():
@@ -166,20 +167,24 @@ def _refuse_others(model: SentencePieceModel, where: object) -> None:
     if model.charsmap or model.remove_extra_whitespaces or model.whitespace_as_suffix or not model.escape_whitespaces:
         raise Unsupported(f"{where} normalises text before cutting it, which OpenELM's and Llama's tokenizers do not. "
                           "Give a tokenizer.json instead.")  # fmt: skip
-    if any(piece.kind == UNUSED for piece in model.pieces):
-        raise Unsupported(f"{where} has unused pieces, which a tokenizer.json cannot say. Give a tokenizer.json instead.")
-    if model.add_dummy_prefix and any(piece.kind == USER_DEFINED for piece in model.pieces):
-        raise Unsupported(f"{where} has user-defined pieces and begins texts with a blank; a tokenizer.json would begin "
-                          "anew after each such piece. Give a tokenizer.json instead.")  # fmt: skip
+    kinds = {piece.kind for piece in model.pieces}
+    if UNUSED in kinds:
+        raise Unsupported(f"{where} has unused pieces, which cannot be converted. Give a tokenizer.json made for it.")
+    if USER_DEFINED in kinds and model.add_dummy_prefix:
+        raise Unsupported(f"{where} has user-defined pieces and puts a blank before a text; a tokenizer.json would put "
+                          "one after each such piece, too. Give a tokenizer.json made for it.")  # fmt: skip
 
 
 def _added_tokens(model: SentencePieceModel) -> list[dict[str, Any]]:
-    """Control pieces, never made from text, and user-defined ones, cut out of it before all else."""
+    """Control pieces, never made from text, and user-defined ones, cut out of it before all else.
+
+    A user-defined piece with a blank never matches, since blanks are SPACE by then.
+    """
     kinds = {UNKNOWN: True, CONTROL: True, USER_DEFINED: False}
     return [
         added_token(i, piece.text, special=kinds[piece.kind])
         for i, piece in enumerate(model.pieces)
-        if piece.kind in kinds
+        if piece.kind in kinds and (kinds[piece.kind] or " " not in piece.text)
     ]
 
 

@@ -47,7 +47,7 @@ def replace(target: Path, folder: Path) -> None:
     target.rename(aside / target.name)
     try:
         folder.rename(target)
-    except OSError:
+    except BaseException:  # an interrupt between the two renames must not lose the earlier output
         (aside / target.name).rename(target)
         raise
     finally:

@@ -74,9 +74,7 @@ def from_json(file: Path, settings: dict[str, Any]) -> tuple[dict[str, Any], dic
     return content, settings
 
 
-def from_sentencepiece(
-    file: Path, data: bytes, settings: dict[str, Any]
-) -> tuple[dict[str, Any], dict[str, Any]]:
+def from_sentencepiece(file: Path, data: bytes, settings: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     """A tokenizer.model, and added_tokens.json where a fine-tune brought one, by the original's own rules."""
     model = parse(data, file)
     content = tokenizer_json(model, file)
@@ -90,12 +88,12 @@ def from_sentencepiece(
 
 
 def later_tokens(file: Path, model: SentencePieceModel) -> list[dict[str, Any]]:
-    """The entries that added_tokens.json puts after the model's pieces, by id: the library numbers them as they come."""
+    """What added_tokens.json puts after the model's pieces, in the order of ids: the library counts for itself."""
     first, taken = len(model.pieces), {"", *(piece.text for piece in model.pieces)}
     # transformers lists the model's own control pieces here too
     later = sorted((i, text) for text, i in optional_json(file).items() if isinstance(i, int) and i >= first)
     if any(i != place or text in taken for place, (i, text) in enumerate(later, start=first)):
-        raise BadCheckpoint(f"{file} does not number new tokens from {first} on, each once. Give a tokenizer.json instead.")
+        raise BadCheckpoint(f"{file} does not number its new tokens from {first} on, each once. Fetch it again.")
     return [added_token(i, text, special=True) for i, text in later]
 
 

@@ -40,9 +40,7 @@ class Ordered(dict[object, object]):
     """What collections.OrderedDict becomes: the one mapping that BUILD may decorate (`_metadata`)."""
 
 
-def interpret(
-    code: memoryview, look_up: Callable[[str, str], object], load: Callable[[object], object]
-) -> object:
+def interpret(code: memoryview, look_up: Callable[[str, str], object], load: Callable[[object], object]) -> object:
     """The value that the pickle `code` describes.
 
     `look_up(module, name)` gives the marker of a name and raises for one that is not known; `load(id)` gives
@@ -51,18 +49,14 @@ def interpret(
     the pickle is merely broken.
     """
     if len(code) > MAX_BYTES or code[:2] != PROTOCOL:
-        raise BadCheckpoint(
-            "its pickle is not of protocol 2 and a few MB, as torch.save makes it; save it again."
-        )
+        raise BadCheckpoint("its pickle is not of protocol 2 and a few MB, as torch.save makes it; save it again.")
     return Machine(bytes(code), look_up, load).run()
 
 
 class Machine:
     """The stack machine: `stack` holds values, `outer` the stacks that a MARK has put aside."""
 
-    def __init__(
-        self, code: bytes, look_up: Callable[[str, str], object], load: Callable[[object], object]
-    ) -> None:
+    def __init__(self, code: bytes, look_up: Callable[[str, str], object], load: Callable[[object], object]) -> None:
         self.code, self.at = code, len(PROTOCOL)
         self.look_up, self.load = look_up, load
         self.stack: list[object] = []
@@ -165,8 +159,7 @@ class Machine:
 
 def refusal(what: str) -> BadCheckpoint:
     return BadCheckpoint(
-        f"its pickle {what}, which no tensor file needs; refused, nothing was run. "
-        "Use a safetensors copy of the model."
+        f"its pickle {what}, which no tensor file needs; refused, nothing was run. Use a safetensors copy of the model."
     )
 
 

@@ -69,9 +69,7 @@ STORAGES = {
 }
 
 # Honest types that no model here needs: refused as a kind and not as an attack.
-OTHER_TYPES = re.compile(
-    r"(ComplexDouble|QU?Int\w+)Storage|complex(32|128)|q?u?int\d+(x\d)?|bits\w+|float[48]_\w+"
-)
+OTHER_TYPES = re.compile(r"(ComplexDouble|QU?Int\w+)Storage|complex(32|128)|q?u?int\d+(x\d)?|bits\w+|float[48]_\w+")
 
 
 @dataclass(frozen=True)
@@ -180,9 +178,7 @@ class Vocabulary:
             raise BadCheckpoint("a tensor repeats its elements until it is larger than the file; refused.")
         return LazyTensor(view.shape, storage.element.dtype, view.read)
 
-    def rebuild_v2(
-        self, storage: object, offset: object, shape: object, stride: object, *rest: object
-    ) -> LazyTensor:
+    def rebuild_v2(self, storage: object, offset: object, shape: object, stride: object, *rest: object) -> LazyTensor:
         """The same with what autograd hung on it: requires_grad, hooks and perhaps metadata."""
         _require_plain(*rest)
         return self.rebuild(storage, offset, shape, stride)
@@ -217,9 +213,7 @@ def _require_plain(requires_grad: object, hooks: object, metadata: object = None
     if type(requires_grad) is not bool or not isinstance(hooks, dict) or hooks:
         raise refusal("gives a tensor hooks")
     if metadata:  # flags that conjugate or negate the elements when they are read
-        raise Unsupported(
-            "a tensor is a conjugated or negated view; save it with .resolve_conj().resolve_neg()."
-        )
+        raise Unsupported("a tensor is a conjugated or negated view; save it with .resolve_conj().resolve_neg().")
 
 
 def _counts(values: object) -> tuple[int, ...]:
@@ -227,7 +221,5 @@ def _counts(values: object) -> tuple[int, ...]:
     if type(values) is not tuple or len(values) > MAX_DIMS:
         raise refusal("has a tensor whose shape is no short tuple")
     if any(type(value) is not int or value < 0 for value in values):
-        raise BadCheckpoint(
-            "a tensor has a size, a stride or an offset below 0 or no integer; download it again."
-        )
+        raise BadCheckpoint("a tensor has a size, a stride or an offset below 0 or no integer; download it again.")
     return values

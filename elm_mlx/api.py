@@ -248,7 +248,7 @@ def load(
     No path means the built-in demo. `cpu_policy` "plain" computes in the stored type on the CPU backend too.
     `progress` hears (bytes loaded, in all). Raises NotFound, MissingTokenizer, BadCheckpoint, Unsupported.
     """
-    return LanguageModel(load_directory(Path(path) if path else demo_directory(), cpu_policy, progress))
+    return LanguageModel(load_directory(demo_directory() if path is None else Path(path), cpu_policy, progress))
 
 
 @dataclass(frozen=True)
@@ -269,12 +269,12 @@ class ModelInfo:
 
 def info(path: str | Path | None = None) -> ModelInfo:
     """The figures of a model directory (None: the demo). Raises NotFound, BadCheckpoint, Unsupported."""
-    directory = Path(path) if path else demo_directory()
+    directory = demo_directory() if path is None else Path(path)
     config = read_config(directory)
     arrays, nbytes = load_arrays(directory, config)
     dtype, count = stored_dtype(arrays), parameter_count(config)
     return ModelInfo(
-        model=str(path) if path else "demo",
+        model="demo" if path is None else str(path),
         family=config.family,
         parameters=count,
         bits_per_weight=8 * nbytes / count,

@@ -142,6 +142,17 @@ def test_a_stream_closed_early_keeps_what_came(demo: elm_mlx.LanguageModel) -> N
     assert stream.completion.tokens == [piece.token for piece in taken]
 
 
+def test_progress_ends_at_its_total_for_every_way_of_loading(openelm: Path, tmp_path: Path) -> None:
+    from elm_mlx.convert import convert
+
+    output = convert(openelm, tmp_path / "4bit", bits=4, group_size=32).output
+    for policy in ("auto", "plain"):
+        heard: list[tuple[int, int]] = []
+        elm_mlx.load(output, cpu_policy=policy, progress=lambda *at, into=heard: into.append(at))
+        assert [done for done, _ in heard] == sorted(done for done, _ in heard)
+        assert heard[-1] == (elm_mlx.info(output).weight_bytes,) * 2
+
+
 def test_unknown_options_are_an_error(demo: elm_mlx.LanguageModel) -> None:
     with pytest.raises(TypeError):
         demo.generate(TEXT, temprature=1.0)  # type: ignore[call-arg]

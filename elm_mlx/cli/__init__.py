@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import io
 import os
+import signal
 import sys
 
-INTERRUPTED, PIPE_CLOSED = 130, 141
+INTERRUPTED, PIPE_CLOSED, TERMINATED = 130, 141, 143
 
 
 def run(arguments: list[str] | None = None) -> int:
@@ -28,6 +29,7 @@ def run(arguments: list[str] | None = None) -> int:
 
 def main() -> None:
     """The `elm-mlx` command."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(TERMINATED))  # an exception, so that everything tidies up
     open_closed_streams()
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")  # a Latin-1 terminal shows ? for what it does not have
@@ -35,7 +37,7 @@ def main() -> None:
     for stream in (sys.stdout, sys.stderr):
         try:
             stream.flush()
-        except OSError:  # Python flushes once more at exit; that shall find somewhere to go
+        except OSError:  # Python flushes once more at exit, and shall not complain then
             os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
     sys.exit(code)
 

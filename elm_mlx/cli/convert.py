@@ -13,23 +13,13 @@ from elm_mlx.cli.progress import ProgressBar
 
 @click.command()
 @click.argument("source", type=click.Path())
-@click.option(
-    "--output", type=click.Path(), help="Directory to write. Default: beside SOURCE, bits in the name."
-)
+@click.option("--output", type=click.Path(), help="Directory to write. Default: beside SOURCE, bits in the name.")
 @click.option("--bits", type=click.Choice(["2", "3", "4", "5", "6", "8"]), help="Quantize to this many bits.")
-@click.option(
-    "--group-size", type=click.Choice(["32", "64", "128"]), help="Weights that share a scale. Default: 64."
-)
+@click.option("--group-size", type=click.Choice(["32", "64", "128"]), help="Weights that share a scale. Default: 64.")
 @click.option("--mode", type=click.Choice(["affine", "mxfp4", "mxfp8", "nvfp4"]), help="How to quantize.")
-@click.option(
-    "--dtype", type=click.Choice(["bfloat16", "float16", "float32"]), default="bfloat16", show_default=True
-)
-@click.option(
-    "--tokenizer", type=click.Path(), help="tokenizer.json, tokenizer.model, or a directory with one."
-)
-@click.option(
-    "--max-shard-size", type=float, default=5.0, show_default=True, metavar="GB", help="Largest file."
-)
+@click.option("--dtype", type=click.Choice(["bfloat16", "float16", "float32"]), default="bfloat16", show_default=True)
+@click.option("--tokenizer", type=click.Path(), help="tokenizer.json, tokenizer.model, or a directory with one.")
+@click.option("--max-shard-size", type=float, default=5.0, show_default=True, metavar="GB", help="Largest file.")
 @click.option("--force", is_flag=True, help="Replace an output that is there already.")
 @click.option("--json", "as_json", is_flag=True, help="Print the summary as one JSON object.")
 def command(source: str, bits: str | None, group_size: str | None, as_json: bool, **options: Any) -> None:

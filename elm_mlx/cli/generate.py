@@ -24,9 +24,7 @@ DEMO_NOTICE = (
 @click.option("--model", metavar="DIR", help="A converted model's directory. Default: the built-in demo.")
 @click.option("--prompt", metavar="TEXT", help="What to complete; - reads standard input, as does a pipe.")
 @click.option("--max-tokens", type=int, default=256, show_default=True, help="At most this many tokens.")
-@click.option(
-    "--temperature", "--temp", type=float, help="0 is greedy. Default: the model's own, else greedy."
-)
+@click.option("--temperature", "--temp", type=float, help="0 is greedy. Default: the model's own, else greedy.")
 @click.option("--top-p", type=float, help="Keep the likeliest tokens that make up this share.")
 @click.option("--top-k", type=int, help="Keep this many of the likeliest tokens.")
 @click.option("--min-p", type=float, help="Keep tokens at least this share as likely as the likeliest.")
@@ -52,18 +50,32 @@ def command(
     text = read_prompt(prompt)
     with ProgressBar("Loading", in_bytes=True) as bar:
         lm = elm_mlx.load(model, progress=bar)
-    for notice in (None if model else DEMO_NOTICE, lm.notice):
+    for notice in (DEMO_NOTICE if model is None else None, lm.notice):
         if notice:
             click.echo(notice, err=True)
     if text is None:
-        text = "" if model else DEMO_PROMPT
+        text = DEMO_PROMPT if model is None else ""
     with ProgressBar("Reading the prompt", in_bytes=False) as bar:
         stream = lm.stream(text, max_tokens, temperature, top_p, top_k, min_p, seed, progress=bar)
         first = next(stream)  # there when the prompt has been read
     for piece in chain([first], stream):
         if not as_json:
             print(piece.text, end="", flush=True)  # click.echo would take escape codes out
-    print(json.dumps({"model": model or "demo"} | asdict(stream.completion)) if as_json else "")
+    if as_json:
+        print(json.dumps({"model": "demo" if model is None else model} | asdict(stream.completion)))
+        return
+    print()
+    if sys.stderr.isatty():
+        click.echo(summary(stream.completion.stats), err=True)
+
+
+def summary(stats: elm_mlx.Stats) -> str:
+    """The figures that a person at a terminal wants to see after the text."""
+    rate = f", then {stats.decode_tokens_per_s:,.1f} tokens/s" if stats.decode_tokens_per_s else ""
+    return (
+        f"{stats.prompt_tokens} + {stats.generated_tokens} tokens: the first after "
+        f"{stats.time_to_first_token_s:.2f} s{rate}; {stats.peak_memory_bytes / 1e6:,.0f} MB at most"
+    )
 
 
 def read_prompt(option: str | None) -> str | None:
@@ -76,7 +88,5 @@ def read_prompt(option: str | None) -> str | None:
     try:
         text = sys.stdin.buffer.read().decode()
     except UnicodeDecodeError as error:
-        raise InvalidRequest(
-            "Standard input is not UTF-8 text. Convert it first, for example with iconv."
-        ) from error
+        raise InvalidRequest("Standard input is not UTF-8 text. Convert it first, for example with iconv.") from error
     return text.removesuffix("\n") or nothing

@@ -29,7 +29,8 @@ Examples:
 Exit codes:
   0 done         1 failed         2 wrong use        65 bad checkpoint
   66 not found   69 no backend    70 cache full      73 output exists
-  74 disk full   78 unsupported   130 interrupted    141 reader gone"""
+  74 disk full   78 unsupported   130 interrupted    141 reader gone
+  143 terminated"""
 
 
 class LazyGroup(click.Group):

@@ -47,12 +47,13 @@ def load_directory(directory: Path, cpu_policy: str = "auto", progress: Progress
     tokenizer = load_tokenizer(directory, config)
     generation = optional_json(directory / "generation_config.json")
     plan = cpu.plan(config, cpu_policy)
-    arrays, total = load_arrays(directory, config)
+    arrays, nbytes = load_arrays(directory, config)
     dtype = plan.dtype or stored_dtype(arrays)
     quantization = config.quantization
     if plan.expand and quantization:
         arrays, quantization = expand(arrays, quantization, dtype), None
-    parameters = Parameters(arrays, quantization, dtype, _Evaluate(total, progress))
+    evaluate = _Evaluate(sum(array.size for array in arrays.values()), nbytes, progress)
+    parameters = Parameters(arrays, quantization, dtype, evaluate)
     del arrays
     return Loaded(
         directory=directory,
@@ -114,13 +115,16 @@ def _stop_ids(config: ModelConfig, generation: dict[str, Any], tokenizer: Tokeni
 
 
 class _Evaluate:
-    """Brings each parameter into memory as it is handed out, so that the peak stays near the file's size."""
+    """Brings each parameter into memory as it is handed out, so that the peak stays near the file's size.
 
-    def __init__(self, total: int, progress: Progress | None) -> None:
-        self.done, self.total, self.progress = 0, total, progress
+    Progress is counted in elements, which neither a cast nor joining rows changes, and told in stored bytes.
+    """
+
+    def __init__(self, elements: int, nbytes: int, progress: Progress | None) -> None:
+        self.done, self.elements, self.nbytes, self.progress = 0, elements, nbytes, progress
 
     def __call__(self, *arrays: mx.array) -> None:
         mx.eval(*arrays)
-        self.done += sum(array.nbytes for array in arrays)
+        self.done += sum(array.size for array in arrays)
         if self.progress:
-            self.progress(self.done, self.total)
+            self.progress(self.nbytes * self.done // self.elements, self.nbytes)

@@ -187,7 +187,10 @@ def _some(names: list[str]) -> str:
 def read_arrays(path: Path, names: list[str] | None = None) -> Iterator[tuple[str, Entry, mx.array]]:
     """The tensors of one checked file as (name, entry, lazy array); nothing is read before it is evaluated."""
     header = read_header(path)
-    arrays = mx.load(str(path))
+    try:
+        arrays = mx.load(str(path))
+    except RuntimeError as error:  # a path that is not UTF-8, a file that changed since its header was read
+        raise BadCheckpoint(f"MLX cannot read {path}: {error}. Fetch it again, or rename it.") from error
     assert isinstance(arrays, dict)
     for name in chosen(path, header, names):
         yield name, header[name], arrays.pop(name)

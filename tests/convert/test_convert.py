@@ -250,6 +250,26 @@ def test_an_interrupt_leaves_nothing(openelm: Path, tmp_path: Path, error: type[
     assert leftovers(target) == ["out"]
 
 
+@pytest.mark.parametrize("error", [KeyboardInterrupt, OSError])
+def test_an_interrupt_between_the_renames_puts_the_earlier_output_back(
+    openelm: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: type[BaseException]
+) -> None:
+    target = convert(openelm, tmp_path / "out").output
+    before = (target / "model.safetensors").read_bytes()
+    right = Path.rename
+
+    def stop(self: Path, to: Path) -> Path:
+        if ".partial-" in self.name:
+            raise error
+        return right(self, to)
+
+    monkeypatch.setattr(Path, "rename", stop)
+    with pytest.raises((error, elm_mlx.ElmError)):
+        convert(openelm, target, bits=4, force=True)
+    assert (target / "model.safetensors").read_bytes() == before
+    assert leftovers(target) == ["out"]
+
+
 def test_a_full_disk_is_a_sentence_and_leaves_nothing(
     openelm: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -322,6 +342,7 @@ def test_values_beyond_float16_are_refused_not_lost(openelm: Path, tmp_path: Pat
         ({"group_size": 64}, "nothing would be quantized"),
         ({"dtype": "int8"}, "dtype"),
         ({"max_shard_size": 0}, "max_shard_size"),
+        ({"max_shard_size": float("inf")}, "max_shard_size"),
     ],
 )
 def test_options_that_mean_nothing_together_are_refused(

@@ -1,0 +1,106 @@
+"""The progress bar: nothing for quick work, nothing off a terminal, and gone when the work is."""
+
+from __future__ import annotations
+
+import io
+import os
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import pexpect
+import pytest
+
+from elm_mlx.cli import progress
+from elm_mlx.cli.progress import ProgressBar
+
+# The program with no patience, so that every bar shows that may.
+EAGER = "import elm_mlx.cli.progress as p; p.PATIENCE_S = -1; from elm_mlx.cli import main; main()"
+HIDE_CURSOR, SHOW_CURSOR, WIPE_LINE = "\x1b[?25l", "\x1b[?25h", "\x1b[2K"
+
+
+class Stream(io.StringIO):
+    """A stderr that is a terminal, or is not."""
+
+    def __init__(self, is_terminal: bool) -> None:
+        super().__init__()
+        self.is_terminal = is_terminal
+
+    def isatty(self) -> bool:
+        return self.is_terminal
+
+
+class Clock:
+    """Stands still until it is set."""
+
+    now = 0.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    clock = Clock()
+    monkeypatch.setattr(progress, "time", SimpleNamespace(monotonic=clock.monotonic))
+    monkeypatch.setenv("TERM", "xterm")
+    return clock
+
+
+@pytest.mark.parametrize("is_terminal", [True, False])
+def test_the_bar_shows_after_a_second_and_on_a_terminal_only(
+    monkeypatch: pytest.MonkeyPatch, clock: Clock, is_terminal: bool
+) -> None:
+    monkeypatch.setattr(sys, "stderr", stream := Stream(is_terminal))
+    with ProgressBar("Reading", in_bytes=False) as bar:
+        for clock.now in (0.0, 0.5, 1.0):
+            bar(int(10 * clock.now), 40)
+        assert stream.getvalue() == ""
+        clock.now = 1.1
+        bar(20, 40)
+        assert bool(bar.bar) == is_terminal  # off a terminal rich is not even imported
+    assert ("Reading" in stream.getvalue(), "20/40" in stream.getvalue()) == (is_terminal, is_terminal)
+    assert stream.getvalue().endswith(WIPE_LINE if is_terminal else "")
+
+
+def test_bytes_are_shown_as_such(monkeypatch: pytest.MonkeyPatch, clock: Clock) -> None:
+    monkeypatch.setattr(sys, "stderr", stream := Stream(True))
+    with ProgressBar("Loading", in_bytes=True) as bar:
+        clock.now = 2
+        bar(1_500_000, 3_000_000)
+    assert "1.5/3.0 MB" in stream.getvalue()
+
+
+def test_an_interrupt_leaves_no_bar_behind(monkeypatch: pytest.MonkeyPatch, clock: Clock) -> None:
+    def interrupted() -> None:
+        with ProgressBar("Loading", in_bytes=True) as bar:
+            clock.now = 2
+            bar(1, 2)
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(sys, "stderr", stream := Stream(True))
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
+    shown = stream.getvalue()
+    assert shown.count(HIDE_CURSOR) == shown.count(SHOW_CURSOR) == 1
+    assert shown.endswith(WIPE_LINE)
+
+
+def on_terminal(*command: str) -> bytes:
+    """What a program shows on a terminal that is all three of its streams."""
+    child = pexpect.spawn(command[0], list(command[1:]), env=os.environ | {"TERM": "xterm"}, timeout=30)
+    child.expect(pexpect.EOF)
+    child.close()
+    assert child.exitstatus == 0
+    return bytes(child.before)
+
+
+def test_the_program_draws_bars_on_a_terminal_and_never_into_a_file(tmp_path: Path) -> None:
+    program = [sys.executable, "-c", EAGER, "generate", "--max-tokens", "3"]
+    shown = on_terminal(*program)
+    assert b"Loading" in shown
+    assert HIDE_CURSOR.encode() in shown
+    file = tmp_path / "stderr"
+    silent = on_terminal("/bin/sh", "-c", 'exec "$@" 2>"$0"', str(file), *program)
+    assert b"built-in demo" in file.read_bytes()
+    assert b"\x1b[" not in silent + file.read_bytes()

@@ -1,0 +1,198 @@
+"""Imports point down one stair, every module stands on it, and heavy or special things stay in their room."""
+
+from __future__ import annotations
+
+import ast
+import re
+import sys
+import tomllib
+from collections.abc import Iterator
+from graphlib import TopologicalSorter
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+# A module imports from the lines above its own, and nothing else; those on one line do not know each other.
+# `name.*` is a room: a package whose modules may import one another. The numbers are those of docs/design.md.
+STAIR = (
+    ("errors", "demo", "store"),  # 1: what a model is (demo and store are packages without imports)
+    ("values",),
+    ("config",),
+    ("costs", "backend"),  # 2: what it takes, and the stand-in's policy
+    ("cpu",),
+    ("models.*", "engine.*", "text.*"),  # 3: three rooms that do not know each other
+    ("store.files",),  # 4: files
+    ("store.weights",),
+    ("store.quantize",),
+    ("store.load",),  # 5: directory -> model, tokenizer, config
+    ("store.registry",),  # 6: names and the network
+    ("store.hub",),
+    ("convert.*",),  # 7
+    ("api",),  # 8
+    ("bench.*", "doctor"),  # 9: measuring and self-test
+    ("elm_mlx",),  # the public face: below only the command line (tests, benchmarks and examples are outside)
+    ("cli.*",),  # 10
+    ("__main__",),
+)
+FACES = {"elm_mlx", "cli.group"}  # where modules are imported by name, when they are first used
+POLICY = {"cpu", "store.load"}  # where the CPU backend may be mentioned
+ONLY_IN = {"click": "cli", "rich": "cli", "huggingface_hub": "store.hub"}  # package -> the room it works in
+NEVER_AT_IMPORT = {"mlx_lm", "torch", "transformers"}
+FILES = {"io", "json", "mmap", "os", "pathlib", "safetensors", "shutil", "tempfile"}
+
+
+class Import(NamedTuple):
+    """One imported module by its full name; `top` unless a function imports it when called."""
+
+    name: str
+    top: bool
+
+
+def short(name: str) -> str:
+    """`elm_mlx.store.files` -> `store.files`; the package itself keeps its name."""
+    return name.removeprefix("elm_mlx.")
+
+
+def module_name(path: Path) -> str:
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join(("elm_mlx",) * (parts[0] == "convert") + parts).removesuffix(".__init__")
+
+
+SOURCES = {
+    module_name(path): ast.parse(path.read_text(encoding="utf-8"))
+    for folder in ("elm_mlx", "convert")
+    for path in sorted((ROOT / folder).rglob("*.py"))
+    if "elm_mlx/convert" not in path.as_posix()
+}
+
+
+def imports(node: ast.AST, top: bool = True) -> Iterator[Import]:
+    """Every import under `node`: in functions, in branches and under TYPE_CHECKING too."""
+    if isinstance(node, ast.Import):
+        yield from (Import(alias.name, top) for alias in node.names)
+    if isinstance(node, ast.ImportFrom):
+        assert node.module, f"line {node.lineno}: imports are absolute here"
+        for alias in node.names:
+            submodule = f"{node.module}.{alias.name}"
+            if submodule != "elm_mlx.__version__":
+                yield Import(submodule if submodule in SOURCES else node.module, top)
+    function = isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda)
+    for child in ast.iter_child_nodes(node):
+        yield from imports(child, top and not function)
+
+
+IMPORTS = {module: list(imports(tree)) for module, tree in SOURCES.items()}
+
+
+def step(module: str) -> tuple[int, str]:
+    """(line on the stair, entry there) of a module; LookupError for one without a place."""
+    room = short(module).partition(".")[0] + ".*"
+    for number, line in enumerate(STAIR):
+        for entry in {short(module), room} & set(line):
+            return number, entry
+    raise LookupError(f"{module} stands nowhere: give it a line in STAIR, and in docs/design.md")
+
+
+def inside(module: str, room: str) -> bool:
+    return f"{short(module)}.".startswith(f"{room}.")
+
+
+def packages(module: str, *, top_only: bool = False) -> set[str]:
+    """The first names of what a module imports."""
+    return {one.name.partition(".")[0] for one in IMPORTS[module] if one.top or not top_only}
+
+
+def test_the_reader_sees_imports_wherever_they_are() -> None:
+    tree = ast.parse(
+        "import json\nif TYPE_CHECKING:\n    from elm_mlx.api import load\n"
+        "class A:\n    def f(self):\n        from elm_mlx import cpu, __version__\n        return lambda: __import__\n"
+    )
+    assert list(imports(tree)) == [("json", True), ("elm_mlx.api", True), ("elm_mlx.cpu", False)]
+    assert {"elm_mlx", "elm_mlx.store.load", "elm_mlx.convert", "elm_mlx.convert.pipeline"} <= set(SOURCES)
+
+
+def test_every_module_stands_on_the_stair() -> None:
+    for module in SOURCES:
+        step(module)
+
+
+def test_no_import_points_up_or_sideways() -> None:
+    wrong = []
+    for module, found in IMPORTS.items():
+        line, entry = step(module)
+        for one in found:
+            if one.name.partition(".")[0] == "elm_mlx":
+                other_line, other = step(one.name)
+                same_room = other == entry and entry.endswith("*")
+                wrong += [f"{module} imports {one.name}"] * (other_line >= line and not same_room)
+    assert not wrong
+
+
+def test_no_module_imports_itself_through_others() -> None:
+    TopologicalSorter({m: {one.name for one in found} for m, found in IMPORTS.items()}).prepare()
+
+
+def test_the_public_face_shows_the_api_alone_and_lazily() -> None:
+    own = {one.name for one in IMPORTS["elm_mlx"] if one.name.startswith("elm_mlx")}
+    assert own == {"elm_mlx.api", "elm_mlx.errors"}
+    for statement in SOURCES["elm_mlx"].body:
+        assert isinstance(statement, ast.If) or not any(one.name in own for one in imports(statement))
+
+
+def test_modules_are_imported_by_name_in_the_two_faces_only() -> None:
+    hidden = {m for m, tree in SOURCES.items() if mentions(tree) & {"import_module", "__import__"}}
+    assert {short(module) for module in hidden} == FACES
+
+
+@pytest.mark.parametrize("room", ["models", "engine"])
+def test_the_model_and_the_engine_know_no_files(room: str) -> None:
+    for module in (module for module in SOURCES if inside(module, room)):
+        assert not packages(module) & FILES
+        assert not mentions(SOURCES[module]) & {"open", "load", "save", "save_safetensors", "savez"}
+
+
+def test_generation_knows_no_text() -> None:
+    for module in (module for module in SOURCES if inside(module, "engine")):
+        assert not packages(module) & {"tokenizers", "transformers", "tiktoken"}
+
+
+def test_conversion_knows_no_sampling() -> None:
+    found = {one.name for module in SOURCES if inside(module, "convert") for one in IMPORTS[module]}
+    assert not found & {"elm_mlx.engine.sampling", "elm_mlx.engine.generate"}
+
+
+def test_packages_stay_in_the_room_where_they_work() -> None:
+    for module in SOURCES:
+        for package, room in ONLY_IN.items():
+            assert package not in packages(module) or inside(module, room), module
+
+
+def test_heavy_packages_are_not_imported_with_a_module() -> None:
+    for module in SOURCES:
+        assert not packages(module, top_only=True) & NEVER_AT_IMPORT, module
+
+
+def test_what_is_imported_is_declared() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    names = {re.split(r"[^A-Za-z0-9_-]", line)[0].lower().replace("-", "_") for line in project["dependencies"]}
+    declared = {"yaml" if name == "pyyaml" else name for name in names} | {"elm_mlx"} | sys.stdlib_module_names
+    for module in SOURCES:
+        assert packages(module) <= declared, module
+
+
+def test_the_cpu_backend_is_mentioned_by_its_policy_alone() -> None:
+    for module, tree in SOURCES.items():
+        if short(module) not in POLICY:
+            assert not mentions(tree) & {"cpu", "gpu", "DeviceType", "default_device", "set_default_device"}, module
+            assert "elm_mlx.cpu" not in {one.name for one in IMPORTS[module]}, module
+
+
+def mentions(tree: ast.AST) -> set[str]:
+    """Names, attributes and whole strings in the code."""
+    nodes = list(ast.walk(tree))
+    names = {node.id for node in nodes if isinstance(node, ast.Name)}
+    attributes = {node.attr for node in nodes if isinstance(node, ast.Attribute)}
+    return names | attributes | {n.value for n in nodes if isinstance(n, ast.Constant) and isinstance(n.value, str)}
