@@ -7,7 +7,7 @@ parameter counts all read that one list.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
 from elm_mlx.errors import BadCheckpoint, unsupported
@@ -55,18 +55,25 @@ class Quantization:
 
         Raises Unsupported for a mode, a number of bits or a group size that MLX cannot run.
         """
+        plain = cls._plain(raw)
+        nested = {name: value for name, value in raw.items() if isinstance(value, Mapping) or value is False}
+        if any(isinstance(inner, Mapping) for value in nested.values() if value for inner in value.values()):
+            raise BadCheckpoint("config.json: quantization nests settings inside the setting of one weight.")
+        return replace(plain, overrides={name: cls._plain(value) if value else None for name, value in nested.items()})
+
+    @classmethod
+    def _plain(cls, raw: Mapping[str, Any]) -> Quantization:
+        """One setting by itself, the mode's own defaults for what is missing."""
         choice(raw, "mode", list(QUANTIZATION_MODES))
         mode = raw.get("mode") or "affine"
         bits, groups = QUANTIZATION_MODES[mode]
-        first = {"affine": (4, 64)}.get(mode, (bits[0], groups[0]))
-        setting = cls(integer(raw, "bits", first[0], 32), integer(raw, "group_size", first[1], 4096), mode)
+        default_bits, default_group = (4, 64) if mode == "affine" else (bits[0], groups[0])
+        setting = cls(integer(raw, "bits", default_bits, 32), integer(raw, "group_size", default_group, 4096), mode)
         if setting.bits not in bits:
             raise unsupported(f"{mode} quantization: bits", setting.bits, bits)
         if setting.group_size not in groups:
             raise unsupported(f"{mode} quantization: group size", setting.group_size, groups)
-        nested = {name: value for name, value in raw.items() if isinstance(value, Mapping) or value is False}
-        overrides = {name: cls.from_dict(value) if value else None for name, value in nested.items()}
-        return cls(setting.bits, setting.group_size, mode, overrides)
+        return setting
 
     def to_dict(self) -> dict[str, Any]:
         """The object as mlx-lm reads it."""

@@ -22,6 +22,8 @@ def read_json(path: Path) -> dict[str, Any]:
         value = json.loads(path.read_bytes())
     except FileNotFoundError as error:
         raise NotFound(f"There is no {path.name} in {path.parent}.") from error
+    except OSError as error:
+        raise ElmError(f"{path} cannot be read: {error.strerror or error}.") from error
     except (ValueError, RecursionError) as error:
         raise BadCheckpoint(f"{path} is not valid JSON ({type(error).__name__}); fetch it again.") from error
     if not isinstance(value, dict):
