@@ -30,9 +30,7 @@ def local_record(member: Member) -> bytes:
     name = (member.local_name or member.name).encode()
     sizes = (member.local_size, member.local_size)
     padding = b"FB" + struct.pack("<H", 3) + b"ZZZ"
-    head = struct.pack(
-        "<4s5H3L2H", b"PK\3\4", 0, flags, member.method, 0, 0, 0, *sizes, len(name), len(padding)
-    )
+    head = struct.pack("<4s5H3L2H", b"PK\3\4", 0, flags, member.method, 0, 0, 0, *sizes, len(name), len(padding))
     return head + name + padding + member.data
 
 
@@ -42,16 +40,10 @@ def central_record(member: Member, header: int) -> bytes:
     packed = size if member.packed is None else member.packed
     name, wrong_crc = member.name.encode(), 0xBAD
     numbers = (0, 0, member.flags, member.method, 0, 0, wrong_crc, packed, size, len(name), len(member.extra))
-    return (
-        struct.pack("<4s6H3L5H2L", b"PK\1\2", *numbers, 0, 0, 0, member.attributes, header)
-        + name
-        + member.extra
-    )
+    return struct.pack("<4s6H3L5H2L", b"PK\1\2", *numbers, 0, 0, 0, member.attributes, header) + name + member.extra
 
 
-def archive(
-    members: Sequence[Member], *, zip64: bool = True, count: int | None = None, shift: int = 0
-) -> bytes:
+def archive(members: Sequence[Member], *, zip64: bool = True, count: int | None = None, shift: int = 0) -> bytes:
     """A zip of the members; `count` and `shift` falsify the number of members and the zip64 start."""
     body, directory = b"", b""
     for member in members:

@@ -102,9 +102,7 @@ def test_parameter_with_state(read: Read) -> None:
 
 def test_float64_past_float32_reads_as_infinity(read: Read) -> None:
     body = craft.tensor((3,), (1,), over=craft.storage("torch DoubleStorage", length=3))
-    members = craft.members(
-        craft.program(craft.dictionary(("a", body))), struct.pack("<3d", 1e300, -1e300, 0.1)
-    )
+    members = craft.members(craft.program(craft.dictionary(("a", body))), struct.pack("<3d", 1e300, -1e300, 0.1))
     found = read(craft.archive(members))["a"]
     assert found.dtype == mx.float32
     assert values(found) == [float("inf"), float("-inf"), struct.unpack("f", struct.pack("f", 0.1))[0]]
@@ -176,9 +174,7 @@ def test_the_attack_is_real_elsewhere(tmp_path: Path, read: Read) -> None:
     pickle.loads(craft.program(body))
     assert sentinel.exists()
     sentinel.unlink()
-    with pytest.raises(
-        BadCheckpoint, match=r"toy.bin: its pickle names 'os.system', which no tensor file needs"
-    ):
+    with pytest.raises(BadCheckpoint, match=r"toy.bin: its pickle names 'os.system', which no tensor file needs"):
         read_body(read, body)
     assert not sentinel.exists()
 
@@ -330,9 +326,7 @@ BAD_TENSORS = {
     "storage named by a number": craft.tensor(over=craft.STORAGE.replace(craft.text("0"), b"K\0")),
     "a type as storage": craft.tensor(over=craft.storage("torch float32")),
     "untyped storage, typed tensor": craft.tensor(over=craft.storage("torch.storage UntypedStorage")),
-    "parameter of nothing": craft.call(
-        craft.name("torch._utils", "_rebuild_parameter"), b"N", b"\x88", craft.ORDERED
-    ),
+    "parameter of nothing": craft.call(craft.name("torch._utils", "_rebuild_parameter"), b"N", b"\x88", craft.ORDERED),
 }
 
 

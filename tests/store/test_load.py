@@ -1,0 +1,376 @@
+"""A directory becomes a model that runs, or a sentence that says which file is wrong and what to do."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import checkpoints
+import mlx.core as mx
+import numpy as np
+import pytest
+
+import elm_mlx
+from elm_mlx.config import config_from_dict
+from elm_mlx.errors import BadCheckpoint, MissingTokenizer, NotFound, Unsupported
+from elm_mlx.models.layers import Linear, QuantizedLinear, Rows
+from elm_mlx.store.load import load_directory
+from elm_mlx.store.quantize import quantize
+
+NORM = "transformer.norm.weight"
+Edit = Callable[[dict[str, mx.array]], object]
+
+
+@pytest.fixture
+def folder(openelm: Path, tmp_path: Path) -> Path:
+    """A copy of the tiny OpenELM checkpoint, to be damaged."""
+    return Path(shutil.copytree(openelm, tmp_path / "model"))
+
+
+def edit_config(folder: Path, **changes: Any) -> None:
+    path = folder / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+def edit_weights(folder: Path, edit: Edit, shards: int = 1) -> None:
+    """Saves the weights again after `edit`."""
+    arrays = mx.load(str(folder / "model.safetensors"))
+    assert isinstance(arrays, dict)
+    mx.eval(arrays)
+    edit(arrays)
+    (folder / "model.safetensors").unlink()
+    checkpoints.save(folder, arrays, shards)
+
+
+def refused(folder: Path, complaint: str, kind: type[Exception] = BadCheckpoint) -> None:
+    """Loading and `info` refuse in the same words."""
+    for call in (elm_mlx.load, elm_mlx.info):
+        with pytest.raises(kind, match=complaint):
+            call(folder)
+
+
+def test_a_missing_directory_is_not_found(tmp_path: Path) -> None:
+    refused(tmp_path / "nowhere", r"no directory .*nowhere", NotFound)
+    (tmp_path / "file").write_text("")
+    refused(tmp_path / "file", "no directory", NotFound)
+
+
+def test_a_directory_without_a_config_says_so(folder: Path) -> None:
+    (folder / "config.json").unlink()
+    refused(folder, r"no config\.json in .*model", NotFound)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"{",
+        b"\xff\xfe\xfa",
+        b"{'a': 1}",
+        b'{"a":' * 100_000,
+        b"[" * 100_000,
+        b'{"n": ' + b"9" * 5000 + b"}",
+    ],
+    ids=["empty", "cut", "bytes", "quotes", "nested objects", "nested lists", "an endless number"],
+)
+@pytest.mark.parametrize("name", ["config.json", "generation_config.json", "tokenizer_config.json"])
+def test_broken_json_names_its_file(folder: Path, name: str, content: bytes) -> None:
+    (folder / name).write_bytes(content)
+    with pytest.raises(BadCheckpoint, match=rf"{name} is not valid JSON"):
+        elm_mlx.load(folder)
+
+
+@pytest.mark.parametrize("name", ["config.json", "generation_config.json", "tokenizer_config.json"])
+def test_json_of_another_form_names_its_file(folder: Path, name: str) -> None:
+    (folder / name).write_text("[1]")
+    with pytest.raises(BadCheckpoint, match=rf"{name} holds a list"):
+        elm_mlx.load(folder)
+
+
+@pytest.mark.parametrize("name", ["config.json", "generation_config.json", "tokenizer_config.json"])
+def test_a_directory_in_a_file_s_place_is_a_failure_of_ours(folder: Path, name: str) -> None:
+    (folder / name).unlink(missing_ok=True)
+    (folder / name).mkdir()
+    with pytest.raises(elm_mlx.ElmError, match=name):
+        elm_mlx.load(folder)
+
+
+def test_a_deeply_nested_quantization_is_refused(folder: Path) -> None:
+    """As deep as the JSON reader goes."""
+    nested = '{"a":' * 900 + "{}" + "}" * 900
+    path = folder / "config.json"
+    path.write_text(path.read_text().removesuffix("}") + f', "quantization": {nested}}}')
+    refused(folder, r"config\.json")
+
+
+def test_a_missing_tokenizer_names_the_option(folder: Path) -> None:
+    (folder / "tokenizer.json").unlink()
+    with pytest.raises(MissingTokenizer, match="--tokenizer PATH"):
+        elm_mlx.load(folder)
+
+
+def test_a_directory_without_weights_names_the_convert_command(folder: Path) -> None:
+    (folder / "model.safetensors").unlink()
+    refused(folder, rf"no weights in .*elm-mlx convert {folder}", NotFound)
+
+
+def test_an_unknown_model_type_is_refused_by_name(folder: Path) -> None:
+    edit_config(folder, model_type="mamba")
+    refused(folder, "'mamba'.*openelm, llama", Unsupported)
+
+
+def test_a_truncated_file_is_refused(folder: Path) -> None:
+    path = folder / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:-1000])
+    refused(folder, r"model\.safetensors holds .* it is cut short")
+
+
+def test_a_truncated_shard_is_refused_by_its_name(folder: Path) -> None:
+    edit_weights(folder, lambda arrays: None, shards=3)
+    shard = folder / "model-00002-of-00003.safetensors"
+    shard.write_bytes(shard.read_bytes()[:100])
+    refused(folder, shard.name)
+    shard.unlink()
+    refused(folder, f"no {shard.name}", NotFound)
+
+
+def test_a_tensor_in_another_file_than_the_index_says_is_refused(folder: Path) -> None:
+    edit_weights(folder, lambda arrays: None, shards=2)
+    index = folder / "model.safetensors.index.json"
+    places = json.loads(index.read_text())["weight_map"]
+    files = sorted(set(places.values()))
+    places[NORM] = files[places[NORM] == files[0]]
+    index.write_text(json.dumps({"weight_map": places}))
+    refused(folder, rf"{places[NORM]} does not hold {NORM}")
+
+
+def damage(name: str, change: Callable[[mx.array], mx.array]) -> Edit:
+    def edit(arrays: dict[str, mx.array]) -> None:
+        arrays[name] = change(arrays[name])
+
+    return edit
+
+
+def rename(arrays: dict[str, mx.array]) -> None:
+    arrays["model.norm.weight"] = arrays.pop(NORM)
+
+
+@pytest.mark.parametrize(
+    ("edit", "complaint"),
+    [
+        (damage(NORM, lambda a: a[:-1]), rf"{NORM} has shape \(63,\), config.json gives \(64,\)"),
+        (damage(NORM, lambda a: a[None]), rf"{NORM} has shape \(1, 64\)"),
+        (damage("transformer.layers.0.ffn.proj_2.weight", mx.transpose), r"ffn\.proj_2\.weight has shape"),
+        (damage(NORM, lambda a: a.astype(mx.int32)), f"{NORM} has type I32"),
+        (damage("transformer.token_embeddings.weight", lambda a: a.astype(mx.uint32)), "has type U32"),
+        (lambda arrays: arrays.pop(NORM), f"missing {NORM}"),
+        (lambda arrays: arrays.update(extra=mx.zeros(3)), "not expected extra"),
+        (rename, f"missing {NORM}; not expected model.norm.weight"),
+        (lambda arrays: arrays.update({NORM.replace("weight", "scales"): mx.zeros(1)}), "not expected .*norm.scales"),
+        (dict.clear, "missing transformer.token_embeddings.weight, .* more"),
+    ],
+)  # fmt: skip
+def test_weights_that_do_not_match_the_config_are_refused(folder: Path, edit: Edit, complaint: str) -> None:
+    edit_weights(folder, edit)
+    refused(folder, complaint)
+
+
+def test_a_config_of_another_size_is_refused(folder: Path) -> None:
+    edit_config(folder, num_transformer_layers=3)
+    refused(folder, "layers.3")
+
+
+@pytest.mark.parametrize("value", ["2", -1, [2, "a"], True, 1.5, {"id": 2}])
+def test_a_stop_id_that_is_no_id_is_refused(folder: Path, value: object) -> None:
+    (folder / "generation_config.json").write_text(json.dumps({"eos_token_id": value}))
+    with pytest.raises(BadCheckpoint, match=r"generation_config\.json: eos_token_id"):
+        elm_mlx.load(folder)
+
+
+def test_stop_ids_are_all_that_any_file_names(folder: Path) -> None:
+    edit_config(folder, eos_token_id=[5, 6])
+    assert elm_mlx.load(folder).stop_ids == {2, 5, 6}  # 2 by the tokenizer
+    (folder / "generation_config.json").write_text('{"eos_token_id": [6, 7]}')
+    assert elm_mlx.load(folder).stop_ids == {2, 5, 6, 7}
+    (folder / "generation_config.json").write_text('{"eos_token_id": 8}')
+    edit_config(folder, eos_token_id=None)
+    (folder / "tokenizer_config.json").write_text("{}")
+    assert elm_mlx.load(folder).stop_ids == {8}
+
+
+def test_a_chat_template_may_lie_beside_the_settings(folder: Path) -> None:
+    content = json.loads((folder / "tokenizer.json").read_text())
+    token = content["added_tokens"][-1] | {"id": 512, "content": "<|eot_id|>"}
+    (folder / "tokenizer.json").write_text(json.dumps(content | {"added_tokens": [*content["added_tokens"], token]}))
+    assert 512 not in elm_mlx.load(folder).stop_ids
+    (folder / "chat_template.jinja").write_text("{{ messages }}")
+    assert 512 in elm_mlx.load(folder).stop_ids
+
+
+REDUNDANT = {
+    "openelm": ["lm_head.weight"],
+    "openelm-untied": ["transformer.classifier.weight"],
+    "llama-3.2": ["lm_head.weight", "model.layers.0.self_attn.rotary_emb.inv_freq"],
+    "llama-3": ["model.layers.1.self_attn.rotary_emb.inv_freq"],
+}
+
+
+@pytest.mark.parametrize("name", REDUNDANT)
+def test_tensors_that_nothing_reads_may_be_there(tmp_path: Path, name: str) -> None:
+    folder = checkpoints.write(tmp_path, checkpoints.CONFIGS[name])
+    plain = elm_mlx.load(folder).logits(checkpoints.prompt(9))
+    edit_weights(folder, lambda arrays: arrays.update(dict.fromkeys(REDUNDANT[name], mx.ones(3))))
+    assert mx.array_equal(elm_mlx.load(folder).logits(checkpoints.prompt(9)), plain)
+
+
+def test_an_untied_head_is_not_redundant(tmp_path: Path) -> None:
+    folder = checkpoints.write(tmp_path, checkpoints.CONFIGS["llama-3"])
+    edit_weights(folder, lambda arrays: arrays.pop("lm_head.weight"))
+    refused(folder, "missing lm_head.weight")
+
+
+def test_shards_make_the_same_model_as_one_file(source: Path, lm: elm_mlx.LanguageModel, tmp_path: Path) -> None:
+    folder = checkpoints.write(tmp_path, json.loads((source / "config.json").read_text()), shards=3)
+    ids = checkpoints.prompt(20)
+    assert mx.array_equal(elm_mlx.load(folder).logits(ids), lm.logits(ids))
+
+
+def test_progress_ends_at_all_bytes(source: Path) -> None:
+    heard: list[tuple[int, int]] = []
+    elm_mlx.load(source, cpu_policy="plain", progress=lambda done, total: heard.append((done, total)))
+    total = sum(
+        value.nbytes for value in checkpoints.weights(json.loads((source / "config.json").read_text())).values()
+    )
+    assert heard == sorted(heard)
+    assert heard[-1] == (total, total)
+
+
+BIG: dict[str, dict[str, Any]] = {
+    "llama": checkpoints.LLAMA
+    | {
+        "hidden_size": 768,
+        "intermediate_size": 2048,
+        "num_attention_heads": 12,
+        "num_key_value_heads": 12,
+        "head_dim": 64,
+        "num_hidden_layers": 4,
+        "torch_dtype": "float16",
+    },
+    "openelm": checkpoints.OPENELM
+    | {
+        "model_dim": 768,
+        "head_dim": 64,
+        "qkv_multipliers": 1.0,
+        "ffn_multipliers": 2.0,
+        "num_transformer_layers": 6,
+    },
+}
+
+# Rows that groups of 64 divide.
+DIVISIBLE = checkpoints.CONFIGS["llama-3"] | {"hidden_size": 128, "head_dim": 16, "intermediate_size": 192}
+
+
+def settled(raw: dict[str, Any], setting: dict[str, Any] | None, dtype: mx.Dtype) -> dict[str, mx.array]:
+    """Seeded weights as `setting`, the quantization object of config.json, wants them stored."""
+    config = config_from_dict(raw | ({"quantization": setting} if setting else {}))
+    random = np.random.RandomState(3)
+    arrays: dict[str, mx.array] = {}
+    for name, shape in config.weight_shapes().items():
+        weight = mx.array(random.standard_normal(shape) * 0.1 + (len(shape) == 1)).astype(dtype)
+        how = config.quantization.of(name, shape) if config.quantization else None
+        arrays |= quantize(name, weight, how) if how else {name: weight}
+    return arrays
+
+
+def stored(folder: Path, raw: dict[str, Any], setting: dict[str, Any] | None, dtype: mx.Dtype = mx.float16) -> Path:
+    """A directory with such weights."""
+    folder.mkdir(parents=True, exist_ok=True)
+    checkpoints.save(folder, settled(raw, setting, dtype))
+    (folder / "config.json").write_text(json.dumps(raw | ({"quantization": setting} if setting else {})))
+    checkpoints.add_tokenizer(folder)
+    return folder
+
+
+@pytest.mark.parametrize("setting", [None, {"group_size": 64, "bits": 4}], ids=["float16", "4-bit"])
+@pytest.mark.parametrize("family", BIG)
+def test_loading_takes_little_more_memory_than_the_file_has(
+    tmp_path: Path, family: str, setting: dict[str, Any] | None
+) -> None:
+    folder = stored(tmp_path, BIG[family], setting)
+    size = (folder / "model.safetensors").stat().st_size
+    mx.synchronize()
+    mx.clear_cache()
+    before = mx.get_active_memory()
+    mx.reset_peak_memory()
+    loaded = load_directory(folder, cpu_policy="plain")
+    assert mx.get_active_memory() - before > 0.97 * size  # all is in memory, nothing waits for the first token
+    assert mx.get_active_memory() - before < 1.02 * size
+    assert mx.get_peak_memory() - before < 1.35 * size
+    assert loaded.config.family == family
+
+
+MLX_LM = """
+import sys
+import mlx.core as mx
+from pathlib import Path
+if sys.argv[3] == "cpu":
+    mx.set_default_device(mx.cpu)
+from mlx_lm.utils import load_model
+model, _ = load_model(Path(sys.argv[1]))
+ids = mx.array([[int(i) for i in sys.argv[4:]]])
+mx.save(sys.argv[2], model(ids)[0].astype(mx.float32))
+"""
+
+
+def test_single_matrices_may_be_quantized_otherwise(tmp_path: Path) -> None:
+    """Different bits in one fused product; mlx-lm, on the same directory, has the last word."""
+    other = {"group_size": 32, "bits": 8}
+    setting = {
+        "group_size": 64,
+        "bits": 4,
+        "model.layers.0.self_attn.k_proj": other,
+        "model.layers.0.mlp.up_proj": {"group_size": 32, "bits": 4},
+        "model.layers.1.self_attn.v_proj": False,
+        "model.layers.2.mlp.down_proj": False,
+        "model.embed_tokens": {"group_size": 32, "bits": 6},
+        "lm_head": other,
+    }
+    folder = stored(tmp_path / "model", DIVISIBLE, setting, mx.float32)
+    lm = elm_mlx.load(folder, cpu_policy="plain")
+    kinds = [(type(block.attn.qkv), type(block.ffn.gate_up)) for block in lm.model.blocks]  # type: ignore[attr-defined]
+    assert kinds == [(Rows, Rows), (Rows, QuantizedLinear), (QuantizedLinear, QuantizedLinear)]
+    assert isinstance(lm.model.blocks[2].ffn.down, Linear)
+    ids = checkpoints.prompt(40)
+    ours = lm.logits(ids)
+    device = "gpu" if mx.default_device() == mx.gpu else "cpu"
+    command = [
+        sys.executable,
+        "-c",
+        MLX_LM,
+        str(folder),
+        str(tmp_path / "logits.npy"),
+        device,
+        *map(str, ids),
+    ]
+    subprocess.run(command, check=True, cwd=tmp_path)  # apart: mlx-lm lowers the limit on open files for good
+    theirs = mx.load(str(tmp_path / "logits.npy"))
+    assert isinstance(theirs, mx.array)
+    assert mx.abs(ours - theirs).max() < 1e-4 * mx.abs(theirs).max()
+    assert mx.abs(elm_mlx.load(folder).logits(ids) - ours).max() < 1e-4 * mx.abs(ours).max()
+
+
+def test_an_override_that_its_tensors_do_not_follow_is_refused(tmp_path: Path) -> None:
+    setting = {"group_size": 64, "bits": 4}
+    folder = stored(tmp_path, DIVISIBLE, setting)
+    name = "model.layers.0.self_attn.q_proj"
+    edit_config(folder, quantization=setting | {name: {"group_size": 64, "bits": 8}})
+    refused(folder, rf"{name}\.weight has shape \(96, 16\), config.json gives \(96, 32\)")
+    edit_config(folder, quantization=setting | {name: False})
+    refused(folder, rf"not expected {name}\.(scales|biases), {name}")
+    edit_config(folder, quantization=None)
+    refused(folder, "not expected .*scales")

@@ -1,0 +1,184 @@
+"""Decoding token by token gives what decoding at once gives, whatever is drawn and wherever it is cut."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import checkpoints
+import pytest
+import tokenizers
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tokenizers import AddedToken, Regex, decoders, models, pre_tokenizers, trainers
+
+from elm_mlx.text.tokenizer import StreamDecoder, Tokenizer
+
+SAMPLES = 300
+DEMO: dict[str, Any] = json.loads((checkpoints.DEMO / "tokenizer.json").read_text())
+# An entry without text, which may stand before a blank, and specials: they vanish inside a character, too.
+EMPTY, EOT = 512, 513
+EXTRA = {"id": EOT, "content": "<|eot_id|>", "special": True} | dict.fromkeys(
+    ("single_word", "lstrip", "rstrip", "normalized"), False
+)
+METASPACE = {"type": "Metaspace", "replacement": "\u2581", "prepend_scheme": "first", "split": False}
+DECODERS: dict[str, dict[str, Any] | None] = {
+    "sentencepiece": DEMO["decoder"],
+    "metaspace": METASPACE,
+    "metaspace-bytes": {
+        "type": "Sequence",
+        "decoders": [{"type": "ByteFallback"}, METASPACE, {"type": "Fuse"}],
+    },
+    "strip-two": {
+        "type": "Sequence",
+        "decoders": [*DEMO["decoder"]["decoders"][:-1], DEMO["decoder"]["decoders"][-1] | {"start": 2}],
+    },
+    "none": None,
+}
+TEXT = ["😀", "👩‍👩‍👧", "\u200d", " ", "   ", "\0", "é", "字", "the", " cat", "\n", "\ufffd", "\u2581", "e\u0301",
+        "<s>", "moon"]  # fmt: skip
+CORPUS = [
+    "the cat sat on the mat 😀 the dog 👩‍👩‍👧 字 é\n",
+    "  the moon 😀😀 字字 ﷺ",
+    "   indented\n\n\ttext",
+] * 20
+
+
+def llama3(path: Path) -> None:
+    """A byte-level BPE as Llama 3's, its characters cut into several tokens; specials come after the vocabulary."""
+    tokenizer = tokenizers.Tokenizer(models.BPE(ignore_merges=True))
+    split = pre_tokenizers.Split(Regex(r" ?\p{L}+|\s+|[^\s\p{L}]+"), "isolated")
+    byte_level = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([split, byte_level])
+    tokenizer.decoder = decoders.ByteLevel()
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(vocab_size=330, initial_alphabet=alphabet, show_progress=False)
+    tokenizer.train_from_iterator(CORPUS, trainer)
+    tokenizer.add_special_tokens(["<|begin_of_text|>", "<|end_of_text|>", "<|eot_id|>"])
+    tokenizer.add_tokens([AddedToken("<think> it\n", special=False, normalized=False)])
+    tokenizer.save(str(path))
+
+
+def sentencepiece(path: Path, decoder: dict[str, Any] | None) -> None:
+    """The demo's vocabulary, an entry without text in it, with another decoder."""
+    model = DEMO["model"] | {"vocab": DEMO["model"]["vocab"] | {"": EMPTY}}
+    content = DEMO | {"model": model, "decoder": decoder, "added_tokens": [*DEMO["added_tokens"], EXTRA]}
+    path.write_text(json.dumps(content))
+
+
+@pytest.fixture(scope="session", params=["llama-3", *DECODERS])
+def tokenizer(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Tokenizer:
+    """One tokenizer of each kind."""
+    path = tmp_path_factory.mktemp("tokenizers") / "tokenizer.json"
+    if request.param == "llama-3":
+        llama3(path)
+    else:
+        sentencepiece(path, DECODERS[request.param])
+    return Tokenizer(path, {})
+
+
+@pytest.fixture(scope="module")
+def demo() -> Tokenizer:
+    return Tokenizer(checkpoints.DEMO / "tokenizer.json", {})
+
+
+@pytest.fixture(scope="module")
+def byte_level(tmp_path_factory: pytest.TempPathFactory) -> Tokenizer:
+    path = tmp_path_factory.mktemp("byte-level") / "tokenizer.json"
+    llama3(path)
+    return Tokenizer(path, {})
+
+
+def pieces(tokenizer: Tokenizer, ids: list[int]) -> list[str]:
+    """What each id settles, and at the end what was held back."""
+    decoder = StreamDecoder(tokenizer)
+    return [*map(decoder.add, ids), decoder.flush()]
+
+
+@settings(max_examples=SAMPLES, deadline=None)
+@given(data=st.data())
+def test_any_ids_stream_to_their_decoding(tokenizer: Tokenizer, data: st.DataObject) -> None:
+    size = tokenizer.vocab_size
+    drawn = st.integers(0, size + 8) | st.integers(3, 258) | st.integers(size - 8, size)
+    ids = data.draw(st.lists(drawn, max_size=30))
+    assert "".join(pieces(tokenizer, ids)) == tokenizer.decode(ids)
+
+
+@settings(max_examples=SAMPLES, deadline=None)
+@given(words=st.lists(st.sampled_from(TEXT), max_size=8), start=st.integers(0, 20), length=st.integers(0, 30))
+def test_text_cut_anywhere_streams_to_its_decoding(
+    tokenizer: Tokenizer, words: list[str], start: int, length: int
+) -> None:
+    ids = tokenizer.encode("".join(words))[start : start + length]
+    assert "".join(pieces(tokenizer, ids)) == tokenizer.decode(ids)
+
+
+@settings(max_examples=SAMPLES, deadline=None)
+@given(text=st.text(max_size=12), cut=st.integers(0, 12), junk=st.binary(max_size=3))
+def test_bytes_cut_anywhere_stream_to_their_decoding(demo: Tokenizer, text: str, cut: int, junk: bytes) -> None:
+    data = text.encode()[cut:] + junk
+    ids = [3 + byte for byte in data]
+    assert "".join(pieces(demo, ids)) == demo.decode(ids)
+    word = demo.encode(" the")
+    assert "".join(pieces(demo, [*word, *ids, *word])) == demo.decode([*word, *ids, *word])
+
+
+@settings(max_examples=SAMPLES, deadline=None)
+@given(data=st.data())
+def test_byte_level_text_waits_only_for_an_unfinished_character(byte_level: Tokenizer, data: st.DataObject) -> None:
+    ids = data.draw(st.lists(st.integers(0, byte_level.vocab_size), max_size=20))
+    shown = ""
+    for n, piece in enumerate(pieces(byte_level, ids)[:-1], start=1):
+        shown += piece
+        assert shown == byte_level.decode(ids[:n]).removesuffix("\ufffd")
+
+
+def test_words_come_out_token_by_token(tokenizer: Tokenizer) -> None:
+    ids = tokenizer.encode("the cat sat on the mat   and  looked")
+    shown = ""
+    for n, piece in enumerate(pieces(tokenizer, ids)[:-1], start=1):
+        shown += piece
+        assert shown == tokenizer.decode(ids[:n])
+    assert shown == tokenizer.decode(ids)
+
+
+def test_a_run_of_bytes_comes_out_with_the_next_word(demo: Tokenizer) -> None:
+    (the,) = demo.encode("the")
+    ids = [the, *(3 + byte for byte in "\n😀".encode()), the]
+    assert pieces(demo, ids) == ["the", "", "", "", "", "", "\n😀 the", ""]
+
+
+def test_a_run_of_bytes_that_ends_badly_is_no_character_at_all(demo: Tokenizer) -> None:
+    ids = [3 + byte for byte in "😀".encode() + b"\xff"]
+    assert "".join(pieces(demo, ids)) == demo.decode(ids) == "\ufffd" * 5
+
+
+def test_special_tokens_inside_a_character_do_not_break_it(demo: Tokenizer, byte_level: Tokenizer) -> None:
+    first, *rest = (3 + byte for byte in "é".encode())
+    assert "".join(pieces(demo, [first, 2, *rest])) == "é"
+    first, *rest = byte_level.encode("ÿ")
+    assert rest
+    end = byte_level.vocab_size - 2  # <|eot_id|>
+    assert "".join(pieces(byte_level, [first, end, *rest, end])) == "ÿ"
+
+
+def test_an_entry_without_text_does_not_swallow_the_next_blank(tmp_path: Path) -> None:
+    sentencepiece(tmp_path / "tokenizer.json", DEMO["decoder"])
+    tokenizer = Tokenizer(tmp_path / "tokenizer.json", {})
+    word = tokenizer.encode("the")
+    assert "".join(pieces(tokenizer, [*word, EMPTY, *word])) == "the the"
+
+
+def test_a_flushed_decoder_begins_a_new_text(demo: Tokenizer) -> None:
+    decoder = StreamDecoder(demo)
+    for _ in range(2):
+        assert "".join(map(decoder.add, demo.encode(" the cat"))) + decoder.flush() == " the cat"
+    assert decoder.flush() == ""
+
+
+def test_the_window_stays_short(demo: Tokenizer) -> None:
+    decoder = StreamDecoder(demo)
+    for token in demo.encode("the cat sat on the mat and looked at the moon " * 20):
+        decoder.add(token)
+        assert len(decoder._window) <= 2
