@@ -14,9 +14,9 @@ from typing import Any
 from elm_mlx.config import ModelConfig, config_from_dict
 from elm_mlx.convert.tensor import LazyTensor
 from elm_mlx.convert.torch_file import read_torch_file
-from elm_mlx.errors import BadCheckpoint, NotFound, Unsupported
+from elm_mlx.errors import NotFound, Unsupported
 from elm_mlx.store.files import read_json
-from elm_mlx.store.weights import chosen, indexed_files, read_arrays, safetensors_files
+from elm_mlx.store.weights import gather, indexed_files, read_arrays, safetensors_files
 
 TORCH_SUFFIXES = (".bin", ".pt", ".pth")
 # Files that tell a layout which is not read yet, with the way round it.
@@ -58,23 +58,17 @@ def open_source(where: Path) -> Source:
     config = config_from_dict(raw)
     if config.quantization:
         raise Unsupported(f"{where} is quantized already ({config.quantization.bits} bits). Convert the original.")
-    tensors: dict[str, LazyTensor] = {}
-    for file, names in files.items():
-        found = read_file(directory / file)
-        for name in chosen(directory / file, found, names):
-            if name in tensors:
-                raise BadCheckpoint(f"{where} holds {name} twice. Fetch its index and files again.")
-            tensors[name] = found[name]
+    tensors = gather(directory, files, read_file)
     kind = "PyTorch" if next(iter(files)).endswith(TORCH_SUFFIXES) else "safetensors"
     return Source(where, directory, f"Hugging Face, {kind}", raw, config, tensors)
 
 
-def weight_files(where: Path) -> Mapping[str, list[str] | None]:
-    """The files to read and the tensors to take from each; safetensors before .bin where both are there."""
+def weight_files(where: Path) -> Mapping[str, list[str]]:
+    """The files to read and the tensors an index places in each; safetensors before .bin where both are there."""
     if where.is_file():
         if where.suffix != ".safetensors" and where.suffix not in TORCH_SUFFIXES:
             raise Unsupported(f"{where} is not a weights file that elm-mlx reads: .safetensors, .bin, .pt or .pth.")
-        return {where.name: None}
+        return {where.name: []}
     files = safetensors_files(where) or indexed_files(where, "pytorch_model.bin", "pytorch_model.bin.index.json")
     if files:
         return files
@@ -88,7 +82,7 @@ def read_file(path: Path) -> dict[str, LazyTensor]:
     """The tensors of one weights file, by its ending."""
     if path.suffix in TORCH_SUFFIXES:
         return read_torch_file(path)
-    return {name: LazyTensor(e.shape, e.dtype, _constant(array)) for name, e, array in read_arrays(path)}
+    return {name: LazyTensor(e.shape, e.dtype, _constant(array)) for name, (e, array) in read_arrays(path).items()}
 
 
 def _constant(array: Any) -> Callable[[], Any]:

@@ -16,7 +16,7 @@ from elm_mlx.models import build
 from elm_mlx.models.layers import Model, Parameters
 from elm_mlx.store.files import optional_json, read_json
 from elm_mlx.store.quantize import expand, stored_entries
-from elm_mlx.store.weights import check_entries, read_arrays, safetensors_files
+from elm_mlx.store.weights import check_entries, gather, read_arrays, safetensors_files
 from elm_mlx.text.tokenizer import Tokenizer
 from elm_mlx.values import token_ids
 
@@ -78,7 +78,11 @@ def load_tokenizer(directory: Path, config: ModelConfig) -> Tokenizer:
     settings = optional_json(directory / "tokenizer_config.json")
     if (directory / "chat_template.jinja").exists():
         settings["chat_template"] = True
-    return Tokenizer(directory / "tokenizer.json", settings, config.bos_token_id)
+    tokenizer = Tokenizer(directory / "tokenizer.json", settings, config.bos_token_id)
+    if tokenizer.ordinary_entries > config.vocab_size:
+        raise BadCheckpoint(f"{directory / 'tokenizer.json'} has {tokenizer.ordinary_entries} entries and the model "
+                            f"only {config.vocab_size}: it is another model's.")  # fmt: skip
+    return tokenizer
 
 
 def load_arrays(directory: Path, config: ModelConfig) -> tuple[dict[str, mx.array], int]:
@@ -87,13 +91,9 @@ def load_arrays(directory: Path, config: ModelConfig) -> tuple[dict[str, mx.arra
     if not files:
         raise NotFound(f"There are no weights in {directory} (model.safetensors or its index). For a PyTorch "
                        f"checkpoint run: elm-mlx convert {directory}")  # fmt: skip
-    arrays, entries = {}, {}
-    for file, names in files.items():
-        for name, entry, array in read_arrays(directory / file, names):
-            if name in entries:
-                raise BadCheckpoint(f"{directory} holds {name} twice. Fetch its index and files again.")
-            if not config.is_redundant(name):
-                arrays[name], entries[name] = array, entry
+    found = gather(directory, files, read_arrays)
+    arrays = {name: array for name, (_, array) in found.items() if not config.is_redundant(name)}
+    entries = {name: entry for name, (entry, _) in found.items() if not config.is_redundant(name)}
     is_quantized = {name for name in entries if name.removesuffix("weight") + "scales" in entries}
     check_entries(directory, stored_entries(config, mx.float32, is_quantized.__contains__), entries)
     return arrays, sum(entry.nbytes for entry in entries.values())

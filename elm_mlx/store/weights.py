@@ -6,12 +6,12 @@ Format: https://github.com/huggingface/safetensors#format: 8 bytes of header len
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
 from types import TracebackType
-from typing import Any, BinaryIO, Self
+from typing import Any, BinaryIO, Self, TypeVar
 
 import mlx.core as mx
 
@@ -19,6 +19,7 @@ from elm_mlx.config import Shape
 from elm_mlx.errors import BadCheckpoint, NotFound, unsupported
 from elm_mlx.store.files import read_json
 
+T = TypeVar("T")
 MAX_HEADER_BYTES = 100_000_000  # the format's own limit
 MAX_DIMENSIONS = 64  # PyTorch's and NumPy's
 DTYPES: dict[str, mx.Dtype] = {
@@ -138,30 +139,28 @@ def _is_shape(value: object) -> bool:
     return all(type(n) is int for n in value) and prod(n or 1 for n in value) < 2**62
 
 
-def safetensors_files(directory: Path) -> dict[str, list[str] | None]:
-    """The weight files of a directory and the tensors to take from each (None: all that it holds).
+def safetensors_files(directory: Path) -> dict[str, list[str]]:
+    """The weight files of a directory, each with the tensors that an index places in it (none without an index).
 
     `model.safetensors` where there is one, else what `model.safetensors.index.json` lists.
     """
     return indexed_files(directory, "model.safetensors", "model.safetensors.index.json")
 
 
-def indexed_files(directory: Path, single: str, index: str) -> dict[str, list[str] | None]:
+def indexed_files(directory: Path, single: str, index: str) -> dict[str, list[str]]:
     """The files behind `single` or `index`, empty where there is neither; an index may not leave the directory."""
     if (directory / single).exists():
-        return {single: None}
+        return {single: []}
     if not (directory / index).exists():
         return {}
     places = read_json(directory / index).get("weight_map")
     if not isinstance(places, dict) or not places:
         raise BadCheckpoint(f"{directory / index} lists no tensors. Fetch it again.")
-    files: dict[str, list[str] | None] = {}
+    files: dict[str, list[str]] = {}
     for name, file in places.items():
         if not _is_file_name(file):
             raise BadCheckpoint(f"{directory / index} places {name} in {file!r}, which is outside the directory.")
-        names = files.setdefault(file, [])
-        assert names is not None
-        names.append(name)
+        files.setdefault(file, []).append(name)
     return files
 
 
@@ -172,28 +171,33 @@ def _is_file_name(value: object) -> bool:
     return len(value.encode(errors="replace")) <= 255
 
 
-def chosen(path: Path, found: Mapping[str, Any], names: list[str] | None) -> list[str]:
-    """The tensors an index asks of a file, each of them there."""
-    missing = [name for name in names or [] if name not in found]
-    if missing:
-        raise BadCheckpoint(f"{path} does not hold {_some(missing)}, which the index places there. Fetch it again.")
-    return list(found) if names is None else names
+def gather(directory: Path, files: Mapping[str, list[str]], read: Callable[[Path], Mapping[str, T]]) -> dict[str, T]:
+    """All tensors of the files, each by one name once, and each where the index places it."""
+    found: dict[str, T] = {}
+    for file, names in files.items():
+        tensors = read(directory / file)
+        if missing := [name for name in names if name not in tensors]:
+            raise BadCheckpoint(f"{directory / file} does not hold {_some(missing)}, which the index places there. "
+                                "Fetch it again.")  # fmt: skip
+        if twice := [name for name in tensors if name in found]:
+            raise BadCheckpoint(f"{directory} holds {_some(twice)} in two files. Fetch it again.")
+        found |= tensors
+    return found
 
 
 def _some(names: list[str]) -> str:
     return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
 
 
-def read_arrays(path: Path, names: list[str] | None = None) -> Iterator[tuple[str, Entry, mx.array]]:
-    """The tensors of one checked file as (name, entry, lazy array); nothing is read before it is evaluated."""
+def read_arrays(path: Path) -> dict[str, tuple[Entry, mx.array]]:
+    """The tensors of one checked file, the arrays lazy: nothing is read before they are evaluated."""
     header = read_header(path)
     try:
         arrays = mx.load(str(path))
     except RuntimeError as error:  # a path that is not UTF-8, a file that changed since its header was read
         raise BadCheckpoint(f"MLX cannot read {path}: {error}. Fetch it again, or rename it.") from error
     assert isinstance(arrays, dict)
-    for name in chosen(path, header, names):
-        yield name, header[name], arrays.pop(name)
+    return {name: (entry, arrays[name]) for name, entry in header.items()}
 
 
 def check_entries(where: Path, expected: Mapping[str, Entry], found: Mapping[str, Entry]) -> None:

@@ -9,10 +9,11 @@ from typing import Any, TypeVar
 
 import tokenizers
 
-from elm_mlx.errors import BadCheckpoint, InvalidRequest, MissingTokenizer
+from elm_mlx.errors import BadCheckpoint, InvalidRequest, MissingTokenizer, Unsupported
 
 T = TypeVar("T")
 BYTE_TOKEN = re.compile(r"<0x[0-9A-F]{2}>")
+WORD_PREFIX = re.compile(rb'"continuing_subword_prefix"\s*:\s*"[^"]')
 REPLACEMENT = "\ufffd"  # what decoding shows for bytes that are not (yet) a character
 
 
@@ -46,7 +47,11 @@ class Tokenizer:
                 "a tokenizer.json, a SentencePiece tokenizer.model, or a directory with one."
             )
         self._path = path
-        self._backend = self._ask(lambda: tokenizers.Tokenizer.from_file(str(path)))
+        data = path.read_bytes()
+        if WORD_PREFIX.search(data):
+            raise Unsupported(f"{path} marks the insides of words with a prefix, as no tokenizer of OpenELM or Llama "
+                              "does and on which the tokenizers library can abort.")  # fmt: skip
+        self._backend = self._ask(lambda: tokenizers.Tokenizer.from_buffer(data))
         # A file may ask for truncation, padding and special tokens from user text; a runtime wants none of them.
         self._backend.no_truncation()
         self._backend.no_padding()
@@ -76,8 +81,14 @@ class Tokenizer:
 
     @property
     def vocab_size(self) -> int:
-        """How many ids a model needs: one more than the highest, added tokens included."""
-        return max(self._backend.get_vocab(with_added_tokens=True).values(), default=-1) + 1
+        """How many ids a model needs for every text: one more than the highest, special tokens aside."""
+        vocabulary = self._backend.get_vocab(with_added_tokens=True).values()
+        return max((i for i in vocabulary if i not in self._dropped), default=-1) + 1
+
+    @property
+    def ordinary_entries(self) -> int:
+        """How many entries the vocabulary has, added tokens aside; quick, where `vocab_size` looks at each."""
+        return self._backend.get_vocab_size(with_added_tokens=False)
 
     @property
     def stop_ids(self) -> frozenset[int]:

@@ -114,6 +114,12 @@ def test_a_missing_tokenizer_names_the_option(folder: Path) -> None:
         elm_mlx.load(folder)
 
 
+def test_another_models_tokenizer_is_named(tmp_path: Path) -> None:
+    small = checkpoints.write(tmp_path / "small", checkpoints.OPENELM | {"vocab_size": 300})
+    with pytest.raises(BadCheckpoint, match="has 512 entries and the model only 300"):
+        elm_mlx.load(small)
+
+
 def test_a_directory_without_weights_names_the_convert_command(folder: Path) -> None:
     (folder / "model.safetensors").unlink()
     refused(folder, rf"no weights in .*elm-mlx convert {folder}", NotFound)

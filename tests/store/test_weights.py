@@ -22,6 +22,7 @@ from elm_mlx.store.weights import (
     Entry,
     Writer,
     check_entries,
+    gather,
     read_arrays,
     read_header,
     safetensors_files,
@@ -77,7 +78,7 @@ def check_agreement(path: Path) -> None:
     assert library_accepts(path)
     with path.open("rb") as file:
         stored = dict(safetensors.deserialize(file.read()))
-    for name, entry, array in read_arrays(path):
+    for name, (entry, array) in read_arrays(path).items():
         assert array.shape == entry.shape == tuple(stored[name]["shape"])
         assert array.dtype == entry.dtype == DTYPES[stored[name]["dtype"]]
         assert raw_bytes(array) == bytes(stored[name]["data"])
@@ -396,12 +397,20 @@ def test_an_index_naming_a_tensor_that_its_file_lacks_is_refused(tmp_path: Path)
     files = safetensors_files(indexed(tmp_path, {"a": "x.safetensors", "lost": "x.safetensors"}))
     assert files == {"x.safetensors": ["a", "lost"]}
     with pytest.raises(BadCheckpoint, match=r"x\.safetensors does not hold lost"):
-        list(read_arrays(tmp_path / "x.safetensors", files["x.safetensors"]))
+        gather(tmp_path, files, read_header)
+
+
+def test_a_tensor_in_two_files_is_refused_though_the_index_names_one(tmp_path: Path) -> None:
+    for file in ("x.safetensors", "y.safetensors"):
+        (tmp_path / file).write_bytes(VALID)
+    files = safetensors_files(indexed(tmp_path, {"a": "x.safetensors", "b": "y.safetensors"}))
+    with pytest.raises(BadCheckpoint, match=r"holds a.* in two files"):
+        gather(tmp_path, files, read_header)
 
 
 def test_one_file_goes_before_an_index(tmp_path: Path) -> None:
     (tmp_path / "model.safetensors").write_bytes(VALID)
-    assert safetensors_files(indexed(tmp_path, {"a": "../x"})) == {"model.safetensors": None}
+    assert safetensors_files(indexed(tmp_path, {"a": "../x"})) == {"model.safetensors": []}
     (tmp_path / "model.safetensors").unlink()
     (tmp_path / "model.safetensors.index.json").unlink()
     assert safetensors_files(tmp_path) == {}

@@ -11,7 +11,7 @@ import checkpoints
 import pytest
 import tokenizers
 
-from elm_mlx.errors import BadCheckpoint, InvalidRequest, MissingTokenizer
+from elm_mlx.errors import BadCheckpoint, InvalidRequest, MissingTokenizer, Unsupported
 from elm_mlx.text.tokenizer import Tokenizer, guarded
 
 BOS, EOS, EOT = 1, 2, 512
@@ -165,10 +165,17 @@ def panics(call: Callable[[], object]) -> bool:
     return False
 
 
+def test_a_file_that_aborts_the_library_is_refused_before_it_sees_it(tmp_path: Path) -> None:
+    """tokenizers 0.23.3 ends the process on this one: no exception of any kind."""
+    model = DEMO["model"] | {"continuing_subword_prefix": "#", "vocab": {"a": 0, "é": 1, "aé": 2}, "merges": ["a é"]}
+    with pytest.raises(Unsupported, match="insides of words"):
+        make(tmp_path, NAMES, model=model)
+
+
 @pytest.mark.parametrize("changes", [PREFIXED_MERGE, NO_CHARSMAP])
 def test_a_file_that_panics_the_library_is_a_bad_checkpoint(tmp_path: Path, changes: dict[str, Any]) -> None:
     assert panics(lambda: tokenizers.Tokenizer.from_str(json.dumps(DEMO | changes)))
-    with pytest.raises(BadCheckpoint, match="fetch it again"):
+    with pytest.raises((BadCheckpoint, Unsupported)):
         make(tmp_path, NAMES, **changes)
 
 
@@ -220,6 +227,8 @@ def test_eos_ends_an_answer_and_the_end_of_a_turn_where_there_is_a_chat_template
 
 def test_the_vocabulary_s_size_is_what_its_highest_id_needs(tmp_path: Path, demo: Tokenizer) -> None:
     assert demo.vocab_size == checkpoints.VOCAB
-    assert make(tmp_path, NAMES, added_tokens=[*DEMO["added_tokens"], added(512, "<x>")]).vocab_size == 513
+    for special, size in ((True, 512), (False, 513)):  # text never becomes a special token
+        more = [*DEMO["added_tokens"], added(512, "<x>", special=special)]
+        assert make(tmp_path, NAMES, added_tokens=more).vocab_size == size
     gap = DEMO["model"] | {"vocab": DEMO["model"]["vocab"] | {"far off": 9000}}
     assert make(tmp_path, NAMES, model=gap).vocab_size == 9001
