@@ -6,6 +6,7 @@ parameter counts all read that one list.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
@@ -147,7 +148,7 @@ class Rope:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ModelConfig:
+class ModelConfig(ABC):
     """What both families share. E model width, H query heads, K key/value heads, D head width, F FFN width,
     V vocabulary; H, K and F are given per layer."""
 
@@ -171,13 +172,13 @@ class ModelConfig:
         """How many transformer layers there are."""
         return len(self.num_heads)
 
+    @abstractmethod
     def to_dict(self) -> dict[str, Any]:
         """The keys of config.json that describe the model, no default left out."""
-        raise TypeError(f"{type(self).__name__} has no form of its own")
 
+    @abstractmethod
     def weight_shapes(self) -> dict[str, Shape]:
         """Every tensor of an unquantized checkpoint by its Hugging Face name, with its shape (out, in)."""
-        raise TypeError(f"{type(self).__name__} has no weights of its own")
 
     def is_redundant(self, name: str) -> bool:
         """Whether a checkpoint may carry this tensor though nothing reads it: RoPE tables, and the copy of a

@@ -11,7 +11,7 @@ import checkpoints
 import pytest
 
 from elm_mlx.config import LlamaConfig, OpenELMConfig, Quantization, Rope, config_from_dict
-from elm_mlx.costs import kv_bytes_per_token, parameter_count, weight_bytes
+from elm_mlx.costs import kv_bytes_per_token, parameter_count
 from elm_mlx.errors import BadCheckpoint, Unsupported
 
 PUBLISHED: dict[str, dict[str, Any]] = json.loads((Path(__file__).parent / "published.json").read_text())
@@ -170,10 +170,3 @@ def test_overrides_of_single_layers_are_read_and_written() -> None:
     head = setting.of("lm_head.weight", (512, 64))
     assert head is not None
     assert head.bits == 8
-
-
-def test_weight_bytes_are_known_without_weights() -> None:
-    config = config_from_dict(OPENELM["270m"]["config"] | {"quantization": {"bits": 4, "group_size": 64}})
-    matrices = sum(math.prod(s) for s in config.weight_shapes().values() if len(s) == 2)
-    vectors = parameter_count(config) - matrices
-    assert weight_bytes(config) == matrices * 4 // 8 + matrices // 64 * 4 + vectors * 2

@@ -7,6 +7,7 @@ V vocabulary.
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Callable, MutableMapping, Sequence
 from typing import Protocol
 
@@ -208,7 +209,7 @@ class Block:
         return h + self.ffn(mx.fast.rms_norm(h, self.norms[1], self.eps))
 
 
-class Model:
+class Model(ABC):
     """Token ids in, logits out. A subclass names the parameters of its architecture.
 
     Arrays are lazy until `store.load` or the first use evaluates them.
@@ -219,9 +220,9 @@ class Model:
         self.gate: Gate = mx.compile(silu_gate, shapeless=True) if compiled else silu_gate
         self.embedding, self.blocks, self.norm, self.output = self._take(parameters)
 
+    @abstractmethod
     def _take(self, p: Parameters) -> tuple[Matrix, list[Block], mx.array, Matrix]:
         """(embedding, blocks, final norm, output rows) from the parameters."""
-        raise TypeError(f"{type(self).__name__} is not an architecture")
 
     def hidden(self, ids: mx.array, cache: Cache | None = None) -> mx.array:
         """ids [B, L] -> normalised states [B, L, E]; keys and values go into `cache`, one layer each."""
