@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -16,10 +15,11 @@ from elm_mlx.convert.keymap import match
 from elm_mlx.convert.source import Source, open_source
 from elm_mlx.convert.target import staged
 from elm_mlx.costs import parameter_count
-from elm_mlx.errors import DiskFull, InvalidRequest, TargetExists, unsupported
+from elm_mlx.errors import DiskFull, InvalidRequest, TargetExists
 from elm_mlx.store.files import disk_errors, write_json
 
 DTYPES = {"bfloat16": mx.bfloat16, "float16": mx.float16, "float32": mx.float32}
+MIN_SHARD_GB, MAX_SHARD_GB = 1e-6, 1e6
 SHORT_NAMES = {"bfloat16": "bf16", "float16": "fp16", "float32": "fp32"}
 
 __all__ = ["Conversion", "convert"]
@@ -66,25 +66,31 @@ def convert(
     kind = DTYPES.get(dtype)
     if kind is None:
         raise InvalidRequest(f"dtype is {dtype!r}; it is one of {', '.join(DTYPES)}.")
-    if not 0 < max_shard_size < math.inf:
-        raise InvalidRequest(f"max_shard_size is {max_shard_size}; it must be a number of GB above 0.")
     opened = open_source(Path(source))
-    target = Path(output) if output else default_output(opened.directory, quantization, dtype)
-    matched = match(opened.config, opened.family_layout, opened.tensors, opened.where)
-    plan = pipeline.plan(opened.config, quantization, kind, int(max_shard_size * 1e9))
+    target = Path(output).absolute() if output else default_output(opened.directory, quantization, dtype)
     refuse_overlap(opened.directory, target)
+    matched = match(opened.config, opened.family_layout, opened.tensors, opened.where)
+    files = tokenizer_files.prepare(opened.directory, Path(tokenizer) if tokenizer else None, opened.config)
+    plan = pipeline.plan(opened.config, quantization, kind, shard_bytes(max_shard_size))
     with disk_errors(f"Writing {target}"), staged(target, force) as folder:
         check_space(folder, plan.nbytes)
-        tokenizer_files.write(opened.directory, Path(tokenizer) if tokenizer else None, folder, opened.config)
+        files.write(folder)
         write_json(folder / "config.json", output_config(opened.raw_config, opened.config, quantization, dtype))
         pipeline.write(folder, plan, matched.tensors, progress)
     return report(target, opened, plan.nbytes, matched.dropped)
 
 
+def shard_bytes(gigabytes: float) -> int:
+    """The size limit of a file. Raises InvalidRequest."""
+    if not MIN_SHARD_GB <= gigabytes <= MAX_SHARD_GB:
+        raise InvalidRequest(f"max_shard_size is {gigabytes}; it must be {MIN_SHARD_GB:g} to {MAX_SHARD_GB:g} GB.")
+    return int(gigabytes * 1e9)
+
+
 def requested_quantization(bits: int | None, group_size: int | None, mode: str | None) -> Quantization | None:
-    """The quantization that the options ask for, or None. Raises InvalidRequest, Unsupported."""
-    if mode is not None and mode not in QUANTIZATION_MODES:
-        raise unsupported("quantization mode", mode, QUANTIZATION_MODES)
+    """The quantization that the options ask for, or None. Raises InvalidRequest for what MLX does not have."""
+    if mode not in (None, *QUANTIZATION_MODES):
+        raise InvalidRequest(f"mode is {mode!r}; it is one of {', '.join(QUANTIZATION_MODES)}.")
     if mode not in (None, "affine"):
         if bits is not None or group_size is not None:
             raise InvalidRequest(f"--mode {mode} fixes its bits and group size; leave --bits and --group-size out.")
@@ -93,6 +99,11 @@ def requested_quantization(bits: int | None, group_size: int | None, mode: str |
         if group_size is not None:
             raise InvalidRequest("--group-size means nothing without --bits: nothing would be quantized.")
         return None
+    for name, value, known in zip(
+        ("bits", "group_size"), (bits, group_size), QUANTIZATION_MODES["affine"], strict=True
+    ):
+        if value not in (None, *known):
+            raise InvalidRequest(f"{name} is {value!r}; it is one of {', '.join(map(str, known))}.")
     return Quantization.from_dict({"mode": "affine", "bits": bits, "group_size": group_size})
 
 

@@ -22,6 +22,9 @@ RULES: dict[tuple[str, str], list[tuple[str, str]]] = {
 }
 
 
+HEAD = "lm_head.weight"
+
+
 @dataclass(frozen=True)
 class Matched:
     """The tensors by the name they get, and the names of those that nothing reads."""
@@ -48,15 +51,27 @@ def match(
     """
     rules = RULES[family_layout]
     named: dict[str, LazyTensor] = {}
-    dropped = []
+    dropped: list[str] = []
+    copies: dict[str, LazyTensor] = {}
     for old, tensor in tensors.items():
         new = rename(old, rules)
         if config.is_redundant(new):
             dropped.append(old)
+            copies |= {new: tensor} if new == HEAD and config.tied else {}
         elif new in named:
             raise BadCheckpoint(f"{where}: {old} and another tensor both become {new}.")
         else:
             named[new] = tensor
     expected = {name: Entry(mx.float32, shape) for name, shape in config.weight_shapes().items()}
     check_entries(where, expected, {name: Entry(t.dtype, t.shape) for name, t in named.items()})
+    for name, tensor in copies.items():
+        embedding = next(iter(expected))  # the first of every architecture's weights
+        check_copy(name, tensor, named[embedding], where)
     return Matched(named, dropped)
+
+
+def check_copy(name: str, tensor: LazyTensor, embedding: LazyTensor, where: Path) -> None:
+    """A tied head repeats the embedding; another one is not thrown away but refused."""
+    if tensor.shape != embedding.shape or not mx.array_equal(tensor.read(), embedding.read()).item():
+        raise BadCheckpoint(f"{where}: {name} differs from the embedding, though config.json ties the two. "
+                            "Set tie_word_embeddings (OpenELM: share_input_output_layers) right.")  # fmt: skip

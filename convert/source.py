@@ -6,17 +6,20 @@ the family's naming are told by the files' own names and config.json, never by t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
+
+import mlx.core as mx
 
 from elm_mlx.config import ModelConfig, config_from_dict
 from elm_mlx.convert.tensor import LazyTensor
 from elm_mlx.convert.torch_file import read_torch_file
 from elm_mlx.errors import NotFound, Unsupported
 from elm_mlx.store.files import read_json
-from elm_mlx.store.weights import gather, indexed_files, read_arrays, safetensors_files
+from elm_mlx.store.weights import gather, indexed_files, read_arrays, read_header, safetensors_files
 
 TORCH_SUFFIXES = (".bin", ".pt", ".pth")
 # Files that tell a layout which is not read yet, with the way round it.
@@ -82,9 +85,10 @@ def read_file(path: Path) -> dict[str, LazyTensor]:
     """The tensors of one weights file, by its ending."""
     if path.suffix in TORCH_SUFFIXES:
         return read_torch_file(path)
-    return {name: LazyTensor(e.shape, e.dtype, _constant(array)) for name, (e, array) in read_arrays(path).items()}
+    header = read_header(path)
+    return {name: LazyTensor(entry.shape, entry.dtype, partial(read_one, path, name)) for name, entry in header.items()}
 
 
-def _constant(array: Any) -> Callable[[], Any]:
-    """MLX's array is lazy itself; it is freed with the LazyTensor that holds it."""
-    return lambda: array
+def read_one(path: Path, name: str) -> mx.array:
+    """One tensor, lazily, from the file opened anew: an array that is kept would keep its elements in memory."""
+    return read_arrays(path)[name][1]

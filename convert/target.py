@@ -20,7 +20,7 @@ def staged(target: Path, force: bool) -> Iterator[Path]:
     """
     refuse_existing(target, force)
     target.parent.mkdir(parents=True, exist_ok=True)
-    folder = Path(tempfile.mkdtemp(prefix=f".{target.name}.partial-", dir=target.parent))
+    folder = Path(tempfile.mkdtemp(prefix=f".{target.name[:100]}.partial-", dir=target.parent))
     try:
         folder.chmod(0o755)  # mkdtemp's 0700 would outlast the rename
         yield folder
@@ -34,22 +34,21 @@ def refuse_existing(target: Path, force: bool) -> None:
     """Nothing of a user's is overwritten unasked, and never a file."""
     if target.is_symlink() or (target.exists() and not target.is_dir()):
         raise TargetExists(f"{target} is a file or a link, not a directory. Name another --output.")
+    if target.is_mount():
+        raise TargetExists(f"{target} is a mount point, which cannot be replaced whole. Name a folder inside it.")
     if target.exists() and any(target.iterdir()) and not force:
         raise TargetExists(f"{target} is there already and not empty. Give --force to replace it, or another --output.")
 
 
 def replace(target: Path, folder: Path) -> None:
-    """Renames `folder` to `target`; an earlier output steps aside first and is put back should that fail."""
-    if not target.exists():
-        folder.rename(target)
-        return
-    aside = Path(tempfile.mkdtemp(prefix=f".{target.name}.replaced-", dir=target.parent))
-    target.rename(aside / target.name)
+    """Renames `folder` to `target`; an earlier output steps aside first and comes back should that fail."""
+    aside = folder.with_name(f"{folder.name}-replaced")
     try:
+        if target.exists():
+            target.rename(aside)
         folder.rename(target)
     except BaseException:  # an interrupt between the two renames must not lose the earlier output
-        (aside / target.name).rename(target)
+        if aside.exists() and not target.exists():
+            aside.rename(target)
         raise
-    finally:
-        if target.exists():
-            shutil.rmtree(aside, ignore_errors=True)
+    shutil.rmtree(aside, ignore_errors=True)

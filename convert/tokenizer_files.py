@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from elm_mlx.config import ModelConfig
 from elm_mlx.convert.sentencepiece_model import SentencePieceModel, added_token, parse, tokenizer_json
 from elm_mlx.errors import BadCheckpoint, MissingTokenizer, NotFound, Unsupported
-from elm_mlx.store.files import optional_json, read_json, write_json
+from elm_mlx.store.files import optional_json, read_json, reading, write_json
+from elm_mlx.store.load import read_generation
 from elm_mlx.text.tokenizer import Tokenizer
 
 MAX_MODEL_BYTES = 16 * 2**20  # Llama 2's tokenizer.model has 0.5 MB, one with 256,000 pieces 4
@@ -18,19 +20,39 @@ COPIED = ("special_tokens_map.json", "chat_template.jinja")
 WANTED = "a tokenizer.json, a SentencePiece tokenizer.model, or a directory with one"
 
 
-def write(source: Path, given: Path | None, folder: Path, config: ModelConfig) -> None:
-    """Writes the tokenizer of `given`, else of `source`, and the source's generation_config.json, into `folder`.
+@dataclass(frozen=True)
+class TokenizerFiles:
+    """What will be written: tokenizer.json's bytes, tokenizer_config.json's object, and files copied as they are."""
+
+    content: bytes
+    settings: dict[str, Any]
+    copied: list[Path]
+
+    def write(self, folder: Path) -> None:
+        """Writes them into `folder`."""
+        (folder / "tokenizer.json").write_bytes(self.content)
+        write_json(folder / "tokenizer_config.json", self.settings)
+        for file in self.copied:
+            shutil.copyfile(file, folder / file.name)
+
+
+def prepare(source: Path, given: Path | None, config: ModelConfig) -> TokenizerFiles:
+    """The tokenizer of `given`, else of `source`, with the settings beside it, and the source's generation_config.json;
+    all of it read and checked, so that what is written loads.
 
     Raises MissingTokenizer where there is none, BadCheckpoint for one that is damaged or of another model.
     """
     file = find(given or source, source)
-    content, settings = read(file)
-    write_compact(folder / "tokenizer.json", content)
-    write_json(folder / "tokenizer_config.json", settings | {"clean_up_tokenization_spaces": False})
-    for name in COPIED:
-        copy(file.parent / name, folder)
-    copy(source / "generation_config.json", folder)
-    check(folder, settings, config, file)
+    with reading(file):
+        content, settings = read(file)
+        data = compact(content, file)
+    settings = {key: value for key, value in settings.items() if key != "auto_map"}  # Python that a loader would run
+    check(Tokenizer(data, settings, config.bos_token_id, file), config, file)
+    read_generation(source / "generation_config.json")
+    beside = [file.parent / name for name in COPIED] + [source / "generation_config.json"]
+    return TokenizerFiles(
+        data, settings | {"clean_up_tokenization_spaces": False}, [path for path in beside if path.is_file()]
+    )
 
 
 def find(place: Path, source: Path) -> Path:
@@ -69,7 +91,8 @@ def is_tiktoken(data: bytes) -> bool:
 def from_json(file: Path, settings: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     """A tokenizer.json as it is. A class that rebuilds it from parts, and cuts blanks otherwise, is replaced."""
     content = read_json(file)
-    if str(settings.get("tokenizer_class", "")).startswith("LlamaTokenizer"):
+    kind = settings.get("tokenizer_class", "")
+    if not isinstance(kind, str) or kind.startswith("LlamaTokenizer"):
         settings = settings | {"tokenizer_class": "PreTrainedTokenizerFast"}
     return content, settings
 
@@ -91,23 +114,25 @@ def later_tokens(file: Path, model: SentencePieceModel) -> list[dict[str, Any]]:
     """What added_tokens.json puts after the model's pieces, in the order of ids: the library counts for itself."""
     first, taken = len(model.pieces), {"", *(piece.text for piece in model.pieces)}
     # transformers lists the model's own control pieces here too
-    later = sorted((i, text) for text, i in optional_json(file).items() if isinstance(i, int) and i >= first)
+    listed = optional_json(file)
+    if not all(type(i) is int for i in listed.values()):
+        raise BadCheckpoint(f"{file} gives a token an id that is no whole number. Fetch it again.")
+    later = sorted((i, text) for text, i in listed.items() if i >= first)
     if any(i != place or text in taken for place, (i, text) in enumerate(later, start=first)):
         raise BadCheckpoint(f"{file} does not number its new tokens from {first} on, each once. Fetch it again.")
     return [added_token(i, text, special=True) for i, text in later]
 
 
-def write_compact(path: Path, content: dict[str, Any]) -> None:
-    """Without blanks, and merges as strings where no piece holds a blank: start-up is mostly parsing this."""
+def compact(content: dict[str, Any], file: Path) -> bytes:
+    """A tokenizer.json without blanks, merges as strings where no piece holds one: start-up is mostly parsing it."""
     model = content.get("model")
     pairs = model.get("merges") if isinstance(model, dict) else None
     if isinstance(model, dict) and isinstance(pairs, list) and all(is_plain_pair(pair) for pair in pairs):
         content = content | {"model": model | {"merges": [" ".join(pair) for pair in pairs]}}
     try:
-        text = json.dumps(content, ensure_ascii=False, separators=(",", ":")).encode()
+        return json.dumps(content, ensure_ascii=False, separators=(",", ":")).encode()
     except UnicodeEncodeError as error:
-        raise BadCheckpoint("The tokenizer has an entry that is not valid Unicode. Fetch it again.") from error
-    path.write_bytes(text)
+        raise BadCheckpoint(f"{file} has an entry that is not valid Unicode. Fetch it again.") from error
 
 
 def is_plain_pair(pair: object) -> bool:
@@ -115,15 +140,9 @@ def is_plain_pair(pair: object) -> bool:
     return isinstance(pair, list) and len(pair) == 2 and all(isinstance(s, str) and " " not in s for s in pair)
 
 
-def copy(file: Path, folder: Path) -> None:
-    """Copies a small file that need not be there."""
-    if file.is_file():
-        shutil.copyfile(file, folder / file.name)
-
-
-def check(folder: Path, settings: dict[str, Any], config: ModelConfig, file: Path) -> None:
-    """What was written loads, and is this model's: none of its ids lies outside the embedding."""
-    size = Tokenizer(folder / "tokenizer.json", settings, config.bos_token_id).vocab_size
+def check(tokenizer: Tokenizer, config: ModelConfig, file: Path) -> None:
+    """The tokenizer is this model's: none of its ids lies outside the embedding."""
+    size = max(tokenizer.vocab_size, (tokenizer.bos_token_id or 0) + 1)
     if size > config.vocab_size:
         raise BadCheckpoint(f"{file} has ids up to {size - 1} and the model only {config.vocab_size} of them: it is "
                             "another model's tokenizer.")  # fmt: skip

@@ -20,6 +20,7 @@ from elm_mlx.convert.torch_pickle import interpret
 from elm_mlx.convert.torch_tensors import Vocabulary
 from elm_mlx.convert.torch_zip import LOCAL_MARK, read_members
 from elm_mlx.errors import BadCheckpoint, NotFound, Unsupported, unsupported
+from elm_mlx.store.files import reading
 
 LEGACY_MAGIC = bytes.fromhex("8a0a6cfc9c46f9206aa85019")  # LONG1 0x1950a86a20f9469cfc6c
 LFS_MAGIC = b"version https://git-lfs"
@@ -59,7 +60,7 @@ def _blame(path: Path) -> Iterator[None]:
 
 
 def _mapped(path: Path) -> memoryview:
-    with path.open("rb") as file:
+    with reading(path), path.open("rb") as file:
         _require_zip(file.read(512))
         return memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
 

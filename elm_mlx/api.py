@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import threading
 import time
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib.resources import files
 from pathlib import Path
@@ -12,10 +13,10 @@ from typing import Any
 from elm_mlx.backend import mx
 from elm_mlx.config import ModelConfig
 from elm_mlx.costs import kv_bytes_per_token, parameter_count
-from elm_mlx.engine.cache import make_cache
+from elm_mlx.engine.cache import RESERVE, make_cache
 from elm_mlx.engine.generate import Progress, generate
-from elm_mlx.engine.sampling import Sampler, Sampling
-from elm_mlx.errors import BadCheckpoint, InvalidRequest, PromptTooLong
+from elm_mlx.engine.sampling import Sampler, Sampling, whole
+from elm_mlx.errors import InvalidRequest, PromptTooLong
 from elm_mlx.models.layers import Model
 from elm_mlx.store.load import Loaded, load_arrays, load_directory, read_config, stored_dtype
 from elm_mlx.text.tokenizer import StreamDecoder, Tokenizer
@@ -63,7 +64,11 @@ class Piece:
 
 
 class Stream:
-    """An iterator over Pieces; once it is exhausted, or closed, `completion` sums it up."""
+    """An iterator over Pieces; once it is exhausted, or closed, `completion` sums it up.
+
+    It is read in the thread that began it, since MLX's streams belong to threads. Times are as its reader saw them:
+    what it does between two pieces counts.
+    """
 
     def __init__(
         self, lm: LanguageModel, prompt: list[int], ids: Generator[int, None, None], max_tokens: int, begun: float
@@ -71,12 +76,15 @@ class Stream:
         self._lm, self._prompt, self._ids, self._max_tokens = lm, prompt, ids, max_tokens
         self._decoder = StreamDecoder(lm.tokenizer)
         self._begun = self._first = self._last = begun
+        self._thread = threading.get_ident()
         self._pieces: list[Piece] = []
 
     def __iter__(self) -> Iterator[Piece]:
         return self
 
     def __next__(self) -> Piece:
+        if threading.get_ident() != self._thread:
+            raise InvalidRequest("A stream is read in the thread that began it. Begin it there, or pass the pieces on.")
         token = next(self._ids)
         self._last = time.perf_counter()
         if not self._pieces:
@@ -124,7 +132,7 @@ class LanguageModel:
         self.model: Model = loaded.model
         self.stop_ids: frozenset[int] = loaded.stop_ids
         self.notice: str | None = loaded.notice
-        self._sampling = default_sampling(loaded.generation)
+        self._sampling = loaded.sampling
 
     def generate(
         self,
@@ -165,7 +173,7 @@ class LanguageModel:
         ids_out = generate(
             self.model,
             ids,
-            make_cache(self.config.num_layers, len(ids) + room - 1),
+            make_cache(self.config.num_layers, len(ids) + room - 1, reserve=len(ids) + RESERVE),
             Sampler(sampling, seed),
             max_tokens=room,
             stop_ids=self.stop_ids,
@@ -178,7 +186,7 @@ class LanguageModel:
 
         Raises InvalidRequest for ids the model does not have, PromptTooLong for more than its context.
         """
-        checked = self._ids(list(ids))
+        checked = self._ids(ids)
         if len(checked) > self.config.context_length:
             raise self._too_long(len(checked))
         logits = self.model(mx.array([checked]))[0].astype(mx.float32)
@@ -187,22 +195,28 @@ class LanguageModel:
 
     def _ids(self, prompt: str | Sequence[int]) -> list[int]:
         """The prompt's ids, each of them one that the model has."""
-        ids = self.tokenizer.encode(prompt) if isinstance(prompt, str) else list(prompt)
+        if isinstance(prompt, str):
+            prompt = self.tokenizer.encode(prompt)
+        elif isinstance(prompt, bytes | bytearray | Mapping) or not isinstance(prompt, Iterable):
+            raise InvalidRequest(f"The prompt is a {type(prompt).__name__}; give text or a list of token ids.")
+        ids = [whole("A token id", token) for token in getattr(prompt, "tolist", lambda: prompt)()]
         if not ids:
             raise InvalidRequest("The prompt is empty, and this model has no BOS to begin with. Give some text.")
         for token in ids:
-            if isinstance(token, bool) or not isinstance(token, int) or not 0 <= token < self.config.vocab_size:
-                raise InvalidRequest(f"{token!r} is no token id of this model: whole numbers from 0 to "
-                                     f"{self.config.vocab_size - 1}.")  # fmt: skip
+            if not 0 <= token < self.config.vocab_size:
+                raise InvalidRequest(
+                    f"{token} is no token id of this model, which has 0 to {self.config.vocab_size - 1}."
+                )
         return ids
 
     def _room(self, prompt: int, max_tokens: int) -> int:
         """How many tokens can come: as many as asked for, or as the context has left."""
-        if isinstance(max_tokens, bool) or not isinstance(max_tokens, int) or max_tokens < 1:
-            raise InvalidRequest(f"max_tokens is {max_tokens!r}; it must be a whole number above 0.")
+        wanted = whole("max_tokens", max_tokens)
+        if wanted < 1:
+            raise InvalidRequest(f"max_tokens is {wanted}; it must be above 0.")
         if prompt >= self.config.context_length:
             raise self._too_long(prompt)
-        return min(max_tokens, self.config.context_length - prompt)
+        return min(wanted, self.config.context_length - prompt)
 
     def _too_long(self, length: int) -> PromptTooLong:
         return PromptTooLong(f"The prompt has {length} tokens and the model's context {self.config.context_length}. "
@@ -215,22 +229,10 @@ class LanguageModel:
         options: dict[str, Any] = {"temperature": temperature, "top_p": top_p, "top_k": top_k, "min_p": min_p}
         given = {name: value for name, value in options.items() if value is not None}
         sampling = replace(self._sampling, **given)
-        if sampling.temperature == 0 and given and temperature is None:
-            names = " and ".join(given)
+        if temperature is None and sampling.is_greedy and sampling.filters:
+            names = " and ".join(sampling.filters)
             raise InvalidRequest(f"{names} would change nothing: this model is greedy by default. Give a temperature.")
         return sampling
-
-
-def default_sampling(generation: dict[str, Any]) -> Sampling:
-    """A model's own choice in generation_config.json: greedy unless it says `do_sample`."""
-    if not generation.get("do_sample"):
-        return Sampling()
-    named = {name: generation.get(name) for name in ("temperature", "top_p", "top_k", "min_p")}
-    options: dict[str, Any] = {"temperature": 1.0} | {name: v for name, v in named.items() if v is not None}
-    try:
-        return Sampling(**options)
-    except (InvalidRequest, TypeError) as error:
-        raise BadCheckpoint(f"generation_config.json asks for sampling that has no meaning: {error}") from error
 
 
 def demo_directory() -> Path:
@@ -273,6 +275,7 @@ def info(path: str | Path | None = None) -> ModelInfo:
     config = read_config(directory)
     arrays, nbytes = load_arrays(directory, config)
     dtype, count = stored_dtype(arrays), parameter_count(config)
+    is_quantized = any(name.endswith(".scales") for name in arrays)
     return ModelInfo(
         model="demo" if path is None else str(path),
         family=config.family,
@@ -282,5 +285,5 @@ def info(path: str | Path | None = None) -> ModelInfo:
         kv_bytes_per_token=kv_bytes_per_token(config, 8 * dtype.size),
         context_length=config.context_length,
         dtype=str(dtype).removeprefix("mlx.core."),
-        quantization=config.quantization.to_dict() if config.quantization else None,
+        quantization=config.quantization.to_dict() if config.quantization and is_quantized else None,
     )

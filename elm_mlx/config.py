@@ -99,35 +99,50 @@ class Rope:
     original_context: int = 8192
 
     KINDS: ClassVar[tuple[str, ...]] = ("default", "linear", "llama3")
+    KEYS: ClassVar[tuple[str, ...]] = (
+        *("rope_type", "type", "rope_theta", "factor"),
+        *("low_freq_factor", "high_freq_factor", "original_max_position_embeddings"),
+    )
 
     @classmethod
     def from_dict(cls, raw: Mapping[str, Any]) -> Rope:
-        """Reads `rope_theta` + `rope_scaling`, or transformers 5's `rope_parameters`; both must agree."""
-        older, newer = mapping(raw, "rope_scaling"), mapping(raw, "rope_parameters")
-        if newer and "rope_theta" in raw and raw["rope_theta"] != newer.get("rope_theta", raw["rope_theta"]):
-            raise BadCheckpoint(
-                f"config.json names two RoPE bases: rope_theta {raw['rope_theta']!r} and "
-                f"rope_parameters {newer['rope_theta']!r}. Keep the one that the model was trained with."
-            )
-        theta = positive({"rope_theta": newer.get("rope_theta", raw.get("rope_theta"))}, "rope_theta", 10_000.0)
-        readings = {cls._scaled(theta, scaling) for scaling in (older, newer) if scaling}
+        """Reads `rope_theta` + `rope_scaling`, or transformers 5's `rope_parameters`; what is said twice must agree.
+
+        Raises Unsupported for a kind or a parameter that we do not run.
+        """
+        choice(raw, "partial_rotary_factor", [1.0])
+        objects = [mapping(raw, "rope_scaling"), mapping(raw, "rope_parameters")]
+        for key, value in ((key, value) for scaling in objects for key, value in scaling.items()):
+            if key not in cls.KEYS and value is not None:
+                raise unsupported("config.json: RoPE parameter", key, cls.KEYS)
+        thetas = {place["rope_theta"] for place in (raw, *objects) if isinstance(place.get("rope_theta"), int | float)}
+        if len(thetas) > 1:
+            raise BadCheckpoint(f"config.json names two RoPE bases, {' and '.join(map(str, sorted(thetas)))}. "
+                                "Keep the one that the model was trained with.")  # fmt: skip
+        named = [place for place in (*objects, raw) if place.get("rope_theta") is not None]
+        theta = positive(named[0] if named else raw, "rope_theta", 10_000.0)
+        readings = {cls._scaled(theta, scaling) for scaling in objects if set(scaling) - {"rope_theta"}}
         if len(readings) > 1:
             raise BadCheckpoint("config.json: rope_scaling and rope_parameters disagree. Keep the right one.")
         return readings.pop() if readings else cls(theta)
 
     @classmethod
     def _scaled(cls, theta: float, scaling: Mapping[str, Any]) -> Rope:
-        kind = scaling.get("rope_type", scaling.get("type", "default"))
+        kinds = {scaling[key] for key in ("rope_type", "type") if isinstance(scaling.get(key), str)}
+        if len(kinds) != 1:
+            raise BadCheckpoint(f"config.json: RoPE scaling names {len(kinds)} kinds in rope_type and type, not one.")
+        kind = kinds.pop()
         if kind not in cls.KINDS:
             raise unsupported("config.json: RoPE scaling", kind, cls.KINDS)
         if kind == "default":
             return cls(theta)
         if "factor" not in scaling:
             raise BadCheckpoint(f"config.json: {kind} RoPE scaling has no factor. Take config.json from the source.")
-        factor = positive(scaling, "factor", 1.0)
+        factor = positive(scaling, "factor", 1.0, MAX_MULTIPLIER)
         if kind == "linear":
             return cls(theta, kind, factor)
-        low, high = positive(scaling, "low_freq_factor", 1.0), positive(scaling, "high_freq_factor", 4.0)
+        low = positive(scaling, "low_freq_factor", 1.0, MAX_MULTIPLIER)
+        high = positive(scaling, "high_freq_factor", 4.0, MAX_MULTIPLIER)
         if low >= high:
             raise BadCheckpoint(f"config.json: low_freq_factor {low} is not below high_freq_factor {high}.")
         original = integer(scaling, "original_max_position_embeddings", 8192, MAX_POSITIONS)
@@ -250,6 +265,8 @@ class OpenELMConfig(ModelConfig):
         choice(raw, "activation_fn_name", ["swish", "silu"])
         choice(raw, "normalization_layer_name", ["rms_norm"])
         choice(raw, "ffn_with_glu", [True])
+        for key in ("rope_scaling", "rope_parameters", "rope_theta"):
+            choice(raw, key, ["no scaling"])  # OpenELM knows rope_freq_constant alone
         layers = integer(raw, "num_transformer_layers", 12, MAX_LAYERS)
         model_dim = integer(raw, "model_dim", 2048, MAX_WIDTH)
         head_dim = integer(raw, "head_dim", 128, MAX_WIDTH)
@@ -281,7 +298,7 @@ class OpenELMConfig(ModelConfig):
         """(query heads, kv heads) a layer, from the multipliers or the stored lists, which must agree."""
         groups = integer(raw, "num_gqa_groups", 1, MAX_WIDTH)
         stored = _whole_list(raw, "num_query_heads", layers), _whole_list(raw, "num_kv_heads", layers)
-        if "qkv_multipliers" not in raw and stored[0] and stored[1]:
+        if raw.get("qkv_multipliers") is None and stored[0] and stored[1]:
             return stored[0], stored[1]
         multipliers = _per_layer(raw, "qkv_multipliers", 1.0, layers)
         widths = [_make_divisible(m * model_dim, head_dim * groups) for m in multipliers]
@@ -355,7 +372,7 @@ class LlamaConfig(ModelConfig):
             num_heads=(heads,) * layers,
             num_kv_heads=(integer(raw, "num_key_value_heads", heads, MAX_WIDTH),) * layers,
             ffn_dims=(integer(raw, "intermediate_size", 11_008, MAX_WIDTH),) * layers,
-            norm_eps=positive(raw, "rms_norm_eps", 1e-6),
+            norm_eps=positive(raw, "rms_norm_eps", 1e-6, 1.0),
             rope=Rope.from_dict(raw),
             context_length=integer(raw, "max_position_embeddings", 2048, MAX_POSITIONS),
             tied=flag(raw, "tie_word_embeddings", False),
@@ -412,6 +429,8 @@ def _quantization(raw: Mapping[str, Any]) -> Quantization | None:
     if "quant_method" in other:
         known = [f"MLX's {mode}" for mode in QUANTIZATION_MODES]
         raise unsupported("config.json: quantization", other["quant_method"], known)
+    if own and other and own != other:
+        raise BadCheckpoint("config.json: quantization and quantization_config disagree. Keep the right one.")
     chosen = own or other
     return Quantization.from_dict(chosen) if chosen else None
 

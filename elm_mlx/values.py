@@ -5,7 +5,6 @@ A missing key and null mean the default. Raises BadCheckpoint for what cannot be
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -13,7 +12,7 @@ from elm_mlx.errors import BadCheckpoint, unsupported
 
 # Far above any released model and far below what would exhaust a machine while being refused.
 MAX_LAYERS, MAX_WIDTH, MAX_VOCAB, MAX_POSITIONS = 1_000, 1_000_000, 10_000_000, 1_000_000_000
-MAX_MULTIPLIER = 1_000.0
+MAX_MULTIPLIER, MAX_NUMBER = 1_000.0, 1e12
 
 
 def given(raw: Mapping[str, Any], key: str, default: object) -> Any:
@@ -32,11 +31,11 @@ def integer(raw: Mapping[str, Any], key: str, default: int, limit: int, least: i
     return int(value)
 
 
-def positive(raw: Mapping[str, Any], key: str, default: float) -> float:
-    """The finite number above zero under `key`."""
+def positive(raw: Mapping[str, Any], key: str, default: float, most: float = MAX_NUMBER) -> float:
+    """The number under `key`, above zero and up to `most`."""
     value = given(raw, key, default)
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= sys.float_info.max:
-        raise BadCheckpoint(f"config.json: {key} is {value!r}, where a finite number above zero belongs.")
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= most:
+        raise BadCheckpoint(f"config.json: {key} is {value!r}, where a number above 0 and up to {most:g} belongs.")
     return float(value)
 
 

@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import math
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import checkpoints
 import mlx.core as mx
+import numpy as np
 import pytest
 
 import elm_mlx
@@ -70,15 +72,57 @@ def test_without_do_sample_a_model_is_greedy(openelm: Path, tmp_path: Path) -> N
     assert lm.generate(ids, 12).tokens == lm.generate(ids, 12, temperature=0).tokens
 
 
+def test_ids_may_be_an_array(demo: elm_mlx.LanguageModel) -> None:
+    ids = demo.tokenizer.encode(TEXT)
+    expected = demo.generate(ids, 4).tokens
+    assert demo.generate(np.array(ids), np.int64(4)).tokens == expected  # type: ignore[arg-type]
+    assert demo.generate(mx.array(ids), 4).tokens == expected  # type: ignore[arg-type]
+
+
+def test_a_stream_read_in_another_thread_says_so(demo: elm_mlx.LanguageModel) -> None:
+    stream = demo.stream(TEXT, 4)
+    with ThreadPoolExecutor(1) as pool, pytest.raises(InvalidRequest, match="thread that began it"):
+        pool.submit(next, stream).result()
+    assert len(list(stream)) == 4
+
+
+def test_a_huge_limit_costs_only_what_is_used(openelm: Path, tmp_path: Path) -> None:
+    source = checkpoints.write(tmp_path / "s", checkpoints.OPENELM | {"max_context_length": 10**9})
+    stream = elm_mlx.load(source).stream("Hi", 10**9 - 100)
+    mx.reset_peak_memory()
+    before = mx.get_active_memory()
+    assert len([next(stream) for _ in range(5)]) == 5
+    assert mx.get_peak_memory() - before < 20e6
+
+
 def test_an_option_that_would_be_ignored_is_refused(demo: elm_mlx.LanguageModel) -> None:
+    assert demo.generate(TEXT, 2, top_k=0, top_p=1.0, min_p=0.0).tokens == demo.generate(TEXT, 2).tokens
     with pytest.raises(InvalidRequest, match="top_p would change nothing"):
         demo.generate(TEXT, top_p=0.9)
     assert demo.generate(TEXT, 2, temperature=0, top_p=0.9).tokens == demo.generate(TEXT, 2).tokens
 
 
-def test_senseless_generation_settings_of_a_model_are_named(openelm: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"do_sample": True, "temperature": -1},
+        {"do_sample": True, "temperature": 10**400},
+        {"do_sample": True, "top_k": "50"},
+        {"do_sample": True, "top_p": True},
+        {"do_sample": "x"},
+        {"eos_token_id": "</s>"},
+    ],
+)
+def test_senseless_generation_settings_of_a_model_are_named(
+    openelm: Path, tmp_path: Path, settings: dict[str, object]
+) -> None:
     with pytest.raises(BadCheckpoint, match=r"generation_config\.json"):
-        with_generation(openelm, tmp_path / "m", do_sample=True, temperature=-1)
+        with_generation(openelm, tmp_path / "m", **settings)
+
+
+def test_a_whole_number_written_as_a_float_is_one(openelm: Path, tmp_path: Path) -> None:
+    lm = with_generation(openelm, tmp_path / "m", do_sample=True, top_k=50.0)
+    assert len(lm.generate(TEXT, 3, seed=0).tokens) == 3
 
 
 def test_a_text_prompt_is_its_encoding_with_one_bos(demo: elm_mlx.LanguageModel) -> None:
@@ -101,7 +145,7 @@ def test_generation_ends_at_the_context(openelm: Path) -> None:
     assert lm.logits(checkpoints.prompt(context)).shape == (context, checkpoints.VOCAB)
 
 
-@pytest.mark.parametrize("ids", [[512], [-1], [1.0], [True], ["1"], []])
+@pytest.mark.parametrize("ids", [[512], [-1], [1.0], [True], ["1"], [], None, b"abc", {1: 2}, 5])
 def test_ids_that_the_model_does_not_have_are_refused(demo: elm_mlx.LanguageModel, ids: list[int]) -> None:
     with pytest.raises(InvalidRequest):
         demo.generate(ids)

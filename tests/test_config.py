@@ -66,6 +66,18 @@ def test_both_spellings_of_transformers_give_the_same_llama() -> None:
     assert config_from_dict(checkpoints.transformers5(older)) == config_from_dict(older)
 
 
+def test_a_base_inside_the_scaling_counts() -> None:
+    scaling = checkpoints.llama3_scaling(8.0)
+    inside = {"rope_scaling": scaling | {"rope_theta": 500000.0}}
+    assert Rope.from_dict(inside) == Rope.from_dict({"rope_theta": 500000.0, "rope_scaling": scaling})
+    assert Rope.from_dict({"rope_parameters": {"rope_theta": 500000.0}}) == Rope(500000.0)
+
+
+def test_null_multipliers_leave_the_stored_lists() -> None:
+    heads = {"num_query_heads": [3, 3, 6, 6], "num_kv_heads": [1, 1, 2, 2]}
+    assert config_from_dict(checkpoints.OPENELM | heads | {"qkv_multipliers": None}).num_heads == (3, 3, 6, 6)
+
+
 def test_type_is_an_alias_of_rope_type() -> None:
     scaling = checkpoints.llama3_scaling(8.0)
     alias = {"type" if key == "rope_type" else key: value for key, value in scaling.items()}
@@ -108,6 +120,13 @@ def test_the_written_form_reads_back_as_the_same_model() -> None:
         ({"rope_scaling": {"rope_type": "llama3"}}, "no factor"),
         ({"rope_scaling": checkpoints.llama3_scaling(8.0) | {"low_freq_factor": 9.0}}, "not below"),
         ({"rope_parameters": {"rope_type": "default", "rope_theta": 10_000.0}}, "two RoPE bases"),
+        ({"rope_theta": 1e300}, "rope_theta"),
+        ({"rms_norm_eps": 2.0}, "rms_norm_eps"),
+        ({"rope_scaling": {"factor": 8.0}}, "names 0 kinds"),
+        ({"rope_scaling": checkpoints.llama3_scaling(8.0) | {"type": "linear"}}, "names 2 kinds"),
+        ({"rope_scaling": checkpoints.llama3_scaling(8.0) | {"rope_theta": 1e4}}, "two RoPE bases"),
+        ({"rope_scaling": checkpoints.llama3_scaling(1e9)}, "factor"),
+        ({"quantization": {"bits": 4}, "quantization_config": {"bits": 8}}, "disagree"),
         ({"eos_token_id": "</s>"}, "token id"),
         ({"eos_token_id": [2, -1]}, "token id"),
         ({"tie_word_embeddings": "yes"}, "true or false"),
@@ -143,6 +162,10 @@ def test_impossible_multipliers_are_refused(change: dict[str, Any], complaint: s
         (checkpoints.LLAMA | {"hidden_act": "gelu"}, "'gelu'.*silu"),
         (checkpoints.LLAMA | {"attention_bias": True}, "attention_bias"),
         (checkpoints.LLAMA | {"rope_scaling": {"rope_type": "yarn", "factor": 2.0}}, "'yarn'.*llama3"),
+        (checkpoints.LLAMA | {"rope_parameters": {"full_attention": {"rope_theta": 1e6}}}, "'full_attention'"),
+        (checkpoints.LLAMA | {"partial_rotary_factor": 0.5}, "partial_rotary_factor"),
+        (checkpoints.OPENELM | {"rope_scaling": {"rope_type": "yarn", "factor": 2.0}}, "rope_scaling"),
+        (checkpoints.OPENELM | {"rope_theta": 500000.0}, "rope_theta"),
         (checkpoints.LLAMA | {"quantization_config": {"quant_method": "gptq"}}, "'gptq'.*affine"),
         (checkpoints.LLAMA | {"quantization": {"bits": 7, "group_size": 64}}, "bits 7"),
         (checkpoints.LLAMA | {"quantization": {"bits": 4, "group_size": 48}}, "group size 48"),

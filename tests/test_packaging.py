@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.util
+import importlib.metadata
 import os
 import shutil
 import subprocess
@@ -100,11 +100,19 @@ def tree(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     return made
 
 
+def setuptools_version() -> int:
+    """The major version of the setuptools installed here, 0 without one."""
+    try:
+        return int(importlib.metadata.version("setuptools").split(".")[0])
+    except importlib.metadata.PackageNotFoundError:
+        return 0
+
+
 @pytest.fixture(scope="module")
 def wheel(tree: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The wheel, built from the sdist built from the tree. Without setuptools here, pip fetches it."""
+    """The wheel, built from the sdist built from the tree. Without a recent setuptools here, pip fetches one."""
     folder = tmp_path_factory.mktemp("dist")
-    isolation = ["--no-isolation"] if importlib.util.find_spec("setuptools") else []
+    isolation = ["--no-isolation"] if setuptools_version() >= 77 else []
     call(sys.executable, "-m", "build", *isolation, "--outdir", folder, tree, cwd=folder)
     return next(folder.glob("*.whl"))
 

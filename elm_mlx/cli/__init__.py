@@ -29,7 +29,9 @@ def run(arguments: list[str] | None = None) -> int:
 
 def main() -> None:
     """The `elm-mlx` command."""
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(TERMINATED))  # an exception, so that everything tidies up
+    for ending in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(ending) != signal.SIG_IGN:  # as nohup leaves it
+            signal.signal(ending, lambda number, _: sys.exit(128 + number))  # an exception, so that all tidy up
     open_closed_streams()
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")  # a Latin-1 terminal shows ? for what it does not have

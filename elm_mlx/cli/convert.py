@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+from elm_mlx.cli.messages import say
 from elm_mlx.cli.progress import ProgressBar
 
 
@@ -18,7 +19,11 @@ from elm_mlx.cli.progress import ProgressBar
 @click.option("--group-size", type=click.Choice(["32", "64", "128"]), help="Weights that share a scale. Default: 64.")
 @click.option("--mode", type=click.Choice(["affine", "mxfp4", "mxfp8", "nvfp4"]), help="How to quantize.")
 @click.option("--dtype", type=click.Choice(["bfloat16", "float16", "float32"]), default="bfloat16", show_default=True)
-@click.option("--tokenizer", type=click.Path(), help="tokenizer.json, tokenizer.model, or a directory with one.")
+@click.option(
+    "--tokenizer",
+    type=click.Path(),
+    help="tokenizer.json or tokenizer.model, with the settings beside it, or its directory.",
+)
 @click.option("--max-shard-size", type=float, default=5.0, show_default=True, metavar="GB", help="Largest file.")
 @click.option("--force", is_flag=True, help="Replace an output that is there already.")
 @click.option("--json", "as_json", is_flag=True, help="Print the summary as one JSON object.")
@@ -41,8 +46,8 @@ def command(source: str, bits: str | None, group_size: str | None, as_json: bool
     if as_json:
         click.echo(json.dumps(asdict(done) | {"output": str(done.output)}))
         return
-    click.echo(f"{done.layout} {done.family}, {done.parameters:,} parameters: {done.bytes / 1e6:,.1f} MB at "
-               f"{done.bits_per_weight:.2f} bits per weight in {done.output}", err=True)  # fmt: skip
+    say(f"{done.layout} {done.family}, {done.parameters:,} parameters: {done.bytes / 1e6:,.1f} MB at "
+        f"{done.bits_per_weight:.2f} bits per weight in {done.output}")  # fmt: skip
     if done.dropped:
-        click.echo(f"Left out, as nothing reads them: {', '.join(done.dropped)}", err=True)
-    click.echo(f'Try it: elm-mlx generate --model "{done.output}" --prompt "Once upon a time"', err=True)
+        say(f"Left out, as nothing reads them: {', '.join(done.dropped)}")
+    say(f'Try it: elm-mlx generate --model "{done.output}" --prompt "Once upon a time"')

@@ -11,6 +11,7 @@ import click
 from click.shell_completion import shell_complete
 
 from elm_mlx import __version__
+from elm_mlx.cli.messages import say
 from elm_mlx.errors import DiskFull, ElmError
 
 NAME, COMPLETE = "elm-mlx", "_ELM_MLX_COMPLETE"
@@ -92,5 +93,5 @@ def call(arguments: list[str] | None) -> int:
 
 def fail(message: object, code: int) -> int:
     """Says what went wrong; returns the code."""
-    click.echo(f"{NAME}: {message}", err=True)
+    say(f"{NAME}: {message}")
     return code

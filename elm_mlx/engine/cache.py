@@ -1,4 +1,4 @@
-"""The key/value cache: one layer, preallocated for a request, written in place."""
+"""The key/value cache: one layer, made for a request, written in place."""
 
 from __future__ import annotations
 
@@ -6,16 +6,19 @@ import mlx.core as mx
 
 from elm_mlx.errors import CacheFull
 
+RESERVE = 256  # positions that the first buffer has room for
+
 
 class KVCache:
-    """Keys and values of one layer, [B, K, capacity, D] each, of which the first `offset` positions are held.
+    """Keys and values of one layer, [B, K, room, D] each, of which the first `offset` positions are held.
 
-    The buffers are made at the first write, in its type and batch size. A write is an eager slice update with a
-    host-side offset: nothing else holds the old buffer when it is evaluated, so MLX writes in place.
+    The buffers are made at the first write, in its type and batch size, with room for `reserve` positions; they
+    double when that is used up, so that a `capacity` nobody fills costs nothing. A write is an eager slice update
+    with a host-side offset: nothing else holds the old buffer when it is evaluated, so MLX writes in place.
     """
 
-    def __init__(self, capacity: int) -> None:
-        self.capacity, self.offset = capacity, 0
+    def __init__(self, capacity: int, reserve: int = RESERVE) -> None:
+        self.capacity, self.reserve, self.offset = capacity, reserve, 0
         self.keys: mx.array | None = None
         self.values: mx.array | None = None
 
@@ -24,18 +27,27 @@ class KVCache:
 
         Raises CacheFull, with the cache unchanged, where L positions do not fit.
         """
-        B, K, L, D = keys.shape
-        start, end = self.offset, self.offset + L
+        start, end = self.offset, self.offset + keys.shape[2]
         if end > self.capacity:
-            raise CacheFull(f"The cache holds {start} of {self.capacity} positions; {L} more do not fit. "
+            raise CacheFull(f"The cache holds {start} of {self.capacity} positions; {end - start} more do not fit. "
                             "Make it larger, or trim it.")  # fmt: skip
-        if self.keys is None or self.values is None:
-            self.keys = mx.zeros((B, K, self.capacity, D), keys.dtype)
-            self.values = mx.zeros((B, K, self.capacity, values.shape[-1]), values.dtype)
+        self.keys = self._with_room(self.keys, end, keys)
+        self.values = self._with_room(self.values, end, values)
         self.keys[..., start:end, :] = keys
         self.values[..., start:end, :] = values
         self.offset = end
         return self.keys[..., :end, :], self.values[..., :end, :]
+
+    def _with_room(self, buffer: mx.array | None, end: int, like: mx.array) -> mx.array:
+        """The buffer, or a larger one with the same content, for `end` positions of the form of `like`."""
+        room = 0 if buffer is None else buffer.shape[2]
+        if buffer is not None and end <= room:
+            return buffer
+        B, K, _, D = like.shape
+        larger = mx.zeros((B, K, min(self.capacity, max(end, 2 * room, self.reserve)), D), like.dtype)
+        if buffer is not None:
+            larger[..., : self.offset, :] = buffer[..., : self.offset, :]
+        return larger
 
     def trim(self, n: int) -> int:
         """Forgets the last `n` positions and returns how many there were to forget."""
@@ -48,6 +60,6 @@ class KVCache:
         return [buffer for buffer in (self.keys, self.values) if buffer is not None]
 
 
-def make_cache(layers: int, capacity: int) -> list[KVCache]:
-    """An empty cache of `capacity` positions for a model of `layers` layers."""
-    return [KVCache(capacity) for _ in range(layers)]
+def make_cache(layers: int, capacity: int, reserve: int = RESERVE) -> list[KVCache]:
+    """An empty cache of at most `capacity` positions for a model of `layers` layers."""
+    return [KVCache(capacity, reserve) for _ in range(layers)]

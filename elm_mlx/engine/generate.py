@@ -43,7 +43,11 @@ def prefill(
         if progress:
             progress(start + chunk, length)
     states = model.hidden(ids[:, last:], cache)  # [B, L', E]
-    return model.head(states[:, -1])
+    logits = model.head(states[:, -1])
+    if progress:
+        mx.eval(logits)
+        progress(length, length)
+    return logits
 
 
 def generate(

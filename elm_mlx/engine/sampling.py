@@ -6,12 +6,25 @@ The order is that of transformers' generation, where a model's generation_config
 from __future__ import annotations
 
 import math
+import operator
 import secrets
 from dataclasses import dataclass
+from numbers import Real
 
 import mlx.core as mx
 
 from elm_mlx.errors import InvalidRequest
+
+MIN_TEMPERATURE, MAX_TEMPERATURE = 1e-5, 1e4
+MIN_TOP_P = 1e-6  # smaller ones become 0 in float32 and would keep nothing
+
+
+def whole(name: str, value: object) -> int:
+    """`value` as a whole number, NumPy's too. Raises InvalidRequest for anything else, true and false included."""
+    try:
+        return operator.index(value if not isinstance(value, bool) else None)  # type: ignore[arg-type]
+    except TypeError:
+        raise InvalidRequest(f"{name} is {value!r}; it must be a whole number.") from None
 
 
 @dataclass(frozen=True)
@@ -24,14 +37,28 @@ class Sampling:
     min_p: float = 0.0
 
     def __post_init__(self) -> None:
-        if not 0 <= self.temperature < math.inf:
-            raise InvalidRequest(f"temperature is {self.temperature}; it must be 0 (greedy) or a number above.")
-        if self.top_k < 0 or self.top_k != int(self.top_k):
+        for name in ("temperature", "top_k", "top_p", "min_p"):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, Real):
+                raise InvalidRequest(f"{name} is {value!r}; it must be a number.")
+        if not 0 <= self.temperature <= MAX_TEMPERATURE:
+            raise InvalidRequest(f"temperature is {self.temperature}; it must be 0 (greedy) to {MAX_TEMPERATURE}.")
+        if not 0 <= self.top_k < 2**31 or self.top_k != int(self.top_k):
             raise InvalidRequest(f"top_k is {self.top_k}; it must be a whole number, 0 to switch it off.")
         if not 0 < self.top_p <= 1:
             raise InvalidRequest(f"top_p is {self.top_p}; it must be above 0 and at most 1 (off).")
         if not 0 <= self.min_p <= 1:
             raise InvalidRequest(f"min_p is {self.min_p}; it must be 0 (off) to 1.")
+
+    @property
+    def is_greedy(self) -> bool:
+        """Whether the likeliest id is taken: below this temperature, float32 cannot tell the difference."""
+        return self.temperature < MIN_TEMPERATURE
+
+    @property
+    def filters(self) -> list[str]:
+        """The names of the filters that are switched on."""
+        return [name for name in ("top_k", "top_p", "min_p") if getattr(self, name) != getattr(Sampling, name)]
 
 
 class Sampler:
@@ -42,11 +69,11 @@ class Sampler:
 
     def __init__(self, sampling: Sampling, seed: int | None = None) -> None:
         self.sampling = sampling
-        self.key = mx.random.key((secrets.randbits(64) if seed is None else seed) % 2**64)
+        self.key = mx.random.key(secrets.randbits(64) if seed is None else whole("seed", seed) % 2**64)
 
     def __call__(self, logits: mx.array) -> mx.array:
         """Logits [B, V] -> ids [B]."""
-        if self.sampling.temperature == 0:
+        if self.sampling.is_greedy:
             return mx.argmax(logits, axis=-1)
         self.key, now = mx.random.split(self.key)
         return draw(logits, self.sampling, now)
@@ -62,7 +89,8 @@ def draw(logits: mx.array, sampling: Sampling, key: mx.array) -> mx.array:
 
 def _draw_top_k(logits: mx.array, sampling: Sampling, key: mx.array) -> mx.array:
     """The k highest are taken out first, so that what follows sorts k entries and not V."""
-    ids = mx.argpartition(-logits, kth=sampling.top_k - 1, axis=-1)[..., : sampling.top_k]  # [B, k]
+    k = int(sampling.top_k)
+    ids = mx.argpartition(-logits, kth=k - 1, axis=-1)[..., :k]  # [B, k]
     kept = mx.take_along_axis(logits, ids, axis=-1)
     filtered = keep_min_p(keep_top_p(kept, sampling.top_p), sampling.min_p)
     drawn = mx.random.categorical(filtered, key=key)[..., None]  # [B, 1], a place among the k
@@ -76,7 +104,8 @@ def keep_top_p(logits: mx.array, top_p: float) -> mx.array:
     order = mx.argsort(-logits, axis=-1)
     probabilities = mx.take_along_axis(mx.softmax(logits, axis=-1), order, axis=-1)
     before = mx.cumsum(probabilities, axis=-1) - probabilities  # the mass ahead of each id
-    keep = mx.put_along_axis(mx.zeros(logits.shape, mx.bool_), order, before < top_p, axis=-1)
+    kept = before < max(top_p, MIN_TOP_P)
+    keep = mx.put_along_axis(mx.zeros(logits.shape, mx.bool_), order, kept, axis=-1)
     return mx.where(keep, logits, -math.inf)
 
 

@@ -17,13 +17,12 @@ MAX_JSON_BYTES = 100 * 2**20  # a 405B index has 1 MB, a large tokenizer.json 20
 def read_json(path: Path) -> dict[str, Any]:
     """The object in a JSON file. Raises NotFound, or BadCheckpoint for anything but one object of sane size."""
     try:
-        if path.stat().st_size > MAX_JSON_BYTES:
-            raise BadCheckpoint(f"{path} is over {MAX_JSON_BYTES >> 20} MB, too large to be what its name says.")
-        value = json.loads(path.read_bytes())
-    except FileNotFoundError as error:
-        raise NotFound(f"There is no {path.name} in {path.parent}.") from error
-    except OSError as error:
-        raise ElmError(f"{path} cannot be read: {error.strerror or error}.") from error
+        with reading(path):
+            if not path.exists():
+                raise NotFound(f"There is no {path.name} in {path.parent.absolute()}.")
+            if path.stat().st_size > MAX_JSON_BYTES:
+                raise BadCheckpoint(f"{path} is over {MAX_JSON_BYTES >> 20} MB, too large to be what its name says.")
+            value = json.loads(path.read_bytes())
     except (ValueError, RecursionError) as error:
         raise BadCheckpoint(f"{path} is not valid JSON ({type(error).__name__}); fetch it again.") from error
     if not isinstance(value, dict):
@@ -33,12 +32,24 @@ def read_json(path: Path) -> dict[str, Any]:
 
 def optional_json(path: Path) -> dict[str, Any]:
     """The object in a JSON file, or an empty one where there is no file."""
-    return read_json(path) if path.exists() else {}
+    with reading(path):
+        return read_json(path) if path.exists() else {}
 
 
 def write_json(path: Path, value: object) -> None:
     """Writes `value` with its keys in their order and two blanks of indent, as Hugging Face does."""
     path.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
+
+
+@contextmanager
+def reading(path: Path) -> Iterator[None]:
+    """Turns the operating system's refusal to read `path` into a sentence."""
+    try:
+        yield
+    except OSError as error:
+        if isinstance(error, ElmError):
+            raise
+        raise ElmError(f"{path} cannot be read: {error.strerror or error}.") from error
 
 
 @contextmanager

@@ -5,16 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import mlx.core as mx
 
 from elm_mlx import cpu
 from elm_mlx.config import ModelConfig, config_from_dict
-from elm_mlx.errors import BadCheckpoint, NotFound
+from elm_mlx.engine.sampling import Sampling
+from elm_mlx.errors import BadCheckpoint, InvalidRequest, NotFound
 from elm_mlx.models import build
 from elm_mlx.models.layers import Model, Parameters
-from elm_mlx.store.files import optional_json, read_json
+from elm_mlx.store.files import optional_json, read_json, reading
 from elm_mlx.store.quantize import expand, stored_entries
 from elm_mlx.store.weights import check_entries, gather, read_arrays, safetensors_files
 from elm_mlx.text.tokenizer import Tokenizer
@@ -25,14 +25,14 @@ Progress = Callable[[int, int], None]
 
 @dataclass(frozen=True)
 class Loaded:
-    """The parts of a model: `generation` is generation_config.json, `stop_ids` every id that ends its text,
-    `notice` what a program may say about the device."""
+    """The parts of a model: `sampling` is its own choice, `stop_ids` every id that ends its text, `notice` what a
+    program may say about the device."""
 
     directory: Path
     config: ModelConfig
     model: Model
     tokenizer: Tokenizer
-    generation: dict[str, Any]
+    sampling: Sampling
     stop_ids: frozenset[int]
     notice: str | None
 
@@ -45,7 +45,7 @@ def load_directory(directory: Path, cpu_policy: str = "auto", progress: Progress
     """
     config = read_config(directory)
     tokenizer = load_tokenizer(directory, config)
-    generation = optional_json(directory / "generation_config.json")
+    sampling, named = read_generation(directory / "generation_config.json")
     plan = cpu.plan(config, cpu_policy)
     arrays, nbytes = load_arrays(directory, config)
     dtype = plan.dtype or stored_dtype(arrays)
@@ -60,16 +60,18 @@ def load_directory(directory: Path, cpu_policy: str = "auto", progress: Progress
         config=config,
         model=build(config, parameters, compiled=plan.compiled),
         tokenizer=tokenizer,
-        generation=generation,
-        stop_ids=_stop_ids(config, generation, tokenizer),
+        sampling=sampling,
+        # Any of the three may name them: a stale file among them must not keep a model from stopping.
+        stop_ids=frozenset(config.eos_token_ids) | named | tokenizer.stop_ids,
         notice=plan.notice,
     )
 
 
 def read_config(directory: Path) -> ModelConfig:
     """The configuration of a model directory. Raises NotFound where there is none."""
-    if not directory.is_dir():
-        raise NotFound(f"There is no directory {directory}. Give the path of a converted model.")
+    with reading(directory):
+        if not directory.is_dir():
+            raise NotFound(f"There is no directory {directory}. Give the path of a converted model.")
     return config_from_dict(read_json(directory / "config.json"))
 
 
@@ -78,11 +80,29 @@ def load_tokenizer(directory: Path, config: ModelConfig) -> Tokenizer:
     settings = optional_json(directory / "tokenizer_config.json")
     if (directory / "chat_template.jinja").exists():
         settings["chat_template"] = True
-    tokenizer = Tokenizer(directory / "tokenizer.json", settings, config.bos_token_id)
-    if tokenizer.ordinary_entries > config.vocab_size:
-        raise BadCheckpoint(f"{directory / 'tokenizer.json'} has {tokenizer.ordinary_entries} entries and the model "
-                            f"only {config.vocab_size}: it is another model's.")  # fmt: skip
+    tokenizer = Tokenizer.from_file(directory / "tokenizer.json", settings, config.bos_token_id)
+    needed = max(tokenizer.ordinary_entries, (tokenizer.bos_token_id or 0) + 1)
+    if needed > config.vocab_size:
+        raise BadCheckpoint(f"{directory / 'tokenizer.json'} needs {needed} entries and the model has only "
+                            f"{config.vocab_size}: it is another model's.")  # fmt: skip
     return tokenizer
+
+
+def read_generation(path: Path) -> tuple[Sampling, frozenset[int]]:
+    """(how the model wants to be sampled, the stop ids it names) from a generation_config.json that need not be there.
+
+    Greedy unless it says `do_sample`. Lengths are never inherited. Raises BadCheckpoint for values without a meaning.
+    """
+    raw = optional_json(path)
+    stop_ids = frozenset(token_ids(raw.get("eos_token_id"), f"{path}: eos_token_id"))
+    options = {name: raw[name] for name in ("temperature", "top_p", "top_k", "min_p") if raw.get(name) is not None}
+    if raw.get("do_sample") not in (None, True, False):
+        raise BadCheckpoint(f"{path}: do_sample is {raw['do_sample']!r}, where true or false belongs.")
+    try:
+        sampling = Sampling(**({"temperature": 1.0} | options))
+    except InvalidRequest as error:
+        raise BadCheckpoint(f"{path} asks for sampling without a meaning: {error}") from error
+    return sampling if raw.get("do_sample") else Sampling(), stop_ids
 
 
 def load_arrays(directory: Path, config: ModelConfig) -> tuple[dict[str, mx.array], int]:
@@ -106,12 +126,6 @@ def stored_dtype(arrays: dict[str, mx.array]) -> mx.Dtype:
             if name.endswith(ending) and mx.issubdtype(array.dtype, mx.floating):
                 return array.dtype
     raise BadCheckpoint("The weights hold no floating-point tensor, so they are not a language model's.")
-
-
-def _stop_ids(config: ModelConfig, generation: dict[str, Any], tokenizer: Tokenizer) -> frozenset[int]:
-    """Every id that any of the three names: a stale file among them must not keep a model from stopping."""
-    named = token_ids(generation.get("eos_token_id"), "generation_config.json: eos_token_id")
-    return frozenset(config.eos_token_ids) | frozenset(named) | tokenizer.stop_ids
 
 
 class _Evaluate:

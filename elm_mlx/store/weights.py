@@ -17,7 +17,7 @@ import mlx.core as mx
 
 from elm_mlx.config import Shape
 from elm_mlx.errors import BadCheckpoint, NotFound, unsupported
-from elm_mlx.store.files import read_json
+from elm_mlx.store.files import read_json, reading
 
 T = TypeVar("T")
 MAX_HEADER_BYTES = 100_000_000  # the format's own limit
@@ -65,8 +65,8 @@ def read_header(path: Path) -> dict[str, Entry]:
     """
     if not path.is_file():
         raise NotFound(f"There is no {path.name} in {path.parent}.")
-    size = path.stat().st_size
-    with path.open("rb") as file:
+    with reading(path), path.open("rb") as file:
+        size = path.stat().st_size
         length = int.from_bytes(file.read(8), "little")
         if size < 8 or length > min(size - 8, MAX_HEADER_BYTES):
             raise BadCheckpoint(f"{path} is cut short or is no safetensors file{_pointer(path)}. Fetch it again.")

@@ -9,11 +9,12 @@ from typing import Any, TypeVar
 
 import tokenizers
 
-from elm_mlx.errors import BadCheckpoint, InvalidRequest, MissingTokenizer, Unsupported
+from elm_mlx.errors import BadCheckpoint, ElmError, InvalidRequest, MissingTokenizer, Unsupported
 
 T = TypeVar("T")
 BYTE_TOKEN = re.compile(r"<0x[0-9A-F]{2}>")
 WORD_PREFIX = re.compile(rb'"continuing_subword_prefix"\s*:\s*"[^"]')
+MAX_WINDOW = 16  # ids decoded at a time while none of them settles
 REPLACEMENT = "\ufffd"  # what decoding shows for bytes that are not (yet) a character
 
 
@@ -36,20 +37,15 @@ def _content(token: object) -> str | None:
 class Tokenizer:
     """A model's tokenizer. Special tokens that a user writes out are text, never control.
 
-    `settings` is tokenizer_config.json's object; `bos_token_id` the model configuration's, should it name none.
-    Raises MissingTokenizer where the file is not there, BadCheckpoint where the library cannot use it.
+    `data` is tokenizer.json's content and `where` its place, for messages; `settings` is tokenizer_config.json's
+    object; `bos_token_id` the model configuration's, should `settings` name none. Raises BadCheckpoint where the
+    library cannot use it.
     """
 
-    def __init__(self, path: Path, settings: Mapping[str, Any], bos_token_id: int | None = None) -> None:
-        if not path.is_file():
-            raise MissingTokenizer(
-                f"There is no {path.name} in {path.parent}. Convert the model with --tokenizer PATH, where PATH is "
-                "a tokenizer.json, a SentencePiece tokenizer.model, or a directory with one."
-            )
-        self._path = path
-        data = path.read_bytes()
+    def __init__(self, data: bytes, settings: Mapping[str, Any], bos_token_id: int | None, where: Path) -> None:
+        self._where = where
         if WORD_PREFIX.search(data):
-            raise Unsupported(f"{path} marks the insides of words with a prefix, as no tokenizer of OpenELM or Llama "
+            raise Unsupported(f"{where} marks the insides of words with a prefix, as no tokenizer of OpenELM or Llama "
                               "does and on which the tokenizers library can abort.")  # fmt: skip
         self._backend = self._ask(lambda: tokenizers.Tokenizer.from_buffer(data))
         # A file may ask for truncation, padding and special tokens from user text; a runtime wants none of them.
@@ -62,9 +58,23 @@ class Tokenizer:
         self.has_chat_template = bool(settings.get("chat_template"))
         self._adds_bos = self._wants_bos(settings.get("add_bos_token"))
 
+    @classmethod
+    def from_file(cls, path: Path, settings: Mapping[str, Any], bos_token_id: int | None = None) -> Tokenizer:
+        """The tokenizer in a tokenizer.json. Raises MissingTokenizer where there is none."""
+        if not path.is_file():
+            raise MissingTokenizer(
+                f"There is no {path.name} in {path.parent}. Convert the model with --tokenizer PATH, where PATH is "
+                "a tokenizer.json, a SentencePiece tokenizer.model, or a directory with one."
+            )
+        try:
+            data = path.read_bytes()
+        except OSError as error:
+            raise ElmError(f"{path} cannot be read: {error.strerror}.") from error
+        return cls(data, settings, bos_token_id, path)
+
     def _ask(self, call: Callable[[], T]) -> T:
         """What the library answers; whatever it fails with is the file's fault."""
-        damaged = f"{self._path} is not a tokenizer that the tokenizers library can use; fetch it again."
+        damaged = f"{self._where} is not a tokenizer that the tokenizers library can use; fetch it again."
         return guarded(call, BadCheckpoint(damaged))
 
     def _id(self, token: object, otherwise: int | None) -> int | None:
@@ -143,9 +153,19 @@ class StreamDecoder:
         settled = text.removesuffix(REPLACEMENT)
         piece = settled[self._sent :]
         self._sent = max(self._sent, len(settled))
-        if settled == text and (shown := self._tokenizer.decode([token])):
-            self._window, self._sent = [token], len(shown)
+        self._advance(whole=settled == text)
         return piece
+
+    def _advance(self, *, whole: bool) -> None:
+        """Begins the window anew: at the last id, or, in a long run of bytes that make no character, four ids back,
+        which is as far as an unfinished character can reach."""
+        tail = self._window[-1:] if whole else self._window[-4:]
+        if (whole or len(self._window) > MAX_WINDOW) and not any(map(self._tokenizer.is_byte, tail)):
+            shown = self._tokenizer.decode(tail)
+            if not whole:
+                shown = shown.removesuffix(REPLACEMENT)
+            if shown:
+                self._window, self._sent = tail, len(shown)
 
     def flush(self) -> str:
         """What is still held back, as the full decoding shows it."""

@@ -72,8 +72,9 @@ def llama2() -> bytes:
 def rebuilt(data: bytes, folder: Path, **settings: Any) -> Tokenizer:
     """What our conversion makes of a tokenizer.model."""
     path = folder / "tokenizer.json"
-    tokenizer_files.write_compact(path, tokenizer_json(parse(data, "tokenizer.model"), "tokenizer.model"))
-    return Tokenizer(path, {"bos_token": "<s>", "add_bos_token": False} | settings)
+    where = Path("tokenizer.model")
+    path.write_bytes(tokenizer_files.compact(tokenizer_json(parse(data, where), where), where))
+    return Tokenizer.from_file(path, {"bos_token": "<s>", "add_bos_token": False} | settings)
 
 
 def texts(count: int, units: list[str]) -> list[str]:
@@ -132,7 +133,7 @@ def test_control_pieces_are_never_made_from_text(llama2: bytes, tmp_path: Path) 
 def test_bos_is_the_model_s_and_comes_once(llama2: bytes, tmp_path: Path) -> None:
     path = tmp_path / "tokenizer.json"
     path.write_text(json.dumps(tokenizer_json(parse(llama2, "x"), "x")))
-    assert Tokenizer(path, {"bos_token": "<s>"}).encode("<s>the").count(1) == 1
+    assert Tokenizer.from_file(path, {"bos_token": "<s>"}).encode("<s>the").count(1) == 1
     assert tokenizers.Tokenizer.from_file(str(path)).encode("the").ids[0] == 1
 
 
@@ -261,7 +262,7 @@ def source(tmp_path: Path, llama2: bytes) -> Path:
 def written(source: Path, given: Path | None = None) -> Path:
     folder = source.parent / "written"
     folder.mkdir(exist_ok=True)
-    tokenizer_files.write(source, given, folder, CONFIG)
+    tokenizer_files.prepare(source, given, CONFIG).write(folder)
     return folder
 
 
@@ -276,7 +277,7 @@ def test_a_directory_with_a_tokenizer_model_becomes_a_fast_tokenizer(source: Pat
         "tokenizer_class": "PreTrainedTokenizerFast",
         "clean_up_tokenization_spaces": False,
     }
-    assert Tokenizer(folder / "tokenizer.json", settings).encode("the")[0] == 1
+    assert Tokenizer.from_file(folder / "tokenizer.json", settings).encode("the")[0] == 1
 
 
 def test_the_tokens_of_a_fine_tune_keep_their_ids(source: Path, llama2: bytes) -> None:
@@ -303,7 +304,7 @@ def test_a_tokenizer_file_may_lie_anywhere_and_json_comes_first(source: Path, tm
     sizes = {}
     for given in (None, elsewhere, elsewhere / "tokenizer.json", source / "tokenizer.model"):
         folder = written(source, given)
-        sizes[given] = Tokenizer(folder / "tokenizer.json", {}).vocab_size
+        sizes[given] = Tokenizer.from_file(folder / "tokenizer.json", {}).vocab_size
     assert sizes[elsewhere] == sizes[elsewhere / "tokenizer.json"] == checkpoints.VOCAB
     assert sizes[None] == sizes[source / "tokenizer.model"] != checkpoints.VOCAB
 
@@ -325,6 +326,34 @@ def test_another_class_is_kept(tmp_path: Path) -> None:
     checkpoints.add_tokenizer(source)
     (source / "tokenizer_config.json").write_text('{"tokenizer_class": "GPT2Tokenizer"}')
     assert json.loads((written(source) / "tokenizer_config.json").read_text())["tokenizer_class"] == "GPT2Tokenizer"
+
+
+def test_python_that_a_loader_would_run_is_not_passed_on(tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    source.mkdir()
+    checkpoints.add_tokenizer(source)
+    settings = {"auto_map": {"AutoTokenizer": ["evil.py", None]}, "tokenizer_class": ["x"], "bos_token": "<s>"}
+    (source / "tokenizer_config.json").write_text(json.dumps(settings))
+    kept = json.loads((written(source) / "tokenizer_config.json").read_text())
+    assert "auto_map" not in kept
+    assert kept["tokenizer_class"] == "PreTrainedTokenizerFast"
+
+
+@pytest.mark.parametrize("token", ["380", 380.0, True, None])
+def test_an_added_token_without_a_whole_id_is_refused(source: Path, token: object) -> None:
+    (source / "added_tokens.json").write_text(json.dumps({"<x>": token}))
+    with pytest.raises(BadCheckpoint, match="no whole number"):
+        written(source)
+
+
+@pytest.mark.parametrize("generation", ["{bad", '{"do_sample": true, "top_k": "50"}', '{"eos_token_id": "x"}'])
+def test_generation_settings_that_could_not_be_loaded_are_refused(tmp_path: Path, generation: str) -> None:
+    source = tmp_path / "source"
+    source.mkdir()
+    checkpoints.add_tokenizer(source)
+    (source / "generation_config.json").write_text(generation)
+    with pytest.raises(BadCheckpoint, match=r"source/generation_config\.json"):
+        written(source)
 
 
 def test_a_missing_tokenizer_says_what_openelm_uses(tmp_path: Path) -> None:
@@ -364,7 +393,7 @@ def test_a_tokenizer_with_ids_outside_the_model_is_refused(tmp_path: Path, extra
 
 def compact(path: Path, content: dict[str, Any]) -> list[Any]:
     """The merges as written; the file must mean what `content` says."""
-    tokenizer_files.write_compact(path, content)
+    path.write_bytes(tokenizer_files.compact(content, path))
     text = path.read_text()
     again = tokenizers.Tokenizer.from_file(str(path))
     assert again.to_str() == tokenizers.Tokenizer.from_str(json.dumps(content)).to_str()

@@ -37,7 +37,7 @@ def test_prefill_gives_the_last_rows_logits_for_any_chunk(lm: elm_mlx.LanguageMo
     last = prefill(lm.model, mx.array([ids]), cache, chunk=chunk, progress=lambda *at: heard.append(at))
     assert relative(last[0], lm.logits(ids)[-1]) <= CLOSE
     assert cache[0].offset == len(ids)
-    assert heard == [(done, 72) for done in range(chunk, 72, chunk)]
+    assert heard == [(min(done, 72), 72) for done in range(chunk, 72 + chunk, chunk)]
 
 
 def test_output_fed_back_gives_the_same_log_probabilities(lm: elm_mlx.LanguageModel) -> None:
@@ -74,6 +74,20 @@ def test_trimming_forgets_exactly_the_last_positions(lm: elm_mlx.LanguageModel) 
     assert cache[0].trim(-5) == 0
 
 
+def test_buffers_grow_with_what_they_hold_and_no_further(lm: elm_mlx.LanguageModel) -> None:
+    """A large limit costs nothing until it is used, and growing changes no number."""
+    ids = checkpoints.prompt(60)
+    cache = make_cache(lm.config.num_layers, 50, reserve=8)
+    steps = [lm.model(mx.array([ids[i : i + 5]]), cache) for i in range(0, 50, 5)]
+    assert relative(mx.concatenate(steps, axis=1)[0], lm.logits(ids[:50])) <= CLOSE
+    assert cache[0].keys is not None
+    assert cache[0].keys.shape[2] == 50
+    small = make_cache(lm.config.num_layers, 10**9)
+    lm.model(mx.array([ids]), small)
+    assert small[0].keys is not None
+    assert small[0].keys.shape[2] == 256
+
+
 def test_a_full_cache_says_so_and_stays_as_it_was() -> None:
     cache = KVCache(4)
     block = mx.ones((1, 2, 3, 8))
@@ -95,7 +109,7 @@ def test_decoding_writes_in_place(openelm: object, temperature: float) -> None:
     """64 steps need no more memory than the cache itself: one copied at a step would show as another cache."""
     lm = elm_mlx.load(str(openelm))
     before = mx.get_active_memory()
-    cache = make_cache(lm.config.num_layers, 60_000)
+    cache = make_cache(lm.config.num_layers, 60_000, reserve=60_000)
     steps = generate(lm.model, checkpoints.prompt(), cache, Sampler(Sampling(temperature), 0), max_tokens=72)
     for _ in range(8):
         next(steps)

@@ -89,6 +89,22 @@ def test_temperature_zero_is_greedy_and_needs_no_key() -> None:
     assert sampler.key is before
 
 
+@pytest.mark.parametrize("seed", [1.5, "3", [1], True])
+def test_a_seed_is_a_whole_number(seed: object) -> None:
+    with pytest.raises(InvalidRequest, match="seed"):
+        Sampler(Sampling(1.0), seed)  # type: ignore[arg-type]
+
+
+def test_numpys_numbers_are_numbers() -> None:
+    options = Sampling(np.float32(0.5), top_k=np.int64(3), top_p=np.float64(0.9))  # type: ignore[arg-type]
+    assert Sampler(options, np.int64(3))(LOGITS).item() == Sampler(options, 3)(LOGITS).item()  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("sampling", [Sampling(1e-45), Sampling(1e-6), Sampling(1.0, top_p=5e-324)], ids=str)
+def test_values_too_small_for_float32_mean_greedy_not_noise(sampling: Sampling) -> None:
+    assert {Sampler(sampling, seed)(LOGITS).item() for seed in range(20)} == {1}
+
+
 @pytest.mark.parametrize("seed", [0, 1, -1, 2**63, 2**64 + 5])
 def test_a_seed_reproduces_and_zero_is_one(seed: int) -> None:
     def draws(s: int | None) -> list[int]:
@@ -123,6 +139,11 @@ def test_requests_leave_mlx_own_random_state_alone() -> None:
         {"top_p": math.nan},
         {"min_p": -0.1},
         {"min_p": 2.0},
+        {"temperature": "1"},
+        {"temperature": True},
+        {"temperature": 10**400},
+        {"top_k": math.inf},
+        {"top_k": "50"},
     ],
 )
 def test_options_without_a_meaning_are_refused(options: dict[str, float]) -> None:

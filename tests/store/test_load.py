@@ -116,7 +116,7 @@ def test_a_missing_tokenizer_names_the_option(folder: Path) -> None:
 
 def test_another_models_tokenizer_is_named(tmp_path: Path) -> None:
     small = checkpoints.write(tmp_path / "small", checkpoints.OPENELM | {"vocab_size": 300})
-    with pytest.raises(BadCheckpoint, match="has 512 entries and the model only 300"):
+    with pytest.raises(BadCheckpoint, match="needs 512 entries and the model has only 300"):
         elm_mlx.load(small)
 
 

@@ -75,19 +75,19 @@ def tokenizer(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathF
         llama3(path)
     else:
         sentencepiece(path, DECODERS[request.param])
-    return Tokenizer(path, {})
+    return Tokenizer.from_file(path, {})
 
 
 @pytest.fixture(scope="module")
 def demo() -> Tokenizer:
-    return Tokenizer(checkpoints.DEMO / "tokenizer.json", {})
+    return Tokenizer.from_file(checkpoints.DEMO / "tokenizer.json", {})
 
 
 @pytest.fixture(scope="module")
 def byte_level(tmp_path_factory: pytest.TempPathFactory) -> Tokenizer:
     path = tmp_path_factory.mktemp("byte-level") / "tokenizer.json"
     llama3(path)
-    return Tokenizer(path, {})
+    return Tokenizer.from_file(path, {})
 
 
 def pieces(tokenizer: Tokenizer, ids: list[int]) -> list[str]:
@@ -165,7 +165,7 @@ def test_special_tokens_inside_a_character_do_not_break_it(demo: Tokenizer, byte
 
 def test_an_entry_without_text_does_not_swallow_the_next_blank(tmp_path: Path) -> None:
     sentencepiece(tmp_path / "tokenizer.json", DEMO["decoder"])
-    tokenizer = Tokenizer(tmp_path / "tokenizer.json", {})
+    tokenizer = Tokenizer.from_file(tmp_path / "tokenizer.json", {})
     word = tokenizer.encode("the")
     assert "".join(pieces(tokenizer, [*word, EMPTY, *word])) == "the the"
 
@@ -182,3 +182,13 @@ def test_the_window_stays_short(demo: Tokenizer) -> None:
     for token in demo.encode("the cat sat on the mat and looked at the moon " * 20):
         decoder.add(token)
         assert len(decoder._window) <= 2
+
+
+def test_a_long_run_of_broken_bytes_costs_no_more_than_its_length(byte_level: Tokenizer) -> None:
+    """The window stays short though nothing in the run settles."""
+    lead = byte_level.encode("\U0001f600")[0]  # F0, which begins four bytes, and never goes on
+    decoder = StreamDecoder(byte_level)
+    ids = [lead] * 500
+    pieces = [decoder.add(token) for token in ids]
+    assert len(decoder._window) <= 17
+    assert "".join(pieces) + decoder.flush() == byte_level.decode(ids)

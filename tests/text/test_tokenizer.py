@@ -42,12 +42,12 @@ def make(folder: Path, settings: dict[str, Any], bos: int | None = None, **chang
     """The demo's tokenizer with some parts of its tokenizer.json replaced."""
     path = folder / "tokenizer.json"
     path.write_text(json.dumps(DEMO | changes))
-    return Tokenizer(path, settings, bos)
+    return Tokenizer.from_file(path, settings, bos)
 
 
 @pytest.fixture(scope="module")
 def demo() -> Tokenizer:
-    return Tokenizer(checkpoints.DEMO / "tokenizer.json", NAMES | {"add_bos_token": True})
+    return Tokenizer.from_file(checkpoints.DEMO / "tokenizer.json", NAMES | {"add_bos_token": True})
 
 
 def test_bos_comes_once_and_first(demo: Tokenizer) -> None:
@@ -140,10 +140,10 @@ def test_text_survives_the_round_trip(demo: Tokenizer, text: str) -> None:
 
 def test_a_missing_tokenizer_says_how_to_give_one(tmp_path: Path) -> None:
     with pytest.raises(MissingTokenizer, match=r"no tokenizer\.json in .*--tokenizer PATH.*tokenizer\.model"):
-        Tokenizer(tmp_path / "tokenizer.json", {})
+        Tokenizer.from_file(tmp_path / "tokenizer.json", {})
     (tmp_path / "tokenizer.json").mkdir()
     with pytest.raises(MissingTokenizer):
-        Tokenizer(tmp_path / "tokenizer.json", {})
+        Tokenizer.from_file(tmp_path / "tokenizer.json", {})
 
 
 @pytest.mark.parametrize("content", [b"", b"{}", b"[]", b"\xff\xfe", b"{" * 100_000, b"[" * 100_000, b'{"model":7}'])
@@ -151,7 +151,7 @@ def test_what_is_no_tokenizer_is_a_bad_checkpoint(tmp_path: Path, content: bytes
     path = tmp_path / "tokenizer.json"
     path.write_bytes(content)
     with pytest.raises(BadCheckpoint, match=r"tokenizer\.json is not a tokenizer"):
-        Tokenizer(path, {})
+        Tokenizer.from_file(path, {})
 
 
 def panics(call: Callable[[], object]) -> bool:
