@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from elm_mlx.backend import mx
-from elm_mlx.config import QUANTIZATION_MODES, ModelConfig, Quantization
+from elm_mlx.config import ModelConfig
 from elm_mlx.convert import pipeline, tokenizer_files
 from elm_mlx.convert.config_file import output_config
 from elm_mlx.convert.keymap import match
@@ -16,6 +16,7 @@ from elm_mlx.convert.source import Source, open_source
 from elm_mlx.convert.target import staged
 from elm_mlx.costs import parameter_count
 from elm_mlx.errors import DiskFull, InvalidRequest, TargetExists
+from elm_mlx.quantization import QUANTIZATION_MODES, Quantization
 from elm_mlx.store.files import disk_errors, write_json
 
 DTYPES = {"bfloat16": mx.bfloat16, "float16": mx.float16, "float32": mx.float32}

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from elm_mlx.config import ModelConfig, Quantization
+from elm_mlx.config import ModelConfig
+from elm_mlx.quantization import Quantization
 
 # `auto_map` names Python files that a loader would run; the others are written anew.
 LEFT_OUT = ("auto_map", "quantization", "quantization_config")

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from elm_mlx.errors import BadCheckpoint, unsupported
+from elm_mlx.quantization import Quantization, read_quantization
 from elm_mlx.values import (
     MAX_LAYERS,
     MAX_MULTIPLIER,
@@ -28,63 +29,6 @@ from elm_mlx.values import (
 )
 
 Shape = tuple[int, ...]
-
-# mode -> (bits, group sizes); the non-affine modes fix both (mx.quantize's own table).
-QUANTIZATION_MODES: dict[str, tuple[tuple[int, ...], tuple[int, ...]]] = {
-    "affine": ((2, 3, 4, 5, 6, 8), (32, 64, 128)),
-    "mxfp4": ((4,), (32,)),
-    "mxfp8": ((8,), (32,)),
-    "nvfp4": ((4,), (16,)),
-}
-
-
-@dataclass(frozen=True)
-class Quantization:
-    """How matrices are stored: `mode`, `bits` per weight, columns that share a scale (`group_size`).
-
-    `overrides` maps a weight's name without ".weight" to its own setting, or to None where it is not quantized.
-    """
-
-    bits: int = 4
-    group_size: int = 64
-    mode: str = "affine"
-    overrides: Mapping[str, Quantization | None] = field(default_factory=dict)
-
-    @classmethod
-    def from_dict(cls, raw: Mapping[str, Any]) -> Quantization:
-        """Reads the `quantization` object that mlx-lm writes into config.json.
-
-        Raises Unsupported for a mode, a number of bits or a group size that MLX cannot run.
-        """
-        plain = cls._plain(raw)
-        nested = {name: value for name, value in raw.items() if isinstance(value, Mapping) or value is False}
-        if any(isinstance(inner, Mapping) for value in nested.values() if value for inner in value.values()):
-            raise BadCheckpoint("config.json: quantization nests settings inside the setting of one weight.")
-        return replace(plain, overrides={name: cls._plain(value) if value else None for name, value in nested.items()})
-
-    @classmethod
-    def _plain(cls, raw: Mapping[str, Any]) -> Quantization:
-        """One setting by itself, the mode's own defaults for what is missing."""
-        choice(raw, "mode", list(QUANTIZATION_MODES))
-        mode = raw.get("mode") or "affine"
-        bits, groups = QUANTIZATION_MODES[mode]
-        default_bits, default_group = (4, 64) if mode == "affine" else (bits[0], groups[0])
-        setting = cls(integer(raw, "bits", default_bits, 32), integer(raw, "group_size", default_group, 4096), mode)
-        if setting.bits not in bits:
-            raise unsupported(f"{mode} quantization: bits", setting.bits, bits)
-        if setting.group_size not in groups:
-            raise unsupported(f"{mode} quantization: group size", setting.group_size, groups)
-        return setting
-
-    def to_dict(self) -> dict[str, Any]:
-        """The object as mlx-lm reads it."""
-        own = {"group_size": self.group_size, "bits": self.bits, "mode": self.mode}
-        return own | {name: value.to_dict() if value else False for name, value in self.overrides.items()}
-
-    def of(self, name: str, shape: Shape) -> Quantization | None:
-        """The setting of one weight, or None where it stays as it is: vectors, and rows no group divides."""
-        setting = self.overrides.get(name.removesuffix(".weight"), self)
-        return setting if setting and len(shape) == 2 and shape[1] % setting.group_size == 0 else None
 
 
 @dataclass(frozen=True)
@@ -111,20 +55,24 @@ class Rope:
         Raises Unsupported for a kind or a parameter that we do not run.
         """
         choice(raw, "partial_rotary_factor", [1.0])
-        objects = [mapping(raw, "rope_scaling"), mapping(raw, "rope_parameters")]
-        for key, value in ((key, value) for scaling in objects for key, value in scaling.items()):
+        scalings = [mapping(raw, "rope_scaling"), mapping(raw, "rope_parameters")]
+        for key, value in (item for scaling in scalings for item in scaling.items()):
             if key not in cls.KEYS and value is not None:
                 raise unsupported("config.json: RoPE parameter", key, cls.KEYS)
-        thetas = {place["rope_theta"] for place in (raw, *objects) if isinstance(place.get("rope_theta"), int | float)}
-        if len(thetas) > 1:
-            raise BadCheckpoint(f"config.json names two RoPE bases, {' and '.join(map(str, sorted(thetas)))}. "
-                                "Keep the one that the model was trained with.")  # fmt: skip
-        named = [place for place in (*objects, raw) if place.get("rope_theta") is not None]
-        theta = positive(named[0] if named else raw, "rope_theta", 10_000.0)
-        readings = {cls._scaled(theta, scaling) for scaling in objects if set(scaling) - {"rope_theta"}}
+        theta = cls._theta(raw, *scalings)
+        readings = {cls._scaled(theta, scaling) for scaling in scalings if set(scaling) - {"rope_theta"}}
         if len(readings) > 1:
             raise BadCheckpoint("config.json: rope_scaling and rope_parameters disagree. Keep the right one.")
         return readings.pop() if readings else cls(theta)
+
+    @staticmethod
+    def _theta(*places: Mapping[str, Any]) -> float:
+        """The base, wherever it is named; two different ones are refused."""
+        bases = {positive(place, "rope_theta", 10_000.0) for place in places if place.get("rope_theta") is not None}
+        if len(bases) > 1:
+            raise BadCheckpoint(f"config.json names two RoPE bases, {' and '.join(map(str, sorted(bases)))}. "
+                                "Keep the one that the model was trained with.")  # fmt: skip
+        return bases.pop() if bases else 10_000.0
 
     @classmethod
     def _scaled(cls, theta: float, scaling: Mapping[str, Any]) -> Rope:
@@ -290,7 +238,7 @@ class OpenELMConfig(ModelConfig):
             normalize_qk=flag(raw, "normalize_qk_projections", False),
             bos_token_id=bos[0] if bos else None,
             eos_token_ids=token_ids(raw.get("eos_token_id", 2), "config.json: eos_token_id"),
-            quantization=_quantization(raw),
+            quantization=read_quantization(raw),
         )
 
     @staticmethod
@@ -378,7 +326,7 @@ class LlamaConfig(ModelConfig):
             tied=flag(raw, "tie_word_embeddings", False),
             bos_token_id=bos[0] if bos else None,
             eos_token_ids=token_ids(raw.get("eos_token_id", 2), "config.json: eos_token_id"),
-            quantization=_quantization(raw),
+            quantization=read_quantization(raw),
         )
 
     def to_dict(self) -> dict[str, Any]:
@@ -421,18 +369,6 @@ class LlamaConfig(ModelConfig):
 
 
 FAMILIES: dict[str, type[OpenELMConfig] | type[LlamaConfig]] = {c.family: c for c in (OpenELMConfig, LlamaConfig)}
-
-
-def _quantization(raw: Mapping[str, Any]) -> Quantization | None:
-    """MLX's own quantization; another library's (GPTQ, AWQ, bitsandbytes, fp8, ...) is refused by its name."""
-    own, other = mapping(raw, "quantization"), mapping(raw, "quantization_config")
-    if "quant_method" in other:
-        known = [f"MLX's {mode}" for mode in QUANTIZATION_MODES]
-        raise unsupported("config.json: quantization", other["quant_method"], known)
-    if own and other and own != other:
-        raise BadCheckpoint("config.json: quantization and quantization_config disagree. Keep the right one.")
-    chosen = own or other
-    return Quantization.from_dict(chosen) if chosen else None
 
 
 def config_from_dict(raw: Mapping[str, Any]) -> OpenELMConfig | LlamaConfig:

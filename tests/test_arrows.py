@@ -20,6 +20,7 @@ ROOT = Path(__file__).parents[1]
 STAIR = (
     ("errors", "demo", "store"),  # 1: what a model is (demo and store are packages without imports)
     ("values",),
+    ("quantization",),
     ("config",),
     ("costs", "backend"),  # 2: what it takes, and the stand-in's policy
     ("cpu",),

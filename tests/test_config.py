@@ -10,9 +10,10 @@ from typing import Any
 import checkpoints
 import pytest
 
-from elm_mlx.config import LlamaConfig, OpenELMConfig, Quantization, Rope, config_from_dict
+from elm_mlx.config import LlamaConfig, OpenELMConfig, Rope, config_from_dict
 from elm_mlx.costs import kv_bytes_per_token, parameter_count
 from elm_mlx.errors import BadCheckpoint, Unsupported
+from elm_mlx.quantization import Quantization
 
 PUBLISHED: dict[str, dict[str, Any]] = json.loads((Path(__file__).parent / "published.json").read_text())
 OPENELM, LLAMA = PUBLISHED["openelm"], PUBLISHED["llama"]

@@ -14,7 +14,8 @@ from typing import Protocol
 import mlx.core as mx
 
 from elm_mlx import config as configs
-from elm_mlx.config import ModelConfig, Quantization
+from elm_mlx.config import ModelConfig
+from elm_mlx.quantization import Quantization
 
 Gate = Callable[[mx.array, mx.array], mx.array]
 

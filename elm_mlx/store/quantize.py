@@ -6,7 +6,8 @@ from collections.abc import Callable, Mapping
 
 import mlx.core as mx
 
-from elm_mlx.config import ModelConfig, Quantization, Shape
+from elm_mlx.config import ModelConfig, Shape
+from elm_mlx.quantization import Quantization
 from elm_mlx.store.weights import Entry
 
 
