@@ -44,7 +44,7 @@ def make(folder: Path, shape: str) -> None:
     mx.random.seed(0)
     arrays = {name: mx.random.normal(s) * 0.1 + (len(s) == 1) for name, s in config.weight_shapes().items()}
     mx.save_safetensors(str(folder / "model.safetensors"), arrays)
-    (folder / "config.json").write_text(json.dumps(config.to_dict() | {"eos_token_id": []}))
+    (folder / "config.json").write_text(json.dumps(config.to_dict() | {"eos_token_id": []}), encoding="utf-8")
     for name in ("tokenizer.json", "tokenizer_config.json"):
         (folder / name).write_bytes((demo_directory() / name).read_bytes())
 
@@ -126,7 +126,7 @@ def main() -> None:
         text = json.dumps(measure(Path(folder), options), indent=1)
     print(text)
     if options.json:
-        options.json.write_text(text + "\n")
+        options.json.write_text(text + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import shutil
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from elm_mlx.arguments import Progress, real
 from elm_mlx.backend import mx
 from elm_mlx.config import ModelConfig
 from elm_mlx.convert import pipeline, tokenizer_files
@@ -51,7 +52,7 @@ def convert(
     tokenizer: str | Path | None = None,
     max_shard_size: float = 5.0,
     force: bool = False,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress | None = None,
 ) -> Conversion:
     """Converts `source`, a directory or a single weights file beside its config.json.
 
@@ -64,15 +65,16 @@ def convert(
     Unsupported, TargetExists, DiskFull.
     """
     quantization = requested_quantization(bits, group_size, mode)
-    kind = DTYPES.get(dtype)
-    if kind is None:
+    if dtype not in list(DTYPES):
         raise InvalidRequest(f"dtype is {dtype!r}; it is one of {', '.join(DTYPES)}.")
     opened = open_source(Path(source))
-    target = Path(output).absolute() if output else default_output(opened.directory, quantization, dtype)
-    refuse_overlap(opened.directory, target)
+    # abspath, as resolve would follow a link that is refused further on
+    target = Path(os.path.abspath(output)) if output else default_output(opened.directory, quantization, dtype)  # noqa: PTH100
+    for place in (opened.directory, Path(tokenizer or opened.directory)):
+        refuse_overlap(place, target)
     matched = match(opened.config, opened.family_layout, opened.tensors, opened.where)
     files = tokenizer_files.prepare(opened.directory, Path(tokenizer) if tokenizer else None, opened.config)
-    plan = pipeline.plan(opened.config, quantization, kind, shard_bytes(max_shard_size))
+    plan = pipeline.plan(opened.config, quantization, DTYPES[dtype], shard_bytes(max_shard_size))
     with disk_errors(f"Writing {target}"), staged(target, force) as folder:
         check_space(folder, plan.nbytes)
         files.write(folder)
@@ -83,7 +85,7 @@ def convert(
 
 def shard_bytes(gigabytes: float) -> int:
     """The size limit of a file. Raises InvalidRequest."""
-    if not MIN_SHARD_GB <= gigabytes <= MAX_SHARD_GB:
+    if not MIN_SHARD_GB <= real("max_shard_size", gigabytes) <= MAX_SHARD_GB:
         raise InvalidRequest(f"max_shard_size is {gigabytes}; it must be {MIN_SHARD_GB:g} to {MAX_SHARD_GB:g} GB.")
     return int(gigabytes * 1e9)
 
@@ -119,9 +121,9 @@ def default_output(source: Path, quantization: Quantization | None, dtype: str) 
 
 
 def refuse_overlap(source: Path, target: Path) -> None:
-    """With --force the target is replaced whole, so it must not be the source, nor hold it."""
+    """With --force the target is replaced whole, so it must not be what is read, nor hold it."""
     if source.resolve().is_relative_to(target.resolve()):
-        raise TargetExists(f"{target} is or holds the source, which is never written over. Name another --output.")
+        raise TargetExists(f"{target} is or holds the source {source}, never written over. Name another --output.")
 
 
 def check_space(folder: Path, nbytes: int) -> None:

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import mlx.core as mx
 
-from elm_mlx.config import ModelConfig
+from elm_mlx.config import HEAD, ModelConfig
 from elm_mlx.convert.tensor import LazyTensor
 from elm_mlx.errors import BadCheckpoint
-from elm_mlx.store.weights import Entry, check_entries
+from elm_mlx.store.weights import Entry, check_copy, check_entries
 
 # (family, layout) -> (pattern, replacement) rules, the first match renames. Output uses Hugging Face's own names,
 # so its layouts need no rule.
@@ -20,9 +20,6 @@ RULES: dict[tuple[str, str], list[tuple[str, str]]] = {
     ("openelm", "hugging-face"): [],
     ("llama", "hugging-face"): [],
 }
-
-
-HEAD = "lm_head.weight"
 
 
 @dataclass(frozen=True)
@@ -52,26 +49,18 @@ def match(
     rules = RULES[family_layout]
     named: dict[str, LazyTensor] = {}
     dropped: list[str] = []
-    copies: dict[str, LazyTensor] = {}
+    head: LazyTensor | None = None
     for old, tensor in tensors.items():
         new = rename(old, rules)
         if config.is_redundant(new):
             dropped.append(old)
-            copies |= {new: tensor} if new == HEAD and config.tied else {}
+            head = tensor if new == HEAD else head
         elif new in named:
             raise BadCheckpoint(f"{where}: {old} and another tensor both become {new}.")
         else:
             named[new] = tensor
     expected = {name: Entry(mx.float32, shape) for name, shape in config.weight_shapes().items()}
     check_entries(where, expected, {name: Entry(t.dtype, t.shape) for name, t in named.items()})
-    for name, tensor in copies.items():
-        embedding = next(iter(expected))  # the first of every architecture's weights
-        check_copy(name, tensor, named[embedding], where)
+    if head:
+        check_copy(where, head.read(), named[config.embedding_name].read())
     return Matched(named, dropped)
-
-
-def check_copy(name: str, tensor: LazyTensor, embedding: LazyTensor, where: Path) -> None:
-    """A tied head repeats the embedding; another one is not thrown away but refused."""
-    if tensor.shape != embedding.shape or not mx.array_equal(tensor.read(), embedding.read()).item():
-        raise BadCheckpoint(f"{where}: {name} differs from the embedding, though config.json ties the two. "
-                            "Set tie_word_embeddings (OpenELM: share_input_output_layers) right.")  # fmt: skip

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import mlx.core as mx
 
+from elm_mlx.arguments import Progress
 from elm_mlx.config import ModelConfig
 from elm_mlx.convert.tensor import LazyTensor
 from elm_mlx.errors import BadCheckpoint
@@ -53,9 +54,7 @@ def plan(config: ModelConfig, quantization: Quantization | None, dtype: mx.Dtype
     return Plan(dtype, settings, stored, shards)
 
 
-def write(
-    folder: Path, plan: Plan, tensors: dict[str, LazyTensor], progress: Callable[[int, int], None] | None
-) -> None:
+def write(folder: Path, plan: Plan, tensors: dict[str, LazyTensor], progress: Progress | None) -> None:
     """Writes the plan's files and their index, taking each of `tensors` out as it is done."""
     total = sum(_source_bytes(tensor) for tensor in tensors.values())
     done = 0

@@ -18,7 +18,7 @@ from elm_mlx.config import ModelConfig, config_from_dict
 from elm_mlx.convert.tensor import LazyTensor
 from elm_mlx.convert.torch_file import read_torch_file
 from elm_mlx.errors import NotFound, Unsupported
-from elm_mlx.store.files import read_json
+from elm_mlx.store.files import read_json, reading
 from elm_mlx.store.weights import gather, indexed_files, read_arrays, read_header, safetensors_files
 
 TORCH_SUFFIXES = (".bin", ".pt", ".pth")
@@ -53,7 +53,9 @@ def open_source(where: Path) -> Source:
 
     Raises NotFound, BadCheckpoint, Unsupported.
     """
-    if not where.exists():
+    with reading(where):
+        there = where.exists()
+    if not there:
         raise NotFound(f"There is no {where}. Give a checkpoint's directory, or a weights file beside its config.json.")
     directory = where if where.is_dir() else where.parent
     files = weight_files(where)

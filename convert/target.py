@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import secrets
 import shutil
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,9 +20,9 @@ def staged(target: Path, force: bool) -> Iterator[Path]:
     """
     refuse_existing(target, force)
     target.parent.mkdir(parents=True, exist_ok=True)
-    folder = Path(tempfile.mkdtemp(prefix=f".{target.name[:100]}.partial-", dir=target.parent))
+    folder = target.with_name(f".{target.name[:100]}.partial-{secrets.token_hex(4)}")
+    folder.mkdir()
     try:
-        folder.chmod(0o755)  # mkdtemp's 0700 would outlast the rename
         yield folder
         refuse_existing(target, force)
         replace(target, folder)
@@ -36,8 +36,11 @@ def refuse_existing(target: Path, force: bool) -> None:
         raise TargetExists(f"{target} is a file or a link, not a directory. Name another --output.")
     if target.is_mount():
         raise TargetExists(f"{target} is a mount point, which cannot be replaced whole. Name a folder inside it.")
-    if target.exists() and any(target.iterdir()) and not force:
-        raise TargetExists(f"{target} is there already and not empty. Give --force to replace it, or another --output.")
+    if target.exists() and any(target.iterdir()):
+        if not force:
+            raise TargetExists(f"{target} is there and not empty. Give --force to replace it, or another --output.")
+        if not (target / "config.json").is_file():
+            raise TargetExists(f"{target} holds no model, so --force does not replace it. Name another --output.")
 
 
 def replace(target: Path, folder: Path) -> None:
@@ -51,4 +54,6 @@ def replace(target: Path, folder: Path) -> None:
         if aside.exists() and not target.exists():
             aside.rename(target)
         raise
-    shutil.rmtree(aside, ignore_errors=True)
+    finally:
+        if target.exists():
+            shutil.rmtree(aside, ignore_errors=True)

@@ -42,8 +42,8 @@ def prepare(source: Path, given: Path | None, config: ModelConfig) -> TokenizerF
 
     Raises MissingTokenizer where there is none, BadCheckpoint for one that is damaged or of another model.
     """
-    file = find(given or source, source)
-    with reading(file):
+    with reading(given or source):
+        file = find(given or source, source)
         content, settings = read(file)
         data = compact(content, file)
     settings = {key: value for key, value in settings.items() if key != "auto_map"}  # Python that a loader would run

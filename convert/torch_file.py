@@ -38,7 +38,9 @@ def read_torch_file(path: Path) -> dict[str, LazyTensor]:
     TorchScript, big-endian, training checkpoints, quantized, float8, complex128 or sparse tensors), and
     BadCheckpoint for a file that is damaged, hostile or no PyTorch file.
     """
-    if not path.is_file():
+    with reading(path):
+        there = path.is_file()
+    if not there:
         raise NotFound(f"{path} is not there, or is no file; name a .bin, .pt or .pth file.")
     with _blame(path):
         file = _mapped(path)

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+from elm_mlx.arguments import Progress, whole
 from elm_mlx.backend import mx
 from elm_mlx.config import ModelConfig
 from elm_mlx.costs import kv_bytes_per_token, parameter_count
 from elm_mlx.engine.cache import RESERVE, make_cache
-from elm_mlx.engine.generate import Progress, generate
-from elm_mlx.engine.sampling import Sampler, Sampling, whole
+from elm_mlx.engine.generate import generate
+from elm_mlx.engine.sampling import Sampler, Sampling
 from elm_mlx.errors import InvalidRequest, PromptTooLong
 from elm_mlx.models.layers import Model
 from elm_mlx.store.load import Loaded, load_arrays, load_directory, read_config, stored_dtype
@@ -197,9 +198,10 @@ class LanguageModel:
         """The prompt's ids, each of them one that the model has."""
         if isinstance(prompt, str):
             prompt = self.tokenizer.encode(prompt)
-        elif isinstance(prompt, bytes | bytearray | Mapping) or not isinstance(prompt, Iterable):
+        listed = prompt.tolist() if hasattr(prompt, "tolist") else prompt
+        if isinstance(listed, bytes | bytearray | Mapping) or not isinstance(listed, Iterable):
             raise InvalidRequest(f"The prompt is a {type(prompt).__name__}; give text or a list of token ids.")
-        ids = [whole("A token id", token) for token in getattr(prompt, "tolist", lambda: prompt)()]
+        ids = [whole("A token id", token) for token in listed]
         if not ids:
             raise InvalidRequest("The prompt is empty, and this model has no BOS to begin with. Give some text.")
         for token in ids:
@@ -243,7 +245,7 @@ def demo_directory() -> Path:
 def load(
     path: str | Path | None = None,
     cpu_policy: str = "auto",
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress | None = None,
 ) -> LanguageModel:
     """Loads a converted model, or a Hugging Face directory with safetensors and a tokenizer.json.
 

@@ -22,6 +22,7 @@ from elm_mlx.values import (
     bounded,
     choice,
     flag,
+    given,
     integer,
     mapping,
     positive,
@@ -29,6 +30,7 @@ from elm_mlx.values import (
 )
 
 Shape = tuple[int, ...]
+HEAD = "lm_head.weight"  # the rows of the output, where they are not the embedding's
 
 
 @dataclass(frozen=True)
@@ -44,9 +46,11 @@ class Rope:
 
     KINDS: ClassVar[tuple[str, ...]] = ("default", "linear", "llama3")
     KEYS: ClassVar[tuple[str, ...]] = (
-        *("rope_type", "type", "rope_theta", "factor"),
+        *("rope_type", "type", "rope_theta", "partial_rotary_factor", "factor"),
         *("low_freq_factor", "high_freq_factor", "original_max_position_embeddings"),
     )
+
+    UNSCALED: ClassVar[frozenset[str]] = frozenset({"rope_theta", "partial_rotary_factor"})  # these name no scaling
 
     @classmethod
     def from_dict(cls, raw: Mapping[str, Any]) -> Rope:
@@ -54,13 +58,14 @@ class Rope:
 
         Raises Unsupported for a kind or a parameter that we do not run.
         """
-        choice(raw, "partial_rotary_factor", [1.0])
         scalings = [mapping(raw, "rope_scaling"), mapping(raw, "rope_parameters")]
+        for place in (raw, *scalings):
+            choice(place, "partial_rotary_factor", [1.0])
         for key, value in (item for scaling in scalings for item in scaling.items()):
             if key not in cls.KEYS and value is not None:
                 raise unsupported("config.json: RoPE parameter", key, cls.KEYS)
         theta = cls._theta(raw, *scalings)
-        readings = {cls._scaled(theta, scaling) for scaling in scalings if set(scaling) - {"rope_theta"}}
+        readings = {cls._scaled(theta, scaling) for scaling in scalings if set(scaling) - cls.UNSCALED}
         if len(readings) > 1:
             raise BadCheckpoint("config.json: rope_scaling and rope_parameters disagree. Keep the right one.")
         return readings.pop() if readings else cls(theta)
@@ -76,25 +81,31 @@ class Rope:
 
     @classmethod
     def _scaled(cls, theta: float, scaling: Mapping[str, Any]) -> Rope:
-        kinds = {scaling[key] for key in ("rope_type", "type") if isinstance(scaling.get(key), str)}
-        if len(kinds) != 1:
-            raise BadCheckpoint(f"config.json: RoPE scaling names {len(kinds)} kinds in rope_type and type, not one.")
-        kind = kinds.pop()
-        if kind not in cls.KINDS:
-            raise unsupported("config.json: RoPE scaling", kind, cls.KINDS)
+        kind = cls._kind([scaling[key] for key in ("rope_type", "type") if scaling.get(key) is not None])
         if kind == "default":
             return cls(theta)
-        if "factor" not in scaling:
+        if scaling.get("factor") is None:
             raise BadCheckpoint(f"config.json: {kind} RoPE scaling has no factor. Take config.json from the source.")
         factor = positive(scaling, "factor", 1.0, MAX_MULTIPLIER)
-        if kind == "linear":
-            return cls(theta, kind, factor)
+        return cls(theta, kind, factor) if kind == "linear" else cls._llama3(theta, factor, scaling)
+
+    @classmethod
+    def _kind(cls, named: list[Any]) -> str:
+        """The one kind that a scaling names; "type" is an alias of "rope_type"."""
+        if not named or any(kind != named[0] for kind in named):
+            raise BadCheckpoint(f"config.json: RoPE scaling names {len(named)} kinds in rope_type and type, not one.")
+        if named[0] not in cls.KINDS:
+            raise unsupported("config.json: RoPE scaling", named[0], cls.KINDS)
+        return str(named[0])
+
+    @classmethod
+    def _llama3(cls, theta: float, factor: float, scaling: Mapping[str, Any]) -> Rope:
         low = positive(scaling, "low_freq_factor", 1.0, MAX_MULTIPLIER)
         high = positive(scaling, "high_freq_factor", 4.0, MAX_MULTIPLIER)
         if low >= high:
             raise BadCheckpoint(f"config.json: low_freq_factor {low} is not below high_freq_factor {high}.")
         original = integer(scaling, "original_max_position_embeddings", 8192, MAX_POSITIONS)
-        return cls(theta, kind, factor, low, high, original)
+        return cls(theta, "llama3", factor, low, high, original)
 
     def to_dict(self) -> dict[str, Any]:
         """The scaling as `rope_scaling` holds it; empty for plain RoPE."""
@@ -116,6 +127,7 @@ class ModelConfig(ABC):
     V vocabulary; H, K and F are given per layer."""
 
     family: ClassVar[str]
+    embedding_name: ClassVar[str]
     vocab_size: int
     model_dim: int
     head_dim: int
@@ -144,10 +156,9 @@ class ModelConfig(ABC):
         """Every tensor of an unquantized checkpoint by its Hugging Face name, with its shape (out, in)."""
 
     def is_redundant(self, name: str) -> bool:
-        """Whether a checkpoint may carry this tensor though nothing reads it: RoPE tables, and the copy of a
-        tied embedding."""
-        copies = ("lm_head.weight",) if self.tied else ("transformer.classifier.weight",)
-        return name.endswith("rotary_emb.inv_freq") or name in copies
+        """Whether a checkpoint may carry this tensor though nothing reads it: RoPE tables, a tied head's copy of
+        the embedding."""
+        return name.endswith("rotary_emb.inv_freq") or (name == HEAD and self.tied)
 
     def __post_init__(self) -> None:
         if self.head_dim % 2:
@@ -169,12 +180,11 @@ def _make_divisible(value: float, divisor: int) -> int:
 
 def _per_layer(raw: Mapping[str, Any], key: str, default: float, layers: int) -> list[float]:
     """One multiplier a layer, from a number, a [first, last] pair (linear, to two decimals) or the full list."""
-    value = raw.get(key)
-    value = default if value is None else value
+    value = given(raw, key, default)
     values = value if isinstance(value, list) else [value]
-    numbers = [positive({key: item}, key, 1.0) for item in values]
-    if not numbers or max(numbers) > MAX_MULTIPLIER:
-        raise BadCheckpoint(f"config.json: {key} is {value!r}, where multipliers up to {MAX_MULTIPLIER} belong.")
+    if not values or None in values:
+        raise BadCheckpoint(f"config.json: {key} is {value!r}, where one multiplier or a list of them belongs.")
+    numbers = [positive({key: item}, key, default, MAX_MULTIPLIER) for item in values]
     if len(numbers) == 1:
         return numbers * layers
     if len(numbers) == layers:
@@ -190,7 +200,7 @@ def _whole_list(raw: Mapping[str, Any], key: str, layers: int) -> tuple[int, ...
     value = raw.get(key)
     if value is None:
         return None
-    if not isinstance(value, list) or len(value) != layers:
+    if not isinstance(value, list) or len(value) != layers or None in value:
         raise BadCheckpoint(f"config.json: {key} needs a list of {layers} whole numbers, one a layer.")
     return tuple(integer({key: item}, key, 0, MAX_WIDTH) for item in value)
 
@@ -203,6 +213,7 @@ class OpenELMConfig(ModelConfig):
     """
 
     family: ClassVar[str] = "openelm"
+    embedding_name: ClassVar[str] = "transformer.token_embeddings.weight"
     normalize_qk: bool
     ffn_multipliers: tuple[float, ...]
     ffn_dim_divisor: int
@@ -240,6 +251,10 @@ class OpenELMConfig(ModelConfig):
             eos_token_ids=token_ids(raw.get("eos_token_id", 2), "config.json: eos_token_id"),
             quantization=read_quantization(raw),
         )
+
+    def is_redundant(self, name: str) -> bool:
+        """Also the classifier, which an untied model creates and never uses."""
+        return super().is_redundant(name) or (name == "transformer.classifier.weight" and not self.tied)
 
     @staticmethod
     def _heads(raw: Mapping[str, Any], layers: int, model_dim: int, head_dim: int) -> tuple[tuple[int, ...], ...]:
@@ -281,7 +296,7 @@ class OpenELMConfig(ModelConfig):
     def weight_shapes(self) -> dict[str, Shape]:
         """Every tensor of an unquantized checkpoint by its Hugging Face name, with its shape (out, in)."""
         E, D, V = self.model_dim, self.head_dim, self.vocab_size
-        shapes: dict[str, Shape] = {"transformer.token_embeddings.weight": (V, E)}
+        shapes: dict[str, Shape] = {self.embedding_name: (V, E)}
         for i, (H, K, F) in enumerate(zip(self.num_heads, self.num_kv_heads, self.ffn_dims, strict=True)):
             layer: dict[str, Shape] = {"attn.qkv_proj": ((H + 2 * K) * D, E), "attn.out_proj": (E, H * D)}
             if self.normalize_qk:
@@ -289,7 +304,7 @@ class OpenELMConfig(ModelConfig):
             layer |= {"ffn.proj_1": (2 * F, E), "ffn.proj_2": (E, F), "attn_norm": (E,), "ffn_norm": (E,)}
             shapes |= {f"transformer.layers.{i}.{name}.weight": shape for name, shape in layer.items()}
         shapes["transformer.norm.weight"] = (E,)
-        return shapes if self.tied else shapes | {"lm_head.weight": (V, E)}
+        return shapes if self.tied else shapes | {HEAD: (V, E)}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -300,6 +315,7 @@ class LlamaConfig(ModelConfig):
     """
 
     family: ClassVar[str] = "llama"
+    embedding_name: ClassVar[str] = "model.embed_tokens.weight"
 
     @classmethod
     def from_dict(cls, raw: Mapping[str, Any]) -> LlamaConfig:
@@ -350,7 +366,7 @@ class LlamaConfig(ModelConfig):
     def weight_shapes(self) -> dict[str, Shape]:
         """Every tensor of an unquantized checkpoint by its Hugging Face name, with its shape (out, in)."""
         E, D, V = self.model_dim, self.head_dim, self.vocab_size
-        shapes: dict[str, Shape] = {"model.embed_tokens.weight": (V, E)}
+        shapes: dict[str, Shape] = {self.embedding_name: (V, E)}
         for i, (H, K, F) in enumerate(zip(self.num_heads, self.num_kv_heads, self.ffn_dims, strict=True)):
             layer: dict[str, Shape] = {
                 "input_layernorm": (E,),
@@ -365,7 +381,7 @@ class LlamaConfig(ModelConfig):
             }
             shapes |= {f"model.layers.{i}.{name}.weight": shape for name, shape in layer.items()}
         shapes["model.norm.weight"] = (E,)
-        return shapes if self.tied else shapes | {"lm_head.weight": (V, E)}
+        return shapes if self.tied else shapes | {HEAD: (V, E)}
 
 
 FAMILIES: dict[str, type[OpenELMConfig] | type[LlamaConfig]] = {c.family: c for c in (OpenELMConfig, LlamaConfig)}

@@ -50,9 +50,11 @@ def available_memory() -> int:
     total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     limits = [total]
     if (meminfo := Path("/proc/meminfo")).exists():
-        fields = dict(line.split(":", 1) for line in meminfo.read_text().splitlines() if ":" in line)
+        fields = dict(line.split(":", 1) for line in meminfo.read_text(encoding="utf-8").splitlines() if ":" in line)
         if "MemAvailable" in fields:
             limits.append(int(fields["MemAvailable"].split()[0]) * 1024)
-    if (limit := Path("/sys/fs/cgroup/memory.max")).exists() and (text := limit.read_text().strip()) != "max":
+    if (limit := Path("/sys/fs/cgroup/memory.max")).exists() and (
+        text := limit.read_text(encoding="utf-8").strip()
+    ) != "max":
         limits.append(int(text))
     return min(limits)

@@ -12,8 +12,8 @@
     ├── DiskFull                 74: no space left for the output (also an OSError)
     └── Unsupported              78: a valid model of a kind that elm-mlx does not run
 
-The codes follow BSD's sysexits.h. The command line adds 130 (Ctrl-C), 141 (the
-reader of a pipe left) and 143 (terminated).
+The codes follow BSD's sysexits.h. The command line adds 129 (hung up), 130
+(Ctrl-C), 141 (the reader of a pipe left) and 143 (terminated).
 A message says what is wrong, why, and what to do about it.
 """
 

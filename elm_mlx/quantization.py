@@ -61,16 +61,20 @@ class Quantization:
         own = {"group_size": self.group_size, "bits": self.bits, "mode": self.mode}
         return own | {name: value.to_dict() if value else False for name, value in self.overrides.items()}
 
+    def setting(self, stem: str) -> Quantization | None:
+        """The setting of a weight by its name without ".weight", or None where it has been left out."""
+        return self.overrides.get(stem, self)
+
     def of(self, name: str, shape: tuple[int, ...]) -> Quantization | None:
         """The setting of one weight, or None where it stays as it is: vectors, and rows no group divides."""
-        setting = self.overrides.get(name.removesuffix(".weight"), self)
+        setting = self.setting(name.removesuffix(".weight"))
         return setting if setting and len(shape) == 2 and shape[1] % setting.group_size == 0 else None
 
 
 def read_quantization(raw: Mapping[str, Any]) -> Quantization | None:
     """MLX's own quantization; another library's (GPTQ, AWQ, bitsandbytes, fp8, ...) is refused by its name."""
     own, other = mapping(raw, "quantization"), mapping(raw, "quantization_config")
-    if "quant_method" in other:
+    if other.get("quant_method") is not None:
         known = [f"MLX's {mode}" for mode in QUANTIZATION_MODES]
         raise unsupported("config.json: quantization", other["quant_method"], known)
     if own and other and own != other:

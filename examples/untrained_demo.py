@@ -80,7 +80,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         source, output = Path(folder) / "source", Path(folder) / "demo"
         source.mkdir()
-        (source / "config.json").write_text(json.dumps(CONFIG))
+        (source / "config.json").write_text(json.dumps(CONFIG), encoding="utf-8")
         train_tokenizer(source / "tokenizer.model")
         write_weights(source / "model.safetensors")
         convert(source, output, bits=8)

@@ -90,6 +90,7 @@ CONFIGS: dict[str, dict[str, Any]] = {
     "llama-3": LLAMA,
     "llama-3.1": LLAMA | {"rope_scaling": llama3_scaling(8.0)},
     "llama-3.2": LLAMA | {"rope_scaling": llama3_scaling(32.0), "tie_word_embeddings": True},
+    "llama-3-v5": transformers5(LLAMA),
     "llama-3.2-v5": transformers5(LLAMA | {"rope_scaling": llama3_scaling(32.0), "tie_word_embeddings": True}),
 }
 
@@ -124,7 +125,7 @@ def write(
 ) -> Path:
     """A Hugging Face directory: config.json, safetensors (with an index when sharded) and a tokenizer."""
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "config.json").write_text(json.dumps(raw))
+    (folder / "config.json").write_text(json.dumps(raw), encoding="utf-8")
     arrays = {name: mx.array(value).astype(dtype) for name, value in weights(raw, seed).items()}
     save(folder, arrays, shards)
     if tokenizer:
@@ -143,4 +144,4 @@ def save(folder: Path, arrays: dict[str, mx.array], shards: int = 1) -> None:
         part = {name: array for name, array in arrays.items() if places[name] == file}
         mx.save_safetensors(str(folder / file), part, {"format": "pt"})
     index = {"metadata": {"total_size": sum(a.nbytes for a in arrays.values())}, "weight_map": places}
-    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index), encoding="utf-8")

@@ -28,7 +28,7 @@ def demo() -> elm_mlx.LanguageModel:
 def with_generation(source: Path, target: Path, **generation: object) -> elm_mlx.LanguageModel:
     """A copy of a checkpoint with this generation_config.json, loaded."""
     shutil.copytree(source, target)
-    (target / "generation_config.json").write_text(json.dumps(generation))
+    (target / "generation_config.json").write_text(json.dumps(generation), encoding="utf-8")
     return elm_mlx.load(target)
 
 
@@ -145,7 +145,7 @@ def test_generation_ends_at_the_context(openelm: Path) -> None:
     assert lm.logits(checkpoints.prompt(context)).shape == (context, checkpoints.VOCAB)
 
 
-@pytest.mark.parametrize("ids", [[512], [-1], [1.0], [True], ["1"], [], None, b"abc", {1: 2}, 5])
+@pytest.mark.parametrize("ids", [[512], [-1], [1.0], [True], ["1"], [], None, b"abc", {1: 2}, 5, np.array(5)])
 def test_ids_that_the_model_does_not_have_are_refused(demo: elm_mlx.LanguageModel, ids: list[int]) -> None:
     with pytest.raises(InvalidRequest):
         demo.generate(ids)

@@ -15,7 +15,9 @@ from elm_mlx.costs import kv_bytes_per_token, parameter_count
 from elm_mlx.errors import BadCheckpoint, Unsupported
 from elm_mlx.quantization import Quantization
 
-PUBLISHED: dict[str, dict[str, Any]] = json.loads((Path(__file__).parent / "published.json").read_text())
+PUBLISHED: dict[str, dict[str, Any]] = json.loads(
+    (Path(__file__).parent / "published.json").read_text(encoding="utf-8")
+)
 OPENELM, LLAMA = PUBLISHED["openelm"], PUBLISHED["llama"]
 
 
@@ -72,6 +74,8 @@ def test_a_base_inside_the_scaling_counts() -> None:
     inside = {"rope_scaling": scaling | {"rope_theta": 500000.0}}
     assert Rope.from_dict(inside) == Rope.from_dict({"rope_theta": 500000.0, "rope_scaling": scaling})
     assert Rope.from_dict({"rope_parameters": {"rope_theta": 500000.0}}) == Rope(500000.0)
+    plain = {"rope_type": "default", "rope_theta": 500000.0, "partial_rotary_factor": 1.0}
+    assert Rope.from_dict({"rope_parameters": plain}) == Rope(500000.0)
 
 
 def test_null_multipliers_leave_the_stored_lists() -> None:
@@ -124,6 +128,8 @@ def test_the_written_form_reads_back_as_the_same_model() -> None:
         ({"rope_theta": 1e300}, "rope_theta"),
         ({"rms_norm_eps": 2.0}, "rms_norm_eps"),
         ({"rope_scaling": {"factor": 8.0}}, "names 0 kinds"),
+        ({"rope_theta": "abc", "rope_parameters": {"rope_theta": 1e4}}, "rope_theta"),
+        ({"rope_scaling": {"rope_type": "llama3", "factor": None}}, "no factor"),
         ({"rope_scaling": checkpoints.llama3_scaling(8.0) | {"type": "linear"}}, "names 2 kinds"),
         ({"rope_scaling": checkpoints.llama3_scaling(8.0) | {"rope_theta": 1e4}}, "two RoPE bases"),
         ({"rope_scaling": checkpoints.llama3_scaling(1e9)}, "factor"),
@@ -145,6 +151,8 @@ def test_impossible_values_are_refused(change: dict[str, Any], complaint: str) -
         ({"qkv_multipliers": [-0.5, 1.0]}, "qkv_multipliers"),
         ({"qkv_multipliers": [0.5, math.nan]}, "qkv_multipliers"),
         ({"qkv_multipliers": []}, "qkv_multipliers"),
+        ({"ffn_multipliers": [0.5, None]}, "ffn_multipliers"),
+        ({"num_query_heads": [3, 6, 6, None]}, "num_query_heads"),
         ({"qkv_multipliers": [1e308, 1e308]}, "qkv_multipliers"),
         ({"ffn_multipliers": [1.0, 2.0, 3.0]}, "3 entries for 4 layers"),
         ({"num_query_heads": [3, 3]}, "list of 4"),
@@ -165,6 +173,8 @@ def test_impossible_multipliers_are_refused(change: dict[str, Any], complaint: s
         (checkpoints.LLAMA | {"rope_scaling": {"rope_type": "yarn", "factor": 2.0}}, "'yarn'.*llama3"),
         (checkpoints.LLAMA | {"rope_parameters": {"full_attention": {"rope_theta": 1e6}}}, "'full_attention'"),
         (checkpoints.LLAMA | {"partial_rotary_factor": 0.5}, "partial_rotary_factor"),
+        (checkpoints.LLAMA | {"rope_parameters": {"partial_rotary_factor": 0.5}}, "partial_rotary_factor"),
+        (checkpoints.LLAMA | {"rope_scaling": {"rope_type": ["llama3"], "factor": 8.0}}, "llama3"),
         (checkpoints.OPENELM | {"rope_scaling": {"rope_type": "yarn", "factor": 2.0}}, "rope_scaling"),
         (checkpoints.OPENELM | {"rope_theta": 500000.0}, "rope_theta"),
         (checkpoints.LLAMA | {"quantization_config": {"quant_method": "gptq"}}, "'gptq'.*affine"),

@@ -100,10 +100,15 @@ def test_a_broken_kernel_cache_or_compiler_does_not_end_a_run(tmp_path: Path) ->
     cache.mkdir(parents=True)
     for name in ("libCompiledSigmoidMultiply.so", "libforeign.so"):
         (cache / name).write_bytes(b"\x7fELF truncated")
-    cache.chmod(0o500)
     compilers = tmp_path / "bin"
     compilers.mkdir()
-    (compilers / "g++").write_text("#!/bin/sh\ncase $1 in --version) echo g++ 12;; *) exit 1;; esac\n")
+    (compilers / "g++").write_text(
+        "#!/bin/sh\ncase $1 in --version) echo g++ 12;; *) exit 1;; esac\n", encoding="utf-8"
+    )
     (compilers / "g++").chmod(0o755)
     done = generate_with(tmp_path / "tmp", f"{compilers}:{os.environ['PATH']}")
+    assert (done.returncode, done.stdout) == (0, expected.stdout), done.stderr
+    (tmp_path / "unwritable").mkdir()
+    (tmp_path / "unwritable" / "mlx").write_text("a file in its place, for root too", encoding="utf-8")
+    done = generate_with(tmp_path / "unwritable", f"{compilers}:{os.environ['PATH']}")
     assert (done.returncode, done.stdout) == (0, expected.stdout), done.stderr

@@ -14,7 +14,7 @@ ROOT = Path(__file__).parents[1]
 
 def test_cli_page_is_what_the_commands_say() -> None:
     made = runpy.run_path(str(ROOT / "docs" / "make_cli.py"))
-    assert (ROOT / "docs" / "cli.md").read_text() == made["text"](), "run: python docs/make_cli.py"
+    assert (ROOT / "docs" / "cli.md").read_text(encoding="utf-8") == made["text"](), "run: python docs/make_cli.py"
 
 
 @pytest.mark.parametrize("name", ["generate", "test"])
@@ -27,5 +27,5 @@ def test_the_readme_commands_are_found_by_their_markers(name: str) -> None:
 
 def test_every_link_in_the_documents_leads_somewhere() -> None:
     for page in [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md")]:
-        for target in re.findall(r"\]\((?!https?://)([^)#]+)\)", page.read_text()):
+        for target in re.findall(r"\]\((?!https?://)([^)#]+)\)", page.read_text(encoding="utf-8")):
             assert (page.parent / target).exists(), f"{page.name} links to {target}"

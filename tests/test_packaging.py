@@ -137,7 +137,7 @@ def test_the_wheel_runs_outside_the_checkout(wheel: Path, tmp_path: Path) -> Non
 
     site = next((tmp_path / "venv" / "lib").glob("python*/site-packages"))
     dependencies = {sysconfig.get_path("purelib"), sysconfig.get_path("platlib")}
-    (site / "dependencies.pth").write_text("\n".join(dependencies))  # behind the wheel's own place
+    (site / "dependencies.pth").write_text("\n".join(dependencies), encoding="utf-8")  # behind the wheel's own place
     where = call(python, "-c", "import elm_mlx.convert as c; print(c.__file__)", cwd=neutral)
     assert Path(where.strip()) == site / "elm_mlx" / "convert" / "__init__.py"
     program = tmp_path / "venv" / "bin" / "elm-mlx"

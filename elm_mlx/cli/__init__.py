@@ -7,7 +7,7 @@ import os
 import signal
 import sys
 
-INTERRUPTED, PIPE_CLOSED, TERMINATED = 130, 141, 143
+HUNG_UP, INTERRUPTED, PIPE_CLOSED, TERMINATED = 129, 130, 141, 143
 
 
 def run(arguments: list[str] | None = None) -> int:
@@ -29,9 +29,9 @@ def run(arguments: list[str] | None = None) -> int:
 
 def main() -> None:
     """The `elm-mlx` command."""
-    for ending in (signal.SIGTERM, signal.SIGHUP):
+    for ending, code in ((signal.SIGHUP, HUNG_UP), (signal.SIGTERM, TERMINATED)):
         if signal.getsignal(ending) != signal.SIG_IGN:  # as nohup leaves it
-            signal.signal(ending, lambda number, _: sys.exit(128 + number))  # an exception, so that all tidy up
+            signal.signal(ending, lambda *_, code=code: sys.exit(code))  # an exception, so that everything tidies up
     open_closed_streams()
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")  # a Latin-1 terminal shows ? for what it does not have

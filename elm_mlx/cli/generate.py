@@ -19,26 +19,18 @@ DEMO_NOTICE = (
     "No --model given: this is the built-in demo, a small OpenELM with untrained weights. It shows that "
     "everything works; its text is noise."
 )
-# Checked before the model is loaded, which may take long.
+# Ranges are checked here as well, since loading a model may take long.
 COUNT, WARMTH, SHARE = click.IntRange(min=1), click.FloatRange(min=0), click.FloatRange(0, 1, min_open=True)
 
 
 @click.command()
 @click.option("--model", metavar="DIR", help="A converted model's directory. Default: the built-in demo.")
 @click.option("--prompt", metavar="TEXT", help="What to complete; - reads standard input, as does a pipe.")
-@click.option(
-    "--max-tokens", type=click.IntRange(min=1), default=256, show_default=True, help="At most this many tokens."
-)
-@click.option(
-    "--temperature", "--temp", type=click.FloatRange(min=0), help="0 is greedy. Default: the model's own, else greedy."
-)
-@click.option(
-    "--top-p", type=click.FloatRange(0, 1, min_open=True), help="Keep the likeliest tokens that make up this share."
-)
+@click.option("--max-tokens", type=COUNT, default=256, show_default=True, help="At most this many tokens.")
+@click.option("--temperature", "--temp", type=WARMTH, help="0 is greedy. Default: the model's own, else greedy.")
+@click.option("--top-p", type=SHARE, help="Keep the likeliest tokens that make up this share.")
 @click.option("--top-k", type=click.IntRange(min=0), help="Keep this many of the likeliest tokens.")
-@click.option(
-    "--min-p", type=click.FloatRange(0, 1), help="Keep tokens at least this share as likely as the likeliest."
-)
+@click.option("--min-p", type=click.FloatRange(0, 1), help="Keep tokens this share as likely as the likeliest.")
 @click.option("--seed", type=int, help="The same seed gives the same text.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of the text.")
 def command(

@@ -6,6 +6,7 @@ import errno
 import importlib
 import os
 import sys
+from contextlib import suppress
 
 import click
 from click.shell_completion import shell_complete
@@ -30,8 +31,8 @@ Examples:
 Exit codes:
   0 done         1 failed         2 wrong use        65 bad checkpoint
   66 not found   69 no backend    70 cache full      73 output exists
-  74 disk full   78 unsupported   130 interrupted    141 reader gone
-  143 terminated"""
+  74 disk full   78 unsupported   129 hung up        130 interrupted
+  141 reader gone                 143 terminated"""
 
 
 class LazyGroup(click.Group):
@@ -75,7 +76,8 @@ def call(arguments: list[str] | None) -> int:
     except click.exceptions.Exit as done:
         return done.exit_code
     except click.ClickException as error:
-        error.show()
+        with suppress(OSError):  # a full stderr does not change what went wrong
+            error.show()
         return error.exit_code
     except ElmError as error:
         return fail(error, error.exit_code)
@@ -84,11 +86,10 @@ def call(arguments: list[str] | None) -> int:
     except BrokenPipeError:
         raise
     except OSError as error:
-        about = f": {error.filename}" if error.filename else ""
-        return fail(
-            f"{error.strerror or error}{about}",
-            DiskFull.exit_code if error.errno == errno.ENOSPC else ElmError.exit_code,
-        )
+        full = error.errno == errno.ENOSPC
+        advice = "Free some space." if full else "Check that it is there and yours."
+        message = f"{error.filename or 'The output'}: {error.strerror or error}. {advice}"
+        return fail(message, (DiskFull if full else ElmError).exit_code)
 
 
 def fail(message: object, code: int) -> int:

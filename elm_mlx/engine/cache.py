@@ -43,6 +43,7 @@ class KVCache:
         room = 0 if buffer is None else buffer.shape[2]
         if buffer is not None and end <= room:
             return buffer
+        like = like if buffer is None else buffer  # the first write decides type and batch size
         B, K, _, D = like.shape
         larger = mx.zeros((B, K, min(self.capacity, max(end, 2 * room, self.reserve)), D), like.dtype)
         if buffer is not None:

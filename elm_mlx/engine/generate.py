@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Generator, Sequence
+from collections.abc import Collection, Generator, Sequence
 from typing import Protocol
 
 import mlx.core as mx
 
+from elm_mlx.arguments import Progress
 from elm_mlx.engine.cache import KVCache
 from elm_mlx.engine.sampling import Sampler
 
 PREFILL_CHUNK = 512
-Progress = Callable[[int, int], None]
 
 
 class Decoder(Protocol):

@@ -6,25 +6,16 @@ The order is that of transformers' generation, where a model's generation_config
 from __future__ import annotations
 
 import math
-import operator
 import secrets
 from dataclasses import dataclass
-from numbers import Real
 
 import mlx.core as mx
 
+from elm_mlx.arguments import real, whole
 from elm_mlx.errors import InvalidRequest
 
 MIN_TEMPERATURE, MAX_TEMPERATURE = 1e-5, 1e4
 MIN_TOP_P = 1e-6  # smaller ones become 0 in float32 and would keep nothing
-
-
-def whole(name: str, value: object) -> int:
-    """`value` as a whole number, NumPy's too. Raises InvalidRequest for anything else, true and false included."""
-    try:
-        return operator.index(value if not isinstance(value, bool) else None)  # type: ignore[arg-type]
-    except TypeError:
-        raise InvalidRequest(f"{name} is {value!r}; it must be a whole number.") from None
 
 
 @dataclass(frozen=True)
@@ -38,9 +29,7 @@ class Sampling:
 
     def __post_init__(self) -> None:
         for name in ("temperature", "top_k", "top_p", "min_p"):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, Real):
-                raise InvalidRequest(f"{name} is {value!r}; it must be a number.")
+            real(name, getattr(self, name))
         if not 0 <= self.temperature <= MAX_TEMPERATURE:
             raise InvalidRequest(f"temperature is {self.temperature}; it must be 0 (greedy) to {MAX_TEMPERATURE}.")
         if not 0 <= self.top_k < 2**31 or self.top_k != int(self.top_k):

@@ -125,7 +125,7 @@ class Parameters:
             return [self._floats(self.arrays.pop(f"{name}.weight"))], None
         kinds = [kind for kind in ("weight", "scales", "biases") if f"{name}.{kind}" in self.arrays]
         arrays = [self._floats(self.arrays.pop(f"{name}.{kind}")) for kind in kinds]
-        return arrays, self.quantization.overrides.get(name, self.quantization)
+        return arrays, self.quantization.setting(name)
 
     def _floats(self, array: mx.array) -> mx.array:
         """Floats in the model's type; packed words and 8-bit scales as they are."""

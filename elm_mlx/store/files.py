@@ -19,7 +19,7 @@ def read_json(path: Path) -> dict[str, Any]:
     try:
         with reading(path):
             if not path.exists():
-                raise NotFound(f"There is no {path.name} in {path.parent.absolute()}.")
+                raise NotFound(f"There is no {path.name} in {path.parent.absolute()}. Give a model's directory.")
             if path.stat().st_size > MAX_JSON_BYTES:
                 raise BadCheckpoint(f"{path} is over {MAX_JSON_BYTES >> 20} MB, too large to be what its name says.")
             value = json.loads(path.read_bytes())
@@ -49,7 +49,7 @@ def reading(path: Path) -> Iterator[None]:
     except OSError as error:
         if isinstance(error, ElmError):
             raise
-        raise ElmError(f"{path} cannot be read: {error.strerror or error}.") from error
+        raise ElmError(f"{path} cannot be read: {error.strerror or error}. Check its permissions.") from error
 
 
 @contextmanager
@@ -62,4 +62,5 @@ def disk_errors(what: str) -> Iterator[None]:
             raise
         if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             raise DiskFull(f"{what}: the disk is full. Free some space, or name another --output.") from error
-        raise ElmError(f"{what}: {error.strerror or error}.") from error
+        advice = "Check its permissions, or name another --output."
+        raise ElmError(f"{what}: {error.strerror or error}. {advice}") from error

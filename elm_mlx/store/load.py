@@ -2,25 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import mlx.core as mx
 
 from elm_mlx import cpu
-from elm_mlx.config import ModelConfig, config_from_dict
+from elm_mlx.arguments import Progress
+from elm_mlx.config import HEAD, ModelConfig, config_from_dict
 from elm_mlx.engine.sampling import Sampling
 from elm_mlx.errors import BadCheckpoint, InvalidRequest, NotFound
 from elm_mlx.models import build
 from elm_mlx.models.layers import Model, Parameters
 from elm_mlx.store.files import optional_json, read_json, reading
 from elm_mlx.store.quantize import expand, stored_entries
-from elm_mlx.store.weights import check_entries, gather, read_arrays, safetensors_files
+from elm_mlx.store.weights import check_copy, check_entries, gather, read_arrays, safetensors_files
 from elm_mlx.text.tokenizer import Tokenizer
 from elm_mlx.values import token_ids
-
-Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)
@@ -112,6 +110,8 @@ def load_arrays(directory: Path, config: ModelConfig) -> tuple[dict[str, mx.arra
         raise NotFound(f"There are no weights in {directory} (model.safetensors or its index). For a PyTorch "
                        f"checkpoint run: elm-mlx convert {directory}")  # fmt: skip
     found = gather(directory, files, read_arrays)
+    if config.tied and HEAD in found and config.embedding_name in found:
+        check_copy(directory, found[HEAD][1], found[config.embedding_name][1])
     arrays = {name: array for name, (_, array) in found.items() if not config.is_redundant(name)}
     entries = {name: entry for name, (entry, _) in found.items() if not config.is_redundant(name)}
     is_quantized = {name for name in entries if name.removesuffix("weight") + "scales" in entries}

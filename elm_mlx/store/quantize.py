@@ -45,8 +45,8 @@ def expand(arrays: Mapping[str, mx.array], quantization: Quantization, dtype: mx
     plain = {}
     for name, array in arrays.items():
         stem = name.removesuffix("weight")
-        if name.endswith(".weight") and f"{stem}scales" in arrays:
-            how = quantization.overrides.get(stem.removesuffix("."), quantization) or quantization
+        how = quantization.setting(stem.removesuffix("."))
+        if how and name.endswith(".weight") and f"{stem}scales" in arrays:
             scales, biases = arrays[f"{stem}scales"], arrays.get(f"{stem}biases")
             if biases is not None:
                 scales, biases = scales.astype(dtype), biases.astype(dtype)

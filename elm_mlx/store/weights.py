@@ -63,8 +63,9 @@ def read_header(path: Path) -> dict[str, Entry]:
     Raises NotFound, BadCheckpoint for a file whose header and size do not agree exactly, Unsupported for a type
     that MLX does not have.
     """
-    if not path.is_file():
-        raise NotFound(f"There is no {path.name} in {path.parent}.")
+    with reading(path):
+        if not path.is_file():
+            raise NotFound(f"There is no {path.name} in {path.parent}. Fetch it again.")
     with reading(path), path.open("rb") as file:
         size = path.stat().st_size
         length = int.from_bytes(file.read(8), "little")
@@ -215,6 +216,13 @@ def check_entries(where: Path, expected: Mapping[str, Entry], found: Mapping[str
         if found[name].dtype != entry.dtype and not (found[name].is_float and entry.is_float):
             raise BadCheckpoint(f"{where}: {name} has type {DTYPE_NAMES[found[name].dtype]}, which no weight of its "
                                 f"kind has ({DTYPE_NAMES[entry.dtype]}).")  # fmt: skip
+
+
+def check_copy(where: Path, head: mx.array, embedding: mx.array) -> None:
+    """A tied head repeats the embedding; one that does not is refused, since dropping it would lose it."""
+    if head.shape != embedding.shape or not mx.array_equal(head, embedding, equal_nan=True).item():
+        raise BadCheckpoint(f"{where}: lm_head.weight differs from the embedding, though config.json ties the two. "
+                            "Set tie_word_embeddings (OpenELM: share_input_output_layers) right.")  # fmt: skip
 
 
 class Writer:

@@ -61,15 +61,15 @@ class Tokenizer:
     @classmethod
     def from_file(cls, path: Path, settings: Mapping[str, Any], bos_token_id: int | None = None) -> Tokenizer:
         """The tokenizer in a tokenizer.json. Raises MissingTokenizer where there is none."""
-        if not path.is_file():
+        try:
+            data = path.read_bytes()
+        except (FileNotFoundError, IsADirectoryError) as error:
             raise MissingTokenizer(
                 f"There is no {path.name} in {path.parent}. Convert the model with --tokenizer PATH, where PATH is "
                 "a tokenizer.json, a SentencePiece tokenizer.model, or a directory with one."
-            )
-        try:
-            data = path.read_bytes()
+            ) from error
         except OSError as error:
-            raise ElmError(f"{path} cannot be read: {error.strerror}.") from error
+            raise ElmError(f"{path} cannot be read: {error.strerror}. Check its permissions.") from error
         return cls(data, settings, bos_token_id, path)
 
     def _ask(self, call: Callable[[], T]) -> T:

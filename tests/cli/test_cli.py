@@ -49,7 +49,9 @@ def run(monkeypatch: pytest.MonkeyPatch, capsysbinary: pytest.CaptureFixture[byt
     """Runs a command line in this process, with `stdin` piped to it (None: there is no stdin at all)."""
 
     def call(*arguments: object, stdin: bytes | None = b"") -> Result:
-        monkeypatch.setattr(sys, "stdin", None if stdin is None else io.TextIOWrapper(io.BytesIO(stdin)))
+        monkeypatch.setattr(
+            sys, "stdin", None if stdin is None else io.TextIOWrapper(io.BytesIO(stdin), encoding="utf-8")
+        )
         code = cli.run([str(argument) for argument in arguments])
         out, err = (stream.decode() for stream in capsysbinary.readouterr())
         assert "Traceback" not in err
@@ -63,7 +65,7 @@ def endless(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A model that knows no end-of-text id, so it generates until it is stopped."""
     raw = checkpoints.LLAMA | {"eos_token_id": None, "max_position_embeddings": 100_000}
     folder = checkpoints.write(tmp_path_factory.mktemp("models") / "endless", raw)
-    (folder / "tokenizer_config.json").write_text('{"bos_token": "<s>", "add_bos_token": true}')
+    (folder / "tokenizer_config.json").write_text('{"bos_token": "<s>", "add_bos_token": true}', encoding="utf-8")
     return folder
 
 
@@ -227,7 +229,9 @@ def _without(name: str) -> Callable[[Path], object]:
 
 
 def _config(**changes: object) -> Callable[[Path], object]:
-    return lambda folder: (folder / "config.json").write_text(json.dumps(checkpoints.OPENELM | changes))
+    return lambda folder: (folder / "config.json").write_text(
+        json.dumps(checkpoints.OPENELM | changes), encoding="utf-8"
+    )
 
 
 def _cut(folder: Path) -> None:
@@ -249,8 +253,8 @@ def _config_is_a_directory(folder: Path) -> None:
         (_without("tokenizer.json"), 66, "--tokenizer"),
         (_config(model_type="qwen3"), 78, "'qwen3'"),
         (_config(model_dim=-1), 65, "model_dim is -1"),
-        (lambda folder: (folder / "config.json").write_text("{"), 65, "not valid JSON"),
-        (lambda folder: (folder / "tokenizer.json").write_text("{}"), 65, "tokenizer"),
+        (lambda folder: (folder / "config.json").write_text("{", encoding="utf-8"), 65, "not valid JSON"),
+        (lambda folder: (folder / "tokenizer.json").write_text("{}", encoding="utf-8"), 65, "tokenizer"),
         (_cut, 65, "cut short"),
         (_config_is_a_directory, 1, "Is a directory"),
     ],
@@ -291,13 +295,17 @@ def test_convert_prints_its_summary_as_json(run: Run, openelm: Path, tmp_path: P
 def test_convert_replaces_nothing_unless_forced(run: Run, openelm: Path, tmp_path: Path) -> None:
     target = tmp_path / "out"
     target.mkdir()
-    (target / "thesis.txt").write_text("irreplaceable")
+    (target / "thesis.txt").write_text("irreplaceable", encoding="utf-8")
     done = run("convert", openelm, "--output", target)
     assert (done.code, done.out) == (73, "")
     assert "--force" in done.err
-    assert [(path.name, path.read_text()) for path in target.iterdir()] == [("thesis.txt", "irreplaceable")]
+    assert [(path.name, path.read_text(encoding="utf-8")) for path in target.iterdir()] == [
+        ("thesis.txt", "irreplaceable")
+    ]
+    assert run("convert", openelm, "--output", target, "--force").code == 73  # no model: not ours to delete
+    assert (target / "thesis.txt").exists()
+    (target / "thesis.txt").rename(target / "config.json")
     assert run("convert", openelm, "--output", target, "--force").code == 0
-    assert not (target / "thesis.txt").exists()
     assert elm_mlx.info(target).family == "openelm"
     assert list(tmp_path.iterdir()) == [target]
 
@@ -343,13 +351,17 @@ def test_info_shows_the_same_figures_as_text(run: Run, openelm: Path) -> None:
 
 def test_help_names_every_command_and_every_exit_code(run: Run) -> None:
     shown = run("--help").out
-    files = {path.stem for path in Path(cli.__file__).parent.glob("*.py") if "@click.command" in path.read_text()}
+    files = {
+        path.stem
+        for path in Path(cli.__file__).parent.glob("*.py")
+        if "@click.command" in path.read_text(encoding="utf-8")
+    }
     assert files == set(COMMANDS)
     for name, line in COMMANDS.items():
         assert re.search(rf"^  {name} +{re.escape(line)}$", shown, re.M)
         assert run(name, "--help").out.startswith(f"Usage: elm-mlx {name}")
     kinds = [kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, errors.ElmError)]
-    codes = {kind.exit_code for kind in kinds} | {0, cli.INTERRUPTED, cli.PIPE_CLOSED, cli.TERMINATED}
+    codes = {kind.exit_code for kind in kinds} | {0, cli.HUNG_UP, cli.INTERRUPTED, cli.PIPE_CLOSED, cli.TERMINATED}
     assert {int(code) for code in re.findall(r"\b\d+\b", shown.partition("Exit codes:")[2])} == codes
 
 
@@ -416,19 +428,20 @@ def test_ctrl_c_keeps_what_was_written(endless: Path) -> None:
     assert expected.startswith((first + done.out)[:20])
 
 
-def test_termination_tidies_up_a_conversion(openelm: Path, tmp_path: Path) -> None:
-    """SIGTERM between two tensors: exit 143, nothing under the final name, no folder left beside it."""
+@pytest.mark.parametrize(("ending", "code"), [("SIGTERM", 143), ("SIGHUP", 129)])
+def test_termination_tidies_up_a_conversion(openelm: Path, tmp_path: Path, ending: str, code: int) -> None:
+    """Between two tensors: nothing under the final name, no folder left beside it."""
     script = (
         "import os, signal, sys; from elm_mlx.convert import pipeline; right = pipeline.converted\n"
         "def wrong(name, *rest):\n"
-        "    if 'layers.2' in name: os.kill(os.getpid(), signal.SIGTERM)\n"
+        f"    if 'layers.2' in name: os.kill(os.getpid(), signal.{ending})\n"
         "    yield from right(name, *rest)\n"
         "pipeline.converted = wrong\n"
         "from elm_mlx.cli import main; main()"
     )
     program = [sys.executable, "-c", script]
     done = ended(process("convert", openelm, "--output", tmp_path / "out", program=program))
-    assert (done.code, done.out, done.err) == (143, "", "")
+    assert (done.code, done.out, done.err) == (code, "", "")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -452,9 +465,9 @@ def test_closed_streams_are_not_taken_for_files(openelm: Path, tmp_path: Path) -
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs Linux's /dev/full")
 def test_a_full_disk_behind_stdout_is_a_sentence(endless: Path) -> None:
-    with Path("/dev/full").open("w") as full:
+    with Path("/dev/full").open("w", encoding="utf-8") as full:
         done = ended(process("generate", "--model", endless, "--max-tokens", 3, stdout=full))
-    assert (done.code, done.err) == (74, "elm-mlx: No space left on device")
+    assert (done.code, done.err) == (74, "elm-mlx: The output: No space left on device. Free some space.")
 
 
 def test_a_narrow_encoding_loses_characters_and_nothing_else(endless: Path) -> None:

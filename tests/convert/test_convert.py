@@ -84,7 +84,7 @@ def test_quantized_output_equals_quantizing_in_memory(
 ) -> None:
     done = convert(wide, tmp_path / "out", dtype=dtype, **how)
     written, kind = arrays_of(done.output), getattr(mx, dtype)
-    setting = json.loads((done.output / "config.json").read_text())["quantization"]
+    setting = json.loads((done.output / "config.json").read_text(encoding="utf-8"))["quantization"]
     assert setting["bits"] == how.get("bits", setting["bits"])
     for name, value in checkpoints.weights(WIDE).items():
         weight = mx.array(value).astype(kind)
@@ -136,14 +136,14 @@ def test_mlx_lm_agrees_on_our_output(tmp_path: Path, name: str, how: dict[str, A
 
 def test_the_written_config_leaves_nothing_to_guess(tmp_path: Path) -> None:
     source = checkpoints.write(tmp_path / "v5", checkpoints.CONFIGS["llama-3.2-v5"])
-    written = json.loads((convert(source, tmp_path / "out").output / "config.json").read_text())
+    written = json.loads((convert(source, tmp_path / "out").output / "config.json").read_text(encoding="utf-8"))
     assert written["rope_theta"] == 500000.0
     assert written["rope_scaling"] == checkpoints.llama3_scaling(32.0)
     assert written["rope_parameters"]["factor"] == 32.0
     assert written["torch_dtype"] == written["dtype"] == "bfloat16"
     assert written["tie_word_embeddings"] is True
     source = checkpoints.write(tmp_path / "elm", checkpoints.CONFIGS["openelm"])
-    written = json.loads((convert(source, tmp_path / "elm-out").output / "config.json").read_text())
+    written = json.loads((convert(source, tmp_path / "elm-out").output / "config.json").read_text(encoding="utf-8"))
     assert written["num_query_heads"] == [3, 6, 6, 6]
     assert written["ffn_multipliers"] == [0.5, 1.33, 2.17, 3.0]
     assert "auto_map" not in written
@@ -203,7 +203,7 @@ def test_shards_are_no_larger_than_asked_and_load_as_one(openelm: Path, tmp_path
     assert files[0].name == f"model-00001-of-{len(files):05d}.safetensors"
     largest = max(array.nbytes for array in arrays_of(openelm).values())
     assert all(file.stat().st_size <= max(200_000, largest) + 10_000 for file in files)
-    index = json.loads((done.output / "model.safetensors.index.json").read_text())
+    index = json.loads((done.output / "model.safetensors.index.json").read_text(encoding="utf-8"))
     assert index["metadata"]["total_size"] == done.bytes
     ids = checkpoints.prompt(20)
     assert mx.array_equal(elm_mlx.load(done.output).logits(ids), elm_mlx.load(openelm).logits(ids)).item()
@@ -228,14 +228,56 @@ def test_an_output_that_is_there_is_replaced_only_with_force(openelm: Path, tmp_
     target = tmp_path / "out"
     target.mkdir()
     convert(openelm, target)  # empty is free
-    (target / "mine.txt").write_text("keep")
+    (target / "mine.txt").write_text("keep", encoding="utf-8")
     with pytest.raises(TargetExists, match="--force"):
         convert(openelm, target)
-    assert (target / "mine.txt").read_text() == "keep"
+    assert (target / "mine.txt").read_text(encoding="utf-8") == "keep"
     convert(openelm, target, bits=4, force=True)
     assert not (target / "mine.txt").exists()
     assert elm_mlx.info(target).quantization is not None
     assert leftovers(target) == ["out"]
+
+
+def test_force_never_replaces_what_is_no_model(openelm: Path, tmp_path: Path) -> None:
+    (tmp_path / "documents").mkdir()
+    (tmp_path / "documents" / "thesis.txt").write_text("keep", encoding="utf-8")
+    with pytest.raises(TargetExists, match="holds no model"):
+        convert(openelm, tmp_path / "documents", force=True)
+    assert (tmp_path / "documents" / "thesis.txt").exists()
+    mine = shutil.copytree(openelm, tmp_path / "mine")  # a model, and the tokenizer to be used lies in it
+    with pytest.raises(TargetExists, match="source"):
+        convert(openelm, mine, tokenizer=mine / "tokenizer.json", force=True)
+
+
+def test_a_mount_point_is_refused_before_any_work(
+    openelm: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "mnt").mkdir()
+    monkeypatch.setattr(Path, "is_mount", lambda self: self.name == "mnt")
+    with pytest.raises(TargetExists, match="mount point"):
+        convert(openelm, tmp_path / "mnt", progress=lambda *at: pytest.fail("work was done"))
+
+
+def test_what_appears_at_the_target_meanwhile_is_kept(openelm: Path, tmp_path: Path) -> None:
+    target = tmp_path / "out"
+
+    def another(done: int, total: int) -> None:
+        target.mkdir(exist_ok=True)
+        (target / "config.json").write_text("another's", encoding="utf-8")
+
+    with pytest.raises(TargetExists):
+        convert(openelm, target, progress=another)
+    assert (target / "config.json").read_text(encoding="utf-8") == "another's"
+
+
+def test_the_output_has_the_users_usual_permissions(openelm: Path, tmp_path: Path) -> None:
+    before = os.umask(0o027)
+    try:
+        output = convert(openelm, tmp_path / "out").output
+    finally:
+        os.umask(before)
+    assert output.stat().st_mode & 0o777 == 0o750
+    assert (output / "model.safetensors").stat().st_mode & 0o777 == 0o640
 
 
 def test_the_source_is_never_written_over(openelm: Path, tmp_path: Path) -> None:
@@ -243,7 +285,7 @@ def test_the_source_is_never_written_over(openelm: Path, tmp_path: Path) -> None
     for target in (source, source.parent):
         with pytest.raises(TargetExists, match="source"):
             convert(source, target, force=True)
-    (tmp_path / "file").write_text("x")
+    (tmp_path / "file").write_text("x", encoding="utf-8")
     with pytest.raises(TargetExists, match="a file"):
         convert(source, tmp_path / "file", force=True)
     assert elm_mlx.load(source).generate("a", 1).tokens
@@ -364,6 +406,8 @@ def test_values_beyond_float16_are_refused_not_lost(openelm: Path, tmp_path: Pat
         ({"mode": "q4_k"}, "mode is 'q4_k'.*affine"),
         ({"max_shard_size": 0}, "max_shard_size"),
         ({"max_shard_size": 1e300}, "max_shard_size"),
+        ({"max_shard_size": "5"}, "max_shard_size"),
+        ({"dtype": []}, "dtype"),
         ({"max_shard_size": float("inf")}, "max_shard_size"),
     ],
 )

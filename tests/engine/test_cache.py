@@ -82,6 +82,12 @@ def test_buffers_grow_with_what_they_hold_and_no_further(lm: elm_mlx.LanguageMod
     assert relative(mx.concatenate(steps, axis=1)[0], lm.logits(ids[:50])) <= CLOSE
     assert cache[0].keys is not None
     assert cache[0].keys.shape[2] == 50
+    lengths = []
+    growing = KVCache(1000, reserve=8)
+    for _ in range(70):
+        growing.update_and_fetch(mx.ones((1, 2, 1, 8)), mx.ones((1, 2, 1, 8)))
+        lengths.append(growing.keys.shape[2] if growing.keys is not None else 0)
+    assert sorted(set(lengths)) == [8, 16, 32, 64, 128]  # few copies, each twice as far apart
     small = make_cache(lm.config.num_layers, 10**9)
     lm.model(mx.array([ids]), small)
     assert small[0].keys is not None
@@ -95,6 +101,13 @@ def test_a_full_cache_says_so_and_stays_as_it_was() -> None:
     with pytest.raises(CacheFull, match="holds 3 of 4 positions; 3 more"):
         cache.update_and_fetch(block, block)
     assert cache.offset == 3
+
+
+def test_the_first_write_decides_the_buffers_type() -> None:
+    cache = KVCache(40, reserve=2)
+    cache.update_and_fetch(mx.ones((1, 2, 2, 8), mx.float16), mx.ones((1, 2, 2, 8), mx.float16))
+    keys, _ = cache.update_and_fetch(mx.ones((1, 2, 2, 8)), mx.ones((1, 2, 2, 8)))
+    assert keys.dtype == mx.float16
 
 
 @pytest.mark.parametrize("dtype", [mx.bfloat16, mx.float16, mx.float32])

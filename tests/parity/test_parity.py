@@ -37,7 +37,7 @@ CONFIGS: dict[str, dict[str, Any]] = {
 def save_bin(folder: Path, raw: dict[str, Any], model: Any, shards: int) -> Path:
     """The model as `pytorch_model.bin`, or as its shards with an index; a tied head is saved as torch has it."""
     folder.mkdir(parents=True)
-    (folder / "config.json").write_text(json.dumps(raw))
+    (folder / "config.json").write_text(json.dumps(raw), encoding="utf-8")
     checkpoints.add_tokenizer(folder)
     state = model.state_dict()
     if shards == 1:
@@ -47,7 +47,7 @@ def save_bin(folder: Path, raw: dict[str, Any], model: Any, shards: int) -> Path
     places = {name: files[i % shards] for i, name in enumerate(state)}
     for file in files:
         torch.save({name: state[name] for name in state if places[name] == file}, folder / file)
-    (folder / "pytorch_model.bin.index.json").write_text(json.dumps({"weight_map": places}))
+    (folder / "pytorch_model.bin.index.json").write_text(json.dumps({"weight_map": places}), encoding="utf-8")
     return folder
 
 
@@ -70,7 +70,7 @@ def test_a_checkpoint_that_transformers_saved_converts(tmp_path: Path, name: str
     raw = checkpoints.CONFIGS[name]
     model = torch_models.build(raw, checkpoints.weights(raw))
     model.save_pretrained(tmp_path / "source")
-    assert "rope_parameters" in json.loads((tmp_path / "source/config.json").read_text())
+    assert "rope_parameters" in json.loads((tmp_path / "source/config.json").read_text(encoding="utf-8"))
     checkpoints.add_tokenizer(tmp_path / "source")
     ids = checkpoints.prompt(120)
     expected = torch_models.logits(model, ids)

@@ -80,7 +80,9 @@ def test_checked_in_files(tmp_path: Path, case: str) -> None:
     torch_fixtures.write(tmp_path)
     checked_in = torch_fixtures.HERE / f"{case}.bin"
     assert_same(checked_in, torch.load(tmp_path / f"{case}.bin", weights_only=True))
-    assert (tmp_path / f"{case}.json").read_text() == checked_in.with_suffix(".json").read_text()
+    assert (tmp_path / f"{case}.json").read_text(encoding="utf-8") == checked_in.with_suffix(".json").read_text(
+        encoding="utf-8"
+    )
 
 
 def test_random_views(tmp_path: Path) -> None:

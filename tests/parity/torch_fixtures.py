@@ -82,7 +82,7 @@ def write(folder: Path) -> None:
         tensors = make()
         torch.save(tensors, folder / f"{name}.bin")
         lines = (f"  {json.dumps(key)}: {json.dumps(described(item))}" for key, item in tensors.items())
-        (folder / f"{name}.json").write_text("{\n" + ",\n".join(lines) + "\n}\n")
+        (folder / f"{name}.json").write_text("{\n" + ",\n".join(lines) + "\n}\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

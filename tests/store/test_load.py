@@ -34,7 +34,7 @@ def folder(openelm: Path, tmp_path: Path) -> Path:
 
 def edit_config(folder: Path, **changes: Any) -> None:
     path = folder / "config.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+    path.write_text(json.dumps(json.loads(path.read_text(encoding="utf-8")) | changes), encoding="utf-8")
 
 
 def edit_weights(folder: Path, edit: Edit, shards: int = 1) -> None:
@@ -56,7 +56,7 @@ def refused(folder: Path, complaint: str, kind: type[Exception] = BadCheckpoint)
 
 def test_a_missing_directory_is_not_found(tmp_path: Path) -> None:
     refused(tmp_path / "nowhere", r"no directory .*nowhere", NotFound)
-    (tmp_path / "file").write_text("")
+    (tmp_path / "file").write_text("", encoding="utf-8")
     refused(tmp_path / "file", "no directory", NotFound)
 
 
@@ -87,7 +87,7 @@ def test_broken_json_names_its_file(folder: Path, name: str, content: bytes) -> 
 
 @pytest.mark.parametrize("name", ["config.json", "generation_config.json", "tokenizer_config.json"])
 def test_json_of_another_form_names_its_file(folder: Path, name: str) -> None:
-    (folder / name).write_text("[1]")
+    (folder / name).write_text("[1]", encoding="utf-8")
     with pytest.raises(BadCheckpoint, match=rf"{name} holds a list"):
         elm_mlx.load(folder)
 
@@ -104,7 +104,9 @@ def test_a_deeply_nested_quantization_is_refused(folder: Path) -> None:
     """As deep as the JSON reader goes."""
     nested = '{"a":' * 900 + "{}" + "}" * 900
     path = folder / "config.json"
-    path.write_text(path.read_text().removesuffix("}") + f', "quantization": {nested}}}')
+    path.write_text(
+        path.read_text(encoding="utf-8").removesuffix("}") + f', "quantization": {nested}}}', encoding="utf-8"
+    )
     refused(folder, r"config\.json")
 
 
@@ -148,10 +150,10 @@ def test_a_truncated_shard_is_refused_by_its_name(folder: Path) -> None:
 def test_a_tensor_in_another_file_than_the_index_says_is_refused(folder: Path) -> None:
     edit_weights(folder, lambda arrays: None, shards=2)
     index = folder / "model.safetensors.index.json"
-    places = json.loads(index.read_text())["weight_map"]
+    places = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
     files = sorted(set(places.values()))
     places[NORM] = files[places[NORM] == files[0]]
-    index.write_text(json.dumps({"weight_map": places}))
+    index.write_text(json.dumps({"weight_map": places}), encoding="utf-8")
     refused(folder, rf"{places[NORM]} does not hold {NORM}")
 
 
@@ -193,7 +195,7 @@ def test_a_config_of_another_size_is_refused(folder: Path) -> None:
 
 @pytest.mark.parametrize("value", ["2", -1, [2, "a"], True, 1.5, {"id": 2}])
 def test_a_stop_id_that_is_no_id_is_refused(folder: Path, value: object) -> None:
-    (folder / "generation_config.json").write_text(json.dumps({"eos_token_id": value}))
+    (folder / "generation_config.json").write_text(json.dumps({"eos_token_id": value}), encoding="utf-8")
     with pytest.raises(BadCheckpoint, match=r"generation_config\.json: eos_token_id"):
         elm_mlx.load(folder)
 
@@ -201,20 +203,22 @@ def test_a_stop_id_that_is_no_id_is_refused(folder: Path, value: object) -> None
 def test_stop_ids_are_all_that_any_file_names(folder: Path) -> None:
     edit_config(folder, eos_token_id=[5, 6])
     assert elm_mlx.load(folder).stop_ids == {2, 5, 6}  # 2 by the tokenizer
-    (folder / "generation_config.json").write_text('{"eos_token_id": [6, 7]}')
+    (folder / "generation_config.json").write_text('{"eos_token_id": [6, 7]}', encoding="utf-8")
     assert elm_mlx.load(folder).stop_ids == {2, 5, 6, 7}
-    (folder / "generation_config.json").write_text('{"eos_token_id": 8}')
+    (folder / "generation_config.json").write_text('{"eos_token_id": 8}', encoding="utf-8")
     edit_config(folder, eos_token_id=None)
-    (folder / "tokenizer_config.json").write_text("{}")
+    (folder / "tokenizer_config.json").write_text("{}", encoding="utf-8")
     assert elm_mlx.load(folder).stop_ids == {8}
 
 
 def test_a_chat_template_may_lie_beside_the_settings(folder: Path) -> None:
-    content = json.loads((folder / "tokenizer.json").read_text())
+    content = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))
     token = content["added_tokens"][-1] | {"id": 512, "content": "<|eot_id|>"}
-    (folder / "tokenizer.json").write_text(json.dumps(content | {"added_tokens": [*content["added_tokens"], token]}))
+    (folder / "tokenizer.json").write_text(
+        json.dumps(content | {"added_tokens": [*content["added_tokens"], token]}), encoding="utf-8"
+    )
     assert 512 not in elm_mlx.load(folder).stop_ids
-    (folder / "chat_template.jinja").write_text("{{ messages }}")
+    (folder / "chat_template.jinja").write_text("{{ messages }}", encoding="utf-8")
     assert 512 in elm_mlx.load(folder).stop_ids
 
 
@@ -230,8 +234,17 @@ REDUNDANT = {
 def test_tensors_that_nothing_reads_may_be_there(tmp_path: Path, name: str) -> None:
     folder = checkpoints.write(tmp_path, checkpoints.CONFIGS[name])
     plain = elm_mlx.load(folder).logits(checkpoints.prompt(9))
-    edit_weights(folder, lambda arrays: arrays.update(dict.fromkeys(REDUNDANT[name], mx.ones(3))))
+    embedding = checkpoints.weights(checkpoints.CONFIGS[name])[elm_mlx.load(folder).config.embedding_name]
+    extra = {n: mx.array(embedding) if n == "lm_head.weight" else mx.ones(3) for n in REDUNDANT[name]}
+    edit_weights(folder, lambda arrays: arrays.update(extra))
     assert mx.array_equal(elm_mlx.load(folder).logits(checkpoints.prompt(9)), plain)
+
+
+@pytest.mark.parametrize("head", [mx.ones(3), mx.ones((checkpoints.VOCAB, 64))])
+def test_a_tied_head_that_is_no_copy_is_refused(tmp_path: Path, head: mx.array) -> None:
+    folder = checkpoints.write(tmp_path, checkpoints.CONFIGS["openelm"])
+    edit_weights(folder, lambda arrays: arrays.update({"lm_head.weight": head}))
+    refused(folder, "differs from the embedding")
 
 
 def test_an_untied_head_is_not_redundant(tmp_path: Path) -> None:
@@ -241,7 +254,7 @@ def test_an_untied_head_is_not_redundant(tmp_path: Path) -> None:
 
 
 def test_shards_make_the_same_model_as_one_file(source: Path, lm: elm_mlx.LanguageModel, tmp_path: Path) -> None:
-    folder = checkpoints.write(tmp_path, json.loads((source / "config.json").read_text()), shards=3)
+    folder = checkpoints.write(tmp_path, json.loads((source / "config.json").read_text(encoding="utf-8")), shards=3)
     ids = checkpoints.prompt(20)
     assert mx.array_equal(elm_mlx.load(folder).logits(ids), lm.logits(ids))
 
@@ -250,7 +263,8 @@ def test_progress_ends_at_all_bytes(source: Path) -> None:
     heard: list[tuple[int, int]] = []
     elm_mlx.load(source, cpu_policy="plain", progress=lambda done, total: heard.append((done, total)))
     total = sum(
-        value.nbytes for value in checkpoints.weights(json.loads((source / "config.json").read_text())).values()
+        value.nbytes
+        for value in checkpoints.weights(json.loads((source / "config.json").read_text(encoding="utf-8"))).values()
     )
     assert heard == sorted(heard)
     assert heard[-1] == (total, total)
@@ -297,7 +311,9 @@ def stored(folder: Path, raw: dict[str, Any], setting: dict[str, Any] | None, dt
     """A directory with such weights."""
     folder.mkdir(parents=True, exist_ok=True)
     checkpoints.save(folder, settled(raw, setting, dtype))
-    (folder / "config.json").write_text(json.dumps(raw | ({"quantization": setting} if setting else {})))
+    (folder / "config.json").write_text(
+        json.dumps(raw | ({"quantization": setting} if setting else {})), encoding="utf-8"
+    )
     checkpoints.add_tokenizer(folder)
     return folder
 

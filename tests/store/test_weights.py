@@ -365,7 +365,9 @@ def test_a_writer_lets_the_first_error_through(tmp_path: Path) -> None:
 
 
 def indexed(folder: Path, places: object) -> Path:
-    (folder / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": places}))
+    (folder / "model.safetensors.index.json").write_text(
+        json.dumps({"metadata": {}, "weight_map": places}), encoding="utf-8"
+    )
     return folder
 
 

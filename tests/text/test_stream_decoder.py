@@ -16,7 +16,7 @@ from tokenizers import AddedToken, Regex, decoders, models, pre_tokenizers, trai
 from elm_mlx.text.tokenizer import StreamDecoder, Tokenizer
 
 SAMPLES = 300
-DEMO: dict[str, Any] = json.loads((checkpoints.DEMO / "tokenizer.json").read_text())
+DEMO: dict[str, Any] = json.loads((checkpoints.DEMO / "tokenizer.json").read_text(encoding="utf-8"))
 # An entry without text, which may stand before a blank, and specials: they vanish inside a character, too.
 EMPTY, EOT = 512, 513
 EXTRA = {"id": EOT, "content": "<|eot_id|>", "special": True} | dict.fromkeys(
@@ -64,7 +64,7 @@ def sentencepiece(path: Path, decoder: dict[str, Any] | None) -> None:
     """The demo's vocabulary, an entry without text in it, with another decoder."""
     model = DEMO["model"] | {"vocab": DEMO["model"]["vocab"] | {"": EMPTY}}
     content = DEMO | {"model": model, "decoder": decoder, "added_tokens": [*DEMO["added_tokens"], EXTRA]}
-    path.write_text(json.dumps(content))
+    path.write_text(json.dumps(content), encoding="utf-8")
 
 
 @pytest.fixture(scope="session", params=["llama-3", *DECODERS])

@@ -15,7 +15,7 @@ from elm_mlx.errors import BadCheckpoint, InvalidRequest, MissingTokenizer, Unsu
 from elm_mlx.text.tokenizer import Tokenizer, guarded
 
 BOS, EOS, EOT = 1, 2, 512
-DEMO: dict[str, Any] = json.loads((checkpoints.DEMO / "tokenizer.json").read_text())
+DEMO: dict[str, Any] = json.loads((checkpoints.DEMO / "tokenizer.json").read_text(encoding="utf-8"))
 NAMES = {"bos_token": "<s>", "eos_token": "</s>"}
 # Each panics in the tokenizers library: a merge shorter than its prefix, a table of no characters, a post-processor
 # naming a token that it does not define, a regular expression that never ends, a decoder cutting a blank twice.
@@ -41,7 +41,7 @@ def added(token: int, text: str, *, special: bool = True) -> dict[str, Any]:
 def make(folder: Path, settings: dict[str, Any], bos: int | None = None, **changes: Any) -> Tokenizer:
     """The demo's tokenizer with some parts of its tokenizer.json replaced."""
     path = folder / "tokenizer.json"
-    path.write_text(json.dumps(DEMO | changes))
+    path.write_text(json.dumps(DEMO | changes), encoding="utf-8")
     return Tokenizer.from_file(path, settings, bos)
 
 
