@@ -40,6 +40,7 @@ def prefill(
     for start in range(0, last, chunk):
         model.hidden(ids[:, start : start + chunk], cache)
         mx.eval([layer.arrays() for layer in cache])
+        mx.clear_cache()  # no later chunk has scratch buffers of this size
         if progress:
             progress(start + chunk, length)
     states = model.hidden(ids[:, last:], cache)  # [B, L', E]
