@@ -100,7 +100,11 @@ def measure(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
         "shape": options.shape,
         "prompt": options.prompt,
         "tokens": options.tokens,
-        "machine": {"system": platform.platform(), "mlx": mx.__version__, "device": str(mx.default_device())},
+        "machine": {
+            "system": f"{platform.system()} {platform.machine()}",
+            "mlx": mx.__version__,
+            "device": str(mx.default_device()),
+        },
         "median_ratio": {figure: statistics.median(values) for figure, values in ratios.items()},
         "ratios": ratios,
         "samples": pairs,
