@@ -21,9 +21,13 @@ __version__ = "0.1.0"
 __all__ = ["Completion", "ElmError", "LanguageModel", "ModelInfo", "Piece", "Stats", "Stream", "info", "load"]
 
 _HOME = dict.fromkeys(__all__, "elm_mlx.api") | {"ElmError": "elm_mlx.errors"}
+# Reached as attributes too: elm_mlx.convert.convert(...), elm_mlx.errors.BadCheckpoint.
+_MODULES = ("convert", "errors")
 
 
 def __getattr__(name: str) -> Any:
+    if name in _MODULES:
+        return importlib.import_module(f"elm_mlx.{name}")
     if name not in _HOME:
         raise AttributeError(f"module 'elm_mlx' has no attribute {name!r}")
     value = getattr(importlib.import_module(_HOME[name]), name)

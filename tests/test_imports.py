@@ -104,6 +104,12 @@ def test_all_names_the_public_api_in_order() -> None:
         elm_mlx.nonsense  # noqa: B018
 
 
+def test_the_converter_and_the_errors_are_attributes_of_the_package(tmp_path: Path) -> None:
+    script = "import elm_mlx; print(elm_mlx.convert.convert.__name__, elm_mlx.errors.BadCheckpoint.exit_code)"
+    done = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.stdout == "convert 65\n", done.stderr
+
+
 def test_without_a_backend_the_import_names_the_extra(tmp_path: Path) -> None:
     for line in ("from elm_mlx import load", "from elm_mlx.convert import convert", "import elm_mlx.api"):
         script = f"""{NO_BACKEND}
