@@ -276,7 +276,7 @@ def info(path: str | Path | None = None) -> ModelInfo:
     directory = demo_directory() if path is None else Path(path)
     config = read_config(directory)
     arrays, nbytes = load_arrays(directory, config)
-    dtype, count = stored_dtype(arrays), parameter_count(config)
+    dtype, count = stored_dtype(arrays, config), parameter_count(config)
     is_quantized = any(name.endswith(".scales") for name in arrays)
     return ModelInfo(
         model="demo" if path is None else str(path),

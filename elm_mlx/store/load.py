@@ -46,7 +46,7 @@ def load_directory(directory: Path, cpu_policy: str = "auto", progress: Progress
     sampling, named = read_generation(directory / "generation_config.json")
     plan = cpu.plan(config, cpu_policy)
     arrays, nbytes = load_arrays(directory, config)
-    dtype = plan.dtype or stored_dtype(arrays)
+    dtype = plan.dtype or stored_dtype(arrays, config)
     quantization = config.quantization
     if plan.expand and quantization:
         arrays, quantization = expand(arrays, quantization, dtype), None
@@ -89,18 +89,20 @@ def load_tokenizer(directory: Path, config: ModelConfig) -> Tokenizer:
 def read_generation(path: Path) -> tuple[Sampling, frozenset[int]]:
     """(how the model wants to be sampled, the stop ids it names) from a generation_config.json that need not be there.
 
-    Greedy unless it says `do_sample`. Lengths are never inherited. Raises BadCheckpoint for values without a meaning.
+    Greedy unless it says `do_sample`, whatever else it says then. Lengths are never inherited. Raises BadCheckpoint
+    for values without a meaning.
     """
     raw = optional_json(path)
     stop_ids = frozenset(token_ids(raw.get("eos_token_id"), f"{path}: eos_token_id"))
-    options = {name: raw[name] for name in ("temperature", "top_p", "top_k", "min_p") if raw.get(name) is not None}
     if raw.get("do_sample") not in (None, True, False):
         raise BadCheckpoint(f"{path}: do_sample is {raw['do_sample']!r}, where true or false belongs.")
+    if not raw.get("do_sample"):
+        return Sampling(), stop_ids
+    options = {name: raw[name] for name in ("temperature", "top_p", "top_k", "min_p") if raw.get(name) is not None}
     try:
-        sampling = Sampling(**({"temperature": 1.0} | options))
+        return Sampling(**({"temperature": 1.0} | options)), stop_ids
     except InvalidRequest as error:
         raise BadCheckpoint(f"{path} asks for sampling without a meaning: {error}") from error
-    return sampling if raw.get("do_sample") else Sampling(), stop_ids
 
 
 def load_arrays(directory: Path, config: ModelConfig) -> tuple[dict[str, mx.array], int]:
@@ -119,12 +121,12 @@ def load_arrays(directory: Path, config: ModelConfig) -> tuple[dict[str, mx.arra
     return arrays, sum(entry.nbytes for entry in entries.values())
 
 
-def stored_dtype(arrays: dict[str, mx.array]) -> mx.Dtype:
-    """The floating type of a model: that of its embedding, else of the embedding's scales, else of a norm."""
-    for ending in ("embeddings.weight", "tokens.weight", "embeddings.scales", "tokens.scales", "norm.weight"):
-        for name, array in arrays.items():
-            if name.endswith(ending) and mx.issubdtype(array.dtype, mx.floating):
-                return array.dtype
+def stored_dtype(arrays: dict[str, mx.array], config: ModelConfig) -> mx.Dtype:
+    """The floating type of a model: that of its embedding, else of the embedding's scales, else of the first norm."""
+    scales = config.embedding_name.removesuffix("weight") + "scales"
+    for name in (config.embedding_name, scales, *arrays):
+        if name in arrays and mx.issubdtype(arrays[name].dtype, mx.floating):
+            return arrays[name].dtype
     raise BadCheckpoint("The weights hold no floating-point tensor, so they are not a language model's.")
 
 
