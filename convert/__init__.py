@@ -67,6 +67,7 @@ def convert(
     quantization = requested_quantization(bits, group_size, mode)
     if dtype not in list(DTYPES):
         raise InvalidRequest(f"dtype is {dtype!r}; it is one of {', '.join(DTYPES)}.")
+    file_bytes = shard_bytes(max_shard_size)
     opened = open_source(Path(source))
     # abspath, as resolve would follow a link that is refused further on
     target = Path(os.path.abspath(output)) if output else default_output(opened.directory, quantization, dtype)  # noqa: PTH100
@@ -74,7 +75,7 @@ def convert(
         refuse_overlap(place, target)
     matched = match(opened.config, opened.family_layout, opened.tensors, opened.where)
     files = tokenizer_files.prepare(opened.directory, Path(tokenizer) if tokenizer else None, opened.config)
-    plan = pipeline.plan(opened.config, quantization, DTYPES[dtype], shard_bytes(max_shard_size))
+    plan = pipeline.plan(opened.config, quantization, DTYPES[dtype], file_bytes)
     with disk_errors(f"Writing {target}"), staged(target, force) as folder:
         check_space(folder, plan.nbytes)
         files.write(folder)
@@ -102,9 +103,8 @@ def requested_quantization(bits: int | None, group_size: int | None, mode: str |
         if group_size is not None:
             raise InvalidRequest("--group-size means nothing without --bits: nothing would be quantized.")
         return None
-    for name, value, known in zip(
-        ("bits", "group_size"), (bits, group_size), QUANTIZATION_MODES["affine"], strict=True
-    ):
+    known_bits, known_groups = QUANTIZATION_MODES["affine"]
+    for name, value, known in (("bits", bits, known_bits), ("group_size", group_size, known_groups)):
         if value not in (None, *known):
             raise InvalidRequest(f"{name} is {value!r}; it is one of {', '.join(map(str, known))}.")
     return Quantization.from_dict({"mode": "affine", "bits": bits, "group_size": group_size})

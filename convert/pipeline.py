@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -44,7 +43,7 @@ def plan(config: ModelConfig, quantization: Quantization | None, dtype: mx.Dtype
     filled = 0
     for name, shape in config.weight_shapes().items():
         setting = settings[name] = quantization.of(name, shape) if quantization else None
-        stored[name] = parts(name, shape, setting, dtype) if setting else {name: Entry(dtype, shape)}
+        stored[name] = parts(name, shape, setting, dtype)
         size = sum(entry.nbytes for entry in stored[name].values())
         if shards[-1] and filled + size > shard_bytes:
             shards.append([])
@@ -66,7 +65,7 @@ def write(folder: Path, plan: Plan, tensors: dict[str, LazyTensor], progress: Pr
         with Writer(folder / file, entries) as writer:
             for name in names:
                 tensor = tensors.pop(name)
-                for part, array in converted(name, tensor, plan):
+                for part, array in converted(name, tensor, plan).items():
                     writer.write(part, array)
                 done += _source_bytes(tensor)
                 mx.clear_cache()  # else MLX keeps the freed buffers of every size met
@@ -81,14 +80,13 @@ def shard_name(number: int, count: int) -> str:
     return "model.safetensors" if count == 1 else f"model-{number:05d}-of-{count:05d}.safetensors"
 
 
-def converted(name: str, tensor: LazyTensor, plan: Plan) -> Iterator[tuple[str, mx.array]]:
+def converted(name: str, tensor: LazyTensor, plan: Plan) -> dict[str, mx.array]:
     """One weight as it is stored: cast, then quantized where the plan says so."""
     weight = tensor.read()
     cast = weight.astype(plan.dtype)
     if plan.dtype == mx.float16 and bool(mx.any(mx.isinf(cast) & ~mx.isinf(weight))):
         raise BadCheckpoint(f"{name} has values above 65504, which float16 cannot hold. Use --dtype bfloat16.")
-    setting = plan.settings[name]
-    yield from (quantize(name, cast, setting) if setting else {name: cast}).items()
+    return quantize(name, cast, plan.settings[name])
 
 
 def _source_bytes(tensor: LazyTensor) -> int:

@@ -64,6 +64,7 @@ class Machine:
         self.memo: dict[int, object] = {}
 
     def run(self) -> object:
+        """The value of the whole program."""
         for _ in range(MAX_OPCODES):
             opcode = self.take(1)
             if opcode == b".":

@@ -250,15 +250,17 @@ def load(
     """Loads a converted model, or a Hugging Face directory with safetensors and a tokenizer.json.
 
     No path means the built-in demo. `cpu_policy` "plain" computes in the stored type on the CPU backend too.
-    `progress` hears (bytes loaded, in all). Raises NotFound, MissingTokenizer, BadCheckpoint, Unsupported.
+    `progress` hears (bytes loaded, in all). Raises InvalidRequest, NotFound, MissingTokenizer, BadCheckpoint,
+    Unsupported.
     """
     return LanguageModel(load_directory(demo_directory() if path is None else Path(path), cpu_policy, progress))
 
 
 @dataclass(frozen=True)
 class ModelInfo:
-    """What a model directory holds, read from its headers alone: exact parameters (a tied head counted once),
-    bits per weight as stored, bytes of weights, cache bytes a position, and the context in tokens."""
+    """What a model directory holds, read from its headers (and a tied head's copy, if it carries one): exact
+    parameters, a tied head counted once; bits per weight as stored; bytes of weights; cache bytes a position; the
+    context in tokens."""
 
     model: str
     family: str

@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import json
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -42,19 +42,8 @@ def write_json(path: Path, value: object) -> None:
 
 
 @contextmanager
-def reading(path: Path) -> Iterator[None]:
-    """Turns the operating system's refusal to read `path` into a sentence."""
-    try:
-        yield
-    except OSError as error:
-        if isinstance(error, ElmError):
-            raise
-        raise ElmError(f"{path} cannot be read: {error.strerror or error}. Check its permissions.") from error
-
-
-@contextmanager
-def disk_errors(what: str) -> Iterator[None]:
-    """Turns the operating system's refusals to read or write `what` into errors that say what to do."""
+def disk_errors(what: str, advice: str = "Check its permissions, or name another --output.") -> Iterator[None]:
+    """Turns the operating system's refusals into errors that say what was refused and what to do."""
     try:
         yield
     except OSError as error:
@@ -62,5 +51,9 @@ def disk_errors(what: str) -> Iterator[None]:
             raise
         if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             raise DiskFull(f"{what}: the disk is full. Free some space, or name another --output.") from error
-        advice = "Check its permissions, or name another --output."
         raise ElmError(f"{what}: {error.strerror or error}. {advice}") from error
+
+
+def reading(path: Path) -> AbstractContextManager[None]:
+    """The same for reading `path`."""
+    return disk_errors(f"{path} cannot be read", "Check its permissions.")

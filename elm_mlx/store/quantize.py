@@ -11,8 +11,11 @@ from elm_mlx.quantization import Quantization
 from elm_mlx.store.weights import Entry
 
 
-def parts(name: str, shape: Shape, setting: Quantization, dtype: mx.Dtype) -> dict[str, Entry]:
-    """The tensors that a quantized weight (out, in) is stored as: packed words, scales and, affine, biases."""
+def parts(name: str, shape: Shape, setting: Quantization | None, dtype: mx.Dtype) -> dict[str, Entry]:
+    """The tensors that a weight (out, in) is stored as: packed words, scales and, affine, biases; itself without a
+    setting."""
+    if setting is None:
+        return {name: Entry(dtype, shape)}
     rows, columns = shape
     stem = name.removesuffix("weight")
     affine = setting.mode == "affine"
@@ -21,22 +24,21 @@ def parts(name: str, shape: Shape, setting: Quantization, dtype: mx.Dtype) -> di
     return stored | ({f"{stem}biases": groups} if affine else {})
 
 
-def quantize(name: str, weight: mx.array, setting: Quantization) -> dict[str, mx.array]:
+def quantize(name: str, weight: mx.array, setting: Quantization | None) -> dict[str, mx.array]:
     """The arrays of `parts` for one weight (out, in)."""
+    if setting is None:
+        return {name: weight}
     arrays = mx.quantize(weight, group_size=setting.group_size, bits=setting.bits, mode=setting.mode)
     return dict(zip(parts(name, weight.shape, setting, weight.dtype), arrays, strict=True))
 
 
 def stored_entries(config: ModelConfig, dtype: mx.Dtype, is_quantized: Callable[[str], bool]) -> dict[str, Entry]:
-    """The tensors of a checkpoint as stored, floats in `dtype`; `is_quantized` is asked of every weight that the
-    configuration would quantize."""
+    """The tensors of a checkpoint as stored, floats in `dtype`; `is_quantized` says whether a weight that the
+    configuration would quantize really is."""
     entries: dict[str, Entry] = {}
     for name, shape in config.weight_shapes().items():
         setting = config.quantization.of(name, shape) if config.quantization else None
-        if setting and is_quantized(name):
-            entries |= parts(name, shape, setting, dtype)
-        else:
-            entries[name] = Entry(dtype, shape)
+        entries |= parts(name, shape, setting if is_quantized(name) else None, dtype)
     return entries
 
 

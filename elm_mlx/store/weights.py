@@ -209,13 +209,15 @@ def check_entries(where: Path, expected: Mapping[str, Entry], found: Mapping[str
     missing, extra = [n for n in expected if n not in found], [n for n in found if n not in expected]
     if missing or extra:
         sides = [f"missing {_some(missing)}"] * bool(missing) + [f"not expected {_some(extra)}"] * bool(extra)
-        raise BadCheckpoint(f"{where} does not match its config.json: {'; '.join(sides)}.")
+        raise BadCheckpoint(f"{where} does not match its config.json: {'; '.join(sides)}. "
+                            "Take both from the same repository.")  # fmt: skip
     for name, entry in expected.items():
         if found[name].shape != entry.shape:
-            raise BadCheckpoint(f"{where}: {name} has shape {found[name].shape}, config.json gives {entry.shape}.")
+            raise BadCheckpoint(f"{where}: {name} has shape {found[name].shape}, config.json gives {entry.shape}. "
+                                "Take both from the same repository.")  # fmt: skip
         if found[name].dtype != entry.dtype and not (found[name].is_float and entry.is_float):
             raise BadCheckpoint(f"{where}: {name} has type {DTYPE_NAMES[found[name].dtype]}, which no weight of its "
-                                f"kind has ({DTYPE_NAMES[entry.dtype]}).")  # fmt: skip
+                                f"kind has ({DTYPE_NAMES[entry.dtype]}). Fetch it again.")  # fmt: skip
 
 
 def check_copy(where: Path, head: mx.array, embedding: mx.array) -> None:
@@ -230,9 +232,9 @@ class Writer:
 
     def __init__(self, path: Path, entries: Mapping[str, Entry]) -> None:
         self._path, self._pending, self._entries = path, list(entries), entries
-        self._file: BinaryIO = path.open("wb")
 
     def __enter__(self) -> Self:
+        self._file: BinaryIO = self._path.open("wb")
         header: dict[str, Any] = {"__metadata__": {"format": "mlx"}}
         position = 0
         for name, entry in self._entries.items():

@@ -435,7 +435,7 @@ def test_termination_tidies_up_a_conversion(openelm: Path, tmp_path: Path, endin
         "import os, signal, sys; from elm_mlx.convert import pipeline; right = pipeline.converted\n"
         "def wrong(name, *rest):\n"
         f"    if 'layers.2' in name: os.kill(os.getpid(), signal.{ending})\n"
-        "    yield from right(name, *rest)\n"
+        "    return right(name, *rest)\n"
         "pipeline.converted = wrong\n"
         "from elm_mlx.cli import main; main()"
     )
