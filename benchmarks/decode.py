@@ -21,12 +21,12 @@ from typing import Any
 
 SHAPES: dict[str, dict[str, Any]] = {
     "openelm-20x64": {
-        "model_type": "openelm", "vocab_size": 512, "model_dim": 64, "head_dim": 16, "num_transformer_layers": 20,
+        "model_type": "openelm", "vocab_size": 2048, "model_dim": 64, "head_dim": 16, "num_transformer_layers": 20,
         "num_gqa_groups": 4, "qkv_multipliers": [0.5, 1.0], "ffn_multipliers": [0.5, 4.0], "ffn_dim_divisor": 16,
         "normalize_qk_projections": True, "share_input_output_layers": True, "max_context_length": 16384,
     },
     "llama-16x64": {
-        "model_type": "llama", "vocab_size": 512, "hidden_size": 64, "num_hidden_layers": 16,
+        "model_type": "llama", "vocab_size": 2048, "hidden_size": 64, "num_hidden_layers": 16,
         "num_attention_heads": 8, "num_key_value_heads": 2, "intermediate_size": 256, "rms_norm_eps": 1e-5,
         "rope_theta": 500000.0, "tie_word_embeddings": True, "max_position_embeddings": 16384,
     },

@@ -17,8 +17,8 @@ import numpy as np
 
 from elm_mlx.config import config_from_dict
 
-DEMO = Path(__file__).parents[1] / "elm_mlx" / "demo"
-VOCAB = 512  # the demo's tokenizer
+TOKENIZER = Path(__file__).parent / "tokenizer"  # a SentencePiece BPE trained on a page of text, with byte fallback
+VOCAB = 512  # its entries
 
 OPENELM: dict[str, Any] = {
     "model_type": "openelm",
@@ -109,9 +109,9 @@ def prompt(length: int = 72, seed: int = 1) -> list[int]:
 
 
 def add_tokenizer(folder: Path) -> None:
-    """The demo's tokenizer, 512 entries with byte fallback."""
+    """The tests' own small tokenizer."""
     for name in ("tokenizer.json", "tokenizer_config.json"):
-        shutil.copyfile(DEMO / name, folder / name)
+        shutil.copyfile(TOKENIZER / name, folder / name)
 
 
 def write(

@@ -16,7 +16,7 @@ from tokenizers import AddedToken, Regex, decoders, models, pre_tokenizers, trai
 from elm_mlx.text.tokenizer import StreamDecoder, Tokenizer
 
 SAMPLES = 300
-DEMO: dict[str, Any] = json.loads((checkpoints.DEMO / "tokenizer.json").read_text(encoding="utf-8"))
+SMALL: dict[str, Any] = json.loads((checkpoints.TOKENIZER / "tokenizer.json").read_text(encoding="utf-8"))
 # An entry without text, which may stand before a blank, and specials: they vanish inside a character, too.
 EMPTY, EOT = 512, 513
 EXTRA = {"id": EOT, "content": "<|eot_id|>", "special": True} | dict.fromkeys(
@@ -24,7 +24,7 @@ EXTRA = {"id": EOT, "content": "<|eot_id|>", "special": True} | dict.fromkeys(
 )
 METASPACE = {"type": "Metaspace", "replacement": "\u2581", "prepend_scheme": "first", "split": False}
 DECODERS: dict[str, dict[str, Any] | None] = {
-    "sentencepiece": DEMO["decoder"],
+    "sentencepiece": SMALL["decoder"],
     "metaspace": METASPACE,
     "metaspace-bytes": {
         "type": "Sequence",
@@ -32,7 +32,7 @@ DECODERS: dict[str, dict[str, Any] | None] = {
     },
     "strip-two": {
         "type": "Sequence",
-        "decoders": [*DEMO["decoder"]["decoders"][:-1], DEMO["decoder"]["decoders"][-1] | {"start": 2}],
+        "decoders": [*SMALL["decoder"]["decoders"][:-1], SMALL["decoder"]["decoders"][-1] | {"start": 2}],
     },
     "none": None,
 }
@@ -61,9 +61,9 @@ def llama3(path: Path) -> None:
 
 
 def sentencepiece(path: Path, decoder: dict[str, Any] | None) -> None:
-    """The demo's vocabulary, an entry without text in it, with another decoder."""
-    model = DEMO["model"] | {"vocab": DEMO["model"]["vocab"] | {"": EMPTY}}
-    content = DEMO | {"model": model, "decoder": decoder, "added_tokens": [*DEMO["added_tokens"], EXTRA]}
+    """The small tokenizer's vocabulary, an entry without text in it, with another decoder."""
+    model = SMALL["model"] | {"vocab": SMALL["model"]["vocab"] | {"": EMPTY}}
+    content = SMALL | {"model": model, "decoder": decoder, "added_tokens": [*SMALL["added_tokens"], EXTRA]}
     path.write_text(json.dumps(content), encoding="utf-8")
 
 
@@ -79,8 +79,8 @@ def tokenizer(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathF
 
 
 @pytest.fixture(scope="module")
-def demo() -> Tokenizer:
-    return Tokenizer.from_file(checkpoints.DEMO / "tokenizer.json", {})
+def small() -> Tokenizer:
+    return Tokenizer.from_file(checkpoints.TOKENIZER / "tokenizer.json", {})
 
 
 @pytest.fixture(scope="module")
@@ -116,12 +116,12 @@ def test_text_cut_anywhere_streams_to_its_decoding(
 
 @settings(max_examples=SAMPLES, deadline=None)
 @given(text=st.text(max_size=12), cut=st.integers(0, 12), junk=st.binary(max_size=3))
-def test_bytes_cut_anywhere_stream_to_their_decoding(demo: Tokenizer, text: str, cut: int, junk: bytes) -> None:
+def test_bytes_cut_anywhere_stream_to_their_decoding(small: Tokenizer, text: str, cut: int, junk: bytes) -> None:
     data = text.encode()[cut:] + junk
     ids = [3 + byte for byte in data]
-    assert "".join(pieces(demo, ids)) == demo.decode(ids)
-    word = demo.encode(" the")
-    assert "".join(pieces(demo, [*word, *ids, *word])) == demo.decode([*word, *ids, *word])
+    assert "".join(pieces(small, ids)) == small.decode(ids)
+    word = small.encode(" the")
+    assert "".join(pieces(small, [*word, *ids, *word])) == small.decode([*word, *ids, *word])
 
 
 @settings(max_examples=SAMPLES, deadline=None)
@@ -143,20 +143,20 @@ def test_words_come_out_token_by_token(tokenizer: Tokenizer) -> None:
     assert shown == tokenizer.decode(ids)
 
 
-def test_a_run_of_bytes_comes_out_with_the_next_word(demo: Tokenizer) -> None:
-    (the,) = demo.encode("the")
+def test_a_run_of_bytes_comes_out_with_the_next_word(small: Tokenizer) -> None:
+    (the,) = small.encode("the")
     ids = [the, *(3 + byte for byte in "\n😀".encode()), the]
-    assert pieces(demo, ids) == ["the", "", "", "", "", "", "\n😀 the", ""]
+    assert pieces(small, ids) == ["the", "", "", "", "", "", "\n😀 the", ""]
 
 
-def test_a_run_of_bytes_that_ends_badly_is_no_character_at_all(demo: Tokenizer) -> None:
+def test_a_run_of_bytes_that_ends_badly_is_no_character_at_all(small: Tokenizer) -> None:
     ids = [3 + byte for byte in "😀".encode() + b"\xff"]
-    assert "".join(pieces(demo, ids)) == demo.decode(ids) == "\ufffd" * 5
+    assert "".join(pieces(small, ids)) == small.decode(ids) == "\ufffd" * 5
 
 
-def test_special_tokens_inside_a_character_do_not_break_it(demo: Tokenizer, byte_level: Tokenizer) -> None:
+def test_special_tokens_inside_a_character_do_not_break_it(small: Tokenizer, byte_level: Tokenizer) -> None:
     first, *rest = (3 + byte for byte in "é".encode())
-    assert "".join(pieces(demo, [first, 2, *rest])) == "é"
+    assert "".join(pieces(small, [first, 2, *rest])) == "é"
     first, *rest = byte_level.encode("ÿ")
     assert rest
     end = byte_level.vocab_size - 2  # <|eot_id|>
@@ -164,22 +164,22 @@ def test_special_tokens_inside_a_character_do_not_break_it(demo: Tokenizer, byte
 
 
 def test_an_entry_without_text_does_not_swallow_the_next_blank(tmp_path: Path) -> None:
-    sentencepiece(tmp_path / "tokenizer.json", DEMO["decoder"])
+    sentencepiece(tmp_path / "tokenizer.json", SMALL["decoder"])
     tokenizer = Tokenizer.from_file(tmp_path / "tokenizer.json", {})
     word = tokenizer.encode("the")
     assert "".join(pieces(tokenizer, [*word, EMPTY, *word])) == "the the"
 
 
-def test_a_flushed_decoder_begins_a_new_text(demo: Tokenizer) -> None:
-    decoder = StreamDecoder(demo)
+def test_a_flushed_decoder_begins_a_new_text(small: Tokenizer) -> None:
+    decoder = StreamDecoder(small)
     for _ in range(2):
-        assert "".join(map(decoder.add, demo.encode(" the cat"))) + decoder.flush() == " the cat"
+        assert "".join(map(decoder.add, small.encode(" the cat"))) + decoder.flush() == " the cat"
     assert decoder.flush() == ""
 
 
-def test_the_window_stays_short(demo: Tokenizer) -> None:
-    decoder = StreamDecoder(demo)
-    for token in demo.encode("the cat sat on the mat and looked at the moon " * 20):
+def test_the_window_stays_short(small: Tokenizer) -> None:
+    decoder = StreamDecoder(small)
+    for token in small.encode("the cat sat on the mat and looked at the moon " * 20):
         decoder.add(token)
         assert len(decoder._window) <= 2
 

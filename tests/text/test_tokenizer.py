@@ -15,13 +15,13 @@ from elm_mlx.errors import BadCheckpoint, InvalidRequest, MissingTokenizer, Unsu
 from elm_mlx.text.tokenizer import Tokenizer, guarded
 
 BOS, EOS, EOT = 1, 2, 512
-DEMO: dict[str, Any] = json.loads((checkpoints.DEMO / "tokenizer.json").read_text(encoding="utf-8"))
+SMALL: dict[str, Any] = json.loads((checkpoints.TOKENIZER / "tokenizer.json").read_text(encoding="utf-8"))
 NAMES = {"bos_token": "<s>", "eos_token": "</s>"}
 # Each panics in the tokenizers library: a merge shorter than its prefix, a table of no characters, a post-processor
 # naming a token that it does not define, a regular expression that never ends, a decoder cutting a blank twice.
-PREFIXED_MERGE = {"model": DEMO["model"] | {"continuing_subword_prefix": "##" * 50}}
+PREFIXED_MERGE = {"model": SMALL["model"] | {"continuing_subword_prefix": "##" * 50}}
 NO_CHARSMAP = {"normalizer": {"type": "Precompiled", "precompiled_charsmap": "AAAA"}}
-UNDEFINED_BOS = {"post_processor": DEMO["post_processor"] | {"special_tokens": {}}}
+UNDEFINED_BOS = {"post_processor": SMALL["post_processor"] | {"special_tokens": {}}}
 ENDLESS: dict[str, Any] = {
     "pre_tokenizer": {
         "type": "Split",
@@ -39,20 +39,20 @@ def added(token: int, text: str, *, special: bool = True) -> dict[str, Any]:
 
 
 def make(folder: Path, settings: dict[str, Any], bos: int | None = None, **changes: Any) -> Tokenizer:
-    """The demo's tokenizer with some parts of its tokenizer.json replaced."""
+    """The small tokenizer with some parts of its tokenizer.json replaced."""
     path = folder / "tokenizer.json"
-    path.write_text(json.dumps(DEMO | changes), encoding="utf-8")
+    path.write_text(json.dumps(SMALL | changes), encoding="utf-8")
     return Tokenizer.from_file(path, settings, bos)
 
 
 @pytest.fixture(scope="module")
-def demo() -> Tokenizer:
-    return Tokenizer.from_file(checkpoints.DEMO / "tokenizer.json", NAMES | {"add_bos_token": True})
+def small() -> Tokenizer:
+    return Tokenizer.from_file(checkpoints.TOKENIZER / "tokenizer.json", NAMES | {"add_bos_token": True})
 
 
-def test_bos_comes_once_and_first(demo: Tokenizer) -> None:
+def test_bos_comes_once_and_first(small: Tokenizer) -> None:
     for text in ("", "the cat", "<s>", "<s><s> the <s>", " <s>"):
-        ids = demo.encode(text)
+        ids = small.encode(text)
         assert ids[0] == BOS
         assert ids.count(BOS) == 1
 
@@ -97,14 +97,14 @@ def test_without_any_bos_none_is_added(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("text", ["<s>", "</s>", "<unk>", "a</s><s>b", "<0x41>", "the <s> cat </s>"])
-def test_special_tokens_in_user_text_are_text(demo: Tokenizer, text: str) -> None:
-    ids = demo.encode(text)
+def test_special_tokens_in_user_text_are_text(small: Tokenizer, text: str) -> None:
+    ids = small.encode(text)
     assert not {0, BOS, EOS, 3 + 0x41} & set(ids[1:])
-    assert demo.decode(ids) == text
+    assert small.decode(ids) == text
 
 
 def test_tokens_that_are_not_special_are_cut_from_text(tmp_path: Path) -> None:
-    extra = [*DEMO["added_tokens"], added(512, "<tab>", special=False), added(513, "<end>")]
+    extra = [*SMALL["added_tokens"], added(512, "<tab>", special=False), added(513, "<end>")]
     tokenizer = make(tmp_path, NAMES, added_tokens=extra)
     ids = tokenizer.encode("a<tab><end>")
     assert 512 in ids
@@ -121,21 +121,21 @@ def test_truncation_and_padding_of_the_file_are_ignored(tmp_path: Path) -> None:
         assert tokenizer.encode(text) == make(tmp_path, NAMES).encode(text)
 
 
-def test_decoding_drops_special_tokens_and_ids_outside_the_vocabulary(demo: Tokenizer) -> None:
-    ids = demo.encode("the cat")
-    assert demo.decode([*ids[:2], EOS, 9999, 0, *ids[2:], 512, EOS]) == "the cat"
-    assert demo.decode([]) == ""
+def test_decoding_drops_special_tokens_and_ids_outside_the_vocabulary(small: Tokenizer) -> None:
+    ids = small.encode("the cat")
+    assert small.decode([*ids[:2], EOS, 9999, 0, *ids[2:], 512, EOS]) == "the cat"
+    assert small.decode([]) == ""
 
 
 @pytest.mark.parametrize("text", ["\ud800", "a\udfffb", "\ud83d\ude00", b"caf\xe9".decode(errors="surrogateescape")])
-def test_text_that_is_no_unicode_is_the_caller_s_mistake(demo: Tokenizer, text: str) -> None:
+def test_text_that_is_no_unicode_is_the_caller_s_mistake(small: Tokenizer, text: str) -> None:
     with pytest.raises(InvalidRequest, match="UTF-8"):
-        demo.encode(text)
+        small.encode(text)
 
 
 @pytest.mark.parametrize("text", ["\0", "\ufffd", "\U0010ffff", "\ue000", "e\u0301", "\ufeffa", "\r\n\t"])
-def test_text_survives_the_round_trip(demo: Tokenizer, text: str) -> None:
-    assert demo.decode(demo.encode(text)) == text
+def test_text_survives_the_round_trip(small: Tokenizer, text: str) -> None:
+    assert small.decode(small.encode(text)) == text
 
 
 def test_a_missing_tokenizer_says_how_to_give_one(tmp_path: Path) -> None:
@@ -167,20 +167,20 @@ def panics(call: Callable[[], object]) -> bool:
 
 def test_a_file_that_aborts_the_library_is_refused_before_it_sees_it(tmp_path: Path) -> None:
     """tokenizers 0.23.3 ends the process on this one: no exception of any kind."""
-    model = DEMO["model"] | {"continuing_subword_prefix": "#", "vocab": {"a": 0, "é": 1, "aé": 2}, "merges": ["a é"]}
+    model = SMALL["model"] | {"continuing_subword_prefix": "#", "vocab": {"a": 0, "é": 1, "aé": 2}, "merges": ["a é"]}
     with pytest.raises(Unsupported, match="insides of words"):
         make(tmp_path, NAMES, model=model)
 
 
 @pytest.mark.parametrize("changes", [PREFIXED_MERGE, NO_CHARSMAP])
 def test_a_file_that_panics_the_library_is_a_bad_checkpoint(tmp_path: Path, changes: dict[str, Any]) -> None:
-    assert panics(lambda: tokenizers.Tokenizer.from_str(json.dumps(DEMO | changes)))
+    assert panics(lambda: tokenizers.Tokenizer.from_str(json.dumps(SMALL | changes)))
     with pytest.raises((BadCheckpoint, Unsupported)):
         make(tmp_path, NAMES, **changes)
 
 
 def test_a_post_processor_that_panics_is_a_bad_checkpoint(tmp_path: Path) -> None:
-    library = tokenizers.Tokenizer.from_str(json.dumps(DEMO | UNDEFINED_BOS))
+    library = tokenizers.Tokenizer.from_str(json.dumps(SMALL | UNDEFINED_BOS))
     assert panics(lambda: library.encode("a"))
     with pytest.raises(BadCheckpoint):
         make(tmp_path, NAMES, **UNDEFINED_BOS)
@@ -190,15 +190,15 @@ def test_a_prompt_that_panics_the_library_is_the_file_s_fault(tmp_path: Path) ->
     tokenizer = make(tmp_path, NAMES, **ENDLESS)
     assert tokenizer.encode("the cat")
     prompt = "x" * 40
-    assert panics(lambda: tokenizers.Tokenizer.from_str(json.dumps(DEMO | ENDLESS)).encode(prompt))
+    assert panics(lambda: tokenizers.Tokenizer.from_str(json.dumps(SMALL | ENDLESS)).encode(prompt))
     with pytest.raises(BadCheckpoint):
         tokenizer.encode(prompt)
 
 
 def test_a_decoding_that_panics_is_the_file_s_fault(tmp_path: Path) -> None:
     tokenizer = make(tmp_path, NAMES, **DOUBLE_STRIP)
-    token = [DEMO["model"]["vocab"]["a"]]
-    assert panics(lambda: tokenizers.Tokenizer.from_str(json.dumps(DEMO | DOUBLE_STRIP)).decode(token))
+    token = [SMALL["model"]["vocab"]["a"]]
+    assert panics(lambda: tokenizers.Tokenizer.from_str(json.dumps(SMALL | DOUBLE_STRIP)).decode(token))
     with pytest.raises(BadCheckpoint):
         tokenizer.decode(token)
 
@@ -213,7 +213,7 @@ def test_an_interrupt_is_nobody_s_fault(stop: type[BaseException]) -> None:
 
 
 def test_eos_ends_an_answer_and_the_end_of_a_turn_where_there_is_a_chat_template(tmp_path: Path) -> None:
-    extra = [*DEMO["added_tokens"], added(EOT, "<|eot_id|>")]
+    extra = [*SMALL["added_tokens"], added(EOT, "<|eot_id|>")]
     for settings, ids in (
         ({}, set()),
         (NAMES, {EOS}),
@@ -225,10 +225,10 @@ def test_eos_ends_an_answer_and_the_end_of_a_turn_where_there_is_a_chat_template
     assert make(tmp_path, NAMES | {"chat_template": "{{ messages }}"}).stop_ids == {EOS}
 
 
-def test_the_vocabulary_s_size_is_what_its_highest_id_needs(tmp_path: Path, demo: Tokenizer) -> None:
-    assert demo.vocab_size == checkpoints.VOCAB
+def test_the_vocabulary_s_size_is_what_its_highest_id_needs(tmp_path: Path, small: Tokenizer) -> None:
+    assert small.vocab_size == checkpoints.VOCAB
     for special, size in ((True, 512), (False, 513)):  # text never becomes a special token
-        more = [*DEMO["added_tokens"], added(512, "<x>", special=special)]
+        more = [*SMALL["added_tokens"], added(512, "<x>", special=special)]
         assert make(tmp_path, NAMES, added_tokens=more).vocab_size == size
-    gap = DEMO["model"] | {"vocab": DEMO["model"]["vocab"] | {"far off": 9000}}
+    gap = SMALL["model"] | {"vocab": SMALL["model"]["vocab"] | {"far off": 9000}}
     assert make(tmp_path, NAMES, model=gap).vocab_size == 9001
