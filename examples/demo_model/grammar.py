@@ -1,13 +1,14 @@
 """A grammar that writes stories and reads them back.
 
 A grammar file holds variables and rules. `let place from places` declares a variable over a class of the lexicon, or
-over a list in another variable's entry (`place.spots`), other than some variables' values after `but`; it is bound
+over a list in another variable's entry (`place.spots`); it is bound
 where the story first mentions it and keeps its value to the end. A rule is a name, its parameters and a colon; its
 alternatives are the lines that begin with a dash. In an alternative,
 
     <rule x y>          is another rule, with variables for its parameters
     {x}, {x.past}       is a variable's text, a column of its entry, or an inflection of english.py
-    {a colour thing}    has the article that fits, {x.He} a capital, {@numbers} a fresh word of a class
+    {a colour thing}    has the article that fits, {x.He} a capital
+    {@numbers}          is a fresh word of a class, {@x.moves} one of a variable's list
 
 Writing takes one alternative at random; reading tries them all. Both walk the same rules, so a text is read if and
 only if it could have been written: every word in its place, and every name, pronoun and object true to its variable.
@@ -18,8 +19,8 @@ from __future__ import annotations
 import math
 import random
 import re
-from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -50,13 +51,19 @@ class Class:
 
     def __init__(self, entries: list[Entry]) -> None:
         self.entries = entries
+        self.distinct = list({id(entry): entry for entry in entries}.values())
+        self.counts = Counter(map(id, entries)) if len(self.distinct) < len(entries) else {}
         self.indexes: dict[tuple[str, ...], dict[str, list[Entry]]] = {}
         self.lengths: dict[tuple[str, ...], list[int]] = {}
+
+    def weight(self, entry: Entry) -> int:
+        """How often an entry stands in the list: one that does twice is twice as likely."""
+        return self.counts.get(id(entry), 1)
 
     def index(self, path: tuple[str, ...], pronouns: Bindings) -> dict[str, list[Entry]]:
         if path not in self.indexes:
             found: dict[str, list[Entry]] = defaultdict(list)
-            for entry in {id(e): e for e in self.entries}.values():
+            for entry in self.distinct:
                 found[surface(entry, path, pronouns)].append(entry)
             self.indexes[path] = found
             self.lengths[path] = sorted({len(s) for s in found})
@@ -120,9 +127,10 @@ class Text:
     def add(self, piece: str) -> None:
         self.written += joined(self.written, piece)
 
-    def choose(self, options: Sequence[Option]) -> Option:
-        self.bits += math.log2(len(options))
-        return self.random.choice(options)
+    def choose(self, options: Sequence[Option], weight: Callable[[Option], int] | None = None) -> Option:
+        chosen = self.random.choice(options)
+        self.bits += math.log2(len(options) / (weight(chosen) if weight else options.count(chosen)))
+        return chosen
 
 
 def joined(before: str, piece: str) -> str:
@@ -135,7 +143,6 @@ class Grammar:
     classes: dict[str, Class]
     variables: dict[str, str] = field(default_factory=dict)
     rules: dict[str, Rule] = field(default_factory=dict)
-    rivals: dict[str, set[str]] = field(default_factory=lambda: defaultdict(set))
 
     def __post_init__(self) -> None:
         self.pronouns = {str(e["text"]): e for e in self.classes["pronouns"].entries}
@@ -149,7 +156,7 @@ class Grammar:
             if not words or line.startswith("#"):
                 continue
             if words[0] == "let":
-                self.declare(words[1], words[3], words[5:])
+                self.variables[words[1]] = words[3]
             elif not line.startswith(" "):
                 rule = []
                 self.rules[words[0].rstrip(":")] = Rule(tuple(w.rstrip(":") for w in words[1:]), rule)
@@ -158,12 +165,6 @@ class Grammar:
             else:
                 rule[-1] += " " + " ".join(words)
         return self
-
-    def declare(self, name: str, source: str, but: list[str]) -> None:
-        self.variables[name] = source
-        for other in but:  # both ways, since either may be mentioned first
-            self.rivals[name].add(other)
-            self.rivals[other].add(name)
 
     def expand(self, call: Call) -> list[tuple[Item, ...]]:
         """A rule's alternatives as items, its parameters replaced."""
@@ -184,37 +185,40 @@ class Grammar:
         return tuple(found)
 
     def renamed(self, path: str, names: dict[str, str]) -> str:
+        """A path with a parameter at its head replaced by the argument."""
+        mark, path = ("@", path[1:]) if path.startswith("@") else ("", path)
         head, dot, rest = path.partition(".")
-        return names.get(head, head) + dot + rest
+        return mark + names.get(head, head) + dot + rest
 
     def slot(self, words: list[str], names: dict[str, str]) -> Slot:
         article = words.pop(0) if words[0] in ("a", "A") else ""
         return Slot(article, tuple(self.term(self.renamed(w, names)) for w in words))
 
     def term(self, path: str) -> tuple[str, tuple[str, ...]]:
-        """The longest declared variable a path begins with, and the rest."""
-        parts = path.split(".")
-        if path.startswith("@"):
-            return parts[0], tuple(parts[1:])
-        for count in range(len(parts), 0, -1):
-            name = ".".join(parts[:count])
-            if name in self.variables:
-                return name, tuple(parts[count:])
-        raise KeyError(f"no variable is called {path}")
+        """What a word is drawn from, and the path below it: the longest declared variable, or behind an @ a class or a
+        variable's list."""
+        mark, parts = ("@", path[1:].split(".")) if path.startswith("@") else ("", path.split("."))
+        counts = range(len(parts), 0, -1)
+        known = next((count for count in counts if ".".join(parts[:count]) in self.variables), 0) + len(mark)
+        if not known:
+            raise KeyError(f"no variable is called {path}")
+        return mark + ".".join(parts[:known]), tuple(parts[known:])
+
+    def source(self, name: str) -> tuple[str, str]:
+        """(the variable that owns the choices or "", the class or column they are in)."""
+        owner, _, column = (name[1:] if name.startswith("@") else self.variables[name]).rpartition(".")
+        return owner, column
 
     def domain(self, name: str, bound: Bindings) -> Class:
-        """What a variable may be, given those it depends on."""
-        if name.startswith("@"):
-            return self.classes[name[1:]]
-        source = self.variables[name]
-        owner, _, column = source.rpartition(".")
+        """What a name may be, given the variable that its choices come from."""
+        owner, column = self.source(name)
         if not owner:
-            return self.classes[source]
+            return self.classes[column]
         entries = bound[owner][column]
-        return self.lists.setdefault(id(entries), Class(entries))  # type: ignore[arg-type]
-
-    def taken(self, name: str, bound: Bindings) -> set[str]:
-        return {str(bound[other]["text"]) for other in self.rivals.get(name, ()) if other in bound}
+        assert isinstance(entries, list)
+        if id(entries) not in self.lists:
+            self.lists[id(entries)] = Class(entries)
+        return self.lists[id(entries)]
 
     # -- writing
 
@@ -241,11 +245,10 @@ class Grammar:
     def bind(self, name: str, text: Text, bound: Bindings) -> Entry:
         if name in bound:
             return bound[name]
-        owner = self.variables[name].rpartition(".")[0] if name in self.variables else ""
-        if owner:
+        if owner := self.source(name)[0]:
             self.bind(owner, text, bound)
-        taken = self.taken(name, bound)
-        entry = text.choose([e for e in self.domain(name, bound).entries if e["text"] not in taken])
+        domain = self.domain(name, bound)
+        entry = text.choose(domain.entries, domain.weight)
         if not name.startswith("@"):
             bound[name] = entry
         return entry
@@ -307,24 +310,18 @@ class Grammar:
             if text.startswith(surface(bound[name], path, self.pronouns), place):
                 yield bound, bound[name]
             return
-        owner = self.variables[name].rpartition(".")[0] if name in self.variables else ""
-        for known in self.owners(owner, bound):
-            taken = self.taken(name, known)
+        for known in self.owners(self.source(name)[0], bound):
             for entry in self.domain(name, known).at(text, place, path, self.pronouns):
-                if entry["text"] not in taken:
-                    yield known if name.startswith("@") else {**known, name: entry}, entry
+                yield known if name.startswith("@") else {**known, name: entry}, entry
 
     def owners(self, owner: str, bound: Bindings) -> Iterator[Bindings]:
         """The bindings with the variable that another one's choices come from, tried one by one if it is free."""
         if not owner or owner in bound:
             yield bound
             return
-        above = self.variables[owner].rpartition(".")[0]
-        for known in self.owners(above, bound):
-            taken = self.taken(owner, known)
-            for entry in {id(e): e for e in self.domain(owner, known).entries}.values():
-                if entry["text"] not in taken:
-                    yield {**known, owner: entry}
+        for known in self.owners(self.source(owner)[0], bound):
+            for entry in self.domain(owner, known).distinct:
+                yield {**known, owner: entry}
 
 
 def with_article(slot: Slot, words: str, last: Entry) -> str:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import random
 from collections.abc import Iterator
 from functools import cache
+from itertools import product
 from pathlib import Path
 
 from grammar import Class, Entry, Grammar, Text
@@ -12,21 +12,38 @@ from grammar import Class, Entry, Grammar, Text
 HERE = Path(__file__).parent
 HELD_OUT_FROM = 1_000_000_000  # seeds from here on are never trained on
 NAME_PARTS = ("starts", "vowels", "middles", "ends")
-LISTED_NAME_WEIGHT = 40  # a listed name is this many times as likely as an invented one
+LISTED_NAMES = 0.7  # the share of names that are in the lexicon; the others are invented
+PARTED = {"traits": 2, "hobbies": 2, "small_finds": 2, "landmarks": 2}  # classes with variables that must differ
 
 
 @cache
 def grammar() -> Grammar:
     lexicon = read_lexicon(HERE / "lexicon.txt")
-    people_and_animals = lexicon["people"] + lexicon["animals"]
-    invented: list[Entry] = [{"text": name} for name in invented_names()]
-    names = {g: lexicon["names_" + g] * LISTED_NAME_WEIGHT + invented for g in ("she", "he")}
-    lexicon["characters"] = [
-        {**entry, "gender": gender, "names": names[gender]}
-        for entry in people_and_animals
-        for gender in str(entry["gender"]).split(", ")
-    ]
+    for name, count in PARTED.items():
+        lexicon |= parts(name, lexicon[name], count)
+    for place in lexicon["places"]:
+        place |= parts("spots", place["spots"], 3)  # type: ignore[arg-type]
+    names = {gender: parts("names", lexicon["names_" + gender], 2) for gender in ("she", "he")}
+    invented = parts("names", [{"text": name} for name in invented_names()], 2)
+    for part, role in (("1", "heroes"), ("2", "helpers")):
+        of_role = parts("who", lexicon["people"], 2)["who_" + part] + parts("who", lexicon["animals"], 2)["who_" + part]
+        own = {gender: mixed(names[gender]["names_" + part], invented["names_" + part]) for gender in names}
+        lexicon[role] = [
+            {**entry, "gender": gender, "names": own[gender]}
+            for entry in of_role
+            for gender in str(entry["gender"]).split(", ")
+        ]
     return Grammar({name: Class(entries) for name, entries in lexicon.items()}).load(HERE / "stories.grammar")
+
+
+def parts(name: str, entries: list[Entry], count: int) -> dict[str, list[Entry]]:
+    """A class dealt out to as many: name_1, name_2, ..."""
+    return {f"{name}_{part + 1}": entries[part::count] for part in range(count)}
+
+
+def mixed(listed: list[Entry], invented: list[Entry]) -> list[Entry]:
+    """Both, the listed ones so often that they make up their share."""
+    return listed * round(LISTED_NAMES / (1 - LISTED_NAMES) * len(invented) / len(listed)) + invented
 
 
 def read_lexicon(path: Path) -> dict[str, list[Entry]]:
@@ -54,17 +71,14 @@ def entries(line: str) -> list[Entry]:
     return [{"text": text.strip()} for text in line.split(",") if text.strip()]
 
 
-def invented_names(count: int = 2000) -> list[str]:
-    """Names that nobody bears, so that a model learns to repeat a name it has never seen."""
+def invented_names() -> list[str]:
+    """All names of one or two syllables that nobody bears: a model learns to repeat a name it has never seen."""
     lexicon = read_lexicon(HERE / "lexicon.txt")
     listed = {str(entry["text"]) for gender in ("she", "he") for entry in lexicon["names_" + gender]}
     starts, vowels, middles, ends = ([str(e["text"]) for e in lexicon["name_" + part]] for part in NAME_PARTS)
-    chance, found = random.Random(0), set[str]()
-    while len(found) < count:
-        syllables = [chance.choice(starts), chance.choice(vowels), chance.choice(middles), chance.choice(ends)]
-        found.add("".join(syllables if chance.random() < 0.75 else syllables[:3]))
-        found -= listed
-    return sorted(found)
+    short = {"".join(syllables) for syllables in product(starts, vowels, middles)}
+    long = {"".join(syllables) for syllables in product(starts, vowels, middles, ends)}
+    return sorted((short | long) - listed)
 
 
 def story(seed: int) -> Text:

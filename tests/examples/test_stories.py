@@ -9,11 +9,11 @@ import pytest
 import stories
 from grammar import Class, Grammar, NotAStory
 
-SEEDS = range(150)
+SEEDS = range(60)
 PRONOUNS = (("she", "he"), ("he", "she"), ("his", "her"), ("her", "his"))
 TOY = """
 let who from people
-let friend from people but who
+let friend from friends
 let place from places
 let spot from place.spots
 
@@ -33,7 +33,8 @@ def toy(tmp_path_factory: pytest.TempPathFactory) -> Grammar:
     spots = [{"text": "under a tree"}, {"text": "near the pond"}]
     classes = {
         "pronouns": [{"text": "she", "he": "she"}, {"text": "he", "he": "he"}],
-        "people": [{"text": "owl", "gender": "she"}, {"text": "king", "gender": "he"}],
+        "people": [{"text": "owl", "gender": "she"}, {"text": "cook", "gender": "he"}],
+        "friends": [{"text": "king", "gender": "he"}],
         "places": [{"text": "park", "in": "in", "spots": spots}, {"text": "hill", "in": "on", "spots": spots[:1]}],
         "verbs": [{"text": "hop"}, {"text": "cry"}],
     }
@@ -63,14 +64,14 @@ def test_the_toy_grammar_writes_all_its_texts_and_no_other(toy: Grammar) -> None
 
 
 def test_the_toy_grammar_reads_just_what_it_writes(toy: Grammar) -> None:
-    text = "A king and the owl met near the pond in the park. He cried."
+    text = "A cook and the king met near the pond in the park. He cried."
     assert {name: entry["text"] for name, entry in toy.read(text).items()} == {
-        "who": "king", "friend": "owl", "place": "park", "spot": "near the pond",
+        "who": "cook", "friend": "king", "place": "park", "spot": "near the pond",
     }  # fmt: skip
     for wrong in (
-        text.replace("He", "She"),  # the king is no she
-        text.replace("A king", "An king"),
-        text.replace("the owl", "the king"),  # a friend is someone else
+        text.replace("He", "She"),  # the cook is no she
+        text.replace("A cook", "An cook"),
+        text.replace("the king", "the owl"),  # an owl is no friend
         text.replace("in the park", "on the hill"),  # no pond there
         text.replace("cried", "cries"),
         text.removesuffix(" He cried."),
@@ -120,7 +121,7 @@ def test_a_story_with_one_mistake_is_not_read() -> None:
                 except NotAStory:
                     continue
                 read += 1  # "he asked" for "she asked": with two speakers either may be meant
-    assert tried > 800
+    assert tried > 400
     assert read < 0.02 * tried
 
 

@@ -1,0 +1,42 @@
+"""Puts the trained models into the package: 8-bit conversions of the checkpoints beside this file.
+
+    python examples/demo_model/ship.py
+
+The same checkpoints give the same bytes; a test holds the package to that.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+
+import stories
+
+from elm_mlx.convert import convert
+
+HERE = Path(__file__).parent
+PACKAGE = HERE.parents[1] / "elm_mlx" / "demo"
+PLACES = {"demo": PACKAGE, "draft": PACKAGE / "draft"}
+BITS = 8
+HELD_OUT_STORIES = 64
+
+
+def converted(name: str, folder: Path) -> dict[str, bytes]:
+    """The files that a checkpoint ships as."""
+    output = convert(HERE / name, folder / name, bits=BITS).output
+    return {file.name: file.read_bytes() for file in sorted(output.iterdir())}
+
+
+def main() -> None:
+    """Writes both models and the held-out text, a story a line."""
+    with tempfile.TemporaryDirectory() as folder:
+        for name, place in PLACES.items():
+            place.mkdir(exist_ok=True)
+            for file, data in converted(name, Path(folder)).items():
+                (place / file).write_bytes(data)
+    held_out = "".join(f"{story}\n" for story in stories.held_out(HELD_OUT_STORIES))
+    (PACKAGE / "held_out.txt").write_text(held_out, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

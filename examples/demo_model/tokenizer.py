@@ -1,0 +1,44 @@
+"""A SentencePiece BPE tokenizer for the stories, cut as Llama 2's is."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import sentencepiece
+
+from elm_mlx.config import OpenELMConfig
+
+
+def train_tokenizer(stories: Iterable[str], config: dict[str, Any], folder: Path) -> None:
+    """Writes tokenizer.model, tokenizer.json and tokenizer_config.json; the same stories give the same bytes."""
+    model = io.BytesIO()
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(stories),
+        model_writer=model,
+        model_type="bpe",
+        vocab_size=config["vocab_size"],
+        unk_id=0,
+        bos_id=config["bos_token_id"],
+        eos_id=config["eos_token_id"],
+        byte_fallback=True,
+        character_coverage=1.0,
+        normalization_rule_name="identity",
+        remove_extra_whitespaces=False,
+        add_dummy_prefix=True,
+        split_digits=True,
+        max_sentence_length=1 << 16,  # in bytes; longer ones would be left out in silence
+        num_threads=1,
+        minloglevel=2,
+    )
+    from elm_mlx.convert.tokenizer_files import prepare  # here, as it imports MLX
+
+    (folder / "tokenizer.model").write_bytes(model.getvalue())
+    prepare(folder / "tokenizer.model", None, OpenELMConfig.from_dict(config)).write(folder)
+
+
+def load_tokenizer(folder: Path) -> sentencepiece.SentencePieceProcessor:
+    """The tokenizer that `train_tokenizer` wrote."""
+    return sentencepiece.SentencePieceProcessor(model_file=str(folder / "tokenizer.model"))

@@ -1,0 +1,208 @@
+"""Trains an OpenELM on a corpus: Muon for the matrices, AdamW for the rest, and checkpoints to go on from."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from corpus import IGNORED, Batch, Corpus, batch, batches, epoch_groups
+from openelm import OpenELM
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from safetensors.torch import save_file
+from torch.nn import functional as F
+
+from elm_mlx.store.files import write_json
+
+CHECKPOINT_SECONDS = 180.0
+CLIPPED_NORM = 1.0
+
+Point = dict[str, float]  # step, tokens, and bits per token: training (the mean since the last point), held_out
+
+
+@dataclass(frozen=True)
+class Options:
+    """What decides the result beside the config and the corpus."""
+
+    tokens: int
+    batch_tokens: int = 4096
+    matrix_rate: float = 0.01
+    other_rate: float = 0.01
+    matrix_decay: float = 0.1
+    warmup: float = 0.02  # the first part of the tokens
+    decay: float = 0.7  # the last part of the tokens, over which the rates fall to zero
+    held_out: int = 256  # stories, the corpus's last
+    measure_every: int = 100  # steps
+    seed: int = 0
+
+
+@dataclass
+class State:
+    """How far a run has come; with the model and the optimizers it decides every later step."""
+
+    step: int = 0
+    tokens: int = 0
+    bits: float = 0.0  # lost on the tokens since the curve's last point
+    curve: list[Point] = field(default_factory=list)
+
+    @property
+    def pending(self) -> int:
+        """The tokens since the curve's last point."""
+        return self.tokens - int(self.curve[-1]["tokens"] if self.curve else 0)
+
+
+class Run:
+    """A model on its way, and the file that it goes on from."""
+
+    def __init__(self, config: dict[str, Any], corpus: Corpus, options: Options, work: Path) -> None:
+        torch.manual_seed(options.seed)
+        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self.model, self.options, self.state = OpenELM(config).to(self.device), options, State()
+        self.optimizers = make_optimizers(self.model, options)
+        self.training, held_out = corpus.split(options.held_out)
+        self.held_out = [batch(held_out, group) for group in epoch_groups(held_out, options.batch_tokens, 0, 0)]
+        self.work = work
+        self.made_with = {"config": config, "options": asdict(options), "corpus": corpus.fingerprint()}
+
+    def save(self) -> None:
+        """Writes the checkpoint, which is whole whenever it exists, and the curve."""
+        unfinished = self.work / "checkpoint.part"
+        parts = {"model": self.model.state_dict(), "optimizers": [o.state_dict() for o in self.optimizers]}
+        torch.save({"made_with": self.made_with, "state": asdict(self.state)} | parts, unfinished)
+        unfinished.replace(self.work / "checkpoint.pt")
+        write_json(self.work / "curve.json", self.state.curve)
+
+    def load(self) -> None:
+        """Takes up the checkpoint, if there is one of the same config, options and corpus."""
+        path = self.work / "checkpoint.pt"
+        saved = torch.load(path, map_location=self.device, weights_only=True) if path.exists() else {}
+        if saved.get("made_with") != self.made_with:
+            return
+        self.model.load_state_dict(saved["model"])
+        for optimizer, state in zip(self.optimizers, saved["optimizers"], strict=True):
+            optimizer.load_state_dict(state)
+        self.state = State(**saved["state"])
+
+    def step(self, batch: Batch) -> float:
+        """One update; the bits per token lost on the batch before it."""
+        count = int((batch[1] != IGNORED).sum())
+        scale_rates(self.optimizers, schedule(self.state.tokens / self.options.tokens, self.options))
+        bits = self.bits(batch)
+        self.model.zero_grad()
+        (bits * (math.log(2) / count)).backward()
+        torch.nn.utils.clip_grad_norm_(self.model.parameters(), CLIPPED_NORM)
+        for optimizer in self.optimizers:
+            optimizer.step()
+        self.state.step, self.state.tokens = self.state.step + 1, self.state.tokens + count
+        self.state.bits += bits.item()
+        return bits.item() / count
+
+    def bits(self, batch: Batch) -> torch.Tensor:
+        """The bits that the batch's targets cost, in all."""
+        ids, targets = (part.to(self.device) for part in batch)
+        with mixed_precision(self.device):
+            logits = self.model(ids)
+        loss = F.cross_entropy(logits.float().flatten(0, 1), targets.flatten(), ignore_index=IGNORED, reduction="sum")
+        return loss / math.log(2)
+
+    @torch.no_grad()
+    def measure(self) -> None:
+        """Adds a point to the curve."""
+        bits = sum(self.bits(batch).item() for batch in self.held_out)
+        count = sum(int((targets != IGNORED).sum()) for _, targets in self.held_out)
+        state = self.state
+        training = state.bits / state.pending
+        state.curve.append({"step": state.step, "tokens": state.tokens, "training": training, "held_out": bits / count})
+        state.bits = 0.0
+
+
+def train(config: dict[str, Any], corpus: Corpus, options: Options, work: Path) -> OpenELM:
+    """The model after `options.tokens`. `work` gets checkpoint.pt, which a later call goes on from, and curve.json."""
+    work.mkdir(parents=True, exist_ok=True)
+    run = Run(config, corpus, options, work)
+    run.load()
+    if run.state.tokens < options.tokens:
+        with progress_bar(run.state, options.tokens) as advance:
+            go_on(run, advance)
+    return run.model
+
+
+def go_on(run: Run, advance: Callable[[float], None]) -> None:
+    """Steps to the end, with a checkpoint every few minutes and a last one."""
+    saved = time.monotonic()
+    for each in batches(run.training, run.options.batch_tokens, run.options.seed, run.state.step):
+        advance(run.step(each))
+        done = run.state.tokens >= run.options.tokens
+        if done or run.state.step % run.options.measure_every == 0:
+            run.measure()
+        if done or time.monotonic() - saved > CHECKPOINT_SECONDS:
+            run.save()
+            saved = time.monotonic()
+        if done:
+            return
+
+
+def make_optimizers(model: OpenELM, options: Options) -> list[torch.optim.Optimizer]:
+    """Muon for the layers' matrices, AdamW for the embedding and the norms."""
+    matrices = [weight for name, weight in model.named_parameters() if is_matrix(name, weight)]
+    others = [weight for name, weight in model.named_parameters() if not is_matrix(name, weight)]
+    rate, decay = options.matrix_rate, options.matrix_decay
+    return [
+        torch.optim.Muon(matrices, lr=rate, weight_decay=decay, adjust_lr_fn="match_rms_adamw"),
+        torch.optim.AdamW(others, lr=options.other_rate, betas=(0.9, 0.95), weight_decay=0.0),
+    ]
+
+
+def is_matrix(name: str, weight: torch.Tensor) -> bool:
+    """Whether the parameter maps vectors to vectors; an embedding is a table of them."""
+    return weight.ndim == 2 and "embedding" not in name
+
+
+def schedule(done: float, options: Options) -> float:
+    """The factor of the learning rates where `done` of the tokens are: up, level, down to zero, all of it linear."""
+    return min(1.0, (done + 1e-3) / options.warmup, (1.0 - done) / options.decay)
+
+
+def scale_rates(optimizers: Sequence[torch.optim.Optimizer], factor: float) -> None:
+    """Sets each learning rate to `factor` of the one that its optimizer was made with."""
+    for optimizer in optimizers:
+        for group in optimizer.param_groups:
+            group["lr"] = optimizer.defaults["lr"] * factor
+
+
+def mixed_precision(device: torch.device) -> AbstractContextManager[Any]:
+    """bfloat16 products where the hardware has them: elsewhere they are slower than float32's."""
+    able = torch.cpu.get_capabilities()
+    native = device.type == "cuda" or bool(able.get("avx512_bf16") or able.get("amx_bf16"))
+    return torch.autocast(device.type, torch.bfloat16, enabled=native)
+
+
+@contextmanager
+def progress_bar(state: State, total: int) -> Iterator[Callable[[float], None]]:
+    """A bar on stderr; what it yields is called after each step with the step's bits per token."""
+    text = TextColumn("{task.percentage:.1f}% step {task.fields[step]}, {task.fields[bits]:.3f} bits per token, "
+                      "{task.fields[rate]:.0f} tokens/s,")  # fmt: skip
+    began, first = time.monotonic(), state.tokens
+    with Progress(BarColumn(), text, TimeRemainingColumn(), console=Console(stderr=True)) as bar:
+        task = bar.add_task("", total=total, completed=first, step=state.step, bits=math.nan, rate=0.0)
+
+        def advance(bits: float) -> None:
+            rate = (state.tokens - first) / (time.monotonic() - began)
+            bar.update(task, completed=state.tokens, step=state.step, bits=bits, rate=rate)
+
+        yield advance
+
+
+def save(model: OpenELM, config: dict[str, Any], folder: Path) -> None:
+    """Writes config.json and the weights in bfloat16, both as safetensors and as PyTorch's own file."""
+    folder.mkdir(parents=True, exist_ok=True)
+    weights = {name: weight.bfloat16().cpu().contiguous() for name, weight in model.state_dict().items()}
+    write_json(folder / "config.json", config)
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    torch.save(weights, folder / "pytorch_model.bin")
