@@ -19,4 +19,8 @@ parity:
 # Everything that is generated from something else.
 generate:
     .venv/bin/python docs/make_cli.py
-    .venv/bin/python examples/untrained_demo.py
+    .venv/bin/python examples/demo_model/ship.py
+
+# The demo and its draft from nothing; needs the train extra: torch.
+demo:
+    .venv/bin/python examples/demo_model/make.py

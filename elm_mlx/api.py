@@ -13,12 +13,15 @@ from typing import Any
 from elm_mlx.arguments import Progress, whole
 from elm_mlx.backend import mx
 from elm_mlx.config import ModelConfig
-from elm_mlx.costs import kv_bytes_per_token, parameter_count
+from elm_mlx.costs import Footprint, footprint, kv_bytes_per_token, parameter_count, quantized_bytes
 from elm_mlx.engine.cache import RESERVE, make_cache
 from elm_mlx.engine.generate import generate
 from elm_mlx.engine.sampling import Sampler, Sampling
-from elm_mlx.errors import InvalidRequest, PromptTooLong
+from elm_mlx.errors import InvalidRequest, NotFound, PromptTooLong
+from elm_mlx.locate import locate, pull
+from elm_mlx.machine import memory_limit
 from elm_mlx.models.layers import Model
+from elm_mlx.store.files import optional_json
 from elm_mlx.store.load import Loaded, load_arrays, load_directory, read_config, stored_dtype
 from elm_mlx.text.tokenizer import StreamDecoder, Tokenizer
 
@@ -182,6 +185,30 @@ class LanguageModel:
         )
         return Stream(self, ids, ids_out, room, begun)
 
+    @property
+    def has_chat_template(self) -> bool:
+        """Whether the model says how messages become its prompt."""
+        return self.tokenizer.has_chat_template
+
+    def chat_prompt(self, messages: Sequence[Mapping[str, Any]], **variables: Any) -> list[int]:
+        """The ids of `messages` by the model's chat template, ready for its answer; `variables` (tools, date_string)
+        are the template's. What the messages say is never control.
+
+        Raises InvalidRequest for messages that the template refuses, NotFound where the model has no template.
+        """
+        from elm_mlx.text.chat import ChatTemplate  # here, as it imports a template engine
+
+        settings = optional_json(self.directory / "tokenizer_config.json")
+        template = ChatTemplate.from_directory(self.directory, settings, with_tools=bool(variables.get("tools")))
+        return template.encode(messages, self.tokenizer, **variables)
+
+    def chat(self, messages: Sequence[Mapping[str, Any]], **options: Any) -> Completion:
+        """The model's answer to `messages`, a list of {"role": ..., "content": ...}; options as `generate`'s.
+
+        Raises as `chat_prompt` and `generate`.
+        """
+        return self.generate(self.chat_prompt(messages), **options)
+
     def logits(self, ids: Sequence[int]) -> mx.array:
         """One full forward pass without a cache: ids (L,) -> evaluated logits (L, V) in float32.
 
@@ -243,24 +270,39 @@ def demo_directory() -> Path:
 
 
 def load(
-    path: str | Path | None = None,
+    model: str | Path | None = None,
+    bits: int | None = None,
     cpu_policy: str = "auto",
     progress: Progress | None = None,
+    force: bool = False,
 ) -> LanguageModel:
-    """Loads a converted model, or a Hugging Face directory with safetensors and a tokenizer.json.
+    """Loads a model: a name that `elm-mlx list` shows, owner/name[@revision] of a repository, or the directory of a
+    converted model or of a Hugging Face one with safetensors and a tokenizer.json.
 
-    No path means the built-in demo. `cpu_policy` "plain" computes in the stored type on the CPU backend too.
+    A name is looked up on this machine, and else pulled as `pull` does, in `bits` if given. No model means the
+    built-in demo. `cpu_policy` "plain" computes in the stored type on the CPU backend too.
     `progress` hears (bytes loaded, in all). Raises InvalidRequest, NotFound, MissingTokenizer, BadCheckpoint,
-    Unsupported.
+    Unsupported, and NotEnoughMemory for what this machine has no room for, unless `force`.
     """
-    return LanguageModel(load_directory(demo_directory() if path is None else Path(path), cpu_policy, progress))
+    directory = directory_of(model, bits)
+    return LanguageModel(load_directory(directory, cpu_policy, progress, force))
+
+
+def directory_of(model: str | Path | None, bits: int | None = None) -> Path:
+    """Where a model lies once it is on this machine."""
+    if model is None:
+        if bits:
+            raise InvalidRequest("The built-in demo has 8 bits. Name a model, or leave bits out.")
+        return demo_directory()
+    return pull(model, bits).path
 
 
 @dataclass(frozen=True)
 class ModelInfo:
     """What a model directory holds, read from its headers (and a tied head's copy, if it carries one): exact
     parameters, a tied head counted once; bits per weight as stored; bytes of weights; cache bytes a position; the
-    context in tokens."""
+    context in tokens. And what it takes while it runs, in bytes: `footprint` with a cache for `footprint.context`
+    positions, of the `available` ones that this machine has for a model."""
 
     model: str
     family: str
@@ -271,17 +313,32 @@ class ModelInfo:
     context_length: int
     dtype: str
     quantization: dict[str, Any] | None
+    footprint: Footprint
+    available: int
+
+    @property
+    def fits(self) -> bool:
+        """Whether this machine has room for it."""
+        return self.footprint.total <= self.available
 
 
-def info(path: str | Path | None = None) -> ModelInfo:
-    """The figures of a model directory (None: the demo). Raises NotFound, BadCheckpoint, Unsupported."""
-    directory = demo_directory() if path is None else Path(path)
+def info(model: str | Path | None = None, context: int | None = None, bits: int | None = None) -> ModelInfo:
+    """The figures of a model that is on this machine, by name or directory (None: the demo).
+
+    The footprint is that of `context` positions (4,096 by default, at most the model's), as if it were quantized to
+    `bits` if they are given. Raises NotFound, BadCheckpoint, Unsupported.
+    """
+    found = None if model is None else locate(model)
+    if model is not None and found is None:
+        raise NotFound(f"{model} is not on this machine yet. Fetch it with `elm-mlx pull {model}`.")
+    directory = found.path if found else demo_directory()
     config = read_config(directory)
     arrays, nbytes = load_arrays(directory, config)
     dtype, count = stored_dtype(arrays, config), parameter_count(config)
     is_quantized = any(name.endswith(".scales") for name in arrays)
+    weights = quantized_bytes(config, bits) if bits else nbytes
     return ModelInfo(
-        model="demo" if path is None else str(path),
+        model="demo" if model is None else str(model),
         family=config.family,
         parameters=count,
         bits_per_weight=8 * nbytes / count,
@@ -290,4 +347,6 @@ def info(path: str | Path | None = None) -> ModelInfo:
         context_length=config.context_length,
         dtype=str(dtype).removeprefix("mlx.core."),
         quantization=config.quantization.to_dict() if config.quantization and is_quantized else None,
+        footprint=footprint(config, weights, 8 * dtype.size, context),
+        available=memory_limit(),
     )

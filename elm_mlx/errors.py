@@ -8,8 +8,11 @@
     │   └── MissingTokenizer     66: the model is there, its tokenizer is not
     ├── MissingBackend           69: MLX is installed without a backend (also an ImportError)
     ├── CacheFull                70: more tokens than the key/value cache was made for
+    ├── NotEnoughMemory          71: the model does not fit this machine (also a MemoryError)
     ├── TargetExists             73: the output is there already (also a FileExistsError)
     ├── DiskFull                 74: no space left for the output (also an OSError)
+    ├── Unreachable              75: the hub does not answer, or the network is switched off
+    ├── Gated                    77: a repository asks for a licence to be accepted, or for a token
     └── Unsupported              78: a valid model of a kind that elm-mlx does not run
 
 The codes follow BSD's sysexits.h. The command line adds 129 (hung up), 130
@@ -66,6 +69,16 @@ class CacheFull(ElmError):
     exit_code = 70
 
 
+class NotEnoughMemory(ElmError, MemoryError):
+    """The model does not fit the memory of this machine: it would take `needed` bytes of `available` ones."""
+
+    exit_code = 71
+
+    def __init__(self, message: str, needed: int, available: int) -> None:
+        super().__init__(message)
+        self.needed, self.available = needed, available
+
+
 class TargetExists(ElmError, FileExistsError):
     """The output is there already, and nobody said to replace it."""
 
@@ -76,6 +89,18 @@ class DiskFull(ElmError, OSError):
     """The disk has no space for the output."""
 
     exit_code = 74
+
+
+class Unreachable(ElmError, ConnectionError):
+    """The hub does not answer, or the network is switched off."""
+
+    exit_code = 75
+
+
+class Gated(ElmError, PermissionError):
+    """A repository asks for its licence to be accepted, and for a token that shows it."""
+
+    exit_code = 77
 
 
 class Unsupported(ElmError):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import checkpoints
@@ -16,6 +17,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    os.environ["ELM_MLX_BLAS"] = "reference"  # what the tests start computes as they do
     mx.set_default_device(mx.gpu if config.getoption("--device") == "gpu" else mx.cpu)
 
 

@@ -12,7 +12,7 @@ import mlx.core as mx
 import pytest
 
 import elm_mlx
-from elm_mlx import cpu
+from elm_mlx import machine
 from elm_mlx.convert import convert
 from elm_mlx.models.layers import Linear, QuantizedLinear
 
@@ -33,7 +33,7 @@ def test_sixteen_bit_weights_are_computed_in_float32(openelm: Path, tmp_path: Pa
 
 def test_low_bits_are_expanded_while_that_fits(four_bit: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert isinstance(elm_mlx.load(four_bit).model.embedding, Linear)
-    monkeypatch.setattr(cpu, "available_memory", lambda: 100_000)
+    monkeypatch.setattr(machine, "free_memory", lambda: 100_000)
     tight = elm_mlx.load(four_bit)
     assert isinstance(tight.model.embedding, QuantizedLinear)
     assert tight.model.dtype == mx.float32
@@ -42,7 +42,7 @@ def test_low_bits_are_expanded_while_that_fits(four_bit: Path, monkeypatch: pyte
 def test_expanded_or_not_the_numbers_are_the_same(four_bit: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     ids = checkpoints.prompt()
     expanded = elm_mlx.load(four_bit).logits(ids)
-    monkeypatch.setattr(cpu, "available_memory", lambda: 100_000)
+    monkeypatch.setattr(machine, "free_memory", lambda: 100_000)
     kept = elm_mlx.load(four_bit).logits(ids)
     assert float(mx.abs(expanded - kept).max()) <= 2e-4 * float(mx.abs(kept).max())
 
@@ -51,7 +51,7 @@ def test_unquantized_weights_too_large_to_widen_stay_as_they_are(
     openelm: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     output = convert(openelm, tmp_path / "out").output
-    monkeypatch.setattr(cpu, "available_memory", lambda: 100_000)
+    monkeypatch.setattr(machine, "free_memory", lambda: 100_000)
     assert elm_mlx.load(output).model.dtype == mx.bfloat16
 
 
@@ -112,3 +112,65 @@ def test_a_broken_kernel_cache_or_compiler_does_not_end_a_run(tmp_path: Path) ->
     (tmp_path / "unwritable" / "mlx").write_text("a file in its place, for root too", encoding="utf-8")
     done = generate_with(tmp_path / "unwritable", f"{compilers}:{os.environ['PATH']}")
     assert (done.returncode, done.stdout) == (0, expected.stdout), done.stderr
+
+
+# BLAS: each in a process of its own, which loads one for good.
+
+FAKE_MKL = """
+import ctypes.util, shutil, sys
+from pathlib import Path
+sys.prefix = sys.base_prefix = sys.argv[1]  # where pip would have put MKL
+folder = Path(sys.prefix, "lib")
+folder.mkdir()
+real = next(line.split()[-1] for line in open("/proc/self/maps") if "/libm.so" in line or "/libm-" in line)
+shutil.copyfile(real, folder / "libmkl_rt.so.3")
+"""
+
+
+def blas(script: str, *arguments: object) -> str:
+    """What a script prints about BLAS; Linux alone has one to choose."""
+    if not sys.platform.startswith("linux"):
+        pytest.skip("Linux alone")
+    command = [sys.executable, "-c", script, *map(str, arguments)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
+
+
+def test_a_fast_blas_is_loaded_before_mlx_and_named(tmp_path: Path) -> None:
+    script = FAKE_MKL + "import elm_mlx, elm_mlx.cpu as cpu; print(cpu.fast_blas(), elm_mlx.use_fast_blas(), end=' ')"
+    script += "; import mlx.core; print(elm_mlx.use_fast_blas(), cpu.fast_blas())"
+    assert blas(script, tmp_path) == "None libmkl_rt.so.3 libmkl_rt.so.3 libmkl_rt.so.3"
+
+
+def test_after_mlx_it_is_too_late_for_another_blas() -> None:
+    script = "import mlx.core, elm_mlx\ntry: elm_mlx.use_fast_blas()\nexcept elm_mlx.ElmError as e: print(e)"
+    assert blas(script).startswith("MLX is imported already")
+
+
+def test_without_a_fast_blas_the_refusal_says_what_to_install(tmp_path: Path) -> None:
+    script = "import sys; sys.prefix = sys.base_prefix = sys.argv[1]; import elm_mlx, elm_mlx.cpu as cpu\n"
+    script += "cpu.OPENBLAS = 'libnone.so'\ntry: elm_mlx.use_fast_blas()\nexcept elm_mlx.ElmError as e: print(e)"
+    assert "fast-cpu" in blas(script, tmp_path)
+
+
+def test_importing_chooses_no_blas(tmp_path: Path) -> None:
+    script = FAKE_MKL + "import elm_mlx.api, elm_mlx.convert, elm_mlx.cpu as cpu; print(cpu.fast_blas())"
+    assert blas(script, tmp_path) == "None"
+
+
+def test_elsewhere_than_on_linux_mlx_needs_no_other_blas(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "platform", "darwin")
+    assert elm_mlx.use_fast_blas() is None
+
+
+def test_the_program_prefers_a_fast_blas(tmp_path: Path) -> None:
+    script = FAKE_MKL + "from elm_mlx.cli import run; import elm_mlx.cpu as cpu; run(['generate', '--max-tokens', '2'])"
+    script += "; print(cpu.fast_blas())"
+    environment = {name: value for name, value in os.environ.items() if name != "ELM_MLX_BLAS"}
+    for kept, expected in (({}, "libmkl_rt.so.3"), ({"ELM_MLX_BLAS": "reference"}, "None")):
+        folder = tmp_path / expected
+        folder.mkdir()
+        command = [sys.executable, "-c", script, str(folder)]
+        done = subprocess.run(command, env=environment | kept, capture_output=True, text=True, check=True)
+        assert done.stdout.splitlines()[-1] == expected

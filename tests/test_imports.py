@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 import elm_mlx
+from elm_mlx.cli.group import COMMANDS
 
 HEAVY = ("torch", "transformers", "mlx_lm")
 NO_BACKEND = """
@@ -137,7 +138,7 @@ def test_without_a_backend_a_command_says_what_to_install(tmp_path: Path, argume
 
 def test_without_a_backend_help_and_version_still_work(tmp_path: Path) -> None:
     assert python(tmp_path, RUN, "--version").stdout == f"elm-mlx {elm_mlx.__version__}\n"
-    for arguments in (["--help"], ["convert", "--help"], ["generate", "--help"]):
+    for arguments in (["--help"], *([name, "--help"] for name in COMMANDS)):
         done = python(tmp_path, RUN, *arguments)
         assert (done.returncode, done.stderr) == (0, "")
         assert done.stdout.startswith("Usage: elm-mlx")

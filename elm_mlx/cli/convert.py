@@ -8,17 +8,18 @@ from typing import Any
 
 import click
 
+from elm_mlx.cli.find import BITS
 from elm_mlx.cli.messages import say
 from elm_mlx.cli.progress import ProgressBar
 from elm_mlx.quantization import QUANTIZATION_MODES
 
-BITS, GROUPS = (list(map(str, values)) for values in QUANTIZATION_MODES["affine"])
+GROUPS = list(map(str, QUANTIZATION_MODES["affine"][1]))
 
 
 @click.command()
 @click.argument("source", type=click.Path())
 @click.option("--output", type=click.Path(), help="Directory to write. Default: beside SOURCE, bits in the name.")
-@click.option("--bits", type=click.Choice(BITS), help="Quantize to this many bits.")
+@click.option("--bits", type=BITS, help="Quantize to this many bits.")
 @click.option("--group-size", type=click.Choice(GROUPS), help="Weights that share a scale. Default: 64.")
 @click.option("--mode", type=click.Choice(list(QUANTIZATION_MODES)), help="How to quantize.")
 @click.option("--dtype", type=click.Choice(["bfloat16", "float16", "float32"]), default="bfloat16", show_default=True)

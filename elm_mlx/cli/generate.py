@@ -10,21 +10,21 @@ from itertools import chain
 import click
 
 import elm_mlx
+from elm_mlx import demo
+from elm_mlx.cli.blas import prefer_fast_blas
+from elm_mlx.cli.find import BITS, find
 from elm_mlx.cli.messages import say
 from elm_mlx.cli.progress import ProgressBar
 from elm_mlx.errors import InvalidRequest
 
-DEMO_PROMPT = "Once upon a time"
-DEMO_NOTICE = (
-    "No --model given: this is the built-in demo, a small OpenELM with untrained weights. It shows that "
-    "everything works; its text is noise."
-)
+DEMO_NOTICE = f"No --model given: this is the built-in demo, {demo.ABOUT}."
 # Ranges are checked here as well, since loading a model may take long.
 COUNT, WARMTH, SHARE = click.IntRange(min=1), click.FloatRange(min=0), click.FloatRange(0, 1, min_open=True)
 
 
 @click.command()
-@click.option("--model", metavar="DIR", help="A converted model's directory. Default: the built-in demo.")
+@click.option("--model", metavar="MODEL", help="A name, OWNER/NAME or a directory. Default: the built-in demo.")
+@click.option("--bits", type=BITS, help="The variant of a named model to run; made if it is not there.")
 @click.option("--prompt", metavar="TEXT", help="What to complete; - reads standard input, as does a pipe.")
 @click.option("--max-tokens", type=COUNT, default=256, show_default=True, help="At most this many tokens.")
 @click.option("--temperature", "--temp", type=WARMTH, help="0 is greedy. Default: the model's own, else greedy.")
@@ -32,9 +32,12 @@ COUNT, WARMTH, SHARE = click.IntRange(min=1), click.FloatRange(min=0), click.Flo
 @click.option("--top-k", type=click.IntRange(min=0), help="Keep this many of the likeliest tokens.")
 @click.option("--min-p", type=click.FloatRange(0, 1), help="Keep tokens this share as likely as the likeliest.")
 @click.option("--seed", type=int, help="The same seed gives the same text.")
+@click.option("--raw", is_flag=True, help="Complete the prompt as it is, even if the model has a chat template.")
+@click.option("--force", is_flag=True, help="Load it even if the memory seems too small.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of the text.")
 def command(
     model: str | None,
+    bits: str | None,
     prompt: str | None,
     max_tokens: int,
     temperature: float | None,
@@ -42,6 +45,8 @@ def command(
     top_k: int | None,
     min_p: float | None,
     seed: int | None,
+    raw: bool,
+    force: bool,
     as_json: bool,
 ) -> None:
     """Complete a prompt.
@@ -50,16 +55,19 @@ def command(
     starts from nothing, and the demo from "Once upon a time". One newline at the end of piped input is not
     part of it.
     """
+    prefer_fast_blas()
     text = read_prompt(prompt)
+    directory = find(model, bits, force)
     with ProgressBar("Loading", in_bytes=True) as bar:
-        lm = elm_mlx.load(model, progress=bar)
+        lm = elm_mlx.load(directory, progress=bar, force=force)
     for notice in (DEMO_NOTICE if model is None else None, lm.notice):
         if notice:
             say(notice)
     if text is None:
-        text = DEMO_PROMPT if model is None else ""
+        text = demo.PROMPT if model is None else ""
     with ProgressBar("Reading the prompt", in_bytes=False) as bar:
-        stream = lm.stream(text, max_tokens, temperature, top_p, top_k, min_p, seed, progress=bar)
+        asked = text if raw or not lm.has_chat_template else lm.chat_prompt([{"role": "user", "content": text}])
+        stream = lm.stream(asked, max_tokens, temperature, top_p, top_k, min_p, seed, progress=bar)
         first = next(stream)  # there when the prompt has been read
     for piece in chain([first], stream):
         if not as_json:

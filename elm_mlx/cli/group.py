@@ -17,10 +17,17 @@ from elm_mlx.errors import DiskFull, ElmError
 
 NAME, COMPLETE = "elm-mlx", "_ELM_MLX_COMPLETE"
 COMMANDS = {
+    "chat": "Talk to a model.",
+    "completion": "Print the completion of a shell.",
     "convert": "Convert a checkpoint to MLX.",
+    "doctor": "Say what is installed, what is slow and what to do.",
     "generate": "Complete a prompt.",
     "info": "Show what a model is and takes.",
+    "list": "List the known models, and what is on this machine.",
+    "pull": "Fetch a model.",
+    "rm": "Remove converted models.",
 }
+MODULES = {"list": "listing"}  # where a command's name is a built-in's
 EPILOG = """\b
 Examples:
   elm-mlx generate --prompt "Once upon a time"
@@ -30,9 +37,10 @@ Examples:
 \b
 Exit codes:
   0 done         1 failed         2 wrong use        65 bad checkpoint
-  66 not found   69 no backend    70 cache full      73 output exists
-  74 disk full   78 unsupported   129 hung up        130 interrupted
-  141 reader gone                 143 terminated"""
+  66 not found   69 no backend    70 cache full      71 memory too small
+  73 output exists                74 disk full       75 hub unreachable
+  77 licence or token asked for   78 unsupported     129 hung up
+  130 interrupted                 141 reader gone    143 terminated"""
 
 
 class LazyGroup(click.Group):
@@ -46,7 +54,7 @@ class LazyGroup(click.Group):
         """The command of that name, or None."""
         if cmd_name not in COMMANDS:
             return None
-        command: click.Command = importlib.import_module(f"elm_mlx.cli.{cmd_name}").command
+        command: click.Command = importlib.import_module(f"elm_mlx.cli.{MODULES.get(cmd_name, cmd_name)}").command
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:

@@ -8,24 +8,33 @@ from dataclasses import asdict
 import click
 
 import elm_mlx
+from elm_mlx import demo
+from elm_mlx.cli.find import BITS
+from elm_mlx.costs import gigabytes
 
 
 @click.command()
 @click.argument("model", required=False)
+@click.option("--context", type=click.IntRange(min=1), help="Reckon memory with a cache for this many tokens.")
+@click.option("--bits", type=BITS, help="Reckon memory as if it were quantized to this many bits.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
-def command(model: str | None, as_json: bool) -> None:
-    """Show the family, exact size and memory of MODEL, a model directory. Default: the built-in demo.
+def command(model: str | None, context: int | None, bits: str | None, as_json: bool) -> None:
+    """Show the family, exact size and memory of MODEL, and whether this machine has room for it.
 
-    Only headers are read, so this is quick for any size.
+    MODEL is a name or a directory; the built-in demo by default. Only headers are read, so this is quick for any
+    size.
     """
-    info = elm_mlx.info(model)
+    from elm_mlx.api import demo_directory  # here, as --help needs no MLX
+
+    info = elm_mlx.info(model, context, int(bits) if bits else None)
     if as_json:
-        click.echo(json.dumps(asdict(info)))
+        click.echo(json.dumps(asdict(info) | {"fits": info.fits}))
         return
     q = info.quantization
     stored = f"{q['mode']} {q['bits']}-bit in groups of {q['group_size']}, {info.dtype}" if q else info.dtype
     rows = {
         "model": info.model,
+        **({} if model else {"about": demo.ABOUT, "card": str(demo_directory() / "README.md")}),
         "family": info.family,
         "parameters": f"{info.parameters:,}",
         "stored as": stored,
@@ -33,6 +42,8 @@ def command(model: str | None, as_json: bool) -> None:
         "weights": f"{info.weight_bytes:,} bytes",
         "cache": f"{info.kv_bytes_per_token:,} bytes per token",
         "context": f"{info.context_length:,} tokens",
+        "memory": str(info.footprint),
+        "fits": f"{'yes' if info.fits else 'no'}: this machine has {gigabytes(info.available)} for a model",
     }
     for name, value in rows.items():
         click.echo(f"{name:<16} {value}")

@@ -7,11 +7,12 @@ from pathlib import Path
 
 import mlx.core as mx
 
-from elm_mlx import cpu
+from elm_mlx import cpu, machine
 from elm_mlx.arguments import Progress
 from elm_mlx.config import HEAD, ModelConfig, config_from_dict
+from elm_mlx.costs import footprint, gigabytes, parameter_count
 from elm_mlx.engine.sampling import Sampling
-from elm_mlx.errors import BadCheckpoint, InvalidRequest, NotFound
+from elm_mlx.errors import BadCheckpoint, InvalidRequest, NotEnoughMemory, NotFound
 from elm_mlx.models import build
 from elm_mlx.models.layers import Model, Parameters
 from elm_mlx.store.files import optional_json, read_json, reading
@@ -35,11 +36,13 @@ class Loaded:
     notice: str | None
 
 
-def load_directory(directory: Path, cpu_policy: str = "auto", progress: Progress | None = None) -> Loaded:
+def load_directory(
+    directory: Path, cpu_policy: str = "auto", progress: Progress | None = None, force: bool = False
+) -> Loaded:
     """Loads an MLX directory, or a Hugging Face one with safetensors and a tokenizer.json.
 
     `progress` is called with (bytes done, bytes in all). Raises NotFound, MissingTokenizer, BadCheckpoint,
-    Unsupported.
+    Unsupported, and NotEnoughMemory unless `force`.
     """
     config = read_config(directory)
     tokenizer = load_tokenizer(directory, config)
@@ -48,6 +51,9 @@ def load_directory(directory: Path, cpu_policy: str = "auto", progress: Progress
     arrays, nbytes = load_arrays(directory, config)
     dtype = plan.dtype or stored_dtype(arrays, config)
     quantization = config.quantization
+    if not force:
+        as_stored = quantization is not None and not plan.expand
+        check_memory(directory, config, nbytes if as_stored else parameter_count(config) * dtype.size, 8 * dtype.size)
     if plan.expand and quantization:
         arrays, quantization = expand(arrays, quantization, dtype), None
     evaluate = _Evaluate(sum(array.size for array in arrays.values()), nbytes, progress)
@@ -63,6 +69,15 @@ def load_directory(directory: Path, cpu_policy: str = "auto", progress: Progress
         stop_ids=frozenset(config.eos_token_ids) | named | tokenizer.stop_ids,
         notice=plan.notice,
     )
+
+
+def check_memory(model: object, config: ModelConfig, weights: int, float_bits: int) -> None:
+    """Raises NotEnoughMemory, with the numbers, for a model that this machine has no room for."""
+    takes, available = footprint(config, weights, float_bits), machine.memory_limit()
+    if takes.total > available:
+        raise NotEnoughMemory(f"{model} takes {takes}, and this machine has {gigabytes(available)} for it. Take a "
+                              "smaller model or fewer bits, close other programs, or try with --force (force=True).",
+                              takes.total, available)  # fmt: skip
 
 
 def read_config(directory: Path) -> ModelConfig:

@@ -28,7 +28,7 @@ def guarded(call: Callable[[], T], error: Exception) -> T:
         raise error from cause
 
 
-def _content(token: object) -> str | None:
+def token_text(token: object) -> str | None:
     """A special token of tokenizer_config.json: its text, or an object with `content`."""
     value = token.get("content") if isinstance(token, Mapping) else token
     return value if isinstance(value, str) else None
@@ -78,7 +78,7 @@ class Tokenizer:
         return guarded(call, BadCheckpoint(damaged))
 
     def _id(self, token: object, otherwise: int | None) -> int | None:
-        text = _content(token) or ""  # no token is empty
+        text = token_text(token) or ""  # no token is empty
         found = self._ask(lambda: self._backend.token_to_id(text))
         return otherwise if found is None else found
 
@@ -106,15 +106,25 @@ class Tokenizer:
         turn_end = self._backend.token_to_id("<|eot_id|>") if self.has_chat_template else None
         return frozenset(i for i in (self.eos_token_id, turn_end) if i is not None)
 
+    @property
+    def control_ids(self) -> dict[str, int]:
+        """The id of every special token by its text."""
+        added = self._backend.get_added_tokens_decoder()
+        return {token.content: i for i, token in added.items() if token.special}
+
     def encode(self, text: str) -> list[int]:
         """The ids of `text`, one BOS in front where the model wants it.
 
         Raises InvalidRequest for text that is not valid Unicode (a lone surrogate).
         """
+        ids = self.encode_text(text)
+        return [self.bos_token_id, *ids] if self._adds_bos and self.bos_token_id is not None else ids
+
+    def encode_text(self, text: str) -> list[int]:
+        """The ids of `text` alone, without BOS. Raises as `encode`."""
         if not text.isascii() and any("\ud800" <= c <= "\udfff" for c in text):
             raise InvalidRequest("The prompt holds bytes that are not valid text; give it as UTF-8.")
-        ids = self._ask(lambda: self._backend.encode(text, add_special_tokens=False).ids)
-        return [self.bos_token_id, *ids] if self._adds_bos and self.bos_token_id is not None else ids
+        return self._ask(lambda: self._backend.encode(text, add_special_tokens=False).ids)
 
     def decode(self, ids: Iterable[int]) -> str:
         """The text of `ids`, special tokens dropped; ids outside the vocabulary have no text."""

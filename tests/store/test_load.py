@@ -16,10 +16,13 @@ import numpy as np
 import pytest
 
 import elm_mlx
+from elm_mlx import machine
 from elm_mlx.config import config_from_dict
-from elm_mlx.errors import BadCheckpoint, MissingTokenizer, NotFound, Unsupported
+from elm_mlx.convert import convert
+from elm_mlx.costs import footprint, parameter_count
+from elm_mlx.errors import BadCheckpoint, MissingTokenizer, NotEnoughMemory, NotFound, Unsupported
 from elm_mlx.models.layers import Linear, QuantizedLinear, Rows
-from elm_mlx.store.load import load_directory
+from elm_mlx.store.load import load_directory, read_config
 from elm_mlx.store.quantize import quantize
 
 NORM = "transformer.norm.weight"
@@ -396,3 +399,31 @@ def test_an_override_that_its_tensors_do_not_follow_is_refused(tmp_path: Path) -
     refused(folder, rf"not expected {name}\.(scales|biases), {name}")
     edit_config(folder, quantization=None)
     refused(folder, "not expected .*scales")
+
+
+def test_a_model_too_large_for_the_machine_is_refused_with_the_numbers(
+    openelm: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(machine, "memory_limit", lambda: 60_000_000)
+    with pytest.raises(
+        NotEnoughMemory, match=r"weights 0\.00 GB, cache 0\.00 GB for 512 tokens.* has 0\.06 GB"
+    ) as refused:
+        load_directory(openelm)
+    assert refused.value.needed > refused.value.available == 60_000_000
+    assert isinstance(refused.value, MemoryError)
+    assert load_directory(openelm, force=True).config.context_length == 512
+
+
+def test_memory_is_reckoned_as_the_model_will_lie_in_it(
+    openelm: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    output = convert(openelm, tmp_path / "out", bits=4, group_size=32).output
+    monkeypatch.setattr(machine, "memory_limit", lambda: 0)
+    needed = {}
+    for policy in ("plain", "auto"):  # as stored, and expanded to float32
+        with pytest.raises(NotEnoughMemory) as refused:
+            load_directory(output, policy)
+        needed[policy] = refused.value.needed
+    config = read_config(output)
+    assert needed["auto"] == footprint(config, 4 * parameter_count(config), 32).total
+    assert needed["plain"] == footprint(config, elm_mlx.info(output).weight_bytes, 16).total

@@ -1,0 +1,206 @@
+"""`elm-mlx chat`: a conversation at the terminal."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from elm_mlx.cli.blas import prefer_fast_blas
+from elm_mlx.cli.find import BITS, find
+from elm_mlx.cli.messages import say
+from elm_mlx.cli.progress import ProgressBar
+from elm_mlx.errors import ElmError, InvalidRequest
+from elm_mlx.store.files import disk_errors, write_json
+
+if TYPE_CHECKING:
+    from elm_mlx.api import Completion, LanguageModel, Stream
+
+PROMPT, MORE = "> ", ". "
+BLOCK = '"""'  # begins and ends a text of several lines
+HELP = {
+    "/help": "show this",
+    "/system TEXT": "set what the model is told about its role, and begin anew",
+    "/reset": "forget the conversation",
+    "/regen": "answer the last message again",
+    "/stats": "show the figures of the last answer",
+    "/save FILE": "write the conversation as JSON",
+    "/load FILE": "go on with a saved conversation",
+    "/exit": "leave, as Ctrl-D does",
+}
+
+
+@click.command()
+@click.option("--model", metavar="MODEL", help="A name, OWNER/NAME or a directory. Default: the built-in demo.")
+@click.option("--bits", type=BITS, help="The variant of a named model to run; made if it is not there.")
+@click.option("--system", help="What the model is told about its role.")
+@click.option("--max-tokens", type=click.IntRange(min=1), default=1024, show_default=True, help="Of an answer.")
+@click.option("--temperature", "--temp", type=click.FloatRange(min=0), help="0 is greedy. Default: the model's own.")
+@click.option("--top-p", type=click.FloatRange(0, 1, min_open=True), help="Keep the likeliest tokens of this share.")
+@click.option("--seed", type=int, help="The same seed gives the same answers.")
+@click.option("--force", is_flag=True, help="Load it even if the memory seems too small.")
+def command(model: str | None, bits: str | None, system: str | None, force: bool, **options: Any) -> None:
+    """Talk to a model. Answers go to standard output as they come; /help lists what may be typed.
+
+    A model with a chat template is asked through it; any other completes what you type and goes on from there.
+    A line that ends in a backslash goes on in the next, and three quotes begin and end a longer text. Ctrl-C
+    stops an answer, Ctrl-D ends the program.
+    """
+    prefer_fast_blas()
+    import elm_mlx
+
+    directory = find(model, bits, force)
+    with ProgressBar("Loading", in_bytes=True) as bar:
+        lm = elm_mlx.load(directory, progress=bar, force=force)
+    if lm.notice:
+        say(lm.notice)
+    Chat(lm, system, options).run(entries())
+
+
+def entries() -> Iterator[str]:
+    """What is typed, an entry at a time, with line editing and history at a terminal; ends with the input."""
+    if sys.stdin.isatty():
+        with suppress(ImportError):  # not built into every Python
+            import readline  # noqa: F401
+    while True:
+        try:
+            yield entry()
+        except EOFError:
+            return
+        except KeyboardInterrupt:
+            say("")  # Ctrl-C at the prompt drops the line
+
+
+def entry() -> str:
+    """One entry: a line, lines joined by backslashes, or what stands between triple quotes."""
+    shown = sys.stdin.isatty()
+    text = input(PROMPT if shown else "")
+    if text.lstrip().startswith(BLOCK):
+        text = text.lstrip().removeprefix(BLOCK)
+        while not text.rstrip().endswith(BLOCK):
+            text += "\n" + input(MORE if shown else "")
+        return text.rstrip().removesuffix(BLOCK)
+    while text.endswith("\\"):
+        text = text[:-1] + "\n" + input(MORE if shown else "")
+    return text
+
+
+class Chat:
+    """A conversation: messages for a model with a template, one growing text for any other."""
+
+    def __init__(self, lm: LanguageModel, system: str | None, options: dict[str, Any]) -> None:
+        self.lm, self.options = lm, options
+        self.messages: list[dict[str, str]] = []
+        self.system = system
+        self.last: Stream | None = None
+        if system and not lm.has_chat_template:
+            raise InvalidRequest("This model has no chat template, so it can be given no system message.")
+
+    def run(self, entries: Iterator[str]) -> None:
+        """Answers each entry, until there are no more or one asks to leave."""
+        for text in entries:
+            if text.strip() in ("/exit", "/quit", "/bye"):
+                return
+            try:
+                self.handle(text)
+            except ElmError as error:
+                say(f"elm-mlx: {error}")
+
+    def handle(self, text: str) -> None:
+        """Does what one entry asks for."""
+        name, _, rest = text.strip().partition(" ")
+        if name.startswith("/"):
+            self.commands().get(name, self.unknown)(rest.strip())
+        elif text.strip():
+            self.messages.append({"role": "user", "content": text})
+            self.answer()
+
+    def commands(self) -> dict[str, Callable[[str], None]]:
+        """What may be typed beside a message."""
+        return {
+            "/help": self.help,
+            "/system": self.set_system,
+            "/reset": lambda _: self.messages.clear(),
+            "/regen": self.regenerate,
+            "/stats": self.stats,
+            "/save": self.save,
+            "/load": self.load,
+        }
+
+    def prompt(self) -> list[int]:
+        """What the model is given: the messages by its template, or the whole text so far."""
+        if not self.lm.has_chat_template:
+            return self.lm.tokenizer.encode("".join(message["content"] for message in self.messages))
+        told = [{"role": "system", "content": self.system}] if self.system else []
+        return self.lm.chat_prompt([*told, *self.messages])
+
+    def answer(self) -> None:
+        """Streams the answer to the last message; Ctrl-C stops it and keeps what came."""
+        prompt = self.prompt()
+        self.last = stream = self.lm.stream(prompt, **self.options)
+        try:
+            for piece in stream:
+                print(piece.text, end="", flush=True)
+        except KeyboardInterrupt:
+            stream.close()
+        print()
+        self.messages.append({"role": "assistant", "content": self.told(prompt, stream.completion)})
+
+    def told(self, prompt: list[int], done: Completion) -> str:
+        """The answer's text; where it goes on from the prompt's, with the blank that may stand between them."""
+        if self.lm.has_chat_template:
+            return done.text
+        decode = self.lm.tokenizer.decode
+        return decode([*prompt, *done.tokens]).removeprefix(decode(prompt))
+
+    def unknown(self, _: str) -> None:
+        say("There is no such command; /help lists them.")
+
+    def help(self, _: str) -> None:
+        for name, meaning in HELP.items():
+            say(f"{name:<14} {meaning}")
+
+    def set_system(self, text: str) -> None:
+        if not self.lm.has_chat_template:
+            raise InvalidRequest("This model has no chat template, so it can be given no system message.")
+        self.system = text or None
+        self.messages.clear()
+
+    def regenerate(self, _: str) -> None:
+        if self.messages and self.messages[-1]["role"] == "assistant":
+            self.messages.pop()
+        if not self.messages:
+            raise InvalidRequest("There is nothing to answer again.")
+        self.answer()
+
+    def stats(self, _: str) -> None:
+        if self.last is None:
+            raise InvalidRequest("There is no answer yet.")
+        figures = self.last.completion.stats
+        rate = f", then {figures.decode_tokens_per_s:,.1f} tokens/s" if figures.decode_tokens_per_s else ""
+        say(f"{figures.prompt_tokens} + {figures.generated_tokens} tokens: the first after "
+            f"{figures.time_to_first_token_s:.2f} s{rate}")  # fmt: skip
+
+    def save(self, name: str) -> None:
+        if not name:
+            raise InvalidRequest("Give a file: /save FILE.")
+        with disk_errors(f"{name} cannot be written", "Name another file."):
+            write_json(Path(name).expanduser(), {"system": self.system, "messages": self.messages})
+        say(f"Saved to {name}.")
+
+    def load(self, name: str) -> None:
+        path = Path(name).expanduser()
+        try:
+            with disk_errors(f"{name} cannot be read", "Name another file."):
+                saved = json.loads(path.read_text(encoding="utf-8"))
+            messages = [{"role": str(m["role"]), "content": str(m["content"])} for m in saved["messages"]]
+            system = saved.get("system")
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise InvalidRequest(f"{name} is no conversation that /save wrote.") from error
+        self.messages, self.system = messages, system
+        say(f"{len(messages)} messages loaded.")

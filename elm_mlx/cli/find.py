@@ -1,0 +1,29 @@
+"""A --model argument to a directory, fetched and converted on the way if it must be."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+import elm_mlx
+from elm_mlx.cli.messages import say
+from elm_mlx.cli.progress import ProgressBar
+from elm_mlx.errors import InvalidRequest
+from elm_mlx.quantization import QUANTIZATION_MODES
+
+BITS = click.Choice(list(map(str, QUANTIZATION_MODES["affine"][0])))
+
+
+def find(model: str | None, bits: str | None, force: bool) -> Path | None:
+    """Where the model lies; None for the demo. Says once which repository and commit it is."""
+    if model is None:
+        if bits:
+            raise InvalidRequest("--bits picks a variant of a named model; the built-in demo has 8. Give --model, too.")
+        return None
+    with ProgressBar("Fetching", in_bytes=True) as fetching, ProgressBar("Converting", in_bytes=True) as converting:
+        number = int(bits) if bits else None
+        found = elm_mlx.pull(model, number, fetching=fetching, converting=converting, say=say, force=force)
+    if found.repository and found.commit:
+        say(f"{found.repository.name} at commit {found.commit[:12]}, in {found.path}")
+    return found.path

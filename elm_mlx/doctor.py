@@ -1,0 +1,139 @@
+"""What is installed, what is slow, and what to do about it."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import elm_mlx
+from elm_mlx import api, machine
+from elm_mlx.costs import gigabytes
+from elm_mlx.errors import ElmError
+from elm_mlx.store import hub, library
+
+OK, SLOW, BROKEN = "ok", "slow", "broken"
+SLOW_SELF_TEST_S = 5.0
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that was looked at: ok, slow or broken, and what to do where it is not ok."""
+
+    name: str
+    status: str
+    detail: str
+    advice: str = ""
+
+
+def examine() -> list[Finding]:
+    """Every check, in the order in which a newcomer would ask."""
+    return [check() for check in CHECKS]
+
+
+def python() -> Finding:
+    where = "" if sys.prefix != sys.base_prefix else " (no virtual environment)"
+    return Finding("Python", OK, f"{platform.python_version()} on {platform.platform()}{where}, {sys.executable}")
+
+
+def packages() -> Finding:
+    names = ("mlx", "mlx-metal", "mlx-cpu", "mlx-cuda-12", "mlx-cuda-13", "tokenizers", "huggingface_hub")
+    found = [f"{name} {installed}" for name in names if (installed := version_of(name))]
+    return Finding("packages", OK, ", ".join([f"elm-mlx {elm_mlx.__version__}", *found]))
+
+
+def version_of(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def backend() -> Finding:
+    found = machine.backend()
+    if found.startswith("CPU"):
+        return Finding("MLX backend", SLOW, found, "Right results, slow ones: MLX is made for Apple silicon.")
+    return Finding("MLX backend", OK, found)
+
+
+def blas() -> Finding:
+    if not sys.platform.startswith("linux") or not machine.backend().startswith("CPU"):
+        return Finding("BLAS", OK, "MLX needs none")
+    if found := elm_mlx.fast_blas():
+        return Finding("BLAS", OK, found)
+    advice = "pip install 'elm-mlx[fast-cpu]' (x86-64) or apt install libopenblas0: many times faster prompts."
+    return Finding("BLAS", SLOW, "the reference one that comes with MLX", advice)
+
+
+def kernels() -> Finding:
+    """MLX's CPU backend builds kernels with a compiler into a temporary folder; elm-mlx never asks it to."""
+    if not machine.backend().startswith("CPU"):
+        return Finding("kernels", OK, "come with MLX")
+    folder, compiler = Path(tempfile.gettempdir()) / "mlx", shutil.which("g++")
+    return Finding("kernels", OK, f"none compiled by elm-mlx; compiler {compiler or 'none'}, MLX's folder {folder}")
+
+
+def memory() -> Finding:
+    limit = machine.memory_limit()
+    detail = f"{gigabytes(machine.total_memory())} in the machine, {gigabytes(limit)} for a model now"
+    if limit < 2e9:
+        return Finding("memory", SLOW, detail, "Close other programs; openelm-270m in 4 bits still fits.")
+    return Finding("memory", OK, detail)
+
+
+def caches() -> Finding:
+    places = {"own": library.root(), "Hugging Face": hub.cache_directory()}
+    free = [f"{name} {path} ({gigabytes(free_space(path))} free)" for name, path in places.items()]
+    unwritable = [str(path) for path in places.values() if not is_writable(path)]
+    if unwritable:
+        advice = "Set ELM_MLX_CACHE and HF_HOME to folders of yours."
+        return Finding("caches", BROKEN, f"no permission to write {', '.join(unwritable)}", advice)
+    return Finding("caches", OK, ", ".join(free))
+
+
+def existing(path: Path) -> Path:
+    return path if path.exists() else existing(path.parent)
+
+
+def free_space(path: Path) -> int:
+    return shutil.disk_usage(existing(path)).free
+
+
+def is_writable(path: Path) -> bool:
+    return os.access(existing(path), os.W_OK)
+
+
+def network() -> Finding:
+    token = "a token is set" if has_token() else "no token: gated models ask for one (HF_TOKEN)"
+    return Finding("hub", OK, f"{'offline by HF_HUB_OFFLINE' if hub.is_offline() else 'online'}, {token}")
+
+
+def has_token() -> bool:
+    home = Path(os.environ.get("HF_HOME") or "~/.cache/huggingface").expanduser()
+    file = Path(os.environ.get("HF_TOKEN_PATH") or home / "token").expanduser()
+    return bool(os.environ.get("HF_TOKEN")) or file.is_file()
+
+
+def self_test() -> Finding:
+    """The demo tells the beginning of a story."""
+    begun = time.perf_counter()
+    try:
+        done = api.load().generate("Once upon a time", max_tokens=24)
+    except ElmError as error:
+        return Finding("self-test", BROKEN, str(error), "Install elm-mlx anew.")
+    spent = time.perf_counter() - begun
+    rate = done.stats.decode_tokens_per_s or 0.0
+    status = OK if spent < SLOW_SELF_TEST_S else SLOW
+    return Finding("self-test", status, f"the demo loads and tells 24 tokens in {spent:.2f} s ({rate:.0f} tokens/s)")
+
+
+CHECKS: tuple[Callable[[], Finding], ...] = (
+    python, packages, backend, blas, kernels, memory, caches, network, self_test,
+)  # fmt: skip

@@ -1,0 +1,212 @@
+"""From a name to a directory that loads: what is on this machine first, and without a word to the network then; else
+fetched, and converted where it is not MLX's already.
+
+Conversions are kept (store.library) by the commit they were made from and their variant, "bf16" or "4bit".
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from elm_mlx.arguments import Progress
+from elm_mlx.config import config_from_dict
+from elm_mlx.costs import gigabytes, parameter_count, quantized_bytes
+from elm_mlx.errors import ElmError, Gated, InvalidRequest, MissingTokenizer, TargetExists, Unreachable
+from elm_mlx.store import hub, library, load, registry
+from elm_mlx.store.files import optional_json, read_json, reading
+from elm_mlx.store.registry import Known, Repository
+
+Say = Callable[[str], None]
+log: Say = logging.getLogger("elm_mlx").info
+
+
+@dataclass(frozen=True)
+class Located:
+    """A model's directory, and the repository and commit that it comes from (None for a directory of the user's)."""
+
+    path: Path
+    repository: Repository | None = None
+    commit: str | None = None
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What a name means: a repository, and in which variant; None runs it as it is published if that loads."""
+
+    repository: Repository
+    bits: int | None
+    alternative: str | None = None  # ungated, where this one may be gated
+
+    @property
+    def variant(self) -> str:
+        return f"{self.bits}bit" if self.bits else "bf16"
+
+
+def choose(model: Known | Repository, bits: int | None) -> Choice:
+    """A known model's ready conversion where it has the bits asked for, or none were; else its publisher's."""
+    if isinstance(model, Repository):
+        return Choice(model, bits)
+    if model.ready and bits in (None, registry.READY_BITS):
+        return Choice(Repository(model.ready), None)
+    return Choice(Repository(model.original), bits, model.ready)
+
+
+def locate(model: str | Path, bits: int | None = None) -> Located | None:
+    """Where a model lies on this machine, or None; the network is never asked.
+
+    Raises InvalidRequest and NotFound for what names nothing.
+    """
+    named = registry.parse(str(model))
+    if isinstance(named, Path):
+        if bits:
+            raise InvalidRequest(f"{named} is a directory, which has the bits that it has. Convert it with "
+                                 f"`elm-mlx convert {named} --bits {bits}`, or name a model.")  # fmt: skip
+        return Located(named)
+    return on_this_machine(choose(named, bits))
+
+
+def on_this_machine(choice: Choice) -> Located | None:
+    """Our own conversion, else the hub's cache where that loads as it is."""
+    repository = choice.repository
+    snapshot = hub.snapshot(repository)
+    commit = snapshot.name if snapshot else None
+    if own := library.find(repository.name, choice.variant, commit if repository.revision != "main" else None):
+        return Located(own, repository, own.name.partition("-")[2])
+    if snapshot and whole(repository) and loads_as_it_is(snapshot, choice):
+        return Located(snapshot, repository, commit)
+    return None
+
+
+def loads_as_it_is(snapshot: Path, choice: Choice) -> bool:
+    """Whether a published directory needs no conversion. Raises InvalidRequest for a quantized one asked for in other
+    bits than its own."""
+    raw = optional_json(snapshot / "config.json")
+    quantization = raw.get("quantization") or raw.get("quantization_config") or {}
+    stored = quantization.get("bits") if isinstance(quantization, dict) else None
+    if choice.bits and stored and stored != choice.bits:
+        raise InvalidRequest(f"{choice.repository} is quantized to {stored} bits already. Leave --bits out, or name "
+                             "the original that it was made from.")  # fmt: skip
+    with reading(snapshot):
+        has_all = (snapshot / "tokenizer.json").exists() and any(snapshot.glob("*.safetensors"))
+    return has_all and choice.bits in (None, stored)
+
+
+def pull(
+    model: str | Path,
+    bits: int | None = None,
+    *,
+    fetching: Progress | None = None,
+    converting: Progress | None = None,
+    say: Say = log,
+    force: bool = False,
+) -> Located:
+    """Locates a model, and else fetches it, and converts it if it must be; says each step before it begins.
+
+    `fetching` hears (bytes there, in all), `converting` (source bytes done, in all). Raises InvalidRequest, NotFound,
+    Gated, Unreachable, DiskFull, MissingTokenizer, BadCheckpoint, Unsupported, and NotEnoughMemory before anything
+    large is fetched, unless `force`.
+    """
+    if found := locate(model, bits):
+        return found
+    named = registry.parse(str(model))
+    assert not isinstance(named, Path)
+    choice = choose(named, bits)
+    repository = choice.repository
+    with naming(choice.alternative):
+        listing = None if whole(repository) else look_up(choice, force)
+        tokenizer = openelm_tokenizer(say) if registry.lacks_tokenizer(repository.name) else None
+        if listing:
+            say(f"Fetching {repository} at commit {listing.commit[:12]}: {gigabytes(listing.nbytes)}.")
+            hub.fetch(listing, fetching)
+    snapshot = whole(repository)
+    assert snapshot
+    if loads_as_it_is(snapshot, choice):
+        return Located(snapshot, repository, snapshot.name)
+    return Located(converted(choice, snapshot, tokenizer, converting, say), repository, snapshot.name)
+
+
+@contextmanager
+def naming(alternative: str | None) -> Iterator[None]:
+    """Adds an ungated repository to a gate's refusal."""
+    try:
+        yield
+    except Gated as error:
+        if alternative:
+            raise Gated(f"{error} Or take {alternative}, which asks for neither.") from error
+        raise
+
+
+def whole(repository: Repository) -> Path | None:
+    """The hub's cached snapshot, if nothing of the model is missing in it."""
+    snapshot = hub.snapshot(repository)
+    return snapshot if snapshot and hub.is_whole(snapshot) else None
+
+
+def look_up(choice: Choice, force: bool) -> hub.Listing:
+    """What there is to fetch, once it is known to fit this machine's disk and memory."""
+    listing = hub.look_up(choice.repository)
+    hub.check_space(listing)
+    if not force:
+        check_memory(listing, choice)
+    return listing
+
+
+def check_memory(listing: hub.Listing, choice: Choice) -> None:
+    """Raises NotEnoughMemory for a model that would not fit this machine, by its config.json alone."""
+    config = config_from_dict(read_json(hub.download(listing.repository.name, "config.json", listing.commit)))
+    bits = config.quantization.bits if config.quantization else choice.bits
+    weights = quantized_bytes(config, bits) if bits else 2 * parameter_count(config)
+    load.check_memory(choice.repository, config, weights, 16)
+
+
+def converted(choice: Choice, snapshot: Path, tokenizer: Path | None, progress: Progress | None, say: Say) -> Path:
+    """Our own conversion of a snapshot, made now unless another process was first."""
+    from elm_mlx.convert import convert
+
+    target = library.place(choice.repository.name, snapshot.name, choice.variant)
+    say(f"Converting {choice.repository} to {choice.variant}.")
+    try:
+        return convert(snapshot, target, bits=choice.bits, tokenizer=tokenizer, progress=progress).output
+    except TargetExists:
+        if library.describe(target) and (target / "config.json").exists():
+            return target
+        raise
+
+
+def openelm_tokenizer(say: Say) -> Path:
+    """The tokenizer that Apple's repositories lack, from any mirror whose file is the one the registry names."""
+    for mirror in registry.TOKENIZER_MIRRORS:
+        snapshot = hub.snapshot(Repository(mirror))
+        if snapshot and is_the_tokenizer(file := snapshot / registry.TOKENIZER_FILE):
+            return file
+    said = ""
+    for mirror in registry.TOKENIZER_MIRRORS:
+        try:
+            listing = hub.revision(Repository(mirror))
+            file = hub.download(mirror, registry.TOKENIZER_FILE, listing)
+        except Unreachable:
+            raise
+        except ElmError as error:
+            said = f"{mirror}: {error}"
+            continue
+        if is_the_tokenizer(file):
+            say(f"OpenELM's tokenizer comes from {mirror}.")
+            hub.point(Repository(mirror), listing)
+            return file
+        said = f"{mirror} has another file"
+        say(f"{mirror} has a {registry.TOKENIZER_FILE} that is not Llama 2's; trying the next.")
+    raise MissingTokenizer(f"OpenELM's tokenizer, Llama 2's {registry.TOKENIZER_FILE}, is on none of its mirrors "
+                           f"({said}). Give one with `elm-mlx convert ... --tokenizer FILE`.")  # fmt: skip
+
+
+def is_the_tokenizer(path: Path) -> bool:
+    """Whether a file is the registry's, by its hash."""
+    if not path.exists():
+        return False
+    with reading(path), path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest() == registry.TOKENIZER_SHA256

@@ -1,0 +1,109 @@
+"""The names that people type, as data: what each stands for, and where OpenELM's tokenizer comes from."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from difflib import get_close_matches
+from pathlib import Path
+
+from elm_mlx.errors import InvalidRequest, NotFound
+
+
+@dataclass(frozen=True)
+class Repository:
+    """owner/name on the hub, at a branch, a tag or a commit."""
+
+    name: str
+    revision: str = "main"
+
+    def __str__(self) -> str:
+        return self.name if self.revision == "main" else f"{self.name}@{self.revision}"
+
+
+@dataclass(frozen=True)
+class Known:
+    """A model by its short name: the publisher's repository, and a `ready` conversion to 4-bit MLX by others, which
+    asks for no licence to be accepted first, where there is one."""
+
+    name: str
+    original: str
+    parameters: int
+    ready: str | None = None
+    gated: bool = False
+
+
+READY_BITS = 4  # affine, in groups of 64
+# Sizes: OpenELM's and Llama's published counts, a tied head counted once.
+OPENELM = {
+    "270m": ("OpenELM-270M", 271_527_168),
+    "450m": ("OpenELM-450M", 457_179_136),
+    "1.1b": ("OpenELM-1_1B", 1_079_891_456),
+    "3b": ("OpenELM-3B", 3_036_647_424),
+}
+LLAMA = {
+    "llama-3-8b": ("Meta-Llama-3-8B", 8_030_261_248, "Meta-Llama-3-8B-Instruct-4bit"),
+    "llama-3-70b": ("Meta-Llama-3-70B", 70_553_706_496, None),
+    "llama-3.1-8b": ("Llama-3.1-8B", 8_030_261_248, "Meta-Llama-3.1-8B-Instruct-4bit"),
+    "llama-3.1-70b": ("Llama-3.1-70B", 70_553_706_496, "Meta-Llama-3.1-70B-Instruct-4bit"),
+    "llama-3.1-405b": ("Llama-3.1-405B", 405_853_388_800, None),
+    "llama-3.2-1b": ("Llama-3.2-1B", 1_235_814_400, "Llama-3.2-1B-Instruct-4bit"),
+    "llama-3.2-3b": ("Llama-3.2-3B", 3_212_749_824, "Llama-3.2-3B-Instruct-4bit"),
+    "llama-3.3-70b": ("Llama-3.3-70B", 70_553_706_496, "Llama-3.3-70B-Instruct-4bit"),
+}
+WITHOUT_A_BASE = {"llama-3.3-70b"}
+
+# Apple publishes none. It is Llama 2's, the same file under a few names.
+TOKENIZER_FILE = "tokenizer.model"
+TOKENIZER_SHA256 = "9e556afd44213b6bd1be2b850ebbbd98f5481437a8021afaf58ee7fb1818d347"
+TOKENIZER_MIRRORS = (
+    "mlx-community/OpenELM-270M",
+    "hf-internal-testing/llama-tokenizer",
+    "dinhanhx/llama-tokenizer-hf",
+    "UIC-R2-lab/llama2-tokenizer",
+    "instabase/llama2_tokenizer",
+)
+
+
+def known_models() -> dict[str, Known]:
+    """Every short name, in the order of the families and their sizes."""
+    models = []
+    for size, (original, parameters) in OPENELM.items():
+        models.append(Known(f"openelm-{size}", f"apple/{original}", parameters))
+        models.append(Known(f"openelm-{size}-instruct", f"apple/{original}-Instruct", parameters))
+    for name, (original, parameters, ready) in LLAMA.items():
+        if name not in WITHOUT_A_BASE:
+            models.append(Known(name, f"meta-llama/{original}", parameters, gated=True))
+        conversion = f"mlx-community/{ready}" if ready else None
+        models.append(Known(f"{name}-instruct", f"meta-llama/{original}-Instruct", parameters, conversion, gated=True))
+    return {model.name: model for model in models}
+
+
+def lacks_tokenizer(repository: str) -> bool:
+    """Whether it is one of Apple's OpenELM repositories, which hold no tokenizer."""
+    return repository.lower().startswith("apple/openelm")
+
+
+def parse(text: str) -> Path | Repository | Known:
+    """What a model argument names: a directory, a repository, or a known model.
+
+    What looks like a path or is a directory is one. Raises InvalidRequest for what can be none of the three, NotFound
+    with the nearest names for a short name that is not known.
+    """
+    if text.startswith((".", "/", "~")) or Path(text).is_dir():
+        return Path(text).expanduser()
+    if found := known_models().get(text.lower()):
+        return found
+    if re.fullmatch(r"[\w.-]+/[\w.-]+(@[\w./-]+)?", text, re.ASCII):
+        name, _, revision = text.partition("@")
+        return Repository(name, revision or "main")
+    if re.fullmatch(r"[\w.-]+", text, re.ASCII):
+        raise unknown(text)
+    raise InvalidRequest(f"{text!r} is no model: give a name that `elm-mlx list` shows, owner/name[@revision] of a "
+                         "repository, or a directory.")  # fmt: skip
+
+
+def unknown(name: str) -> NotFound:
+    near = get_close_matches(name.lower(), known_models(), n=3, cutoff=0.5)
+    hint = f" Did you mean {' or '.join(near)}?" if near else ""
+    return NotFound(f"There is no model {name!r} and no directory of that name.{hint} `elm-mlx list` shows the names.")

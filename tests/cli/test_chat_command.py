@@ -1,0 +1,137 @@
+"""`chat`: what is typed, what is answered where, and a Ctrl-C that stops the answer alone."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import checkpoints
+import pexpect
+import pytest
+
+PROGRAM = [sys.executable, "-m", "elm_mlx", "chat"]
+TEMPLATE = (
+    "{{ bos_token }}{% for m in messages %}<{{ m['role'] }}>{{ m['content'] | trim }}{% endfor %}"
+    "{% if add_generation_prompt %}<assistant>{% endif %}"
+)
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model without a template."""
+    return checkpoints.write(tmp_path_factory.mktemp("chat") / "base", checkpoints.CONFIGS["llama-3"])
+
+
+@pytest.fixture(scope="module")
+def instruct(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One with a template, which never stops by itself."""
+    raw = checkpoints.LLAMA | {"eos_token_id": None, "max_position_embeddings": 100_000}
+    folder = checkpoints.write(tmp_path_factory.mktemp("chat") / "instruct", raw)
+    settings = {"bos_token": "<s>", "add_bos_token": True, "chat_template": TEMPLATE}
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings), encoding="utf-8")
+    return folder
+
+
+def chat(model: Path, typed: str, *options: str) -> subprocess.CompletedProcess[str]:
+    command = [*PROGRAM, "--model", str(model), "--max-tokens", "6", *options]
+    done = subprocess.run(command, input=typed, capture_output=True, text=True, timeout=60, check=False)
+    assert "Traceback" not in done.stderr
+    return done
+
+
+def saved(model: Path, typed: str, folder: Path, *options: str) -> dict[str, object]:
+    """The conversation after what was typed."""
+    done = chat(model, f"{typed}/save {folder / 'chat.json'}\n", *options)
+    assert done.returncode == 0, done.stderr
+    found: dict[str, object] = json.loads((folder / "chat.json").read_text(encoding="utf-8"))
+    return found
+
+
+def contents(conversation: dict[str, object]) -> list[str]:
+    messages = conversation["messages"]
+    assert isinstance(messages, list)
+    return [message["content"] for message in messages if message["role"] == "user"]
+
+
+def test_answers_go_to_stdout_and_nothing_else_does(instruct: Path) -> None:
+    done = chat(instruct, "Hi\n/stats\n/nonsense\n/help\n")
+    assert done.returncode == 0
+    assert done.stdout.endswith("\n")
+    assert not any(word in done.stdout for word in ("/regen", "command", "the first after"))
+    assert "tokens" in done.stderr
+    assert "/regen" in done.stderr
+    assert "There is no such command" in done.stderr
+
+
+def test_lines_are_joined_by_backslashes_and_quotes(instruct: Path, tmp_path: Path) -> None:
+    typed = 'one \\\ntwo\n"""three\nfour\n"""\n'
+    assert contents(saved(instruct, typed, tmp_path)) == ["one \ntwo", "three\nfour\n"]
+
+
+def test_a_conversation_is_forgotten_saved_and_loaded(instruct: Path, tmp_path: Path) -> None:
+    first = saved(instruct, "one\n/reset\ntwo\n", tmp_path, "--system", "Be brief.")
+    assert (first["system"], contents(first)) == ("Be brief.", ["two"])
+    again = saved(instruct, f"/load {tmp_path / 'chat.json'}\nthree\n", tmp_path)
+    assert (again["system"], contents(again)) == ("Be brief.", ["two", "three"])
+
+
+def test_an_answer_is_made_again_the_same(instruct: Path) -> None:
+    answers = chat(instruct, "Hi\n/regen\n").stdout
+    assert answers[: len(answers) // 2] == answers[len(answers) // 2 :]
+
+
+def test_the_template_is_what_the_model_reads(instruct: Path) -> None:
+    sampled = ("--temperature", "1", "--seed", "3")
+    plain, told = (chat(instruct, "Hi\n", *sampled, *more).stdout for more in ((), ("--system", "Be brief.")))
+    assert plain != told
+
+
+def test_a_base_model_completes_and_goes_on(base: Path, tmp_path: Path) -> None:
+    conversation = saved(base, "the cat\n and the dog\n", tmp_path)
+    messages = conversation["messages"]
+    assert isinstance(messages, list)
+    assert [message["role"] for message in messages] == ["user", "assistant"] * 2
+    assert "no chat template" in chat(base, "/system Be brief.\n").stderr
+
+
+@pytest.mark.parametrize("content", ["no json", "[]", '{"messages": [1]}', '{"messages": [{"role": "user"}]}'])
+def test_a_file_that_is_no_conversation_is_refused(instruct: Path, tmp_path: Path, content: str) -> None:
+    (tmp_path / "other.json").write_text(content, encoding="utf-8")
+    done = chat(instruct, f"/load {tmp_path / 'other.json'}\n")
+    assert done.returncode == 0
+    assert "no conversation that /save wrote" in done.stderr
+
+
+def test_ctrl_c_stops_the_answer_and_not_the_program(instruct: Path) -> None:
+    options = ["--model", str(instruct), "--max-tokens", "50000"]
+    environment = os.environ | {"TERM": "xterm"}
+    child = pexpect.spawn(
+        PROGRAM[0], [*PROGRAM[1:], *options], env=environment, timeout=30, encoding="utf-8", codec_errors="replace"
+    )
+    child.expect("> ")
+    child.sendline("Hi")
+    child.expect(".{40}")
+    child.sendintr()
+    child.expect("\r\n> ")
+    child.sendline("/stats")
+    child.expect(r"\d+ \+ \d+ tokens")
+    child.sendintr()
+    child.expect("> ")
+    child.sendeof()
+    child.expect(pexpect.EOF)
+    child.close()
+    assert child.exitstatus == 0
+
+
+def test_generate_uses_the_template_unless_raw(instruct: Path) -> None:
+    def tokens(*more: str) -> int:
+        command = [sys.executable, "-m", "elm_mlx", "generate", "--model", str(instruct), "--prompt", "Hi", "--json"]
+        done = subprocess.run(
+            [*command, "--max-tokens", "2", *more], capture_output=True, check=True, stdin=subprocess.DEVNULL
+        )
+        return int(json.loads(done.stdout)["stats"]["prompt_tokens"])
+
+    assert tokens() > tokens("--raw") > 1

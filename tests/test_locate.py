@@ -1,0 +1,329 @@
+"""From a name to text against a hub on this machine: real processes, real downloads, and the faults between."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import checkpoints
+import mlx.core as mx
+import pytest
+from fake_hub import FakeHub
+
+from elm_mlx.convert import convert
+
+APPLE, READY, GATED = "apple/OpenELM-450M", "mlx-community/Llama-3.2-1B-Instruct-4bit", "meta-llama/Llama-3.2-1B"
+MIRRORS = ("someone/llama-tokenizer", "another/llama-tokenizer")
+# The registry is data: the tests put their own tokenizer and mirrors there. No socket but to the fake hub.
+PROGRAM = """
+import json, os, socket, sys
+import elm_mlx.store.registry as registry
+registry.TOKENIZER_SHA256, registry.TOKENIZER_MIRRORS = os.environ["SHA256"], json.loads(os.environ["MIRRORS"])
+if os.environ.get("NO_SOCKETS"):
+    def refuse(*_, **__):
+        raise AssertionError("the network was asked")
+    socket.socket.connect = socket.create_connection = socket.getaddrinfo = refuse
+from elm_mlx.cli import main
+main()
+"""
+
+
+@pytest.fixture(scope="module")
+def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    """A SentencePiece model of the tiny checkpoints' size."""
+    sentencepiece = pytest.importorskip("sentencepiece")
+    prefix = tmp_path_factory.mktemp("spm") / "m"
+    words = Path(__file__).read_text(encoding="utf-8").splitlines()
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(words), model_prefix=str(prefix), model_type="bpe", vocab_size=500, byte_fallback=True,
+        character_coverage=1.0, normalization_rule_name="identity", remove_extra_whitespaces=False, minloglevel=2,
+    )  # fmt: skip
+    return prefix.with_suffix(".model").read_bytes()
+
+
+@pytest.fixture(scope="module")
+def apple(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny OpenELM as Apple publishes it: float32, code, no tokenizer."""
+    folder = checkpoints.write(tmp_path_factory.mktemp("apple") / "m", checkpoints.OPENELM, tokenizer=False)
+    for name in ("modeling_openelm.py", "configuration_openelm.py", "README.md", "LICENSE"):
+        (folder / name).write_text("raise SystemExit('never run')", encoding="utf-8")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def ready(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny Llama in 4 bits as mlx-community publishes it."""
+    folder = tmp_path_factory.mktemp("ready")
+    source = checkpoints.write(folder / "s", checkpoints.CONFIGS["llama-3.2"], dtype=mx.bfloat16)
+    return convert(source, folder / "m", bits=4, group_size=32).output
+
+
+def listing(folder: Path) -> dict[str, bytes | Path]:
+    return {file.name: file for file in folder.iterdir()}
+
+
+@pytest.fixture
+def hub(apple: Path, ready: Path, tokenizer: bytes) -> Iterator[FakeHub]:
+    with FakeHub() as hub:
+        hub.add(APPLE, listing(apple))
+        hub.add(READY, listing(ready))
+        hub.add(GATED, listing(ready) | {"original/consolidated.00.pth": b"a second copy"}, gated="hf_good")
+        hub.add(MIRRORS[0], {"tokenizer.model": b"something else"})
+        hub.add(MIRRORS[1], {"tokenizer.model": tokenizer})
+        yield hub
+
+
+class Machine:
+    """A home, a hub and a program."""
+
+    def __init__(self, home: Path, hub: FakeHub, tokenizer: bytes) -> None:
+        self.home, self.hub = home, hub
+        known = {"SHA256": hashlib.sha256(tokenizer).hexdigest(), "MIRRORS": json.dumps(MIRRORS)}
+        self.environment = (
+            hub.environment(home) | known | {"ELM_MLX_CACHE": str(home / "elm"), "ELM_MLX_BLAS": "reference"}
+        )
+
+    def start(self, *arguments: object, **environment: str) -> subprocess.Popen[str]:
+        command = [sys.executable, "-c", PROGRAM, *map(str, arguments)]
+        pipes: dict[str, Any] = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+        return subprocess.Popen(command, env=self.environment | environment, text=True, **pipes)
+
+    def run(self, *arguments: object, **environment: str) -> subprocess.CompletedProcess[str]:
+        process = self.start(*arguments, **environment)
+        out, err = process.communicate(timeout=120)
+        return subprocess.CompletedProcess(arguments, process.returncode, out, err)
+
+    def generate(self, model: str, *more: object, **environment: str) -> subprocess.CompletedProcess[str]:
+        return self.run("generate", "--model", model, "--prompt", "Once", "--max-tokens", 4, *more, **environment)
+
+
+@pytest.fixture
+def machine(tmp_path: Path, hub: FakeHub, tokenizer: bytes) -> Machine:
+    return Machine(tmp_path / "home", hub, tokenizer)
+
+
+def well(done: subprocess.CompletedProcess[str]) -> subprocess.CompletedProcess[str]:
+    assert done.returncode == 0, done.stderr
+    return done
+
+
+def sent(hub: FakeHub) -> dict[str, int]:
+    """The files whose bytes were sent, and how many of them."""
+    files: dict[str, int] = {}
+    for request in hub.requests:
+        if request.method == "GET" and request.status in (200, 206) and re.search("/(resolve|cdn)/", request.path):
+            name = request.path.partition("?")[0].rpartition("/")[2]
+            files[name] = files.get(name, 0) + request.sent
+    return files
+
+
+def test_a_name_becomes_text_and_the_second_time_without_the_network(machine: Machine, hub: FakeHub) -> None:
+    first = well(machine.generate("openelm-450m"))
+    assert "has a tokenizer.model that is not Llama 2's" in first.stderr
+    assert f"comes from {MIRRORS[1]}" in first.stderr
+    assert f"Fetching {APPLE} at commit" in first.stderr
+    assert not {"modeling_openelm.py", "README.md"} & set(sent(hub))
+    hub.reset()
+    second = well(machine.generate("openelm-450m", NO_SOCKETS="1"))
+    assert second.stdout == first.stdout != ""
+    assert not hub.requests
+    assert second.stderr.count(f"{APPLE} at commit") == 1
+
+
+def test_bits_make_and_find_their_own_variant(machine: Machine, hub: FakeHub) -> None:
+    made = well(machine.run("pull", "openelm-450m", "--bits", 4))
+    path = Path(made.stdout.strip())
+    assert json.loads((path / "config.json").read_text(encoding="utf-8"))["quantization"]["bits"] == 4
+    hub.reset()
+    assert well(machine.run("pull", "openelm-450m", "--bits", 4, NO_SOCKETS="1")).stdout == made.stdout
+    # Another variant of what the hub's cache holds needs no network either.
+    other = well(machine.run("pull", "openelm-450m", NO_SOCKETS="1"))
+    assert other.stdout != made.stdout
+    assert not hub.requests
+
+
+def test_a_ready_conversion_runs_from_the_hubs_cache(machine: Machine, hub: FakeHub) -> None:
+    done = well(machine.run("pull", "llama-3.2-1b-instruct"))
+    assert str(machine.home) in done.stdout
+    assert "snapshots" in done.stdout
+    assert READY in done.stderr
+    hub.reset()
+    well(machine.generate("llama-3.2-1b-instruct", NO_SOCKETS="1"))
+    assert not hub.requests
+    refused = machine.generate(READY, "--bits", 8)
+    assert (refused.returncode, refused.stdout) == (2, "")
+    assert "quantized to 4 bits already" in refused.stderr
+
+
+def test_a_gated_repository_says_where_to_accept_and_how_to_set_a_token(machine: Machine, hub: FakeHub) -> None:
+    refused = machine.generate("llama-3.2-1b")
+    assert refused.returncode == 77
+    assert f"https://huggingface.co/{GATED}" in refused.stderr
+    assert "HF_TOKEN" in refused.stderr
+    well(machine.generate("llama-3.2-1b", HF_TOKEN="hf_good"))
+    assert "consolidated.00.pth" not in sent(hub)
+
+
+def test_a_gated_original_names_its_ungated_conversion(machine: Machine, hub: FakeHub, ready: Path) -> None:
+    hub.add(f"{GATED}-Instruct", listing(ready), gated="hf_good")
+    refused = machine.generate("llama-3.2-1b-instruct", "--bits", 8)
+    assert refused.returncode == 77
+    assert READY in refused.stderr
+
+
+@pytest.mark.parametrize("switch", ["HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE"])
+def test_offline_and_not_there_is_said_at_once(machine: Machine, hub: FakeHub, switch: str) -> None:
+    begun = time.monotonic()
+    done = machine.generate("openelm-450m", **{switch: "1"})
+    assert time.monotonic() - begun < 5
+    assert (done.returncode, done.stdout) == (75, "")
+    assert "not on this machine" in done.stderr
+    assert not hub.requests
+
+
+def test_a_killed_download_goes_on_in_another_process(machine: Machine, hub: FakeHub, apple: Path) -> None:
+    size = (apple / "model.safetensors").stat().st_size
+    hub.slow("model.safetensors", size / 4)
+    process = machine.start("pull", "openelm-450m")
+    while not any(file.stat().st_size > size / 4 for file in machine.home.rglob("*.partial")):
+        assert process.poll() is None
+        time.sleep(0.02)
+    process.kill()
+    process.communicate()
+    hub.mend()
+    hub.reset()
+    well(machine.generate("openelm-450m"))
+    assert 0 < sent(hub)["model.safetensors"] < 0.8 * size
+    assert not [*machine.home.rglob("*.partial")]
+
+
+def test_a_cut_within_a_process_is_not_noticed(machine: Machine, hub: FakeHub) -> None:
+    hub.cut("model.safetensors", after=1000, times=2)
+    well(machine.generate("openelm-450m"))
+
+
+def test_bytes_that_are_not_the_hubs_are_refused(machine: Machine, hub: FakeHub) -> None:
+    hub.corrupt("model.safetensors")
+    done = machine.generate("openelm-450m")
+    assert (done.returncode, done.stdout) == (65, "")
+    assert "not the bytes that the hub names" in done.stderr
+    hub.mend()
+    well(machine.generate("openelm-450m"))
+
+
+def test_no_mirror_with_the_right_tokenizer_is_said(machine: Machine, hub: FakeHub) -> None:
+    done = machine.generate("openelm-450m", SHA256="0" * 64)
+    assert (done.returncode, done.stdout) == (66, "")
+    assert "on none of its mirrors" in done.stderr
+    assert "--tokenizer" in done.stderr
+
+
+def test_two_pulls_at_once_both_end_well(machine: Machine, hub: FakeHub) -> None:
+    hub.slow("model.safetensors", 400_000)
+    both = [machine.start("pull", "openelm-450m", "--bits", 4) for _ in range(2)]
+    said = [process.communicate(timeout=120) for process in both]
+    assert [process.returncode for process in both] == [0, 0], said
+    assert said[0][0] == said[1][0]
+
+
+def test_a_pull_that_was_interrupted_leaves_nothing_that_looks_whole(machine: Machine, hub: FakeHub) -> None:
+    hub.slow("model.safetensors", 100_000)
+    process = machine.start("pull", "openelm-450m")
+    time.sleep(2.5)
+    process.send_signal(signal.SIGINT)
+    process.communicate(timeout=30)
+    assert process.returncode == 130
+    hub.mend()
+    assert machine.generate("openelm-450m", HF_HUB_OFFLINE="1").returncode == 75
+    well(machine.generate("openelm-450m"))
+
+
+def test_a_cache_entry_that_lost_its_blob_is_fetched_again(machine: Machine, hub: FakeHub) -> None:
+    path = Path(well(machine.run("pull", "llama-3.2-1b-instruct")).stdout.strip())
+    (path / "model.safetensors").resolve().unlink()
+    hub.reset()
+    well(machine.generate("llama-3.2-1b-instruct"))
+    assert set(sent(hub)) == {"model.safetensors"}
+
+
+def test_rm_removes_our_copies_alone(machine: Machine, hub: FakeHub, tmp_path: Path) -> None:
+    path = Path(well(machine.run("pull", "openelm-450m")).stdout.strip())
+    before = sorted((machine.home / "hub").rglob("*")) if (machine.home / "hub").exists() else []
+    unanswered = machine.run("rm", "openelm-450m")
+    assert unanswered.returncode != 0
+    assert path.exists()
+    well(machine.run("rm", "openelm-450m", "--yes"))
+    assert not path.exists()
+    assert before == (sorted((machine.home / "hub").rglob("*")) if (machine.home / "hub").exists() else [])
+    assert machine.run("rm", "openelm-450m", "--yes").returncode == 66
+    hub.reset()
+    well(machine.generate("openelm-450m", NO_SOCKETS="1"))  # the hub's cache still has what it is made from
+
+
+def test_rm_follows_no_link(machine: Machine, hub: FakeHub, tmp_path: Path) -> None:
+    path = Path(well(machine.run("pull", "openelm-450m")).stdout.strip())
+    mine = tmp_path / "mine"
+    shutil.copytree(path, mine)
+    shutil.rmtree(path)
+    path.symlink_to(mine)
+    assert machine.run("rm", "openelm-450m", "--yes").returncode == 66
+    assert (mine / "config.json").exists()
+
+
+def test_list_tells_what_is_here(machine: Machine, hub: FakeHub) -> None:
+    well(machine.run("pull", "openelm-450m", "--bits", 4))
+    rows = json.loads(well(machine.run("list", "--json", NO_SOCKETS="1")).stdout)
+    here = [row for row in rows if row["path"]]
+    assert [row["name"] for row in here] == [APPLE]
+    assert 4 < here[0]["bits"] < 8
+    assert "openelm-270m" in well(machine.run("list", "-q")).stdout.splitlines()
+
+
+def test_a_near_miss_is_answered_with_the_right_name(machine: Machine) -> None:
+    done = machine.generate("openelm-45m")
+    assert done.returncode == 66
+    assert "Did you mean openelm-450m" in done.stderr
+
+
+def test_an_unknown_repository_says_so(machine: Machine) -> None:
+    done = machine.generate("nobody/nothing")
+    assert done.returncode == 66
+    assert "nobody/nothing" in done.stderr
+
+
+def test_a_hub_that_does_not_answer_is_said(machine: Machine, hub: FakeHub) -> None:
+    hub.offline()
+    done = machine.generate("openelm-450m")
+    assert (done.returncode, done.stdout) == (75, "")
+    assert "could not be fetched" in done.stderr
+
+
+def test_too_little_memory_is_said_before_the_weights_are_fetched(machine: Machine, hub: FakeHub) -> None:
+    script = "import elm_mlx.machine as m; m.memory_limit = lambda: 1000\n" + PROGRAM
+    command = [sys.executable, "-c", script, "pull", "openelm-450m"]
+    done = subprocess.run(command, env=machine.environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 71, done.stderr
+    assert "model.safetensors" not in sent(hub)
+
+
+def test_too_little_disk_is_said_before_the_first_byte(machine: Machine, hub: FakeHub) -> None:
+    script = "import shutil; shutil.disk_usage = lambda _: shutil._ntuple_diskusage(10, 5, 5)\n" + PROGRAM
+    command = [sys.executable, "-c", script, "pull", "openelm-450m", "--force"]
+    done = subprocess.run(command, env=machine.environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 74, done.stderr
+    assert not sent(hub)
+
+
+def test_the_environment_of_these_tests_reaches_no_real_hub(machine: Machine) -> None:
+    assert machine.environment["HF_ENDPOINT"].startswith("http://127.0.0.1")
+    assert os.environ.get("HF_ENDPOINT") is None
