@@ -284,17 +284,17 @@ def load(
     `progress` hears (bytes loaded, in all). Raises InvalidRequest, NotFound, MissingTokenizer, BadCheckpoint,
     Unsupported, and NotEnoughMemory for what this machine has no room for, unless `force`.
     """
-    directory = directory_of(model, bits)
+    directory = directory_of(model, bits, force)
     return LanguageModel(load_directory(directory, cpu_policy, progress, force))
 
 
-def directory_of(model: str | Path | None, bits: int | None = None) -> Path:
+def directory_of(model: str | Path | None, bits: int | None, force: bool) -> Path:
     """Where a model lies once it is on this machine."""
     if model is None:
         if bits:
             raise InvalidRequest("The built-in demo has 8 bits. Name a model, or leave bits out.")
         return demo_directory()
-    return pull(model, bits).path
+    return pull(model, bits, force=force).path
 
 
 @dataclass(frozen=True)

@@ -14,11 +14,22 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from elm_mlx.arguments import Progress
+from elm_mlx.backend import mx as _mx  # noqa: F401  first, for its sentence where MLX has no backend
 from elm_mlx.config import config_from_dict
 from elm_mlx.costs import gigabytes, parameter_count, quantized_bytes
-from elm_mlx.errors import ElmError, Gated, InvalidRequest, MissingTokenizer, TargetExists, Unreachable
+from elm_mlx.errors import (
+    BadCheckpoint,
+    ElmError,
+    Gated,
+    InvalidRequest,
+    MissingTokenizer,
+    NotFound,
+    TargetExists,
+    Unreachable,
+)
 from elm_mlx.store import hub, library, load, registry
 from elm_mlx.store.files import optional_json, read_json, reading
+from elm_mlx.store.layout import is_whole
 from elm_mlx.store.registry import Known, Repository
 
 Say = Callable[[str], None]
@@ -61,8 +72,10 @@ def locate(model: str | Path, bits: int | None = None) -> Located | None:
 
     Raises InvalidRequest and NotFound for what names nothing.
     """
-    named = registry.parse(str(model))
+    named = registry.parse(model)
     if isinstance(named, Path):
+        if not named.is_dir():
+            raise NotFound(f"There is no directory {named}. Give a model's directory, or a name.")
         if bits:
             raise InvalidRequest(f"{named} is a directory, which has the bits that it has. Convert it with "
                                  f"`elm-mlx convert {named} --bits {bits}`, or name a model.")  # fmt: skip
@@ -71,13 +84,17 @@ def locate(model: str | Path, bits: int | None = None) -> Located | None:
 
 
 def on_this_machine(choice: Choice) -> Located | None:
-    """Our own conversion, else the hub's cache where that loads as it is."""
-    repository = choice.repository
-    snapshot = hub.snapshot(repository)
-    commit = snapshot.name if snapshot else None
-    if own := library.find(repository.name, choice.variant, commit if repository.revision != "main" else None):
+    """Our own conversion, else the hub's cache where that loads as it is.
+
+    Of "main" any commit will do where the cache does not know which one it is; of another revision none but its own.
+    """
+    repository, commit = choice.repository, hub.commit_of(choice.repository)
+    any_will_do = commit or repository.revision == "main"
+    own = library.find(repository.name, choice.variant, commit) if any_will_do else None
+    if own:
         return Located(own, repository, own.name.partition("-")[2])
-    if snapshot and whole(repository) and loads_as_it_is(snapshot, choice):
+    snapshot = whole(repository)
+    if snapshot and loads_as_it_is(snapshot, choice):
         return Located(snapshot, repository, commit)
     return None
 
@@ -113,8 +130,8 @@ def pull(
     """
     if found := locate(model, bits):
         return found
-    named = registry.parse(str(model))
-    assert not isinstance(named, Path)
+    named = registry.parse(model)
+    assert not isinstance(named, Path)  # which locate has answered
     choice = choose(named, bits)
     repository = choice.repository
     with naming(choice.alternative):
@@ -123,8 +140,8 @@ def pull(
         if listing:
             say(f"Fetching {repository} at commit {listing.commit[:12]}: {gigabytes(listing.nbytes)}.")
             hub.fetch(listing, fetching)
-    snapshot = whole(repository)
-    assert snapshot
+    if not (snapshot := whole(repository)):
+        raise BadCheckpoint(f"{repository} lacks files that its own index of weights names. Try another revision.")
     if loads_as_it_is(snapshot, choice):
         return Located(snapshot, repository, snapshot.name)
     return Located(converted(choice, snapshot, tokenizer, converting, say), repository, snapshot.name)
@@ -144,7 +161,7 @@ def naming(alternative: str | None) -> Iterator[None]:
 def whole(repository: Repository) -> Path | None:
     """The hub's cached snapshot, if nothing of the model is missing in it."""
     snapshot = hub.snapshot(repository)
-    return snapshot if snapshot and hub.is_whole(snapshot) else None
+    return snapshot if snapshot and is_whole(snapshot) else None
 
 
 def look_up(choice: Choice, force: bool) -> hub.Listing:
@@ -169,13 +186,15 @@ def converted(choice: Choice, snapshot: Path, tokenizer: Path | None, progress: 
     from elm_mlx.convert import convert
 
     target = library.place(choice.repository.name, snapshot.name, choice.variant)
+    if target.is_dir() and not is_whole(target):
+        library.remove(target)
     say(f"Converting {choice.repository} to {choice.variant}.")
     try:
         return convert(snapshot, target, bits=choice.bits, tokenizer=tokenizer, progress=progress).output
     except TargetExists:
-        if library.describe(target) and (target / "config.json").exists():
-            return target
-        raise
+        if not is_whole(target):
+            raise
+        return target  # another process was first
 
 
 def openelm_tokenizer(say: Say) -> Path:
@@ -184,24 +203,24 @@ def openelm_tokenizer(say: Say) -> Path:
         snapshot = hub.snapshot(Repository(mirror))
         if snapshot and is_the_tokenizer(file := snapshot / registry.TOKENIZER_FILE):
             return file
-    said = ""
+    refusal: ElmError | None = None
     for mirror in registry.TOKENIZER_MIRRORS:
         try:
-            listing = hub.revision(Repository(mirror))
-            file = hub.download(mirror, registry.TOKENIZER_FILE, listing)
-        except Unreachable:
-            raise
+            commit = hub.revision(Repository(mirror))
+            file = hub.download(mirror, registry.TOKENIZER_FILE, commit)
         except ElmError as error:
-            said = f"{mirror}: {error}"
+            refusal = error
             continue
         if is_the_tokenizer(file):
             say(f"OpenELM's tokenizer comes from {mirror}.")
-            hub.point(Repository(mirror), listing)
+            hub.point(Repository(mirror), commit)
             return file
-        said = f"{mirror} has another file"
         say(f"{mirror} has a {registry.TOKENIZER_FILE} that is not Llama 2's; trying the next.")
-    raise MissingTokenizer(f"OpenELM's tokenizer, Llama 2's {registry.TOKENIZER_FILE}, is on none of its mirrors "
-                           f"({said}). Give one with `elm-mlx convert ... --tokenizer FILE`.")  # fmt: skip
+    if isinstance(refusal, Unreachable):
+        raise refusal
+    why = f" ({refusal})" if refusal else ""
+    raise MissingTokenizer(f"OpenELM's tokenizer, Llama 2's {registry.TOKENIZER_FILE}, is on none of its mirrors{why}. "
+                           "Give one with `elm-mlx convert ... --tokenizer FILE`.")  # fmt: skip
 
 
 def is_the_tokenizer(path: Path) -> bool:

@@ -9,7 +9,7 @@ from pathlib import Path
 def memory_limit() -> int:
     """Bytes that a model may fill: on a Mac what Metal recommends of the unified memory, on an NVIDIA GPU its own
     memory, and else what is free."""
-    import mlx.core as mx
+    from elm_mlx.backend import mx
 
     device = mx.device_info()
     return int(device.get("max_recommended_working_set_size") or device.get("total_memory") or free_memory())
@@ -36,7 +36,7 @@ def total_memory() -> int:
 
 def backend() -> str:
     """The kind of device that MLX computes on here, with its name."""
-    import mlx.core as mx
+    from elm_mlx.backend import mx
 
     kind = "Metal" if mx.metal.is_available() else "CUDA" if mx.cuda.is_available() else "CPU"
     return f"{kind}, {mx.device_info().get('device_name', 'unnamed')}"

@@ -30,8 +30,8 @@ STAIR = (
     ("store.weights",),
     ("store.quantize",),
     ("store.load",),  # 5: directory -> model, tokenizer, config
-    ("store.registry", "store.library", "store.download"),  # 6: names and the network
-    ("store.hub",),
+    ("store.registry", "store.layout", "store.download"),  # 6: names and the network
+    ("store.hub", "store.library"),
     ("convert.*",),  # 7
     ("locate",),  # 8: from a name to a directory, which asks convert inside the function that needs it
     ("api",),

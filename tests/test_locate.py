@@ -327,3 +327,78 @@ def test_too_little_disk_is_said_before_the_first_byte(machine: Machine, hub: Fa
 def test_the_environment_of_these_tests_reaches_no_real_hub(machine: Machine) -> None:
     assert machine.environment["HF_ENDPOINT"].startswith("http://127.0.0.1")
     assert os.environ.get("HF_ENDPOINT") is None
+
+
+def test_a_pinned_revision_is_that_and_no_other(machine: Machine, hub: FakeHub, apple: Path) -> None:
+    first = Path(well(machine.run("pull", "openelm-450m")).stdout.strip())
+    newer = hub.add(APPLE, listing(apple) | {"generation_config.json": b'{"do_sample": false}'})
+    pinned = Path(well(machine.run("pull", f"{APPLE}@{newer}")).stdout.strip())
+    assert newer in pinned.name
+    assert pinned != first
+    # What a pinned pull brought does not become what the name means.
+    assert well(machine.run("pull", "openelm-450m", NO_SOCKETS="1")).stdout.strip() == str(first)
+    absent = machine.run("pull", f"{APPLE}@{'0' * 40}", HF_HUB_OFFLINE="1")
+    assert absent.returncode == 75
+
+
+def test_a_path_is_never_a_repository(machine: Machine, hub: FakeHub) -> None:
+    for path in (f"./{APPLE}", f"/nowhere/{APPLE}", "~nobody/there"):
+        done = machine.generate(path)
+        assert (done.returncode, done.stdout) == (66, ""), path
+        assert "no directory" in done.stderr
+    assert not hub.requests
+
+
+@pytest.mark.parametrize("name", ["a/b--c", "a/..", "a/b@../../x", "a b"])
+def test_a_name_that_none_can_have_is_a_sentence(machine: Machine, name: str) -> None:
+    done = machine.generate(name)
+    assert done.returncode in (2, 66), done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_shards_are_fetched_whole_or_not_taken(machine: Machine, hub: FakeHub, tmp_path: Path) -> None:
+    folder = checkpoints.write(tmp_path / "s", checkpoints.CONFIGS["llama-3"], shards=3)
+    hub.add("some/model", listing(folder))
+    path = Path(well(machine.run("pull", "some/model")).stdout.strip())
+    shard = sorted(path.glob("model-00002*"))[0]
+    shard.resolve().unlink()
+    hub.reset()
+    well(machine.generate("some/model"))
+    assert set(sent(hub)) == {shard.name}
+
+
+def test_an_index_that_names_what_is_not_there_is_said(machine: Machine, hub: FakeHub, tmp_path: Path) -> None:
+    folder = checkpoints.write(tmp_path / "s", checkpoints.CONFIGS["llama-3"], shards=2)
+    files = {name: file for name, file in listing(folder).items() if "00002-of" not in name}
+    hub.add("some/model", files)
+    done = machine.generate("some/model")
+    assert done.returncode == 65, done.stderr
+    assert "lacks files" in done.stderr
+
+
+def test_a_damaged_copy_is_listed_replaced_and_removable(machine: Machine, hub: FakeHub) -> None:
+    path = Path(well(machine.run("pull", "openelm-450m")).stdout.strip())
+    (path / "model.safetensors").unlink()
+    rows = json.loads(well(machine.run("list", "--json")).stdout)
+    assert any(row["path"] == str(path) and row["error"] for row in rows)
+    well(machine.generate("openelm-450m", NO_SOCKETS="1"))
+    (path / "config.json").unlink()
+    well(machine.run("rm", "openelm-450m", "--yes"))
+    assert not path.exists()
+
+
+def test_a_busy_hub_is_asked_again(machine: Machine, hub: FakeHub) -> None:
+    hub.fail("model.safetensors", status=503, times=2)
+    well(machine.generate("openelm-450m"))
+
+
+def test_python_may_force_what_memory_refuses(machine: Machine, hub: FakeHub) -> None:
+    script = PROGRAM.replace("from elm_mlx.cli import main\nmain()", "") + (
+        "import elm_mlx, elm_mlx.machine as machine\n"
+        "machine.memory_limit = lambda: 1000\n"
+        "print(len(elm_mlx.load('openelm-450m', force=True).generate('Hi', 3).tokens))\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], env=machine.environment, capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "3\n", "")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -74,11 +75,15 @@ def entries() -> Iterator[str]:
             return
         except KeyboardInterrupt:
             say("")  # Ctrl-C at the prompt drops the line
+        except UnicodeDecodeError as error:
+            raise InvalidRequest(
+                "What is typed is not UTF-8 text. Convert it first, for example with iconv."
+            ) from error
 
 
 def entry() -> str:
     """One entry: a line, lines joined by backslashes, or what stands between triple quotes."""
-    shown = sys.stdin.isatty()
+    shown = sys.stdin.isatty() and sys.stdout.isatty()
     text = input(PROMPT if shown else "")
     if text.lstrip().startswith(BLOCK):
         text = text.lstrip().removeprefix(BLOCK)
@@ -88,6 +93,10 @@ def entry() -> str:
     while text.endswith("\\"):
         text = text[:-1] + "\n" + input(MORE if shown else "")
     return text
+
+
+def expanded(name: str) -> Path:
+    return Path(os.path.expanduser(name))  # noqa: PTH111, which raises for an unknown user
 
 
 class Chat:
@@ -106,9 +115,11 @@ class Chat:
         for text in entries:
             if text.strip() in ("/exit", "/quit", "/bye"):
                 return
+            before = list(self.messages)
             try:
                 self.handle(text)
             except ElmError as error:
+                self.messages = before  # what cannot be answered is not said
                 say(f"elm-mlx: {error}")
 
     def handle(self, text: str) -> None:
@@ -143,11 +154,10 @@ class Chat:
         """Streams the answer to the last message; Ctrl-C stops it and keeps what came."""
         prompt = self.prompt()
         self.last = stream = self.lm.stream(prompt, **self.options)
-        try:
+        with suppress(KeyboardInterrupt):
             for piece in stream:
                 print(piece.text, end="", flush=True)
-        except KeyboardInterrupt:
-            stream.close()
+        stream.close()
         print()
         self.messages.append({"role": "assistant", "content": self.told(prompt, stream.completion)})
 
@@ -190,11 +200,11 @@ class Chat:
         if not name:
             raise InvalidRequest("Give a file: /save FILE.")
         with disk_errors(f"{name} cannot be written", "Name another file."):
-            write_json(Path(name).expanduser(), {"system": self.system, "messages": self.messages})
+            write_json(expanded(name), {"system": self.system, "messages": self.messages})
         say(f"Saved to {name}.")
 
     def load(self, name: str) -> None:
-        path = Path(name).expanduser()
+        path = expanded(name)
         try:
             with disk_errors(f"{name} cannot be read", "Name another file."):
                 saved = json.loads(path.read_text(encoding="utf-8"))

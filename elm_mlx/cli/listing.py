@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 import click
 
 import elm_mlx
 from elm_mlx.costs import gigabytes
+from elm_mlx.errors import ElmError
 from elm_mlx.machine import memory_limit
 from elm_mlx.store import library, registry
 
@@ -21,7 +23,8 @@ def command(as_json: bool, names_only: bool) -> None:
 
     Asks no network.
     """
-    rows = known() + others()
+    rows = known()
+    rows += others({row["path"] for row in rows})
     if as_json:
         click.echo(json.dumps(rows))
         return
@@ -38,32 +41,34 @@ def known() -> list[dict[str, Any]]:
     ]
 
 
-def others() -> list[dict[str, Any]]:
+def others(shown: set[str | None]) -> list[dict[str, Any]]:
     """Our copies that no short name stands for, or in other bits than it does."""
-    shown = {row["path"] for row in known()}
-    rest = [copy for copy in library.copies() if str(copy.path) not in shown]
     return [
-        {"name": copy.repository, "repository": copy.repository, "parameters": None}
-        | figures(copy.path)
-        | {"fits": None}
-        for copy in rest
+        {"name": copy.repository, "repository": copy.repository, "parameters": None, "fits": None} | figures(copy.path)
+        for copy in library.copies()
+        if str(copy.path) not in shown
     ]
 
 
 def local(name: str) -> dict[str, Any]:
+    """Where a model lies here and how large it is, if it does."""
     from elm_mlx.locate import locate  # here, as --help needs no MLX
 
     found = locate(name)
-    return figures(found.path) if found else {"path": None, "bytes": None, "bits": None}
+    return figures(found.path) if found else {"path": None, "bytes": None, "bits": None, "error": None}
 
 
-def figures(path: Any) -> dict[str, Any]:
-    info = elm_mlx.info(path)
-    return {"path": str(path), "bytes": info.weight_bytes, "bits": round(info.bits_per_weight, 2)}
+def figures(path: Path) -> dict[str, Any]:
+    """What the headers of a directory say; a damaged one must not hide the others."""
+    try:
+        info = elm_mlx.info(path)
+    except ElmError as error:
+        return {"path": str(path), "bytes": None, "bits": None, "error": str(error)}
+    return {"path": str(path), "bytes": info.weight_bytes, "bits": round(info.bits_per_weight, 2), "error": None}
 
 
 def line(row: dict[str, Any]) -> str:
-    here = f"{gigabytes(row['bytes'])}, {row['bits']} bits, {row['path']}" if row["path"] else ""
+    here = f"{gigabytes(row['bytes'])}, {row['bits']} bits, {row['path']}" if row["bytes"] else row["error"]
     size = f"{row['parameters'] / 1e9:.2f}B" if row["parameters"] else ""
     fits = "" if row["fits"] is not False else "too large for this machine"
     return f"{row['name']:<24} {size:>8}  {here or fits}".rstrip()

@@ -18,7 +18,7 @@ def command(name: str, yes: bool) -> None:
     copies = of_name(name)
     for copy in copies:
         if yes or click.confirm(f"Remove {copy.repository} {copy.variant} in {copy.path}?", err=True):
-            say(f"Removed {copy.path}: {library.remove(copy) / 1e6:,.1f} MB.")
+            say(f"Removed {copy.path}: {library.remove(copy.path) / 1e6:,.1f} MB.")
 
 
 def of_name(name: str) -> list[library.Copy]:

@@ -36,7 +36,7 @@ def fetch_blob(request: Request, blob: Path, size: int | None, report: Report) -
             return
         complete(request, partial, size, report)
         if not is_named(partial, blob.name):
-            partial.unlink()
+            partial.write_bytes(b"")  # not unlinked: another process may wait for it
             raise BadCheckpoint(f"What came for {blob.name} are not the bytes that the hub names; a proxy may have "
                                 "changed them. Try again.")  # fmt: skip
         partial.replace(blob)
@@ -53,19 +53,18 @@ def locked(partial: Path) -> Iterator[None]:
 def complete(request: Request, partial: Path, size: int | None, report: Report) -> None:
     """Adds bytes until there are `size`, over cut connections and a hub that is busy."""
     failures = 0
-    while True:
-        before = partial.stat().st_size
-        if before and before == size:
-            return
+    while (before := partial.stat().st_size) != size or size == 0:
+        error: Exception = ConnectionError("the connection ended early")
         try:
             append(request, partial, report)
-            if size is None or partial.stat().st_size >= size:
+            if size is None or partial.stat().st_size == size:
                 return
-        except Exception as error:
-            failures = 1 if partial.stat().st_size > before else failures + 1
-            if failures == TRIES or not is_transient(error):
-                raise
-            time.sleep(2 ** (failures - 1))
+        except Exception as raised:
+            error = raised
+        failures = 0 if partial.stat().st_size > before else failures + 1
+        if failures == TRIES or not is_transient(error):
+            raise error
+        time.sleep(2**failures / 2)
 
 
 def append(request: Request, partial: Path, report: Report) -> None:

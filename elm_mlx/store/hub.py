@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import re
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -17,20 +17,12 @@ from pathlib import Path
 
 from elm_mlx.arguments import Progress
 from elm_mlx.costs import gigabytes
-from elm_mlx.errors import DiskFull, ElmError, Gated, NotFound, Unreachable, Unsupported
+from elm_mlx.errors import DiskFull, ElmError, Gated, InvalidRequest, NotFound, Unreachable, Unsupported
 from elm_mlx.store.download import Report, fetch_blob
-from elm_mlx.store.files import disk_errors, optional_json, reading
+from elm_mlx.store.files import disk_errors, reading
+from elm_mlx.store.layout import needed_files, weight_files
 from elm_mlx.store.registry import Repository
 
-SMALL_FILES = (
-    "config.json",
-    "generation_config.json",
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "chat_template.jinja",
-)
-WEIGHTS = (r"model(-\d+-of-\d+)?\.safetensors(\.index\.json)?", r"pytorch_model(-\d+-of-\d+)?\.bin(\.index\.json)?")
 TRUE = ("1", "ON", "YES", "TRUE")  # as huggingface_hub reads its switches
 CHUNK, TIMEOUT_S = 1 << 16, 30
 SPARE_BYTES = 100 * 2**20
@@ -53,10 +45,10 @@ class Listing:
 
 def cache_directory() -> Path:
     """Where huggingface_hub keeps its files."""
-    if named := os.environ.get("HF_HUB_CACHE") or os.environ.get("HUGGINGFACE_HUB_CACHE"):
-        return Path(named).expanduser()
-    caches = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
-    return Path(os.environ.get("HF_HOME") or caches / "huggingface").expanduser() / "hub"
+    caches = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    home = os.environ.get("HF_HOME") or f"{caches}/huggingface"
+    named = os.environ.get("HF_HUB_CACHE") or os.environ.get("HUGGINGFACE_HUB_CACHE") or f"{home}/hub"
+    return Path(os.path.expandvars(os.path.expanduser(named)))  # noqa: PTH111, as huggingface_hub reads them
 
 
 def folder_of(repository: str) -> Path:
@@ -69,41 +61,22 @@ def is_offline() -> bool:
     return any(os.environ.get(name, "").upper() in TRUE for name in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE"))
 
 
+def commit_of(repository: Repository) -> str | None:
+    """The commit that a revision is by the cache's word; None where it has none."""
+    reference = folder_of(repository.name) / "refs" / repository.revision
+    with reading(reference):
+        named = (
+            reference.read_bytes().decode("ascii", "replace").strip() if reference.is_file() else repository.revision
+        )
+    return named if re.fullmatch(r"[0-9a-f]{40}", named) else None
+
+
 def snapshot(repository: Repository) -> Path | None:
     """The cached files of a revision; None where there are none. They may be some of them."""
-    folder = folder_of(repository.name)
-    reference = folder / "refs" / repository.revision
-    with reading(folder):
-        commit = reference.read_text(encoding="utf-8").strip() if reference.is_file() else repository.revision
-        path = folder / "snapshots" / commit
-        return path if re.fullmatch(r"[0-9a-f]{40}", commit) and path.is_dir() else None
-
-
-def is_whole(directory: Path) -> bool:
-    """Whether a snapshot has a configuration and every file of its weights."""
-    with reading(directory):
-        names = [file.name for file in directory.iterdir() if file.exists()]
-        weights = weight_files(names)
-        for index in (name for name in weights if name.endswith(".index.json")):
-            shards = optional_json(directory / index).get("weight_map")
-            weights += [str(shard) for shard in shards.values()] if isinstance(shards, dict) else []
-        return "config.json" in names and bool(weights) and set(weights) <= set(names)
-
-
-def weight_files(names: Iterable[str]) -> list[str]:
-    """Those of the first kind there is: safetensors, else PyTorch's. Never a second copy in a folder below."""
-    for pattern in WEIGHTS:
-        if found := [name for name in names if re.fullmatch(pattern, name)]:
-            return found
-    return []
-
-
-def needed_files(names: list[str]) -> list[str]:
-    """What a model needs of a repository; a tokenizer.model only where there is no tokenizer.json."""
-    small = [name for name in SMALL_FILES if name in names]
-    if "tokenizer.json" not in names and "tokenizer.model" in names:
-        small.append("tokenizer.model")
-    return small + weight_files(names)
+    commit = commit_of(repository)
+    path = folder_of(repository.name) / "snapshots" / (commit or "")
+    with reading(path):
+        return path if commit and path.is_dir() else None
 
 
 def look_up(repository: Repository) -> Listing:
@@ -225,9 +198,15 @@ def hub_errors(repository: Repository) -> Iterator[None]:
     except errors.RepositoryNotFoundError as error:
         raise NotFound(f"The hub has no repository {repository.name}, or it is private: check the name, or set "
                        "HF_TOKEN to a token that may read it.") from error  # fmt: skip
+    except errors.HFValidationError as error:
+        raise InvalidRequest(f"{repository} is no name that a repository can have: {first_line(error)}.") from error
+    except errors.LocalEntryNotFoundError as error:
+        raise unreachable(repository, error) from error
     except (errors.RevisionNotFoundError, errors.EntryNotFoundError) as error:
         raise NotFound(f"{repository} is not on the hub: {first_line(error)}") from error
-    except (errors.HfHubHTTPError, ConnectionError, TimeoutError) as error:
+    except (errors.HfHubHTTPError, ConnectionError, TimeoutError, ValueError, KeyError) as error:
+        if isinstance(error, ElmError):
+            raise
         raise unreachable(repository, error) from error
     except Exception as error:  # the client's HTTP library has its own errors, and which library differs by version
         if isinstance(error, ElmError | OSError) or "http" not in type(error).__module__:

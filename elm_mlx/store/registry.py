@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -84,17 +85,18 @@ def lacks_tokenizer(repository: str) -> bool:
     return repository.lower().startswith("apple/openelm")
 
 
-def parse(text: str) -> Path | Repository | Known:
+def parse(model: str | Path) -> Path | Repository | Known:
     """What a model argument names: a directory, a repository, or a known model.
 
-    What looks like a path or is a directory is one. Raises InvalidRequest for what can be none of the three, NotFound
-    with the nearest names for a short name that is not known.
+    What looks like a path or is a directory is one, and a Path always. Raises InvalidRequest for what can be none of
+    the three, NotFound with the nearest names for a short name that is not known.
     """
-    if text.startswith((".", "/", "~")) or Path(text).is_dir():
-        return Path(text).expanduser()
+    text = str(model)
+    if isinstance(model, Path) or text.startswith((".", "/", "~")) or Path(text).is_dir():
+        return Path(os.path.expanduser(text))  # noqa: PTH111, which raises for an unknown user
     if found := known_models().get(text.lower()):
         return found
-    if re.fullmatch(r"[\w.-]+/[\w.-]+(@[\w./-]+)?", text, re.ASCII):
+    if re.fullmatch(r"[\w.-]+/[\w.-]+(@\w[\w./-]*)?", text, re.ASCII) and ".." not in text:
         name, _, revision = text.partition("@")
         return Repository(name, revision or "main")
     if re.fullmatch(r"[\w.-]+", text, re.ASCII):

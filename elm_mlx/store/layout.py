@@ -1,0 +1,56 @@
+"""Which files make a model directory, and whether they are all there."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from pathlib import Path
+
+from elm_mlx.store.files import optional_json, reading
+
+SMALL_FILES = (
+    "config.json",
+    "generation_config.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "chat_template.jinja",
+)
+WEIGHTS = (r"model(-\d+-of-\d+)?\.safetensors(\.index\.json)?", r"pytorch_model(-\d+-of-\d+)?\.bin(\.index\.json)?")
+SHARD = re.compile(r"(.*)-\d{5}-of-(\d{5})(\..*)")
+
+
+def weight_files(names: Iterable[str]) -> list[str]:
+    """Those of the first kind there is: safetensors, else PyTorch's. Never a second copy in a folder below."""
+    for pattern in WEIGHTS:
+        if found := [name for name in names if re.fullmatch(pattern, name)]:
+            return found
+    return []
+
+
+def needed_files(names: list[str]) -> list[str]:
+    """What a model needs of a repository; a tokenizer.model only where there is no tokenizer.json."""
+    small = [name for name in SMALL_FILES if name in names]
+    if "tokenizer.json" not in names and "tokenizer.model" in names:
+        small.append("tokenizer.model")
+    return small + weight_files(names)
+
+
+def is_whole(directory: Path) -> bool:
+    """Whether a directory has a configuration and every file of its weights."""
+    with reading(directory):
+        names = [file.name for file in directory.iterdir() if file.exists()]
+        weights = weight_files(names)
+        needed = {shard for name in weights for shard in shards(directory, name)}
+        return "config.json" in names and bool(weights) and needed <= set(names)
+
+
+def shards(directory: Path, name: str) -> list[str]:
+    """The files that one of the weights' files calls for: an index all it names, a shard all of its number."""
+    if name.endswith(".index.json"):
+        named = optional_json(directory / name).get("weight_map")
+        return [str(shard) for shard in named.values()] if isinstance(named, dict) else []
+    if not (numbered := SHARD.fullmatch(name)):
+        return [name]
+    begin, count, end = numbered.groups()
+    return [f"{begin}-{number:05}-of-{count}{end}" for number in range(1, int(count) + 1)]
