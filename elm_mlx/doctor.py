@@ -112,12 +112,12 @@ def is_writable(path: Path) -> bool:
 
 def network() -> Finding:
     token = "a token is set" if has_token() else "no token: gated models ask for one (HF_TOKEN)"
-    return Finding("hub", OK, f"{'offline by HF_HUB_OFFLINE' if hub.is_offline() else 'online'}, {token}")
+    return Finding("hub", OK, f"{'switched off by the environment' if hub.is_offline() else 'allowed'}, {token}")
 
 
 def has_token() -> bool:
-    home = Path(os.environ.get("HF_HOME") or "~/.cache/huggingface").expanduser()
-    file = Path(os.environ.get("HF_TOKEN_PATH") or home / "token").expanduser()
+    named = os.environ.get("HF_TOKEN_PATH")
+    file = Path(named) if named else hub.cache_directory().parent / "token"
     return bool(os.environ.get("HF_TOKEN")) or file.is_file()
 
 

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from elm_mlx.arguments import Progress
 from elm_mlx.backend import mx as _mx  # noqa: F401  first, for its sentence where MLX has no backend
@@ -100,17 +101,22 @@ def on_this_machine(choice: Choice) -> Located | None:
 
 
 def loads_as_it_is(snapshot: Path, choice: Choice) -> bool:
-    """Whether a published directory needs no conversion. Raises InvalidRequest for a quantized one asked for in other
-    bits than its own."""
-    raw = optional_json(snapshot / "config.json")
+    """Whether a published directory needs no conversion."""
+    stored = stored_bits(optional_json(snapshot / "config.json"), choice)
+    with reading(snapshot):
+        has_all = (snapshot / "tokenizer.json").exists() and any(snapshot.glob("*.safetensors"))
+    return has_all and choice.bits in (None, stored)
+
+
+def stored_bits(raw: dict[str, Any], choice: Choice) -> int | None:
+    """The bits that a config.json says its weights have; None where they are not quantized. Raises InvalidRequest where
+    others are asked for."""
     quantization = raw.get("quantization") or raw.get("quantization_config") or {}
     stored = quantization.get("bits") if isinstance(quantization, dict) else None
     if choice.bits and stored and stored != choice.bits:
         raise InvalidRequest(f"{choice.repository} is quantized to {stored} bits already. Leave --bits out, or name "
                              "the original that it was made from.")  # fmt: skip
-    with reading(snapshot):
-        has_all = (snapshot / "tokenizer.json").exists() and any(snapshot.glob("*.safetensors"))
-    return has_all and choice.bits in (None, stored)
+    return stored
 
 
 def pull(
@@ -165,20 +171,16 @@ def whole(repository: Repository) -> Path | None:
 
 
 def look_up(choice: Choice, force: bool) -> hub.Listing:
-    """What there is to fetch, once it is known to fit this machine's disk and memory."""
+    """What there is to fetch, once it is known to be of use: of a kind that runs, in bits that it has, and within this
+    machine's disk and memory."""
     listing = hub.look_up(choice.repository)
     hub.check_space(listing)
-    if not force:
-        check_memory(listing, choice)
-    return listing
-
-
-def check_memory(listing: hub.Listing, choice: Choice) -> None:
-    """Raises NotEnoughMemory for a model that would not fit this machine, by its config.json alone."""
-    config = config_from_dict(read_json(hub.download(listing.repository.name, "config.json", listing.commit)))
-    bits = config.quantization.bits if config.quantization else choice.bits
+    raw = read_json(hub.download(listing.repository.name, "config.json", listing.commit))
+    config, bits = config_from_dict(raw), stored_bits(raw, choice) or choice.bits
     weights = quantized_bytes(config, bits) if bits else 2 * parameter_count(config)
-    load.check_memory(choice.repository, config, weights, 16)
+    if not force:
+        load.check_memory(choice.repository, config, weights, 16)
+    return listing
 
 
 def converted(choice: Choice, snapshot: Path, tokenizer: Path | None, progress: Progress | None, say: Say) -> Path:

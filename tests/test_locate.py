@@ -402,3 +402,12 @@ def test_python_may_force_what_memory_refuses(machine: Machine, hub: FakeHub) ->
         [sys.executable, "-c", script], env=machine.environment, capture_output=True, text=True, check=False
     )
     assert (done.returncode, done.stdout, done.stderr) == (0, "3\n", "")
+
+
+def test_other_bits_than_a_repository_has_are_refused_before_its_weights_are_fetched(
+    machine: Machine, hub: FakeHub
+) -> None:
+    refused = machine.run("pull", READY, "--bits", 8, "--force")
+    assert refused.returncode == 2
+    assert "quantized to 4 bits already" in refused.stderr
+    assert set(sent(hub)) == {"config.json"}

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import sys
+
 import click
 
 from elm_mlx.cli.messages import say
-from elm_mlx.errors import NotFound
+from elm_mlx.errors import InvalidRequest, NotFound
 from elm_mlx.store import library, registry
 from elm_mlx.store.registry import Known
 
@@ -15,17 +17,24 @@ from elm_mlx.store.registry import Known
 @click.option("--yes", is_flag=True, help="Do not ask.")
 def command(name: str, yes: bool) -> None:
     """Remove what elm-mlx converted of NAME: its own copies alone, never the hub's cache or your directories."""
-    copies = of_name(name)
-    for copy in copies:
+    for copy in of_name(name):
+        if not yes and not sys.stdin.isatty():
+            raise InvalidRequest("rm asks before it removes, and there is nobody to ask. Give --yes.")
         if yes or click.confirm(f"Remove {copy.repository} {copy.variant} in {copy.path}?", err=True):
             say(f"Removed {copy.path}: {library.remove(copy.path) / 1e6:,.1f} MB.")
 
 
 def of_name(name: str) -> list[library.Copy]:
-    """Our copies of a model. Raises NotFound where there are none."""
+    """Our copies of a model, of every commit unless one is named. Raises NotFound where there are none."""
     named = registry.parse(name)
-    repositories = {named.original, named.ready} if isinstance(named, Known) else {getattr(named, "name", None)}
-    found = [copy for copy in library.copies() if copy.repository in repositories]
+    if isinstance(named, Known):
+        wanted, revision = {named.original, named.ready or named.original}, "main"
+    else:
+        wanted, revision = {getattr(named, "name", "")}, getattr(named, "revision", "main")
+    lower = {repository.lower() for repository in wanted}
+    found = [
+        copy for copy in library.copies() if copy.repository.lower() in lower and revision in ("main", copy.commit)
+    ]
     if not found:
         raise NotFound(f"elm-mlx has converted nothing of {name}; `elm-mlx list` shows what there is. What the hub's "
                        "cache holds is removed with `hf cache rm`.")  # fmt: skip

@@ -7,7 +7,7 @@ import re
 PAST = {
     "tear": "tore", "split": "split", "lose": "lost", "get": "got", "come": "came", "spring": "sprang",
     "fall": "fell", "bend": "bent", "burst": "burst", "go": "went", "wear": "wore", "bind": "bound", "hang": "hung",
-    "knit": "knitted", "sew": "sewed", "weave": "wove", "light": "lit", "sing": "sang", "tell": "told",
+    "set": "set",    "knit": "knitted", "sew": "sewed", "weave": "wove", "light": "lit", "sing": "sang", "tell": "told",
     "read": "read", "build": "built", "catch": "caught", "draw": "drew", "dance": "danced", "write": "wrote",
     "fly": "flew", "feed": "fed", "sweep": "swept", "swim": "swam", "keep": "kept", "grow": "grew", "ring": "rang",
     "dig": "dug", "make": "made", "ride": "rode", "spin": "spun", "teach": "taught", "beat": "beat", "run": "ran",
