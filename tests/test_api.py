@@ -145,7 +145,7 @@ def test_generation_ends_at_the_context(openelm: Path) -> None:
     assert lm.logits(checkpoints.prompt(context)).shape == (context, checkpoints.VOCAB)
 
 
-@pytest.mark.parametrize("ids", [[512], [-1], [1.0], [True], ["1"], [], None, b"abc", {1: 2}, 5, np.array(5)])
+@pytest.mark.parametrize("ids", [[2048], [-1], [1.0], [True], ["1"], [], None, b"abc", {1: 2}, 5, np.array(5)])
 def test_ids_that_the_model_does_not_have_are_refused(demo: elm_mlx.LanguageModel, ids: list[int]) -> None:
     with pytest.raises(InvalidRequest):
         demo.generate(ids)
@@ -161,7 +161,7 @@ def test_max_tokens_must_be_a_whole_number_above_zero(demo: elm_mlx.LanguageMode
 
 def test_logits_are_float32_one_row_a_token_and_evaluated(demo: elm_mlx.LanguageModel) -> None:
     logits = demo.logits([1, 2, 3])
-    assert (logits.shape, logits.dtype) == ((3, 512), mx.float32)
+    assert (logits.shape, logits.dtype) == ((3, demo.config.vocab_size), mx.float32)
     assert int(mx.argmax(demo.logits(demo.tokenizer.encode(TEXT))[-1]).item()) == demo.generate(TEXT, 1).tokens[0]
 
 

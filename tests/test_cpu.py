@@ -34,7 +34,7 @@ def test_sixteen_bit_weights_are_computed_in_float32(openelm: Path, tmp_path: Pa
 def test_low_bits_are_expanded_while_that_fits(four_bit: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert isinstance(elm_mlx.load(four_bit).model.embedding, Linear)
     monkeypatch.setattr(machine, "free_memory", lambda: 100_000)
-    tight = elm_mlx.load(four_bit)
+    tight = elm_mlx.load(four_bit, force=True)
     assert isinstance(tight.model.embedding, QuantizedLinear)
     assert tight.model.dtype == mx.float32
 
@@ -43,7 +43,7 @@ def test_expanded_or_not_the_numbers_are_the_same(four_bit: Path, monkeypatch: p
     ids = checkpoints.prompt()
     expanded = elm_mlx.load(four_bit).logits(ids)
     monkeypatch.setattr(machine, "free_memory", lambda: 100_000)
-    kept = elm_mlx.load(four_bit).logits(ids)
+    kept = elm_mlx.load(four_bit, force=True).logits(ids)
     assert float(mx.abs(expanded - kept).max()) <= 2e-4 * float(mx.abs(kept).max())
 
 
@@ -52,7 +52,7 @@ def test_unquantized_weights_too_large_to_widen_stay_as_they_are(
 ) -> None:
     output = convert(openelm, tmp_path / "out").output
     monkeypatch.setattr(machine, "free_memory", lambda: 100_000)
-    assert elm_mlx.load(output).model.dtype == mx.bfloat16
+    assert elm_mlx.load(output, force=True).model.dtype == mx.bfloat16
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16", "float32"])

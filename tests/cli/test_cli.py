@@ -121,6 +121,7 @@ def test_json_is_one_object_with_these_keys(run: Run, endless: Path) -> None:
 def test_escape_codes_of_a_model_are_text_too(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     class Coloured:
         notice = None
+        has_chat_template = False
 
         def stream(self, *_: object, **__: object) -> Any:
             return iter([elm_mlx.Piece("\x1b[1mbold", 5, "length")])
