@@ -26,7 +26,8 @@ APPLE, READY, GATED = "apple/OpenELM-450M", "mlx-community/Llama-3.2-1B-Instruct
 MIRRORS = ("someone/llama-tokenizer", "another/llama-tokenizer")
 # The registry is data: the tests put their own tokenizer and mirrors there. No socket but to the fake hub.
 PROGRAM = """
-import json, os, socket, sys
+import json, os, signal, socket, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where a shell runs the tests in its background
 import elm_mlx.store.registry as registry
 registry.TOKENIZER_SHA256, registry.TOKENIZER_MIRRORS = os.environ["SHA256"], json.loads(os.environ["MIRRORS"])
 if os.environ.get("NO_SOCKETS"):

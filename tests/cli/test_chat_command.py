@@ -12,7 +12,11 @@ import checkpoints
 import pexpect
 import pytest
 
-PROGRAM = [sys.executable, "-m", "elm_mlx", "chat"]
+# SIGINT is ignored where a shell runs the tests in its background; this program listens again.
+LISTENING = (
+    "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); from elm_mlx.cli import main; main()"
+)
+PROGRAM = [sys.executable, "-c", LISTENING, "chat"]
 TEMPLATE = (
     "{{ bos_token }}{% for m in messages %}<{{ m['role'] }}>{{ m['content'] | trim }}{% endfor %}"
     "{% if add_generation_prompt %}<assistant>{% endif %}"
