@@ -13,9 +13,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from elm_mlx.cli.blas import prefer_fast_blas
-from elm_mlx.cli.find import BITS, find
-from elm_mlx.cli.messages import say
-from elm_mlx.cli.progress import ProgressBar
+from elm_mlx.cli.find import BITS, load
+from elm_mlx.cli.messages import say, summary
 from elm_mlx.errors import ElmError, InvalidRequest
 from elm_mlx.store.files import disk_errors, write_json
 
@@ -53,14 +52,7 @@ def command(model: str | None, bits: str | None, system: str | None, force: bool
     stops an answer, Ctrl-D ends the program.
     """
     prefer_fast_blas()
-    import elm_mlx
-
-    directory = find(model, bits, force)
-    with ProgressBar("Loading", in_bytes=True) as bar:
-        lm = elm_mlx.load(directory, progress=bar, force=force)
-    if lm.notice:
-        say(lm.notice)
-    Chat(lm, system, options).run(entries())
+    Chat(load(model, bits, force), system, options).run(entries())
 
 
 def entries() -> Iterator[str]:
@@ -191,12 +183,10 @@ class Chat:
     def stats(self, _: str) -> None:
         if self.last is None:
             raise InvalidRequest("There is no answer yet.")
-        figures = self.last.completion.stats
-        rate = f", then {figures.decode_tokens_per_s:,.1f} tokens/s" if figures.decode_tokens_per_s else ""
-        say(f"{figures.prompt_tokens} + {figures.generated_tokens} tokens: the first after "
-            f"{figures.time_to_first_token_s:.2f} s{rate}")  # fmt: skip
+        say(summary(self.last.completion.stats))
 
     def save(self, name: str) -> None:
+        """Writes the conversation as JSON. Raises InvalidRequest without a name, ElmError where it cannot."""
         if not name:
             raise InvalidRequest("Give a file: /save FILE.")
         with disk_errors(f"{name} cannot be written", "Name another file."):
@@ -204,6 +194,7 @@ class Chat:
         say(f"Saved to {name}.")
 
     def load(self, name: str) -> None:
+        """Goes on with what `save` wrote. Raises InvalidRequest for any other file, ElmError for one not readable."""
         path = expanded(name)
         try:
             with disk_errors(f"{name} cannot be read", "Name another file."):

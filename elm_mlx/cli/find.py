@@ -1,18 +1,35 @@
-"""A --model argument to a directory, fetched and converted on the way if it must be."""
+"""A --model argument to a directory, fetched and converted on the way if it must be, and to a loaded model."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 import elm_mlx
+from elm_mlx import demo
 from elm_mlx.cli.messages import say
 from elm_mlx.cli.progress import ProgressBar
 from elm_mlx.errors import InvalidRequest
 from elm_mlx.quantization import QUANTIZATION_MODES
 
+if TYPE_CHECKING:
+    from elm_mlx import LanguageModel
+
+DEMO_NOTICE = f"No --model given: this is the built-in demo, {demo.ABOUT}."
 BITS = click.Choice(list(map(str, QUANTIZATION_MODES["affine"][0])))
+
+
+def load(model: str | None, bits: str | None, force: bool) -> LanguageModel:
+    """The model, ready; says what a person should know of it."""
+    directory = find(model, bits, force)
+    with ProgressBar("Loading", in_bytes=True) as bar:
+        lm = elm_mlx.load(directory, progress=bar, force=force)
+    for notice in (DEMO_NOTICE if model is None else None, lm.notice):
+        if notice:
+            say(notice)
+    return lm
 
 
 def find(model: str | None, bits: str | None, force: bool) -> Path | None:

@@ -9,15 +9,13 @@ from itertools import chain
 
 import click
 
-import elm_mlx
 from elm_mlx import demo
 from elm_mlx.cli.blas import prefer_fast_blas
-from elm_mlx.cli.find import BITS, find
-from elm_mlx.cli.messages import say
+from elm_mlx.cli.find import BITS, load
+from elm_mlx.cli.messages import say, summary
 from elm_mlx.cli.progress import ProgressBar
 from elm_mlx.errors import InvalidRequest
 
-DEMO_NOTICE = f"No --model given: this is the built-in demo, {demo.ABOUT}."
 # Ranges are checked here as well, since loading a model may take long.
 COUNT, WARMTH, SHARE = click.IntRange(min=1), click.FloatRange(min=0), click.FloatRange(0, 1, min_open=True)
 
@@ -57,12 +55,7 @@ def command(
     """
     prefer_fast_blas()
     text = read_prompt(prompt)
-    directory = find(model, bits, force)
-    with ProgressBar("Loading", in_bytes=True) as bar:
-        lm = elm_mlx.load(directory, progress=bar, force=force)
-    for notice in (DEMO_NOTICE if model is None else None, lm.notice):
-        if notice:
-            say(notice)
+    lm = load(model, bits, force)
     if text is None:
         text = demo.PROMPT if model is None else ""
     with ProgressBar("Reading the prompt", in_bytes=False) as bar:
@@ -78,15 +71,6 @@ def command(
     print()
     if sys.stderr.isatty():
         say(summary(stream.completion.stats))
-
-
-def summary(stats: elm_mlx.Stats) -> str:
-    """The figures that a person at a terminal wants to see after the text."""
-    rate = f", then {stats.decode_tokens_per_s:,.1f} tokens/s" if stats.decode_tokens_per_s else ""
-    return (
-        f"{stats.prompt_tokens} + {stats.generated_tokens} tokens: the first after "
-        f"{stats.time_to_first_token_s:.2f} s{rate}; {stats.peak_memory_bytes / 1e6:,.0f} MB at most"
-    )
 
 
 def read_prompt(option: str | None) -> str | None:

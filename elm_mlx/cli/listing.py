@@ -33,6 +33,7 @@ def command(as_json: bool, names_only: bool) -> None:
 
 
 def known() -> list[dict[str, Any]]:
+    """The short names; what does not lie here fits by bytes a weight: 4 bits with their scales, or bfloat16."""
     return [
         {"name": model.name, "repository": model.ready or model.original, "parameters": model.parameters}
         | local(model.name)

@@ -104,12 +104,12 @@ def revision(repository: Repository) -> str:
         return str(HfApi().model_info(repository.name, revision=repository.revision).sha)
 
 
-def fetch(listing: Listing, progress: Progress | None = None) -> Path:
-    """Downloads a listing into the hub's cache, going on where an earlier download stopped; the snapshot.
+def fetch(listing: Listing, progress: Progress | None = None) -> None:
+    """Downloads a listing into the hub's cache, going on where an earlier download stopped.
 
     `progress` hears (bytes there, in all). Raises as `look_up`, and DiskFull, BadCheckpoint.
     """
-    done, path = 0, Path()
+    done = 0
     for name, size in listing.files.items():
         base = done
 
@@ -117,12 +117,11 @@ def fetch(listing: Listing, progress: Progress | None = None) -> Path:
             if progress:
                 progress(min(base + count, listing.nbytes), listing.nbytes)
 
-        path = download(listing.repository.name, name, listing.commit, report)
+        download(listing.repository.name, name, listing.commit, report)
         done += size
     if progress:
         progress(listing.nbytes, listing.nbytes)
     point(listing.repository, listing.commit)
-    return path.parent
 
 
 def download(repository: str, name: str, commit: str, report: Report | None = None) -> Path:

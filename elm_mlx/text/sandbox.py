@@ -255,6 +255,7 @@ class Metering(NodeTransformer):
     """Has every loop, comparison, display, slice and output of a template paid; the rest its environment sees."""
 
     def visit(self, node: Any, *_: Any, **__: Any) -> Any:
+        """The node, its parts first, with what it walks or makes paid."""
         self.generic_visit(node)
         match node:
             case nodes.For():

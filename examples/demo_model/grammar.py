@@ -1,14 +1,14 @@
 """A grammar that writes stories and reads them back.
 
 A grammar file holds variables and rules. `let place from places` declares a variable over a class of the lexicon, or
-over a list in another variable's entry (`place.spots`); it is bound
-where the story first mentions it and keeps its value to the end. A rule is a name, its parameters and a colon; its
-alternatives are the lines that begin with a dash. In an alternative,
+over a list in another variable's entry (`place.spots`); it is bound where the story first mentions it and keeps its
+value to the end. A rule is a name, its parameters and a colon; its alternatives are the lines that begin with a dash.
+In an alternative,
 
     <rule x y>          is another rule, with variables for its parameters
     {x}, {x.past}       is a variable's text, a column of its entry, or an inflection of english.py
     {a colour thing}    has the article that fits, {x.He} a capital
-    {@numbers}          is a fresh word of a class, {@x.moves} one of a variable's list
+    {@numbers}          is a fresh word of a class
 
 Writing takes one alternative at random; reading tries them all. Both walk the same rules, so a text is read if and
 only if it could have been written: every word in its place, and every name, pronoun and object true to its variable.
@@ -186,23 +186,22 @@ class Grammar:
 
     def renamed(self, path: str, names: dict[str, str]) -> str:
         """A path with a parameter at its head replaced by the argument."""
-        mark, path = ("@", path[1:]) if path.startswith("@") else ("", path)
         head, dot, rest = path.partition(".")
-        return mark + names.get(head, head) + dot + rest
+        return names.get(head, head) + dot + rest
 
     def slot(self, words: list[str], names: dict[str, str]) -> Slot:
         article = words.pop(0) if words[0] in ("a", "A") else ""
         return Slot(article, tuple(self.term(self.renamed(w, names)) for w in words))
 
     def term(self, path: str) -> tuple[str, tuple[str, ...]]:
-        """What a word is drawn from, and the path below it: the longest declared variable, or behind an @ a class or a
-        variable's list."""
-        mark, parts = ("@", path[1:].split(".")) if path.startswith("@") else ("", path.split("."))
-        counts = range(len(parts), 0, -1)
-        known = next((count for count in counts if ".".join(parts[:count]) in self.variables), 0) + len(mark)
-        if not known:
-            raise KeyError(f"no variable is called {path}")
-        return mark + ".".join(parts[:known]), tuple(parts[known:])
+        """What a word is drawn from, an @class or the longest declared variable, and the path below it."""
+        parts = path.split(".")
+        if path.startswith("@"):
+            return parts[0], tuple(parts[1:])
+        for count in range(len(parts), 0, -1):
+            if (name := ".".join(parts[:count])) in self.variables:
+                return name, tuple(parts[count:])
+        raise KeyError(f"no variable is called {path}")
 
     def source(self, name: str) -> tuple[str, str]:
         """(the variable that owns the choices or "", the class or column they are in)."""
