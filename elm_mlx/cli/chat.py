@@ -14,7 +14,7 @@ import click
 
 from elm_mlx.cli.blas import prefer_fast_blas
 from elm_mlx.cli.find import BITS, load
-from elm_mlx.cli.messages import say, summary
+from elm_mlx.cli.messages import quietable, summary, tell
 from elm_mlx.errors import ElmError, InvalidRequest
 from elm_mlx.store.files import disk_errors, write_json
 
@@ -44,6 +44,7 @@ HELP = {
 @click.option("--top-p", type=click.FloatRange(0, 1, min_open=True), help="Keep the likeliest tokens of this share.")
 @click.option("--seed", type=int, help="The same seed gives the same answers.")
 @click.option("--force", is_flag=True, help="Load it even if the memory seems too small.")
+@quietable
 def command(model: str | None, bits: str | None, system: str | None, force: bool, **options: Any) -> None:
     """Talk to a model. Answers go to standard output as they come; /help lists what may be typed.
 
@@ -66,7 +67,7 @@ def entries() -> Iterator[str]:
         except EOFError:
             return
         except KeyboardInterrupt:
-            say("")  # Ctrl-C at the prompt drops the line
+            tell("")  # Ctrl-C at the prompt drops the line
         except UnicodeDecodeError as error:
             raise InvalidRequest(
                 "What is typed is not UTF-8 text. Convert it first, for example with iconv."
@@ -112,7 +113,7 @@ class Chat:
                 self.handle(text)
             except ElmError as error:
                 self.messages = before  # what cannot be answered is not said
-                say(f"elm-mlx: {error}")
+                tell(f"elm-mlx: {error}")
 
     def handle(self, text: str) -> None:
         """Does what one entry asks for."""
@@ -161,11 +162,11 @@ class Chat:
         return decode([*prompt, *done.tokens]).removeprefix(decode(prompt))
 
     def unknown(self, _: str) -> None:
-        say("There is no such command; /help lists them.")
+        tell("There is no such command; /help lists them.")
 
     def help(self, _: str) -> None:
         for name, meaning in HELP.items():
-            say(f"{name:<14} {meaning}")
+            tell(f"{name:<14} {meaning}")
 
     def set_system(self, text: str) -> None:
         if not self.lm.has_chat_template:
@@ -183,7 +184,7 @@ class Chat:
     def stats(self, _: str) -> None:
         if self.last is None:
             raise InvalidRequest("There is no answer yet.")
-        say(summary(self.last.completion.stats))
+        tell(summary(self.last.completion.stats))
 
     def save(self, name: str) -> None:
         """Writes the conversation as JSON. Raises InvalidRequest without a name, ElmError where it cannot."""
@@ -191,7 +192,7 @@ class Chat:
             raise InvalidRequest("Give a file: /save FILE.")
         with disk_errors(f"{name} cannot be written", "Name another file."):
             write_json(expanded(name), {"system": self.system, "messages": self.messages})
-        say(f"Saved to {name}.")
+        tell(f"Saved to {name}.")
 
     def load(self, name: str) -> None:
         """Goes on with what `save` wrote. Raises InvalidRequest for any other file, ElmError for one not readable."""
@@ -204,4 +205,4 @@ class Chat:
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise InvalidRequest(f"{name} is no conversation that /save wrote.") from error
         self.messages, self.system = messages, system
-        say(f"{len(messages)} messages loaded.")
+        tell(f"{len(messages)} messages loaded.")

@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from elm_mlx.cli.find import BITS
-from elm_mlx.cli.messages import say
+from elm_mlx.cli.messages import quietable, say
 from elm_mlx.cli.progress import ProgressBar
 from elm_mlx.quantization import QUANTIZATION_MODES
 
@@ -31,6 +31,7 @@ GROUPS = list(map(str, QUANTIZATION_MODES["affine"][1]))
 @click.option("--max-shard-size", type=float, default=5.0, show_default=True, metavar="GB", help="Largest file.")
 @click.option("--force", is_flag=True, help="Replace an output that is there already.")
 @click.option("--json", "as_json", is_flag=True, help="Print the summary as one JSON object.")
+@quietable
 def command(source: str, bits: str | None, group_size: str | None, as_json: bool, **options: Any) -> None:
     """Convert SOURCE, a checkpoint directory or a weights file beside its config.json.
 

@@ -12,7 +12,7 @@ import click
 from elm_mlx import demo
 from elm_mlx.cli.blas import prefer_fast_blas
 from elm_mlx.cli.find import BITS, load
-from elm_mlx.cli.messages import say, summary
+from elm_mlx.cli.messages import quietable, say, summary
 from elm_mlx.cli.progress import ProgressBar
 from elm_mlx.errors import InvalidRequest
 
@@ -33,6 +33,7 @@ COUNT, WARMTH, SHARE = click.IntRange(min=1), click.FloatRange(min=0), click.Flo
 @click.option("--raw", is_flag=True, help="Complete the prompt as it is, even if the model has a chat template.")
 @click.option("--force", is_flag=True, help="Load it even if the memory seems too small.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of the text.")
+@quietable
 def command(
     model: str | None,
     bits: str | None,

@@ -12,27 +12,43 @@ import click
 from click.shell_completion import shell_complete
 
 from elm_mlx import __version__
-from elm_mlx.cli.messages import say
+from elm_mlx.cli.messages import tell
 from elm_mlx.errors import DiskFull, ElmError
 
-NAME, COMPLETE = "elm-mlx", "_ELM_MLX_COMPLETE"
-COMMANDS = {
-    "chat": "Talk to a model.",
-    "completion": "Print the completion of a shell.",
-    "convert": "Convert a checkpoint to MLX.",
-    "doctor": "Say what is installed, what is slow and what to do.",
-    "generate": "Complete a prompt.",
-    "info": "Show what a model is and takes.",
-    "list": "List the known models, and what is on this machine.",
-    "pull": "Fetch a model.",
-    "rm": "Remove converted models.",
+NAME, COMPLETE, PREFIX = "elm-mlx", "_ELM_MLX_COMPLETE", "ELM_MLX_"
+GROUPS = {
+    "Run a model": {
+        "generate": "Complete a prompt.",
+        "chat": "Talk to a model.",
+    },
+    "Models on this machine": {
+        "list": "List the known models, and what is on this machine.",
+        "pull": "Fetch a model.",
+        "info": "Show what a model is and takes.",
+        "rm": "Remove converted models.",
+    },
+    "Make a model": {
+        "convert": "Convert a checkpoint to MLX.",
+    },
+    "Help": {
+        "doctor": "Say what is installed, what is slow and what to do.",
+        "completion": "Print the completion of a shell.",
+    },
 }
+COMMANDS = {name: about for group in GROUPS.values() for name, about in group.items()}
 MODULES = {"list": "listing"}  # where a command's name is a built-in's
 EPILOG = """\b
 Examples:
   elm-mlx generate --prompt "Once upon a time"
-  elm-mlx convert OpenELM-270M --tokenizer tokenizer.model --bits 4
-  elm-mlx generate --model OpenELM-270M-mlx-4bit --prompt "The capital of"
+  elm-mlx chat --model llama-3.2-1b-instruct
+  elm-mlx convert apple/OpenELM-270M --bits 4
+
+\b
+Environment:
+  Every option reads its value from ELM_MLX_ and its name if it is not given:
+  ELM_MLX_MODEL, ELM_MLX_MAX_TOKENS, ELM_MLX_QUIET. ELM_MLX_CACHE is where
+  converted models are kept. HF_HOME, HF_TOKEN, HF_ENDPOINT and HF_HUB_OFFLINE
+  mean what they do elsewhere, and so does NO_COLOR.
 
 \b
 Exit codes:
@@ -55,18 +71,32 @@ class LazyGroup(click.Group):
         if cmd_name not in COMMANDS:
             return None
         command: click.Command = importlib.import_module(f"elm_mlx.cli.{MODULES.get(cmd_name, cmd_name)}").command
+        for option in command.params:
+            if isinstance(option, click.Option):
+                option.envvar = PREFIX + max(option.opts, key=len).lstrip("-").replace("-", "_").upper()
+                option.show_envvar = option.envvar in os.environ  # then a mistake in it is told as one
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """The overview."""
-        with formatter.section("Commands"):
-            formatter.write_dl(list(COMMANDS.items()))
+        """The overview, by what a person wants to do."""
+        width = max(map(len, COMMANDS))
+        for title, commands in GROUPS.items():
+            with formatter.section(title):
+                formatter.write_dl([(name.ljust(width), about) for name, about in commands.items()])
 
 
-@click.group(cls=LazyGroup, epilog=EPILOG, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(
+    cls=LazyGroup,
+    epilog=EPILOG,
+    invoke_without_command=True,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
 @click.version_option(__version__, prog_name=NAME, message="%(prog)s %(version)s")
-def cli() -> None:
+@click.pass_context
+def cli(context: click.Context) -> None:
     """Convert OpenELM and Llama 3 checkpoints to MLX and run them on Apple silicon."""
+    if context.invoked_subcommand is None:
+        click.echo(context.get_help())
 
 
 def call(arguments: list[str] | None) -> int:
@@ -102,5 +132,5 @@ def call(arguments: list[str] | None) -> int:
 
 def fail(message: object, code: int) -> int:
     """Says what went wrong; returns the code."""
-    say(f"{NAME}: {message}")
+    tell(f"{NAME}: {message}")
     return code

@@ -10,8 +10,33 @@ if TYPE_CHECKING:
     from elm_mlx import Stats
 
 
+QUIET = "elm_mlx.quiet"  # in click's context
+
+quietable = click.option(
+    "-q",
+    "--quiet",
+    is_flag=True,
+    expose_value=False,
+    callback=lambda context, _, value: context.meta.update({QUIET: value}),
+    help="Say nothing but the result and errors.",
+)
+
+
+def is_quiet() -> bool:
+    """Whether this command was given --quiet."""
+    context = click.get_current_context(silent=True)
+    return bool(context and context.meta.get(QUIET))
+
+
 def say(message: str) -> None:
-    """One line on stderr; where nobody can read it, the result matters more."""
+    """One line on stderr about what is going on, unless nobody wants to hear it."""
+    if not is_quiet():
+        tell(message)
+
+
+def tell(message: str) -> None:
+    """One line on stderr that was asked for, or says what went wrong; where nobody can read it, the result matters
+    more."""
     try:
         click.echo(message, err=True)
     except OSError:

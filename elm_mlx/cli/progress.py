@@ -7,6 +7,8 @@ import time
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
+from elm_mlx.cli.messages import is_quiet
+
 if TYPE_CHECKING:
     from rich.progress import Progress
 
@@ -25,10 +27,14 @@ class ProgressBar:
         return self
 
     def __call__(self, done: int, total: int) -> None:
-        if self.bar is None and sys.stderr.isatty() and time.monotonic() - self.begun > PATIENCE_S:
+        if self.bar is None and self.is_wanted() and time.monotonic() - self.begun > PATIENCE_S:
             self.bar = self._start(total)
         if self.bar:
             self.bar.update(self.bar.task_ids[0], completed=done)
+
+    def is_wanted(self) -> bool:
+        """Whether somebody is there to see it."""
+        return sys.stderr.isatty() and not is_quiet()
 
     def _start(self, total: int) -> Progress:
         from rich.console import Console

@@ -18,13 +18,15 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import checkpoints
+import click
 import mlx.core as mx
 import pexpect
 import pytest
 
 import elm_mlx
 from elm_mlx import cli, errors
-from elm_mlx.cli.group import COMMANDS, MODULES
+from elm_mlx.cli.group import COMMANDS, GROUPS, MODULES
+from elm_mlx.cli.group import cli as cli_group
 from elm_mlx.convert import convert
 
 PROGRAM = [sys.executable, "-m", "elm_mlx"]
@@ -383,10 +385,39 @@ def test_help_names_every_command_and_every_exit_code(run: Run) -> None:
     assert {int(code) for code in re.findall(r"\b\d+\b", shown.partition("Exit codes:")[2])} == codes
 
 
-def test_the_bare_program_shows_its_help(run: Run) -> None:
+def test_the_bare_program_shows_an_overview_by_purpose_with_three_examples(run: Run) -> None:
     done = run()
-    assert done.code in (0, 2)  # click 8.1 and later ones
-    assert "Commands:" in done.out + done.err
+    assert (done.code, done.err) == (0, "")
+    places = [done.out.index(f"{title}:") for title in GROUPS]
+    assert places == sorted(places)
+    examples = done.out.partition("Examples:")[2].partition("Environment:")[0]
+    assert len(re.findall(r"^ +elm-mlx (\w+)", examples, re.M)) == 3
+
+
+def test_quiet_leaves_the_result_and_errors(run: Run) -> None:
+    assert run("generate", "--max-tokens", 1, "--quiet").err == ""
+    assert "There is no directory" in run("generate", "--model", "./nowhere", "-q").err
+
+
+def test_every_option_has_a_mirror_in_the_environment(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ELM_MLX_MAX_TOKENS", "2")
+    monkeypatch.setenv("ELM_MLX_QUIET", "1")
+    monkeypatch.setenv("ELM_MLX_JSON", "1")
+    done = run("generate")
+    assert (len(answer(done)["tokens"]), done.err) == (2, "")
+    assert len(answer(run("generate", "--max-tokens", 3))["tokens"]) == 3  # what is typed comes first
+    monkeypatch.setenv("ELM_MLX_MAX_TOKENS", "many")
+    assert "ELM_MLX_MAX_TOKENS" in run("generate").err
+
+
+def test_no_two_options_share_a_mirror_and_mean_different_things() -> None:
+    known = {"ELM_MLX_CACHE", "ELM_MLX_BLAS"}  # which are no options
+    for name in COMMANDS:
+        command = cli_group.get_command(click.Context(cli_group), name)
+        assert command is not None
+        mirrors = [option.envvar for option in command.params if isinstance(option, click.Option)]
+        assert len(set(mirrors)) == len(mirrors)
+        assert not known & set(mirrors)
 
 
 def test_the_shell_completes_commands(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:

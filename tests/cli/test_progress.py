@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import re
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -86,9 +87,10 @@ def test_an_interrupt_leaves_no_bar_behind(monkeypatch: pytest.MonkeyPatch, cloc
     assert shown.endswith(WIPE_LINE)
 
 
-def on_terminal(*command: str) -> bytes:
+def on_terminal(*command: str, **environment: str) -> bytes:
     """What a program shows on a terminal that is all three of its streams."""
-    child = pexpect.spawn(command[0], list(command[1:]), env=os.environ | {"TERM": "xterm"}, timeout=30)
+    env = {name: value for name, value in os.environ.items() if name != "NO_COLOR"} | {"TERM": "xterm"} | environment
+    child = pexpect.spawn(command[0], list(command[1:]), env=env, timeout=30)
     child.expect(pexpect.EOF)
     child.close()
     assert child.exitstatus == 0
@@ -104,3 +106,16 @@ def test_the_program_draws_bars_on_a_terminal_and_never_into_a_file(tmp_path: Pa
     silent = on_terminal("/bin/sh", "-c", 'exec "$@" 2>"$0"', str(file), *program)
     assert b"built-in demo" in file.read_bytes()
     assert b"\x1b[" not in silent + file.read_bytes()
+
+
+COLOUR = re.compile(rb"\x1b\[[0-9;]*m")
+
+
+def test_no_color_and_quiet_are_kept_to_on_a_terminal() -> None:
+    program = [sys.executable, "-c", EAGER, "generate", "--max-tokens", "3"]
+    plain = on_terminal(*program, NO_COLOR="1")
+    assert b"Loading" in plain
+    colours = {code for code in COLOUR.findall(plain) if re.search(rb"\[(3|4|9|10)\d", code)}
+    assert not colours
+    assert any(re.search(rb"\[(3|4|9|10)\d", code) for code in COLOUR.findall(on_terminal(*program)))
+    assert b"\x1b[" not in on_terminal(*program, "--quiet")
