@@ -21,6 +21,12 @@ def quantized_bytes(config: ModelConfig, bits: int, group_size: int = 64) -> int
     return parameter_count(config) * (bits * group_size + 32) // (8 * group_size)
 
 
+def rough_bytes(parameters: int, bits: int | None) -> int:
+    """Bytes that a model takes by the number of its parameters alone, without a cache: in groups of 64, or 16 bits."""
+    weights = int(parameters * (bits + 0.5 if bits else 16) / 8)
+    return weights + HEADROOM_BYTES + int(weights * HEADROOM_SHARE)
+
+
 def kv_bytes_per_token(config: ModelConfig, float_bits: int = 16) -> int:
     """Bytes that one position takes in the key/value cache, over all layers."""
     return 2 * sum(config.num_kv_heads) * config.head_dim * float_bits // 8

@@ -1,7 +1,8 @@
 """From a name to a directory that loads: what is on this machine first, and without a word to the network then; else
 fetched, and converted where it is not MLX's already.
 
-Conversions are kept (store.library) by the commit they were made from and their variant, "bf16" or "4bit".
+What runs is kept (store.library) by its commit and variant: conversions as "bf16" or "4bit", and of a repository that
+runs as it is published links to its files beside a compact tokenizer.json, which takes most of a start.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import hashlib
 import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,7 @@ from elm_mlx.errors import (
 )
 from elm_mlx.store import hub, library, load, registry
 from elm_mlx.store.files import optional_json, read_json, reading
-from elm_mlx.store.layout import is_whole
+from elm_mlx.store.layout import has_tokenizer, is_whole
 from elm_mlx.store.registry import Known, Repository
 
 Say = Callable[[str], None]
@@ -53,6 +54,7 @@ class Choice:
     repository: Repository
     bits: int | None
     alternative: str | None = None  # ungated, where this one may be gated
+    original: str | None = None  # what somebody else than its publisher converted
 
     @property
     def variant(self) -> str:
@@ -61,11 +63,15 @@ class Choice:
 
 def choose(model: Known | Repository, bits: int | None) -> Choice:
     """A known model's ready conversion where it has the bits asked for, or none were; else its publisher's."""
-    if isinstance(model, Repository):
-        return Choice(model, bits)
-    if model.ready and bits in (None, registry.READY_BITS):
-        return Choice(Repository(model.ready), None)
-    return Choice(Repository(model.original), bits, model.ready)
+    if isinstance(model, Known) and model.ready and bits in (None, registry.READY_BITS):
+        return Choice(Repository(model.ready), None, original=model.original)
+    return as_published(model, bits)
+
+
+def as_published(model: Known | Repository, bits: int | None = None) -> Choice:
+    """The publisher's own repository of a known model, or the repository that was named."""
+    repository = Repository(model.original) if isinstance(model, Known) else model
+    return Choice(repository, bits, registry.ready_of(repository.name))
 
 
 def locate(model: str | Path, bits: int | None = None) -> Located | None:
@@ -90,10 +96,13 @@ def on_this_machine(choice: Choice) -> Located | None:
     Of "main" any commit will do where the cache does not know which one it is; of another revision none but its own.
     """
     repository, commit = choice.repository, hub.commit_of(choice.repository)
-    any_will_do = commit or repository.revision == "main"
-    own = library.find(repository.name, choice.variant, commit) if any_will_do else None
-    if own:
-        return Located(own, repository, own.name.partition("-")[2])
+    if commit or repository.revision == "main":
+        own = library.find(repository.name, choice.variant, commit)
+        published = library.find(repository.name, library.PUBLISHED, commit)
+        if own or (published and loads_as_it_is(published, choice)):
+            found = own or published
+            assert found
+            return Located(found, repository, found.name.partition("-")[2])
     snapshot = whole(repository)
     if snapshot and loads_as_it_is(snapshot, choice):
         return Located(snapshot, repository, commit)
@@ -135,22 +144,68 @@ def pull(
     large is fetched, unless `force`.
     """
     if found := locate(model, bits):
-        return found
-    named = registry.parse(model)
-    assert not isinstance(named, Path)  # which locate has answered
-    choice = choose(named, bits)
+        return kept(found, say)
+    choice = choose(named(model), bits)
+    snapshot, tokenizer = fetched(choice, fetching, say, for_memory=not force)
+    found = Located(snapshot, choice.repository, snapshot.name)
+    if loads_as_it_is(snapshot, choice):
+        return kept(found, say)
+    return replace(found, path=converted(choice, snapshot, tokenizer, converting, say))
+
+
+def checkpoint(model: str | Path, fetching: Progress | None = None, say: Say = log) -> tuple[Located, Path | None]:
+    """A model as it was published, on this machine, for `convert` to read; and where its tokenizer is another's, that.
+
+    A path is taken as it is. Raises as `pull`; the memory is not looked at, since a conversion needs little.
+    """
+    if isinstance(parsed := registry.parse(model), Path):
+        return Located(parsed), None
+    choice = as_published(parsed)
+    snapshot, tokenizer = fetched(choice, fetching, say, for_memory=False)
+    return Located(snapshot, choice.repository, snapshot.name), tokenizer
+
+
+def named(model: str | Path) -> Known | Repository:
+    """What is named, once `locate` has answered for paths."""
+    parsed = registry.parse(model)
+    assert not isinstance(parsed, Path)
+    return parsed
+
+
+def fetched(choice: Choice, fetching: Progress | None, say: Say, *, for_memory: bool) -> tuple[Path, Path | None]:
+    """(a snapshot with everything that the model needs, the tokenizer that is missing in it and comes from elsewhere),
+    from the hub's cache or else the network."""
     repository = choice.repository
+    lacks_tokenizer = registry.lacks_tokenizer(repository.name)
     with naming(choice.alternative):
-        listing = None if whole(repository) else look_up(choice, force)
-        tokenizer = openelm_tokenizer(say) if registry.lacks_tokenizer(repository.name) else None
+        cached = whole(repository)
+        is_there = cached and (lacks_tokenizer or has_tokenizer(cached))
+        listing = None if is_there else look_up(choice, for_memory)
+        tokenizer = openelm_tokenizer(say) if lacks_tokenizer else None
         if listing:
+            if choice.original:
+                say(f"{repository} is a {registry.READY_BITS}-bit conversion of {choice.original} by others than its "
+                    "publisher; no licence has to be accepted first, and its terms hold all the same.")  # fmt: skip
             say(f"Fetching {repository} at commit {listing.commit[:12]}: {gigabytes(listing.nbytes)}.")
             hub.fetch(listing, fetching)
     if not (snapshot := whole(repository)):
         raise BadCheckpoint(f"{repository} lacks files that its own index of weights names. Try another revision.")
-    if loads_as_it_is(snapshot, choice):
-        return Located(snapshot, repository, snapshot.name)
-    return Located(converted(choice, snapshot, tokenizer, converting, say), repository, snapshot.name)
+    return snapshot, tokenizer
+
+
+def kept(found: Located, say: Say) -> Located:
+    """A snapshot of the hub's cache as a directory of ours, which starts sooner; anything else as it is."""
+    if not (found.repository and found.commit) or library.root() in found.path.parents:
+        return found
+    from elm_mlx.convert.tokenizer_files import compact
+
+    file = found.path / "tokenizer.json"
+    try:
+        place = library.place(found.repository.name, found.commit, library.PUBLISHED)
+        return replace(found, path=library.link(place, found.path, {file.name: compact(read_json(file), file)}))
+    except ElmError as error:
+        say(f"{error} So the next start will take a little longer.")
+        return found
 
 
 @contextmanager
@@ -170,15 +225,15 @@ def whole(repository: Repository) -> Path | None:
     return snapshot if snapshot and is_whole(snapshot) else None
 
 
-def look_up(choice: Choice, force: bool) -> hub.Listing:
-    """What there is to fetch, once it is known to be of use: of a kind that runs, in bits that it has, and within this
-    machine's disk and memory."""
+def look_up(choice: Choice, for_memory: bool) -> hub.Listing:
+    """What there is to fetch, once it is known to be of use: of a kind that runs, in bits that it has, within this
+    machine's disk and, if that is asked, its memory."""
     listing = hub.look_up(choice.repository)
     hub.check_space(listing)
     raw = read_json(hub.download(listing.repository.name, "config.json", listing.commit))
     config, bits = config_from_dict(raw), stored_bits(raw, choice) or choice.bits
-    weights = quantized_bytes(config, bits) if bits else 2 * parameter_count(config)
-    if not force:
+    if for_memory:
+        weights = quantized_bytes(config, bits) if bits else 2 * parameter_count(config)
         load.check_memory(choice.repository, config, weights, 16)
     return listing
 

@@ -94,13 +94,13 @@ class Machine:
             hub.environment(home) | known | {"ELM_MLX_CACHE": str(home / "elm"), "ELM_MLX_BLAS": "reference"}
         )
 
-    def start(self, *arguments: object, **environment: str) -> subprocess.Popen[str]:
+    def start(self, *arguments: object, cwd: Path | None = None, **environment: str) -> subprocess.Popen[str]:
         command = [sys.executable, "-c", PROGRAM, *map(str, arguments)]
         pipes: dict[str, Any] = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-        return subprocess.Popen(command, env=self.environment | environment, text=True, **pipes)
+        return subprocess.Popen(command, env=self.environment | environment, cwd=cwd, text=True, **pipes)
 
-    def run(self, *arguments: object, **environment: str) -> subprocess.CompletedProcess[str]:
-        process = self.start(*arguments, **environment)
+    def run(self, *arguments: object, cwd: Path | None = None, **environment: str) -> subprocess.CompletedProcess[str]:
+        process = self.start(*arguments, cwd=cwd, **environment)
         out, err = process.communicate(timeout=120)
         return subprocess.CompletedProcess(arguments, process.returncode, out, err)
 
@@ -155,15 +155,70 @@ def test_bits_make_and_find_their_own_variant(machine: Machine, hub: FakeHub) ->
 
 def test_a_ready_conversion_runs_from_the_hubs_cache(machine: Machine, hub: FakeHub) -> None:
     done = well(machine.run("pull", "llama-3.2-1b-instruct"))
-    assert str(machine.home) in done.stdout
-    assert "snapshots" in done.stdout
-    assert READY in done.stderr
+    path = Path(done.stdout.strip())
+    assert (path / "model.safetensors").resolve().is_relative_to(machine.home / "hub")  # not there twice
+    assert f"{READY} is a 4-bit conversion of {GATED}-Instruct by others than its publisher" in done.stderr
     hub.reset()
     well(machine.generate("llama-3.2-1b-instruct", NO_SOCKETS="1"))
     assert not hub.requests
     refused = machine.generate(READY, "--bits", 8)
     assert (refused.returncode, refused.stdout) == (2, "")
     assert "quantized to 4 bits already" in refused.stderr
+
+
+def test_a_published_tokenizer_is_made_compact_for_quick_starts(machine: Machine, hub: FakeHub, ready: Path) -> None:
+    spread = json.dumps(json.loads((ready / "tokenizer.json").read_text(encoding="utf-8")), indent=4).encode()
+    hub.add(READY, listing(ready) | {"tokenizer.json": spread})
+    path = Path(well(machine.run("pull", "llama-3.2-1b-instruct")).stdout.strip())
+    assert (path / "tokenizer.json").stat().st_size < len(spread) / 2
+    assert json.loads((path / "tokenizer.json").read_bytes()) == json.loads(spread)
+    assert any(file.read_bytes() == spread for file in (machine.home / "hub").rglob("blobs/*"))  # the hub's, untouched
+
+
+def test_what_others_fetched_into_the_hubs_cache_runs_and_is_kept(machine: Machine, hub: FakeHub) -> None:
+    path = Path(well(machine.run("pull", "llama-3.2-1b-instruct")).stdout.strip())
+    shutil.rmtree(machine.home / "elm")
+    again = well(machine.run("pull", READY, NO_SOCKETS="1"))
+    assert Path(again.stdout.strip()) == path
+
+
+def test_rm_of_a_published_model_leaves_the_hubs_cache(machine: Machine, hub: FakeHub) -> None:
+    well(machine.run("pull", "llama-3.2-1b-instruct"))
+    done = well(machine.run("rm", "llama-3.2-1b-instruct", "--yes"))
+    assert "hf cache rm" in done.stderr
+    hub.reset()
+    well(machine.generate("llama-3.2-1b-instruct", NO_SOCKETS="1"))
+    assert not hub.requests
+
+
+def test_convert_takes_a_name_and_finds_its_tokenizer(machine: Machine, hub: FakeHub, tmp_path: Path) -> None:
+    work = tmp_path / "work"
+    work.mkdir()
+    well(machine.run("convert", APPLE, "--bits", 4, "--group-size", 32, cwd=work))
+    made = work / "OpenELM-450M-mlx-4bit"
+    assert {"config.json", "model.safetensors", "tokenizer.json"} <= {file.name for file in made.iterdir()}
+    hub.reset()
+    named = well(machine.run("convert", "openelm-450m", "--output", work / "b", NO_SOCKETS="1", cwd=work))
+    assert f"{APPLE} at commit" in named.stderr
+    assert well(machine.generate(str(work / "b"))).stdout
+    assert not hub.requests
+
+
+def test_convert_of_a_gated_name_takes_the_original(machine: Machine, hub: FakeHub, tmp_path: Path) -> None:
+    refused = machine.run("convert", "llama-3.2-1b", "--output", tmp_path / "o")
+    assert (refused.returncode, (tmp_path / "o").exists()) == (77, False)
+    assert machine.run("convert", "openelm-45m").returncode == 66
+
+
+def test_weights_cached_without_their_tokenizer_are_completed(machine: Machine, hub: FakeHub) -> None:
+    path = Path(well(machine.run("pull", "llama-3.2-1b-instruct")).stdout.strip())
+    shutil.rmtree(machine.home / "elm")
+    for file in machine.home.rglob("snapshots/*/tokenizer.json"):
+        file.resolve().unlink()
+        file.unlink()
+    hub.reset()
+    assert Path(well(machine.run("pull", "llama-3.2-1b-instruct")).stdout.strip()) == path
+    assert set(sent(hub)) == {"tokenizer.json"}
 
 
 def test_a_gated_repository_says_where_to_accept_and_how_to_set_a_token(machine: Machine, hub: FakeHub) -> None:
@@ -177,9 +232,10 @@ def test_a_gated_repository_says_where_to_accept_and_how_to_set_a_token(machine:
 
 def test_a_gated_original_names_its_ungated_conversion(machine: Machine, hub: FakeHub, ready: Path) -> None:
     hub.add(f"{GATED}-Instruct", listing(ready), gated="hf_good")
-    refused = machine.generate("llama-3.2-1b-instruct", "--bits", 8)
-    assert refused.returncode == 77
-    assert READY in refused.stderr
+    for named in (("llama-3.2-1b-instruct", "--bits", 8), (f"{GATED}-Instruct",)):
+        refused = machine.generate(*named)
+        assert refused.returncode == 77
+        assert READY in refused.stderr
 
 
 @pytest.mark.parametrize("switch", ["HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE"])

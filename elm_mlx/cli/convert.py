@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 import click
@@ -18,7 +19,11 @@ GROUPS = list(map(str, QUANTIZATION_MODES["affine"][1]))
 
 @click.command()
 @click.argument("source", type=click.Path())
-@click.option("--output", type=click.Path(), help="Directory to write. Default: beside SOURCE, bits in the name.")
+@click.option(
+    "--output",
+    type=click.Path(),
+    help="Directory to write. Default: beside SOURCE, or for a name here, with the bits in its own.",
+)
 @click.option("--bits", type=BITS, help="Quantize to this many bits.")
 @click.option("--group-size", type=click.Choice(GROUPS), help="Weights that share a scale. Default: 64.")
 @click.option("--mode", type=click.Choice(list(QUANTIZATION_MODES)), help="How to quantize.")
@@ -33,21 +38,23 @@ GROUPS = list(map(str, QUANTIZATION_MODES["affine"][1]))
 @click.option("--json", "as_json", is_flag=True, help="Print the summary as one JSON object.")
 @quietable
 def command(source: str, bits: str | None, group_size: str | None, as_json: bool, **options: Any) -> None:
-    """Convert SOURCE, a checkpoint directory or a weights file beside its config.json.
+    """Convert SOURCE: a checkpoint directory, a weights file beside its config.json, or a name.
 
-    Reads Hugging Face's OpenELM and Llama 3 checkpoints, safetensors or .bin, without torch and without
-    running anything in them. Unquantized unless --bits or --mode is given.
+    A name is one that `elm-mlx list` shows, or OWNER/NAME[@REVISION] of a repository, which is fetched if it is not
+    on this machine; for OpenELM with its tokenizer. Reads Hugging Face's OpenELM and Llama 3 checkpoints,
+    safetensors or .bin, without torch and without running anything in them. Unquantized unless --bits or --mode
+    is given.
     """
-    from elm_mlx.convert import convert  # here, as --help needs no MLX
+    from elm_mlx.convert import convert, default_output, requested_quantization  # here, as --help needs no MLX
 
+    how = {"bits": int(bits) if bits else None, "group_size": int(group_size) if group_size else None}
+    place, name, tokenizer = published(source)
+    if name and not options["output"]:
+        quantization = requested_quantization(**how, mode=options["mode"])
+        options["output"] = default_output(Path(name), quantization, options["dtype"])
+    options["tokenizer"] = options["tokenizer"] or tokenizer
     with ProgressBar("Converting", in_bytes=True) as bar:
-        done = convert(
-            source,
-            bits=int(bits) if bits else None,
-            group_size=int(group_size) if group_size else None,
-            progress=bar,
-            **options,
-        )
+        done = convert(place, progress=bar, **how, **options)
     if as_json:
         click.echo(json.dumps(asdict(done) | {"output": str(done.output)}))
         return
@@ -56,3 +63,17 @@ def command(source: str, bits: str | None, group_size: str | None, as_json: bool
     if done.dropped:
         say(f"Left out, as nothing reads them: {', '.join(done.dropped)}")
     say(f'Try it: elm-mlx generate --model "{done.output}" --prompt "Once upon a time"')
+
+
+def published(source: str) -> tuple[Path, str | None, Path | None]:
+    """(where the checkpoint lies, a repository's short name, the tokenizer that it lacks) of a path or a name."""
+    from elm_mlx.locate import checkpoint
+
+    if Path(source).exists():
+        return Path(source), None, None
+    with ProgressBar("Fetching", in_bytes=True) as bar:
+        found, tokenizer = checkpoint(source, bar, say)
+    if not (found.repository and found.commit):
+        return found.path, None, None
+    say(f"{found.repository.name} at commit {found.commit[:12]}")
+    return found.path, found.repository.name.partition("/")[2], tokenizer

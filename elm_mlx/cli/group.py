@@ -25,7 +25,7 @@ GROUPS = {
         "list": "List the known models, and what is on this machine.",
         "pull": "Fetch a model.",
         "info": "Show what a model is and takes.",
-        "rm": "Remove converted models.",
+        "rm": "Remove what elm-mlx keeps of a model.",
     },
     "Make a model": {
         "convert": "Convert a checkpoint to MLX.",

@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 import elm_mlx
-from elm_mlx.costs import gigabytes
+from elm_mlx.costs import gigabytes, rough_bytes
 from elm_mlx.errors import ElmError
 from elm_mlx.machine import memory_limit
 from elm_mlx.store import library, registry
@@ -33,11 +33,11 @@ def command(as_json: bool, names_only: bool) -> None:
 
 
 def known() -> list[dict[str, Any]]:
-    """The short names; what does not lie here fits by bytes a weight: 4 bits with their scales, or bfloat16."""
+    """The short names; whether what is not here would fit is reckoned from its parameters, without a cache."""
     return [
         {"name": model.name, "repository": model.ready or model.original, "parameters": model.parameters}
+        | {"fits": rough_bytes(model.parameters, registry.READY_BITS if model.ready else None) <= memory_limit()}
         | local(model.name)
-        | {"fits": model.parameters * (0.6 if model.ready else 2) < memory_limit()}
         for model in registry.known_models().values()
     ]
 
@@ -45,7 +45,7 @@ def known() -> list[dict[str, Any]]:
 def others(shown: set[str | None]) -> list[dict[str, Any]]:
     """Our copies that no short name stands for, or in other bits than it does."""
     return [
-        {"name": copy.repository, "repository": copy.repository, "parameters": None, "fits": None} | figures(copy.path)
+        {"name": copy.repository, "repository": copy.repository, "parameters": None} | figures(copy.path)
         for copy in library.copies()
         if str(copy.path) not in shown
     ]
@@ -64,12 +64,18 @@ def figures(path: Path) -> dict[str, Any]:
     try:
         info = elm_mlx.info(path)
     except ElmError as error:
-        return {"path": str(path), "bytes": None, "bits": None, "error": str(error)}
-    return {"path": str(path), "bytes": info.weight_bytes, "bits": round(info.bits_per_weight, 2), "error": None}
+        return {"path": str(path), "bytes": None, "bits": None, "fits": None, "error": str(error)}
+    return {
+        "path": str(path),
+        "bytes": info.weight_bytes,
+        "bits": round(info.bits_per_weight, 2),
+        "fits": info.fits,
+        "error": None,
+    }
 
 
 def line(row: dict[str, Any]) -> str:
     here = f"{gigabytes(row['bytes'])}, {row['bits']} bits, {row['path']}" if row["bytes"] else row["error"]
     size = f"{row['parameters'] / 1e9:.2f}B" if row["parameters"] else ""
-    fits = "" if row["fits"] is not False else "too large for this machine"
-    return f"{row['name']:<24} {size:>8}  {here or fits}".rstrip()
+    fits = {True: "fits", False: "too large", None: ""}[row["fits"]]
+    return f"{row['name']:<24} {size:>8}  {fits:<9}  {here or ''}".rstrip()

@@ -1,4 +1,4 @@
-"""`elm-mlx rm`: converted models, removed."""
+"""`elm-mlx rm`: our own copies of models, removed."""
 
 from __future__ import annotations
 
@@ -16,12 +16,14 @@ from elm_mlx.store.registry import Known
 @click.argument("name")
 @click.option("--yes", is_flag=True, help="Do not ask.")
 def command(name: str, yes: bool) -> None:
-    """Remove what elm-mlx converted of NAME: its own copies alone, never the hub's cache or your directories."""
+    """Remove what elm-mlx made of NAME: its own copies alone, never the hub's cache or your directories."""
     for copy in of_name(name):
         if not yes and not sys.stdin.isatty():
             raise InvalidRequest("rm asks before it removes, and there is nobody to ask. Give --yes.")
         if yes or click.confirm(f"Remove {copy.repository} {copy.variant} in {copy.path}?", err=True):
             say(f"Removed {copy.path}: {library.remove(copy.path) / 1e6:,.1f} MB.")
+            if copy.variant == library.PUBLISHED:
+                say(f"What was fetched stays in the hub's cache until `hf cache rm model/{copy.repository}`.")
 
 
 def of_name(name: str) -> list[library.Copy]:
@@ -36,6 +38,6 @@ def of_name(name: str) -> list[library.Copy]:
         copy for copy in library.copies() if copy.repository.lower() in lower and revision in ("main", copy.commit)
     ]
     if not found:
-        raise NotFound(f"elm-mlx has converted nothing of {name}; `elm-mlx list` shows what there is. What the hub's "
+        raise NotFound(f"elm-mlx keeps nothing of {name}; `elm-mlx list` shows what there is. What the hub's "
                        "cache holds is removed with `hf cache rm`.")  # fmt: skip
     return found

@@ -45,6 +45,12 @@ def is_whole(directory: Path) -> bool:
         return "config.json" in names and bool(weights) and needed <= set(names)
 
 
+def has_tokenizer(directory: Path) -> bool:
+    """Whether a directory has a tokenizer of either kind."""
+    with reading(directory):
+        return any((directory / name).exists() for name in ("tokenizer.json", "tokenizer.model"))
+
+
 def shards(directory: Path, name: str) -> list[str]:
     """The files that one of the weights' files calls for: an index all it names, a shard all of its number."""
     if name.endswith(".index.json"):

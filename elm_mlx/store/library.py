@@ -1,6 +1,7 @@
-"""The models that elm-mlx has converted for itself: one directory a commit and variant, under one root.
+"""The models that elm-mlx keeps for itself: one directory a commit and variant, under one root.
 
-    ROOT/models/apple--OpenELM-450M/4bit-COMMIT/
+    ROOT/models/apple--OpenELM-450M/4bit-COMMIT/          converted
+    ROOT/models/someone--Llama-4bit/published-COMMIT/     links into the hub's cache, and what was made smaller
 
 The root is ELM_MLX_CACHE, else the platform's place for caches. Nothing outside it is ever written or removed.
 """
@@ -10,17 +11,22 @@ from __future__ import annotations
 import os
 import shutil
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from elm_mlx.errors import NotFound
 from elm_mlx.store.files import disk_errors, reading
 from elm_mlx.store.layout import is_whole
 
 
+PUBLISHED = "published"
+
+
 @dataclass(frozen=True)
 class Copy:
-    """A converted model of ours: where it lies, and what it was made from."""
+    """A model of ours: where it lies, and what it was made from."""
 
     path: Path
     repository: str
@@ -65,6 +71,28 @@ def find(repository: str, variant: str, commit: str | None = None) -> Path | Non
         if is_it and commit in (None, copy.commit) and is_whole(copy.path):
             return copy.path
     return None
+
+
+def link(target: Path, source: Path, replaced: Mapping[str, bytes]) -> Path:
+    """Makes `target` a directory of links to the files of `source`, but for those with content of their own; leaves one
+    that is whole as it is. Raises DiskFull, ElmError."""
+    if target.is_dir() and is_whole(target):
+        return target
+    with disk_errors(f"{target} cannot be made", "Check its permissions, or set ELM_MLX_CACHE."):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with TemporaryDirectory(prefix=".", dir=target.parent) as scratch:
+            folder = Path(scratch, target.name)
+            folder.mkdir()
+            for file in source.iterdir():
+                if file.is_file() and file.name not in replaced:
+                    (folder / file.name).symlink_to(file.resolve())
+            for name, content in replaced.items():
+                (folder / name).write_bytes(content)
+            if target.is_dir() and not is_whole(target):  # the cache lost what it links to
+                shutil.rmtree(target)
+            if not target.is_dir():  # another process was not first
+                folder.rename(target)
+    return target
 
 
 def remove(path: Path) -> int:

@@ -80,6 +80,12 @@ def known_models() -> dict[str, Known]:
     return {model.name: model for model in models}
 
 
+def ready_of(repository: str) -> str | None:
+    """The ready conversion of a publisher's repository, if one is known."""
+    originals = {model.original.lower(): model.ready for model in known_models().values()}
+    return originals.get(repository.lower())
+
+
 def lacks_tokenizer(repository: str) -> bool:
     """Whether it is one of Apple's OpenELM repositories, which hold no tokenizer."""
     return repository.lower().startswith("apple/openelm")
