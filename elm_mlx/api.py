@@ -8,7 +8,7 @@ from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from elm_mlx.arguments import Progress, whole
 from elm_mlx.backend import mx
@@ -24,6 +24,9 @@ from elm_mlx.models.layers import Model
 from elm_mlx.store.files import optional_json
 from elm_mlx.store.load import Loaded, load_arrays, load_directory, read_config, stored_dtype
 from elm_mlx.text.tokenizer import StreamDecoder, Tokenizer
+
+if TYPE_CHECKING:
+    from elm_mlx.text.chat import ChatTemplate
 
 MAX_TOKENS = 256
 
@@ -137,6 +140,7 @@ class LanguageModel:
         self.stop_ids: frozenset[int] = loaded.stop_ids
         self.notice: str | None = loaded.notice
         self._sampling = loaded.sampling
+        self._template: ChatTemplate | None = None
 
     def generate(
         self,
@@ -187,8 +191,15 @@ class LanguageModel:
 
     @property
     def has_chat_template(self) -> bool:
-        """Whether the model says how messages become its prompt."""
-        return self.tokenizer.has_chat_template
+        """Whether it is known how messages become the model's prompt."""
+        return bool(self._template) or self.tokenizer.has_chat_template
+
+    def use_chat_template(self, template: str | Path) -> None:
+        """Takes this chat template for the model's own: a file with one, or "zephyr", which is perhaps the format of
+        OpenELM-Instruct and unconfirmed. Raises NotFound, BadCheckpoint."""
+        from elm_mlx.text.chat import ChatTemplate  # here, as it imports a template engine
+
+        self._template = ChatTemplate.named(template, optional_json(self.directory / "tokenizer_config.json"))
 
     def chat_prompt(self, messages: Sequence[Mapping[str, Any]], **variables: Any) -> list[int]:
         """The ids of `messages` by the model's chat template, ready for its answer; `variables` (tools, date_string)
@@ -199,7 +210,9 @@ class LanguageModel:
         from elm_mlx.text.chat import ChatTemplate  # here, as it imports a template engine
 
         settings = optional_json(self.directory / "tokenizer_config.json")
-        template = ChatTemplate.from_directory(self.directory, settings, with_tools=bool(variables.get("tools")))
+        template = self._template or ChatTemplate.from_directory(
+            self.directory, settings, with_tools=bool(variables.get("tools"))
+        )
         return template.encode(messages, self.tokenizer, **variables)
 
     def chat(self, messages: Sequence[Mapping[str, Any]], **options: Any) -> Completion:

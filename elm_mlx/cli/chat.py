@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from elm_mlx.cli.blas import prefer_fast_blas
-from elm_mlx.cli.find import BITS, load
+from elm_mlx.cli.find import BITS, TEMPLATE_HELP, load
 from elm_mlx.cli.messages import quietable, summary, tell
 from elm_mlx.errors import ElmError, InvalidRequest
 from elm_mlx.store.files import disk_errors, write_json
@@ -43,9 +43,12 @@ HELP = {
 @click.option("--temperature", "--temp", type=click.FloatRange(min=0), help="0 is greedy. Default: the model's own.")
 @click.option("--top-p", type=click.FloatRange(0, 1, min_open=True), help="Keep the likeliest tokens of this share.")
 @click.option("--seed", type=int, help="The same seed gives the same answers.")
+@click.option("--chat-template", metavar="FILE", help=TEMPLATE_HELP)
 @click.option("--force", is_flag=True, help="Load it even if the memory seems too small.")
 @quietable
-def command(model: str | None, bits: str | None, system: str | None, force: bool, **options: Any) -> None:
+def command(
+    model: str | None, bits: str | None, system: str | None, force: bool, chat_template: str | None, **options: Any
+) -> None:
     """Talk to a model. Answers go to standard output as they come; /help lists what may be typed.
 
     A model with a chat template is asked through it; any other completes what you type and goes on from there.
@@ -53,7 +56,7 @@ def command(model: str | None, bits: str | None, system: str | None, force: bool
     stops an answer, Ctrl-D ends the program.
     """
     prefer_fast_blas()
-    Chat(load(model, bits, force), system, options).run(entries())
+    Chat(load(model, bits, force, chat_template), system, options).run(entries())
 
 
 def entries() -> Iterator[str]:

@@ -47,7 +47,7 @@ def command(source: str, bits: str | None, group_size: str | None, as_json: bool
     """
     from elm_mlx.convert import convert, default_output, requested_quantization  # here, as --help needs no MLX
 
-    how = {"bits": int(bits) if bits else None, "group_size": int(group_size) if group_size else None}
+    how: dict[str, Any] = {"bits": int(bits) if bits else None, "group_size": int(group_size) if group_size else None}
     place, name, tokenizer = published(source)
     if name and not options["output"]:
         quantization = requested_quantization(**how, mode=options["mode"])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from dataclasses import asdict
 
 import click
@@ -32,4 +31,4 @@ def command(as_json: bool) -> None:
             if finding.advice:
                 click.echo(f"{'':<20} {finding.advice}")
     if any(finding.status == BROKEN for finding in findings):
-        sys.exit(ElmError.exit_code)
+        raise click.exceptions.Exit(ElmError.exit_code)

@@ -18,15 +18,20 @@ if TYPE_CHECKING:
     from elm_mlx import LanguageModel
 
 DEMO_NOTICE = f"No --model given: this is the built-in demo, {demo.ABOUT}."
+UNCONFIRMED = "zephyr is perhaps the format of OpenELM-Instruct; nobody has confirmed it."
+TEMPLATE_HELP = 'Use the chat template in this file, or "zephyr": perhaps OpenELM-Instruct\'s, unconfirmed.'
 BITS = click.Choice(list(map(str, QUANTIZATION_MODES["affine"][0])))
 
 
-def load(model: str | None, bits: str | None, force: bool) -> LanguageModel:
+def load(model: str | None, bits: str | None, force: bool, chat_template: str | None) -> LanguageModel:
     """The model, ready; says what a person should know of it."""
     directory = find(model, bits, force)
     with ProgressBar("Loading", in_bytes=True) as bar:
         lm = elm_mlx.load(directory, progress=bar, force=force)
-    for notice in (DEMO_NOTICE if model is None else None, lm.notice):
+    if chat_template:
+        lm.use_chat_template(chat_template)
+    unconfirmed = UNCONFIRMED if chat_template == "zephyr" else None
+    for notice in (DEMO_NOTICE if model is None else None, lm.notice, unconfirmed):
         if notice:
             say(notice)
     return lm

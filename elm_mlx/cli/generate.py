@@ -11,7 +11,7 @@ import click
 
 from elm_mlx import demo
 from elm_mlx.cli.blas import prefer_fast_blas
-from elm_mlx.cli.find import BITS, load
+from elm_mlx.cli.find import BITS, TEMPLATE_HELP, load
 from elm_mlx.cli.messages import quietable, say, summary
 from elm_mlx.cli.progress import ProgressBar
 from elm_mlx.errors import InvalidRequest
@@ -31,6 +31,7 @@ COUNT, WARMTH, SHARE = click.IntRange(min=1), click.FloatRange(min=0), click.Flo
 @click.option("--min-p", type=click.FloatRange(0, 1), help="Keep tokens this share as likely as the likeliest.")
 @click.option("--seed", type=int, help="The same seed gives the same text.")
 @click.option("--raw", is_flag=True, help="Complete the prompt as it is, even if the model has a chat template.")
+@click.option("--chat-template", metavar="FILE", help=TEMPLATE_HELP)
 @click.option("--force", is_flag=True, help="Load it even if the memory seems too small.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of the text.")
 @quietable
@@ -45,6 +46,7 @@ def command(
     min_p: float | None,
     seed: int | None,
     raw: bool,
+    chat_template: str | None,
     force: bool,
     as_json: bool,
 ) -> None:
@@ -56,7 +58,7 @@ def command(
     """
     prefer_fast_blas()
     text = read_prompt(prompt)
-    lm = load(model, bits, force)
+    lm = load(model, bits, force, chat_template)
     if text is None:
         text = demo.PROMPT if model is None else ""
     with ProgressBar("Reading the prompt", in_bytes=False) as bar:

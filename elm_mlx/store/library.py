@@ -20,7 +20,6 @@ from elm_mlx.errors import NotFound
 from elm_mlx.store.files import disk_errors, reading
 from elm_mlx.store.layout import is_whole
 
-
 PUBLISHED = "published"
 
 

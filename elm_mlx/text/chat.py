@@ -14,7 +14,7 @@ from elm_mlx.errors import BadCheckpoint, ElmError, InvalidRequest, NotFound
 from elm_mlx.text.tokenizer import Tokenizer, token_text
 
 ZEPHYR = """\
-{% if messages[0]['role'] != 'system' %}
+{{ bos_token }}{% if messages[0]['role'] != 'system' %}
 {{ '<|system|>\\n' + eos_token }}
 {% endif %}
 {% for message in messages %}
@@ -24,8 +24,9 @@ ZEPHYR = """\
 {{ '<|assistant|>' }}
 {% endif %}
 """
-"""Perhaps OpenELM-Instruct's format, unconfirmed: Apple published none, its tuning recipe points to this one, and
-reports of it are mixed. Used only where a caller asks for it."""
+UNCONFIRMED = {"zephyr": ZEPHYR}
+"""Formats that a caller may ask for by name. zephyr is perhaps OpenELM-Instruct's: Apple published none, its tuning
+recipe points to this one, and reports of it are mixed. BOS is ours: OpenELM was trained with one."""
 
 MAX_TEMPLATE = 1 << 16  # characters; Llama 3.1's template has 4 thousand
 MAX_DEPTH = 64  # of lists in lists
@@ -122,14 +123,19 @@ class ChatTemplate:
 
         Raises NotFound where there is none.
         """
-        tokens = {
-            key: text for key, value in settings.items() if key.endswith("_token") and (text := token_text(value))
-        }
         source, where = _beside(directory / "chat_template.jinja"), directory / "chat_template.jinja"
         if source is None:
             where = directory / "tokenizer_config.json"
             source = _chosen(settings.get("chat_template"), where, with_tools)
-        return cls(source, tokens, where)
+        return cls(source, _named_tokens(settings), where)
+
+    @classmethod
+    def named(cls, template: str | Path, settings: Mapping[str, Any]) -> ChatTemplate:
+        """The unconfirmed format of that name, or the template in a file. Raises NotFound where there is neither."""
+        source = UNCONFIRMED.get(str(template)) or _beside(Path(template))
+        if source is None:
+            raise NotFound(f"{template} is neither a file with a chat template nor one of {', '.join(UNCONFIRMED)}.")
+        return cls(source, _named_tokens(settings), Path(template))
 
     def render(
         self, messages: Sequence[Mapping[str, Any]], *, tools: Sequence[Mapping[str, Any]] | None = None,
@@ -190,6 +196,11 @@ class ChatTemplate:
 
     def _unusable(self, why: str) -> BadCheckpoint:
         return BadCheckpoint(f"{self._where}: the chat template {why}, or give a prompt as plain text.")
+
+
+def _named_tokens(settings: Mapping[str, Any]) -> dict[str, str]:
+    """The special tokens that tokenizer_config.json's object names."""
+    return {key: text for key, value in settings.items() if key.endswith("_token") and (text := token_text(value))}
 
 
 def _short(error: Exception) -> str:

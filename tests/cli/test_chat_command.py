@@ -139,3 +139,27 @@ def test_generate_uses_the_template_unless_raw(instruct: Path) -> None:
         return int(json.loads(done.stdout)["stats"]["prompt_tokens"])
 
     assert tokens() > tokens("--raw") > 1
+
+
+def test_an_unconfirmed_template_is_used_when_asked_for_and_said_to_be_one(base: Path, tmp_path: Path) -> None:
+    done = chat(base, "Hi\n", "--chat-template", "zephyr", "--system", "Be brief.")
+    assert done.returncode == 0
+    assert "nobody has confirmed it" in done.stderr
+    (tmp_path / "mine.jinja").write_text(TEMPLATE, encoding="utf-8")
+    own = chat(base, "Hi\n", "--chat-template", str(tmp_path / "mine.jinja"))
+    assert (own.returncode, "confirmed" in own.stderr) == (0, False)
+    assert own.stdout != chat(base, "Hi\n").stdout
+    assert chat(base, "Hi\n", "--chat-template", "nowhere").returncode == 66
+
+
+def test_what_cannot_be_answered_leaves_the_conversation_as_it_was(instruct: Path, tmp_path: Path) -> None:
+    failed = chat(instruct, "/regen\n/stats\n/load nowhere\n/save\n")
+    assert failed.returncode == 0
+    assert failed.stderr.count("elm-mlx: ") == 4
+    refusing = (
+        "{% for m in messages %}{% if m['content'] == 'no' %}{{ raise_exception('never') }}{% endif %}"
+        "{{ m['content'] }}{% endfor %}"
+    )
+    (tmp_path / "t.jinja").write_text(refusing, encoding="utf-8")
+    kept = saved(instruct, "yes\nno\nyes\n", tmp_path, "--chat-template", str(tmp_path / "t.jinja"))
+    assert contents(kept) == ["yes", "yes"]

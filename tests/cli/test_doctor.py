@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 import elm_mlx
-from elm_mlx import doctor, machine
+from elm_mlx import cli, doctor, machine
 from elm_mlx.errors import BadCheckpoint
 
 
@@ -55,6 +55,7 @@ def test_doctor_finds_a_broken_demo_and_exits_with_1(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(doctor.api, "load", broken)
     found = named("self-test")
     assert (found.status, found.detail) == (doctor.BROKEN, "the demo is damaged")
+    assert cli.run(["doctor"]) == 1
 
 
 def test_doctor_sees_the_token_and_the_switch(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

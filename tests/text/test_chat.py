@@ -81,6 +81,7 @@ def test_zephyr_is_the_handbook_s() -> None:
     assert template.render([written.USER]) == "<|system|>\n</s>\n<|user|>\nHi</s>\n<|assistant|>\n"
     both = template.render([{"role": "system", "content": "Be."}, written.USER], add_generation_prompt=False)
     assert both == "<|system|>\nBe.</s>\n<|user|>\nHi</s>\n"
+    assert ChatTemplate(ZEPHYR, {"bos_token": "<s>", "eos_token": "</s>"}).render([written.USER]).count("<s>") == 1
 
 
 # Where the template comes from.
