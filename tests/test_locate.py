@@ -17,6 +17,7 @@ from typing import Any
 
 import checkpoints
 import mlx.core as mx
+import pexpect
 import pytest
 from fake_hub import FakeHub
 
@@ -262,6 +263,30 @@ def test_a_killed_download_goes_on_in_another_process(machine: Machine, hub: Fak
     well(machine.generate("openelm-450m"))
     assert 0 < sent(hub)["model.safetensors"] < 0.8 * size
     assert not [*machine.home.rglob("*.partial")]
+
+
+def test_a_download_shows_its_bytes_on_a_terminal_and_ctrl_c_ends_it_tidily(machine: Machine, hub: FakeHub) -> None:
+    hub.slow("model.safetensors", 100_000)
+    eager = "import elm_mlx.cli.progress as p; p.PATIENCE_S = -1\n" + PROGRAM
+    terminal = {"TERM": "xterm", "COLUMNS": "100"}
+    child = pexpect.spawn(
+        sys.executable, ["-c", eager, "pull", "openelm-450m"], env=machine.environment | terminal, timeout=30
+    )
+    child.expect(rb"Fetching.*\d/\d+\.\d [kM]B")
+    child.sendintr()
+    child.expect(pexpect.EOF)
+    child.close()
+    assert child.exitstatus == 130
+    assert b"\x1b[?25h" in child.before  # the cursor is back
+    assert b"Traceback" not in child.before
+    hub.mend()
+    well(machine.generate("openelm-450m"))
+
+
+def test_what_is_here_is_found_without_the_hubs_code(machine: Machine) -> None:
+    well(machine.run("pull", "openelm-450m"))
+    script = "import sys, elm_mlx; elm_mlx.pull('openelm-450m'); sys.exit('huggingface_hub' in sys.modules)"
+    subprocess.run([sys.executable, "-c", script], env=machine.environment, check=True)
 
 
 def test_a_cut_within_a_process_is_not_noticed(machine: Machine, hub: FakeHub) -> None:
