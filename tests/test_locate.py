@@ -277,7 +277,7 @@ def test_a_download_shows_its_bytes_on_a_terminal_and_ctrl_c_ends_it_tidily(mach
     child.expect(pexpect.EOF)
     child.close()
     assert child.exitstatus == 130
-    assert b"\x1b[?25h" in child.before  # the cursor is back
+    assert b"\x1b[?25h" in child.before, child.before  # the cursor is back
     assert b"Traceback" not in child.before
     hub.mend()
     well(machine.generate("openelm-450m"))

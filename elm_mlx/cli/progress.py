@@ -28,7 +28,8 @@ class ProgressBar:
 
     def __call__(self, done: int, total: int) -> None:
         if self.bar is None and self.is_wanted() and time.monotonic() - self.begun > PATIENCE_S:
-            self.bar = self._start(total)
+            self.bar = self._made(total)
+            self.bar.start()  # kept first, so that an interrupt in here finds what to stop
         if self.bar:
             self.bar.update(self.bar.task_ids[0], completed=done)
 
@@ -36,7 +37,7 @@ class ProgressBar:
         """Whether somebody is there to see it."""
         return sys.stderr.isatty() and not is_quiet()
 
-    def _start(self, total: int) -> Progress:
+    def _made(self, total: int) -> Progress:
         from rich.console import Console
         from rich.progress import BarColumn, DownloadColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
 
@@ -44,7 +45,6 @@ class ProgressBar:
         columns = ("{task.description}", BarColumn(), count, TimeRemainingColumn())
         bar = Progress(*columns, console=Console(stderr=True), transient=True)
         bar.add_task(self.label, total=total)
-        bar.start()
         return bar
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
