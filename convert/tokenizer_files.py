@@ -9,15 +9,16 @@ from pathlib import Path
 from typing import Any
 
 from elm_mlx.config import ModelConfig
-from elm_mlx.convert.sentencepiece_model import SentencePieceModel, added_token, parse, tokenizer_json
-from elm_mlx.errors import BadCheckpoint, MissingTokenizer, NotFound, Unsupported
+from elm_mlx.convert import sentencepiece_model, tiktoken_model
+from elm_mlx.convert.sentencepiece_model import SentencePieceModel, added_token
+from elm_mlx.errors import BadCheckpoint, MissingTokenizer, NotFound
 from elm_mlx.store.files import optional_json, read_json, reading, write_json
 from elm_mlx.store.load import read_generation
 from elm_mlx.text.tokenizer import Tokenizer
 
-MAX_MODEL_BYTES = 16 * 2**20  # Llama 2's tokenizer.model has 0.5 MB, one with 256,000 pieces 4
+MAX_MODEL_BYTES = 16 * 2**20  # Llama 2's tokenizer.model has 0.5 MB, Llama 3's 2, one with 256,000 pieces 4
 COPIED = ("special_tokens_map.json", "chat_template.jinja")
-WANTED = "a tokenizer.json, a SentencePiece tokenizer.model, or a directory with one"
+WANTED = "a tokenizer.json, a tokenizer.model (SentencePiece's or tiktoken's), or a directory with one"
 
 
 @dataclass(frozen=True)
@@ -44,7 +45,7 @@ def prepare(source: Path, given: Path | None, config: ModelConfig) -> TokenizerF
     """
     with reading(given or source):
         file = find(given or source, source)
-        content, settings = read(file)
+        content, settings = read(file, config)
         data = compact(content, file)
     settings = {key: value for key, value in settings.items() if key != "auto_map"}  # Python that a loader would run
     check(Tokenizer(data, settings, config.bos_token_id, file), config, file)
@@ -68,8 +69,8 @@ def find(place: Path, source: Path) -> Path:
     raise MissingTokenizer(f"{place} has no tokenizer. {hint}Give --tokenizer PATH: {WANTED}.")
 
 
-def read(file: Path) -> tuple[dict[str, Any], dict[str, Any]]:
-    """(tokenizer.json's object, tokenizer_config.json's object) for either kind of file."""
+def read(file: Path, config: ModelConfig) -> tuple[dict[str, Any], dict[str, Any]]:
+    """(tokenizer.json's object, tokenizer_config.json's object) for any kind of file."""
     settings = optional_json(file.parent / "tokenizer_config.json")
     if file.suffix == ".json":
         return from_json(file, settings)
@@ -77,8 +78,7 @@ def read(file: Path) -> tuple[dict[str, Any], dict[str, Any]]:
         raise BadCheckpoint(f"{file} is too large to be a tokenizer. --tokenizer wants {WANTED}.")
     data = file.read_bytes()
     if is_tiktoken(data):
-        raise Unsupported(f"{file} is a tiktoken vocabulary (Meta's own for Llama 3). Give the tokenizer.json of the "
-                          "Hugging Face repository instead.")  # fmt: skip
+        return from_tiktoken(file, data, settings, config)
     return from_sentencepiece(file, data, settings)
 
 
@@ -99,8 +99,8 @@ def from_json(file: Path, settings: dict[str, Any]) -> tuple[dict[str, Any], dic
 
 def from_sentencepiece(file: Path, data: bytes, settings: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     """A tokenizer.model, and added_tokens.json where a fine-tune brought one, by the original's own rules."""
-    model = parse(data, file)
-    content = tokenizer_json(model, file)
+    model = sentencepiece_model.parse(data, file)
+    content = sentencepiece_model.tokenizer_json(model, file)
     content["added_tokens"] += later_tokens(file.parent / "added_tokens.json", model)
     names = {
         key: model.text_of(token)
@@ -123,6 +123,18 @@ def later_tokens(file: Path, model: SentencePieceModel) -> list[dict[str, Any]]:
     return [added_token(i, text, special=True) for i, text in later]
 
 
+def from_tiktoken(
+    file: Path, data: bytes, settings: dict[str, Any], config: ModelConfig
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Meta's vocabulary for Llama 3, with the special tokens of 3.1 and later where the model scales its RoPE."""
+    tokens = tiktoken_model.parse(data, file)
+    specials = tiktoken_model.special_tokens(later=config.rope.kind == "llama3")
+    check_size(len(tokens) + len(specials), config, file)
+    content = tiktoken_model.tokenizer_json(tokens, specials, file)
+    names = {"bos_token": specials[0], "eos_token": specials[1]}
+    return content, names | settings | {"tokenizer_class": "PreTrainedTokenizerFast"}
+
+
 def compact(content: dict[str, Any], file: Path) -> bytes:
     """A tokenizer.json without blanks, merges as strings where no piece holds one: start-up is mostly parsing it."""
     model = content.get("model")
@@ -142,7 +154,11 @@ def is_plain_pair(pair: object) -> bool:
 
 def check(tokenizer: Tokenizer, config: ModelConfig, file: Path) -> None:
     """The tokenizer is this model's: none of its ids lies outside the embedding."""
-    size = max(tokenizer.vocab_size, (tokenizer.bos_token_id or 0) + 1)
+    check_size(max(tokenizer.vocab_size, (tokenizer.bos_token_id or 0) + 1), config, file)
+
+
+def check_size(size: int, config: ModelConfig, file: Path) -> None:
+    """The embedding has a row for each of `size` ids."""
     if size > config.vocab_size:
         raise BadCheckpoint(f"{file} has ids up to {size - 1} and the model only {config.vocab_size} of them: it is "
                             "another model's tokenizer.")  # fmt: skip

@@ -66,7 +66,7 @@ class Tokenizer:
         except (FileNotFoundError, IsADirectoryError) as error:
             raise MissingTokenizer(
                 f"There is no {path.name} in {path.parent}. Convert the model with --tokenizer PATH, where PATH is "
-                "a tokenizer.json, a SentencePiece tokenizer.model, or a directory with one."
+                "a tokenizer.json, a tokenizer.model, or a directory with one."
             ) from error
         except OSError as error:
             raise ElmError(f"{path} cannot be read: {error.strerror}. Check its permissions.") from error

@@ -372,12 +372,6 @@ def test_a_missing_tokenizer_says_what_openelm_uses(tmp_path: Path) -> None:
         tokenizer_files.find(tmp_path / "nowhere", tmp_path)
 
 
-def test_a_tiktoken_vocabulary_is_named(source: Path) -> None:
-    (source / "tokenizer.model").write_bytes(b"IQ== 0\nIg== 1\nIw== 2\n")
-    with pytest.raises(Unsupported, match=r"tiktoken.*Llama 3.*tokenizer\.json"):
-        written(source)
-
-
 def test_a_file_too_large_to_be_a_tokenizer_is_not_read(source: Path) -> None:
     with (source / "tokenizer.model").open("wb") as file:
         file.truncate(2**30)
