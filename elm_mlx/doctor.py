@@ -17,7 +17,7 @@ import elm_mlx
 from elm_mlx import api, machine
 from elm_mlx.costs import gigabytes
 from elm_mlx.errors import ElmError
-from elm_mlx.store import hub, library
+from elm_mlx.store import hub, hub_cache, library
 
 OK, SLOW, BROKEN = "ok", "slow", "broken"
 SLOW_SELF_TEST_S = 5.0
@@ -89,7 +89,7 @@ def memory() -> Finding:
 
 
 def caches() -> Finding:
-    places = {"own": library.root(), "Hugging Face": hub.cache_directory()}
+    places = {"own": library.root(), "Hugging Face": hub_cache.cache_directory()}
     free = [f"{name} {path} ({gigabytes(free_space(path))} free)" for name, path in places.items()]
     unwritable = [str(path) for path in places.values() if not is_writable(path)]
     if unwritable:
@@ -98,16 +98,12 @@ def caches() -> Finding:
     return Finding("caches", OK, ", ".join(free))
 
 
-def existing(path: Path) -> Path:
-    return path if path.exists() else existing(path.parent)
-
-
 def free_space(path: Path) -> int:
-    return shutil.disk_usage(existing(path)).free
+    return shutil.disk_usage(hub_cache.standing(path)).free
 
 
 def is_writable(path: Path) -> bool:
-    return os.access(existing(path), os.W_OK)
+    return os.access(hub_cache.standing(path), os.W_OK)
 
 
 def network() -> Finding:
@@ -117,7 +113,7 @@ def network() -> Finding:
 
 def has_token() -> bool:
     named = os.environ.get("HF_TOKEN_PATH")
-    file = Path(named) if named else hub.cache_directory().parent / "token"
+    file = Path(named) if named else hub_cache.cache_directory().parent / "token"
     return bool(os.environ.get("HF_TOKEN")) or file.is_file()
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -29,7 +29,7 @@ from elm_mlx.errors import (
     TargetExists,
     Unreachable,
 )
-from elm_mlx.store import hub, library, load, registry
+from elm_mlx.store import hub, hub_cache, library, load, registry
 from elm_mlx.store.files import optional_json, read_json, reading
 from elm_mlx.store.layout import has_tokenizer, is_whole
 from elm_mlx.store.registry import Known, Repository
@@ -95,7 +95,7 @@ def on_this_machine(choice: Choice) -> Located | None:
 
     Of "main" any commit will do where the cache does not know which one it is; of another revision none but its own.
     """
-    repository, commit = choice.repository, hub.commit_of(choice.repository)
+    repository, commit = choice.repository, hub_cache.commit_of(choice.repository)
     if commit or repository.revision == "main":
         own = library.find(repository.name, choice.variant, commit)
         published = library.find(repository.name, library.PUBLISHED, commit)
@@ -113,8 +113,12 @@ def loads_as_it_is(snapshot: Path, choice: Choice) -> bool:
     """Whether a published directory needs no conversion."""
     stored = stored_bits(optional_json(snapshot / "config.json"), choice)
     with reading(snapshot):
-        has_all = (snapshot / "tokenizer.json").exists() and any(snapshot.glob("*.safetensors"))
-    return has_all and choice.bits in (None, stored)
+        return runs_as_it_is([file.name for file in snapshot.iterdir() if file.exists()], choice.bits, stored)
+
+
+def runs_as_it_is(names: Collection[str], bits: int | None, stored: int | None) -> bool:
+    """The same by the names of its files, the bits that are asked for and those it has."""
+    return "tokenizer.json" in names and any(name.endswith(".safetensors") for name in names) and bits in (None, stored)
 
 
 def stored_bits(raw: dict[str, Any], choice: Choice) -> int | None:
@@ -146,7 +150,7 @@ def pull(
     if found := locate(model, bits):
         return kept(found, say)
     choice = choose(named(model), bits)
-    snapshot, tokenizer = fetched(choice, fetching, say, for_memory=not force)
+    snapshot, tokenizer = fetched(choice, fetching, say, for_running=not force)
     found = Located(snapshot, choice.repository, snapshot.name)
     if loads_as_it_is(snapshot, choice):
         return kept(found, say)
@@ -161,8 +165,22 @@ def checkpoint(model: str | Path, fetching: Progress | None = None, say: Say = l
     if isinstance(parsed := registry.parse(model), Path):
         return Located(parsed), None
     choice = as_published(parsed)
-    snapshot, tokenizer = fetched(choice, fetching, say, for_memory=False)
+    snapshot, tokenizer = fetched(choice, fetching, say, for_running=False)
     return Located(snapshot, choice.repository, snapshot.name), tokenizer
+
+
+def verify(model: str | Path, bits: int | None = None, progress: Progress | None = None, say: Say = log) -> None:
+    """Reads what the hub's cache holds of a model, and removes what is damaged with what was made from it: the next
+    `pull` fetches that again. `progress` hears (bytes read, in all)."""
+    if isinstance(registry.parse(model), Path):
+        raise InvalidRequest(f"{model} is a directory, and there is nothing to hold it against. Name a model.")
+    repository = choose(named(model), bits).repository
+    if not (damaged := hub_cache.verify(repository, progress)):
+        return
+    say(f"Damaged in the cache, and to be fetched again: {', '.join(damaged)}.")
+    for copy in library.copies():
+        if (copy.repository.lower(), copy.commit) == (repository.name.lower(), hub_cache.commit_of(repository)):
+            library.remove(copy.path)
 
 
 def named(model: str | Path) -> Known | Repository:
@@ -172,7 +190,7 @@ def named(model: str | Path) -> Known | Repository:
     return parsed
 
 
-def fetched(choice: Choice, fetching: Progress | None, say: Say, *, for_memory: bool) -> tuple[Path, Path | None]:
+def fetched(choice: Choice, fetching: Progress | None, say: Say, *, for_running: bool) -> tuple[Path, Path | None]:
     """(a snapshot with everything that the model needs, the tokenizer that is missing in it and comes from elsewhere),
     from the hub's cache or else the network."""
     repository = choice.repository
@@ -180,14 +198,14 @@ def fetched(choice: Choice, fetching: Progress | None, say: Say, *, for_memory: 
     with naming(choice.alternative):
         cached = whole(repository)
         is_there = cached and (lacks_tokenizer or has_tokenizer(cached))
-        listing = None if is_there else look_up(choice, for_memory)
+        listing = None if is_there else look_up(choice, for_running)
         tokenizer = openelm_tokenizer(say) if lacks_tokenizer else None
         if listing:
             if choice.original:
                 say(f"{repository} is a {registry.READY_BITS}-bit conversion of {choice.original} by others than its "
                     "publisher; no licence has to be accepted first, and its terms hold all the same.")  # fmt: skip
             say(f"Fetching {repository} at commit {listing.commit[:12]}: {gigabytes(listing.nbytes)}.")
-            hub.fetch(listing, fetching)
+            hub.fetch(listing, fetching, say)
     if not (snapshot := whole(repository)):
         raise BadCheckpoint(f"{repository} lacks files that its own index of weights names. Try another revision.")
     return snapshot, tokenizer
@@ -221,20 +239,23 @@ def naming(alternative: str | None) -> Iterator[None]:
 
 def whole(repository: Repository) -> Path | None:
     """The hub's cached snapshot, if nothing of the model is missing in it."""
-    snapshot = hub.snapshot(repository)
+    snapshot = hub_cache.snapshot(repository)
     return snapshot if snapshot and is_whole(snapshot) else None
 
 
-def look_up(choice: Choice, for_memory: bool) -> hub.Listing:
+def look_up(choice: Choice, for_running: bool) -> hub.Listing:
     """What there is to fetch, once it is known to be of use: of a kind that runs, in bits that it has, within this
-    machine's disk and, if that is asked, its memory."""
+    machine's disk and, if it is to run, its memory."""
     listing = hub.look_up(choice.repository)
     hub.check_space(listing)
-    raw = read_json(hub.download(listing.repository.name, "config.json", listing.commit))
+    blob = listing.files["config.json"]
+    raw = read_json(hub.download(listing.repository.name, "config.json", listing.commit, blob=blob))
     config, bits = config_from_dict(raw), stored_bits(raw, choice) or choice.bits
-    if for_memory:
-        weights = quantized_bytes(config, bits) if bits else 2 * parameter_count(config)
+    weights = quantized_bytes(config, bits) if bits else 2 * parameter_count(config)
+    if for_running:
         load.check_memory(choice.repository, config, weights, 16)
+    if for_running and not runs_as_it_is(listing.files, choice.bits, stored_bits(raw, choice)):
+        hub.check_space(listing, also=weights, at=library.root())
     return listing
 
 
@@ -257,7 +278,7 @@ def converted(choice: Choice, snapshot: Path, tokenizer: Path | None, progress: 
 def openelm_tokenizer(say: Say) -> Path:
     """The tokenizer that Apple's repositories lack, from any mirror whose file is the one the registry names."""
     for mirror in registry.TOKENIZER_MIRRORS:
-        snapshot = hub.snapshot(Repository(mirror))
+        snapshot = hub_cache.snapshot(Repository(mirror))
         if snapshot and is_the_tokenizer(file := snapshot / registry.TOKENIZER_FILE):
             return file
     refusal: ElmError | None = None
@@ -265,16 +286,16 @@ def openelm_tokenizer(say: Say) -> Path:
         try:
             commit = hub.revision(Repository(mirror))
             file = hub.download(mirror, registry.TOKENIZER_FILE, commit)
+        except Unreachable:
+            raise  # the others lie on the same hub
         except ElmError as error:
             refusal = error
             continue
         if is_the_tokenizer(file):
             say(f"OpenELM's tokenizer comes from {mirror}.")
-            hub.point(Repository(mirror), commit)
+            hub_cache.point(Repository(mirror), commit)
             return file
         say(f"{mirror} has a {registry.TOKENIZER_FILE} that is not Llama 2's; trying the next.")
-    if isinstance(refusal, Unreachable):
-        raise refusal
     why = f" ({refusal})" if refusal else ""
     raise MissingTokenizer(f"OpenELM's tokenizer, Llama 2's {registry.TOKENIZER_FILE}, is on none of its mirrors{why}. "
                            "Give one with `elm-mlx convert ... --tokenizer FILE`.")  # fmt: skip

@@ -132,6 +132,23 @@ class Fault:
 
 
 @dataclass
+class Hold:
+    """A place in a body where its sender waits."""
+
+    place: int
+    reached: threading.Event = field(default_factory=threading.Event)
+    released: threading.Event = field(default_factory=threading.Event)
+
+    def pass_by(self, sent: int, is_open: Callable[[], object]) -> int:
+        """Waits at the place until released or closed; how many bytes may go before the next call."""
+        if sent == self.place:
+            self.reached.set()
+            while is_open() and not self.released.wait(0.02):
+                pass
+        return self.place - sent if sent < self.place else CHUNK
+
+
+@dataclass
 class Answer:
     status: int = 200
     headers: dict[str, str] = field(default_factory=dict)
@@ -188,6 +205,7 @@ class FakeHub:
 
     def __init__(self, page: int = 1000) -> None:
         self.page = page  # entries in one page of a tree
+        self.names_only = False  # in a model's info, as from hubs that know no `blobs`
         self._repos: dict[str, Repo] = {}
         self._requests: list[Request] = []
         self._faults: list[Fault] = []
@@ -281,9 +299,18 @@ class FakeHub:
         """Send wrong bytes, as many as the right ones."""
         self._fault("corrupt", path, True, times)
 
+    def hold(self, path: str, after: int, times: float = 1) -> threading.Event:
+        """Stop after so many bytes of the body and go on when `mend` is called; the event says that they are sent."""
+        held = Hold(after)
+        self._fault("hold", path, held, times)
+        return held.reached
+
     def mend(self) -> None:
         """Take all faults back."""
         with self._lock:
+            for fault in self._faults:
+                if isinstance(fault.value, Hold):
+                    fault.value.released.set()
             self._faults.clear()
 
     def _fault(self, kind: str, path: str, value: Any, times: float) -> None:
@@ -330,13 +357,17 @@ class FakeHub:
 
     def body(self, answer: Answer, request: Request, write: Callable[[bytes], object]) -> None:
         """Send the body with its faults. Bytes count before they leave: what a client has is never uncounted."""
-        faults = ("cut", "slow", "corrupt") if answer.status < 300 else ()
-        cut, rate, wrong = [self._struck(kind, request.path) for kind in faults] or [None] * 3
+        faults = ("cut", "slow", "corrupt", "hold") if answer.status < 300 else ()
+        cut, rate, wrong, hold = [self._struck(kind, request.path) for kind in faults] or [None] * 4
+        hold = hold or Hold(-1)
         left = answer.length if cut is None else min(cut, answer.length)
         step = CHUNK if rate is None else max(1, min(CHUNK, int(rate / 20)))
         with opened(answer.content) as source:
             source.seek(answer.start)
-            while left and self._servers and (chunk := source.read(min(left, step))):
+            while left and self._servers:
+                room = hold.pass_by(request.sent, lambda: self._servers)
+                if not (chunk := source.read(min(left, step, room))):
+                    break
                 time.sleep(len(chunk) / rate if rate else 0)
                 request.sent += len(chunk)
                 left -= len(chunk)
@@ -367,9 +398,10 @@ class _Ask:
         return self.query.get(name, [""])[0].lower() in ("true", "1")
 
     def find(self, repo: str) -> Repo:
+        shown = self.token  # a bad one is refused even where none is needed
         if held := self.hub._repos.get(repo):
             return held
-        if self.token:
+        if shown:
             raise Refusal(404, "RepoNotFound", "Repository not found")
         raise Refusal(401, "RepoNotFound", "Invalid username or password.")
 
@@ -397,7 +429,8 @@ class _Ask:
     def info(self, repo: str, revision: str) -> Answer:
         held = self.find(repo)
         sha, files = held.commit(revision or "main")
-        siblings = [file.sibling(name) if self.flag("blobs") else {"rfilename": name} for name, file in files.items()]
+        full = self.flag("blobs") and not self.hub.names_only
+        siblings = [file.sibling(name) if full else {"rfilename": name} for name, file in files.items()]
         data = {"_id": sha[:24], "id": repo, "modelId": repo, "author": repo.split("/")[0], "sha": sha}
         dates = {"lastModified": WHEN, "createdAt": WHEN}
         counts = {"downloads": 0, "likes": 0, "usedStorage": sum(file.size for file in files.values())}

@@ -31,7 +31,8 @@ STAIR = (
     ("store.quantize",),
     ("store.load",),  # 5: directory -> model, tokenizer, config
     ("store.registry", "store.layout", "store.download"),  # 6: names and the network
-    ("store.hub", "store.library"),
+    ("store.hub_cache", "store.library"),
+    ("store.hub",),
     ("convert.*",),  # 7
     ("locate",),  # 8: from a name to a directory, which asks convert inside the function that needs it
     ("api",),

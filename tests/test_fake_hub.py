@@ -9,6 +9,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -185,6 +186,35 @@ def test_slow_is_slow(hub: FakeHub) -> None:
     begun = time.monotonic()
     assert got(resolve(hub, "config.json")) == (200, content)
     assert time.monotonic() - begun >= 0.2
+
+
+def test_a_body_is_held_until_mended(hub: FakeHub) -> None:
+    content = FILES["model.safetensors"]
+    held = hub.hold("model.safetensors", after=100)
+    with ThreadPoolExecutor() as pool:
+        answer = pool.submit(got, resolve(hub, "model.safetensors"))
+        assert held.wait(10)
+        assert [request.sent for request in hub.requests if request.path.startswith("/cdn/")] == [100]
+        assert not answer.done()
+        hub.mend()
+        assert answer.result(10) == (200, content)
+
+
+def test_a_bad_token_is_refused_even_for_what_is_public(hub: FakeHub, tmp_path: Path) -> None:
+    script = f"""
+show([caught(call, "{MODEL}", *name, token=token) for token in ("stale", "hf_any")
+      for call, *name in ((HfApi().model_info,), (hf_hub_download, "config.json"))])
+"""
+    assert told(hub, tmp_path, script) == ["HfHubHTTPError"] * 2 + ["nothing"] * 2
+
+
+def test_names_alone(hub: FakeHub, tmp_path: Path) -> None:
+    hub.names_only = True
+    script = f"""
+files = HfApi().model_info("{MODEL}", files_metadata=True).siblings
+show({{file.rfilename: [file.size, file.blob_id, file.lfs] for file in files}})
+"""
+    assert told(hub, tmp_path, script) == dict.fromkeys(FILES, [None] * 3)
 
 
 def test_ranges(hub: FakeHub) -> None:

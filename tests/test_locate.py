@@ -7,7 +7,6 @@ import json
 import os
 import re
 import shutil
-import signal
 import subprocess
 import sys
 import time
@@ -318,24 +317,39 @@ def test_two_pulls_at_once_both_end_well(machine: Machine, hub: FakeHub) -> None
     assert said[0][0] == said[1][0]
 
 
-def test_a_pull_that_was_interrupted_leaves_nothing_that_looks_whole(machine: Machine, hub: FakeHub) -> None:
-    hub.slow("model.safetensors", 100_000)
-    process = machine.start("pull", "openelm-450m")
-    time.sleep(2.5)
-    process.send_signal(signal.SIGINT)
-    process.communicate(timeout=30)
-    assert process.returncode == 130
-    hub.mend()
-    assert machine.generate("openelm-450m", HF_HUB_OFFLINE="1").returncode == 75
-    well(machine.generate("openelm-450m"))
-
-
 def test_a_cache_entry_that_lost_its_blob_is_fetched_again(machine: Machine, hub: FakeHub) -> None:
     path = Path(well(machine.run("pull", "llama-3.2-1b-instruct")).stdout.strip())
     (path / "model.safetensors").resolve().unlink()
     hub.reset()
     well(machine.generate("llama-3.2-1b-instruct"))
     assert set(sent(hub)) == {"model.safetensors"}
+
+
+def test_pull_verify_fetches_what_is_damaged_again_and_nothing_else(machine: Machine, hub: FakeHub) -> None:
+    path = Path(well(machine.run("pull", "openelm-450m")).stdout.strip())
+    blob = next(machine.home.rglob("snapshots/*/model.safetensors")).resolve()
+    good = blob.read_bytes()
+    blob.write_bytes(good[:-1] + bytes([good[-1] ^ 1]))
+    hub.reset()
+    well(machine.run("pull", "openelm-450m"))  # which believes what is here
+    assert not hub.requests
+    done = well(machine.run("pull", "openelm-450m", "--verify"))
+    assert "model.safetensors" in done.stderr
+    assert sent(hub) == {"model.safetensors": len(good)}
+    assert blob.read_bytes() == good
+    assert Path(done.stdout.strip()) == path  # made again, from the good one
+    assert machine.run("pull", str(path), "--verify").returncode == 2
+
+
+def test_a_truncated_cache_entry_is_said_and_mended(machine: Machine, hub: FakeHub) -> None:
+    well(machine.run("pull", "llama-3.2-1b-instruct"))
+    blob = next(machine.home.rglob("snapshots/*/model.safetensors")).resolve()
+    os.truncate(blob, blob.stat().st_size - 100)
+    refused = machine.generate("llama-3.2-1b-instruct")
+    assert (refused.returncode, refused.stdout) == (65, "")
+    assert "pull llama-3.2-1b-instruct --verify" in refused.stderr
+    well(machine.run("pull", "llama-3.2-1b-instruct", "--verify"))
+    well(machine.generate("llama-3.2-1b-instruct"))
 
 
 def test_rm_removes_our_copies_alone(machine: Machine, hub: FakeHub, tmp_path: Path) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,8 +13,9 @@ import elm_mlx
 from elm_mlx import demo
 from elm_mlx.cli.messages import say
 from elm_mlx.cli.progress import ProgressBar
-from elm_mlx.errors import InvalidRequest
+from elm_mlx.errors import BadCheckpoint, InvalidRequest
 from elm_mlx.quantization import QUANTIZATION_MODES
+from elm_mlx.store import registry
 
 if TYPE_CHECKING:
     from elm_mlx import LanguageModel
@@ -26,7 +29,7 @@ BITS = click.Choice(list(map(str, QUANTIZATION_MODES["affine"][0])))
 def load(model: str | None, bits: str | None, force: bool, chat_template: str | None) -> LanguageModel:
     """The model, ready; says what a person should know of it."""
     directory = find(model, bits, force)
-    with ProgressBar("Loading", in_bytes=True) as bar:
+    with ProgressBar("Loading", in_bytes=True) as bar, advising(model):
         lm = elm_mlx.load(directory, progress=bar, force=force)
     if chat_template:
         lm.use_chat_template(chat_template)
@@ -35,6 +38,17 @@ def load(model: str | None, bits: str | None, force: bool, chat_template: str | 
         if notice:
             say(notice)
     return lm
+
+
+@contextmanager
+def advising(model: str | None) -> Iterator[None]:
+    """Names the way to mend a model that was fetched and is damaged."""
+    try:
+        yield
+    except BadCheckpoint as error:
+        if model and not isinstance(registry.parse(model), Path):
+            raise BadCheckpoint(f"{error} `elm-mlx pull {model} --verify` fetches what is damaged.") from error
+        raise
 
 
 def find(model: str | None, bits: str | None, force: bool) -> Path | None:

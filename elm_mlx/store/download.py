@@ -8,31 +8,41 @@ from __future__ import annotations
 
 import fcntl
 import hashlib
+import re
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
+from typing import BinaryIO, TypeVar
 
 from elm_mlx.errors import BadCheckpoint
 
-TRIES = 5  # without a byte between them; the waits double from one second
+T = TypeVar("T")
+PATIENCE_S = 30  # without a byte; the waits within it double from one second, which makes five tries
+POLL_S, SILENCE_S = 0.1, 1  # how often another's lock is tried, and how long without a word
+CHUNK = 1 << 20
 TRANSIENT = (408, 429, 500, 502, 503, 504)
+# The client's HTTP library differs between huggingface_hub's versions; the names of its errors do not.
+UNCONNECTED = {"ConnectError", "ConnectTimeout"}
+CUT = {"NetworkError", "TimeoutException", "RemoteProtocolError"}
 
 Report = Callable[[int], None]
+Say = Callable[[str], None]
 Request = Callable[[int], AbstractContextManager[tuple[int, Iterator[bytes]]]]
 """Asks for a file's bytes from a place on; gives the place that they do begin at, and them."""
 
 
-def fetch_blob(request: Request, blob: Path, size: int | None, report: Report) -> None:
-    """Makes `blob`, whose name is the hub's ETag, from what `request` gives. `report` hears how many bytes are there.
+def fetch_blob(request: Request, blob: Path, size: int | None, report: Report, say: Say | None = None) -> None:
+    """Makes `blob`, whose name is the hub's ETag, from what `request` gives. `report` hears how many bytes are there,
+    `say` that another process is at it.
 
     Raises BadCheckpoint for bytes that are not the name's, and what the hub's client raises once trying again is of
     no use.
     """
     blob.parent.mkdir(parents=True, exist_ok=True)
-    partial = blob.with_name(f"{blob.name}.elm-mlx.partial")
-    with locked(partial):
-        if blob.exists():  # another process was first
+    partial = partial_of(blob)
+    with locked(partial, say):
+        if is_there(blob, size):  # another process was first
             return
         complete(request, partial, size, report)
         if not is_named(partial, blob.name):
@@ -42,54 +52,109 @@ def fetch_blob(request: Request, blob: Path, size: int | None, report: Report) -
         partial.replace(blob)
 
 
+def partial_of(blob: Path) -> Path:
+    """Where the bytes of a blob gather."""
+    return blob.with_name(f"{blob.name}.elm-mlx.partial")
+
+
+def is_there(path: Path, size: int | None) -> bool:
+    """Whether a file is there, with so many bytes if that is known."""
+    return path.exists() and size in (None, path.stat().st_size)
+
+
 @contextmanager
-def locked(partial: Path) -> Iterator[None]:
+def locked(partial: Path, say: Say | None = None) -> Iterator[None]:
     """Holds the file against other processes of ours; it is freed when this one ends, however it ends."""
     with partial.open("ab") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
+        begun = time.monotonic()
+        while not is_taken(file):
+            if say and time.monotonic() - begun > SILENCE_S:
+                say("Another elm-mlx fetches the same file; waiting.")
+                say = None
+            time.sleep(POLL_S)
         yield
 
 
+def is_taken(file: BinaryIO) -> bool:
+    """Whether the lock could be had."""
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
 def complete(request: Request, partial: Path, size: int | None, report: Report) -> None:
-    """Adds bytes until there are `size`, over cut connections and a hub that is busy."""
-    failures = 0
-    while (before := partial.stat().st_size) != size or size == 0:
-        error: Exception = ConnectionError("the connection ended early")
-        try:
-            append(request, partial, report)
-            if size is None or partial.stat().st_size == size:
-                return
-        except Exception as raised:
-            error = raised
-        failures = 0 if partial.stat().st_size > before else failures + 1
-        if failures == TRIES or not is_transient(error):
-            raise error
-        time.sleep(2**failures / 2)
+    """Adds bytes until there are `size`, or without one until the connection ends well."""
+
+    def there() -> int:
+        return partial.stat().st_size
+
+    if size is None or there() < size:
+        patiently(lambda: append(request, partial, size, report), there)
 
 
-def append(request: Request, partial: Path, report: Report) -> None:
-    """One request for what is missing."""
+def append(request: Request, partial: Path, size: int | None, report: Report) -> None:
+    """One request for what is missing. Takes no more than `size` bytes, and raises ConnectionError for fewer."""
     with request(partial.stat().st_size) as (begin, chunks), partial.open("r+b") as file:
         file.seek(begin)
         file.truncate()
         for chunk in chunks:
             file.write(chunk)
             report(file.tell())
+            if size is not None and file.tell() >= size:
+                return
+        if size is not None:
+            raise ConnectionError("the connection ended early")
 
 
-def is_transient(error: Exception) -> bool:
-    """Whether asking again may help: a cut connection, a hub that is busy. The client's HTTP library, whose errors
-    these are, differs between huggingface_hub's versions."""
-    if response := getattr(error, "response", None):
+def patiently(attempt: Callable[[], T], there: Callable[[], int] | None = None) -> T:
+    """What `attempt` gives, asked again over cut connections and a hub that is busy.
+
+    It gives up, with the last error, where the next try would come PATIENCE_S after the last byte: `there` counts the
+    bytes. Without it nothing has come yet, and a hub that cannot be connected to is not asked again.
+    """
+    begun, failures, most = time.monotonic(), 0, there() if there else 0
+    while True:
+        try:
+            return attempt()
+        except Exception as error:
+            failures += 1
+            if there and there() > most:
+                begun, failures, most = time.monotonic(), 0, there()
+            pause = max(2**failures / 2, asked_wait_s(error))
+            if not is_transient(error, there is not None) or time.monotonic() + pause > begun + PATIENCE_S:
+                raise
+        time.sleep(pause)
+
+
+def is_transient(error: Exception, reached: bool) -> bool:
+    """Whether asking again may help: a cut connection, a hub that is busy, or out of reach though it was `reached`."""
+    response, kinds = getattr(error, "response", None), {kind.__name__ for kind in type(error).__mro__}
+    if response is not None:
         return response.status_code in TRANSIENT
-    return type(error).__module__.startswith(("http", "ssl")) or isinstance(error, ConnectionError | TimeoutError)
+    if kinds & UNCONNECTED:
+        return reached
+    return bool(kinds & CUT) or isinstance(error, ConnectionError | TimeoutError)
 
 
-def is_named(path: Path, name: str) -> bool:
-    """Whether a file's content has this ETag: a sha256 for large files, else the name that git gives a blob."""
+def asked_wait_s(error: Exception) -> int:
+    """Seconds that the hub asks to wait: by Retry-After, or until a rate limit that is used up (r=0) begins anew."""
+    headers = getattr(getattr(error, "response", None), "headers", {})
+    found = re.fullmatch(r"(\d+)", headers.get("Retry-After", "")) or re.search(
+        r"\br=0;\s*t=(\d+)", headers.get("RateLimit", "")
+    )
+    return int(found[1]) if found else 0
+
+
+def is_named(path: Path, name: str, report: Report = lambda _: None) -> bool:
+    """Whether a file's content has this ETag: a sha256 for large files, else the name that git gives a blob. An ETag
+    of another form says nothing. `report` hears how many bytes are read."""
+    hashes = {64: hashlib.sha256(), 40: hashlib.sha1(b"blob %d\0" % path.stat().st_size, usedforsecurity=False)}
+    if not (digest := hashes.get(len(name))):
+        return True
     with path.open("rb") as file:
-        if len(name) == 64:
-            return hashlib.file_digest(file, "sha256").hexdigest() == name
-        if len(name) == 40:
-            return hashlib.sha1(b"blob %d\0" % path.stat().st_size + file.read()).hexdigest() == name
-    return True
+        while chunk := file.read(CHUNK):
+            digest.update(chunk)
+            report(file.tell())
+    return digest.hexdigest() == name

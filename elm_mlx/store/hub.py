@@ -1,59 +1,60 @@
-"""The Hugging Face hub: its cache, read here without importing its code, and the only place that uses the network.
-
-The cache's layout is huggingface_hub's: models--OWNER--NAME/refs/REVISION holds a commit, snapshots/COMMIT the files
-as links into blobs.
-"""
+"""The Hugging Face hub: what a repository holds and its files into the cache. The only place that uses the network."""
 
 from __future__ import annotations
 
 import os
 import re
-import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from elm_mlx.arguments import Progress
-from elm_mlx.costs import gigabytes
-from elm_mlx.errors import DiskFull, ElmError, Gated, InvalidRequest, NotFound, Unreachable, Unsupported
-from elm_mlx.store.download import Report, fetch_blob
-from elm_mlx.store.files import disk_errors, reading
+from elm_mlx.errors import ElmError, Gated, InvalidRequest, NotFound, Unreachable, Unsupported
+from elm_mlx.store.download import Report, Say, asked_wait_s, fetch_blob, is_there, partial_of, patiently
+from elm_mlx.store.hub_cache import COMMIT, cache_directory, cache_errors, check_room, folder_of, link, point, within
 from elm_mlx.store.layout import needed_files, weight_files
 from elm_mlx.store.registry import Repository
 
 TRUE = ("1", "ON", "YES", "TRUE")  # as huggingface_hub reads its switches
-CHUNK, TIMEOUT_S = 1 << 16, 30
-SPARE_BYTES = 100 * 2**20
+CHUNK, TIMEOUT_S = 1 << 16, 10
 SITE = "https://huggingface.co"
+ETAG = r"[\w-]+"  # it becomes a file's name
+
+
+@dataclass(frozen=True)
+class Blob:
+    """A file's content: its ETag, which is its name in the cache, and its bytes if the hub says how many."""
+
+    etag: str
+    size: int | None
 
 
 @dataclass(frozen=True)
 class Listing:
-    """The files of a commit that a model needs, by name with their sizes."""
+    """The files of a commit that a model needs, by name."""
 
     repository: Repository
     commit: str
-    files: dict[str, int]
+    files: dict[str, Blob]
 
     @property
     def nbytes(self) -> int:
         """Bytes of all of them."""
-        return sum(self.files.values())
+        return sum(blob.size or 0 for blob in self.files.values())
 
-
-def cache_directory() -> Path:
-    """Where huggingface_hub keeps its files."""
-    caches = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    home = os.environ.get("HF_HOME") or f"{caches}/huggingface"
-    named = os.environ.get("HF_HUB_CACHE") or os.environ.get("HUGGINGFACE_HUB_CACHE") or f"{home}/hub"
-    return Path(os.path.expandvars(os.path.expanduser(named)))  # noqa: PTH111, as huggingface_hub reads them
-
-
-def folder_of(repository: str) -> Path:
-    """A repository's folder in the cache."""
-    return cache_directory() / f"models--{repository.replace('/', '--')}"
+    @property
+    def missing_bytes(self) -> int:
+        """Those still to come: not here, nor left of them by an earlier download."""
+        folder, missing = folder_of(self.repository.name), 0
+        for name, blob in self.files.items():
+            place, file = folder / "blobs" / blob.etag, folder / "snapshots" / self.commit / name
+            if not (is_there(place, blob.size) or is_there(file, blob.size)):
+                part = partial_of(place)
+                missing += max((blob.size or 0) - (part.stat().st_size if part.exists() else 0), 0)
+        return missing
 
 
 def is_offline() -> bool:
@@ -61,84 +62,110 @@ def is_offline() -> bool:
     return any(os.environ.get(name, "").upper() in TRUE for name in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE"))
 
 
-def commit_of(repository: Repository) -> str | None:
-    """The commit that a revision is by the cache's word; None where it has none."""
-    reference = folder_of(repository.name) / "refs" / repository.revision
-    with reading(reference):
-        named = (
-            reference.read_bytes().decode("ascii", "replace").strip() if reference.is_file() else repository.revision
-        )
-    return named if re.fullmatch(r"[0-9a-f]{40}", named) else None
-
-
-def snapshot(repository: Repository) -> Path | None:
-    """The cached files of a revision; None where there are none. They may be some of them."""
-    commit = commit_of(repository)
-    path = folder_of(repository.name) / "snapshots" / (commit or "")
-    with reading(path):
-        return path if commit and path.is_dir() else None
-
-
 def look_up(repository: Repository) -> Listing:
     """Asks the hub what a revision is and which of its files a model needs.
 
     Raises NotFound, Gated, Unreachable, Unsupported.
     """
-    with hub_errors(repository):
-        from huggingface_hub import HfApi
-
-        info = HfApi().model_info(repository.name, revision=repository.revision, files_metadata=True)
-    sizes = {file.rfilename: file.size or 0 for file in info.siblings or []}
-    files = needed_files(list(sizes))
+    info = ask(repository)
+    siblings = {file.rfilename: file for file in info.siblings or []}
+    files = needed_files(list(siblings))
     if "config.json" not in files or not weight_files(files):
         raise Unsupported(f"{repository} has no config.json with weights beside it (model.safetensors or "
                           "pytorch_model.bin), so it is no model that elm-mlx reads.")  # fmt: skip
-    return Listing(repository, str(info.sha), {name: sizes[name] for name in files})
+    with hub_errors(repository):
+        blobs = {name: listed(siblings[name]) or described(repository.name, name, info.sha) for name in files}
+    return Listing(repository, info.sha, blobs)
 
 
 def revision(repository: Repository) -> str:
     """The commit that a revision is now. Raises as `look_up`."""
+    commit: str = ask(repository).sha
+    return commit
+
+
+def ask(repository: Repository) -> Any:
+    """What the hub says of a revision: its commit (sha) and its files (siblings)."""
     with hub_errors(repository):
         from huggingface_hub import HfApi
 
-        return str(HfApi().model_info(repository.name, revision=repository.revision).sha)
+        info = patiently(
+            lambda: HfApi().model_info(
+                repository.name, revision=repository.revision, timeout=TIMEOUT_S, files_metadata=True
+            )
+        )
+        if not re.fullmatch(COMMIT, str(info.sha)):
+            raise ValueError("the hub names no commit")
+        return info
 
 
-def fetch(listing: Listing, progress: Progress | None = None) -> None:
+def listed(file: Any) -> Blob | None:
+    """A file's blob by the hub's listing; None from a hub that lists names alone. An ETag is the sha256 of a large
+    file, else the name that git gives a blob (huggingface_hub's hf_hub_url says so)."""
+    etag = (file.lfs.sha256 if file.lfs else file.blob_id) or ""
+    return Blob(etag, file.size) if re.fullmatch(ETAG, etag) else None
+
+
+def described(repository: str, name: str, commit: str) -> Blob:
+    """The same by a request of its own."""
+    from huggingface_hub import get_hf_file_metadata, hf_hub_url
+
+    known = patiently(lambda: get_hf_file_metadata(hf_hub_url(repository, name, revision=commit)))
+    if not re.fullmatch(ETAG, known.etag or ""):
+        raise ValueError(f"the hub gives {name} no ETag")
+    return Blob(known.etag or "", known.size)
+
+
+def check_space(listing: Listing, also: int = 0, at: Path | None = None) -> None:
+    """Raises DiskFull, before the first byte, where there is no room for what of a listing is not there yet, and for
+    `also` bytes that a conversion then writes `at` a place."""
+    with cache_errors(f"Looking for {listing.repository}"):
+        missing = listing.missing_bytes
+    check_room(listing.repository, (cache_directory(), missing), (at or cache_directory(), also))
+
+
+def fetch(listing: Listing, progress: Progress | None = None, say: Say | None = None) -> None:
     """Downloads a listing into the hub's cache, going on where an earlier download stopped.
 
-    `progress` hears (bytes there, in all). Raises as `look_up`, and DiskFull, BadCheckpoint.
+    `progress` hears (bytes there, in all), `say` what is waited for. Raises as `look_up`, and DiskFull, BadCheckpoint.
     """
     done = 0
-    for name, size in listing.files.items():
-        base = done
-
-        def report(count: int, base: int = base) -> None:
-            if progress:
-                progress(min(base + count, listing.nbytes), listing.nbytes)
-
-        download(listing.repository.name, name, listing.commit, report)
-        done += size
+    for name, blob in listing.files.items():
+        report = within(progress, done, listing.nbytes)
+        download(listing.repository.name, name, listing.commit, report, blob, say)
+        done += blob.size or 0
     if progress:
         progress(listing.nbytes, listing.nbytes)
     point(listing.repository, listing.commit)
 
 
-def download(repository: str, name: str, commit: str, report: Report | None = None) -> Path:
+def download(
+    repository: str,
+    name: str,
+    commit: str,
+    report: Report | None = None,
+    blob: Blob | None = None,
+    say: Say | None = None,
+) -> Path:
     """One file of a commit into the hub's cache; where it lies. `report` hears how many of its bytes are there.
 
+    With the `blob` of a listing the hub is asked for the bytes alone, and a file of another size is fetched again.
     Raises as `look_up`, DiskFull, BadCheckpoint.
     """
-    advice = "Check its permissions, or set HF_HOME."
-    with disk_errors(f"Fetching {name} of {repository}", advice), hub_errors(Repository(repository, commit)):
-        from huggingface_hub import get_hf_file_metadata, hf_hub_download, hf_hub_url
+    path = folder_of(repository) / "snapshots" / commit / name
+    with cache_errors(f"Fetching {name} of {repository}"):
+        if is_there(path, blob.size if blob else None):
+            return path
+        with hub_errors(Repository(repository, commit)):
+            from huggingface_hub import hf_hub_url
 
-        url = hf_hub_url(repository, name, revision=commit)
-        known = get_hf_file_metadata(url)
-        blob = folder_of(repository) / "blobs" / (known.etag or "")
-        if known.etag and not blob.exists():
-            fetch_blob(partial(bytes_of, url), blob, known.size, report or (lambda _: None))
-        return Path(hf_hub_download(repository, name, revision=commit))  # links the blob
+            known = blob or described(repository, name, commit)
+            place = folder_of(repository) / "blobs" / known.etag
+            if not is_there(place, known.size):
+                url = hf_hub_url(repository, name, revision=commit)
+                fetch_blob(partial(bytes_of, url), place, known.size, report or (lambda _: None), say)
+        link(place, path)
+    return path
 
 
 @contextmanager
@@ -157,31 +184,6 @@ def bytes_of(url: str, start: int) -> Iterator[tuple[int, Iterator[bytes]]]:
         yield (start if response.status_code == 206 else 0), response.iter_bytes(CHUNK)
 
 
-def point(repository: Repository, commit: str) -> None:
-    """Says in the cache which commit a revision is, as huggingface_hub does; only once the snapshot is whole."""
-    if repository.revision != commit:
-        reference = folder_of(repository.name) / "refs" / repository.revision
-        with disk_errors(f"{reference} cannot be written", "Check its permissions, or set HF_HOME."):
-            reference.parent.mkdir(parents=True, exist_ok=True)
-            fresh = reference.with_name(f".{reference.name}.{os.getpid()}")
-            fresh.write_text(commit, encoding="utf-8")
-            fresh.replace(reference)
-
-
-def check_space(listing: Listing) -> None:
-    """Raises DiskFull, before the first byte, where the cache's disk has no room for what is not there yet."""
-    cache = cache_directory()
-    have = snapshot(Repository(listing.repository.name, listing.commit))
-    missing = {name: size for name, size in listing.files.items() if not (have and (have / name).exists())}
-    with disk_errors(f"{cache} cannot be made", "Check its permissions, or set HF_HOME."):
-        cache.mkdir(parents=True, exist_ok=True)
-        free = shutil.disk_usage(cache).free
-    needed = sum(missing.values()) + SPARE_BYTES
-    if missing and needed > free:
-        raise DiskFull(f"{listing.repository} needs {gigabytes(needed)} and {cache} has {gigabytes(free)} free. Free "
-                       "some space, or set HF_HOME to another disk.")  # fmt: skip
-
-
 @contextmanager
 def hub_errors(repository: Repository) -> Iterator[None]:
     """Turns what the hub's client raises into errors that say what to do."""
@@ -192,35 +194,52 @@ def hub_errors(repository: Repository) -> Iterator[None]:
 
     try:
         yield
-    except errors.GatedRepoError as error:
-        raise Gated(gated(repository)) from error
-    except errors.RepositoryNotFoundError as error:
-        raise NotFound(f"The hub has no repository {repository.name}, or it is private: check the name, or set "
-                       "HF_TOKEN to a token that may read it.") from error  # fmt: skip
     except errors.HFValidationError as error:
         raise InvalidRequest(f"{repository} is no name that a repository can have: {first_line(error)}.") from error
-    except errors.LocalEntryNotFoundError as error:
-        raise unreachable(repository, error) from error
-    except (errors.RevisionNotFoundError, errors.EntryNotFoundError) as error:
-        raise NotFound(f"{repository} is not on the hub: {first_line(error)}") from error
-    except (errors.HfHubHTTPError, ConnectionError, TimeoutError, ValueError, KeyError) as error:
-        if isinstance(error, ElmError):
-            raise
-        raise unreachable(repository, error) from error
+    except errors.HfHubHTTPError as error:
+        raise refusal(repository, error) from error
     except Exception as error:  # the client's HTTP library has its own errors, and which library differs by version
-        if isinstance(error, ElmError | OSError) or "http" not in type(error).__module__:
+        foreign = isinstance(error, ConnectionError | TimeoutError | ValueError | KeyError)
+        if isinstance(error, ElmError) or not (foreign or "http" in type(error).__module__):
             raise
         raise unreachable(repository, error) from error
+
+
+def refusal(repository: Repository, error: Any) -> ElmError:
+    """What the hub means by an answer that is an error."""
+    from huggingface_hub import errors
+
+    status, asked = error.response.status_code, error.response.request.headers
+    if isinstance(error, errors.GatedRepoError):
+        return Gated(f"{repository.name} asks you to accept its licence: do so at {SITE}/{repository.name}, make a "
+                     f"token at {SITE}/settings/tokens, and set HF_TOKEN to it.")  # fmt: skip
+    if status == 401 and "Authorization" in asked:  # even for what is public; a good token never gets this answer
+        return Gated(f"The hub does not accept the token in {token_place()}: it is wrong, or no longer valid. Remove "
+                     f"it, as public models need none, or make a new one at {SITE}/settings/tokens.")  # fmt: skip
+    if isinstance(error, errors.RepositoryNotFoundError):
+        return NotFound(f"The hub has no repository {repository.name}, or it is private: check the name, or set "
+                        "HF_TOKEN to a token that may read it.")  # fmt: skip
+    if isinstance(error, errors.RevisionNotFoundError | errors.EntryNotFoundError):
+        return NotFound(f"{repository} is not on the hub: {first_line(error)}")
+    if status == 403:
+        return Gated(f"The hub refuses {repository}: {first_line(error)}. Check what your token may read at "
+                     f"{SITE}/settings/tokens.")  # fmt: skip
+    return unreachable(repository, error)
+
+
+def token_place() -> str:
+    """Where huggingface_hub found the token."""
+    from huggingface_hub.constants import HF_TOKEN_PATH
+
+    named = [name for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN") if os.environ.get(name)]
+    return named[0] if named else HF_TOKEN_PATH
 
 
 def unreachable(repository: Repository, error: Exception) -> Unreachable:
-    return Unreachable(f"{repository} could not be fetched: {first_line(error)}. Check the network and try again; what "
-                       "was fetched is kept.")  # fmt: skip
-
-
-def gated(repository: Repository) -> str:
-    return (f"{repository.name} asks you to accept its licence: do so at {SITE}/{repository.name}, make a token at "
-            f"{SITE}/settings/tokens, and set HF_TOKEN to it.")  # fmt: skip
+    wait, answered = asked_wait_s(error), getattr(error, "response", None) is not None
+    network = "" if answered else "Check the network and "
+    advice = f"{network}try again{f' in {wait} seconds' if wait else ''}".capitalize()
+    return Unreachable(f"{repository} could not be fetched: {first_line(error)}. {advice}; what was fetched is kept.")
 
 
 def first_line(error: Exception) -> str:

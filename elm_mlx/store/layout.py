@@ -37,12 +37,13 @@ def needed_files(names: list[str]) -> list[str]:
 
 
 def is_whole(directory: Path) -> bool:
-    """Whether a directory has a configuration and every file of its weights."""
+    """Whether a directory has a configuration, every file of its weights, and behind every name a file."""
     with reading(directory):
-        names = [file.name for file in directory.iterdir() if file.exists()]
-        weights = weight_files(names)
+        names = needed_files([file.name for file in directory.iterdir()])
+        there = {name for name in names if (directory / name).exists()}
+        weights = weight_files(there)
         needed = {shard for name in weights for shard in shards(directory, name)}
-        return "config.json" in names and bool(weights) and needed <= set(names)
+        return "config.json" in there and bool(weights) and there >= {*names, *needed}
 
 
 def has_tokenizer(directory: Path) -> bool:
