@@ -21,6 +21,7 @@ from elm_mlx.errors import InvalidRequest, NotFound, PromptTooLong
 from elm_mlx.locate import locate, pull
 from elm_mlx.machine import memory_limit
 from elm_mlx.models.layers import Model
+from elm_mlx.store import library, registry
 from elm_mlx.store.files import optional_json
 from elm_mlx.store.load import Loaded, load_arrays, load_directory, read_config, stored_dtype
 from elm_mlx.text.tokenizer import StreamDecoder, Tokenizer
@@ -335,16 +336,21 @@ class ModelInfo:
         return self.footprint.total <= self.available
 
 
+def here(model: str | Path) -> Path:
+    """Where a model lies on this machine, in whatever bits. Raises NotFound."""
+    if found := locate(model) or next(iter(library.copies_of(registry.parse(model))), None):
+        return found.path
+    raise NotFound(f"{model} is not on this machine yet. Fetch it with `elm-mlx pull {model}`.")
+
+
 def info(model: str | Path | None = None, context: int | None = None, bits: int | None = None) -> ModelInfo:
-    """The figures of a model that is on this machine, by name or directory (None: the demo).
+    """The figures of a model that is on this machine, by name or directory (None: the demo); where a name is here in
+    other bits only, of those.
 
     The footprint is that of `context` positions (4,096 by default, at most the model's), as if it were quantized to
     `bits` if they are given. Raises NotFound, BadCheckpoint, Unsupported.
     """
-    found = None if model is None else locate(model)
-    if model is not None and found is None:
-        raise NotFound(f"{model} is not on this machine yet. Fetch it with `elm-mlx pull {model}`.")
-    directory = found.path if found else demo_directory()
+    directory = demo_directory() if model is None else here(model)
     config = read_config(directory)
     arrays, nbytes = load_arrays(directory, config)
     dtype, count = stored_dtype(arrays, config), parameter_count(config)

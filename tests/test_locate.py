@@ -380,7 +380,9 @@ def test_list_tells_what_is_here(machine: Machine, hub: FakeHub) -> None:
     well(machine.run("pull", "openelm-450m", "--bits", 4))
     rows = json.loads(well(machine.run("list", "--json", NO_SOCKETS="1")).stdout)
     here = [row for row in rows if row["path"]]
-    assert [row["name"] for row in here] == [APPLE]
+    assert [row["name"] for row in here] == ["openelm-450m"]
+    assert [row["name"] for row in rows].count("openelm-450m") == 1
+    assert "affine 4-bit" in well(machine.run("info", "openelm-450m", NO_SOCKETS="1")).stdout
     assert 4 < here[0]["bits"] < 8
     assert "openelm-270m" in well(machine.run("list", "-q")).stdout.splitlines()
 

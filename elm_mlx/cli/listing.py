@@ -13,6 +13,7 @@ from elm_mlx.costs import gigabytes, rough_bytes
 from elm_mlx.errors import ElmError
 from elm_mlx.machine import memory_limit
 from elm_mlx.store import library, registry
+from elm_mlx.store.registry import Known
 
 
 @click.command("list")
@@ -23,40 +24,38 @@ def command(as_json: bool, names_only: bool) -> None:
 
     Asks no network.
     """
-    rows = known()
+    rows = [row for model in registry.known_models().values() for row in known(model)]
     rows += others({row["path"] for row in rows})
     if as_json:
         click.echo(json.dumps(rows))
         return
+    if names_only:
+        click.echo("\n".join(dict.fromkeys(row["name"] for row in rows)))
+        return
     for row in rows:
-        click.echo(row["name"] if names_only else line(row))
+        click.echo(line(row))
 
 
-def known() -> list[dict[str, Any]]:
-    """The short names; whether what is not here would fit is reckoned from its parameters, without a cache."""
-    return [
-        {"name": model.name, "repository": model.ready or model.original, "parameters": model.parameters}
-        | {"fits": rough_bytes(model.parameters, registry.READY_BITS if model.ready else None) <= memory_limit()}
-        | local(model.name)
-        for model in registry.known_models().values()
-    ]
+def known(model: Known) -> list[dict[str, Any]]:
+    """A row for each variant that lies here. Where none does, whether it would fit is reckoned from its parameters,
+    without a cache."""
+    from elm_mlx.locate import locate  # here, as --help needs no MLX
+
+    named = {"name": model.name, "repository": model.ready or model.original, "parameters": model.parameters}
+    found = [locate(model.name), *library.copies_of(model)]
+    if paths := dict.fromkeys(place.path for place in found if place):
+        return [named | figures(path) for path in paths]
+    fits = rough_bytes(model.parameters, registry.READY_BITS if model.ready else None) <= memory_limit()
+    return [named | {"path": None, "bytes": None, "bits": None, "fits": fits, "error": None}]
 
 
 def others(shown: set[str | None]) -> list[dict[str, Any]]:
-    """Our copies that no short name stands for, or in other bits than it does."""
+    """Our copies that no short name stands for."""
     return [
         {"name": copy.repository, "repository": copy.repository, "parameters": None} | figures(copy.path)
         for copy in library.copies()
         if str(copy.path) not in shown
     ]
-
-
-def local(name: str) -> dict[str, Any]:
-    """Where a model lies here and how large it is, if it does."""
-    from elm_mlx.locate import locate  # here, as --help needs no MLX
-
-    found = locate(name)
-    return figures(found.path) if found else {"path": None, "bytes": None, "bits": None, "error": None}
 
 
 def figures(path: Path) -> dict[str, Any]:

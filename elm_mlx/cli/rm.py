@@ -9,7 +9,6 @@ import click
 from elm_mlx.cli.messages import say
 from elm_mlx.errors import InvalidRequest, NotFound
 from elm_mlx.store import library, registry
-from elm_mlx.store.registry import Known
 
 
 @click.command()
@@ -28,16 +27,7 @@ def command(name: str, yes: bool) -> None:
 
 def of_name(name: str) -> list[library.Copy]:
     """Our copies of a model, of every commit unless one is named. Raises NotFound where there are none."""
-    named = registry.parse(name)
-    if isinstance(named, Known):
-        wanted, revision = {named.original, named.ready or named.original}, "main"
-    else:
-        wanted, revision = {getattr(named, "name", "")}, getattr(named, "revision", "main")
-    lower = {repository.lower() for repository in wanted}
-    found = [
-        copy for copy in library.copies() if copy.repository.lower() in lower and revision in ("main", copy.commit)
-    ]
-    if not found:
-        raise NotFound(f"elm-mlx keeps nothing of {name}; `elm-mlx list` shows what there is. What the hub's "
-                       "cache holds is removed with `hf cache rm`.")  # fmt: skip
-    return found
+    if found := library.copies_of(registry.parse(name)):
+        return found
+    raise NotFound(f"elm-mlx keeps nothing of {name}; `elm-mlx list` shows what there is. What the hub's cache holds "
+                   "is removed with `hf cache rm`.")  # fmt: skip

@@ -19,6 +19,7 @@ from tempfile import TemporaryDirectory
 from elm_mlx.errors import NotFound
 from elm_mlx.store.files import disk_errors, reading
 from elm_mlx.store.layout import is_whole
+from elm_mlx.store.registry import Known, Repository
 
 PUBLISHED = "published"
 
@@ -61,6 +62,16 @@ def describe(path: Path) -> Copy | None:
     if path.name.startswith(".") or not commit or path.is_symlink() or path.parent.is_symlink():
         return None
     return Copy(path, path.parent.name.replace("--", "/", 1), variant, commit)
+
+
+def copies_of(model: Known | Repository | Path) -> list[Copy]:
+    """Our copies of what is named, in every variant, and of every commit unless one is named."""
+    if isinstance(model, Path):
+        return []
+    wanted = [model.original, model.ready] if isinstance(model, Known) else [model.name]
+    lower = {name.lower() for name in wanted if name}
+    revision = "main" if isinstance(model, Known) else model.revision
+    return [copy for copy in copies() if copy.repository.lower() in lower and revision in ("main", copy.commit)]
 
 
 def find(repository: str, variant: str, commit: str | None = None) -> Path | None:
