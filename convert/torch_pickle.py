@@ -3,7 +3,7 @@
 A pickle is a program for a stack machine (the opcodes are described in CPython's Lib/pickletools.py). A
 state dict needs these thirty or so of protocol 2, the subset torch's own weights_only reader knows less
 what tensors do not use. A name (GLOBAL) is looked up in what the caller hands in and stands for an inert
-marker; a call (REDUCE) reaches a `Function` made here and nothing else.
+marker; a call (REDUCE) reaches a `Function` made here, or an `Opaque` that stays what it is.
 
 Every opcode costs constant time: values are put together and never walked, compared or printed, so depth
 and sharing, which can make a small pickle stand for a huge value, cost nothing.
@@ -22,11 +22,15 @@ PROTOCOL = b"\x80\x02"
 # torch spends 30 to 50 opcodes, a third of them on the memo, a tensor: room for 50,000, seconds of work.
 MAX_OPCODES = 3_000_000
 MAX_MEMO = 1_500_000
-MAX_BYTES = 2**26  # of the whole pickle
+MAX_BYTES = 2**26  # of one pickle
 MAX_STRING = 2**16  # names of tensors and storages are short
 MAX_NAME = 256  # of each line of a GLOBAL
-MAX_INTEGER = 8  # bytes: sizes and offsets are int64
+MAX_INTEGER = 8  # bytes: sizes and offsets are int64, and wider ones could be keys that all have one hash
 MAX_DEPTH = 100  # containers open at once; a state dict opens four
+
+
+LookUp = Callable[[str, str], object]  # module, name -> what the name stands for; raises for one that is refused
+Load = Callable[[object], object]  # a persistent id -> what it refers to (here, a storage)
 
 
 @dataclass(frozen=True)
@@ -36,27 +40,34 @@ class Function:
     call: Callable[..., object]
 
 
+@dataclass(frozen=True)
+class Opaque:
+    """An unknown name and whatever is made with it: it may be called and filled, and nothing comes of it."""
+
+    name: str
+
+
 class Ordered(dict[object, object]):
     """What collections.OrderedDict becomes: the one mapping that BUILD may decorate (`_metadata`)."""
 
 
-def interpret(code: memoryview, look_up: Callable[[str, str], object], load: Callable[[object], object]) -> object:
-    """The value that the pickle `code` describes.
+def interpret(file: memoryview, start: int, look_up: LookUp, load: Load) -> tuple[object, int]:
+    """The value that the pickle at `start` describes, and where the pickle ends: another may follow.
 
-    `look_up(module, name)` gives the marker of a name and raises for one that is not known; `load(id)` gives
-    what a persistent id (here, a storage) stands for. Raises BadCheckpoint for an opcode, a size or a call
-    that no state dict needs, and lets struct.error, IndexError, KeyError, TypeError, ValueError out where
-    the pickle is merely broken.
+    Raises BadCheckpoint for an opcode, a size or a call that no state dict needs, and lets struct.error,
+    IndexError, KeyError, TypeError, ValueError out where the pickle is merely broken.
     """
-    if len(code) > MAX_BYTES or code[:2] != PROTOCOL:
-        raise BadCheckpoint("its pickle is not of protocol 2 and a few MB, as torch.save makes it; save it again.")
-    return Machine(bytes(code), look_up, load).run()
+    code = file[start : start + MAX_BYTES]
+    if code[:2] != PROTOCOL:
+        raise BadCheckpoint("has no pickle of protocol 2 where torch.save puts one; download it or save it again.")
+    machine = Machine(code, look_up, load)
+    return machine.run(), start + machine.at
 
 
 class Machine:
     """The stack machine: `stack` holds values, `outer` the stacks that a MARK has put aside."""
 
-    def __init__(self, code: bytes, look_up: Callable[[str, str], object], load: Callable[[object], object]) -> None:
+    def __init__(self, code: memoryview, look_up: LookUp, load: Load) -> None:
         self.code, self.at = code, len(PROTOCOL)
         self.look_up, self.load = look_up, load
         self.stack: list[object] = []
@@ -64,7 +75,7 @@ class Machine:
         self.memo: dict[int, object] = {}
 
     def run(self) -> object:
-        """The value of the whole program."""
+        """The value of the program up to its STOP."""
         for _ in range(MAX_OPCODES):
             opcode = self.take(1)
             if opcode == b".":
@@ -76,15 +87,15 @@ class Machine:
         raise refusal(f"is longer than {MAX_OPCODES:,} opcodes")
 
     def result(self) -> object:
-        if self.at != len(self.code) or self.outer or len(self.stack) != 1:
+        if self.outer or len(self.stack) != 1:
             raise refusal("is more than one value")
         return self.stack[0]
 
     def take(self, count: int) -> bytes:
         start, self.at = self.at, self.at + count
         if self.at > len(self.code):
-            raise BadCheckpoint("its pickle is cut short; download the file again.")
-        return self.code[start : self.at]
+            raise BadCheckpoint(f"its pickle is cut short, or over {MAX_BYTES >> 20} MB; download the file again.")
+        return bytes(self.code[start : self.at])
 
     def number(self, layout: str) -> int:
         (value,) = struct.unpack(layout, self.take(struct.calcsize(layout)))
@@ -105,9 +116,10 @@ class Machine:
         self.push(self.take(length).decode())
 
     def line(self) -> str:
-        end = self.code.index(b"\n", self.at, self.at + MAX_NAME)
-        start, self.at = self.at, end + 1
-        return self.code[start:end].decode()
+        ahead = bytes(self.code[self.at : self.at + MAX_NAME])
+        length = ahead.index(b"\n")
+        self.at += length + 1
+        return ahead[:length].decode()
 
     def mark(self) -> None:
         if len(self.outer) == MAX_DEPTH:
@@ -126,12 +138,16 @@ class Machine:
 
     def append(self, items: list[object]) -> None:
         target = self.stack[-1]
+        if isinstance(target, Opaque):
+            return
         if type(target) is not list:
             raise refusal(f"appends to a {type(target).__name__}")
         target.extend(items)
 
     def set_items(self, items: list[object]) -> None:
         target = self.stack[-1]
+        if isinstance(target, Opaque):
+            return
         if not isinstance(target, dict):
             raise refusal(f"sets items of a {type(target).__name__}")
         for key, value in zip(items[::2], items[1::2], strict=True):
@@ -147,15 +163,23 @@ class Machine:
 
     def reduce(self) -> None:
         arguments, function = self.stack.pop(), self.stack.pop()
-        if not isinstance(function, Function) or type(arguments) is not tuple:
+        if not isinstance(function, Function | Opaque) or type(arguments) is not tuple:
             raise refusal(f"calls a {type(function).__name__}")
-        self.push(function.call(*arguments))
+        # The arguments of an Opaque are not even unpacked: a long tuple could be handed to many calls.
+        self.push(function if isinstance(function, Opaque) else function.call(*arguments))
+
+    def new_object(self) -> None:
+        """An object without its __init__: tensors have no use for it, what lies beside them may."""
+        if not isinstance(self.stack[-2], Opaque):
+            raise refusal(f"creates a {type(self.stack[-2]).__name__}")
+        self.reduce()
 
     def build(self) -> None:
         """Attributes of an OrderedDict: torch hangs version numbers there, which no tensor depends on."""
-        state = self.stack.pop()
-        if not isinstance(self.stack[-1], Ordered) or not isinstance(state, dict):
-            raise refusal(f"sets the state of a {type(self.stack[-1]).__name__}")
+        state, target = self.stack.pop(), self.stack[-1]
+        decorated = isinstance(target, Ordered) and isinstance(state, dict)
+        if not decorated and not isinstance(target, Opaque):
+            raise refusal(f"sets the state of a {type(target).__name__}")
 
 
 def refusal(what: str) -> BadCheckpoint:
@@ -194,5 +218,6 @@ OPCODES: dict[bytes, Callable[[Machine], None]] = {
     b"c": lambda machine: machine.push(machine.look_up(machine.line(), machine.line())),
     b"Q": lambda machine: machine.push(machine.load(machine.stack.pop())),
     b"R": Machine.reduce,
+    b"\x81": Machine.new_object,
     b"b": Machine.build,
 }

@@ -15,13 +15,15 @@ import mlx.core as mx
 import numpy as np
 
 from elm_mlx.convert.tensor import LazyTensor
-from elm_mlx.convert.torch_pickle import Function, Ordered, refusal
+from elm_mlx.convert.torch_pickle import Function, Opaque, Ordered, refusal
 from elm_mlx.errors import BadCheckpoint, Unsupported, unsupported
 
 MAX_TENSORS = 50_000  # what the limits of torch_pickle make room for
+MAX_NAMES = 1_000  # that mean nothing here; training checkpoints have dozens
 MAX_DIMS = 32  # weights have up to 5
 MAX_DIM = 2**31 - 1  # MLX counts a dimension in 32 bits
 SMALL = 2**20  # bytes that any tensor may take, however small its file
+NOWHERE = memoryview(b"")
 
 
 @dataclass(frozen=True)
@@ -69,7 +71,8 @@ STORAGES = {
 }
 
 # Honest types that no model here needs: refused as a kind and not as an attack.
-OTHER_TYPES = re.compile(r"(ComplexDouble|QU?Int\w+)Storage|complex(32|128)|q?u?int\d+(x\d)?|bits\w+|float[48]_\w+")
+OTHER_TYPES = re.compile(r"(ComplexDouble|QU?Int\w+)Storage|complex(32|128)|q?u?int\d+(x\d)?|bits\w+")
+SMALL_FLOATS = re.compile(r"float[48]_\w+")
 
 
 @dataclass(frozen=True)
@@ -79,19 +82,33 @@ class StorageClass:
     element: Element | None
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False)
 class Storage:
-    """A storage's bytes, and what they are elements of, if it knows."""
+    """A number of elements, or of bytes where it does not know what they are elements of.
 
-    data: memoryview
+    The pickle says no more; `data`, those bytes, is there once the container has placed it.
+    """
+
     element: Element | None
+    length: int
+    data: memoryview = NOWHERE
+
+    @property
+    def width(self) -> int:
+        """Bytes of one of them."""
+        return self.element.size if self.element else 1
+
+    @property
+    def size(self) -> int:
+        """Bytes of all."""
+        return self.length * self.width
 
 
 @dataclass(frozen=True)
 class View:
-    """A tensor over the bytes of its storage; offset and strides in elements."""
+    """A tensor over its storage; offset and strides in elements."""
 
-    data: memoryview
+    storage: Storage
     element: Element
     offset: int
     shape: tuple[int, ...]
@@ -100,7 +117,7 @@ class View:
     def inside(self) -> bool:
         """Whether the storage has the last element; strides are not negative, so it has them all."""
         last = self.offset + sum((n - 1) * step for n, step in zip(self.shape, self.stride, strict=True))
-        return last < len(self.data) // self.element.size or prod(self.shape) == 0
+        return last < self.storage.size // self.element.size or prod(self.shape) == 0
 
     def read(self) -> mx.array:
         """Copy the elements out of the file, row-major."""
@@ -109,20 +126,20 @@ class View:
             return mx.zeros(self.shape, dtype)
         # The stride of a dimension of one leads nowhere, and may be a number that NumPy cannot hold.
         steps = [size * step if n > 1 else 0 for n, step in zip(self.shape, self.stride, strict=True)]
-        there = np.ndarray(self.shape, self.element.stored, self.data, size * self.offset, steps)
+        there = np.ndarray(self.shape, self.element.stored, self.storage.data, size * self.offset, steps)
         array = mx.array(np.require(there, requirements=["C_CONTIGUOUS", "ALIGNED"]))
         return array.view(dtype) if dtype == mx.bfloat16 else array.astype(dtype)
 
 
 class Vocabulary:
-    """What names and storages mean in the pickle of one archive."""
+    """What names and storages mean in the pickle of one file; `unknown` gathers the names that mean nothing here."""
 
-    def __init__(self, archive: dict[str, memoryview], file_size: int) -> None:
-        self.archive = archive
+    def __init__(self, file_size: int) -> None:
         # A stride of 0 makes a tensor of any size from one element; past this it is no weight but a bomb.
         self.largest = max(file_size, SMALL)
         self.tensors = 0
         self.storages: dict[str, Storage] = {}
+        self.unknown: dict[str, Opaque] = {}
         self.names: dict[tuple[str, str], object] = {
             ("collections", "OrderedDict"): Function(lambda: Ordered()),
             ("torch", "Size"): Function(lambda size: size),
@@ -141,42 +158,51 @@ class Vocabulary:
         """The marker of a name: a dictionary is asked, nothing is imported."""
         if (module, name) in self.names:
             return self.names[module, name]
+        if module == "torch" and SMALL_FLOATS.fullmatch(name):
+            raise Unsupported(
+                f"has tensors of {name}, and MLX has no such type; take the model's bfloat16 files, or dequantize it "
+                "to bfloat16 in torch and save that."
+            )
         if module == "torch" and OTHER_TYPES.fullmatch(name):
             raise unsupported("the tensor type", name, ELEMENTS)
         if module in ("torch._utils", "torch._tensor") and name.startswith("_rebuild_"):
             raise unsupported("the kind of tensor", name, ["dense tensors"])
-        raise refusal(f"names {f'{module}.{name}'!r}")
+        full = f"{module}.{name}"
+        if len(self.unknown) == MAX_NAMES and full not in self.unknown:
+            raise refusal(f"has more than {MAX_NAMES:,} names")
+        return self.unknown.setdefault(full, Opaque(full))
 
     def storage(self, identity: object) -> Storage:
-        """The storage meant by `("storage", class, key, device, length)`, cut to that length."""
+        """The storage meant by `("storage", class, key, device, length)`."""
         if type(identity) is not tuple or len(identity) != 5:
             raise refusal("refers to something that is no storage")
         kind, cls, key, _, length = identity
         if kind != "storage" or not isinstance(cls, StorageClass) or type(key) is not str:
             raise refusal("refers to something that is no storage")
-        data = self.archive.get(f"data/{key}")
-        size = length * (cls.element.size if cls.element else 1) if type(length) is int else -1
-        if data is None or not 0 <= size <= len(data):
-            raise BadCheckpoint(f"storage {key[:80]!r} is missing or cut short; download the file again.")
-        storage = self.storages.setdefault(key, Storage(data[:size], cls.element))
-        if storage.element is not cls.element or len(storage.data) != size:
+        (length,) = _counts((length,))
+        storage = self.storages.setdefault(key, Storage(cls.element, length))
+        if storage.element is not cls.element or storage.length != length:
             raise refusal(f"describes storage {key[:80]!r} in two ways")
         return storage
 
     def rebuild(self, storage: object, offset: object, shape: object, stride: object) -> LazyTensor:
         """A tensor over a storage that knows its type."""
+        if not isinstance(storage, Storage) or storage.element is None:
+            raise refusal("makes a tensor of something that is no storage")
+        return self.view(storage, storage.element, offset, shape, stride)
+
+    def view(self, storage: Storage, element: Element, offset: object, shape: object, stride: object) -> LazyTensor:
+        """A tensor within the bounds of its storage."""
         self.tensors += 1
         if self.tensors > MAX_TENSORS:
             raise refusal(f"makes more than {MAX_TENSORS:,} tensors")
-        if not isinstance(storage, Storage) or storage.element is None:
-            raise refusal("makes a tensor of something that is no storage")
         (start,) = _counts((offset,))
-        view = View(storage.data, storage.element, start, _counts(shape), _counts(stride))
+        view = View(storage, element, start, _counts(shape), _counts(stride))
         if len(view.shape) != len(view.stride) or max(view.shape, default=0) > MAX_DIM or not view.inside():
             raise BadCheckpoint("a tensor reaches out of its storage; download the file again.")
-        if prod(view.shape) * storage.element.size > self.largest:
+        if prod(view.shape) * element.size > self.largest:
             raise BadCheckpoint("a tensor repeats its elements until it is larger than the file; refused.")
-        return LazyTensor(view.shape, storage.element.dtype, view.read)
+        return LazyTensor(view.shape, element.dtype, view.read)
 
     def rebuild_v2(self, storage: object, offset: object, shape: object, stride: object, *rest: object) -> LazyTensor:
         """The same with what autograd hung on it: requires_grad, hooks and perhaps metadata."""
@@ -198,7 +224,7 @@ class Vocabulary:
         _require_plain(requires_grad, hooks, metadata)
         if not isinstance(storage, Storage) or storage.element or not isinstance(element, Element):
             raise refusal("makes a tensor of something that is no storage")
-        return self.rebuild(Storage(storage.data, element), offset, shape, stride)
+        return self.view(storage, element, offset, shape, stride)
 
 
 def _parameter(data: object, requires_grad: object, hooks: object, state: object = None) -> LazyTensor:
@@ -221,5 +247,5 @@ def _counts(values: object) -> tuple[int, ...]:
     if type(values) is not tuple or len(values) > MAX_DIMS:
         raise refusal("has a tensor whose shape is no short tuple")
     if any(type(value) is not int or value < 0 for value in values):
-        raise BadCheckpoint("a tensor has a size, a stride or an offset below 0 or no integer; download it again.")
+        raise BadCheckpoint("a tensor has a length, a stride or an offset below 0 or no integer; download it again.")
     return values

@@ -5,9 +5,12 @@
 
 from __future__ import annotations
 
+import argparse
+import collections
 import json
 from pathlib import Path
 
+import numpy as np
 import torch
 
 HERE = Path(__file__).parent.parent / "convert" / "torch_files"
@@ -66,6 +69,32 @@ def module() -> dict[str, torch.Tensor]:
 
 
 MAKERS = {"elements": elements, "views": views, "module": module}
+LEGACY = {"_use_new_zipfile_serialization": False}
+
+
+def training() -> dict[str, object]:
+    """A checkpoint as CoreNet saves it, after a step, and objects of all kinds that others put beside a model."""
+    torch.manual_seed(0)
+    model = Tied()
+    optimizer = torch.optim.AdamW(model.parameters())
+    model.head(model.norm(model.embedding(torch.arange(5)))).sum().backward()
+    optimizer.step()
+    return {
+        "iterations": 1,
+        "epoch": np.int64(3),
+        "model_state_dict": module(),
+        "optim_state_dict": optimizer.state_dict(),
+        "best_metric": np.float32(0.25),
+        "is_interval_ckpt": False,
+        "gradient_scaler_state_dict": {"scale": 65536.0, "_growth_tracker": 0},
+        "ema_state_dict": model.state_dict(),
+        "options": argparse.Namespace(lr=1e-3, betas=[0.9, 0.95], folder=Path("runs")),
+        "losses": collections.defaultdict(list, {(0, "train"): [1.5]}),
+        "seen": [collections.Counter("abc"), collections.deque([1]), {1, 2}, b"\xff", 1j, np.arange(3)],
+        "device": [torch.device("cpu"), torch.float32, model.head.weight.size()],
+        "random": [torch.get_rng_state(), np.random.RandomState(0).get_state()],
+        "optimizer": optimizer,
+    }
 
 
 def described(tensor: torch.Tensor) -> dict[str, object]:
@@ -77,10 +106,12 @@ def described(tensor: torch.Tensor) -> dict[str, object]:
 
 
 def write(folder: Path) -> None:
-    """Save each case as NAME.bin, and its tensors in words as NAME.json."""
+    """Save each case as NAME.bin and NAME-legacy.bin, and its tensors in words as NAME.json."""
+    torch.save(training(), folder / "training.bin")
     for name, make in MAKERS.items():
         tensors = make()
         torch.save(tensors, folder / f"{name}.bin")
+        torch.save(tensors, folder / f"{name}-legacy.bin", **LEGACY)
         lines = (f"  {json.dumps(key)}: {json.dumps(described(item))}" for key, item in tensors.items())
         (folder / f"{name}.json").write_text("{\n" + ",\n".join(lines) + "\n}\n", encoding="utf-8")
 
