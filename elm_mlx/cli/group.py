@@ -29,6 +29,7 @@ GROUPS = {
     },
     "Make a model": {
         "convert": "Convert a checkpoint to MLX.",
+        "verify": "Compare a converted model with its source.",
     },
     "Help": {
         "doctor": "Say what is installed, what is slow and what to do.",

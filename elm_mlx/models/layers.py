@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, MutableMapping, Sequence
-from typing import Protocol
+from collections.abc import Callable, Iterator, MutableMapping, Sequence
+from typing import ClassVar, Protocol
 
 import mlx.core as mx
 
@@ -205,7 +205,7 @@ class Block:
     ) -> None:
         self.attn, self.ffn, self.norms, self.eps = attn, ffn, norms, eps
 
-    def __call__(self, h: mx.array, cache: CacheLayer | None) -> mx.array:
+    def __call__(self, h: mx.array, cache: CacheLayer | None = None) -> mx.array:
         h = h + self.attn(mx.fast.rms_norm(h, self.norms[0], self.eps), cache)
         return h + self.ffn(mx.fast.rms_norm(h, self.norms[1], self.eps))
 
@@ -216,14 +216,33 @@ class Model(ABC):
     Arrays are lazy until `store.load` or the first use evaluates them.
     """
 
+    EMBEDDING: ClassVar[str]
+    NORM: ClassVar[str]
+    HEAD: ClassVar[str] = "lm_head"
+
     def __init__(self, config: ModelConfig, parameters: Parameters, *, compiled: bool = True) -> None:
         self.config, self.dtype = config, parameters.dtype
-        self.gate: Gate = mx.compile(silu_gate, shapeless=True) if compiled else silu_gate
-        self.embedding, self.blocks, self.norm, self.output = self._take(parameters)
+        gate: Gate = mx.compile(silu_gate, shapeless=True) if compiled else silu_gate
+        self.embedding = parameters.linear(self.EMBEDDING)
+        self.blocks = list(self._blocks(config, parameters, gate))
+        self.norm = parameters.vector(self.NORM)
+        self.output = self.embedding if config.tied else parameters.linear(self.HEAD)
 
+    @classmethod
     @abstractmethod
-    def _take(self, p: Parameters) -> tuple[Matrix, list[Block], mx.array, Matrix]:
-        """(embedding, blocks, final norm, output rows) from the parameters."""
+    def _blocks(cls, config: ModelConfig, p: Parameters, gate: Gate) -> Iterator[Block]:
+        """The layers in order, each taking its parameters when it is asked for."""
+
+    @classmethod
+    def stages(cls, config: ModelConfig, p: Parameters) -> Iterator[Callable[[mx.array], mx.array]]:
+        """What `hidden` does, step by step: ids [B, L] to the embedding's rows, through each block, to the norm.
+
+        Who lets go of a stage before asking for the next has one layer in memory at a time.
+        """
+        yield p.linear(cls.EMBEDDING).rows
+        yield from cls._blocks(config, p, silu_gate)
+        norm = p.vector(cls.NORM)
+        yield lambda h: mx.fast.rms_norm(h, norm, config.norm_eps)
 
     def hidden(self, ids: mx.array, cache: Cache | None = None) -> mx.array:
         """ids [B, L] -> normalised states [B, L, E]; keys and values go into `cache`, one layer each."""

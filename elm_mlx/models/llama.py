@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import mlx.core as mx
 
 from elm_mlx.config import ModelConfig
-from elm_mlx.models.layers import Block, CacheLayer, FeedForward, Matrix, Model, Parameters, Rope, attention
+from elm_mlx.models.layers import Block, CacheLayer, FeedForward, Gate, Model, Parameters, Rope, attention
 
 
 class Attention:
@@ -29,15 +31,17 @@ class Attention:
 class Llama(Model):
     """The Llama 3 family."""
 
-    def _take(self, p: Parameters) -> tuple[Matrix, list[Block], mx.array, Matrix]:
-        embedding, rope = p.linear("model.embed_tokens"), Rope(self.config.rope, self.config.head_dim)
-        blocks = [self._block(i, rope, p) for i in range(self.config.num_layers)]
-        norm = p.vector("model.norm")
-        return embedding, blocks, norm, embedding if self.config.tied else p.linear("lm_head")
+    EMBEDDING, NORM = "model.embed_tokens", "model.norm"
 
-    def _block(self, layer: int, rope: Rope, p: Parameters) -> Block:
+    @classmethod
+    def _blocks(cls, config: ModelConfig, p: Parameters, gate: Gate) -> Iterator[Block]:
+        rope = Rope(config.rope, config.head_dim)
+        return (cls._block(config, layer, rope, p, gate) for layer in range(config.num_layers))
+
+    @staticmethod
+    def _block(config: ModelConfig, layer: int, rope: Rope, p: Parameters, gate: Gate) -> Block:
         name = f"model.layers.{layer}"
         gate_up = p.fused(f"{name}.mlp.gate_proj", f"{name}.mlp.up_proj")
-        ffn = FeedForward(gate_up, p.linear(f"{name}.mlp.down_proj"), self.gate)
+        ffn = FeedForward(gate_up, p.linear(f"{name}.mlp.down_proj"), gate)
         norms = p.vector(f"{name}.input_layernorm"), p.vector(f"{name}.post_attention_layernorm")
-        return Block(Attention(self.config, layer, rope, p), ffn, norms, self.config.norm_eps)
+        return Block(Attention(config, layer, rope, p), ffn, norms, config.norm_eps)

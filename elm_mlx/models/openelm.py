@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import mlx.core as mx
 
-from elm_mlx.config import OpenELMConfig
-from elm_mlx.models.layers import Block, CacheLayer, FeedForward, Matrix, Model, Parameters, Rope, attention
+from elm_mlx.config import ModelConfig, OpenELMConfig
+from elm_mlx.models.layers import Block, CacheLayer, FeedForward, Gate, Model, Parameters, Rope, attention
 
 
 class Attention:
@@ -37,16 +39,17 @@ class Attention:
 class OpenELM(Model):
     """Layer-wise scaled transformer: every layer has its own number of heads and FFN width."""
 
-    def _take(self, p: Parameters) -> tuple[Matrix, list[Block], mx.array, Matrix]:
-        embedding = p.linear("transformer.token_embeddings")
-        blocks = [self._block(i, p) for i in range(self.config.num_layers)]
-        norm = p.vector("transformer.norm")
-        return embedding, blocks, norm, embedding if self.config.tied else p.linear("lm_head")
+    EMBEDDING, NORM = "transformer.token_embeddings", "transformer.norm"
 
-    def _block(self, layer: int, p: Parameters) -> Block:
-        assert isinstance(self.config, OpenELMConfig)
+    @classmethod
+    def _blocks(cls, config: ModelConfig, p: Parameters, gate: Gate) -> Iterator[Block]:
+        assert isinstance(config, OpenELMConfig)
+        return (cls._block(config, layer, p, gate) for layer in range(config.num_layers))
+
+    @staticmethod
+    def _block(config: OpenELMConfig, layer: int, p: Parameters, gate: Gate) -> Block:
         name = f"transformer.layers.{layer}"
         # proj_1 holds the gate's rows, then the up rows.
-        ffn = FeedForward(p.linear(f"{name}.ffn.proj_1"), p.linear(f"{name}.ffn.proj_2"), self.gate)
+        ffn = FeedForward(p.linear(f"{name}.ffn.proj_1"), p.linear(f"{name}.ffn.proj_2"), gate)
         norms = p.vector(f"{name}.attn_norm"), p.vector(f"{name}.ffn_norm")
-        return Block(Attention(self.config, layer, p), ffn, norms, self.config.norm_eps)
+        return Block(Attention(config, layer, p), ffn, norms, config.norm_eps)

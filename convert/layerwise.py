@@ -1,0 +1,87 @@
+"""A model of any size, run from disk with one layer in memory at a time.
+
+It computes in float32 with the weights as they are stored, quantized ones expanded.
+"""
+
+from __future__ import annotations
+
+from collections import UserDict
+from collections.abc import Callable, MutableMapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+
+from elm_mlx.config import ModelConfig
+from elm_mlx.convert.keymap import match
+from elm_mlx.convert.source import open_source
+from elm_mlx.models import MODELS
+from elm_mlx.models.layers import Matrix, Parameters
+from elm_mlx.quantization import Quantization, read_quantization
+from elm_mlx.store.files import optional_json
+from elm_mlx.store.load import load_arrays, read_config, stored_dtype
+from elm_mlx.store.quantize import expand
+
+
+@dataclass(frozen=True)
+class OnDisk:
+    """A model on disk: how it is quantized, the type of its floats, and `tensors()`, its weights anew by name, plain
+    and none of them read yet."""
+
+    where: Path
+    config: ModelConfig
+    quantization: Quantization | None
+    dtype: mx.Dtype
+    tensors: Callable[[], MutableMapping[str, mx.array]]
+
+    def hidden(self, windows: Sequence[Sequence[int]], step: Callable[[], None]) -> mx.array:
+        """The normalised states [N, E] of all positions of the windows of ids; `step` is called after each layer."""
+        states = [mx.array([window]) for window in windows]
+        for stage in MODELS[type(self.config)].stages(self.config, self._parameters()):
+            for i, state in enumerate(states):
+                states[i] = stage(state)
+                mx.eval(states[i])
+            del stage  # before the next is built
+            mx.clear_cache()  # else MLX keeps the freed buffers of every size met
+            step()
+        return mx.concatenate([state[0] for state in states])
+
+    def head(self) -> Matrix:
+        """The rows of the output."""
+        family = MODELS[type(self.config)]
+        return self._parameters().linear(family.EMBEDDING if self.config.tied else family.HEAD)
+
+    def _parameters(self) -> Parameters:
+        return Parameters(self.tensors(), None, mx.float32, mx.eval)
+
+
+class Unread(UserDict[str, Any]):
+    """Tensors on disk as a mapping to arrays: each is read when it is taken."""
+
+    def __getitem__(self, name: str) -> mx.array:
+        array: mx.array = self.data[name].read()
+        return array
+
+
+def open_directory(where: Path) -> OnDisk:
+    """An MLX directory, quantized or not. Raises NotFound, BadCheckpoint, Unsupported."""
+    config = read_config(where)
+    arrays, _ = load_arrays(where, config)
+    how = config.quantization if any(name.endswith(".scales") for name in arrays) else None
+
+    def tensors() -> dict[str, mx.array]:
+        stored, _ = load_arrays(where, config)
+        return expand(stored, how, mx.float32) if how else stored
+
+    return OnDisk(where, config, how, stored_dtype(arrays, config), tensors)
+
+
+def open_original(where: Path) -> OnDisk:
+    """A checkpoint in any layout that the converter reads, or a quantized MLX directory. Raises as `open_directory`."""
+    if read_quantization(optional_json(where / "config.json")):
+        return open_directory(where)
+    opened = open_source(where)
+    tensors = match(opened.config, opened.family_layout, opened.tensors, where).tensors
+    dtype = tensors[opened.config.embedding_name].dtype
+    return OnDisk(where, opened.config, None, dtype, lambda: Unread(tensors))

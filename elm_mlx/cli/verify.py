@@ -1,0 +1,72 @@
+"""`elm-mlx verify`: how far a converted model is from what it was made from."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import asdict
+from typing import TYPE_CHECKING
+
+import click
+
+from elm_mlx.cli.blas import prefer_fast_blas
+from elm_mlx.cli.messages import quietable
+from elm_mlx.cli.progress import ProgressBar
+from elm_mlx.errors import ElmError
+
+if TYPE_CHECKING:
+    from elm_mlx.convert.verify import Report
+
+
+@click.command()
+@click.argument("converted", type=click.Path())
+@click.option("--against", "source", type=click.Path(), required=True, metavar="SOURCE", help="What it was made from.")
+@click.option("--text", type=click.Path(), help="UTF-8 text to read. Default: the demo's held-out stories.")
+@click.option("--tokens", type=click.IntRange(min=1), help="Read this many tokens of it. Default: 2048.")
+@click.option("--max-kl", type=click.FloatRange(min=0), metavar="NATS", help="Allow this divergence per token.")
+@click.option("--json", "as_json", is_flag=True, help="Print the report as one JSON object.")
+@quietable
+def command(
+    converted: str, source: str, text: str | None, tokens: int | None, max_kl: float | None, as_json: bool
+) -> None:
+    """Compare CONVERTED, an MLX directory, with SOURCE on the same text.
+
+    SOURCE is what `elm-mlx convert` reads, or another MLX directory. Both compute in float32, a layer at a time from
+    disk, so a model larger than the memory can be verified. Exits with 1 where the divergence is above the bound: the
+    one for the way the weights are stored, or --max-kl.
+    """
+    prefer_fast_blas()
+    from elm_mlx.convert.verify import TOKENS, verify  # here, as --help needs no MLX
+
+    with ProgressBar("Verifying", in_bytes=False) as bar:
+        done = verify(converted, source, text, tokens=tokens or TOKENS, max_kl=max_kl, progress=bar)
+    if as_json:
+        figures = asdict(done) | {"converted": converted, "source": source, "passed": done.passed}
+        click.echo(json.dumps({name: finite(value) for name, value in figures.items()}))
+    else:
+        for name, value in rows(done).items():
+            click.echo(f"{name:<16} {value}")
+    if not done.passed:
+        raise ElmError(f"{converted} differs from {source} by more than the bound. Convert it anew, with more bits if "
+                       "it was quantized; --max-kl sets another bound.")  # fmt: skip
+
+
+def finite(value: object) -> object:
+    """None for what JSON has no number for."""
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def rows(done: Report) -> dict[str, str]:
+    """The report as a person reads it."""
+    return {
+        "converted": str(done.converted),
+        "source": str(done.source),
+        "computed in": "float32, from the weights as they are stored",
+        "tokens": f"{done.tokens:,}",
+        "logits": f"differ by up to {done.max_difference:.3g}, {done.relative_difference:.2g} of the largest",
+        "KL divergence": f"{done.kl_divergence:.3g} nats per token, of the converted model from the source",
+        "same likeliest": f"{done.same_top:.2%} of the tokens",
+        "perplexity": f"{done.perplexity:.4g}, of the source {done.source_perplexity:.4g}",
+        "bound": f"{done.bound:g} nats per token, the weights being stored as {done.stored}",
+        "verdict": "passed" if done.passed else "FAILED",
+    }

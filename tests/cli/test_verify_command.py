@@ -1,0 +1,109 @@
+"""`elm-mlx verify`: the report on stdout, and the verdict as the exit code."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import checkpoints
+import pytest
+
+from elm_mlx import cli
+from elm_mlx.convert import convert
+from elm_mlx.convert.verify import MAX_KL
+
+
+class Result(NamedTuple):
+    """What one command line did."""
+
+    code: int
+    out: str
+    err: str
+
+
+@pytest.fixture(scope="module")
+def converted(openelm: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny OpenELM in bfloat16."""
+    return convert(openelm, tmp_path_factory.mktemp("converted") / "out").output
+
+
+@pytest.fixture
+def wrong(converted: Path, tmp_path: Path) -> Path:
+    """The same with another RoPE base in its configuration."""
+    folder = Path(shutil.copytree(converted, tmp_path / "wrong"))
+    raw = json.loads((folder / "config.json").read_text(encoding="utf-8")) | {"rope_freq_constant": 100}
+    (folder / "config.json").write_text(json.dumps(raw), encoding="utf-8")
+    return folder
+
+
+def run(capsys: pytest.CaptureFixture[str], *arguments: object) -> Result:
+    code = cli.run(["verify", *map(str, arguments), "--tokens", "64"])
+    out, err = capsys.readouterr()
+    assert "Traceback" not in err
+    return Result(code, out, err)
+
+
+def test_a_person_reads_a_table(capsys: pytest.CaptureFixture[str], openelm: Path, converted: Path) -> None:
+    done = run(capsys, converted, "--against", openelm)
+    assert (done.code, done.err) == (0, "")
+    told = dict(line.split(maxsplit=1) for line in done.out.splitlines())
+    assert (told["converted"], told["source"], told["tokens"]) == (str(converted), str(openelm), "64")
+    assert told["bound"] == "0.003 nats per token, the weights being stored as bfloat16"
+    assert told["verdict"] == "passed"
+    assert "float32" in done.out
+
+
+def test_a_program_reads_one_json_object(capsys: pytest.CaptureFixture[str], openelm: Path, converted: Path) -> None:
+    done = run(capsys, converted, "--against", openelm, "--json")
+    assert (done.code, done.out.count("\n")) == (0, 1)
+    told: dict[str, Any] = json.loads(done.out)
+    assert list(told) == ["converted", "source", "tokens", "max_difference", "relative_difference", "kl_divergence",
+                          "same_top", "perplexity", "source_perplexity", "stored", "bound", "passed"]  # fmt: skip
+    assert (told["tokens"], told["stored"], told["bound"], told["passed"]) == (64, "bfloat16", MAX_KL["bfloat16"], True)
+    assert 0 < told["kl_divergence"] < told["bound"]
+
+
+def test_past_the_bound_it_exits_with_1_and_still_reports(
+    capsys: pytest.CaptureFixture[str], openelm: Path, wrong: Path
+) -> None:
+    done = run(capsys, wrong, "--against", openelm, "--max-kl", "1e-5")
+    assert done.code == 1
+    assert done.out.endswith("FAILED\n")
+    assert done.err == (f"elm-mlx: {wrong} differs from {openelm} by more than the bound. Convert it anew, with more "
+                        "bits if it was quantized; --max-kl sets another bound.\n")  # fmt: skip
+    failed = run(capsys, wrong, "--against", openelm, "--max-kl", "1e-5", "--json")
+    assert (failed.code, json.loads(failed.out)["passed"]) == (1, False)
+    assert run(capsys, wrong, "--against", openelm, "--max-kl", "100").code == 0
+
+
+def test_no_number_is_null_in_json(capsys: pytest.CaptureFixture[str], openelm: Path, tmp_path: Path) -> None:
+    import mlx.core as mx
+
+    arrays = {name: mx.array(value) for name, value in checkpoints.weights(checkpoints.OPENELM).items()}
+    wrong = Path(shutil.copytree(openelm, tmp_path / "wrong"))
+    checkpoints.save(wrong, arrays | {"transformer.norm.weight": mx.full((64,), float("nan"))})
+    done = run(capsys, wrong, "--against", openelm, "--json")
+    told = json.loads(done.out, parse_constant=lambda constant: pytest.fail(f"{constant} is not JSON"))
+    assert (done.code, told["kl_divergence"], told["passed"]) == (1, None, False)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "complaint"),
+    [
+        (["nowhere", "--against", "{model}"], 66, "There is no directory nowhere"),
+        (["{model}", "--against", "nowhere"], 66, "There is no nowhere"),
+        (["{model}", "--against", "{model}", "--text", "nowhere.txt"], 66, "There is no nowhere.txt"),
+        (["{model}", "--against", "{other}"], 2, "is no conversion of"),
+        (["{model}"], 2, "Missing option '--against'"),
+        (["{model}", "--against", "{model}", "--max-kl", "-1"], 2, "not in the range"),
+    ],
+)
+def test_mistakes_are_sentences_with_their_codes(
+    capsys: pytest.CaptureFixture[str], openelm: Path, tmp_path: Path, arguments: list[str], code: int, complaint: str
+) -> None:
+    other = checkpoints.write(tmp_path / "other", checkpoints.LLAMA)
+    done = run(capsys, *(argument.format(model=openelm, other=other) for argument in arguments))
+    assert (done.code, done.out) == (code, "")
+    assert complaint in done.err
