@@ -38,12 +38,13 @@ class ProgressBar:
         return sys.stderr.isatty() and not is_quiet()
 
     def _made(self, total: int) -> Progress:
+        from rich import progress
         from rich.console import Console
-        from rich.progress import BarColumn, DownloadColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
 
-        count = DownloadColumn() if self.in_bytes else MofNCompleteColumn()
-        columns = ("{task.description}", BarColumn(), count, TimeRemainingColumn())
-        bar = Progress(*columns, console=Console(stderr=True), transient=True)
+        of_bytes = (progress.DownloadColumn(), progress.TransferSpeedColumn())
+        count = of_bytes if self.in_bytes else (progress.MofNCompleteColumn(),)
+        columns = ["{task.description}", progress.BarColumn(), *count, progress.TimeRemainingColumn()]
+        bar = progress.Progress(*columns, console=Console(stderr=True), transient=True)
         bar.add_task(self.label, total=total)
         return bar
 
