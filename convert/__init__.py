@@ -30,7 +30,7 @@ __all__ = ["Conversion", "convert"]
 @dataclass(frozen=True)
 class Conversion:
     """What was written: `bytes` of weights, `bits_per_weight` over all parameters, `dropped` tensors of the
-    source that nothing reads (RoPE tables, the copy of a tied embedding)."""
+    source that nothing reads (RoPE tables, the copy of a tied embedding, padding rows as NAME[32000:])."""
 
     output: Path
     family: str
@@ -51,14 +51,16 @@ def convert(
     dtype: str = "bfloat16",
     tokenizer: str | Path | None = None,
     max_shard_size: float = 5.0,
+    rope_factor: float | None = None,
     force: bool = False,
     progress: Progress | None = None,
 ) -> Conversion:
-    """Converts `source`, a directory or a single weights file beside its config.json.
+    """Converts `source`, a checkpoint's directory or weights file in any layout that docs/converting.md lists.
 
     Unquantized in `dtype` (bfloat16, float16, float32) unless `bits` (2, 3, 4, 5, 6, 8; in groups of `group_size`
     32, 64, 128) or `mode` (affine, mxfp4, mxfp8, nvfp4) is given. `tokenizer` is a tokenizer.json, a SentencePiece
     tokenizer.model or a directory with one; by default the source's own. Files hold up to `max_shard_size` GB.
+    `rope_factor` is Llama 3's RoPE scaling where Meta's own files do not say it: 32 in the sizes of 3.2, else 8.
     Without `output` it writes beside the source. `progress` hears (source bytes done, in all).
 
     The output appears whole or not at all. Raises InvalidRequest, NotFound, MissingTokenizer, BadCheckpoint,
@@ -68,7 +70,9 @@ def convert(
     if dtype not in list(DTYPES):
         raise InvalidRequest(f"dtype is {dtype!r}; it is one of {', '.join(DTYPES)}.")
     file_bytes = shard_bytes(max_shard_size)
-    opened = open_source(Path(source))
+    opened = open_source(Path(source), rope_factor=rope_factor)
+    if tokenizer is None and opened.is_already(quantization, DTYPES[dtype]):
+        raise InvalidRequest(f"{source} is an MLX model of that kind already. Run it as it is.")
     # abspath, as resolve would follow a link that is refused further on
     target = Path(os.path.abspath(output)) if output else default_output(opened.directory, quantization, dtype)  # noqa: PTH100
     for place in (opened.directory, Path(tokenizer or opened.directory)):
@@ -81,7 +85,7 @@ def convert(
         files.write(folder)
         write_json(folder / "config.json", output_config(opened.raw_config, opened.config, quantization, dtype))
         pipeline.write(folder, plan, matched.tensors, progress)
-    return report(target, opened, plan.nbytes, matched.dropped)
+    return report(target, opened, plan.nbytes, opened.dropped + matched.dropped)
 
 
 def shard_bytes(gigabytes: float) -> int:

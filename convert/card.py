@@ -63,7 +63,9 @@ def card(name: str, config: ModelConfig, made: Mapping[str, Any], nbytes: int, r
         elm_mlx=made["elm_mlx"],
         mlx=made["mlx"],
         parameters=count,
-        form=f"in {how['mode']} {how['bits']}-bit groups of {how['group_size']}" if how else f"in {made['options']['dtype']}",
+        form=f"in {how['mode']} {how['bits']}-bit groups of {how['group_size']}"
+        if how
+        else f"in {made['options']['dtype']}",
         size=gigabytes(nbytes),
         bits=8 * nbytes / count,
         quality=quality,

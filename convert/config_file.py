@@ -10,6 +10,7 @@ from elm_mlx.quantization import Quantization
 
 # `auto_map` names Python files that a loader would run; the others are written anew.
 LEFT_OUT = ("auto_map", "quantization", "quantization_config")
+ARCHITECTURES = {"openelm": "OpenELMForCausalLM", "llama": "LlamaForCausalLM"}
 
 
 def output_config(
@@ -17,5 +18,6 @@ def output_config(
 ) -> dict[str, Any]:
     """The source's keys with ours over them; type and RoPE in the older spelling too, as mlx-lm reads only that."""
     kept = {key: value for key, value in raw.items() if key not in LEFT_OUT}
-    written = kept | config.to_dict() | {"torch_dtype": dtype, "dtype": dtype}
+    kind = {"architectures": [ARCHITECTURES[config.family]], "torch_dtype": dtype, "dtype": dtype}
+    written = kept | config.to_dict() | kind
     return written | ({"quantization": quantization.to_dict()} if quantization else {})

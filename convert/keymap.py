@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,15 +12,40 @@ import mlx.core as mx
 
 from elm_mlx.config import HEAD, ModelConfig
 from elm_mlx.convert.tensor import LazyTensor
-from elm_mlx.errors import BadCheckpoint
+from elm_mlx.errors import BadCheckpoint, Unsupported
 from elm_mlx.store.weights import Entry, check_copy, check_entries
 
-# (family, layout) -> (pattern, replacement) rules, the first match renames. Output uses Hugging Face's own names,
-# so its layouts need no rule.
+WRAPPED = r"^(?:module\.|_orig_mod\.)"  # a model saved inside DistributedDataParallel, or compiled
+
+# (family, naming) -> (pattern, replacement) rules, the first match renames. Output uses Hugging Face's own names.
 RULES: dict[tuple[str, str], list[tuple[str, str]]] = {
-    ("openelm", "hugging-face"): [],
-    ("llama", "hugging-face"): [],
+    ("openelm", "hugging-face"): [(f"{WRAPPED}+", "")],
+    ("llama", "hugging-face"): [(f"{WRAPPED}+", "")],
+    ("openelm", "corenet"): [(f"{WRAPPED}*classifier\\.", "lm_head."), (f"{WRAPPED}*", "transformer.")],
+    ("llama", "meta"): [
+        (r"^tok_embeddings\.", "model.embed_tokens."),
+        (r"^layers\.(\d+)\.attention\.w([qkvo])\.", r"model.layers.\1.self_attn.\2_proj."),
+        (r"^layers\.(\d+)\.feed_forward\.w1\.", r"model.layers.\1.mlp.gate_proj."),
+        (r"^layers\.(\d+)\.feed_forward\.w2\.", r"model.layers.\1.mlp.down_proj."),
+        (r"^layers\.(\d+)\.feed_forward\.w3\.", r"model.layers.\1.mlp.up_proj."),
+        (r"^layers\.(\d+)\.attention_norm\.", r"model.layers.\1.input_layernorm."),
+        (r"^layers\.(\d+)\.ffn_norm\.", r"model.layers.\1.post_attention_layernorm."),
+        (r"^norm\.", "model.norm."),
+        (r"^output\.", "lm_head."),
+        (r"^rope\.freqs$", "rotary_emb.inv_freq"),
+    ],
 }
+# What says the architecture, where it is not config.json, by naming.
+AUTHORITIES = {"corenet": "architecture", "meta": "params.json"}
+
+
+@contextmanager
+def said_by(naming: str) -> Iterator[None]:
+    """Names in a refusal what stood in for config.json."""
+    try:
+        yield
+    except (BadCheckpoint, Unsupported) as error:
+        raise type(error)(str(error).replace("config.json", AUTHORITIES.get(naming, "config.json"))) from error
 
 
 @dataclass(frozen=True)
@@ -46,7 +72,7 @@ def match(
 
     Raises BadCheckpoint, naming both sides, where one is missing, left over, given twice or of another shape.
     """
-    rules = RULES[family_layout]
+    rules = RULES.get(family_layout, [])
     named: dict[str, LazyTensor] = {}
     dropped: list[str] = []
     head: LazyTensor | None = None
@@ -60,7 +86,8 @@ def match(
         else:
             named[new] = tensor
     expected = {name: Entry(mx.float32, shape) for name, shape in config.weight_shapes().items()}
-    check_entries(where, expected, {name: Entry(t.dtype, t.shape) for name, t in named.items()})
+    with said_by(family_layout[1]):
+        check_entries(where, expected, {name: Entry(t.dtype, t.shape) for name, t in named.items()})
     if head:
         check_copy(where, head.read(), named[config.embedding_name].read())
     return Matched(named, dropped)

@@ -1,39 +1,38 @@
 """Which layout is this? A directory or a file becomes a configuration and tensors that are still on disk.
 
-Layouts so far: Hugging Face, as safetensors or as PyTorch's .bin files, single or sharded. The kind of file and
-the family's naming are told by the files' own names and config.json, never by the directory's name.
+The layout is told by the files' own names, by config.json and by the names of the tensors, never by the directory's
+name. Where several lie in one directory, Hugging Face's comes first.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from functools import partial
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import mlx.core as mx
 
 from elm_mlx.config import ModelConfig, config_from_dict
+from elm_mlx.convert import corenet, hugging_face, meta
+from elm_mlx.convert.dequantize import Settings, dequantized, is_mlx
+from elm_mlx.convert.keymap import said_by
 from elm_mlx.convert.tensor import LazyTensor
 from elm_mlx.convert.torch_file import read_torch_file
-from elm_mlx.errors import NotFound, Unsupported
-from elm_mlx.store.files import read_json, reading
-from elm_mlx.store.weights import gather, indexed_files, read_arrays, read_header, safetensors_files
-
-TORCH_SUFFIXES = (".bin", ".pt", ".pth")
-# Files that tell a layout which is not read yet, with the way round it.
-OTHER_LAYOUTS = {
-    "params.json": "Meta's own layout (params.json, consolidated.*.pth)",
-    "consolidated.00.pth": "Meta's own layout (params.json, consolidated.*.pth)",
-    "weights.safetensors": "Apple's MLX example layout (weights.safetensors)",
-    "checkpoint_average.pt": "a CoreNet training checkpoint",
-}
+from elm_mlx.errors import InvalidRequest, NotFound, Unsupported
+from elm_mlx.quantization import Quantization, read_quantization
+from elm_mlx.store.files import optional_json, read_json, reading
+from elm_mlx.store.weights import gather
+from elm_mlx.values import MAX_WIDTH, integer
 
 
 @dataclass(frozen=True)
 class Source:
-    """An opened checkpoint: `where` is what the user named, `directory` where its configuration lies."""
+    """An opened checkpoint: `where` is what the user named, `directory` where its configuration lies.
+
+    The tensors are plain, whatever `settings` says of how the source holds them, and `config` is that of a plain
+    model; `dropped` says which of their rows were left out.
+    """
 
     where: Path
     directory: Path
@@ -41,17 +40,30 @@ class Source:
     raw_config: dict[str, Any]
     config: ModelConfig
     tensors: dict[str, LazyTensor]
+    naming: str = "hugging-face"
+    dropped: list[str] = field(default_factory=list)
+    settings: Settings = field(default_factory=dict)
 
     @property
     def family_layout(self) -> tuple[str, str]:
         """The key of the rename rules."""
-        return self.config.family, "hugging-face"
+        return self.config.family, self.naming
+
+    def is_already(self, quantization: Quantization | None, dtype: mx.Dtype) -> bool:
+        """Whether this is an MLX directory that runs, as it would be written: quantized so, or plain and of `dtype`."""
+        if not self.layout.startswith("MLX") or not (self.directory / "tokenizer.json").is_file():
+            return False
+        wanted = {name: quantization.of(name, t.shape) for name, t in self.tensors.items()} if quantization else {}
+        if self.settings or wanted:
+            return self.settings == {name: setting for name, setting in wanted.items() if setting}
+        return all(tensor.dtype == dtype for tensor in self.tensors.values())
 
 
-def open_source(where: Path) -> Source:
-    """Opens a checkpoint directory, or one weights file beside its config.json; headers are read, no tensor is.
+def open_source(where: Path, *, rope_factor: float | None = None) -> Source:
+    """Opens a checkpoint directory, or one weights file; headers are read, of the tensors only what tells the layout.
 
-    Raises NotFound, BadCheckpoint, Unsupported.
+    `rope_factor` is for Meta's layout, whose files do not say it. Raises NotFound, BadCheckpoint, Unsupported, and
+    InvalidRequest where there are several checkpoints to choose from or `rope_factor` means nothing.
     """
     with reading(where):
         there = where.exists()
@@ -59,38 +71,69 @@ def open_source(where: Path) -> Source:
         raise NotFound(f"There is no {where}. Give a checkpoint's directory, or a weights file beside its config.json.")
     directory = where if where.is_dir() else where.parent
     files = weight_files(where)
-    raw = read_json(directory / "config.json")
-    config = config_from_dict(raw)
-    if config.quantization:
-        raise Unsupported(f"{where} is quantized already ({config.quantization.bits} bits). Convert the original.")
-    tensors = gather(directory, files, read_file)
-    kind = "PyTorch" if next(iter(files)).endswith(TORCH_SUFFIXES) else "safetensors"
-    return Source(where, directory, f"Hugging Face, {kind}", raw, config, tensors)
+    if meta.SHARD.fullmatch(next(iter(files))):
+        return open_meta(where, directory, files, rope_factor)
+    if rope_factor is not None:
+        raise InvalidRequest("--rope-factor is for Meta's own layout (params.json); elsewhere config.json says it.")
+    return open_files(where, directory, files)
 
 
 def weight_files(where: Path) -> Mapping[str, list[str]]:
-    """The files to read and the tensors an index places in each; safetensors before .bin where both are there."""
+    """The files to read and the tensors an index places in each."""
     if where.is_file():
-        if where.suffix != ".safetensors" and where.suffix not in TORCH_SUFFIXES:
+        if where.suffix != ".safetensors" and where.suffix not in hugging_face.TORCH_SUFFIXES:
             raise Unsupported(f"{where} is not a weights file that elm-mlx reads: .safetensors, .bin, .pt or .pth.")
-        return {where.name: []}
-    files = safetensors_files(where) or indexed_files(where, "pytorch_model.bin", "pytorch_model.bin.index.json")
-    if files:
-        return files
-    for name, layout in OTHER_LAYOUTS.items():
-        if (where / name).exists():
-            raise Unsupported(f"{where} is {layout}, which elm-mlx does not read yet. Use the Hugging Face repository.")
-    raise NotFound(f"There are no weights in {where}: no model.safetensors, no pytorch_model.bin, no index.")
+        return meta.files(where.parent) if meta.SHARD.fullmatch(where.name) else {where.name: []}
+    if found := hugging_face.files(where) or meta.files(where) or corenet.files(where):
+        return found
+    if (where / "adapter_config.json").exists():
+        raise hugging_face.adapter(where, "adapter_config.json")
+    below = f" Meta's files may lie in {where / 'original'}." if (where / "original").is_dir() else ""
+    raise NotFound(f"There are no weights in {where}: no model.safetensors, no pytorch_model.bin, no index, no "
+                   f"consolidated.00.pth, no .pt.{below}")  # fmt: skip
 
 
-def read_file(path: Path) -> dict[str, LazyTensor]:
-    """The tensors of one weights file, by its ending."""
-    if path.suffix in TORCH_SUFFIXES:
-        return read_torch_file(path)
-    header = read_header(path)
-    return {name: LazyTensor(entry.shape, entry.dtype, partial(read_one, path, name)) for name, entry in header.items()}
+def open_files(where: Path, directory: Path, files: Mapping[str, list[str]]) -> Source:
+    """Hugging Face's layout and CoreNet's, plain or quantized by MLX."""
+    tensors = gather(directory, files, hugging_face.read_file)
+    hugging_face.refuse_adapter(where, tensors)
+    raw = optional_json(directory / "config.json")
+    tensors, settings = dequantized(where, tensors, read_quantization(raw))
+    first = directory / next(iter(files))
+    if corenet.is_corenet(tensors):
+        return open_corenet(where, first, raw, tensors)
+    config = replace(config_from_dict(raw or read_json(directory / "config.json")), quantization=None)
+    return Source(where, directory, layout_name(first, settings), raw, config, tensors, settings=settings)
 
 
-def read_one(path: Path, name: str) -> mx.array:
-    """One tensor, lazily, from the file opened anew: an array that is kept would keep its elements in memory."""
-    return read_arrays(path)[name][1]
+def open_corenet(where: Path, file: Path, raw: dict[str, Any], tensors: dict[str, LazyTensor]) -> Source:
+    """CoreNet's names: `raw` is a whole config.json, or Apple's short one, or empty."""
+    with said_by("corenet"):
+        if "model_type" not in raw:
+            raw = corenet.raw_config(where, tensors, raw or corenet.yaml_facts(file.parent))
+        config = replace(config_from_dict(raw), quantization=None)
+    tensors, dropped = corenet.trimmed(tensors, config.vocab_size)
+    layout = "CoreNet" if file.suffix in hugging_face.TORCH_SUFFIXES else "Apple's MLX example"
+    return Source(where, file.parent, layout, raw, config, tensors, "corenet", dropped)
+
+
+def layout_name(file: Path, settings: Settings) -> str:
+    """What to call the layout of a weights file that has Hugging Face's names."""
+    if settings:
+        return f"MLX, {'/'.join(map(str, sorted({setting.bits for setting in settings.values()})))}-bit"
+    if is_mlx(file):
+        return "MLX"
+    return f"Hugging Face, {'PyTorch' if file.suffix in hugging_face.TORCH_SUFFIXES else 'safetensors'}"
+
+
+def open_meta(where: Path, directory: Path, files: Mapping[str, list[str]], rope_factor: float | None) -> Source:
+    """Meta's own layout: all shards, joined when they are read."""
+    params = read_json(directory / "params.json")
+    meta.refuse_other_kinds(directory, params)
+    shards = [read_torch_file(directory / name) for name in files]
+    with said_by("meta"):
+        tensors = meta.joined(where, shards, integer(params, "dim", 4096, MAX_WIDTH))
+        raw = meta.raw_config(params, tensors, shards, rope_factor)
+        config = config_from_dict(raw)
+    layout = f"Meta, {len(shards)} shard{'s' * (len(shards) > 1)}"
+    return Source(where, directory, layout, raw, config, meta.arranged(tensors, config), "meta")

@@ -395,6 +395,10 @@ def config_from_dict(raw: Mapping[str, Any]) -> OpenELMConfig | LlamaConfig:
     model_type = raw.get("model_type")
     if model_type is None:
         raise BadCheckpoint("config.json has no model_type, so it is not a Hugging Face model configuration.")
+    if model_type == "mistral":  # Llama's architecture, but for a window that is there unless switched off
+        if (window := raw.get("sliding_window", 4096)) is not None:
+            raise unsupported("config.json: sliding_window", window, ["null"])
+        model_type = LlamaConfig.family
     if not isinstance(model_type, str) or model_type not in FAMILIES:
         raise unsupported("config.json: model_type", model_type, FAMILIES)
     return FAMILIES[model_type].from_dict(raw)

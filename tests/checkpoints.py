@@ -14,6 +14,7 @@ from typing import Any
 
 import mlx.core as mx
 import numpy as np
+import torch_craft
 
 from elm_mlx.config import config_from_dict
 
@@ -84,6 +85,14 @@ def transformers5(raw: dict[str, Any]) -> dict[str, Any]:
     return kept | {"rope_parameters": rope, "dtype": raw["torch_dtype"]}
 
 
+# What Meta's params.json can say: heads as wide as dim / n_heads, an FFN by its formula; for up to eight shards.
+META_PARAMS: dict[str, Any] = {"dim": 128, "n_layers": 2, "n_heads": 8, "n_kv_heads": 2, "vocab_size": VOCAB,
+                               "ffn_dim_multiplier": 1.1, "multiple_of": 32, "norm_eps": 1e-5,
+                               "rope_theta": 500000.0}  # fmt: skip
+META = LLAMA | {"hidden_size": 128, "head_dim": 16, "num_hidden_layers": 2, "num_attention_heads": 8,
+                "num_key_value_heads": 2, "intermediate_size": 384}  # fmt: skip
+
+
 CONFIGS: dict[str, dict[str, Any]] = {
     "openelm": OPENELM,
     "openelm-untied": OPENELM | {"share_input_output_layers": False, "normalize_qk_projections": False},
@@ -145,3 +154,74 @@ def save(folder: Path, arrays: dict[str, mx.array], shards: int = 1) -> None:
         mx.save_safetensors(str(folder / file), part, {"format": "pt"})
     index = {"metadata": {"total_size": sum(a.nbytes for a in arrays.values())}, "weight_map": places}
     (folder / "model.safetensors.index.json").write_text(json.dumps(index), encoding="utf-8")
+
+
+def save_torch(path: Path, arrays: dict[str, np.ndarray]) -> Path:
+    """A state dict of float32 arrays as torch.save writes it, without torch."""
+    pairs, members = [], []
+    for key, (name, array) in enumerate(arrays.items()):
+        strides = [stride // 4 for stride in np.array(array, order="C").strides]
+        storage = torch_craft.storage("torch FloatStorage", str(key), array.size)
+        pairs.append((name, torch_craft.tensor(array.shape, strides, 0, storage)))
+        members.append(torch_craft.Member(f"toy/data/{key}", array.astype("<f4").tobytes()))
+    pickle = torch_craft.Member("toy/data.pkl", torch_craft.program(torch_craft.dictionary(*pairs)))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(torch_craft.archive([pickle, *members]))
+    return path
+
+
+def corenet(arrays: dict[str, np.ndarray], padding: int = 128) -> dict[str, np.ndarray]:
+    """OpenELM's tensors as CoreNet saves them: flat names, and an embedding with rows after the vocabulary."""
+    flat = {name.removeprefix("transformer."): array for name, array in arrays.items()}
+    table = flat["token_embeddings.weight"]
+    rows = np.random.RandomState(9).standard_normal((padding, table.shape[1])).astype(np.float32)
+    return flat | {"token_embeddings.weight": np.concatenate([table, rows])}
+
+
+META_NAMES = {
+    "model.embed_tokens": "tok_embeddings", "model.norm": "norm", "lm_head": "output", "model.layers": "layers",
+    "self_attn.q_proj": "attention.wq", "self_attn.k_proj": "attention.wk", "self_attn.v_proj": "attention.wv",
+    "self_attn.o_proj": "attention.wo", "mlp.gate_proj": "feed_forward.w1", "mlp.down_proj": "feed_forward.w2",
+    "mlp.up_proj": "feed_forward.w3", "post_attention_layernorm": "ffn_norm", "input_layernorm": "attention_norm",
+}  # fmt: skip
+
+
+def meta(arrays: dict[str, np.ndarray], raw: dict[str, Any]) -> dict[str, np.ndarray]:
+    """Llama's tensors with Meta's names and Meta's order of rows: row j of a head's half h becomes row 2 j + h."""
+    half = raw["head_dim"] // 2
+    order = [h * half + j for j in range(half) for h in (0, 1)]
+    renamed = {}
+    for name, array in arrays.items():
+        if name.endswith(("q_proj.weight", "k_proj.weight")):
+            array = array.reshape(-1, 2 * half, array.shape[1])[:, order].reshape(array.shape)
+        for theirs, metas in META_NAMES.items():
+            name = name.replace(theirs, metas)
+        renamed[name] = array
+    return renamed
+
+
+def dealt(arrays: dict[str, np.ndarray], shards: int, head_dim: int, copies: int = 1) -> list[dict[str, np.ndarray]]:
+    """Meta's tensors as its shards hold them, each key/value head `copies` times."""
+
+    def pieces(name: str, array: np.ndarray) -> list[np.ndarray]:
+        kind = name.split(".")[-2]
+        if kind in ("wk", "wv"):
+            array = array.reshape(-1, head_dim, array.shape[1]).repeat(copies, 0).reshape(-1, array.shape[1])
+        if array.ndim == 1:
+            return [array] * shards
+        return np.split(array, shards, axis=1 if kind in ("wo", "w2") else 0)
+
+    cut = {name: pieces(name, array) for name, array in arrays.items()}
+    return [{name: parts[rank] for name, parts in cut.items()} for rank in range(shards)]
+
+
+def write_meta(
+    folder: Path, params: dict[str, Any], shards: list[dict[str, np.ndarray]], *, tokenizer: bool = True
+) -> Path:
+    """Meta's directory: params.json and a file a shard."""
+    for rank, shard in enumerate(shards):
+        save_torch(folder / f"consolidated.{rank:02d}.pth", shard)
+    (folder / "params.json").write_text(json.dumps(params), encoding="utf-8")
+    if tokenizer:
+        add_tokenizer(folder)
+    return folder

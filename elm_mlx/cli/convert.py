@@ -33,17 +33,18 @@ GROUPS = list(map(str, QUANTIZATION_MODES["affine"][1]))
     type=click.Path(),
     help="tokenizer.json or tokenizer.model, with the settings beside it, or its directory.",
 )
+@click.option("--rope-factor", type=float, help="RoPE scaling of Meta's files. Default: 8, in 3.2's sizes 32.")
 @click.option("--max-shard-size", type=float, default=5.0, show_default=True, metavar="GB", help="Largest file.")
 @click.option("--force", is_flag=True, help="Replace an output that is there already.")
 @click.option("--json", "as_json", is_flag=True, help="Print the summary as one JSON object.")
 @quietable
 def command(source: str, bits: str | None, group_size: str | None, as_json: bool, **options: Any) -> None:
-    """Convert SOURCE: a checkpoint directory, a weights file beside its config.json, or a name.
+    """Convert SOURCE: a checkpoint's directory or weights file, or a name.
 
     A name is one that `elm-mlx list` shows, or OWNER/NAME[@REVISION] of a repository, which is fetched if it is not
-    on this machine; for OpenELM with its tokenizer. Reads Hugging Face's OpenELM and Llama 3 checkpoints,
-    safetensors or .bin, without torch and without running anything in them. Unquantized unless --bits or --mode
-    is given.
+    on this machine; for OpenELM with its tokenizer. Reads OpenELM and Llama 3 checkpoints in the layouts of Hugging
+    Face, CoreNet, Meta and MLX, without torch and without running anything in them. Unquantized unless --bits or
+    --mode is given.
     """
     from elm_mlx.convert import convert, default_output, requested_quantization  # here, as --help needs no MLX
 

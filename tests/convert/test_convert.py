@@ -19,7 +19,7 @@ import pytest
 import elm_mlx
 from elm_mlx.config import config_from_dict
 from elm_mlx.convert import convert
-from elm_mlx.errors import BadCheckpoint, DiskFull, InvalidRequest, NotFound, TargetExists, Unsupported
+from elm_mlx.errors import BadCheckpoint, DiskFull, InvalidRequest, NotFound, TargetExists
 from elm_mlx.store import weights
 
 # Every matrix has rows that groups of 32, 64 and 128 divide.
@@ -418,24 +418,10 @@ def test_options_that_mean_nothing_together_are_refused(
         convert(openelm, tmp_path / "out", **options)
 
 
-def test_a_quantized_source_is_refused(openelm: Path, tmp_path: Path) -> None:
-    convert(openelm, tmp_path / "q", bits=4)
-    with pytest.raises(Unsupported, match="quantized already"):
-        convert(tmp_path / "q", tmp_path / "out")
-
-
-@pytest.mark.parametrize(
-    ("file", "error", "complaint"),
-    [
-        ("consolidated.00.pth", Unsupported, "Meta's own layout"),
-        ("weights.safetensors", Unsupported, "Apple's MLX example"),
-        ("readme.txt", NotFound, "no weights"),
-    ],
-)
-def test_other_layouts_are_named(tmp_path: Path, file: str, error: type[Exception], complaint: str) -> None:
+def test_a_directory_without_weights_is_refused(tmp_path: Path) -> None:
     (tmp_path / "s").mkdir()
-    (tmp_path / "s" / file).write_bytes(b"")
-    with pytest.raises(error, match=complaint):
+    (tmp_path / "s" / "readme.txt").write_bytes(b"")
+    with pytest.raises(NotFound, match="no weights"):
         convert(tmp_path / "s")
     with pytest.raises(NotFound, match="There is no"):
         convert(tmp_path / "nowhere")

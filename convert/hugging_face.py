@@ -1,0 +1,46 @@
+"""Hugging Face's layout: weights in one file, or in shards that an index places, beside a config.json."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+
+import mlx.core as mx
+
+from elm_mlx.convert.tensor import LazyTensor
+from elm_mlx.convert.torch_file import read_torch_file
+from elm_mlx.errors import Unsupported
+from elm_mlx.store.weights import indexed_files, read_arrays, read_header, safetensors_files
+
+TORCH_SUFFIXES = (".bin", ".pt", ".pth")
+
+
+def files(directory: Path) -> Mapping[str, list[str]]:
+    """The files to read and the tensors an index places in each; safetensors before .bin where both are there."""
+    return safetensors_files(directory) or indexed_files(directory, "pytorch_model.bin", "pytorch_model.bin.index.json")
+
+
+def read_file(path: Path) -> dict[str, LazyTensor]:
+    """The tensors of one weights file, by its ending."""
+    if path.suffix in TORCH_SUFFIXES:
+        return read_torch_file(path)
+    header = read_header(path)
+    return {name: LazyTensor(entry.shape, entry.dtype, partial(read_one, path, name)) for name, entry in header.items()}
+
+
+def read_one(path: Path, name: str) -> mx.array:
+    """One tensor, lazily, from the file opened anew: an array that is kept would keep its elements in memory."""
+    return read_arrays(path)[name][1]
+
+
+def refuse_adapter(where: Path, tensors: Mapping[str, LazyTensor]) -> None:
+    """An adapter's tensors change a model, whose own may lie among them."""
+    if found := next((name for name in tensors if ".base_layer." in name or "lora_" in name), None):
+        raise adapter(where, found)
+
+
+def adapter(where: Path, sign: str) -> Unsupported:
+    """The refusal of LoRA, DoRA and the like by what gave them away."""
+    return Unsupported(f"{where} holds an adapter ({sign}), not a plain model. Merge it into its model first "
+                       "(merge_and_unload in PEFT) and convert what that gives.")  # fmt: skip
