@@ -13,7 +13,15 @@ from typing import TYPE_CHECKING, Any
 from elm_mlx.arguments import Progress, whole
 from elm_mlx.backend import mx
 from elm_mlx.config import ModelConfig
-from elm_mlx.costs import Footprint, footprint, kv_bytes_per_token, parameter_count, quantized_bytes
+from elm_mlx.costs import (
+    Footprint,
+    footprint,
+    gigabytes,
+    kv_bytes_per_token,
+    parameter_count,
+    quantized_bytes,
+    rough_bytes,
+)
 from elm_mlx.engine.cache import RESERVE, make_cache
 from elm_mlx.engine.generate import generate
 from elm_mlx.engine.sampling import Sampler, Sampling
@@ -24,6 +32,7 @@ from elm_mlx.models.layers import Model
 from elm_mlx.store import library, registry
 from elm_mlx.store.files import optional_json
 from elm_mlx.store.load import Loaded, load_arrays, load_directory, read_config, stored_dtype
+from elm_mlx.store.registry import Known
 from elm_mlx.text.tokenizer import StreamDecoder, Tokenizer
 
 if TYPE_CHECKING:
@@ -336,11 +345,17 @@ class ModelInfo:
         return self.footprint.total <= self.available
 
 
-def here(model: str | Path) -> Path:
-    """Where a model lies on this machine, in whatever bits. Raises NotFound."""
-    if found := locate(model) or next(iter(library.copies_of(registry.parse(model))), None):
+def here(model: str | Path, bits: int | None) -> Path:
+    """Where a model lies on this machine, in whatever bits. Raises NotFound, saying what a known one would take."""
+    parsed = registry.parse(model)
+    if found := locate(model) or next(iter(library.copies_of(parsed)), None):
         return found.path
-    raise NotFound(f"{model} is not on this machine yet. Fetch it with `elm-mlx pull {model}`.")
+    takes = ""
+    if isinstance(parsed, Known):
+        stored = bits or (registry.READY_BITS if parsed.ready else None)
+        takes = (f" In {stored or 16} bits it takes about {gigabytes(rough_bytes(parsed.parameters, stored))} and its "
+                 f"cache, and this machine has {gigabytes(memory_limit())} for a model.")  # fmt: skip
+    raise NotFound(f"{model} is not on this machine yet.{takes} Fetch it with `elm-mlx pull {model}`.")
 
 
 def info(model: str | Path | None = None, context: int | None = None, bits: int | None = None) -> ModelInfo:
@@ -350,7 +365,7 @@ def info(model: str | Path | None = None, context: int | None = None, bits: int 
     The footprint is that of `context` positions (4,096 by default, at most the model's), as if it were quantized to
     `bits` if they are given. Raises NotFound, BadCheckpoint, Unsupported.
     """
-    directory = demo_directory() if model is None else here(model)
+    directory = demo_directory() if model is None else here(model, bits)
     config = read_config(directory)
     arrays, nbytes = load_arrays(directory, config)
     dtype, count = stored_dtype(arrays, config), parameter_count(config)

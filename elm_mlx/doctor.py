@@ -103,7 +103,8 @@ def free_space(path: Path) -> int:
 
 
 def is_writable(path: Path) -> bool:
-    return os.access(hub_cache.standing(path), os.W_OK)
+    place = hub_cache.standing(path)
+    return place.is_dir() and os.access(place, os.W_OK)
 
 
 def network() -> Finding:
@@ -114,7 +115,7 @@ def network() -> Finding:
 def has_token() -> bool:
     named = os.environ.get("HF_TOKEN_PATH")
     file = Path(named) if named else hub_cache.cache_directory().parent / "token"
-    return bool(os.environ.get("HF_TOKEN")) or file.is_file()
+    return any(os.environ.get(name) for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN")) or file.is_file()
 
 
 def self_test() -> Finding:

@@ -61,11 +61,13 @@ class Choice:
         return f"{self.bits}bit" if self.bits else "bf16"
 
 
-def choose(model: Known | Repository, bits: int | None) -> Choice:
-    """A known model's ready conversion where it has the bits asked for, or none were; else its publisher's."""
+def choices(model: Known | Repository, bits: int | None) -> list[Choice]:
+    """What a name may mean, the best first: of a known model its ready conversion, where it has the bits asked for or
+    none were, and its publisher's repository."""
+    published = as_published(model, bits)
     if isinstance(model, Known) and model.ready and bits in (None, registry.READY_BITS):
-        return Choice(Repository(model.ready), None, original=model.original)
-    return as_published(model, bits)
+        return [Choice(Repository(model.ready), None, original=model.original), published]
+    return [published]
 
 
 def as_published(model: Known | Repository, bits: int | None = None) -> Choice:
@@ -79,33 +81,36 @@ def locate(model: str | Path, bits: int | None = None) -> Located | None:
 
     Raises InvalidRequest and NotFound for what names nothing.
     """
-    named = registry.parse(model)
-    if isinstance(named, Path):
-        if not named.is_dir():
-            raise NotFound(f"There is no directory {named}. Give a model's directory, or a name.")
-        if bits:
-            raise InvalidRequest(f"{named} is a directory, which has the bits that it has. Convert it with "
-                                 f"`elm-mlx convert {named} --bits {bits}`, or name a model.")  # fmt: skip
-        return Located(named)
-    return on_this_machine(choose(named, bits))
+    parsed = registry.parse(model)
+    if not isinstance(parsed, Path):
+        places = (find(choice) for find in (own_copy, cached) for choice in choices(parsed, bits))
+        return next((place for place in places if place), None)
+    if not parsed.is_dir():
+        raise NotFound(f"There is no directory {parsed}. Give a model's directory, or a name.")
+    if bits:
+        raise InvalidRequest(f"{parsed} is a directory, which has the bits that it has. Convert it with "
+                             f"`elm-mlx convert {parsed} --bits {bits}`, or name a model.")  # fmt: skip
+    return Located(parsed)
 
 
-def on_this_machine(choice: Choice) -> Located | None:
-    """Our own conversion, else the hub's cache where that loads as it is.
-
-    Of "main" any commit will do where the cache does not know which one it is; of another revision none but its own.
-    """
+def own_copy(choice: Choice) -> Located | None:
+    """Our own copy. Of "main" any commit will do where the hub's cache does not know which one it is; of another
+    revision none but its own."""
     repository, commit = choice.repository, hub_cache.commit_of(choice.repository)
-    if commit or repository.revision == "main":
-        own = library.find(repository.name, choice.variant, commit)
-        published = library.find(repository.name, library.PUBLISHED, commit)
-        if own or (published and loads_as_it_is(published, choice)):
-            found = own or published
-            assert found
-            return Located(found, repository, found.name.partition("-")[2])
-    snapshot = whole(repository)
+    if not (commit or repository.revision == "main"):
+        return None
+    found = library.find(repository.name, choice.variant, commit)
+    published = library.find(repository.name, library.PUBLISHED, commit)
+    if not found and published and loads_as_it_is(published, choice):
+        found = published
+    return Located(found, repository, found.name.partition("-")[2]) if found else None
+
+
+def cached(choice: Choice) -> Located | None:
+    """The hub's cache, where that loads as it is."""
+    snapshot = whole(choice.repository)
     if snapshot and loads_as_it_is(snapshot, choice):
-        return Located(snapshot, repository, commit)
+        return Located(snapshot, choice.repository, snapshot.name)
     return None
 
 
@@ -149,12 +154,56 @@ def pull(
     """
     if found := locate(model, bits):
         return kept(found, say)
-    choice = choose(named(model), bits)
-    snapshot, tokenizer = fetched(choice, fetching, say, for_running=not force)
+    choice = to_fetch(named(model), bits)
+    try:
+        snapshot, tokenizer = fetched(choice, fetching, say, for_running=not force)
+    except Unreachable as error:
+        raise Unreachable(f"{error}{in_other_bits(model)}") from error
+    return ready(choice, snapshot, tokenizer, converting, say)
+
+
+def repair(
+    model: str | Path,
+    bits: int | None = None,
+    *,
+    checking: Progress | None = None,
+    fetching: Progress | None = None,
+    converting: Progress | None = None,
+    say: Say = log,
+) -> Located:
+    """Pulls a model, and believes nothing of it that is here: reads what was fetched again, fetches what is damaged
+    anew, and makes our own copy of it anew. `checking` hears (bytes read, in all). Raises as `pull`."""
+    if hub.is_offline():
+        raise Unreachable(f"{model} cannot be mended while the environment forbids the network: what is damaged has to "
+                          "be fetched. Unset HF_HUB_OFFLINE and TRANSFORMERS_OFFLINE.")  # fmt: skip
+    choice = to_fetch(named(model), bits)
+    if damaged := hub_cache.verify(choice.repository, checking):
+        say(f"Damaged in the hub's cache, and fetched again: {', '.join(damaged)}.")
+    snapshot, tokenizer = fetched(choice, fetching, say, for_running=False)
+    return ready(choice, snapshot, tokenizer, converting, say, anew=True)
+
+
+def to_fetch(model: Known | Repository, bits: int | None) -> Choice:
+    """What of a name to take: the first that the hub's cache holds, else the best, from the network."""
+    possible = choices(model, bits)
+    return next((choice for choice in possible if whole(choice.repository)), possible[0])
+
+
+def in_other_bits(model: str | Path) -> str:
+    """A hint at our copies of a model that nobody asked for."""
+    others = dict.fromkeys(copy.variant for copy in library.copies_of(registry.parse(model)))
+    bits = [variant.removesuffix("bit") for variant in others if variant.endswith("bit")]
+    return f" What is here of it: --bits {' or --bits '.join(bits)}." if bits else ""
+
+
+def ready(
+    choice: Choice, snapshot: Path, tokenizer: Path | None, progress: Progress | None, say: Say, *, anew: bool = False
+) -> Located:
+    """A snapshot as a directory of ours that runs; one that is there already unless it is to be made `anew`."""
     found = Located(snapshot, choice.repository, snapshot.name)
     if loads_as_it_is(snapshot, choice):
-        return kept(found, say)
-    return replace(found, path=converted(choice, snapshot, tokenizer, converting, say))
+        return kept(found, say, anew=anew)
+    return replace(found, path=converted(choice, snapshot, tokenizer, progress, say, anew))
 
 
 def checkpoint(model: str | Path, fetching: Progress | None = None, say: Say = log) -> tuple[Located, Path | None]:
@@ -164,29 +213,16 @@ def checkpoint(model: str | Path, fetching: Progress | None = None, say: Say = l
     """
     if isinstance(parsed := registry.parse(model), Path):
         return Located(parsed), None
-    choice = as_published(parsed)
+    choice = replace(as_published(parsed), alternative=None)
     snapshot, tokenizer = fetched(choice, fetching, say, for_running=False)
     return Located(snapshot, choice.repository, snapshot.name), tokenizer
 
 
-def verify(model: str | Path, bits: int | None = None, progress: Progress | None = None, say: Say = log) -> None:
-    """Reads what the hub's cache holds of a model, and removes what is damaged with what was made from it: the next
-    `pull` fetches that again. `progress` hears (bytes read, in all)."""
-    if isinstance(registry.parse(model), Path):
-        raise InvalidRequest(f"{model} is a directory, and there is nothing to hold it against. Name a model.")
-    repository = choose(named(model), bits).repository
-    if not (damaged := hub_cache.verify(repository, progress)):
-        return
-    say(f"Damaged in the cache, and to be fetched again: {', '.join(damaged)}.")
-    for copy in library.copies():
-        if (copy.repository.lower(), copy.commit) == (repository.name.lower(), hub_cache.commit_of(repository)):
-            library.remove(copy.path)
-
-
 def named(model: str | Path) -> Known | Repository:
-    """What is named, once `locate` has answered for paths."""
+    """What a name stands for. Raises InvalidRequest for a directory."""
     parsed = registry.parse(model)
-    assert not isinstance(parsed, Path)
+    if isinstance(parsed, Path):
+        raise InvalidRequest(f"{model} is a directory, so there is nothing to fetch. Name a model.")
     return parsed
 
 
@@ -196,22 +232,28 @@ def fetched(choice: Choice, fetching: Progress | None, say: Say, *, for_running:
     repository = choice.repository
     lacks_tokenizer = registry.lacks_tokenizer(repository.name)
     with naming(choice.alternative):
-        cached = whole(repository)
-        is_there = cached and (lacks_tokenizer or has_tokenizer(cached))
+        here = whole(repository)
+        is_there = here and (lacks_tokenizer or has_tokenizer(here))
         listing = None if is_there else look_up(choice, for_running)
         tokenizer = openelm_tokenizer(say) if lacks_tokenizer else None
         if listing:
             if choice.original:
                 say(f"{repository} is a {registry.READY_BITS}-bit conversion of {choice.original} by others than its "
                     "publisher; no licence has to be accepted first, and its terms hold all the same.")  # fmt: skip
-            say(f"Fetching {repository} at commit {listing.commit[:12]}: {gigabytes(listing.nbytes)}.")
+            say(f"Fetching {repository} at commit {listing.commit[:12]}: {to_come(listing)}.")
             hub.fetch(listing, fetching, say)
     if not (snapshot := whole(repository)):
         raise BadCheckpoint(f"{repository} lacks files that its own index of weights names. Try another revision.")
     return snapshot, tokenizer
 
 
-def kept(found: Located, say: Say) -> Located:
+def to_come(listing: hub.Listing) -> str:
+    """How much of a listing is still to be fetched."""
+    left, size = gigabytes(listing.missing_bytes), gigabytes(listing.nbytes)
+    return size if left == size else f"{left} of {size}"
+
+
+def kept(found: Located, say: Say, *, anew: bool = False) -> Located:
     """A snapshot of the hub's cache as a directory of ours, which starts sooner; anything else as it is."""
     if not (found.repository and found.commit) or library.root() in found.path.parents:
         return found
@@ -220,6 +262,8 @@ def kept(found: Located, say: Say) -> Located:
     file = found.path / "tokenizer.json"
     try:
         place = library.place(found.repository.name, found.commit, library.PUBLISHED)
+        if anew and place.is_dir():
+            library.remove(place)
         return replace(found, path=library.link(place, found.path, {file.name: compact(read_json(file), file)}))
     except ElmError as error:
         say(f"{error} So the next start will take a little longer.")
@@ -255,11 +299,14 @@ def look_up(choice: Choice, for_running: bool) -> hub.Listing:
     if for_running:
         load.check_memory(choice.repository, config, weights, 16)
     if for_running and not runs_as_it_is(listing.files, choice.bits, stored_bits(raw, choice)):
+        library.check_writable()
         hub.check_space(listing, also=weights, at=library.root())
     return listing
 
 
-def converted(choice: Choice, snapshot: Path, tokenizer: Path | None, progress: Progress | None, say: Say) -> Path:
+def converted(
+    choice: Choice, snapshot: Path, tokenizer: Path | None, progress: Progress | None, say: Say, anew: bool
+) -> Path:
     """Our own conversion of a snapshot, made now unless another process was first."""
     from elm_mlx.convert import convert
 
@@ -268,7 +315,7 @@ def converted(choice: Choice, snapshot: Path, tokenizer: Path | None, progress: 
         library.remove(target)
     say(f"Converting {choice.repository} to {choice.variant}.")
     try:
-        return convert(snapshot, target, bits=choice.bits, tokenizer=tokenizer, progress=progress).output
+        return convert(snapshot, target, bits=choice.bits, tokenizer=tokenizer, force=anew, progress=progress).output
     except TargetExists:
         if not is_whole(target):
             raise
@@ -281,13 +328,14 @@ def openelm_tokenizer(say: Say) -> Path:
         snapshot = hub_cache.snapshot(Repository(mirror))
         if snapshot and is_the_tokenizer(file := snapshot / registry.TOKENIZER_FILE):
             return file
+        hub_cache.verify(Repository(mirror))  # a damaged one is fetched again
     refusal: ElmError | None = None
     for mirror in registry.TOKENIZER_MIRRORS:
         try:
             commit = hub.revision(Repository(mirror))
             file = hub.download(mirror, registry.TOKENIZER_FILE, commit)
-        except Unreachable:
-            raise  # the others lie on the same hub
+        except Unreachable as error:  # the others lie on the same hub
+            raise Unreachable(f"OpenELM's tokenizer, which Apple does not publish: {error}") from error
         except ElmError as error:
             refusal = error
             continue

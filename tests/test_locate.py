@@ -240,11 +240,9 @@ def test_a_gated_original_names_its_ungated_conversion(machine: Machine, hub: Fa
 
 @pytest.mark.parametrize("switch", ["HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE"])
 def test_offline_and_not_there_is_said_at_once(machine: Machine, hub: FakeHub, switch: str) -> None:
-    begun = time.monotonic()
     done = machine.generate("openelm-450m", **{switch: "1"})
-    assert time.monotonic() - begun < 5
     assert (done.returncode, done.stdout) == (75, "")
-    assert "not on this machine" in done.stderr
+    assert f"not on this machine, and {switch} forbids" in done.stderr
     assert not hub.requests
 
 
@@ -352,6 +350,78 @@ def test_a_truncated_cache_entry_is_said_and_mended(machine: Machine, hub: FakeH
     well(machine.generate("llama-3.2-1b-instruct"))
 
 
+@pytest.mark.parametrize("file", ["model.safetensors", "config.json", "tokenizer.json"])
+@pytest.mark.parametrize("name", ["openelm-450m", "llama-3.2-1b-instruct"])
+def test_a_damaged_copy_of_ours_is_mended_as_the_error_says(machine: Machine, name: str, file: str) -> None:
+    path = Path(well(machine.run("pull", name)).stdout.strip())
+    damaged = (path / file).resolve()
+    os.truncate(damaged, damaged.stat().st_size // 2)
+    refused = machine.generate(name)
+    assert (refused.returncode, refused.stdout) == (65, "")
+    advice = re.search(r"`elm-mlx (pull .* --verify)`", refused.stderr)
+    assert advice
+    listed = json.loads(well(machine.run("list", "--json")).stdout)
+    assert (
+        next(row for row in listed if row["name"] == name)["error"] or file == "tokenizer.json"
+    )  # not read for a list
+    well(machine.run(*advice[1].split()))
+    well(machine.generate(name))
+
+
+def test_verify_destroys_nothing_where_it_cannot_mend(machine: Machine, hub: FakeHub) -> None:
+    well(machine.run("pull", "openelm-450m"))
+    blob = next(machine.home.rglob("snapshots/*/model.safetensors")).resolve()
+    blob.write_bytes(b"x" + blob.read_bytes()[1:])
+    assert machine.run("pull", "openelm-450m", "--verify", HF_HUB_OFFLINE="1").returncode == 75
+    assert blob.exists()
+    well(machine.generate("openelm-450m", HF_HUB_OFFLINE="1"))
+
+
+def test_a_damaged_mirror_of_the_tokenizer_is_fetched_again(machine: Machine, hub: FakeHub) -> None:
+    path = Path(well(machine.run("pull", "openelm-450m")).stdout.strip())
+    shutil.rmtree(path)
+    for file in machine.home.rglob("snapshots/*/tokenizer.model"):
+        file.resolve().write_bytes(b"x" + file.read_bytes()[1:])
+    hub.reset()
+    well(machine.run("pull", "openelm-450m"))
+    assert set(sent(hub)) == {"tokenizer.model"}
+
+
+def test_a_bare_name_is_whatever_of_it_is_here(machine: Machine, hub: FakeHub, ready: Path, apple: Path) -> None:
+    tiny = checkpoints.write(machine.home / "s", checkpoints.CONFIGS["llama-3.2"], dtype=mx.bfloat16)
+    hub.add(f"{GATED}-Instruct", listing(tiny))
+    well(machine.run("pull", f"{GATED}-Instruct"))
+    well(machine.run("pull", f"{GATED}-Instruct", "--bits", 4))
+    hub.reset()
+    here = [well(machine.run("pull", "llama-3.2-1b-instruct", *bits, NO_SOCKETS="1")).stdout
+            for bits in ((), ("--bits", 4))]  # fmt: skip
+    assert "published-" in here[0]
+    assert "4bit-" in here[1]
+    assert not hub.requests
+
+
+def test_what_is_here_in_other_bits_is_said_offline(machine: Machine) -> None:
+    well(machine.run("pull", "openelm-450m", "--bits", 4))
+    shutil.rmtree(machine.home / "hub")
+    done = machine.generate("openelm-450m", HF_HUB_OFFLINE="1")
+    assert done.returncode == 75
+    assert "What is here of it: --bits 4" in done.stderr
+
+
+def test_a_cache_that_cannot_be_written_is_said_before_the_weights_are_fetched(machine: Machine, hub: FakeHub) -> None:
+    (machine.home / "file").parent.mkdir(parents=True, exist_ok=True)
+    (machine.home / "file").write_text("", encoding="utf-8")
+    done = machine.run("pull", "openelm-450m", ELM_MLX_CACHE=str(machine.home / "file"))
+    assert done.returncode == 1
+    assert "set ELM_MLX_CACHE" in done.stderr
+    assert "model.safetensors" not in sent(hub)
+
+
+def test_a_proxy_that_cannot_be_used_is_a_sentence(machine: Machine) -> None:
+    done = machine.run("pull", "openelm-450m", ALL_PROXY="socks5://127.0.0.1:1", all_proxy="socks5://127.0.0.1:1")
+    assert (done.returncode, "Traceback" in done.stderr) == (75, False)
+
+
 def test_rm_removes_our_copies_alone(machine: Machine, hub: FakeHub, tmp_path: Path) -> None:
     path = Path(well(machine.run("pull", "openelm-450m")).stdout.strip())
     before = sorted((machine.home / "hub").rglob("*")) if (machine.home / "hub").exists() else []
@@ -387,10 +457,19 @@ def test_list_tells_what_is_here(machine: Machine, hub: FakeHub) -> None:
     assert "openelm-270m" in well(machine.run("list", "-q")).stdout.splitlines()
 
 
-def test_a_near_miss_is_answered_with_the_right_name(machine: Machine) -> None:
-    done = machine.generate("openelm-45m")
+@pytest.mark.parametrize(
+    ("typed", "meant"),
+    [
+        ("openelm-45m", "openelm-450m"),
+        ("llama-3.3-70b", "llama-3.3-70b-instruct?"),
+        ("apple/OpenELM-1.1B", "apple/OpenELM-1_1B"),
+        ("meta-llama/Llama-3.2-1B-Instuct", f"{GATED}-Instruct"),
+    ],
+)
+def test_a_near_miss_is_answered_with_the_right_name(machine: Machine, typed: str, meant: str) -> None:
+    done = machine.generate(typed)
     assert done.returncode == 66
-    assert "Did you mean openelm-450m" in done.stderr
+    assert f"Did you mean {meant}" in done.stderr
 
 
 def test_an_unknown_repository_says_so(machine: Machine) -> None:

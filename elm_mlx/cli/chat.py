@@ -15,7 +15,7 @@ import click
 from elm_mlx.cli.blas import prefer_fast_blas
 from elm_mlx.cli.find import BITS, TEMPLATE_HELP, load
 from elm_mlx.cli.messages import quietable, summary, tell
-from elm_mlx.errors import ElmError, InvalidRequest
+from elm_mlx.errors import ElmError, InvalidRequest, PromptTooLong
 from elm_mlx.store.files import disk_errors, write_json
 
 if TYPE_CHECKING:
@@ -81,13 +81,15 @@ def entry() -> str:
     """One entry: a line, lines joined by backslashes, or what stands between triple quotes."""
     shown = sys.stdin.isatty() and sys.stdout.isatty()
     text = input(PROMPT if shown else "")
-    if text.lstrip().startswith(BLOCK):
-        text = text.lstrip().removeprefix(BLOCK)
-        while not text.rstrip().endswith(BLOCK):
-            text += "\n" + input(MORE if shown else "")
-        return text.rstrip().removesuffix(BLOCK)
-    while text.endswith("\\"):
-        text = text[:-1] + "\n" + input(MORE if shown else "")
+    with suppress(EOFError):  # an input that ends within a text ends it, too
+        if text.lstrip().startswith(BLOCK):
+            text = text.lstrip().removeprefix(BLOCK)
+            while not text.rstrip().endswith(BLOCK):
+                text += "\n" + input(MORE if shown else "")
+            return text.rstrip().removesuffix(BLOCK)
+        while text.endswith("\\"):
+            text = text[:-1] + "\n"
+            text += input(MORE if shown else "")
     return text
 
 
@@ -114,9 +116,15 @@ class Chat:
             before = list(self.messages)
             try:
                 self.handle(text)
+            except PromptTooLong as error:
+                self.messages = before
+                tell(f"elm-mlx: {error} /reset begins a new conversation.")
             except ElmError as error:
                 self.messages = before  # what cannot be answered is not said
                 tell(f"elm-mlx: {error}")
+            except KeyboardInterrupt:
+                self.messages = before  # stopped before there was an answer
+                tell("")
 
     def handle(self, text: str) -> None:
         """Does what one entry asks for."""
@@ -156,6 +164,8 @@ class Chat:
         stream.close()
         print()
         self.messages.append({"role": "assistant", "content": self.told(prompt, stream.completion)})
+        if self.lm.has_chat_template and stream.completion.finish_reason == "length":
+            tell("The answer was cut at its length; --max-tokens allows for longer ones.")
 
     def told(self, prompt: list[int], done: Completion) -> str:
         """The answer's text; where it goes on from the prompt's, with the blank that may stand between them."""
@@ -199,13 +209,15 @@ class Chat:
 
     def load(self, name: str) -> None:
         """Goes on with what `save` wrote. Raises InvalidRequest for any other file, ElmError for one not readable."""
+        if not name:
+            raise InvalidRequest("Give a file: /load FILE.")
         path = expanded(name)
         try:
             with disk_errors(f"{name} cannot be read", "Name another file."):
                 saved = json.loads(path.read_text(encoding="utf-8"))
             messages = [{"role": str(m["role"]), "content": str(m["content"])} for m in saved["messages"]]
-            system = saved.get("system")
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            system = None if saved.get("system") is None else str(saved["system"])
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise InvalidRequest(f"{name} is no conversation that /save wrote.") from error
         self.messages, self.system = messages, system
         tell(f"{len(messages)} messages loaded.")

@@ -8,11 +8,13 @@ from dataclasses import asdict
 import click
 
 from elm_mlx.cli.blas import prefer_fast_blas
+from elm_mlx.cli.messages import quietable
 from elm_mlx.errors import ElmError
 
 
 @click.command()
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON array of the findings.")
+@quietable
 def command(as_json: bool) -> None:
     """Say what is installed, what is slow and what to do: Python, MLX and its backend, BLAS, memory, caches, the hub,
     and a self-test on the built-in demo.

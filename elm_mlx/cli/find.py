@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
+from click.core import ParameterSource
 
 import elm_mlx
 from elm_mlx import demo
 from elm_mlx.cli.messages import say
-from elm_mlx.cli.progress import ProgressBar
+from elm_mlx.cli.progress import ProgressBar, bars
 from elm_mlx.errors import BadCheckpoint, InvalidRequest
 from elm_mlx.quantization import QUANTIZATION_MODES
 from elm_mlx.store import registry
@@ -28,9 +29,10 @@ BITS = click.Choice(list(map(str, QUANTIZATION_MODES["affine"][0])))
 
 def load(model: str | None, bits: str | None, force: bool, chat_template: str | None) -> LanguageModel:
     """The model, ready; says what a person should know of it."""
-    directory = find(model, bits, force)
-    with ProgressBar("Loading", in_bytes=True) as bar, advising(model):
-        lm = elm_mlx.load(directory, progress=bar, force=force)
+    with advising(model, bits):
+        directory = find(model, bits, force)
+        with ProgressBar("Loading", in_bytes=True) as bar:
+            lm = elm_mlx.load(directory, progress=bar, force=force)
     if chat_template:
         lm.use_chat_template(chat_template)
     unconfirmed = UNCONFIRMED if chat_template == "zephyr" else None
@@ -41,23 +43,27 @@ def load(model: str | None, bits: str | None, force: bool, chat_template: str | 
 
 
 @contextmanager
-def advising(model: str | None) -> Iterator[None]:
+def advising(model: str | None, bits: str | None) -> Iterator[None]:
     """Names the way to mend a model that was fetched and is damaged."""
     try:
         yield
     except BadCheckpoint as error:
-        if model and not isinstance(registry.parse(model), Path):
-            raise BadCheckpoint(f"{error} `elm-mlx pull {model} --verify` fetches what is damaged.") from error
-        raise
+        if model is None or isinstance(registry.parse(model), Path):
+            raise
+        more = f" --bits {bits}" if bits else ""
+        raise BadCheckpoint(f"{error} `elm-mlx pull {model}{more} --verify` mends what is damaged.") from error
 
 
 def find(model: str | None, bits: str | None, force: bool) -> Path | None:
     """Where the model lies; None for the demo. Says once which repository and commit it is."""
+    has_bits_already = model is None or isinstance(registry.parse(model), Path)
+    if has_bits_already and click.get_current_context().get_parameter_source("bits") == ParameterSource.ENVIRONMENT:
+        bits = None  # a preference for named models, which nobody typed here
     if model is None:
         if bits:
             raise InvalidRequest("--bits picks a variant of a named model; the built-in demo has 8. Give --model, too.")
         return None
-    with ProgressBar("Fetching", in_bytes=True) as fetching, ProgressBar("Converting", in_bytes=True) as converting:
+    with bars("Fetching", "Converting") as (fetching, converting):
         number = int(bits) if bits else None
         found = elm_mlx.pull(model, number, fetching=fetching, converting=converting, say=say, force=force)
     if found.repository and found.commit:

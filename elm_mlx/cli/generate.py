@@ -56,6 +56,8 @@ def command(
     starts from nothing, and the demo from "Once upon a time". One newline at the end of piped input is not
     part of it.
     """
+    if raw and chat_template:
+        raise InvalidRequest("--raw uses no chat template. Leave it or --chat-template out.")
     prefer_fast_blas()
     text = read_prompt(prompt)
     lm = load(model, bits, force, chat_template)

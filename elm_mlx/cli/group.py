@@ -37,6 +37,7 @@ GROUPS = {
     },
 }
 COMMANDS = {name: about for group in GROUPS.values() for name, about in group.items()}
+TYPED = {"--force", "--yes"}  # what overrides a refusal is never inherited from somewhere
 MODULES = {"list": "listing"}  # where a command's name is a built-in's
 EPILOG = """\b
 Examples:
@@ -46,10 +47,11 @@ Examples:
 
 \b
 Environment:
-  Every option reads its value from ELM_MLX_ and its name if it is not given:
-  ELM_MLX_MODEL, ELM_MLX_MAX_TOKENS, ELM_MLX_QUIET. ELM_MLX_CACHE is where
-  converted models are kept. HF_HOME, HF_TOKEN, HF_ENDPOINT and HF_HUB_OFFLINE
-  mean what they do elsewhere, and so does NO_COLOR.
+  Every option but --force and --yes reads its value from ELM_MLX_ and its
+  name if it is not given: ELM_MLX_MODEL, ELM_MLX_MAX_TOKENS, ELM_MLX_QUIET.
+  ELM_MLX_CACHE is where converted models are kept; ELM_MLX_BLAS=reference
+  leaves MLX the BLAS that it brings on Linux. HF_HOME, HF_TOKEN, HF_ENDPOINT,
+  HF_HUB_OFFLINE and NO_COLOR mean what they do elsewhere.
 
 \b
 Exit codes:
@@ -73,7 +75,7 @@ class LazyGroup(click.Group):
             return None
         command: click.Command = importlib.import_module(f"elm_mlx.cli.{MODULES.get(cmd_name, cmd_name)}").command
         for option in command.params:
-            if isinstance(option, click.Option):
+            if isinstance(option, click.Option) and not TYPED & set(option.opts):
                 option.envvar = PREFIX + max(option.opts, key=len).lstrip("-").replace("-", "_").upper()
                 option.show_envvar = option.envvar in os.environ  # then a mistake in it is told as one
         return command

@@ -10,6 +10,7 @@ import click
 import elm_mlx
 from elm_mlx import demo
 from elm_mlx.cli.find import BITS
+from elm_mlx.cli.messages import quietable
 from elm_mlx.costs import gigabytes
 
 
@@ -18,6 +19,7 @@ from elm_mlx.costs import gigabytes
 @click.option("--context", type=click.IntRange(min=1), help="Reckon memory with a cache for this many tokens.")
 @click.option("--bits", type=BITS, help="Reckon memory as if it were quantized to this many bits.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@quietable
 def command(model: str | None, context: int | None, bits: str | None, as_json: bool) -> None:
     """Show the family, exact size and memory of MODEL, and whether this machine has room for it.
 

@@ -10,9 +10,10 @@ import click
 
 import elm_mlx
 from elm_mlx.costs import gigabytes, rough_bytes
-from elm_mlx.errors import ElmError
+from elm_mlx.errors import ElmError, NotFound
 from elm_mlx.machine import memory_limit
 from elm_mlx.store import library, registry
+from elm_mlx.store.layout import is_whole
 from elm_mlx.store.registry import Known
 
 
@@ -42,7 +43,10 @@ def known(model: Known) -> list[dict[str, Any]]:
     from elm_mlx.locate import locate  # here, as --help needs no MLX
 
     named = {"name": model.name, "repository": model.ready or model.original, "parameters": model.parameters}
-    found = [locate(model.name), *library.copies_of(model)]
+    try:
+        found = [locate(model.name), *library.copies_of(model)]
+    except ElmError as error:
+        return [named | {"path": None, "bytes": None, "bits": None, "fits": None, "error": str(error)}]
     if paths := dict.fromkeys(place.path for place in found if place):
         return [named | figures(path) for path in paths]
     fits = rough_bytes(model.parameters, registry.READY_BITS if model.ready else None) <= memory_limit()
@@ -61,6 +65,8 @@ def others(shown: set[str | None]) -> list[dict[str, Any]]:
 def figures(path: Path) -> dict[str, Any]:
     """What the headers of a directory say; a damaged one must not hide the others."""
     try:
+        if not is_whole(path):
+            raise NotFound(f"{path} has lost files. Pull the model again, or remove this with `elm-mlx rm`.")
         info = elm_mlx.info(path)
     except ElmError as error:
         return {"path": str(path), "bytes": None, "bits": None, "fits": None, "error": str(error)}

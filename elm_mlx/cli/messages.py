@@ -7,10 +7,14 @@ from typing import TYPE_CHECKING
 import click
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from elm_mlx import Stats
 
 
 QUIET = "elm_mlx.quiet"  # in click's context
+REPLACEMENT = "\ufffd"
+drawn: list[Console] = []  # where a progress bar is drawn now, which lines go above
 
 quietable = click.option(
     "-q",
@@ -36,9 +40,13 @@ def say(message: str) -> None:
 
 def tell(message: str) -> None:
     """One line on stderr that was asked for, or says what went wrong; where nobody can read it, the result matters
-    more."""
+    more. What a file or a hub put into it moves no cursor."""
+    printable = "".join(c if c.isprintable() or c in "\n\t" else REPLACEMENT for c in message)
     try:
-        click.echo(message, err=True)
+        if drawn:
+            drawn[-1].print(printable, markup=False, highlight=False, soft_wrap=True)
+        else:
+            click.echo(printable, err=True)
     except OSError:
         return
 

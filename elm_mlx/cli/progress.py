@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
-from elm_mlx.cli.messages import is_quiet
+from elm_mlx.cli.messages import drawn, is_quiet
 
 if TYPE_CHECKING:
     from rich.progress import Progress
@@ -27,11 +29,22 @@ class ProgressBar:
         return self
 
     def __call__(self, done: int, total: int) -> None:
+        if done >= total:
+            self.stop()
+            return
         if self.bar is None and self.is_wanted() and time.monotonic() - self.begun > PATIENCE_S:
             self.bar = self._made(total)
+            drawn.append(self.bar.console)
             self.bar.start()  # kept first, so that an interrupt in here finds what to stop
         if self.bar:
             self.bar.update(self.bar.task_ids[0], completed=done)
+
+    def stop(self) -> None:
+        """Takes the bar away."""
+        if self.bar:
+            self.bar.stop()
+            drawn.remove(self.bar.console)
+            self.bar = None
 
     def is_wanted(self) -> bool:
         """Whether somebody is there to see it."""
@@ -49,5 +62,11 @@ class ProgressBar:
         return bar
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        if self.bar:
-            self.bar.stop()
+        self.stop()
+
+
+@contextmanager
+def bars(*labels: str) -> Iterator[list[ProgressBar]]:
+    """A bar in bytes for each step of a work."""
+    with ExitStack() as stack:
+        yield [stack.enter_context(ProgressBar(label, in_bytes=True)) for label in labels]

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import click
 
 from elm_mlx.cli.find import BITS, find
 from elm_mlx.cli.messages import quietable, say
-from elm_mlx.cli.progress import ProgressBar
+from elm_mlx.cli.progress import bars
+from elm_mlx.errors import InvalidRequest
+from elm_mlx.store import registry
 
 
 @click.command()
 @click.argument("name")
 @click.option("--bits", type=BITS, help="Make this variant.")
 @click.option("--force", is_flag=True, help="Fetch it even if this machine's memory seems too small for it.")
-@click.option("--verify", is_flag=True, help="Read what was fetched again, and fetch what is damaged anew.")
+@click.option("--verify", is_flag=True, help="Believe nothing that is here: check what was fetched, and convert anew.")
 @quietable
 def command(name: str, bits: str | None, force: bool, verify: bool) -> None:
     """Fetch NAME, and convert it unless it is MLX's already.
@@ -22,8 +26,18 @@ def command(name: str, bits: str | None, force: bool, verify: bool) -> None:
     already is not fetched again. Prints the model's directory.
     """
     if verify:
-        from elm_mlx import locate  # here, as --help needs no MLX
-
-        with ProgressBar("Checking", in_bytes=True) as bar:
-            locate.verify(name, int(bits) if bits else None, bar, say)
+        click.echo(repair(name, bits))
+        return
+    if isinstance(registry.parse(name), Path):
+        raise InvalidRequest(f"{name} is a directory, so there is nothing to fetch. Name a model.")
     click.echo(find(name, bits, force))
+
+
+def repair(name: str, bits: str | None) -> Path:
+    """Where the model lies once nothing of it is damaged."""
+    from elm_mlx import locate  # here, as --help needs no MLX
+
+    with bars("Checking", "Fetching", "Converting") as (checking, fetching, converting):
+        number = int(bits) if bits else None
+        found = locate.repair(name, number, checking=checking, fetching=fetching, converting=converting, say=say)
+    return found.path

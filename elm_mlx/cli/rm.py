@@ -6,7 +6,7 @@ import sys
 
 import click
 
-from elm_mlx.cli.messages import say
+from elm_mlx.cli.messages import quietable, say
 from elm_mlx.errors import InvalidRequest, NotFound
 from elm_mlx.store import library, registry
 
@@ -14,6 +14,7 @@ from elm_mlx.store import library, registry
 @click.command()
 @click.argument("name")
 @click.option("--yes", is_flag=True, help="Do not ask.")
+@quietable
 def command(name: str, yes: bool) -> None:
     """Remove what elm-mlx made of NAME: its own copies alone, never the hub's cache or your directories."""
     for copy in of_name(name):

@@ -14,9 +14,10 @@ from typing import Any
 from elm_mlx.arguments import Progress
 from elm_mlx.errors import ElmError, Gated, InvalidRequest, NotFound, Unreachable, Unsupported
 from elm_mlx.store.download import Report, Say, asked_wait_s, fetch_blob, is_there, partial_of, patiently
+from elm_mlx.store.files import disk_errors
 from elm_mlx.store.hub_cache import COMMIT, cache_directory, cache_errors, check_room, folder_of, link, point, within
 from elm_mlx.store.layout import needed_files, weight_files
-from elm_mlx.store.registry import Repository
+from elm_mlx.store.registry import Repository, near_repositories
 
 TRUE = ("1", "ON", "YES", "TRUE")  # as huggingface_hub reads its switches
 CHUNK, TIMEOUT_S = 1 << 16, 10
@@ -57,9 +58,15 @@ class Listing:
         return missing
 
 
+def offline_switch() -> str | None:
+    """The variable of the environment that forbids the network, if one does."""
+    switches = ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE")
+    return next((name for name in switches if os.environ.get(name, "").upper() in TRUE), None)
+
+
 def is_offline() -> bool:
     """Whether the environment forbids the network."""
-    return any(os.environ.get(name, "").upper() in TRUE for name in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE"))
+    return offline_switch() is not None
 
 
 def look_up(repository: Repository) -> Listing:
@@ -86,7 +93,8 @@ def revision(repository: Repository) -> str:
 
 def ask(repository: Repository) -> Any:
     """What the hub says of a revision: its commit (sha) and its files (siblings)."""
-    with hub_errors(repository):
+    network = "Check the settings of the network, such as SSL_CERT_FILE."
+    with disk_errors(f"The hub cannot be asked for {repository}", network), hub_errors(repository):
         from huggingface_hub import HfApi
 
         info = patiently(
@@ -187,9 +195,9 @@ def bytes_of(url: str, start: int) -> Iterator[tuple[int, Iterator[bytes]]]:
 @contextmanager
 def hub_errors(repository: Repository) -> Iterator[None]:
     """Turns what the hub's client raises into errors that say what to do."""
-    if is_offline():
-        raise Unreachable(f"{repository} is not on this machine, and HF_HUB_OFFLINE forbids the network. Unset it, or "
-                          "pull the model on a machine with a network.")  # fmt: skip
+    if switch := offline_switch():
+        raise Unreachable(f"{repository} is not on this machine, and {switch} forbids the network. Unset it, or pull "
+                          "the model on a machine with a network.")  # fmt: skip
     from huggingface_hub import errors
 
     try:
@@ -198,6 +206,11 @@ def hub_errors(repository: Repository) -> Iterator[None]:
         raise InvalidRequest(f"{repository} is no name that a repository can have: {first_line(error)}.") from error
     except errors.HfHubHTTPError as error:
         raise refusal(repository, error) from error
+    except UnicodeEncodeError as error:
+        raise Gated(f"The token in {token_place()} is not one that the hub gives: it has letters beyond ASCII. Check "
+                    "it, or remove it.") from error  # fmt: skip
+    except ImportError as error:  # of what a proxy needs
+        raise Unreachable(f"{repository} could not be fetched: {first_line(error)}") from error
     except Exception as error:  # the client's HTTP library has its own errors, and which library differs by version
         foreign = isinstance(error, ConnectionError | TimeoutError | ValueError | KeyError)
         if isinstance(error, ElmError) or not (foreign or "http" in type(error).__module__):
@@ -218,8 +231,11 @@ def refusal(repository: Repository, error: Any) -> ElmError:
                      f"it, as public models need none, or make a new one at {SITE}/settings/tokens.")  # fmt: skip
     if isinstance(error, errors.RepositoryNotFoundError):
         return NotFound(f"The hub has no repository {repository.name}, or it is private: check the name, or set "
-                        "HF_TOKEN to a token that may read it.")  # fmt: skip
-    if isinstance(error, errors.RevisionNotFoundError | errors.EntryNotFoundError):
+                        f"HF_TOKEN to a token that may read it.{near_repositories(repository.name)}")  # fmt: skip
+    if isinstance(error, errors.RevisionNotFoundError):
+        return NotFound(f"{repository.name} has no revision {repository.revision} on the hub. Check its branches and "
+                        f"tags at {SITE}/{repository.name}.")  # fmt: skip
+    if isinstance(error, errors.EntryNotFoundError):
         return NotFound(f"{repository} is not on the hub: {first_line(error)}")
     if status == 403:
         return Gated(f"The hub refuses {repository}: {first_line(error)}. Check what your token may read at "

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from elm_mlx.errors import NotFound
+from elm_mlx.errors import ElmError, NotFound
 from elm_mlx.store.files import disk_errors, reading
 from elm_mlx.store.layout import is_whole
 from elm_mlx.store.registry import Known, Repository
@@ -46,6 +46,16 @@ def root() -> Path:
 def place(repository: str, commit: str, variant: str) -> Path:
     """Where the conversion of a commit belongs."""
     return root() / "models" / repository.replace("/", "--") / f"{variant}-{commit}"
+
+
+def check_writable() -> None:
+    """Raises ElmError where nothing can be kept."""
+    place = root()
+    while not place.exists():
+        place = place.parent
+    if not (place.is_dir() and os.access(place, os.W_OK)):
+        raise ElmError(f"{root()}, where converted models are kept, cannot be written. Check its permissions, or set "
+                       "ELM_MLX_CACHE to a folder of yours.")  # fmt: skip
 
 
 def copies() -> list[Copy]:

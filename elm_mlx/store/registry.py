@@ -98,6 +98,8 @@ def parse(model: str | Path) -> Path | Repository | Known:
     the three, NotFound with the nearest names for a short name that is not known.
     """
     text = str(model)
+    if not text:
+        raise InvalidRequest("The model's name is empty. Give one that `elm-mlx list` shows.")
     if isinstance(model, Path) or text.startswith((".", "/", "~")) or Path(text).is_dir():
         return Path(os.path.expanduser(text))  # noqa: PTH111, which raises for an unknown user
     if found := known_models().get(text.lower()):
@@ -112,6 +114,17 @@ def parse(model: str | Path) -> Path | Repository | Known:
 
 
 def unknown(name: str) -> NotFound:
-    near = get_close_matches(name.lower(), known_models(), n=3, cutoff=0.5)
-    hint = f" Did you mean {' or '.join(near)}?" if near else ""
+    names = list(known_models())
+    near = [known for known in names if known.startswith(name.lower())][:3]
+    hint = did_you_mean(near or get_close_matches(name.lower(), names, n=3, cutoff=0.5))
     return NotFound(f"There is no model {name!r} and no directory of that name.{hint} `elm-mlx list` shows the names.")
+
+
+def near_repositories(repository: str) -> str:
+    """A question after the known repositories that one resembles; empty where none does."""
+    known = {name.lower(): name for model in known_models().values() for name in (model.original, model.ready) if name}
+    return did_you_mean([known[name] for name in get_close_matches(repository.lower(), known, n=2, cutoff=0.9)])
+
+
+def did_you_mean(near: list[str]) -> str:
+    return f" Did you mean {' or '.join(near)}?" if near else ""

@@ -12,6 +12,9 @@ import checkpoints
 import pexpect
 import pytest
 
+import elm_mlx
+from elm_mlx.cli.chat import Chat
+
 # SIGINT is ignored where a shell runs the tests in its background; this program listens again.
 LISTENING = (
     "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); from elm_mlx.cli import main; main()"
@@ -101,7 +104,9 @@ def test_a_base_model_completes_and_goes_on(base: Path, tmp_path: Path) -> None:
     assert "no chat template" in chat(base, "/system Be brief.\n").stderr
 
 
-@pytest.mark.parametrize("content", ["no json", "[]", '{"messages": [1]}', '{"messages": [{"role": "user"}]}'])
+@pytest.mark.parametrize(
+    "content", ["no json", "[" * 100_000, "[]", '{"messages": [1]}', '{"messages": [{"role": "user"}]}']
+)
 def test_a_file_that_is_no_conversation_is_refused(instruct: Path, tmp_path: Path, content: str) -> None:
     (tmp_path / "other.json").write_text(content, encoding="utf-8")
     done = chat(instruct, f"/load {tmp_path / 'other.json'}\n")
@@ -163,3 +168,28 @@ def test_what_cannot_be_answered_leaves_the_conversation_as_it_was(instruct: Pat
     (tmp_path / "t.jinja").write_text(refusing, encoding="utf-8")
     kept = saved(instruct, "yes\nno\nyes\n", tmp_path, "--chat-template", str(tmp_path / "t.jinja"))
     assert contents(kept) == ["yes", "yes"]
+
+
+def test_ctrl_c_before_the_answer_stops_that_alone(instruct: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    talk = Chat(elm_mlx.load(instruct), None, {"max_tokens": 2})
+    prompts = iter([KeyboardInterrupt, [1, 2]])
+
+    def chat_prompt(_: object) -> list[int]:
+        step = next(prompts)
+        if step is KeyboardInterrupt:
+            raise KeyboardInterrupt
+        return [1, 2]
+
+    monkeypatch.setattr(talk.lm, "chat_prompt", chat_prompt)
+    talk.run(iter(["one", "two"]))
+    assert [message["content"] for message in talk.messages if message["role"] == "user"] == ["two"]
+
+
+def test_a_full_context_says_how_to_begin_anew(base: Path) -> None:
+    done = chat(base, "word " * 3000 + "\n")
+    assert (done.returncode, "/reset" in done.stderr) == (0, True)
+
+
+def test_a_text_that_the_end_of_input_ends_is_answered(instruct: Path) -> None:
+    for typed in ('"""one\ntwo', "one \\"):
+        assert chat(instruct, typed).stdout.strip()

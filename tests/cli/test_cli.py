@@ -410,6 +410,20 @@ def test_every_option_has_a_mirror_in_the_environment(run: Run, monkeypatch: pyt
     assert "ELM_MLX_MAX_TOKENS" in run("generate").err
 
 
+def test_what_overrides_a_refusal_has_no_mirror_and_a_preference_for_bits_no_say_where_it_means_nothing(
+    run: Run, openelm: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("ELM_MLX_FORCE", "ELM_MLX_YES"):
+        monkeypatch.setenv(name, "1")
+    target = tmp_path / "out"
+    assert run("convert", openelm, "--output", target).code == 0
+    assert run("convert", openelm, "--output", target).code == 73
+    monkeypatch.setenv("ELM_MLX_BITS", "4")
+    assert run("generate", "--max-tokens", 1).code == 0
+    assert run("generate", "--model", target, "--max-tokens", 1).code == 0
+    assert run("generate", "--bits", 4, "--max-tokens", 1).code == 2
+
+
 def test_no_two_options_share_a_mirror_and_mean_different_things() -> None:
     known = {"ELM_MLX_CACHE", "ELM_MLX_BLAS"}  # which are no options
     for name in COMMANDS:

@@ -13,6 +13,7 @@ import pexpect
 import pytest
 
 from elm_mlx.cli import progress
+from elm_mlx.cli.messages import tell
 from elm_mlx.cli.progress import ProgressBar
 
 # The program with no patience, so that every bar shows that may.
@@ -70,6 +71,19 @@ def test_bytes_are_shown_as_such(monkeypatch: pytest.MonkeyPatch, clock: Clock) 
         clock.now = 2
         bar(1_500_000, 3_000_000)
     assert "1.5/3.0 MB" in stream.getvalue()
+
+
+def test_what_is_said_meanwhile_has_a_line_of_its_own(monkeypatch: pytest.MonkeyPatch, clock: Clock) -> None:
+    monkeypatch.setattr(sys, "stderr", stream := Stream(True))
+    with ProgressBar("Fetching", in_bytes=True) as bar:
+        clock.now = 2
+        bar(1, 2)
+        tell("waiting [for] a\x1bfriend")
+        bar(2, 2)  # which takes it away
+        tell("next")
+    shown = stream.getvalue()
+    assert f"{WIPE_LINE}waiting [for] a\ufffdfriend\n" in shown
+    assert f"{WIPE_LINE}next\n" in shown
 
 
 def test_an_interrupt_leaves_no_bar_behind(monkeypatch: pytest.MonkeyPatch, clock: Clock) -> None:
