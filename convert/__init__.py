@@ -3,45 +3,27 @@
 from __future__ import annotations
 
 import os
-import shutil
-from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from elm_mlx.arguments import Progress, real
 from elm_mlx.backend import mx
-from elm_mlx.config import ModelConfig
 from elm_mlx.convert import pipeline, tokenizer_files
 from elm_mlx.convert.config_file import output_config
+from elm_mlx.convert.job import Conversion, Job
 from elm_mlx.convert.keymap import match
-from elm_mlx.convert.source import Source, open_source
-from elm_mlx.convert.target import staged
-from elm_mlx.costs import parameter_count
-from elm_mlx.errors import DiskFull, InvalidRequest, TargetExists
+from elm_mlx.convert.source import open_source
+from elm_mlx.errors import InvalidRequest, TargetExists
 from elm_mlx.quantization import QUANTIZATION_MODES, Quantization
-from elm_mlx.store.files import disk_errors, write_json
 
 DTYPES = {"bfloat16": mx.bfloat16, "float16": mx.float16, "float32": mx.float32}
 MIN_SHARD_GB, MAX_SHARD_GB = 1e-6, 1e6
 SHORT_NAMES = {"bfloat16": "bf16", "float16": "fp16", "float32": "fp32"}
 
-__all__ = ["Conversion", "convert"]
+__all__ = ["Conversion", "convert", "plan"]
 
 
-@dataclass(frozen=True)
-class Conversion:
-    """What was written: `bytes` of weights, `bits_per_weight` over all parameters, `dropped` tensors of the
-    source that nothing reads (RoPE tables, the copy of a tied embedding, padding rows as NAME[32000:])."""
-
-    output: Path
-    family: str
-    layout: str
-    parameters: int
-    bytes: int
-    bits_per_weight: float
-    dropped: list[str]
-
-
-def convert(
+def plan(
     source: str | Path,
     output: str | Path | None = None,
     *,
@@ -52,20 +34,8 @@ def convert(
     tokenizer: str | Path | None = None,
     max_shard_size: float = 5.0,
     rope_factor: float | None = None,
-    force: bool = False,
-    progress: Progress | None = None,
-) -> Conversion:
-    """Converts `source`, a checkpoint's directory or weights file in any layout that docs/converting.md lists.
-
-    Unquantized in `dtype` (bfloat16, float16, float32) unless `bits` (2, 3, 4, 5, 6, 8; in groups of `group_size`
-    32, 64, 128) or `mode` (affine, mxfp4, mxfp8, nvfp4) is given. `tokenizer` is a tokenizer.json, a SentencePiece
-    tokenizer.model or a directory with one; by default the source's own. Files hold up to `max_shard_size` GB.
-    `rope_factor` is Llama 3's RoPE scaling where Meta's own files do not say it: 32 in the sizes of 3.2, else 8.
-    Without `output` it writes beside the source. `progress` hears (source bytes done, in all).
-
-    The output appears whole or not at all. Raises InvalidRequest, NotFound, MissingTokenizer, BadCheckpoint,
-    Unsupported, TargetExists, DiskFull.
-    """
+) -> Job:
+    """What `convert` would do with the same arguments: all checked and nothing written. Raises as `convert`."""
     quantization = requested_quantization(bits, group_size, mode)
     if dtype not in list(DTYPES):
         raise InvalidRequest(f"dtype is {dtype!r}; it is one of {', '.join(DTYPES)}.")
@@ -77,15 +47,44 @@ def convert(
     target = Path(os.path.abspath(output)) if output else default_output(opened.directory, quantization, dtype)  # noqa: PTH100
     for place in (opened.directory, Path(tokenizer or opened.directory)):
         refuse_overlap(place, target)
-    matched = match(opened.config, opened.family_layout, opened.tensors, opened.where)
-    files = tokenizer_files.prepare(opened.directory, Path(tokenizer) if tokenizer else None, opened.config)
-    plan = pipeline.plan(opened.config, quantization, DTYPES[dtype], file_bytes)
-    with disk_errors(f"Writing {target}"), staged(target, force) as folder:
-        check_space(folder, plan.nbytes)
-        files.write(folder)
-        write_json(folder / "config.json", output_config(opened.raw_config, opened.config, quantization, dtype))
-        pipeline.write(folder, plan, matched.tensors, progress)
-    return report(target, opened, plan.nbytes, opened.dropped + matched.dropped)
+    config = output_config(opened.raw_config, opened.config, quantization, dtype)
+    return Job(
+        source=opened,
+        target=target,
+        matched=match(opened.config, opened.family_layout, opened.tensors, opened.where),
+        tokenizer=tokenizer_files.prepare(opened.directory, Path(tokenizer) if tokenizer else None, opened.config),
+        config=config,
+        plan=pipeline.plan(opened.config, quantization, DTYPES[dtype], file_bytes),
+        options={"quantization": config.get("quantization"), "dtype": dtype, "max_shard_size": float(max_shard_size)},
+    )
+
+
+def convert(
+    source: str | Path,
+    output: str | Path | None = None,
+    *,
+    force: bool = False,
+    verify: bool = False,
+    progress: Progress | None = None,
+    verifying: Progress | None = None,
+    **options: Any,
+) -> Conversion:
+    """Converts `source`, a checkpoint's directory or weights file in any layout that docs/converting.md lists.
+
+    Options: unquantized in `dtype` (bfloat16, float16, float32) unless `bits` (2, 3, 4, 5, 6, 8; in groups of
+    `group_size` 32, 64, 128) or `mode` (affine, mxfp4, mxfp8, nvfp4) is given. `tokenizer` is a tokenizer.json, a
+    tokenizer.model or a directory with one; by default the source's own. Files hold up to `max_shard_size` GB.
+    `rope_factor` is Llama 3's RoPE scaling where Meta's own files do not say it: 32 in the sizes of 3.2, else 8.
+    Without `output` it writes beside the source. `verify` runs the result against the source before it gets its name.
+    `progress` hears (source bytes done, in all), `verifying` (layers done, in all).
+
+    The output appears whole or not at all. After a kill the same call goes on with the weights that were written, once
+    they are read back and found right. conversion.json in it says what it was made of, README.md what it is.
+
+    Raises InvalidRequest, NotFound, MissingTokenizer, BadCheckpoint, Unsupported, TargetExists, DiskFull, and
+    VerificationFailed.
+    """
+    return plan(source, output, **options).run(force, verify, progress, verifying)
 
 
 def shard_bytes(gigabytes: float) -> int:
@@ -128,18 +127,3 @@ def refuse_overlap(source: Path, target: Path) -> None:
     """With --force the target is replaced whole, so it must not be what is read, nor hold it."""
     if source.resolve().is_relative_to(target.resolve()):
         raise TargetExists(f"{target} is or holds the source {source}, never written over. Name another --output.")
-
-
-def check_space(folder: Path, nbytes: int) -> None:
-    """Refuses before the first tensor what cannot end well."""
-    free = shutil.disk_usage(folder).free
-    if free < nbytes:
-        raise DiskFull(f"The output takes {nbytes / 1e9:.2f} GB and {folder.parent} has {free / 1e9:.2f} GB free. "
-                       "Free some space, or name another --output.")  # fmt: skip
-
-
-def report(target: Path, opened: Source, nbytes: int, dropped: list[str]) -> Conversion:
-    """The summary of what was written."""
-    config: ModelConfig = opened.config
-    count = parameter_count(config)
-    return Conversion(target, config.family, opened.layout, count, nbytes, 8 * nbytes / count, dropped)

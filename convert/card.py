@@ -21,23 +21,24 @@ tags:
 - {family}
 {base}---
 
-# {name}
+# {name} for MLX
 
-{origin}, converted to MLX by elm-mlx {elm_mlx} (MLX {mlx}): {parameters:,} parameters {form}, {size} at {bits:.2f} bits
-per weight. Files, hashes and options: [conversion.json](conversion.json). The licence is that of the original.
+{origin}, converted to MLX by elm-mlx {elm_mlx} (MLX {mlx}): {parameters:,} parameters, {form}, {size} at
+{bits:.2f} bits per weight. Files, hashes and options: [conversion.json](conversion.json). The licence is that of the
+original.
 
 ## Use
 
 ```sh
-elm-mlx generate --model {name} --prompt "Once upon a time"
-mlx_lm.generate --model {name} --prompt "Once upon a time"
+elm-mlx generate --model DIRECTORY --prompt "Once upon a time"
+mlx_lm.generate --model DIRECTORY --prompt "Once upon a time"
 ```
 
 ## Quality
 
 {quality}
 """
-UNVERIFIED = "Not measured. `elm-mlx verify {name} --against SOURCE` compares it with its source."
+UNVERIFIED = "Not measured. `elm-mlx verify DIRECTORY --against SOURCE` compares it with its source."
 VERIFIED = """\
 Against its source over {tokens:,} tokens, both computed in float32 (`elm-mlx verify`):
 
@@ -49,24 +50,23 @@ Against its source over {tokens:,} tokens, both computed in float32 (`elm-mlx ve
 | largest difference of a logit | {max_difference:.3g}, {relative_difference:.2g} of the largest |"""
 
 
-def card(name: str, config: ModelConfig, made: Mapping[str, Any], nbytes: int, report: Report | None) -> str:
-    """The card of an output `name` with `nbytes` of weights; `made` is its conversion.json's object."""
+def card(config: ModelConfig, made: Mapping[str, Any], nbytes: int, report: Report | None) -> str:
+    """The card of an output with `nbytes` of weights; `made` is its conversion.json's object. It does not say where the
+    output lies, so that the same input gives the same bytes."""
     source, how = made["source"], made["options"]["quantization"]
-    repository = source.get("repository")
-    quality = VERIFIED.format_map(vars(report)) if report else UNVERIFIED.format(name=name)
-    count = parameter_count(config)
+    repository, count = source.get("repository"), parameter_count(config)
+    name = repository or source["directory"]
+    stored = f"{how['mode']} {how['bits']}-bit in groups of {how['group_size']}" if how else made["options"]["dtype"]
     return CARD.format(
-        name=name,
+        name=name.rpartition("/")[2],
         family=config.family,
         base=f"base_model: {repository}\n" if repository else "",
-        origin=f"{repository} at revision {source['revision']}" if repository else f"{source['directory']}",
+        origin=f"{repository} at revision {source['revision']}" if repository else name,
         elm_mlx=made["elm_mlx"],
         mlx=made["mlx"],
         parameters=count,
-        form=f"in {how['mode']} {how['bits']}-bit groups of {how['group_size']}"
-        if how
-        else f"in {made['options']['dtype']}",
+        form=stored,
         size=gigabytes(nbytes),
         bits=8 * nbytes / count,
-        quality=quality,
+        quality=VERIFIED.format_map(vars(report)) if report else UNVERIFIED,
     )

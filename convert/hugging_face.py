@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from functools import partial
 from pathlib import Path
 
-import mlx.core as mx
-
+from elm_mlx.convert.safetensors_file import read_safetensors
 from elm_mlx.convert.tensor import LazyTensor
 from elm_mlx.convert.torch_file import read_torch_file
 from elm_mlx.errors import Unsupported
-from elm_mlx.store.weights import indexed_files, read_arrays, read_header, safetensors_files
+from elm_mlx.store.weights import indexed_files, safetensors_files
 
 TORCH_SUFFIXES = (".bin", ".pt", ".pth")
 
@@ -25,13 +23,7 @@ def read_file(path: Path) -> dict[str, LazyTensor]:
     """The tensors of one weights file, by its ending."""
     if path.suffix in TORCH_SUFFIXES:
         return read_torch_file(path)
-    header = read_header(path)
-    return {name: LazyTensor(entry.shape, entry.dtype, partial(read_one, path, name)) for name, entry in header.items()}
-
-
-def read_one(path: Path, name: str) -> mx.array:
-    """One tensor, lazily, from the file opened anew: an array that is kept would keep its elements in memory."""
-    return read_arrays(path)[name][1]
+    return read_safetensors(path)
 
 
 def refuse_adapter(where: Path, tensors: Mapping[str, LazyTensor]) -> None:

@@ -50,9 +50,10 @@ def said_by(naming: str) -> Iterator[None]:
 
 @dataclass(frozen=True)
 class Matched:
-    """The tensors by the name they get, and the names of those that nothing reads."""
+    """The tensors by the name they get, the names that they had, and the names of those that nothing reads."""
 
     tensors: dict[str, LazyTensor]
+    names: dict[str, str]
     dropped: list[str]
 
 
@@ -74,6 +75,7 @@ def match(
     """
     rules = RULES.get(family_layout, [])
     named: dict[str, LazyTensor] = {}
+    names: dict[str, str] = {}
     dropped: list[str] = []
     head: LazyTensor | None = None
     for old, tensor in tensors.items():
@@ -84,10 +86,10 @@ def match(
         elif new in named:
             raise BadCheckpoint(f"{where}: {old} and another tensor both become {new}.")
         else:
-            named[new] = tensor
+            named[new], names[new] = tensor, old
     expected = {name: Entry(mx.float32, shape) for name, shape in config.weight_shapes().items()}
     with said_by(family_layout[1]):
         check_entries(where, expected, {name: Entry(t.dtype, t.shape) for name, t in named.items()})
     if head:
         check_copy(where, head.read(), named[config.embedding_name].read())
-    return Matched(named, dropped)
+    return Matched(named, names, dropped)

@@ -14,12 +14,11 @@ from typing import Any
 import mlx.core as mx
 
 from elm_mlx.config import ModelConfig
-from elm_mlx.convert.keymap import match
-from elm_mlx.convert.source import open_source
+from elm_mlx.convert.keymap import Matched, match
+from elm_mlx.convert.source import Source, open_source
 from elm_mlx.models import MODELS
 from elm_mlx.models.layers import Matrix, Parameters
-from elm_mlx.quantization import Quantization, read_quantization
-from elm_mlx.store.files import optional_json
+from elm_mlx.quantization import Quantization
 from elm_mlx.store.load import load_arrays, read_config, stored_dtype
 from elm_mlx.store.quantize import expand
 
@@ -78,10 +77,13 @@ def open_directory(where: Path) -> OnDisk:
 
 
 def open_original(where: Path) -> OnDisk:
-    """A checkpoint in any layout that the converter reads, or a quantized MLX directory. Raises as `open_directory`."""
-    if read_quantization(optional_json(where / "config.json")):
-        return open_directory(where)
+    """A checkpoint in any layout that the converter reads. Raises as `open_directory`."""
     opened = open_source(where)
-    tensors = match(opened.config, opened.family_layout, opened.tensors, where).tensors
-    dtype = tensors[opened.config.embedding_name].dtype
-    return OnDisk(where, opened.config, None, dtype, lambda: Unread(tensors))
+    return of_source(opened, match(opened.config, opened.family_layout, opened.tensors, where))
+
+
+def of_source(source: Source, matched: Matched) -> OnDisk:
+    """The model of a checkpoint that is open; one that is quantized is expanded as it is read."""
+    tensors = matched.tensors
+    dtype = tensors[source.config.embedding_name].dtype
+    return OnDisk(source.where, source.config, None, dtype, lambda: Unread(tensors))

@@ -1,41 +1,92 @@
-"""An output directory that appears whole or not at all."""
+"""An output directory that appears whole or not at all, and that the run after one that was killed goes on with.
+
+Beside the target NAME lie, while it is written:
+
+    .NAME.partial     the folder that will get its name
+    .NAME.journal     what is done in there (convert.journal), and the lock that keeps a second run out
+    .NAME.replaced    an earlier output, from the one rename to the other
+"""
 
 from __future__ import annotations
 
-import secrets
+import fcntl
+import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import BinaryIO
 
 from elm_mlx.errors import TargetExists
 
 
 @contextmanager
-def staged(target: Path, force: bool) -> Iterator[Path]:
-    """A sibling folder to write into; one rename gives it the name `target` when the block ends well.
+def staged(target: Path, force: bool) -> Iterator[tuple[Path, BinaryIO]]:
+    """(folder to write into, its journal); one rename gives the folder the name `target` when the block ends well.
 
-    Whatever ends the block otherwise, an interrupt too, removes the folder and leaves `target` as it was.
-    Raises TargetExists for a target that is a file, or a directory with something in it unless `force`.
+    Both hold what a killed run left. Whatever ends the block otherwise, an interrupt too, removes them and leaves
+    `target` as it was. Raises TargetExists for a target that is a file, that another run is writing, or that is a
+    directory with something in it unless `force`.
     """
-    refuse_existing(target, force)
+    refuse_unfit(target)
     target.parent.mkdir(parents=True, exist_ok=True)
-    folder = target.with_name(f".{target.name[:100]}.partial-{secrets.token_hex(4)}")
-    folder.mkdir()
+    folder, journal = beside(target, "partial"), beside(target, "journal")
+    with locked(journal, target) as file:
+        try:
+            put_back(target)
+            refuse_existing(target, force)
+            if folder.is_symlink():  # not ours; what it leads to is left alone
+                folder.unlink()
+            folder.mkdir(exist_ok=True)
+            yield folder, file
+            refuse_unfit(target)
+            refuse_existing(target, force)
+            replace(target, folder)
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+            journal.unlink(missing_ok=True)
+
+
+def beside(target: Path, kind: str) -> Path:
+    """Where a run keeps its own."""
+    return target.with_name(f".{target.name}.{kind}")
+
+
+@contextmanager
+def locked(journal: Path, target: Path) -> Iterator[BinaryIO]:
+    """The journal, open to read and append, against every other run; the system frees it however this one ends."""
+    flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW
+    with os.fdopen(os.open(journal, flags, 0o666), "a+b") as file:
+        if not lock(file):
+            raise TargetExists(f"Another run is writing {target}. Wait until it ends, or name another --output.")
+        yield file
+
+
+def lock(file: BinaryIO) -> bool:
+    """Whether the file is ours now: no other run has it, nor has one removed it in this moment."""
     try:
-        yield folder
-        refuse_existing(target, force)
-        replace(target, folder)
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return os.fstat(file.fileno()).st_nlink > 0
 
 
-def refuse_existing(target: Path, force: bool) -> None:
-    """Nothing of a user's is overwritten unasked, and never a file."""
+def wait(target: Path) -> None:
+    """Returns when no run is writing `target`."""
+    with suppress(FileNotFoundError), beside(target, "journal").open("rb") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+
+
+def refuse_unfit(target: Path) -> None:
+    """A target is a directory that can be renamed, or nothing yet; never a file."""
     if target.is_symlink() or (target.exists() and not target.is_dir()):
         raise TargetExists(f"{target} is a file or a link, not a directory. Name another --output.")
     if target.is_mount():
         raise TargetExists(f"{target} is a mount point, which cannot be replaced whole. Name a folder inside it.")
+
+
+def refuse_existing(target: Path, force: bool) -> None:
+    """Nothing of a user's is overwritten unasked."""
     if target.exists() and any(target.iterdir()):
         if not force:
             raise TargetExists(f"{target} is there and not empty. Give --force to replace it, or another --output.")
@@ -45,15 +96,18 @@ def refuse_existing(target: Path, force: bool) -> None:
 
 def replace(target: Path, folder: Path) -> None:
     """Renames `folder` to `target`; an earlier output steps aside first and comes back should that fail."""
-    aside = folder.with_name(f"{folder.name}-replaced")
     try:
         if target.exists():
-            target.rename(aside)
+            target.rename(beside(target, "replaced"))
         folder.rename(target)
-    except BaseException:  # an interrupt between the two renames must not lose the earlier output
-        if aside.exists() and not target.exists():
-            aside.rename(target)
-        raise
     finally:
-        if target.exists():
-            shutil.rmtree(aside, ignore_errors=True)
+        put_back(target)
+
+
+def put_back(target: Path) -> None:
+    """An earlier output that stepped aside comes back where nothing took its place, and goes where a model did."""
+    aside = beside(target, "replaced")
+    if (target / "config.json").is_file():
+        shutil.rmtree(aside, ignore_errors=True)
+    elif aside.exists() and not target.exists():
+        aside.rename(target)

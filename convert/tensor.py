@@ -2,10 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
 
 import mlx.core as mx
+
+from elm_mlx.store.weights import row_blocks
+
+
+@runtime_checkable
+class RowReader(Protocol):
+    """A `read` that can bring some rows alone."""
+
+    def __call__(self) -> mx.array:
+        """All of it."""
+
+    def rows(self, rows: slice) -> mx.array:
+        """These rows, row-major."""
 
 
 @dataclass(frozen=True)
@@ -15,3 +29,11 @@ class LazyTensor:
     shape: tuple[int, ...]
     dtype: mx.Dtype
     read: Callable[[], mx.array]
+
+    def blocks(self) -> Iterator[mx.array]:
+        """Its rows in blocks of a few million elements: each read alone where `read` can, else cut from the whole."""
+        if isinstance(self.read, RowReader):
+            yield from map(self.read.rows, row_blocks(self.shape))
+        else:
+            whole = self.read()
+            yield from (whole[rows] for rows in row_blocks(self.shape))

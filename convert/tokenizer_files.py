@@ -23,8 +23,10 @@ WANTED = "a tokenizer.json, a tokenizer.model (SentencePiece's or tiktoken's), o
 
 @dataclass(frozen=True)
 class TokenizerFiles:
-    """What will be written: tokenizer.json's bytes, tokenizer_config.json's object, and files copied as they are."""
+    """What will be written of the tokenizer in the file `source`: tokenizer.json's bytes, tokenizer_config.json's
+    object, and files copied as they are."""
 
+    source: Path
     content: bytes
     settings: dict[str, Any]
     copied: list[Path]
@@ -52,7 +54,7 @@ def prepare(source: Path, given: Path | None, config: ModelConfig) -> TokenizerF
     read_generation(source / "generation_config.json")
     beside = [file.parent / name for name in COPIED] + [source / "generation_config.json"]
     return TokenizerFiles(
-        data, settings | {"clean_up_tokenization_spaces": False}, [path for path in beside if path.is_file()]
+        file, data, settings | {"clean_up_tokenization_spaces": False}, [path for path in beside if path.is_file()]
     )
 
 

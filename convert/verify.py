@@ -94,6 +94,19 @@ def verify(
     if max_kl is not None and not real("max_kl", max_kl) >= 0:
         raise InvalidRequest(f"max_kl is {max_kl}; it must be 0 or above, in nats per token.")
     ours, theirs = open_directory(Path(converted)), open_original(Path(source))
+    return compare(ours, theirs, text, tokens=tokens, max_kl=max_kl, progress=progress)
+
+
+def compare(
+    ours: OnDisk,
+    theirs: OnDisk,
+    text: str | Path | None = None,
+    *,
+    tokens: int = TOKENS,
+    max_kl: float | None = None,
+    progress: Progress | None = None,
+) -> Report:
+    """The same for models that are open."""
     check_pair(ours, theirs)
     windows = encoded(ours, held_out() if text is None else Path(text), tokens)
     steps, total = count(1), 2 * (ours.config.num_layers + 2) + 1  # embedding and norm too; both heads are the last

@@ -9,6 +9,7 @@
     ├── MissingBackend           69: MLX is installed without a backend (also an ImportError)
     ├── CacheFull                70: more tokens than the key/value cache was made for
     ├── NotEnoughMemory          71: the model does not fit this machine (also a MemoryError)
+    ├── VerificationFailed       72: a conversion is further from its source than it may be
     ├── TargetExists             73: the output is there already (also a FileExistsError)
     ├── DiskFull                 74: no space left for the output (also an OSError)
     ├── Unreachable              75: the hub does not answer, or the network is switched off
@@ -77,6 +78,12 @@ class NotEnoughMemory(ElmError, MemoryError):
     def __init__(self, message: str, needed: int, available: int) -> None:
         super().__init__(message)
         self.needed, self.available = needed, available
+
+
+class VerificationFailed(ElmError):
+    """A converted model differs from its source by more than its bound."""
+
+    exit_code = 72
 
 
 class TargetExists(ElmError, FileExistsError):

@@ -309,6 +309,7 @@ def converted(
 ) -> Path:
     """Our own conversion of a snapshot, made now unless another process was first."""
     from elm_mlx.convert import convert
+    from elm_mlx.convert.target import wait
 
     target = library.place(choice.repository.name, snapshot.name, choice.variant)
     if target.is_dir() and not is_whole(target):
@@ -317,9 +318,10 @@ def converted(
     try:
         return convert(snapshot, target, bits=choice.bits, tokenizer=tokenizer, force=anew, progress=progress).output
     except TargetExists:
-        if not is_whole(target):
+        wait(target)  # another process was first
+        if not target.is_dir() or not is_whole(target):
             raise
-        return target  # another process was first
+        return target
 
 
 def openelm_tokenizer(say: Say) -> Path:

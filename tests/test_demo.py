@@ -53,6 +53,8 @@ def plain(lm: elm_mlx.LanguageModel, prompt: str, count: int) -> list[int]:
 def test_what_ships_is_what_the_checkpoint_converts_to(name: str, tmp_path: Path) -> None:
     output = convert(RECIPE / name, tmp_path / name, bits=8).output
     for file in output.iterdir():
+        if file.name in ("README.md", "conversion.json"):  # the package has its own card
+            continue
         assert (PLACES[name] / file.name).read_bytes() == file.read_bytes(), file.name
 
 

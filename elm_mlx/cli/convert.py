@@ -9,9 +9,11 @@ from typing import Any
 
 import click
 
+from elm_mlx.cli.blas import prefer_fast_blas
 from elm_mlx.cli.find import BITS
 from elm_mlx.cli.messages import quietable, say
 from elm_mlx.cli.progress import ProgressBar
+from elm_mlx.costs import gigabytes
 from elm_mlx.quantization import QUANTIZATION_MODES
 
 GROUPS = list(map(str, QUANTIZATION_MODES["affine"][1]))
@@ -36,9 +38,21 @@ GROUPS = list(map(str, QUANTIZATION_MODES["affine"][1]))
 @click.option("--rope-factor", type=float, help="RoPE scaling of Meta's files. Default: 8, in 3.2's sizes 32.")
 @click.option("--max-shard-size", type=float, default=5.0, show_default=True, metavar="GB", help="Largest file.")
 @click.option("--force", is_flag=True, help="Replace an output that is there already.")
+@click.option("--verify", is_flag=True, help="Run the result against SOURCE before it is kept (see elm-mlx verify).")
+@click.option("--dry-run", is_flag=True, help="Print what would be done, with every tensor in --json, and do nothing.")
 @click.option("--json", "as_json", is_flag=True, help="Print the summary as one JSON object.")
 @quietable
-def command(source: str, bits: str | None, group_size: str | None, as_json: bool, **options: Any) -> None:
+def command(
+    source: str,
+    output: str | None,
+    bits: str | None,
+    group_size: str | None,
+    force: bool,
+    verify: bool,
+    dry_run: bool,
+    as_json: bool,
+    **options: Any,
+) -> None:
     """Convert SOURCE: a checkpoint's directory or weights file, or a name.
 
     A name is one that `elm-mlx list` shows, or OWNER/NAME[@REVISION] of a repository, which is fetched if it is not
@@ -46,24 +60,53 @@ def command(source: str, bits: str | None, group_size: str | None, as_json: bool
     Face, CoreNet, Meta and MLX, without torch and without running anything in them. Unquantized unless --bits or
     --mode is given.
     """
-    from elm_mlx.convert import convert, default_output, requested_quantization  # here, as --help needs no MLX
+    from elm_mlx.convert import default_output, plan, requested_quantization  # here, as --help needs no MLX
 
     how: dict[str, Any] = {"bits": int(bits) if bits else None, "group_size": int(group_size) if group_size else None}
+    quantization = requested_quantization(**how, mode=options["mode"])  # before anything is fetched
     place, name, tokenizer = published(source)
-    if name and not options["output"]:
-        quantization = requested_quantization(**how, mode=options["mode"])
-        options["output"] = default_output(Path(name), quantization, options["dtype"])
+    if name and not output:
+        output = str(default_output(Path(name), quantization, options["dtype"]))
     options["tokenizer"] = options["tokenizer"] or tokenizer
-    with ProgressBar("Converting", in_bytes=True) as bar:
-        done = convert(place, progress=bar, **how, **options)
+    job = plan(place, output, **how, **options)
+    if dry_run:
+        show(job.describe(), as_json)
+        return
+    if verify:
+        prefer_fast_blas()
+    with ProgressBar("Converting", in_bytes=True) as bar, ProgressBar("Verifying", in_bytes=False) as verifying:
+        done = job.run(force, verify, bar, verifying)
     if as_json:
-        click.echo(json.dumps(asdict(done) | {"output": str(done.output)}))
+        click.echo(json.dumps(asdict(done) | {"output": str(done.output)}, default=str))
         return
     say(f"{done.layout} {done.family}, {done.parameters:,} parameters: {done.bytes / 1e6:,.1f} MB at "
         f"{done.bits_per_weight:.2f} bits per weight in {done.output}")  # fmt: skip
     if done.dropped:
         say(f"Left out, as nothing reads them: {', '.join(done.dropped)}")
+    if report := done.report:
+        say(f"Verified: {report.kl_divergence:.3g} nats per token from its source, of {report.bound:g} allowed")
     say(f'Try it: elm-mlx generate --model "{done.output}" --prompt "Once upon a time"')
+
+
+def show(planned: dict[str, Any], as_json: bool) -> None:
+    """Prints what would be done."""
+    if as_json:
+        click.echo(json.dumps(planned))
+        return
+    how = planned["quantization"]
+    rows = {
+        "source": f"{planned['source']}: {planned['layout']} {planned['family']}, {planned['parameters']:,} parameters",
+        "tensors": f"{len(planned['tensors'])}, of which {sum(a != b for a, b in planned['tensors'].items())} renamed",
+        "left out": ", ".join(planned["dropped"]) or "nothing",
+        "tokenizer": planned["tokenizer"],
+        "stored as": f"{how['mode']}, {how['bits']} bits in groups of {how['group_size']}" if how else planned["dtype"],
+        "output": f"{planned['output']}: {gigabytes(planned['bytes'])} at {planned['bits_per_weight']:.2f} bits per "
+        f"weight, {len(planned['files'])} file{'s' * (len(planned['files']) > 1)}",
+        "memory": f"at most {gigabytes(planned['memory'])}",
+        "disk": f"{gigabytes(planned['disk_free'])} free",
+    }
+    for name, value in rows.items():
+        click.echo(f"{name:<12} {value}")
 
 
 def published(source: str) -> tuple[Path, str | None, Path | None]:

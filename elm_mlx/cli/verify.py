@@ -12,7 +12,7 @@ import click
 from elm_mlx.cli.blas import prefer_fast_blas
 from elm_mlx.cli.messages import quietable
 from elm_mlx.cli.progress import ProgressBar
-from elm_mlx.errors import ElmError
+from elm_mlx.errors import VerificationFailed
 
 if TYPE_CHECKING:
     from elm_mlx.convert.verify import Report
@@ -32,7 +32,7 @@ def command(
     """Compare CONVERTED, an MLX directory, with SOURCE on the same text.
 
     SOURCE is what `elm-mlx convert` reads, or another MLX directory. Both compute in float32, a layer at a time from
-    disk, so a model larger than the memory can be verified. Exits with 1 where the divergence is above the bound: the
+    disk, so a model larger than the memory can be verified. Exits with 72 where the divergence is above the bound: the
     one for the way the weights are stored, or --max-kl.
     """
     prefer_fast_blas()
@@ -47,8 +47,10 @@ def command(
         for name, value in rows(done).items():
             click.echo(f"{name:<16} {value}")
     if not done.passed:
-        raise ElmError(f"{converted} differs from {source} by more than the bound. Convert it anew, with more bits if "
-                       "it was quantized; --max-kl sets another bound.")  # fmt: skip
+        raise VerificationFailed(
+            f"{converted} differs from {source} by more than the bound. Convert it anew, with more bits if it was "
+            "quantized; --max-kl sets another bound."
+        )
 
 
 def finite(value: object) -> object:

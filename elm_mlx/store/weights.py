@@ -6,6 +6,7 @@ Format: https://github.com/huggingface/safetensors#format: 8 bytes of header len
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from math import prod
@@ -22,6 +23,7 @@ from elm_mlx.store.files import read_json, reading
 T = TypeVar("T")
 MAX_HEADER_BYTES = 100_000_000  # the format's own limit
 MAX_DIMENSIONS = 64  # PyTorch's and NumPy's
+BLOCK_ELEMENTS = 2**22
 DTYPES: dict[str, mx.Dtype] = {
     "F32": mx.float32,
     "F16": mx.float16,
@@ -58,7 +60,12 @@ class Entry:
 
 
 def read_header(path: Path) -> dict[str, Entry]:
-    """The tensors a safetensors file holds, by name.
+    """The tensors a safetensors file holds, by name. Raises as `read_places`."""
+    return {name: entry for name, (_, entry) in read_places(path).items()}
+
+
+def read_places(path: Path) -> dict[str, tuple[int, Entry]]:
+    """(first byte in the file, tensor) by name.
 
     Raises NotFound, BadCheckpoint for a file whose header and size do not agree exactly, Unsupported for a type
     that MLX does not have.
@@ -77,7 +84,7 @@ def read_header(path: Path) -> dict[str, Entry]:
         json.dumps(header, ensure_ascii=False).encode()  # half a surrogate pair fails here
     except (ValueError, RecursionError) as error:
         raise BadCheckpoint(f"{path}: its header is not valid JSON. Fetch it again.") from error
-    return _entries(path, header, size - 8 - length)
+    return _places(path, header, 8 + length, size)
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -98,8 +105,9 @@ def _pointer(path: Path) -> str:
         return " (it is a Git LFS pointer: run `git lfs pull`)" if file.read(11) == b"version htt" else ""
 
 
-def _entries(path: Path, header: object, data_bytes: int) -> dict[str, Entry]:
-    """Checks that the tensors fill the data without a gap or an overlap, as the format demands."""
+def _places(path: Path, header: object, start: int, size: int) -> dict[str, tuple[int, Entry]]:
+    """Checks that the tensors fill the data, from `start` to the file's end, without a gap or an overlap, as the format
+    demands."""
     if not isinstance(header, dict) or not _is_metadata(header.pop("__metadata__", None)):
         raise BadCheckpoint(f"{path}: its header is no object, or its metadata is more than text. Fetch it again.")
     spans: list[tuple[int, int, str, Entry]] = []
@@ -111,10 +119,10 @@ def _entries(path: Path, header: object, data_bytes: int) -> dict[str, Entry]:
         if begin != position or end - begin != entry.nbytes:
             raise BadCheckpoint(f"{path}: tensor {name} does not lie where its shape says. Fetch it again.")
         position = end
-    if position != data_bytes:
-        raise BadCheckpoint(f"{path} holds {data_bytes} bytes of data where its header promises {position}: "
+    if position != size - start:
+        raise BadCheckpoint(f"{path} holds {size - start} bytes of data where its header promises {position}: "
                             "it is cut short or has been added to. Fetch it again.")  # fmt: skip
-    return {name: entry for _, _, name, entry in spans}
+    return {name: (start + begin, entry) for begin, _, name, entry in spans}
 
 
 def _is_metadata(value: object) -> bool:
@@ -222,38 +230,68 @@ def check_entries(where: Path, expected: Mapping[str, Entry], found: Mapping[str
 
 def check_copy(where: Path, head: mx.array, embedding: mx.array) -> None:
     """A tied head repeats the embedding; one that does not is refused, since dropping it would lose it."""
-    if head.shape != embedding.shape or not mx.array_equal(head, embedding, equal_nan=True).item():
+    blocks = row_blocks(head.shape) if head.shape == embedding.shape else []
+    if not blocks or not all(mx.array_equal(head[rows], embedding[rows], equal_nan=True).item() for rows in blocks):
         raise BadCheckpoint(f"{where}: lm_head.weight differs from the embedding, though config.json ties the two. "
                             "Set tie_word_embeddings (OpenELM: share_input_output_layers) right.")  # fmt: skip
 
 
-class Writer:
-    """Writes one safetensors file tensor by tensor; the header goes first, so all entries are known ahead."""
+def row_blocks(shape: Shape) -> list[slice]:
+    """The rows of a tensor in blocks of a few million elements: what is computed over them takes little memory."""
+    step = max(1, BLOCK_ELEMENTS // max(1, prod(shape[1:])))
+    return [slice(begin, begin + step) for begin in range(0, shape[0], step)]
 
-    def __init__(self, path: Path, entries: Mapping[str, Entry]) -> None:
-        self._path, self._pending, self._entries = path, list(entries), entries
+
+def file_head(entries: Mapping[str, Entry]) -> bytes:
+    """What a file of these tensors begins with, in this order: the header and its length."""
+    header: dict[str, Any] = {"__metadata__": {"format": "mlx"}}
+    position = 0
+    for name, entry in entries.items():
+        span = [position, position := position + entry.nbytes]
+        header[name] = {"dtype": DTYPE_NAMES[entry.dtype], "shape": list(entry.shape), "data_offsets": span}
+    raw = json.dumps(header, separators=(",", ":")).encode()
+    raw += b" " * (-len(raw) % 8)  # data begins on a multiple of 8, as the format recommends
+    return len(raw).to_bytes(8, "little") + raw
+
+
+class Writer:
+    """Writes one safetensors file tensor by tensor; the header goes first, so all entries are known ahead.
+
+    The first `written` of them are in the file, from a Writer that was stopped; what follows them there is cut off.
+    """
+
+    def __init__(self, path: Path, entries: Mapping[str, Entry], written: int = 0) -> None:
+        self._path, self._entries = path, entries
+        self._there, self._pending = list(entries)[:written], list(entries)[written:]
 
     def __enter__(self) -> Self:
-        self._file: BinaryIO = self._path.open("wb")
-        header: dict[str, Any] = {"__metadata__": {"format": "mlx"}}
-        position = 0
-        for name, entry in self._entries.items():
-            span = [position, position := position + entry.nbytes]
-            header[name] = {"dtype": DTYPE_NAMES[entry.dtype], "shape": list(entry.shape), "data_offsets": span}
-        raw = json.dumps(header, separators=(",", ":")).encode()
-        raw += b" " * (-len(raw) % 8)  # data begins on a multiple of 8, as the format recommends
-        self._file.write(len(raw).to_bytes(8, "little") + raw)
+        self._file: BinaryIO = self._path.open("r+b" if self._there else "wb")
+        self._file.write(file_head(self._entries))
+        self._file.seek(sum(self._entries[name].nbytes for name in self._there), os.SEEK_CUR)
+        self._file.truncate()
         return self
 
-    def write(self, name: str, array: mx.array) -> None:
-        """Appends the next tensor of the plan."""
+    def write(self, name: str, *blocks: mx.array) -> list[memoryview]:
+        """Appends the next tensor of the plan, whole or in blocks of rows; the bytes that the system has now."""
         due, entry = self._pending.pop(0), self._entries[name]
-        if name != due or array.shape != entry.shape or array.dtype != entry.dtype:
-            raise ValueError(f"{name} {array.shape} {array.dtype} is not what the header promises: {due} {entry}")
-        if array.size:
-            self._file.write(memoryview(mx.contiguous(array)))  # type: ignore[arg-type]
+        fits = all(block.shape[1:] == entry.shape[1:] and block.dtype == entry.dtype for block in blocks)
+        if name != due or not fits or sum(block.nbytes for block in blocks) != entry.nbytes:
+            given = ", ".join(f"{block.shape} {block.dtype}" for block in blocks[:3])
+            raise ValueError(f"{name} {given} is not what the header promises: {due} {entry}")
+        data = [_bytes(block) for block in blocks if block.size]
+        self._file.writelines(data)
+        self._file.flush()
+        return data
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self._file.close()
         if kind is None and self._pending:
             raise ValueError(f"{self._path} was closed before {self._pending[0]} was written")
+
+
+def _bytes(array: mx.array) -> memoryview:
+    """An array's bytes, row-major."""
+    data = memoryview(array)  # type: ignore[arg-type]
+    if data.c_contiguous:  # as nearly always; asking MLX to make it so would wait for all else that it has to do
+        return data
+    return memoryview(mx.contiguous(array))  # type: ignore[arg-type]

@@ -28,6 +28,7 @@ from elm_mlx import cli, errors
 from elm_mlx.cli.group import COMMANDS, GROUPS, MODULES
 from elm_mlx.cli.group import cli as cli_group
 from elm_mlx.convert import convert
+from elm_mlx.convert import verify as verification
 
 PROGRAM = [sys.executable, "-m", "elm_mlx"]
 # A test run in the background of a shell ignores Ctrl-C, and its children with it; this one listens again.
@@ -289,10 +290,40 @@ def test_convert_writes_beside_the_source_and_says_so(run: Run, damaged: Path) -
 def test_convert_prints_its_summary_as_json(run: Run, openelm: Path, tmp_path: Path) -> None:
     command = ["convert", openelm, "--output", tmp_path / "out", "--mode", "mxfp4", "--json"]
     summary = answer(run(*command))
-    keys = ["output", "family", "layout", "parameters", "bytes", "bits_per_weight", "dropped"]
+    keys = ["output", "family", "layout", "parameters", "bytes", "bits_per_weight", "dropped", "report"]
     assert list(summary) == keys
     assert summary["output"] == str(tmp_path / "out")
     assert summary["parameters"] == sum(array.size for array in checkpoints.weights(checkpoints.OPENELM).values())
+
+
+def test_a_dry_run_tells_everything_and_writes_nothing(run: Run, openelm: Path, tmp_path: Path) -> None:
+    command = ["convert", openelm, "--output", tmp_path / "out", "--bits", 4, "--dry-run"]
+    told = run(*command)
+    assert (told.code, told.err, list(tmp_path.iterdir())) == (0, "", [])
+    planned = answer(run(*command, "--json"))
+    assert set(planned["tensors"]) == set(checkpoints.weights(checkpoints.OPENELM))
+    done = answer(run(*command[:-1], "--json"))
+    assert {key: planned[key] for key in ("bytes", "bits_per_weight", "parameters", "output")} == {
+        key: done[key] for key in ("bytes", "bits_per_weight", "parameters", "output")
+    }
+    header = 8 + int.from_bytes((tmp_path / "out" / "model.safetensors").read_bytes()[:8], "little")
+    assert planned["files"] == {"model.safetensors": (tmp_path / "out" / "model.safetensors").stat().st_size - header}
+    assert "4 bits in groups of 64" in told.out
+
+
+def test_convert_verify_keeps_what_passes_and_says_so_in_its_card(
+    run: Run, openelm: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done = answer(run("convert", openelm, "--output", tmp_path / "out", "--bits", 8, "--verify", "--json"))
+    assert 0 < done["report"]["kl_divergence"] < done["report"]["bound"]
+    card = (tmp_path / "out" / "README.md").read_text(encoding="utf-8")
+    assert f"{done['report']['kl_divergence']:.3g}" in card
+    monkeypatch.setitem(verification.MAX_KL, "4-bit", 0.0)
+    failed = run("convert", openelm, "--output", tmp_path / "bad", "--bits", 4, "--verify")
+    assert (failed.code, failed.out) == (72, "")
+    assert [file.name for file in tmp_path.iterdir()] == ["out"]
+    assert run("convert", openelm, "--output", tmp_path / "plain").code == 0
+    assert "Not measured" in (tmp_path / "plain" / "README.md").read_text(encoding="utf-8")
 
 
 def test_convert_replaces_nothing_unless_forced(run: Run, openelm: Path, tmp_path: Path) -> None:

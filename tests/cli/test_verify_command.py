@@ -65,16 +65,16 @@ def test_a_program_reads_one_json_object(capsys: pytest.CaptureFixture[str], ope
     assert 0 < told["kl_divergence"] < told["bound"]
 
 
-def test_past_the_bound_it_exits_with_1_and_still_reports(
+def test_past_the_bound_it_exits_with_72_and_still_reports(
     capsys: pytest.CaptureFixture[str], openelm: Path, wrong: Path
 ) -> None:
     done = run(capsys, wrong, "--against", openelm, "--max-kl", "1e-5")
-    assert done.code == 1
+    assert done.code == 72
     assert done.out.endswith("FAILED\n")
     assert done.err == (f"elm-mlx: {wrong} differs from {openelm} by more than the bound. Convert it anew, with more "
                         "bits if it was quantized; --max-kl sets another bound.\n")  # fmt: skip
     failed = run(capsys, wrong, "--against", openelm, "--max-kl", "1e-5", "--json")
-    assert (failed.code, json.loads(failed.out)["passed"]) == (1, False)
+    assert (failed.code, json.loads(failed.out)["passed"]) == (72, False)
     assert run(capsys, wrong, "--against", openelm, "--max-kl", "100").code == 0
 
 
@@ -86,7 +86,7 @@ def test_no_number_is_null_in_json(capsys: pytest.CaptureFixture[str], openelm: 
     checkpoints.save(wrong, arrays | {"transformer.norm.weight": mx.full((64,), float("nan"))})
     done = run(capsys, wrong, "--against", openelm, "--json")
     told = json.loads(done.out, parse_constant=lambda constant: pytest.fail(f"{constant} is not JSON"))
-    assert (done.code, told["kl_divergence"], told["passed"]) == (1, None, False)
+    assert (done.code, told["kl_divergence"], told["passed"]) == (72, None, False)
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 
 import elm_mlx
 from elm_mlx.config import config_from_dict
-from elm_mlx.convert import convert, meta
+from elm_mlx.convert import convert, meta, pipeline
 from elm_mlx.convert.keymap import match
 from elm_mlx.convert.source import open_source
 from elm_mlx.convert.tensor import LazyTensor
@@ -256,7 +256,8 @@ def open_and_match(where: Path) -> None:
     match(opened.config, opened.family_layout, opened.tensors, where)
 
 
-def test_one_joined_tensor_is_in_memory_at_a_time(tmp_path: Path) -> None:
+def test_one_joined_tensor_is_in_memory_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pipeline, "AHEAD_BYTES", 0)
     params = META_PARAMS | {"dim": 512, "n_heads": 8, "n_layers": 6}
     raw = META | {"hidden_size": 512, "head_dim": 64, "num_hidden_layers": 6,
                   "intermediate_size": meta.ffn_dim(params, 512)}  # fmt: skip

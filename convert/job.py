@@ -1,0 +1,128 @@
+"""A conversion that has been checked and not begun: what it will do, and doing it."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from elm_mlx.arguments import Progress
+from elm_mlx.convert import pipeline, provenance
+from elm_mlx.convert.card import card
+from elm_mlx.convert.journal import Journal
+from elm_mlx.convert.keymap import Matched
+from elm_mlx.convert.layerwise import of_source, open_directory
+from elm_mlx.convert.source import Source
+from elm_mlx.convert.target import staged
+from elm_mlx.convert.tokenizer_files import TokenizerFiles
+from elm_mlx.convert.verify import Report, compare
+from elm_mlx.costs import gigabytes, parameter_count
+from elm_mlx.errors import DiskFull, VerificationFailed
+from elm_mlx.store.files import disk_errors, write_json
+
+BASE_BYTES = 200 * 2**20  # of memory beside the tensors
+MARGIN_BYTES = 64 * 2**20  # of disk beside the weights, for the tokenizer and the configuration
+
+
+@dataclass(frozen=True)
+class Conversion:
+    """What was written: `bytes` of weights, `bits_per_weight` over all parameters, `dropped` tensors of the
+    source that nothing reads (RoPE tables, the copy of a tied embedding, padding rows as NAME[32000:]), and the
+    `report` of the verification, if there was one."""
+
+    output: Path
+    family: str
+    layout: str
+    parameters: int
+    bytes: int
+    bits_per_weight: float
+    dropped: list[str]
+    report: Report | None = None
+
+
+@dataclass(frozen=True)
+class Job:
+    """A checkpoint that is open, what it becomes (`config` is the config.json to write), and where."""
+
+    source: Source
+    target: Path
+    matched: Matched
+    tokenizer: TokenizerFiles
+    config: dict[str, Any]
+    plan: pipeline.Plan
+    options: dict[str, Any]
+
+    @property
+    def dropped(self) -> list[str]:
+        """What of the source is left out."""
+        return self.source.dropped + self.matched.dropped
+
+    @property
+    def bits_per_weight(self) -> float:
+        """Bits of the output over all parameters."""
+        return 8 * self.plan.nbytes / parameter_count(self.source.config)
+
+    def describe(self) -> dict[str, Any]:
+        """What will be done, in plain JSON; `memory` is the most that it takes."""
+        largest = max(pipeline.elements(tensor) for tensor in self.matched.tensors.values())
+        return {
+            "source": str(self.source.where),
+            "layout": self.source.layout,
+            "family": self.source.config.family,
+            "parameters": parameter_count(self.source.config),
+            "tensors": self.matched.names,
+            "dropped": self.dropped,
+            "tokenizer": str(self.tokenizer.source),
+            "quantization": self.options["quantization"],
+            "dtype": self.options["dtype"],
+            "output": str(self.target),
+            "files": {file: sum(map(self.plan.size, names)) for file, names in self.plan.files.items()},
+            "bytes": self.plan.nbytes,
+            "bits_per_weight": self.bits_per_weight,
+            "memory": BASE_BYTES + 2 * 4 * largest,
+            "disk_free": shutil.disk_usage(standing(self.target)).free,
+        }
+
+    def run(self, force: bool, verified: bool, progress: Progress | None, verifying: Progress | None) -> Conversion:
+        """Writes the output; goes on where a run that was killed stopped. Raises as `elm_mlx.convert.convert`."""
+        with disk_errors(f"Writing {self.target}"), staged(self.target, force) as (folder, log):
+            journal = Journal(log, provenance.fingerprint(self.source, self.config, self.plan))
+            done = pipeline.resume(folder, self.plan, journal)
+            check_space(folder, self.plan.nbytes - sum(map(self.plan.size, done)))
+            self.tokenizer.write(folder)
+            write_json(folder / "config.json", self.config)
+            with provenance.of(self.source, self.tokenizer.source, self.options) as made:
+                pipeline.write(folder, self.plan, self.matched.tensors, done, journal, progress)
+                write_json(folder / "conversion.json", conversion := made())
+            report = self.verify(folder, verifying) if verified else None
+            text = card(self.source.config, conversion, self.plan.nbytes, report)
+            (folder / "README.md").write_text(text, encoding="utf-8")
+        config = self.source.config
+        return Conversion(
+            self.target, config.family, self.source.layout, parameter_count(config), self.plan.nbytes,
+            self.bits_per_weight, self.dropped, report,
+        )  # fmt: skip
+
+    def verify(self, folder: Path, progress: Progress | None) -> Report:
+        """How far what was written is from the source. Raises VerificationFailed past the bound."""
+        report = compare(open_directory(folder), of_source(self.source, self.matched), progress=progress)
+        if not report.passed:
+            raise VerificationFailed(
+                f"{self.target} would differ from {self.source.where} by {report.kl_divergence:.3g} nats per token, "
+                f"more than the {report.bound:g} that {report.stored} weights may cost, so it was not kept. Convert "
+                "with more bits, or without --verify and then compare by `elm-mlx verify`.")  # fmt: skip
+        return report
+
+
+def standing(path: Path) -> Path:
+    """The path, or what there is on the way to it."""
+    return path if path.exists() else standing(path.parent)
+
+
+def check_space(folder: Path, nbytes: int) -> None:
+    """Refuses before the first tensor what cannot end well."""
+    free = shutil.disk_usage(folder).free
+    if free < nbytes + MARGIN_BYTES:
+        raise DiskFull(f"The output takes {gigabytes(nbytes)} and {folder.parent} has {gigabytes(free)} free. Free "
+                       "some space, or name another --output.")  # fmt: skip
