@@ -77,6 +77,19 @@ def wait(target: Path) -> None:
         fcntl.flock(file, fcntl.LOCK_EX)
 
 
+def unfinished(folder: Path) -> list[Path]:
+    """The targets in a folder that killed runs left unfinished, or running ones have not finished."""
+    return sorted(file.with_name(file.name[1 : -len(".journal")]) for file in folder.glob(".*.journal"))
+
+
+def discard(target: Path) -> None:
+    """Removes what a killed run left of a target. Raises TargetExists while a run is at it."""
+    with locked(beside(target, "journal"), target):
+        put_back(target)
+        shutil.rmtree(beside(target, "partial"), ignore_errors=True)
+        beside(target, "journal").unlink()
+
+
 def refuse_unfit(target: Path) -> None:
     """A target is a directory that can be renamed, or nothing yet; never a file."""
     if target.is_symlink() or (target.exists() and not target.is_dir()):

@@ -7,6 +7,7 @@ import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -202,6 +203,46 @@ def test_convert_takes_a_name_and_finds_its_tokenizer(machine: Machine, hub: Fak
     assert f"{APPLE} at commit" in named.stderr
     assert well(machine.generate(str(work / "b"))).stdout
     assert not hub.requests
+
+
+@pytest.mark.parametrize(
+    ("options", "code"),
+    [
+        (("--bits", 4, "--mode", "mxfp4"), 2),
+        (("--max-shard-size", -1), 2),
+        (("--tokenizer", "nope"), 66),
+        (("--output", "/proc/elm-mlx/out"), 1),
+    ],
+)
+def test_convert_of_a_name_finds_its_own_mistakes_before_it_fetches(
+    machine: Machine, hub: FakeHub, options: tuple[object, ...], code: int, tmp_path: Path
+) -> None:
+    assert machine.run("convert", APPLE, *options, cwd=tmp_path).returncode == code
+    assert not hub.requests
+
+
+def test_what_a_killed_conversion_left_is_gone_on_with_or_removed(machine: Machine) -> None:
+    script = (
+        "import os, elm_mlx.convert.pipeline as p\n"
+        "right, seen = p.write_weight, []\n"
+        "def stop(*given):\n"
+        "    seen.append(1)\n"
+        "    len(seen) > 3 and os.kill(os.getpid(), 9)\n"
+        "    return right(*given)\n"
+        "p.write_weight = stop\n"
+    )
+    command = [sys.executable, "-c", script + PROGRAM, "pull", "openelm-450m"]
+    for _ in range(2):
+        killed = subprocess.run(command, env=machine.environment, capture_output=True, check=False)
+        assert killed.returncode == -signal.SIGKILL
+        left = [*(machine.home / "elm").rglob(".*.partial")]
+        assert left
+        well(machine.run("rm", "openelm-450m", "--yes"))
+        assert not [*(machine.home / "elm").rglob(".*")]
+    assert machine.run("rm", "openelm-450m", "--yes").returncode == 66
+    subprocess.run(command, env=machine.environment, capture_output=True, check=False)
+    well(machine.generate("openelm-450m"))
+    assert not [*(machine.home / "elm").rglob(".*")]
 
 
 def test_convert_of_a_gated_name_takes_the_original(machine: Machine, hub: FakeHub, tmp_path: Path) -> None:

@@ -15,6 +15,9 @@ from elm_mlx.cli.messages import quietable, say
 from elm_mlx.cli.progress import ProgressBar
 from elm_mlx.costs import gigabytes
 from elm_mlx.quantization import QUANTIZATION_MODES
+from elm_mlx.store import registry
+from elm_mlx.store.files import disk_errors
+from elm_mlx.store.registry import Known
 
 GROUPS = list(map(str, QUANTIZATION_MODES["affine"][1]))
 
@@ -64,10 +67,12 @@ def command(
 
     how: dict[str, Any] = {"bits": int(bits) if bits else None, "group_size": int(group_size) if group_size else None}
     quantization = requested_quantization(**how, mode=options["mode"])  # before anything is fetched
-    place, name, tokenizer = published(source)
-    if name and not output:
-        output = str(default_output(Path(name), quantization, options["dtype"]))
-    options["tokenizer"] = options["tokenizer"] or tokenizer
+    place = Path(source)
+    if not place.exists() and (name := repository_name(source)):
+        output = output or str(default_output(Path(name), quantization, options["dtype"]))
+        refuse_early(Path(output), force, options)
+        place, tokenizer = fetched(source)
+        options["tokenizer"] = options["tokenizer"] or tokenizer
     job = plan(place, output, **how, **options)
     if dry_run:
         show(job.describe(), as_json)
@@ -109,15 +114,36 @@ def show(planned: dict[str, Any], as_json: bool) -> None:
         click.echo(f"{name:<12} {value}")
 
 
-def published(source: str) -> tuple[Path, str | None, Path | None]:
-    """(where the checkpoint lies, a repository's short name, the tokenizer that it lacks) of a path or a name."""
+def repository_name(source: str) -> str | None:
+    """The short name of the repository that a name stands for; None for a path."""
+    named = registry.parse(source)
+    if isinstance(named, Path):
+        return None
+    return (named.original if isinstance(named, Known) else named.name).partition("/")[2]
+
+
+def refuse_early(target: Path, force: bool, options: dict[str, Any]) -> None:
+    """Refuses what cannot end well before anything large is fetched."""
+    from elm_mlx.convert import shard_bytes
+    from elm_mlx.convert.target import refuse_existing, refuse_unfit
+    from elm_mlx.convert.tokenizer_files import find
+
+    shard_bytes(options["max_shard_size"])
+    with disk_errors(f"{target} cannot be written"):
+        refuse_unfit(target)
+        refuse_existing(target, force)
+        target.parent.mkdir(parents=True, exist_ok=True)
+    if given := options["tokenizer"]:
+        find(Path(given), Path(given))
+
+
+def fetched(source: str) -> tuple[Path, Path | None]:
+    """(where the checkpoint lies, the tokenizer that it lacks) of a name."""
     from elm_mlx.locate import checkpoint
 
-    if Path(source).exists():
-        return Path(source), None, None
     with ProgressBar("Fetching", in_bytes=True) as bar:
         found, tokenizer = checkpoint(source, bar, say)
-    if not (found.repository and found.commit):
-        return found.path, None, None
+    assert found.repository  # as it is a name
+    assert found.commit
     say(f"{found.repository.name} at commit {found.commit[:12]}")
-    return found.path, found.repository.name.partition("/")[2], tokenizer
+    return found.path, tokenizer

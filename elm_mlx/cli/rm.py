@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 
 import click
 
 from elm_mlx.cli.messages import quietable, say
 from elm_mlx.errors import InvalidRequest, NotFound
 from elm_mlx.store import library, registry
+
+UNFINISHED = "what a stopped conversion left"
 
 
 @click.command()
@@ -17,18 +20,31 @@ from elm_mlx.store import library, registry
 @quietable
 def command(name: str, yes: bool) -> None:
     """Remove what elm-mlx made of NAME: its own copies alone, never the hub's cache or your directories."""
-    for copy in of_name(name):
+    from elm_mlx.convert.target import discard  # here, as --help needs no MLX
+
+    for place, what in found(name):
         if not yes and not sys.stdin.isatty():
             raise InvalidRequest("rm asks before it removes, and there is nobody to ask. Give --yes.")
-        if yes or click.confirm(f"Remove {copy.repository} {copy.variant} in {copy.path}?", err=True):
-            say(f"Removed {copy.path}: {library.remove(copy.path) / 1e6:,.1f} MB.")
-            if copy.variant == library.PUBLISHED:
-                say(f"What was fetched stays in the hub's cache until `hf cache rm model/{copy.repository}`.")
+        if not (yes or click.confirm(f"Remove {what} in {place}?", err=True)):
+            continue
+        if what == UNFINISHED:
+            discard(place)
+            say(f"Removed what was begun of {place}.")
+            continue
+        say(f"Removed {place}: {library.remove(place) / 1e6:,.1f} MB.")
+        if what.endswith(library.PUBLISHED):
+            say(f"What was fetched stays in the hub's cache until `hf cache rm model/{what.partition(' ')[0]}`.")
 
 
-def of_name(name: str) -> list[library.Copy]:
-    """Our copies of a model, of every commit unless one is named. Raises NotFound where there are none."""
-    if found := library.copies_of(registry.parse(name)):
-        return found
+def found(name: str) -> list[tuple[Path, str]]:
+    """Our copies of a model and what they are, of every commit unless one is named, and those not finished. Raises
+    NotFound where there are none."""
+    from elm_mlx.convert.target import unfinished
+
+    named = registry.parse(name)
+    whole = [(copy.path, f"{copy.repository} {copy.variant}") for copy in library.copies_of(named)]
+    begun = [(target, UNFINISHED) for folder in library.folders_of(named) for target in unfinished(folder)]
+    if whole or begun:
+        return whole + begun
     raise NotFound(f"elm-mlx keeps nothing of {name}; `elm-mlx list` shows what there is. What the hub's cache holds "
                    "is removed with `hf cache rm`.")  # fmt: skip

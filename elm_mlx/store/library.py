@@ -74,14 +74,21 @@ def describe(path: Path) -> Copy | None:
     return Copy(path, path.parent.name.replace("--", "/", 1), variant, commit)
 
 
-def copies_of(model: Known | Repository | Path) -> list[Copy]:
-    """Our copies of what is named, in every variant, and of every commit unless one is named."""
+def folders_of(model: Known | Repository | Path) -> list[Path]:
+    """Where our copies of what is named lie, if there are any."""
     if isinstance(model, Path):
         return []
-    wanted = [model.original, model.ready] if isinstance(model, Known) else [model.name]
-    lower = {name.lower() for name in wanted if name}
-    revision = "main" if isinstance(model, Known) else model.revision
-    return [copy for copy in copies() if copy.repository.lower() in lower and revision in ("main", copy.commit)]
+    named = [model.original, model.ready] if isinstance(model, Known) else [model.name]
+    lower = {name.replace("/", "--").lower() for name in named if name}
+    with reading(root()):
+        return [path for path in (root() / "models").glob("*") if path.name.lower() in lower and not path.is_symlink()]
+
+
+def copies_of(model: Known | Repository | Path) -> list[Copy]:
+    """Our copies of what is named, in every variant, and of every commit unless one is named."""
+    revision = model.revision if isinstance(model, Repository) else "main"
+    folders = folders_of(model)
+    return [copy for copy in copies() if copy.path.parent in folders and revision in ("main", copy.commit)]
 
 
 def find(repository: str, variant: str, commit: str | None = None) -> Path | None:
