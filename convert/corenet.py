@@ -72,7 +72,9 @@ def general_gpt(file: Path) -> dict[str, Any]:
         for key in ("model", "language_modeling", "general_gpt"):
             section = section.get(key) if isinstance(section, dict) else None
         items = section.items() if isinstance(section, dict) else ()
-        return {key: int(text) if isinstance(text, str) and text.isdecimal() else text for key, text in items}
+        # Texts alone: a list may stand for more than any memory holds, and comparing two such would never end.
+        texts = {str(key): text if isinstance(text, str) else type(text).__name__ for key, text in items}
+        return {key: int(text) if text.isdecimal() else text for key, text in texts.items()}
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise BadCheckpoint(f"{file} is no yaml that CoreNet reads ({type(error).__name__}). Fetch it again, or move "
                             "it away: the weights tell the architecture, too.") from error  # fmt: skip
