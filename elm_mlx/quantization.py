@@ -17,6 +17,10 @@ QUANTIZATION_MODES: dict[str, tuple[tuple[int, ...], tuple[int, ...]]] = {
     "nvfp4": ((4,), (16,)),
 }
 
+# recipe -> bits of the matrices that lose least, of most of them, and of those that lose most; affine, groups of 64.
+# convert.recipes says which are which.
+RECIPES: dict[str, tuple[int, int, int]] = {"mixed-2-4": (2, 3, 4), "mixed-3-5": (3, 4, 5), "mixed-4-6": (4, 5, 6)}
+
 
 @dataclass(frozen=True)
 class Quantization:

@@ -14,7 +14,7 @@ from elm_mlx.cli.find import BITS
 from elm_mlx.cli.messages import quietable, say
 from elm_mlx.cli.progress import ProgressBar
 from elm_mlx.costs import gigabytes
-from elm_mlx.quantization import QUANTIZATION_MODES
+from elm_mlx.quantization import QUANTIZATION_MODES, RECIPES
 from elm_mlx.store import registry
 from elm_mlx.store.files import disk_errors
 from elm_mlx.store.registry import Known
@@ -32,6 +32,7 @@ GROUPS = list(map(str, QUANTIZATION_MODES["affine"][1]))
 @click.option("--bits", type=BITS, help="Quantize to this many bits.")
 @click.option("--group-size", type=click.Choice(GROUPS), help="Weights that share a scale. Default: 64.")
 @click.option("--mode", type=click.Choice(list(QUANTIZATION_MODES)), help="How to quantize.")
+@click.option("--recipe", type=click.Choice(list(RECIPES)), help="More bits where they count, fewer elsewhere.")
 @click.option("--dtype", type=click.Choice(["bfloat16", "float16", "float32"]), default="bfloat16", show_default=True)
 @click.option(
     "--tokenizer",
@@ -60,16 +61,17 @@ def command(
 
     A name is one that `elm-mlx list` shows, or OWNER/NAME[@REVISION] of a repository, which is fetched if it is not
     on this machine; for OpenELM with its tokenizer. Reads OpenELM and Llama 3 checkpoints in the layouts of Hugging
-    Face, CoreNet, Meta and MLX, without torch and without running anything in them. Unquantized unless --bits or
-    --mode is given.
+    Face, CoreNet, Meta and MLX, without torch and without running anything in them. Unquantized unless --bits,
+    --mode or --recipe is given.
     """
-    from elm_mlx.convert import default_output, plan, requested_quantization  # here, as --help needs no MLX
+    from elm_mlx.convert import plan  # here, as --help needs no MLX
+    from elm_mlx.convert.form import Form
 
     how: dict[str, Any] = {"bits": int(bits) if bits else None, "group_size": int(group_size) if group_size else None}
-    quantization = requested_quantization(**how, mode=options["mode"])  # before anything is fetched
+    form = Form(**how, mode=options["mode"], recipe=options["recipe"], dtype=options["dtype"])
     place = Path(source)
     if not place.exists() and (name := repository_name(source)):
-        output = output or str(default_output(Path(name), quantization, options["dtype"]))
+        output = output or str(form.beside(Path(name)))
         refuse_early(Path(output), force, options)
         place, tokenizer = fetched(source)
         options["tokenizer"] = options["tokenizer"] or tokenizer

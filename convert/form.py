@@ -1,0 +1,77 @@
+"""How weights are to be stored, as a caller asks for it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import mlx.core as mx
+
+from elm_mlx.config import ModelConfig
+from elm_mlx.convert import recipes
+from elm_mlx.errors import InvalidRequest
+from elm_mlx.quantization import QUANTIZATION_MODES, RECIPES, Quantization
+
+DTYPES = {"bfloat16": mx.bfloat16, "float16": mx.float16, "float32": mx.float32}
+SHORT_NAMES = {"bfloat16": "bf16", "float16": "fp16", "float32": "fp32"}
+
+
+@dataclass(frozen=True)
+class Form:
+    """Plain in `dtype`, or quantized: to `bits` in groups of `group_size`, in another `mode`, or by a `recipe`.
+
+    Raises InvalidRequest for what MLX does not have, and for options that contradict or mean nothing.
+    """
+
+    bits: int | None = None
+    group_size: int | None = None
+    mode: str | None = None
+    recipe: str | None = None
+    dtype: str = "bfloat16"
+
+    def __post_init__(self) -> None:
+        """Refuses what has no meaning."""
+        affine_bits, affine_groups = QUANTIZATION_MODES["affine"]
+        known = (
+            ("dtype", self.dtype, list(DTYPES)),
+            ("mode", self.mode, [None, *QUANTIZATION_MODES]),
+            ("recipe", self.recipe, [None, *RECIPES]),
+            ("bits", self.bits, [None, *affine_bits]),
+            ("group_size", self.group_size, [None, *affine_groups]),
+        )
+        for name, value, values in known:
+            if value not in values:
+                allowed = ", ".join(str(one) for one in values if one is not None)
+                raise InvalidRequest(f"{name} is {value!r}; it is one of {allowed}.")
+        self._refuse_contradictions()
+
+    def _refuse_contradictions(self) -> None:
+        sized = (self.bits, self.group_size) != (None, None)
+        if self.recipe and (sized or self.mode):
+            raise InvalidRequest(f"--recipe {self.recipe} says how each matrix is stored; leave --bits, --group-size "
+                                 "and --mode out.")  # fmt: skip
+        if self.mode not in (None, "affine") and sized:
+            raise InvalidRequest(f"--mode {self.mode} fixes its bits and group size; leave --bits and --group-size "
+                                 "out.")  # fmt: skip
+        if self.group_size and not (self.bits or self.mode):
+            raise InvalidRequest("--group-size means nothing without --bits: nothing would be quantized.")
+
+    def quantization(self, config: ModelConfig) -> Quantization | None:
+        """The settings for a model; None for plain weights."""
+        return recipes.quantization(self.recipe, config) if self.recipe else self._uniform()
+
+    def _uniform(self) -> Quantization | None:
+        if self.mode not in (None, "affine"):
+            return Quantization.from_dict({"mode": self.mode})
+        if self.bits is None and self.mode is None:
+            return None
+        return Quantization.from_dict({"mode": "affine", "bits": self.bits, "group_size": self.group_size})
+
+    def beside(self, source: Path) -> Path:
+        """Where an output goes that nobody gave a place: OpenELM-270M -> OpenELM-270M-mlx-4bit."""
+        source, uniform = source.resolve(), self._uniform()
+        if self.recipe or not uniform:
+            kind = self.recipe or SHORT_NAMES[self.dtype]
+        else:
+            kind = f"{uniform.bits}bit" if uniform.mode == "affine" else uniform.mode
+        return source.with_name(f"{source.name}-mlx-{kind}")

@@ -1,0 +1,148 @@
+"""Mixed recipes put bits where the demo needs them, fit both families, and load in mlx-lm."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import checkpoints
+import mlx.core as mx
+import pytest
+
+import elm_mlx
+from elm_mlx.cli import run
+from elm_mlx.config import config_from_dict
+from elm_mlx.convert import Conversion, convert, recipes
+from elm_mlx.errors import InvalidRequest
+from elm_mlx.models.layers import QuantizedLinear
+from elm_mlx.quantization import RECIPES
+
+ROOT = Path(__file__).parents[2]
+DEMO = ROOT / "examples/demo_model/demo"
+DEEP = {  # 16 layers: two first ones, two last ones; groups of 64 divide every matrix
+    "openelm": checkpoints.OPENELM | {"num_transformer_layers": 16, "head_dim": 64, "ffn_dim_divisor": 64,
+                                      "num_gqa_groups": 1},
+    "llama": checkpoints.LLAMA | {"num_hidden_layers": 16, "hidden_size": 128, "head_dim": 32,
+                                  "num_attention_heads": 4},
+}  # fmt: skip
+HEADS = {"openelm": ["transformer.token_embeddings"], "llama": ["model.embed_tokens", "lm_head"]}
+LAYER = {"openelm": ["attn.qkv_proj", "attn.out_proj", "ffn.proj_1", "ffn.proj_2"],
+         "llama": [*(f"self_attn.{x}_proj" for x in "qkvo"), *(f"mlp.{x}_proj" for x in ("gate", "up", "down"))],
+}  # fmt: skip
+GATES = ("proj_1", "gate_proj", "up_proj")
+
+
+def bits_of(recipe: str, raw: dict[str, Any]) -> dict[str, int]:
+    """The bits that a recipe gives each matrix, by the end of its name: layers.3.mlp.up_proj, lm_head."""
+    config = config_from_dict(raw)
+    settings = recipes.quantization(recipe, config)
+    found = {name: settings.of(name, shape) for name, shape in config.weight_shapes().items()}
+    return {name.removesuffix(".weight"): how.bits for name, how in found.items() if how}
+
+
+def log_probabilities(directory: Path) -> mx.array:
+    """log p of every token after every prefix of two held-out stories: [tokens, V]."""
+    lm = elm_mlx.load(directory)
+    texts = (ROOT / "elm_mlx/demo/held_out.txt").read_text(encoding="utf-8").splitlines()[-2:]
+    logits = mx.concatenate([lm.logits(lm.tokenizer.encode(text)) for text in texts])
+    return logits - mx.logsumexp(logits, -1, keepdims=True)
+
+
+@pytest.fixture(scope="module")
+def exact(tmp_path_factory: pytest.TempPathFactory) -> mx.array:
+    """What the demo says in float32."""
+    return log_probabilities(convert(DEMO, tmp_path_factory.mktemp("exact") / "out", dtype="float32").output)
+
+
+@pytest.mark.parametrize("family", list(DEEP))
+def test_a_recipe_gives_most_bits_to_the_head_and_the_edges_and_fewest_to_the_gates_between(family: str) -> None:
+    stem = {"openelm": "transformer", "llama": "model"}[family]
+    expected = dict.fromkeys(HEADS[family], 5)
+    for layer in range(16):
+        for name in LAYER[family]:
+            is_gate = name.endswith(GATES)
+            bits = 5 if layer < 2 else (4 if is_gate else 5) if layer >= 14 else (3 if is_gate else 4)
+            expected[f"{stem}.layers.{layer}.{name}"] = bits
+    assert bits_of("mixed-3-5", DEEP[family]) == expected
+
+
+@pytest.mark.parametrize("recipe", list(RECIPES))
+def test_a_recipe_is_smaller_than_uniform_and_loses_less_on_the_demo(
+    recipe: str, exact: mx.array, tmp_path: Path
+) -> None:
+    mixed = convert(DEMO, tmp_path / "mixed", recipe=recipe)
+    uniform = convert(DEMO, tmp_path / "uniform", bits=RECIPES[recipe][1])
+    assert mixed.bits_per_weight < uniform.bits_per_weight
+    stored = [log_probabilities(done.output) for done in (mixed, uniform)]
+    lost = [float((mx.exp(exact) * (exact - q)).sum(-1).mean()) for q in stored]
+    assert lost[0] < 0.8 * lost[1]
+
+
+@pytest.mark.parametrize("family", list(DEEP))
+@pytest.mark.parametrize("recipe", list(RECIPES))
+def test_mlx_lm_loads_a_mixed_model_with_equal_logits(family: str, recipe: str, tmp_path: Path) -> None:
+    from mlx_lm.utils import load_model
+
+    source = checkpoints.write(tmp_path / "source", DEEP[family])
+    output = convert(source, tmp_path / "out", recipe=recipe, dtype="float32").output
+    theirs, _ = load_model(output)
+    ids = checkpoints.prompt(40)
+    expected = theirs(mx.array([ids]))[0]
+    ours = elm_mlx.load(output, cpu_policy="plain").logits(ids)
+    assert float(mx.abs(ours - expected).max()) <= 1e-4 * float(mx.abs(expected).max())
+
+
+@pytest.mark.parametrize("name", ["openelm", "llama-3.1"])
+def test_rows_that_no_group_divides_are_left_out_of_the_settings(name: str, tmp_path: Path) -> None:
+    """mlx-lm demands the scales of every weight that config.json names."""
+    from mlx_lm.utils import load_model
+
+    source = checkpoints.write(tmp_path / "source", checkpoints.CONFIGS[name])
+    done = convert(source, tmp_path / "out", recipe="mixed-2-4", dtype="float32")
+    named = json.loads((done.output / "config.json").read_text(encoding="utf-8"))["quantization"]
+    stored: Any = mx.load(str(done.output / "model.safetensors"))
+    plain = {key.removesuffix(".weight") for key in stored} - {key.removesuffix(".scales") for key in stored}
+    assert not plain & named.keys()
+    load_model(done.output)
+
+
+def test_bits_per_weight_are_those_of_the_files(tmp_path: Path) -> None:
+    done: Conversion = convert(DEMO, tmp_path / "out", recipe="mixed-3-5")
+    stored: Any = mx.load(str(done.output / "model.safetensors"))
+    nbytes = sum(array.nbytes for array in stored.values())
+    assert (done.bytes, done.bits_per_weight) == (nbytes, 8 * nbytes / done.parameters)
+    assert elm_mlx.info(done.output).bits_per_weight == done.bits_per_weight
+    assert 4.3 < done.bits_per_weight < 4.6
+
+
+def test_a_mixed_llama_keeps_its_fused_products(tmp_path: Path) -> None:
+    source = checkpoints.write(tmp_path / "source", DEEP["llama"])
+    model = elm_mlx.load(convert(source, tmp_path / "out", recipe="mixed-2-4").output, cpu_policy="plain").model
+    for block in model.blocks:
+        assert isinstance(block.attn.qkv, QuantizedLinear)  # type: ignore[attr-defined]
+        assert isinstance(block.ffn.gate_up, QuantizedLinear)
+
+
+def test_the_default_output_carries_the_recipe_and_info_its_bits(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    source = checkpoints.write(tmp_path / "OpenELM-270M", checkpoints.CONFIGS["openelm"])
+    assert convert(source, recipe="mixed-4-6").output == tmp_path / "OpenELM-270M-mlx-mixed-4-6"
+    shutil.rmtree(tmp_path / "OpenELM-270M-mlx-mixed-4-6")
+    assert run(["convert", str(source), "--recipe", "mixed-4-6"]) == 0
+    assert run(["info", str(tmp_path / "OpenELM-270M-mlx-mixed-4-6")]) == 0
+    assert "affine 4- to 6-bit in groups of 64" in capfd.readouterr().out
+
+
+@pytest.mark.parametrize("other", [{"bits": 4}, {"group_size": 32}, {"mode": "mxfp4"}])
+def test_a_recipe_excludes_what_it_decides_itself(openelm: Path, tmp_path: Path, other: dict[str, Any]) -> None:
+    with pytest.raises(InvalidRequest, match="mixed-3-5 says how each matrix is stored"):
+        convert(openelm, tmp_path / "out", recipe="mixed-3-5", **other)
+
+
+@pytest.mark.parametrize("name", ["mixed_2_6", "", []])
+def test_an_unknown_recipe_is_refused_with_those_there_are(openelm: Path, tmp_path: Path, name: Any) -> None:
+    with pytest.raises(InvalidRequest, match="mixed-2-4, mixed-3-5, mixed-4-6"):
+        convert(openelm, tmp_path / "out", recipe=name)
