@@ -44,6 +44,7 @@ Against its source over {tokens:,} tokens, both computed in float32 (`elm-mlx ve
 
 | | |
 |---|---|
+| weights | each the source's, rounded as it is stored, bit for bit |
 | KL divergence, nats per token | {kl_divergence:.3g} (bound {bound:g}) |
 | perplexity | {perplexity:.4g}, of the source {source_perplexity:.4g} |
 | same likeliest token | {same_top:.2%} |

@@ -107,6 +107,10 @@ class Job:
     def verify(self, folder: Path, progress: Progress | None) -> Report:
         """How far what was written is from the source. Raises VerificationFailed past the bound."""
         report = compare(open_directory(folder), of_source(self.source, self.matched), progress=progress)
+        if report.altered:
+            raise VerificationFailed(f"{self.target} would have other weights than {self.source.where}: "
+                                     f"{', '.join(report.altered[:5])}. That is a fault of elm-mlx or of this machine; "
+                                     "please report it.")  # fmt: skip
         if not report.passed:
             raise VerificationFailed(
                 f"{self.target} would differ from {self.source.where} by {report.kl_divergence:.3g} nats per token, "

@@ -6,8 +6,8 @@ It computes in float32 with the weights as they are stored, quantized ones expan
 from __future__ import annotations
 
 from collections import UserDict
-from collections.abc import Callable, MutableMapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, MutableMapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ import mlx.core as mx
 from elm_mlx.config import ModelConfig
 from elm_mlx.convert.keymap import Matched, match
 from elm_mlx.convert.source import Source, open_source
+from elm_mlx.convert.tensor import LazyTensor
 from elm_mlx.models import MODELS
 from elm_mlx.models.layers import Matrix, Parameters
 from elm_mlx.quantization import Quantization
@@ -26,13 +27,16 @@ from elm_mlx.store.quantize import expand
 @dataclass(frozen=True)
 class OnDisk:
     """A model on disk: how it is quantized, the type of its floats, and `tensors()`, its weights anew by name, plain
-    and none of them read yet."""
+    and none of them read yet; of an MLX directory `stored()`, the same as they lie there, and of any other source
+    `originals`."""
 
     where: Path
     config: ModelConfig
     quantization: Quantization | None
     dtype: mx.Dtype
     tensors: Callable[[], MutableMapping[str, mx.array]]
+    stored: Callable[[], MutableMapping[str, mx.array]] = dict
+    originals: Mapping[str, LazyTensor] = field(default_factory=dict)
 
     def hidden(self, windows: Sequence[Sequence[int]], step: Callable[[], None]) -> mx.array:
         """The normalised states [N, E] of all positions of the windows of ids; `step` is called after each layer."""
@@ -69,11 +73,13 @@ def open_directory(where: Path) -> OnDisk:
     arrays, _ = load_arrays(where, config)
     how = config.quantization if any(name.endswith(".scales") for name in arrays) else None
 
-    def tensors() -> dict[str, mx.array]:
-        stored, _ = load_arrays(where, config)
-        return expand(stored, how, mx.float32) if how else stored
+    def stored() -> dict[str, mx.array]:
+        return load_arrays(where, config)[0]
 
-    return OnDisk(where, config, how, stored_dtype(arrays, config), tensors)
+    def tensors() -> dict[str, mx.array]:
+        return expand(stored(), how, mx.float32) if how else stored()
+
+    return OnDisk(where, config, how, stored_dtype(arrays, config), tensors, stored)
 
 
 def open_original(where: Path) -> OnDisk:
@@ -86,4 +92,4 @@ def of_source(source: Source, matched: Matched) -> OnDisk:
     """The model of a checkpoint that is open; one that is quantized is expanded as it is read."""
     tensors = matched.tensors
     dtype = tensors[source.config.embedding_name].dtype
-    return OnDisk(source.where, source.config, None, dtype, lambda: Unread(tensors))
+    return OnDisk(source.where, source.config, None, dtype, lambda: Unread(tensors), originals=tensors)

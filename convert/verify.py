@@ -17,6 +17,7 @@ import numpy as np
 
 from elm_mlx.arguments import Progress, real, whole
 from elm_mlx.convert.layerwise import OnDisk, open_directory, open_original
+from elm_mlx.convert.rounding import altered
 from elm_mlx.errors import BadCheckpoint, InvalidRequest, NotFound
 from elm_mlx.store.files import reading
 from elm_mlx.store.load import load_tokenizer
@@ -50,7 +51,8 @@ class Report:
 
     `max_difference` is between logits, `relative_difference` the same over the source's largest; `kl_divergence` the
     mean of KL(source || converted) in nats; `same_top` the share of positions with the same likeliest token; `bound`
-    the divergence allowed for weights `stored` this way.
+    the divergence allowed for weights `stored` this way; `altered` names the weights that are not the source's rounded
+    that way, bit for bit, as a conversion of ours has none and learned quantization many.
     """
 
     converted: Path
@@ -64,6 +66,7 @@ class Report:
     source_perplexity: float
     stored: str
     bound: float
+    altered: list[str]
 
     @property
     def passed(self) -> bool:
@@ -119,7 +122,7 @@ def compare(
     targets = mx.array([token for window in windows for token in window[1:]])
     table = compared(ours, theirs, ours.hidden(inputs, step), theirs.hidden(inputs, step), targets)
     step()
-    return report(ours, theirs, table, max_kl)
+    return report(ours, theirs, table, max_kl, altered(ours.stored(), ours.quantization, ours.dtype, theirs.originals))
 
 
 def check_pair(ours: OnDisk, theirs: OnDisk) -> None:
@@ -191,7 +194,7 @@ def stored_as(ours: OnDisk, theirs: OnDisk) -> str:
     return "exact" if ours.dtype in (mx.float32, theirs.dtype) else str(ours.dtype).removeprefix("mlx.core.")
 
 
-def report(ours: OnDisk, theirs: OnDisk, table: np.ndarray, max_kl: float | None) -> Report:
+def report(ours: OnDisk, theirs: OnDisk, table: np.ndarray, max_kl: float | None, changed: list[str]) -> Report:
     """The figures of every position as one of each."""
     (difference, largest, *_), mean = table.max(axis=1), table.mean(axis=1, dtype=np.float64)
     stored = stored_as(ours, theirs)
@@ -207,6 +210,7 @@ def report(ours: OnDisk, theirs: OnDisk, table: np.ndarray, max_kl: float | None
         source_perplexity=perplexity(mean[5]),
         stored=stored,
         bound=MAX_KL[stored] if max_kl is None else float(max_kl),
+        altered=changed,
     )
 
 

@@ -58,12 +58,21 @@ def finite(value: object) -> object:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
+def weights(altered: list[str]) -> str:
+    """Whether they are the source's."""
+    if not altered:
+        return "each is the source's, rounded as it is stored, bit for bit"
+    more = f" and {len(altered) - 3} more" if len(altered) > 3 else ""
+    return f"not the source's as they round: {', '.join(altered[:3])}{more}"
+
+
 def rows(done: Report) -> dict[str, str]:
     """The report as a person reads it."""
     return {
         "converted": str(done.converted),
         "source": str(done.source),
         "computed in": "float32, from the weights as they are stored",
+        "weights": weights(done.altered),
         "tokens": f"{done.tokens:,}",
         "logits": f"differ by up to {done.max_difference:.3g}, {done.relative_difference:.2g} of the largest",
         "KL divergence": f"{done.kl_divergence:.3g} nats per token, of the converted model from the source",

@@ -60,7 +60,8 @@ def test_a_program_reads_one_json_object(capsys: pytest.CaptureFixture[str], ope
     assert (done.code, done.out.count("\n")) == (0, 1)
     told: dict[str, Any] = json.loads(done.out)
     assert list(told) == ["converted", "source", "tokens", "max_difference", "relative_difference", "kl_divergence",
-                          "same_top", "perplexity", "source_perplexity", "stored", "bound", "passed"]  # fmt: skip
+                          "same_top", "perplexity", "source_perplexity", "stored", "bound", "altered",
+                          "passed"]  # fmt: skip
     assert (told["tokens"], told["stored"], told["bound"], told["passed"]) == (64, "bfloat16", MAX_KL["bfloat16"], True)
     assert 0 < told["kl_divergence"] < told["bound"]
 

@@ -4,6 +4,7 @@ two loaded models give."""
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -108,6 +109,37 @@ def test_of_several_settings_the_coarsest_counts(openelm: Path) -> None:
     assert stored_as(replace(model, quantization=mixed), model) == "3-bit"
     half, single = replace(model, dtype=mx.float16), model
     assert [stored_as(*pair) for pair in ((half, single), (single, half), (half, half))] == ["float16", *["exact"] * 2]
+
+
+@pytest.mark.parametrize(
+    "how",
+    [
+        {},
+        {"dtype": "float16"},
+        {"bits": 2},
+        {"bits": 4, "dtype": "float16"},
+        {"mode": "mxfp4"},
+        {"recipe": "mixed-3-5"},
+    ],
+    ids=str,
+)
+def test_no_weight_of_a_conversion_is_altered(tmp_path: Path, how: dict[str, Any]) -> None:
+    source = checkpoints.write(tmp_path / "source", WIDE)
+    assert verify(convert(source, tmp_path / "out", **how).output, source, tokens=TOKENS).altered == []
+
+
+def test_two_layers_that_change_places_are_seen_at_any_bits(tmp_path: Path) -> None:
+    source = checkpoints.write(tmp_path / "source", WIDE)
+    output = convert(source, tmp_path / "out", bits=2).output
+    arrays = mx.load(str(output / "model.safetensors"))
+    assert isinstance(arrays, dict)
+    swap = {"layers.0.": "layers.1.", "layers.1.": "layers.0."}
+    moved = {re.sub(r"layers\.[01]\.", lambda found: swap[found[0]], name): array for name, array in arrays.items()}
+    assert {name: array.shape for name, array in moved.items()} == {name: a.shape for name, a in arrays.items()}
+    mx.save_safetensors(str(output / "model.safetensors"), moved, {"format": "mlx"})
+    report = verify(output, source, tokens=TOKENS)
+    assert report.altered
+    assert all(re.search(r"layers\.[01]\.", name) for name in report.altered)
 
 
 def test_windows_are_no_longer_than_the_context(tmp_path: Path) -> None:
