@@ -1,11 +1,14 @@
-"""Read, cast, quantize, write: a few tensors in memory at a time, and never two large ones."""
+"""Read, cast, quantize, write: some rows of the source in memory at a time, and one weight as it is stored."""
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import groupby
 from math import prod
+from operator import attrgetter
 from pathlib import Path
 
 import mlx.core as mx
@@ -20,11 +23,7 @@ from elm_mlx.store.files import write_json
 from elm_mlx.store.quantize import parts, quantize
 from elm_mlx.store.weights import Entry, Writer, file_head
 
-AHEAD_BYTES = 64 * 2**20  # of source, beyond the largest tensor, that is worked on while another is written
-CACHE_BYTES = 64 * 2**20
-
-Parts = dict[str, mx.array]
-"""Rows of a weight by the tensors that it is stored as."""
+AHEAD_BYTES = CACHE_BYTES = 48 * 2**20  # small beside the 200 MB that a conversion may take over its tensors
 
 
 @dataclass(frozen=True)
@@ -58,6 +57,21 @@ class Plan:
     def entries(self, names: list[str]) -> dict[str, Entry]:
         """What the file of these weights holds."""
         return {part: entry for name in names for part, entry in self.stored[name].items()}
+
+
+@dataclass(frozen=True)
+class Block:
+    """Rows of a weight, by the tensors that they are stored as; `nbytes` is what they take at their source."""
+
+    name: str
+    nbytes: int
+    parts: dict[str, mx.array]
+
+    def wait(self) -> Block:
+        """Itself, once it is computed; mx.eval would wait for all that MLX has been given to do."""
+        for array in self.parts.values():
+            memoryview(array)  # type: ignore[arg-type]
+        return self
 
 
 def plan(config: ModelConfig, quantization: Quantization | None, dtype: mx.Dtype, shard_bytes: int) -> Plan:
@@ -120,13 +134,15 @@ def write(
     sizes = {name: source_bytes(tensor) for name, tensor in tensors.items()}
     reached, total = sum(sizes[name] for name in done), sum(sizes.values())
     places: dict[str, str] = {}
-    weights = converting(plan, {name: tensors[name] for name in plan.stored if name not in done})
+    pending = {name: tensors[name] for name in plan.stored if name not in done}
+    weights = groupby(converting(plan, pending), key=attrgetter("name"))
     for file, names in plan.files.items():
         entries, left = plan.entries(names), [name for name in names if name not in done]
         places |= dict.fromkeys(entries, file)
         with small_cache(), Writer(folder / file, entries, len(entries) - len(plan.entries(left))) as writer:
             for name in left:
-                journal.add(name, write_weight(writer, next(weights)))
+                _, blocks = next(weights)
+                journal.add(name, write_weight(writer, list(blocks)))
                 reached += sizes[name]
                 if progress:
                     progress(reached, total)
@@ -144,36 +160,31 @@ def small_cache() -> Iterator[None]:
         mx.set_cache_limit(before)
 
 
-def write_weight(writer: Writer, blocks: list[Parts]) -> str:
-    """Appends what a weight is stored as, given in blocks of its rows; the checksum of its bytes."""
-    written = (writer.write(part, *(block[part] for block in blocks)) for part in blocks[0])
+def write_weight(writer: Writer, blocks: list[Block]) -> str:
+    """Appends a weight, part by part; the checksum of its bytes."""
+    written = (writer.write(part, *(block.parts[part] for block in blocks)) for part in blocks[0].parts)
     return checksum(data for part in written for data in part)
 
 
-def converting(plan: Plan, tensors: dict[str, LazyTensor]) -> Iterator[list[Parts]]:
-    """Each weight as it is stored. While the caller writes one, MLX works on the next ones already: as many as are no
-    larger together, at their source, than the largest of all and AHEAD_BYTES."""
-    sizes = {name: source_bytes(tensor) for name, tensor in tensors.items()}
-    limit = max(sizes.values(), default=0) + AHEAD_BYTES
-    started: dict[str, list[Parts]] = {}
+def converting(plan: Plan, tensors: dict[str, LazyTensor]) -> Iterator[Block]:
+    """The weights block after block, each done; while the caller has one MLX works on AHEAD_BYTES of those after it."""
+    running: deque[Block] = deque()
     for name, tensor in tensors.items():
-        while started and sum(sizes[other] for other in started) + sizes[name] > limit:
-            yield started.pop(next(iter(started)))
-        started[name] = converted(name, tensor, plan)
-    while started:
-        yield started.pop(next(iter(started)))
+        for rows in tensor.blocks():
+            running.append(Block(name, rows.nbytes, converted(name, rows, plan)))
+            mx.async_eval(*running[-1].parts.values())
+            while sum(block.nbytes for block in running) > AHEAD_BYTES:
+                yield running.popleft().wait()
+    while running:
+        yield running.popleft().wait()
 
 
-def converted(name: str, tensor: LazyTensor, plan: Plan) -> list[Parts]:
-    """One weight as it is stored, in blocks of its rows that MLX has begun to work on."""
-    begun = []
-    for weight in tensor.blocks():
-        cast = weight.astype(plan.dtype)
-        if plan.dtype == mx.float16 and bool(mx.any(mx.isinf(cast) & ~mx.isinf(weight))):
-            raise BadCheckpoint(f"{name} has values above 65504, which float16 cannot hold. Use --dtype bfloat16.")
-        begun.append(quantize(name, cast, plan.settings[name]))
-        mx.async_eval(*begun[-1].values())
-    return begun
+def converted(name: str, rows: mx.array, plan: Plan) -> dict[str, mx.array]:
+    """Rows of one weight as they are stored: cast, then quantized where the plan says so."""
+    cast = rows.astype(plan.dtype)
+    if plan.dtype == mx.float16 and bool(mx.any(mx.isinf(cast) & ~mx.isinf(rows))):
+        raise BadCheckpoint(f"{name} has values above 65504, which float16 cannot hold. Use --dtype bfloat16.")
+    return quantize(name, cast, plan.settings[name])
 
 
 def elements(tensor: LazyTensor) -> int:
