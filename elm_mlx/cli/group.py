@@ -31,6 +31,9 @@ GROUPS = {
         "convert": "Convert a checkpoint to MLX.",
         "verify": "Compare a converted model with its source.",
     },
+    "Measure": {
+        "bench": "Measure how fast a model runs here.",
+    },
     "Help": {
         "doctor": "Say what is installed, what is slow and what to do.",
         "completion": "Print the completion of a shell.",

@@ -1,0 +1,72 @@
+"""What is measured: tests named as llama-bench names them, over token ids decided before."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from elm_mlx.config import ModelConfig
+from elm_mlx.errors import InvalidRequest, PromptTooLong
+
+PROMPT, DECODE, FIRST = "pp", "tg", "ttft"
+FIRST_PROMPT = 16  # tokens of the prompt whose first answer is waited for
+
+
+@dataclass(frozen=True)
+class Case:
+    """One test: `kind` pp reads a prompt of `tokens`, tg decodes `tokens`, ttft waits for the first token after a
+    prompt of `tokens`; each with `depth` tokens in the cache before."""
+
+    kind: str
+    tokens: int
+    depth: int = 0
+
+    @property
+    def name(self) -> str:
+        """pp512, tg128, tg128 @ d2048."""
+        return f"{self.kind}{self.tokens}" + (f" @ d{self.depth}" if self.depth else "")
+
+    @property
+    def before(self) -> int:
+        """How many ids are in the cache when the clock starts; decoding begins with one at least."""
+        return max(self.depth, 1) if self.kind == DECODE else self.depth
+
+    @property
+    def positions(self) -> int:
+        """How many positions of the context it takes."""
+        return self.before + self.tokens + (self.kind == FIRST)
+
+    def token_ids(self, vocab_size: int) -> list[int]:
+        """The ids it runs over, `positions` of them, always the same."""
+        return random.Random(0).choices(range(vocab_size), k=self.positions)
+
+
+class Sample(NamedTuple):
+    """One run of a test: its time, and the highest that MLX's allocator reached in it."""
+
+    seconds: float
+    peak_bytes: int
+
+
+def cases(prompts: Iterable[int], generations: Iterable[int], depths: Iterable[int]) -> list[Case]:
+    """The first token, then every prompt and every generation at every depth; those of 0 tokens are left out.
+
+    Raises InvalidRequest for numbers below 0, and where nothing is left.
+    """
+    kinds = {PROMPT: list(prompts), DECODE: list(generations)}
+    found = [Case(kind, n, depth) for depth in depths for kind, counts in kinds.items() for n in counts if n]
+    if wrong := [case.name for case in found if case.tokens < 0 or case.depth < 0]:
+        raise InvalidRequest(f"{', '.join(wrong)}: there is no test of fewer than 0 tokens. Give 1 or more.")
+    if not found:
+        raise InvalidRequest("There is nothing to measure: give -p or -n a number above 0, and -d one depth at least.")
+    return [Case(FIRST, FIRST_PROMPT), *dict.fromkeys(found)]
+
+
+def check_context(tests: Iterable[Case], config: ModelConfig) -> None:
+    """Raises PromptTooLong for a test that the model's context has no room for."""
+    for case in tests:
+        if case.positions > config.context_length:
+            raise PromptTooLong(f"{case.name} takes {case.positions} positions, and the model's context has "
+                                f"{config.context_length}. Take fewer with -p, -n or -d.")  # fmt: skip

@@ -1,0 +1,85 @@
+"""What the figures belong to: the machine, the software, the model."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import platform
+from collections.abc import Iterator
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+
+import elm_mlx
+from elm_mlx import LanguageModel, machine
+from elm_mlx.bench.cases import DECODE, Case
+from elm_mlx.costs import kv_bytes_per_token
+from elm_mlx.store.weights import DTYPE_NAMES, read_header, safetensors_files
+
+
+def machine_facts() -> dict[str, Any]:
+    """Chip, cores, memory, system, and the BLAS of MLX's CPU backend; nothing that names whose machine it is."""
+    return {
+        "device": machine.backend(),
+        "cores": os.cpu_count(),
+        "memory_bytes": machine.total_memory(),
+        "system": platform.platform(),
+        "blas": elm_mlx.fast_blas() or "MLX's own",
+    }
+
+
+def software_facts() -> dict[str, str]:
+    """Versions by name."""
+    packages = {name: version(name) for name in ("mlx", "numpy")}
+    return {"elm-mlx": elm_mlx.__version__, **packages, "python": platform.python_version()}
+
+
+def model_facts(name: str, lm: LanguageModel) -> dict[str, Any]:
+    """What is known of a loaded model, and the type it computes in."""
+    info = elm_mlx.info(lm.directory)
+    stored = f"{info.quantization['bits']}-bit" if info.quantization else info.dtype
+    return {
+        "name": name,
+        "family": info.family,
+        "parameters": info.parameters,
+        "stored_as": stored,
+        "bits_per_weight": info.bits_per_weight,
+        "weight_bytes": info.weight_bytes,
+        "fingerprint": fingerprint(lm.directory),
+        "computed_in": str(lm.model.dtype).removeprefix("mlx.core."),
+    }
+
+
+def fingerprint(directory: Path) -> str:
+    """SHA-256 of every weight file's name and size and of its tensors' names, types and shapes; not of their data, so
+    that a model of any size has one at once, and the same random shape everywhere the same."""
+    digest = hashlib.sha256()
+    for file in sorted(safetensors_files(directory)):
+        digest.update(f"{file} {(directory / file).stat().st_size}\n".encode())
+        for name, entry in sorted(read_header(directory / file).items()):
+            digest.update(f"{name} {DTYPE_NAMES[entry.dtype]} {entry.shape}\n".encode())
+    return digest.hexdigest()
+
+
+def bytes_per_token(lm: LanguageModel, case: Case) -> int | None:
+    """Bytes that a decode step of `case` reads: every weight as it lies in memory, but for the rows of an embedding
+    that is no head, and the keys and values held on the average."""
+    if case.kind != DECODE:
+        return None
+    weights = {id(array): array.nbytes for array in arrays_of(lm.model)}
+    looked_up = [] if lm.config.tied else list(arrays_of(lm.model.embedding))
+    cache = kv_bytes_per_token(lm.config, 8 * lm.model.dtype.size) * (case.before + case.tokens // 2)
+    return sum(weights.values()) - sum(array.nbytes for array in looked_up) + cache
+
+
+def arrays_of(part: object) -> Iterator[mx.array]:
+    """The arrays that a model or a part of it holds, wherever they hang."""
+    if isinstance(part, mx.array):
+        yield part
+    elif isinstance(part, list | tuple):
+        for item in part:
+            yield from arrays_of(item)
+    elif type(part).__module__.startswith("elm_mlx.models"):
+        yield from arrays_of(list(vars(part).values()))

@@ -1,0 +1,109 @@
+"""A model, its tests and their samples, to one JSON-ready report; with mlx-lm both programs take turns."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import elm_mlx
+from elm_mlx.arguments import Progress
+from elm_mlx.bench.bandwidth import bandwidth
+from elm_mlx.bench.cases import FIRST, FIRST_PROMPT, Case, check_context
+from elm_mlx.bench.clock import sample
+from elm_mlx.bench.facts import bytes_per_token, machine_facts, model_facts, software_facts
+from elm_mlx.bench.ours import Ours
+from elm_mlx.bench.peer import Peer
+from elm_mlx.bench.report import PEER, Round, case_report
+from elm_mlx.engine.sampling import Sampler, Sampling
+from elm_mlx.errors import ElmError
+from elm_mlx.store.load import read_config
+
+SCHEMA = "elm-mlx bench 1"
+JUDGED = 32  # greedy tokens that both programs are asked for
+BOUND = 0.01  # docs/numerics.md: mlx-lm's logit of our token below its best, in 16 bits and quantized
+PAUSE_S = 0.25  # between two programs: the threads of Intel's OpenMP go on spinning for 0.2 s
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What to measure of every model. `cpu_policy` as `elm_mlx.load` takes it; None is "auto", and "plain" beside
+    mlx-lm, so that both compute as stored."""
+
+    tests: Sequence[Case]
+    repetitions: int = 5
+    cpu_policy: str | None = None
+    compare: bool = False
+    force: bool = False
+
+
+def bench(models: Iterable[tuple[str, Path]], plan: Plan, progress: Progress | None = None) -> dict[str, Any]:
+    """The report on every (name, directory): facts of the machine, and of each model every sample of every test.
+
+    `progress` hears (runs done, runs in all) of each model. Raises PromptTooLong for a test that a model's context has
+    no room for, ElmError where mlx-lm fails or says something else, and what `elm_mlx.load` raises.
+    """
+    machine = machine_facts() | {"read": bandwidth()}
+    measured = [model_report(name, directory, plan, machine["read"]["bytes_per_s"], progress or (lambda *_: None))
+                for name, directory in models]  # fmt: skip
+    return {
+        "schema": SCHEMA,
+        "machine": machine,
+        "software": software_facts(),
+        "repetitions": plan.repetitions,
+        "models": measured,
+    }
+
+
+def model_report(name: str, directory: Path, plan: Plan, read: float, progress: Progress) -> dict[str, Any]:
+    """One model's facts and tests; `read` is the machine's bandwidth in bytes a second."""
+    check_context(plan.tests, read_config(directory))
+    policy = plan.cpu_policy or ("plain" if plan.compare else "auto")
+    lm, load_s = loaded(directory, policy, plan.force)
+    facts = model_facts(name, lm) | {"cpu_policy": policy, "notice": lm.notice, "load_s": load_s}
+    ours, tests, done = Ours(lm), [], 0
+    with Peer(directory) if plan.compare else nullcontext() as peer:
+        said = peer.facts | judgement(ours, peer, facts, lm.config.vocab_size) if peer else None
+        for case in plan.tests:
+            rounds = []
+            for _ in range(1 + plan.repetitions):
+                rounds.append(one_round(ours, peer, case, case.token_ids(lm.config.vocab_size)))
+                progress(done := done + 1, len(plan.tests) * (1 + plan.repetitions))
+            tests.append(case_report(case, rounds[1:], bytes_per_token(lm, case), read))  # the first warmed up
+    return facts | {PEER: said, "tests": tests}
+
+
+def loaded(directory: Path, policy: str, force: bool) -> tuple[elm_mlx.LanguageModel, float]:
+    """The model, and the seconds of loading it a second time, when its files are in memory already."""
+    elm_mlx.load(directory, cpu_policy=policy, force=force)
+    begun = time.perf_counter()
+    lm = elm_mlx.load(directory, cpu_policy=policy, force=force)
+    return lm, time.perf_counter() - begun
+
+
+def one_round(ours: Ours, peer: Peer | None, case: Case, ids: list[int]) -> Round:
+    """One run of ours and, where there is a peer, one of theirs, neither disturbed by the other."""
+    if not peer:
+        return sample(ours, case, ids), None
+    time.sleep(PAUSE_S)
+    own = sample(ours, case, ids)
+    time.sleep(PAUSE_S)
+    return own, peer.sample(case, ids)
+
+
+def judgement(ours: Ours, peer: Peer, facts: dict[str, Any], vocab_size: int) -> dict[str, Any]:
+    """What mlx-lm thinks of our greedy tokens. Raises ElmError where it would not have said them: the same tokens in
+    float32, and else tokens whose logits are near its best."""
+    prompt = Case(FIRST, FIRST_PROMPT).token_ids(vocab_size)
+    tokens = list(ours.decode(prompt, Sampler(Sampling()), JUDGED))
+    greedy, below = peer.judge(prompt, tokens)
+    same = sum(own == other for own, other in zip(tokens, greedy, strict=True))
+    is_exact = facts["computed_in"] == peer.facts["computed_in"] == "float32"
+    if not below <= BOUND or (is_exact and same < JUDGED):
+        raise ElmError(f"mlx-lm says {same} of {JUDGED} greedy tokens of {facts['name']} as elm-mlx does, and one of "
+                       f"ours is {below:.2g} of its largest logit below its best. They do not compute the same, so "
+                       "nothing was measured. Compare the files with what they were converted from.")  # fmt: skip
+    return {"judged_tokens": JUDGED, "same_tokens": same, "below_best": below}

@@ -1,0 +1,32 @@
+"""elm-mlx as it is measured: below its text, ids in and ids out, with the cache that a request gets and no other."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Sequence
+
+import mlx.core as mx
+
+from elm_mlx import LanguageModel
+from elm_mlx.engine.cache import RESERVE, KVCache, make_cache
+from elm_mlx.engine.generate import generate, prefill
+from elm_mlx.engine.sampling import Sampler
+
+
+class Ours:
+    """The Program (clock.py) of a loaded model."""
+
+    def __init__(self, lm: LanguageModel) -> None:
+        self.model, self.layers = lm.model, lm.config.num_layers
+
+    def cache(self, positions: int) -> list[KVCache]:
+        return make_cache(self.layers, positions, reserve=positions)
+
+    def read(self, ids: list[int], cache: Sequence[KVCache]) -> None:
+        mx.eval(prefill(self.model, mx.array([ids]), cache))
+
+    def decode(self, prompt: list[int], sampler: Sampler, tokens: int) -> Generator[int, None, None]:
+        cache = make_cache(self.layers, len(prompt) + tokens - 1, reserve=len(prompt) + RESERVE)
+        return generate(self.model, prompt, cache, sampler, max_tokens=tokens)
+
+    def settle(self) -> None:
+        mx.synchronize()

@@ -1,0 +1,94 @@
+"""mlx-lm in a process of its own, both ends of it: a request a line of JSON, and its answer a line.
+
+    python -m elm_mlx.bench.peer DIRECTORY BLAS
+
+It is imported in no other process, since that lowers a process's limits for good. torch stays out of it: mlx-lm needs
+none, and where there is one it brings threads of its own.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from contextlib import suppress
+from dataclasses import asdict
+from importlib.util import find_spec
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import elm_mlx
+from elm_mlx.bench.cases import Case, Sample
+from elm_mlx.errors import ElmError, NotFound
+
+
+class Peer:
+    """Our end: mlx-lm on the same directory, with the BLAS that this process has. `facts` is what it says of itself.
+
+    Raises NotFound where mlx-lm is not installed, ElmError where it fails or has another BLAS.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        if find_spec("mlx_lm") is None:
+            raise NotFound("mlx-lm is not installed, so there is nothing to compare with. Install it (pip install "
+                           "mlx-lm), or leave --compare out.")  # fmt: skip
+        blas, pipe = elm_mlx.fast_blas(), subprocess.PIPE
+        command = [sys.executable, "-m", "elm_mlx.bench.peer", str(directory), blas or ""]
+        self._process = subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=subprocess.DEVNULL, text=True)
+        self.facts: dict[str, Any] = self._answer()
+        if self.facts["blas"] != blas:
+            raise ElmError(f"mlx-lm computes with {self.facts['blas'] or 'the reference BLAS'} and elm-mlx with "
+                           f"{blas or 'that'}. Set ELM_MLX_BLAS=reference for both.")  # fmt: skip
+
+    def __enter__(self) -> Self:
+        return self
+
+    def sample(self, case: Case, ids: list[int]) -> Sample:
+        """One run of `case`, timed over there."""
+        return Sample(*self._ask(case=asdict(case), ids=ids))
+
+    def judge(self, prompt: list[int], tokens: list[int]) -> tuple[list[int], float]:
+        """As `Theirs.judge`."""
+        greedy, below = self._ask(prompt=prompt, tokens=tokens)
+        return greedy, below
+
+    def _ask(self, **request: Any) -> Any:
+        assert self._process.stdin
+        with suppress(BrokenPipeError):  # it ended, as the missing answer says
+            print(json.dumps(request), file=self._process.stdin, flush=True)
+        return self._answer()
+
+    def _answer(self) -> Any:
+        assert self._process.stdout
+        answer = json.loads(self._process.stdout.readline() or '{"error": "it ended without a word"}')
+        if isinstance(answer, dict) and "error" in answer:
+            raise ElmError(f"mlx-lm failed: {answer['error']}. Leave --compare out to measure elm-mlx alone.")
+        return answer
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self._process.communicate()  # its stdin ends, and then it does
+
+
+def main() -> None:
+    """Its end: unasked what it is, then an answer a request until stdin ends."""
+    answers = os.fdopen(os.dup(sys.stdout.fileno()), "w", encoding="utf-8")
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # what others print is no answer
+    directory, blas = sys.argv[1:]
+    sys.modules["torch"] = None  # type: ignore[assignment]
+    try:
+        if blas:
+            elm_mlx.use_fast_blas()
+        from elm_mlx.bench.theirs import Theirs  # here, as it imports MLX, and with it a BLAS
+
+        theirs = Theirs(Path(directory))
+        print(json.dumps(theirs.facts), file=answers, flush=True)
+        for line in sys.stdin:
+            print(json.dumps(theirs.answer(json.loads(line))), file=answers, flush=True)
+    except Exception as error:  # whatever mlx-lm raises
+        print(json.dumps({"error": f"{type(error).__name__}: {error}"}), file=answers, flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,66 @@
+"""mlx-lm as it is measured: its own loop over its own cache, made anew for each run."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections import deque
+from collections.abc import Generator
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+
+import elm_mlx
+from elm_mlx.bench.cases import Case
+from elm_mlx.bench.clock import Trace, sample
+from elm_mlx.engine.sampling import Sampler
+
+
+class Theirs:
+    """The Program (clock.py) of mlx-lm, which is imported with the first one; it answers requests."""
+
+    def __init__(self, directory: Path) -> None:
+        import mlx_lm
+        from mlx_lm.generate import generate_step, generation_stream
+        from mlx_lm.models.cache import make_prompt_cache
+        from mlx_lm.utils import load_model
+
+        self.steps, self.stream, self.make_cache = generate_step, generation_stream, make_prompt_cache
+        begun = time.perf_counter()
+        self.model, _ = load_model(directory)
+        self.facts = {
+            "version": mlx_lm.__version__,
+            "load_s": time.perf_counter() - begun,
+            "computed_in": str(self.model(mx.array([[0]])).dtype).removeprefix("mlx.core."),
+            "blas": elm_mlx.fast_blas(),
+            "torch": bool(sys.modules.get("torch")),
+        }
+
+    def answer(self, request: dict[str, Any]) -> Any:
+        """A sample of a case, or the judgement of our tokens."""
+        if "case" in request:
+            return sample(self, Case(**request["case"]), request["ids"])
+        return self.judge(**request)
+
+    def cache(self, positions: int) -> Any:
+        return self.make_cache(self.model)
+
+    def read(self, ids: list[int], cache: Any) -> None:
+        steps = self.steps(mx.array(ids), self.model, max_tokens=0, sampler=Trace([0]), prompt_cache=cache)
+        deque(steps, maxlen=0)
+
+    def decode(self, prompt: list[int], sampler: Sampler | None, tokens: int) -> Generator[Any, None, None]:
+        return self.steps(mx.array(prompt), self.model, max_tokens=tokens, sampler=sampler)
+
+    def settle(self) -> None:
+        mx.synchronize(self.stream)  # it begins a step more than it gives
+
+    def judge(self, prompt: list[int], tokens: list[int]) -> tuple[list[int], float]:
+        """(its greedy tokens after `prompt`, how far its logit of one of `tokens`, given those before, lies below its
+        best at most, as a share of the largest)."""
+        greedy = [token for token, _ in self.decode(prompt, None, len(tokens))]
+        logits = self.model(mx.array([prompt + tokens[:-1]]))[0, len(prompt) - 1 :].astype(mx.float32)  # [tokens, V]
+        ours = mx.take_along_axis(logits, mx.array(tokens)[:, None], axis=-1)
+        below = mx.max(mx.max(logits, axis=-1, keepdims=True) - ours) / mx.max(mx.abs(logits))
+        return greedy, float(below.item())  # type: ignore[arg-type]

@@ -1,0 +1,168 @@
+"""`elm-mlx bench`: how fast a model runs here, beside mlx-lm if asked."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Generator, Sequence
+from contextlib import closing
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import click
+from click.core import ParameterSource
+
+from elm_mlx.bench.shapes import SHAPES
+from elm_mlx.cli.blas import prefer_fast_blas
+from elm_mlx.cli.find import BITS, find
+from elm_mlx.cli.messages import quietable, say
+from elm_mlx.cli.progress import ProgressBar
+from elm_mlx.errors import InvalidRequest
+
+
+class Listed(click.ParamType):
+    """Values of another type, commas between them."""
+
+    name = "list"
+
+    def __init__(self, of: click.ParamType) -> None:
+        self.of = of
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """The values as a list."""
+        words = value.split(",") if isinstance(value, str) else value
+        return [self.of.convert(word, param, ctx) for word in words]
+
+
+Listing = Sequence[str | None]
+Subjects = Generator[tuple[str, Path], None, None]
+COUNTS = Listed(click.IntRange(min=0))
+
+
+@click.command()
+@click.option(
+    "--model",
+    "models",
+    type=Listed(click.STRING),
+    metavar="MODEL,...",
+    help="Names, OWNER/NAME or directories. Default: the built-in demo.",
+)
+@click.option(
+    "--random",
+    "shapes",
+    type=Listed(click.Choice(list(SHAPES))),
+    metavar="SHAPE,...",
+    help=f"Random weights of these shapes instead: {', '.join(SHAPES)}.",
+)
+@click.option("--bits", type=Listed(BITS), metavar="BITS,...", help="Quantized to these bits.")
+@click.option(
+    "--dtype",
+    type=click.Choice(["bfloat16", "float16", "float32"]),
+    help="The type of random weights. Default: bfloat16, of the two narrow shapes float32.",
+)
+@click.option(
+    "-p",
+    "--n-prompt",
+    "prompts",
+    type=COUNTS,
+    default="512",
+    show_default=True,
+    metavar="N,...",
+    help="Read prompts of so many tokens; 0 for none.",
+)
+@click.option(
+    "-n",
+    "--n-gen",
+    "generations",
+    type=COUNTS,
+    default="128",
+    show_default=True,
+    metavar="N,...",
+    help="Decode so many tokens; 0 for none.",
+)
+@click.option(
+    "-d",
+    "--n-depth",
+    "depths",
+    type=COUNTS,
+    default="0",
+    show_default=True,
+    metavar="N,...",
+    help="With so many tokens in the cache before.",
+)
+@click.option(
+    "-r",
+    "--repetitions",
+    type=click.IntRange(min=1),
+    default=5,
+    show_default=True,
+    help="Measure every test so often, after a warm-up.",
+)
+@click.option("--compare", type=click.Choice(["mlx-lm"]), help="Run this program too, in turn, in its own process.")
+@click.option(
+    "--cpu-policy",
+    type=click.Choice(["auto", "plain"]),
+    help="On MLX's CPU backend compute as is fastest there, or as stored. Default: auto, with --compare plain.",
+)
+@click.option("--force", is_flag=True, help="Measure it even if the memory seems too small.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object, with every sample.")
+@quietable
+def command(
+    models: list[str] | None,
+    shapes: list[str] | None,
+    bits: list[str] | None,
+    dtype: str | None,
+    prompts: list[int],
+    generations: list[int],
+    depths: list[int],
+    repetitions: int,
+    compare: str | None,
+    cpu_policy: str | None,
+    force: bool,
+    as_json: bool,
+) -> None:
+    """Measure how fast a model reads prompts (pp512: tokens per second), decodes (tg128, tg128 @ d2048) and answers
+    first (ttft16).
+
+    Neither text nor sampling is in the times, no run finds anything of another in a cache, and token ids are random
+    and everywhere the same. "share" is what decoding reads of what this machine could read in that time. The ratio is
+    mlx-lm's time over ours, with the least and the greatest. docs/benchmarks.md has the method.
+    """
+    prefer_fast_blas()
+    from elm_mlx.bench.cases import cases  # here, as --help needs no MLX
+    from elm_mlx.bench.measure import Plan, bench
+    from elm_mlx.bench.report import text
+
+    if shapes and is_typed("models"):
+        raise InvalidRequest("--random makes its own model. Leave it or --model out.")
+    if not shapes and is_typed("dtype"):
+        raise InvalidRequest("--dtype is the type of random weights. Give --random, too, or leave it out.")
+    tests = cases(prompts, generations, depths)
+    subjects = made(shapes, bits or [None], dtype, force) if shapes else found(models or [None], bits or [None], force)
+    with closing(subjects), ProgressBar("Measuring", in_bytes=False) as bar:
+        report = bench(subjects, Plan(tests, repetitions, cpu_policy, bool(compare), force), bar)
+    for notice in {model["notice"] for model in report["models"]} - {None}:
+        say(notice)
+    click.echo(json.dumps(report) if as_json else text(report))
+
+
+def is_typed(option: str) -> bool:
+    """Whether the option was given with the command, and is no standing wish of the environment."""
+    return click.get_current_context().get_parameter_source(option) == ParameterSource.COMMANDLINE
+
+
+def made(shapes: Sequence[str], bits: Listing, dtype: str | None, force: bool) -> Subjects:
+    """(name, directory) of random models, each there until the next is asked for."""
+    from elm_mlx.bench.random_model import random_model  # here, as --help needs no MLX
+
+    for shape, few in product(shapes, bits):
+        with random_model(shape, int(few) if few else None, dtype, force) as directory:
+            yield shape, directory
+
+
+def found(models: Listing, bits: Listing, force: bool) -> Subjects:
+    """(name, directory) of models that are there, or are fetched."""
+    from elm_mlx.api import demo_directory  # here, as --help needs no MLX
+
+    for model, few in product(models, bits):
+        yield model or "demo", find(model, few, force) or demo_directory()

@@ -1,0 +1,236 @@
+"""The whole report: its form, every sample in it, figures that follow from them, and a peer that must agree."""
+
+from __future__ import annotations
+
+import json
+import statistics
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import checkpoints
+import pytest
+
+import elm_mlx
+from elm_mlx.bench import bandwidth, measure, peer
+from elm_mlx.bench.cases import Case, Sample, cases
+from elm_mlx.bench.measure import SCHEMA, Plan, bench
+from elm_mlx.bench.report import case_report, text
+from elm_mlx.convert import convert
+from elm_mlx.errors import ElmError, NotFound, PromptTooLong
+
+RESULTS = Path(__file__).parents[2] / "benchmarks" / "results"
+
+
+class Maybe(NamedTuple):
+    """A value of this form, or null."""
+
+    form: Any
+
+
+SPREAD = {"mean": float, "stdev": Maybe(float), "median": float}
+FIGURES = {"samples_s": [float], "seconds": SPREAD, "tokens_per_s": Maybe(SPREAD), "peak_memory_bytes": int}
+RATIO = {"samples": [float], "median": float, "min": float, "max": float}
+TEST = {"test": str, "kind": str, "tokens": int, "depth": int, **FIGURES, "bytes_per_token": Maybe(int),
+        "bandwidth_share": Maybe(float), "mlx-lm": Maybe(FIGURES | {"ratio": RATIO})}  # fmt: skip
+PEER = {"version": str, "load_s": float, "computed_in": str, "blas": Maybe(str), "torch": bool,
+        "judged_tokens": int, "same_tokens": int, "below_best": float}  # fmt: skip
+MODEL = {"name": str, "family": str, "parameters": int, "stored_as": str, "bits_per_weight": float,
+         "weight_bytes": int, "fingerprint": str, "computed_in": str, "cpu_policy": str, "notice": Maybe(str),
+         "load_s": float, "mlx-lm": Maybe(PEER), "tests": [TEST]}  # fmt: skip
+MACHINE = {"device": str, "cores": int, "memory_bytes": int, "system": str, "blas": str,
+           "read": {"bytes_per_s": float, "by": str, "buffer_bytes": int}}  # fmt: skip
+REPORT = {"schema": str, "machine": MACHINE, "software": {"elm-mlx": str, "mlx": str, "numpy": str, "python": str},
+          "repetitions": int, "models": [MODEL]}  # fmt: skip
+
+
+def check(value: Any, form: Any, where: str = "report") -> None:
+    """Fails, naming the place, for a value that is not of this form: exactly these keys, exactly these types."""
+    if isinstance(form, Maybe):
+        if value is not None:
+            check(value, form.form, where)
+    elif isinstance(form, dict):
+        assert list(value) == list(form), where
+        for key, inner in form.items():
+            check(value[key], inner, f"{where}.{key}")
+    elif isinstance(form, list):
+        assert value, where
+        for number, item in enumerate(value):
+            check(item, form[0], f"{where}[{number}]")
+    else:
+        assert type(value) is form, f"{where} is {value!r}"
+
+
+@pytest.fixture(autouse=True, scope="module")
+def small_buffer() -> Any:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(bandwidth, "BUFFER_BYTES", 2**20)
+        patch.setattr(measure, "PAUSE_S", 0.0)
+        yield
+
+
+@pytest.fixture(scope="module")
+def tiny(openelm: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny OpenELM in float32, in the layout that mlx-lm reads."""
+    return convert(openelm, tmp_path_factory.mktemp("bench") / "tiny", dtype="float32").output
+
+
+@pytest.fixture(scope="module")
+def compared(tiny: Path) -> dict[str, Any]:
+    """Two runs of three tests, mlx-lm beside ours."""
+    return bench([("tiny", tiny)], Plan(cases([8], [4], [0, 20]), repetitions=2, compare=True))
+
+
+def test_the_report_has_its_form(compared: dict[str, Any], tiny: Path) -> None:
+    alone = bench([("tiny", tiny), ("again", tiny)], Plan(cases([8], [], [0]), repetitions=1))
+    for report in (compared, alone):
+        check(json.loads(json.dumps(report, allow_nan=False)), REPORT)
+        assert report["schema"] == SCHEMA
+    assert [model["name"] for model in alone["models"]] == ["tiny", "again"]
+    assert alone["models"][0]["mlx-lm"] is None
+    assert alone["models"][0]["tests"][0]["seconds"]["stdev"] is None
+
+
+@pytest.mark.parametrize("path", sorted(RESULTS.glob("*.json")), ids=lambda path: path.stem)
+def test_what_lies_in_results_has_its_form(path: Path) -> None:
+    report = json.loads(path.read_text(encoding="utf-8"))
+    if report.get("schema"):  # older ones have none
+        assert report["schema"] == SCHEMA
+        check(report, REPORT, path.name)
+
+
+def test_a_report_of_another_form_is_noticed(compared: dict[str, Any]) -> None:
+    for change in ({"repetitions": 2.5}, {"models": []}, {"more": 1}, {"software": {"mlx": "0"}}):
+        with pytest.raises(AssertionError):
+            check(compared | change, REPORT)
+
+
+def test_every_test_is_there_with_every_sample_and_no_warm_up(compared: dict[str, Any]) -> None:
+    tests = compared["models"][0]["tests"]
+    assert [test["test"] for test in tests] == ["ttft16", "pp8", "tg4", "pp8 @ d20", "tg4 @ d20"]
+    for test in tests:
+        for side in (test, test["mlx-lm"]):
+            assert len(side["samples_s"]) == 2
+            assert min(side["samples_s"]) > 0
+            assert side["peak_memory_bytes"] > 0
+        assert (test["tokens_per_s"] is None) == (test["kind"] == "ttft")
+        assert (test["bytes_per_token"] is None) == (test["kind"] != "tg")
+
+
+def test_the_warm_up_is_a_run_of_both_and_no_sample(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    runs = []
+    monkeypatch.setattr(measure, "sample", lambda _, case, ids: runs.append(case.name) or Sample(len(runs), 1))
+    report = bench([("tiny", tiny)], Plan([Case("tg", 4)], repetitions=3))
+    assert runs == ["tg4"] * 4
+    assert report["models"][0]["tests"][0]["samples_s"] == [2, 3, 4]
+
+
+def test_progress_counts_every_run(tiny: Path) -> None:
+    told: list[tuple[int, int]] = []
+    bench([("tiny", tiny)], Plan(cases([4], [2], [0]), repetitions=1), lambda *step: told.append(step))
+    assert told == [(done, 6) for done in range(1, 7)]
+
+
+def test_figures_follow_from_the_samples() -> None:
+    rounds = [(Sample(s, p), Sample(3 * s + i, 7)) for i, (s, p) in enumerate([(0.5, 10), (1.0, 30), (2.0, 20)])]
+    done = case_report(Case("tg", 8, 2), rounds, nbytes=1000, read=16_000.0)
+    assert done["samples_s"] == [0.5, 1.0, 2.0]
+    rates = [16.0, 8.0, 4.0]
+    assert done["tokens_per_s"] == {"mean": sum(rates) / 3, "stdev": statistics.stdev(rates), "median": 8.0}
+    assert (done["peak_memory_bytes"], done["bytes_per_token"], done["bandwidth_share"]) == (30, 1000, 0.5)
+    assert done["mlx-lm"]["ratio"] == {"samples": [3.0, 4.0, 4.0], "median": 4.0, "min": 3.0, "max": 4.0}
+    first = case_report(Case("ttft", 16), [(Sample(0.25, 1), None)], nbytes=None, read=1.0)
+    assert first["seconds"] == {"mean": 0.25, "stdev": None, "median": 0.25}
+    assert (first["tokens_per_s"], first["mlx-lm"]) == (None, None)
+
+
+def test_a_person_reads_one_aligned_table(compared: dict[str, Any]) -> None:
+    told = text(compared).splitlines()
+    table = told[told.index("") + 1 :]
+    assert len({len(line) for line in table}) == 1
+    assert [cell.strip() for cell in table[0].strip("|").split("|")] == [
+        "model", "test", "t/s", "median", "share", "peak MB", "mlx-lm", "ratio"]  # fmt: skip
+    assert [line.split("|")[2].strip() for line in table[2:]] == ["ttft16", "pp8", "tg4", "pp8 @ d20", "tg4 @ d20"]
+    assert "tiny float32" in table[2]
+    assert "32 of 32 greedy tokens" in text(compared)
+    assert compared["models"][0]["fingerprint"][:12] in text(compared)
+
+
+# mlx-lm
+
+
+def test_mlx_lm_computes_the_same_from_the_same_files(compared: dict[str, Any]) -> None:
+    said = compared["models"][0]["mlx-lm"]
+    assert (said["same_tokens"], said["judged_tokens"], said["torch"]) == (32, 32, False)
+    assert said["below_best"] <= 1e-4
+    assert said["computed_in"] == compared["models"][0]["computed_in"] == "float32"
+    assert compared["models"][0]["cpu_policy"] == "plain"
+
+
+def test_mlx_lm_with_another_model_is_noticed(tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = checkpoints.write(tmp_path / "source", checkpoints.OPENELM, seed=5)
+    other = convert(source, tmp_path / "other", dtype="float32").output
+    monkeypatch.setattr(measure, "Peer", lambda _: peer.Peer(other))
+    with pytest.raises(ElmError, match=r"mlx-lm says \d+ of 32 greedy tokens of tiny as elm-mlx does.*nothing was"):
+        bench([("tiny", tiny)], Plan(cases([8], [4], [0]), repetitions=1, compare=True))
+
+
+class Judge:
+    """A peer that says this."""
+
+    def __init__(self, same: int, below: float, computed_in: str) -> None:
+        self.same, self.below, self.facts = same, below, {"computed_in": computed_in}
+
+    def judge(self, prompt: list[int], tokens: list[int]) -> tuple[list[int], float]:
+        return [*tokens[: self.same], *(token + 1 for token in tokens[self.same :])], self.below
+
+
+@pytest.mark.parametrize(
+    ("same", "below", "computed_in", "passes"),
+    [
+        (32, 0.0, "float32", True),
+        (31, 0.0, "float32", False),
+        (20, 0.009, "bfloat16", True),
+        (32, 0.011, "bfloat16", False),
+        (32, float("nan"), "bfloat16", False),
+    ],
+)
+def test_float32_must_say_the_same_and_others_nearly(
+    tiny: Path, same: int, below: float, computed_in: str, passes: bool
+) -> None:
+    ours, judge = measure.Ours(elm_mlx.load(tiny)), Judge(same, below, computed_in)
+    facts = {"name": "tiny", "computed_in": computed_in}
+    if passes:
+        assert measure.judgement(ours, judge, facts, 512)["same_tokens"] == same  # type: ignore[arg-type]
+        return
+    with pytest.raises(ElmError, match=f"{same} of 32"):
+        measure.judgement(ours, judge, facts, 512)  # type: ignore[arg-type]
+
+
+def test_mlx_lm_that_fails_says_what_it_said(tmp_path: Path) -> None:
+    with pytest.raises(ElmError, match=r"mlx-lm failed: FileNotFoundError.*nowhere.* Leave --compare out"):
+        peer.Peer(tmp_path / "nowhere")
+
+
+def test_mlx_lm_that_dies_is_a_sentence(tiny: Path) -> None:
+    with peer.Peer(tiny) as child:
+        child._process.kill()
+        with pytest.raises(ElmError, match="mlx-lm failed: it ended without a word"):
+            child.sample(Case("pp", 4), [1, 2, 3, 4])
+
+
+def test_without_mlx_lm_a_comparison_says_what_to_install(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(peer, "find_spec", lambda name: None)
+    with pytest.raises(NotFound, match="pip install mlx-lm"):
+        bench([("tiny", tiny)], Plan(cases([8], [4], [0]), compare=True))
+
+
+def test_another_blas_over_there_is_refused(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(peer.Peer, "_answer", lambda _: {"blas": "libopenblas.so.0"})
+    with pytest.raises(ElmError, match=r"mlx-lm computes with libopenblas\.so\.0 and elm-mlx with"):
+        peer.Peer(tiny)
+
+
+def test_a_context_too_short_is_a_sentence_before_anything_is_loaded(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(json.dumps(checkpoints.OPENELM), encoding="utf-8")
+    with pytest.raises(PromptTooLong, match="tg4 @ d510 takes 514 positions"):
+        bench([("tiny", tmp_path)], Plan(cases([], [4], [510])))

@@ -1,0 +1,117 @@
+"""`elm-mlx bench`: lists in, a table or one JSON object out."""
+
+from __future__ import annotations
+
+import json
+import re
+import tempfile
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+
+from elm_mlx import cli
+from elm_mlx.bench import bandwidth, measure
+
+SHORT = ["-p", "8", "-n", "4", "-r", "2"]
+
+
+class Result(NamedTuple):
+    """What one command line did."""
+
+    code: int
+    out: str
+    err: str
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Little is read to see how fast memory is, and nobody waits for threads to rest."""
+    monkeypatch.setattr(bandwidth, "BUFFER_BYTES", 2**20)
+    monkeypatch.setattr(measure, "PAUSE_S", 0.0)
+
+
+def run(capsys: pytest.CaptureFixture[str], *arguments: object) -> Result:
+    code = cli.run(["bench", *map(str, arguments)])
+    out, err = capsys.readouterr()
+    assert "Traceback" not in err
+    return Result(code, out, err)
+
+
+def told(result: Result) -> list[tuple[str, str, list[str]]]:
+    """(name, how it is stored, the tests) of every model in a JSON report, which is all of stdout."""
+    assert (result.code, result.out.count("\n")) == (0, 1), result.err
+    models: list[dict[str, Any]] = json.loads(result.out)["models"]
+    return [(model["name"], model["stored_as"], [test["test"] for test in model["tests"]]) for model in models]
+
+
+def test_without_options_but_short_ones_it_is_the_demo(capsys: pytest.CaptureFixture[str]) -> None:
+    done = run(capsys, *SHORT)
+    assert done.code == 0
+    for line in ("| demo 8-bit | ttft16 |", "| demo 8-bit | pp8 ", "| demo 8-bit | tg4 "):
+        assert line in done.out
+    assert "2 runs a test" in done.out
+    assert ("stand-in" in done.err) == done.out.startswith("CPU")
+    assert run(capsys, *SHORT, "--quiet").err == ""
+
+
+def test_every_list_is_gone_through_and_nothing_is_left(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    done = run(capsys, "--random", "openelm-20x64,llama-16x64", "--bits", "4,8", "-p", "4,8", "-n", "2", "-d", "0,3",
+               "-r", "1", "--json")  # fmt: skip
+    tests = ["ttft16", "pp4", "pp8", "tg2", "pp4 @ d3", "pp8 @ d3", "tg2 @ d3"]
+    shapes = [(shape, f"{bits}-bit") for shape in ("openelm-20x64", "llama-16x64") for bits in (4, 8)]
+    assert told(done) == [(*shape, tests) for shape in shapes]
+    assert not list(tmp_path.glob("elm-mlx-bench-*"))
+
+
+def test_models_are_named_or_lie_somewhere(capsys: pytest.CaptureFixture[str], openelm: Path) -> None:
+    done = run(capsys, "--model", f"{openelm},{openelm}", "-p", 0, "-n", 2, "-r", 1, "--json")
+    assert told(done) == [(str(openelm), "float32", ["ttft16", "tg2"])] * 2
+
+
+def test_a_comparison_prints_the_ratio_with_its_spread(capsys: pytest.CaptureFixture[str]) -> None:
+    done = run(capsys, "--random", "openelm-20x64", *SHORT, "--compare", "mlx-lm")
+    assert done.code == 0, done.err
+    rows = [line for line in done.out.splitlines() if line.startswith("| openelm-20x64 float32 |")]
+    assert len(rows) == 3
+    assert all(re.search(r"\| +[\d.]+ \([\d.]+ to [\d.]+\) \|$", row) for row in rows)
+    assert "32 of 32 greedy tokens" in done.out
+
+
+def test_a_standing_wish_yields_to_random_weights(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, openelm: Path
+) -> None:
+    monkeypatch.setenv("ELM_MLX_MODEL", str(openelm))
+    monkeypatch.setenv("ELM_MLX_DTYPE", "bfloat16")
+    assert told(run(capsys, *SHORT, "--json"))[0][:2] == (str(openelm), "float32")
+    assert told(run(capsys, *SHORT, "--random", "llama-16x64", "--json"))[0][:2] == ("llama-16x64", "bfloat16")
+
+
+@pytest.mark.parametrize(
+    ("line", "code", "complaint"),
+    [
+        ("--random llama-5", 2, "'llama-5' is not one of"),
+        ("--random llama-16x64,", 2, "'' is not one of"),
+        ("--random llama-16x64 --bits 7", 2, "'7' is not one of"),
+        ("--random llama-16x64 --model demo", 2, "--random makes its own model"),
+        ("--dtype float16", 2, "--dtype is the type of random weights"),
+        ("--model nowhere", 66, "no model 'nowhere'"),
+        ("--bits 4", 2, "built-in demo"),
+        ("-p many", 2, "'many' is not a valid integer"),
+        ("-n -1", 2, "-1 is not in the range"),
+        ("-p 0 -n 0", 2, "nothing to measure"),
+        ("-r 0", 2, "0 is not in the range"),
+        ("-d 600", 2, "pp512 @ d600 takes 1112 positions, and the model's context has 512"),
+        ("--compare llama.cpp", 2, "'llama.cpp' is not"),
+        ("--cpu-policy fast", 2, "'fast' is not one of"),
+    ],
+)
+def test_mistakes_are_sentences_with_their_codes(
+    capsys: pytest.CaptureFixture[str], line: str, code: int, complaint: str
+) -> None:
+    done = run(capsys, *line.split())
+    assert (done.code, done.out) == (code, "")
+    assert complaint in done.err.splitlines()[-1]
