@@ -13,10 +13,11 @@ from elm_mlx.convert.config_file import output_config
 from elm_mlx.convert.form import DTYPES, Form
 from elm_mlx.convert.job import Conversion, Job
 from elm_mlx.convert.keymap import match
+from elm_mlx.convert.places import check_places
 from elm_mlx.convert.source import open_source
-from elm_mlx.errors import InvalidRequest, TargetExists
+from elm_mlx.errors import InvalidRequest
 
-MIN_SHARD_GB, MAX_SHARD_GB = 1e-6, 1e6
+MIN_SHARD_GB, SHARD_GB, MAX_SHARD_GB = 1e-6, 5.0, 1e6
 
 __all__ = ["Conversion", "convert", "plan"]
 
@@ -31,28 +32,32 @@ def plan(
     recipe: str | None = None,
     dtype: str = "bfloat16",
     tokenizer: str | Path | None = None,
-    max_shard_size: float = 5.0,
+    max_shard_size: float | None = None,
     rope_factor: float | None = None,
 ) -> Job:
     """What `convert` would do with the same arguments: all checked and nothing written. Raises as `convert`."""
     form, file_bytes = Form(bits, group_size, mode, recipe, dtype), shard_bytes(max_shard_size)
     opened = open_source(Path(source), rope_factor=rope_factor)
     quantization = form.quantization(opened.config)
-    if tokenizer is None and opened.is_already(quantization, DTYPES[dtype]):
+    planned = pipeline.plan(opened.config, quantization, DTYPES[dtype], file_bytes)
+    files = None if max_shard_size is None else list(planned.files)
+    if tokenizer is None and opened.is_already(quantization, DTYPES[dtype], files):
         raise InvalidRequest(f"{source} is an MLX model of that kind already. Run it as it is.")
     # abspath, as resolve would follow a link that is refused further on
     target = Path(os.path.abspath(output)) if output else form.beside(opened.directory)  # noqa: PTH100
-    for place in (opened.directory, Path(tokenizer or opened.directory)):
-        refuse_overlap(place, target)
+    given = Path(tokenizer) if tokenizer else None
+    tokens = tokenizer_files.prepare(opened.directory, given, opened.config)
+    check_places(target, [*opened.files, *tokens.files], opened.where, opened.directory, given or opened.directory)
     config = output_config(opened.raw_config, opened.config, quantization, dtype)
     return Job(
         source=opened,
         target=target,
         matched=match(opened.config, opened.family_layout, opened.tensors, opened.where),
-        tokenizer=tokenizer_files.prepare(opened.directory, Path(tokenizer) if tokenizer else None, opened.config),
+        tokenizer=tokens,
         config=config,
-        plan=pipeline.plan(opened.config, quantization, DTYPES[dtype], file_bytes),
-        options={"quantization": config.get("quantization"), "dtype": dtype, "max_shard_size": float(max_shard_size)},
+        plan=planned,
+        options={"quantization": config.get("quantization"), "dtype": dtype, "max_shard_size": file_bytes / 1e9}
+        | ({} if rope_factor is None else {"rope_factor": float(rope_factor)}),
     )
 
 
@@ -71,7 +76,7 @@ def convert(
     Options: unquantized in `dtype` (bfloat16, float16, float32) unless `bits` (2, 3, 4, 5, 6, 8; in groups of
     `group_size` 32, 64, 128), `mode` (affine, mxfp4, mxfp8, nvfp4) or `recipe` (mixed-2-4, mixed-3-5, mixed-4-6: more
     bits where they count) is given. `tokenizer` is a tokenizer.json, a tokenizer.model or a directory with one; by
-    default the source's own. Files hold up to `max_shard_size` GB.
+    default the source's own. Files hold up to `max_shard_size` GB, 5 unless it is given.
     `rope_factor` is Llama 3's RoPE scaling where Meta's own files do not say it: 32 in the sizes of 3.2, else 8.
     Without `output` it writes beside the source. `verify` runs the result against the source before it gets its name.
     `progress` hears (source bytes done, in all), `verifying` (layers done, in all).
@@ -85,14 +90,9 @@ def convert(
     return plan(source, output, **options).run(force, verify, progress, verifying)
 
 
-def shard_bytes(gigabytes: float) -> int:
+def shard_bytes(gigabytes: float | None) -> int:
     """The size limit of a file. Raises InvalidRequest."""
+    gigabytes = SHARD_GB if gigabytes is None else gigabytes
     if not MIN_SHARD_GB <= real("max_shard_size", gigabytes) <= MAX_SHARD_GB:
         raise InvalidRequest(f"max_shard_size is {gigabytes}; it must be {MIN_SHARD_GB:g} to {MAX_SHARD_GB:g} GB.")
     return int(gigabytes * 1e9)
-
-
-def refuse_overlap(source: Path, target: Path) -> None:
-    """With --force the target is replaced whole, so it must not be what is read, nor hold it."""
-    if source.resolve().is_relative_to(target.resolve()):
-        raise TargetExists(f"{target} is or holds the source {source}, never written over. Name another --output.")

@@ -20,7 +20,7 @@ from elm_mlx.config import HEAD, OpenELMConfig, Shape
 from elm_mlx.convert.keymap import RULES, rename
 from elm_mlx.convert.tensor import LazyTensor
 from elm_mlx.errors import BadCheckpoint, InvalidRequest
-from elm_mlx.store.files import reading
+from elm_mlx.store.files import MAX_SMALL_BYTES, read_bytes, reading
 from elm_mlx.values import MAX_POSITIONS, MAX_VOCAB, integer
 
 APPLES = "weights.safetensors"
@@ -52,20 +52,22 @@ def is_corenet(tensors: Mapping[str, LazyTensor]) -> bool:
     return OpenELMConfig.embedding_name in renamed(tensors)
 
 
-def yaml_facts(directory: Path) -> dict[str, Any]:
-    """What the CoreNet configurations of a directory say of the model, which must be one thing; often nothing."""
+def yaml_facts(directory: Path) -> tuple[dict[str, Any], list[str]]:
+    """What the CoreNet configurations of a directory say of the model, which must be one thing; and their names. Often
+    nothing, and none."""
     with reading(directory):
-        found = [general_gpt(file) for file in sorted(directory.iterdir()) if file.suffix in (".yaml", ".yml")]
-    said = [facts for facts in found if facts]
-    if any(facts != said[0] for facts in said):
+        files = [file for file in sorted(directory.iterdir()) if file.suffix in (".yaml", ".yml")]
+    said = {file.name: facts for file in files if (facts := general_gpt(file))}
+    facts = next(iter(said.values()), {})
+    if any(other != facts for other in said.values()):
         raise InvalidRequest(f"{directory} holds CoreNet configurations of several models. Keep the checkpoint's own.")
-    return said[0] if said else {}
+    return facts, list(said)
 
 
 def general_gpt(file: Path) -> dict[str, Any]:
     """The section model.language_modeling.general_gpt, whole numbers as such; empty in a yaml of another kind."""
-    data = file.read_bytes() if file.stat().st_size <= MAX_YAML_BYTES else b""
-    if b"general_gpt" not in data:
+    data = read_bytes(file, MAX_SMALL_BYTES)
+    if b"general_gpt" not in data or len(data) > MAX_YAML_BYTES:
         return {}
     try:
         section: Any = yaml.load(data, Loader=yaml.BaseLoader)  # text, lists and mappings alone: nothing is built

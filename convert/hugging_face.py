@@ -12,11 +12,17 @@ from elm_mlx.errors import Unsupported
 from elm_mlx.store.weights import indexed_files, safetensors_files
 
 TORCH_SUFFIXES = (".bin", ".pt", ".pth")
+INDEXES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
 
 
 def files(directory: Path) -> Mapping[str, list[str]]:
     """The files to read and the tensors an index places in each; safetensors before .bin where both are there."""
-    return safetensors_files(directory) or indexed_files(directory, "pytorch_model.bin", "pytorch_model.bin.index.json")
+    return safetensors_files(directory) or indexed_files(directory, "pytorch_model.bin", INDEXES[1])
+
+
+def index(directory: Path, files: Mapping[str, list[str]]) -> list[str]:
+    """The name of the index that places tensors in these files; none where they were found without."""
+    return [name for name in INDEXES if (directory / name).is_file()][:1] if any(files.values()) else []
 
 
 def read_file(path: Path) -> dict[str, LazyTensor]:

@@ -14,7 +14,7 @@ from elm_mlx.convert.journal import Journal
 from elm_mlx.convert.keymap import Matched
 from elm_mlx.convert.layerwise import of_source, open_directory
 from elm_mlx.convert.source import Source
-from elm_mlx.convert.target import staged
+from elm_mlx.convert.target import beside, refuse_existing, refuse_unfit, staged
 from elm_mlx.convert.tokenizer_files import TokenizerFiles
 from elm_mlx.convert.verify import Report, compare
 from elm_mlx.costs import gigabytes, parameter_count
@@ -84,6 +84,15 @@ class Job:
             "disk_free": shutil.disk_usage(standing(self.target)).free,
         }
 
+    def refuse(self, force: bool) -> None:
+        """Raises now, and writes nothing, what `run` would raise before its first tensor: TargetExists, DiskFull."""
+        with disk_errors(f"{self.target} cannot be written"):
+            refuse_unfit(self.target)
+            refuse_existing(self.target, force)
+            folder = beside(self.target, "partial")
+            left = folder.iterdir() if folder.is_dir() and not folder.is_symlink() else ()  # gone on with or removed
+            check_space(folder, self.plan.nbytes - sum(file.stat().st_size for file in left))
+
     def run(self, force: bool, verified: bool, progress: Progress | None, verifying: Progress | None) -> Conversion:
         """Writes the output; goes on where a run that was killed stopped. Raises as `elm_mlx.convert.convert`."""
         with disk_errors(f"Writing {self.target}"), staged(self.target, force) as (folder, log):
@@ -92,7 +101,7 @@ class Job:
             check_space(folder, self.plan.nbytes - sum(map(self.plan.size, done)))
             self.tokenizer.write(folder)
             write_json(folder / "config.json", self.config)
-            with provenance.of(self.source, self.tokenizer.source, self.options) as made:
+            with provenance.of(self.source, self.tokenizer.files, self.options) as made:
                 pipeline.write(folder, self.plan, self.matched.tensors, done, journal, progress)
                 write_json(folder / "conversion.json", conversion := made())
             report = self.verify(folder, verifying) if verified else None
@@ -126,7 +135,7 @@ def standing(path: Path) -> Path:
 
 def check_space(folder: Path, nbytes: int) -> None:
     """Refuses before the first tensor what cannot end well."""
-    free = shutil.disk_usage(folder).free
+    free = shutil.disk_usage(standing(folder)).free
     if free < nbytes + MARGIN_BYTES:
         raise DiskFull(f"The output takes {gigabytes(nbytes)} and {folder.parent} has {gigabytes(free)} free. Free "
                        "some space, or name another --output.")  # fmt: skip

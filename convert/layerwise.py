@@ -26,14 +26,14 @@ from elm_mlx.store.quantize import expand
 
 @dataclass(frozen=True)
 class OnDisk:
-    """A model on disk: how it is quantized, the type of its floats, and `tensors()`, its weights anew by name, plain
-    and none of them read yet; of an MLX directory `stored()`, the same as they lie there, and of any other source
-    `originals`."""
+    """A model on disk: how it is quantized, the type of each weight's floats, and `tensors()`, its weights anew by
+    name, plain and none of them read yet; of an MLX directory `stored()`, the same as they lie there, and of any other
+    source `originals`."""
 
     where: Path
     config: ModelConfig
     quantization: Quantization | None
-    dtype: mx.Dtype
+    dtypes: Mapping[str, mx.Dtype]
     tensors: Callable[[], MutableMapping[str, mx.array]]
     stored: Callable[[], MutableMapping[str, mx.array]] = dict
     originals: Mapping[str, LazyTensor] = field(default_factory=dict)
@@ -79,17 +79,25 @@ def open_directory(where: Path) -> OnDisk:
     def tensors() -> dict[str, mx.array]:
         return expand(stored(), how, mx.float32) if how else stored()
 
-    return OnDisk(where, config, how, stored_dtype(arrays, config), tensors, stored)
+    return OnDisk(where, config, how, dtypes(arrays, config), tensors, stored)
 
 
-def open_original(where: Path) -> OnDisk:
-    """A checkpoint in any layout that the converter reads. Raises as `open_directory`."""
-    opened = open_source(where)
+def dtypes(arrays: dict[str, mx.array], config: ModelConfig) -> dict[str, mx.Dtype]:
+    """The floating type of each weight: its own, that of its scales, or where these are no floats the model's."""
+    usual = stored_dtype(arrays, config)
+    floats = {name: array.dtype for name, array in arrays.items() if mx.issubdtype(array.dtype, mx.floating)}
+    scales = {name: f"{name.removesuffix('weight')}scales" for name in config.weight_shapes()}
+    return {name: floats.get(name, floats.get(scales[name], usual)) for name in scales}
+
+
+def open_original(where: Path, rope_factor: float | None = None) -> OnDisk:
+    """A checkpoint in any layout that the converter reads; `rope_factor` is for Meta's. Raises as `open_source`."""
+    opened = open_source(where, rope_factor=rope_factor)
     return of_source(opened, match(opened.config, opened.family_layout, opened.tensors, where))
 
 
 def of_source(source: Source, matched: Matched) -> OnDisk:
     """The model of a checkpoint that is open; one that is quantized is expanded as it is read."""
     tensors = matched.tensors
-    dtype = tensors[source.config.embedding_name].dtype
-    return OnDisk(source.where, source.config, None, dtype, lambda: Unread(tensors), originals=tensors)
+    types = {name: tensor.dtype for name, tensor in tensors.items()}
+    return OnDisk(source.where, source.config, None, types, lambda: Unread(tensors), originals=tensors)

@@ -23,7 +23,10 @@ from elm_mlx.store.files import reading
 from elm_mlx.values import MAX_LAYERS, MAX_MULTIPLIER, MAX_VOCAB, MAX_WIDTH, bounded, flag, integer, positive
 
 SHARD = re.compile(r"consolidated\.\d\d\.pth")
-EMBEDDING, OUTPUT, FIRST_KEYS = "tok_embeddings.weight", "output.weight", "layers.0.attention.wk.weight"
+EMBEDDING, OUTPUT, NORM = "tok_embeddings.weight", "output.weight", "norm.weight"
+FIRST_KEYS, FIRST_OUT = "layers.0.attention.wk.weight", "layers.0.attention.wo.weight"
+FIRST_GATE = "layers.0.feed_forward.w1.weight"
+REQUIRED = ("dim", "n_layers", "n_heads")  # Meta's defaults are its first 7B's, and no file of Meta's leaves them out
 # The axis along which a tensor was dealt to the shards; what is not listed is the same in each.
 AXES = ((r"\.attention\.w[qkv]\.|\.feed_forward\.w[13]\.|^output\.", 0), (r"\.attention\.wo\.|\.feed_forward\.w2\.", 1))
 OTHER_KINDS = {
@@ -56,9 +59,14 @@ def files(directory: Path) -> Mapping[str, list[str]]:
     with reading(directory):
         names = sorted(file.name for file in directory.iterdir() if SHARD.fullmatch(file.name))
     for number, name in enumerate(names):
-        if name != (due := f"consolidated.{number:02d}.pth"):
+        if name != (due := name_of(number)):
             raise BadCheckpoint(f"{directory} has {names[-1]} and no {due}. Fetch all shards.")
     return {name: [] for name in names}
+
+
+def name_of(number: int) -> str:
+    """The file of a shard."""
+    return f"consolidated.{number:02d}.pth"
 
 
 def refuse_other_kinds(directory: Path, params: Mapping[str, Any]) -> None:
@@ -73,13 +81,24 @@ def refuse_other_kinds(directory: Path, params: Mapping[str, Any]) -> None:
 
 
 def joined(where: Path, shards: Sequence[Mapping[str, LazyTensor]], dim: int) -> dict[str, LazyTensor]:
-    """The tensors of the whole model under Meta's names. Raises BadCheckpoint for shards of different models."""
+    """The tensors of the whole model under Meta's names. Raises BadCheckpoint for shards of different models, or where
+    the last ones are missing."""
+    rows, columns = size(shards[0], FIRST_OUT, 0), size(shards[0], FIRST_OUT, 1)  # which are dealt out
+    if rows == dim and columns and dim % columns == 0 and len(shards) < dim // columns:
+        raise BadCheckpoint(f"{where} has {len(shards)} of {dim // columns} shards and no {name_of(len(shards))}. "
+                            "Fetch all shards.")  # fmt: skip
     forms = [{name: (tensor.shape, tensor.dtype) for name, tensor in shard.items()} for shard in shards]
     for number, form in enumerate(forms):
         if form != forms[0]:
             raise BadCheckpoint(f"{where}: shard {number} does not hold the tensors and shapes of shard 0: they are of "
                                 "different models. Fetch them again.")  # fmt: skip
     return {name: join([shard[name] for shard in shards], axis(name, first, dim)) for name, first in shards[0].items()}
+
+
+def size(tensors: Mapping[str, LazyTensor], name: str, axis: int) -> int:
+    """A tensor's length along an axis, 0 where there is none."""
+    shape = tensors[name].shape if name in tensors else ()
+    return shape[axis] if axis < len(shape) else 0
 
 
 def axis(name: str, tensor: LazyTensor, dim: int) -> int | None:
@@ -113,6 +132,7 @@ def raw_config(
         raise BadCheckpoint(f"There is no {EMBEDDING} in the shards, or it is no matrix. Fetch them again.")
     rows = tensors[EMBEDDING].shape[0]
     vocab = integer(params, "vocab_size", -1, MAX_VOCAB, -1)
+    refuse_other_model(params, tensors, dim, heads)
     tied = is_tied(tensors, dim)
     scaling = rope_scaling(params, 32.0 if tied or dim in SMALL_DIMS else 8.0, rope_factor)
     unsaid = LLAMA_3 if rows >= LLAMA_3_VOCAB else LLAMA_2
@@ -131,6 +151,28 @@ def raw_config(
         "max_position_embeddings": SCALED_CONTEXT if scaling else unsaid["max_position_embeddings"],
         "tie_word_embeddings": tied,
     }
+
+
+def refuse_other_model(params: Mapping[str, Any], tensors: Mapping[str, LazyTensor], dim: int, heads: int) -> None:
+    """Holds params.json against the shapes, by its own keys. Raises BadCheckpoint."""
+    if missing := [key for key in REQUIRED if params.get(key) is None]:
+        raise BadCheckpoint(f"params.json says no {missing[0]}. Fetch it again.")
+    if dim % (2 * heads):
+        raise BadCheckpoint(f"params.json: n_heads is {heads}, and dim {dim} does not make so many heads of an even "
+                            "width. Take it from the same model.")  # fmt: skip
+    kv_heads = integer(params, "n_kv_heads", heads, MAX_WIDTH)
+    layers = len({name.split(".")[1] for name in tensors if name.startswith("layers.")})
+    keys, key_rows = size(tensors, FIRST_KEYS, 0), kv_heads * dim // heads
+    for what, said, found in (
+        ("dim is", dim, size(tensors, NORM, 0)),
+        ("n_layers is", integer(params, "n_layers", 0, MAX_LAYERS), layers),
+        ("vocab_size is", integer(params, "vocab_size", -1, MAX_VOCAB, -1), size(tensors, EMBEDDING, 0)),
+        ("multiple_of and ffn_dim_multiplier make an FFN of", ffn_dim(params, dim), size(tensors, FIRST_GATE, 0)),
+        ("n_heads and n_kv_heads make keys of", key_rows, keys if keys % key_rows else 0),  # heads may be repeated
+    ):
+        if found and said not in (-1, found):
+            raise BadCheckpoint(f"params.json: {what} {said}, and the shards have {found}. Take both from the same "
+                                "model.")  # fmt: skip
 
 
 def ffn_dim(params: Mapping[str, Any], dim: int) -> int:
@@ -200,8 +242,8 @@ def without_copies(name: str, tensor: LazyTensor, kv_heads: int, head_dim: int) 
     """[K * D, E] of [K * copies * D, E]. Raises BadCheckpoint where heads that should be copies differ."""
     heads = tensor.read().reshape(kv_heads, -1, head_dim, tensor.shape[1])
     if not mx.all(heads == heads[:, :1]).item():
-        raise BadCheckpoint(f"{name} has more heads than params.json gives, and they are no copies of {kv_heads}. "
-                            "Take both from the same model.")  # fmt: skip
+        raise BadCheckpoint(f"{name} has more heads than n_heads and n_kv_heads in params.json make, and they are no "
+                            f"copies of {kv_heads}. Take both from the same model.")  # fmt: skip
     return heads[:, 0].reshape(-1, tensor.shape[1])
 
 

@@ -12,14 +12,17 @@ from elm_mlx.store.quantize import quantize
 
 
 def altered(
-    stored: MutableMapping[str, mx.array], how: Quantization | None, dtype: mx.Dtype, source: Mapping[str, LazyTensor]
+    stored: MutableMapping[str, mx.array],
+    how: Quantization | None,
+    dtypes: Mapping[str, mx.Dtype],
+    source: Mapping[str, LazyTensor],
 ) -> list[str]:
-    """The weights in `stored`, floats of `dtype`, that are not the source's cast to it and quantized as `how` says.
+    """The weights in `stored` that are not the source's cast to the type in `dtypes` and quantized as `how` says.
 
     One is in memory at a time, so each is taken out of `stored`. Learned quantization alters, a conversion of ours
     nothing.
     """
-    return [name for name, tensor in source.items() if not is_rounded(name, stored, how, dtype, tensor)]
+    return [name for name, tensor in source.items() if not is_rounded(name, stored, how, dtypes[name], tensor)]
 
 
 def is_rounded(

@@ -30,12 +30,13 @@ from elm_mlx.values import MAX_WIDTH, integer
 class Source:
     """An opened checkpoint: `where` is what the user named, `directory` where its configuration lies.
 
-    The tensors are plain, whatever `settings` says of how the source holds them, and `config` is that of a plain
-    model; `dropped` says which of their rows were left out.
+    `read` names the files that it came from. The tensors are plain, whatever `settings` says of how the source holds
+    them, and `config` is that of a plain model; `dropped` says which of their rows were left out.
     """
 
     where: Path
     directory: Path
+    read: list[str]
     layout: str
     raw_config: dict[str, Any]
     config: ModelConfig
@@ -45,13 +46,22 @@ class Source:
     settings: Settings = field(default_factory=dict)
 
     @property
+    def files(self) -> list[Path]:
+        """All that a conversion reads of it, the tokenizer aside."""
+        names = (*self.read, "generation_config.json")
+        return [file for name in names if (file := self.directory / name).is_file()]
+
+    @property
     def family_layout(self) -> tuple[str, str]:
         """The key of the rename rules."""
         return self.config.family, self.naming
 
-    def is_already(self, quantization: Quantization | None, dtype: mx.Dtype) -> bool:
-        """Whether this is an MLX directory that runs, as it would be written: quantized so, or plain and of `dtype`."""
+    def is_already(self, quantization: Quantization | None, dtype: mx.Dtype, files: list[str] | None = None) -> bool:
+        """Whether this is an MLX directory that runs, as it would be written: quantized so, or plain and of `dtype`,
+        and in these files where they are given."""
         if not self.layout.startswith("MLX") or not (self.directory / "tokenizer.json").is_file():
+            return False
+        if files is not None and files != sorted(weight_files(self.where)):
             return False
         wanted = {name: quantization.of(name, t.shape) for name, t in self.tensors.items()} if quantization else {}
         if self.settings or wanted:
@@ -98,23 +108,27 @@ def open_files(where: Path, directory: Path, files: Mapping[str, list[str]]) -> 
     tensors = gather(directory, files, hugging_face.read_file)
     hugging_face.refuse_adapter(where, tensors)
     raw = optional_json(directory / "config.json")
+    read = ["config.json", *hugging_face.index(directory, files), *files]
     tensors, settings = dequantized(where, tensors, read_quantization(raw))
     first = directory / next(iter(files))
     if corenet.is_corenet(tensors):
-        return open_corenet(where, first, raw, tensors)
+        return open_corenet(where, first, raw, tensors, read)
     config = replace(config_from_dict(raw or read_json(directory / "config.json")), quantization=None)
-    return Source(where, directory, layout_name(first, settings), raw, config, tensors, settings=settings)
+    return Source(where, directory, read, layout_name(first, settings), raw, config, tensors, settings=settings)
 
 
-def open_corenet(where: Path, file: Path, raw: dict[str, Any], tensors: dict[str, LazyTensor]) -> Source:
+def open_corenet(
+    where: Path, file: Path, raw: dict[str, Any], tensors: dict[str, LazyTensor], read: list[str]
+) -> Source:
     """CoreNet's names: `raw` is a whole config.json, or Apple's short one, or empty."""
     with said_by("corenet"):
         if "model_type" not in raw:
-            raw = corenet.raw_config(where, tensors, raw or corenet.yaml_facts(file.parent))
+            facts, yamls = (raw, []) if raw else corenet.yaml_facts(file.parent)
+            raw, read = corenet.raw_config(where, tensors, facts), [*yamls, *read]
         config = replace(config_from_dict(raw), quantization=None)
     tensors, dropped = corenet.trimmed(tensors, config.vocab_size)
     layout = "CoreNet" if file.suffix in hugging_face.TORCH_SUFFIXES else "Apple's MLX example"
-    return Source(where, file.parent, layout, raw, config, tensors, "corenet", dropped)
+    return Source(where, file.parent, read, layout, raw, config, tensors, "corenet", dropped)
 
 
 def layout_name(file: Path, settings: Settings) -> str:
@@ -136,4 +150,5 @@ def open_meta(where: Path, directory: Path, files: Mapping[str, list[str]], rope
         raw = meta.raw_config(params, tensors, shards, rope_factor)
         config = config_from_dict(raw)
     layout = f"Meta, {len(shards)} shard{'s' * (len(shards) > 1)}"
-    return Source(where, directory, layout, raw, config, meta.arranged(tensors, config), "meta")
+    read = ["params.json", *files]
+    return Source(where, directory, read, layout, raw, config, meta.arranged(tensors, config), "meta")

@@ -17,7 +17,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
-from elm_mlx.errors import TargetExists
+from elm_mlx.errors import ElmError, TargetExists
 
 
 @contextmanager
@@ -41,6 +41,7 @@ def staged(target: Path, force: bool) -> Iterator[tuple[Path, BinaryIO]]:
             yield folder, file
             refuse_unfit(target)
             refuse_existing(target, force)
+            settle(folder)
             replace(target, folder)
         finally:
             shutil.rmtree(folder, ignore_errors=True)
@@ -50,6 +51,11 @@ def staged(target: Path, force: bool) -> Iterator[tuple[Path, BinaryIO]]:
 def beside(target: Path, kind: str) -> Path:
     """Where a run keeps its own."""
     return target.with_name(f".{target.name}.{kind}")
+
+
+def replaced(target: Path) -> list[Path]:
+    """All that a run replaces or removes."""
+    return [target, *(beside(target, kind) for kind in ("partial", "journal", "replaced"))]
 
 
 @contextmanager
@@ -117,10 +123,40 @@ def replace(target: Path, folder: Path) -> None:
         put_back(target)
 
 
+def settle(folder: Path) -> None:
+    """Returns when the disk has a folder and the files in it: a power cut could otherwise leave a name without what it
+    names."""
+    for path in folder.iterdir():
+        sync(path)
+    with suppress(OSError):  # not every file system does this for a folder
+        sync(folder)
+
+
+def sync(path: Path) -> None:
+    """Returns when the disk has what was written to a file, or the names in a folder."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
 def put_back(target: Path) -> None:
-    """An earlier output that stepped aside comes back where nothing took its place, and goes where a model did."""
+    """An earlier output that stepped aside comes back where nothing took its place, and goes where a model did. Raises
+    ElmError where the system keeps some of it."""
     aside = beside(target, "replaced")
     if (target / "config.json").is_file():
-        shutil.rmtree(aside, ignore_errors=True)
+        remove(aside, target)
     elif aside.exists() and not target.exists():
         aside.rename(target)
+
+
+def remove(aside: Path, target: Path) -> None:
+    """Deletes an earlier output, once the disk has the name of what took its place."""
+    if not os.path.lexists(aside):
+        return
+    with suppress(OSError):
+        sync(target.parent)
+    shutil.rmtree(aside, ignore_errors=True)
+    if os.path.lexists(aside):
+        raise ElmError(f"{target} is whole, but {aside}, which it replaces, cannot be removed. Do that yourself.")

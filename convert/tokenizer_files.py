@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,11 +11,21 @@ from elm_mlx.config import ModelConfig
 from elm_mlx.convert import sentencepiece_model, tiktoken_model
 from elm_mlx.convert.sentencepiece_model import SentencePieceModel, added_token
 from elm_mlx.errors import BadCheckpoint, MissingTokenizer, NotFound
-from elm_mlx.store.files import optional_json, read_json, reading, write_json
+from elm_mlx.store.files import (
+    MAX_LARGE_BYTES,
+    MAX_SMALL_BYTES,
+    optional_json,
+    read_bytes,
+    read_json,
+    read_text,
+    reading,
+    write_json,
+)
 from elm_mlx.store.load import read_generation
 from elm_mlx.text.tokenizer import Tokenizer
 
 MAX_MODEL_BYTES = 16 * 2**20  # Llama 2's tokenizer.model has 0.5 MB, Llama 3's 2, one with 256,000 pieces 4
+SETTINGS, ADDED = "tokenizer_config.json", "added_tokens.json"
 COPIED = ("special_tokens_map.json", "chat_template.jinja")
 WANTED = "a tokenizer.json, a tokenizer.model (SentencePiece's or tiktoken's), or a directory with one"
 
@@ -24,19 +33,20 @@ WANTED = "a tokenizer.json, a tokenizer.model (SentencePiece's or tiktoken's), o
 @dataclass(frozen=True)
 class TokenizerFiles:
     """What will be written of the tokenizer in the file `source`: tokenizer.json's bytes, tokenizer_config.json's
-    object, and files copied as they are."""
+    object, and files as they are, by name; `files` is all that the tokenizer was read from."""
 
     source: Path
     content: bytes
     settings: dict[str, Any]
-    copied: list[Path]
+    copied: dict[str, bytes]
+    files: list[Path]
 
     def write(self, folder: Path) -> None:
         """Writes them into `folder`."""
         (folder / "tokenizer.json").write_bytes(self.content)
-        write_json(folder / "tokenizer_config.json", self.settings)
-        for file in self.copied:
-            shutil.copyfile(file, folder / file.name)
+        write_json(folder / SETTINGS, self.settings)
+        for name, content in self.copied.items():
+            (folder / name).write_bytes(content)
 
 
 def prepare(source: Path, given: Path | None, config: ModelConfig) -> TokenizerFiles:
@@ -47,14 +57,19 @@ def prepare(source: Path, given: Path | None, config: ModelConfig) -> TokenizerF
     """
     with reading(given or source):
         file = find(given or source, source)
-        content, settings = read(file, config)
+        content, settings, used = read(file, config)
         data = compact(content, file)
     settings = {key: value for key, value in settings.items() if key != "auto_map"}  # Python that a loader would run
     check(Tokenizer(data, settings, config.bos_token_id, file), config, file)
     read_generation(source / "generation_config.json")
-    beside = [file.parent / name for name in COPIED] + [source / "generation_config.json"]
+    beside = [path for name in COPIED if (path := file.parent / name).exists()]
+    generation = [path for path in [source / "generation_config.json"] if path.exists()]
     return TokenizerFiles(
-        file, data, settings | {"clean_up_tokenization_spaces": False}, [path for path in beside if path.is_file()]
+        source=file,
+        content=data,
+        settings=settings | {"clean_up_tokenization_spaces": False},
+        copied={path.name: checked(path) for path in [*beside, *generation]},
+        files=[file, *(path for name in used if (path := file.parent / name).exists()), *beside],
     )
 
 
@@ -71,17 +86,23 @@ def find(place: Path, source: Path) -> Path:
     raise MissingTokenizer(f"{place} has no tokenizer. {hint}Give --tokenizer PATH: {WANTED}.")
 
 
-def read(file: Path, config: ModelConfig) -> tuple[dict[str, Any], dict[str, Any]]:
-    """(tokenizer.json's object, tokenizer_config.json's object) for any kind of file."""
-    settings = optional_json(file.parent / "tokenizer_config.json")
+def checked(file: Path) -> bytes:
+    """A small file's content, once it is known to be what its name says: an object in JSON, or text."""
     if file.suffix == ".json":
-        return from_json(file, settings)
-    if file.stat().st_size > MAX_MODEL_BYTES:
-        raise BadCheckpoint(f"{file} is too large to be a tokenizer. --tokenizer wants {WANTED}.")
-    data = file.read_bytes()
+        read_json(file)
+    return read_text(file, MAX_SMALL_BYTES).encode()
+
+
+def read(file: Path, config: ModelConfig) -> tuple[dict[str, Any], dict[str, Any], list[str]]:
+    """(tokenizer.json's object, tokenizer_config.json's object, what else is looked for beside it) for any kind of
+    file."""
+    settings = optional_json(file.parent / SETTINGS)
+    if file.suffix == ".json":
+        return *from_json(file, settings), [SETTINGS]
+    data = read_bytes(file, MAX_MODEL_BYTES)
     if is_tiktoken(data):
-        return from_tiktoken(file, data, settings, config)
-    return from_sentencepiece(file, data, settings)
+        return *from_tiktoken(file, data, settings, config), [SETTINGS]
+    return *from_sentencepiece(file, data, settings), [SETTINGS, ADDED]
 
 
 def is_tiktoken(data: bytes) -> bool:
@@ -92,7 +113,7 @@ def is_tiktoken(data: bytes) -> bool:
 
 def from_json(file: Path, settings: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     """A tokenizer.json as it is. A class that rebuilds it from parts, and cuts blanks otherwise, is replaced."""
-    content = read_json(file)
+    content = read_json(file, MAX_LARGE_BYTES)
     kind = settings.get("tokenizer_class", "")
     if not isinstance(kind, str) or kind.startswith("LlamaTokenizer"):
         settings = settings | {"tokenizer_class": "PreTrainedTokenizerFast"}
@@ -103,7 +124,7 @@ def from_sentencepiece(file: Path, data: bytes, settings: dict[str, Any]) -> tup
     """A tokenizer.model, and added_tokens.json where a fine-tune brought one, by the original's own rules."""
     model = sentencepiece_model.parse(data, file)
     content = sentencepiece_model.tokenizer_json(model, file)
-    content["added_tokens"] += later_tokens(file.parent / "added_tokens.json", model)
+    content["added_tokens"] += later_tokens(file.parent / ADDED, model)
     names = {
         key: model.text_of(token)
         for key, token in (("bos_token", model.bos_id), ("eos_token", model.eos_id), ("unk_token", model.unk_id))

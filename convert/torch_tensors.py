@@ -119,15 +119,20 @@ class View:
         last = self.offset + sum((n - 1) * step for n, step in zip(self.shape, self.stride, strict=True))
         return last < self.storage.size // self.element.size or prod(self.shape) == 0
 
-    def read(self) -> mx.array:
+    def __call__(self) -> mx.array:
         """Copy the elements out of the file, row-major."""
+        return self.rows(slice(None))
+
+    def rows(self, rows: slice) -> mx.array:
+        """Copy some rows alone."""
         dtype, size = self.element.dtype, self.element.size
         if prod(self.shape) == 0:
-            return mx.zeros(self.shape, dtype)
+            return mx.zeros(self.shape, dtype)[rows]
         # The stride of a dimension of one leads nowhere, and may be a number that NumPy cannot hold.
         steps = [size * step if n > 1 else 0 for n, step in zip(self.shape, self.stride, strict=True)]
         there = np.ndarray(self.shape, self.element.stored, self.storage.data, size * self.offset, steps)
-        array = mx.array(np.require(there, requirements=["C_CONTIGUOUS", "ALIGNED"]))
+        wanted = there[rows] if self.shape else there
+        array = mx.array(np.require(wanted, requirements=["C_CONTIGUOUS", "ALIGNED"]))
         return array.view(dtype) if dtype == mx.bfloat16 else array.astype(dtype)
 
 
@@ -202,7 +207,7 @@ class Vocabulary:
             raise BadCheckpoint("a tensor reaches out of its storage; download the file again.")
         if prod(view.shape) * element.size > self.largest:
             raise BadCheckpoint("a tensor repeats its elements until it is larger than the file; refused.")
-        return LazyTensor(view.shape, element.dtype, view.read)
+        return LazyTensor(view.shape, element.dtype, view)
 
     def rebuild_v2(self, storage: object, offset: object, shape: object, stride: object, *rest: object) -> LazyTensor:
         """The same with what autograd hung on it: requires_grad, hooks and perhaps metadata."""

@@ -81,13 +81,14 @@ def verify(
     *,
     tokens: int = TOKENS,
     max_kl: float | None = None,
+    rope_factor: float | None = None,
     progress: Progress | None = None,
 ) -> Report:
     """Compares `converted`, an MLX directory, with `source`, what it was made from or another MLX directory.
 
     `text` is a UTF-8 file, by default the demo's held-out stories; its first `tokens` by the converted model's own
     tokenizer are read in windows of up to 512 that begin with BOS where the model has one. `max_kl` replaces the
-    bound. `progress` hears (layers done, in all).
+    bound. `rope_factor` is what a source in Meta's layout was converted with. `progress` hears (layers done, in all).
 
     Raises InvalidRequest for models that do not belong together, and NotFound, MissingTokenizer, BadCheckpoint,
     Unsupported. A difference past the bound raises nothing: the report has not `passed`.
@@ -96,7 +97,7 @@ def verify(
         raise InvalidRequest(f"tokens is {tokens}; it must be 1 to {MAX_TOKENS:,}.")
     if max_kl is not None and not real("max_kl", max_kl) >= 0:
         raise InvalidRequest(f"max_kl is {max_kl}; it must be 0 or above, in nats per token.")
-    ours, theirs = open_directory(Path(converted)), open_original(Path(source))
+    ours, theirs = open_directory(Path(converted)), open_original(Path(source), rope_factor)
     return compare(ours, theirs, text, tokens=tokens, max_kl=max_kl, progress=progress)
 
 
@@ -122,7 +123,7 @@ def compare(
     targets = mx.array([token for window in windows for token in window[1:]])
     table = compared(ours, theirs, ours.hidden(inputs, step), theirs.hidden(inputs, step), targets)
     step()
-    return report(ours, theirs, table, max_kl, altered(ours.stored(), ours.quantization, ours.dtype, theirs.originals))
+    return report(ours, theirs, table, max_kl, altered(ours.stored(), ours.quantization, ours.dtypes, theirs.originals))
 
 
 def check_pair(ours: OnDisk, theirs: OnDisk) -> None:
@@ -187,11 +188,14 @@ def compared(ours: OnDisk, theirs: OnDisk, our_states: mx.array, their_states: m
 
 
 def stored_as(ours: OnDisk, theirs: OnDisk) -> str:
-    """How the weights are stored, as MAX_KL names it; of several settings the one with the fewest bits counts."""
+    """How the weights are stored, as MAX_KL names it: of several settings the one with the fewest bits counts, of
+    several types the coarsest that a weight was rounded to; "exact" where none was."""
     if how := ours.quantization:
         coarsest = min((setting for setting in (how, *how.overrides.values()) if setting), key=lambda one: one.bits)
         return f"{coarsest.bits}-bit" if coarsest.mode == "affine" else coarsest.mode
-    return "exact" if ours.dtype in (mx.float32, theirs.dtype) else str(ours.dtype).removeprefix("mlx.core.")
+    pairs = ((ours.dtypes[name], dtype) for name, dtype in theirs.dtypes.items())
+    rounded = {str(here).removeprefix("mlx.core.") for here, there in pairs if here not in (mx.float32, there)}
+    return max(rounded, key=MAX_KL.__getitem__, default="exact")
 
 
 def report(ours: OnDisk, theirs: OnDisk, table: np.ndarray, max_kl: float | None, changed: list[str]) -> Report:

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from elm_mlx.errors import BadCheckpoint, unsupported
+from elm_mlx.errors import BadCheckpoint, Unsupported, unsupported
 from elm_mlx.quantization import Quantization, read_quantization
 from elm_mlx.values import (
     MAX_LAYERS,
@@ -30,6 +30,7 @@ from elm_mlx.values import (
 )
 
 Shape = tuple[int, ...]
+MISTRAL_WINDOW = 4096  # positions, by transformers' MistralConfig, where sliding_window is not named
 HEAD = "lm_head.weight"  # the rows of the output, where they are not the embedding's
 
 
@@ -307,6 +308,18 @@ class OpenELMConfig(ModelConfig):
         return shapes if self.tied else shapes | {HEAD: (V, E)}
 
 
+def _refuse_windows(raw: Mapping[str, Any]) -> None:
+    """Refuses layers that attend to the last few positions alone."""
+    kinds = given(raw, "layer_types", [])
+    for kind in kinds if isinstance(kinds, list) else [kinds]:
+        if kind != "full_attention":
+            raise unsupported("config.json: layer_types", kind, ["full_attention"])
+    if (window := raw.get("sliding_window")) is not None:
+        raise Unsupported(f"config.json: sliding_window is {window!r} (a mistral's is {MISTRAL_WINDOW} where it does "
+                          "not say), and elm-mlx runs attention to all positions alone. Write null there if the model "
+                          "was trained so.")  # fmt: skip
+
+
 @dataclass(frozen=True, kw_only=True)
 class LlamaConfig(ModelConfig):
     """Llama 3, 3.1, 3.2 (text) and 3.3.
@@ -323,6 +336,7 @@ class LlamaConfig(ModelConfig):
         choice(raw, "hidden_act", ["silu", "swish"])
         choice(raw, "attention_bias", [False])
         choice(raw, "mlp_bias", [False])
+        _refuse_windows(raw)
         layers = integer(raw, "num_hidden_layers", 32, MAX_LAYERS)
         model_dim = integer(raw, "hidden_size", 4096, MAX_WIDTH)
         heads = integer(raw, "num_attention_heads", 32, MAX_WIDTH)
@@ -396,9 +410,7 @@ def config_from_dict(raw: Mapping[str, Any]) -> OpenELMConfig | LlamaConfig:
     if model_type is None:
         raise BadCheckpoint("config.json has no model_type, so it is not a Hugging Face model configuration.")
     if model_type == "mistral":  # Llama's architecture, but for a window that is there unless switched off
-        if (window := raw.get("sliding_window", 4096)) is not None:
-            raise unsupported("config.json: sliding_window", window, ["null"])
-        model_type = LlamaConfig.family
+        raw, model_type = {"sliding_window": MISTRAL_WINDOW, **raw}, LlamaConfig.family
     if not isinstance(model_type, str) or model_type not in FAMILIES:
         raise unsupported("config.json: model_type", model_type, FAMILIES)
     return FAMILIES[model_type].from_dict(raw)

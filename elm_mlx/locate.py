@@ -30,7 +30,7 @@ from elm_mlx.errors import (
     Unreachable,
 )
 from elm_mlx.store import hub, hub_cache, library, load, registry
-from elm_mlx.store.files import optional_json, read_json, reading
+from elm_mlx.store.files import MAX_LARGE_BYTES, optional_json, read_json, reading
 from elm_mlx.store.layout import has_tokenizer, is_whole
 from elm_mlx.store.registry import Known, Repository
 
@@ -218,6 +218,22 @@ def checkpoint(model: str | Path, fetching: Progress | None = None, say: Say = l
     return Located(snapshot, choice.repository, snapshot.name), tokenizer
 
 
+def checkpoint_here(name: str) -> tuple[Located, Path | None]:
+    """The same of a name without the network; a tokenizer that is not here is None. Raises NotFound."""
+    repository = as_published(named(name)).repository
+    if not (snapshot := complete(repository)):
+        raise NotFound(f"{repository} is not on this machine, and a dry run fetches nothing: the checkpoint's own "
+                       "files tell what would be done. Leave --dry-run out.")  # fmt: skip
+    tokenizer = cached_tokenizer() if registry.lacks_tokenizer(repository.name) else None
+    return Located(snapshot, repository, snapshot.name), tokenizer
+
+
+def complete(repository: Repository) -> Path | None:
+    """The hub's cached snapshot, if it has all that the repository can give of the model."""
+    here = whole(repository)
+    return here if here and (registry.lacks_tokenizer(repository.name) or has_tokenizer(here)) else None
+
+
 def named(model: str | Path) -> Known | Repository:
     """What a name stands for. Raises InvalidRequest for a directory."""
     parsed = registry.parse(model)
@@ -230,12 +246,9 @@ def fetched(choice: Choice, fetching: Progress | None, say: Say, *, for_running:
     """(a snapshot with everything that the model needs, the tokenizer that is missing in it and comes from elsewhere),
     from the hub's cache or else the network."""
     repository = choice.repository
-    lacks_tokenizer = registry.lacks_tokenizer(repository.name)
     with naming(choice.alternative):
-        here = whole(repository)
-        is_there = here and (lacks_tokenizer or has_tokenizer(here))
-        listing = None if is_there else look_up(choice, for_running)
-        tokenizer = openelm_tokenizer(say) if lacks_tokenizer else None
+        listing = None if complete(repository) else look_up(choice, for_running)
+        tokenizer = openelm_tokenizer(say) if registry.lacks_tokenizer(repository.name) else None
         if listing:
             if choice.original:
                 say(f"{repository} is a {registry.READY_BITS}-bit conversion of {choice.original} by others than its "
@@ -264,7 +277,8 @@ def kept(found: Located, say: Say, *, anew: bool = False) -> Located:
         place = library.place(found.repository.name, found.commit, library.PUBLISHED)
         if anew and place.is_dir():
             library.remove(place)
-        return replace(found, path=library.link(place, found.path, {file.name: compact(read_json(file), file)}))
+        smaller = compact(read_json(file, MAX_LARGE_BYTES), file)
+        return replace(found, path=library.link(place, found.path, {file.name: smaller}))
     except ElmError as error:
         say(f"{error} So the next start will take a little longer.")
         return found
@@ -326,10 +340,9 @@ def converted(
 
 def openelm_tokenizer(say: Say) -> Path:
     """The tokenizer that Apple's repositories lack, from any mirror whose file is the one the registry names."""
+    if file := cached_tokenizer():
+        return file
     for mirror in registry.TOKENIZER_MIRRORS:
-        snapshot = hub_cache.snapshot(Repository(mirror))
-        if snapshot and is_the_tokenizer(file := snapshot / registry.TOKENIZER_FILE):
-            return file
         hub_cache.verify(Repository(mirror))  # a damaged one is fetched again
     refusal: ElmError | None = None
     for mirror in registry.TOKENIZER_MIRRORS:
@@ -351,9 +364,16 @@ def openelm_tokenizer(say: Say) -> Path:
                            "Give one with `elm-mlx convert ... --tokenizer FILE`.")  # fmt: skip
 
 
+def cached_tokenizer() -> Path | None:
+    """The same where a mirror's is in the hub's cache."""
+    snapshots = filter(None, (hub_cache.snapshot(Repository(mirror)) for mirror in registry.TOKENIZER_MIRRORS))
+    files = (snapshot / registry.TOKENIZER_FILE for snapshot in snapshots)
+    return next(filter(is_the_tokenizer, files), None)
+
+
 def is_the_tokenizer(path: Path) -> bool:
     """Whether a file is the registry's, by its hash."""
-    if not path.exists():
+    if not path.is_file():
         return False
     with reading(path), path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest() == registry.TOKENIZER_SHA256

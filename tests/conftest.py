@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import checkpoints
@@ -38,3 +39,13 @@ def openelm(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def lm(source: Path) -> elm_mlx.LanguageModel:
     """The loaded model of `source`, in float32."""
     return elm_mlx.load(source)
+
+
+@pytest.fixture
+def pipe() -> Iterator[Path]:
+    """A pipe with an empty object in it, by a name in the file system."""
+    end, other = os.pipe()
+    os.write(other, b"{}")
+    os.close(other)
+    yield Path(f"/dev/fd/{end}")
+    os.close(end)

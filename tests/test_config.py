@@ -175,6 +175,15 @@ def test_impossible_multipliers_are_refused(change: dict[str, Any], complaint: s
         (checkpoints.LLAMA | {"partial_rotary_factor": 0.5}, "partial_rotary_factor"),
         (checkpoints.LLAMA | {"rope_parameters": {"partial_rotary_factor": 0.5}}, "partial_rotary_factor"),
         (checkpoints.LLAMA | {"rope_scaling": {"rope_type": ["llama3"], "factor": 8.0}}, "llama3"),
+        (
+            checkpoints.LLAMA | {"layer_types": ["full_attention", "sliding_attention"]},
+            "layer_types 'sliding_attention'",
+        ),
+        (checkpoints.LLAMA | {"layer_types": "sliding_attention"}, "layer_types 'sliding_attention'"),
+        (checkpoints.LLAMA | {"layer_types": [None]}, "layer_types None"),
+        (checkpoints.LLAMA | {"sliding_window": 64}, "sliding_window is 64 "),
+        (checkpoints.LLAMA | {"model_type": "mistral"}, "sliding_window is 4096 .*where it does not say.* null"),
+        (checkpoints.LLAMA | {"model_type": "mistral", "sliding_window": 0}, "sliding_window is 0 "),
         (checkpoints.OPENELM | {"rope_scaling": {"rope_type": "yarn", "factor": 2.0}}, "rope_scaling"),
         (checkpoints.OPENELM | {"rope_theta": 500000.0}, "rope_theta"),
         (checkpoints.LLAMA | {"quantization_config": {"quant_method": "gptq"}}, "'gptq'.*affine"),
@@ -188,6 +197,12 @@ def test_impossible_multipliers_are_refused(change: dict[str, Any], complaint: s
 def test_other_kinds_are_refused_by_name_with_those_that_run(raw: dict[str, Any], named: str) -> None:
     with pytest.raises(Unsupported, match=named):
         config_from_dict(raw)
+
+
+@pytest.mark.parametrize("model_type", ["llama", "mistral"])
+def test_attention_to_all_positions_may_be_said(model_type: str) -> None:
+    said = {"model_type": model_type, "sliding_window": None, "layer_types": ["full_attention"] * 3}
+    assert config_from_dict(checkpoints.LLAMA | said) == config_from_dict(checkpoints.LLAMA)
 
 
 def test_a_config_without_a_model_type_is_no_model() -> None:

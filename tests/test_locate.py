@@ -205,6 +205,21 @@ def test_convert_takes_a_name_and_finds_its_tokenizer(machine: Machine, hub: Fak
     assert not hub.requests
 
 
+def test_a_dry_run_of_a_name_plans_from_what_is_here(machine: Machine, hub: FakeHub, tmp_path: Path) -> None:
+    command = ["convert", APPLE, "--output", tmp_path / "a" / "out", "--dry-run"]
+    absent = machine.run(*command)
+    assert (absent.returncode, absent.stdout) == (66, "")
+    assert f"{APPLE} is not on this machine" in absent.stderr
+    assert not (tmp_path / "a").exists()
+    assert not hub.requests
+    well(machine.run("pull", "openelm-450m"))
+    hub.reset()
+    planned = well(machine.run(*command, NO_SOCKETS="1"))
+    assert "tokenizer.model" in planned.stdout
+    assert not (tmp_path / "a").exists()
+    assert not hub.requests
+
+
 @pytest.mark.parametrize(
     ("options", "code"),
     [

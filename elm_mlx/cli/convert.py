@@ -40,7 +40,7 @@ GROUPS = list(map(str, QUANTIZATION_MODES["affine"][1]))
     help="tokenizer.json or tokenizer.model, with the settings beside it, or its directory.",
 )
 @click.option("--rope-factor", type=float, help="RoPE scaling of Meta's files. Default: 8, in 3.2's sizes 32.")
-@click.option("--max-shard-size", type=float, default=5.0, show_default=True, metavar="GB", help="Largest file.")
+@click.option("--max-shard-size", type=float, metavar="GB", help="Largest file. Default: 5.")
 @click.option("--force", is_flag=True, help="Replace an output that is there already.")
 @click.option("--verify", is_flag=True, help="Run the result against SOURCE before it is kept (see elm-mlx verify).")
 @click.option("--dry-run", is_flag=True, help="Print what would be done, with every tensor in --json, and do nothing.")
@@ -72,12 +72,14 @@ def command(
     place = Path(source)
     if not place.exists() and (name := repository_name(source)):
         output = output or str(form.beside(Path(name)))
-        refuse_early(Path(output), force, options)
-        place, tokenizer = fetched(source)
+        if not dry_run:
+            refuse_early(Path(output), force, options)
+        place, tokenizer = fetched(source, dry_run)
         options["tokenizer"] = options["tokenizer"] or tokenizer
     job = plan(place, output, **how, **options)
     if dry_run:
         show(job.describe(), as_json)
+        job.refuse(force)  # after the plan, which says what it would take
         return
     if verify:
         prefer_fast_blas()
@@ -139,12 +141,12 @@ def refuse_early(target: Path, force: bool, options: dict[str, Any]) -> None:
         find(Path(given), Path(given))
 
 
-def fetched(source: str) -> tuple[Path, Path | None]:
-    """(where the checkpoint lies, the tokenizer that it lacks) of a name."""
-    from elm_mlx.locate import checkpoint
+def fetched(source: str, dry_run: bool) -> tuple[Path, Path | None]:
+    """(where the checkpoint lies, the tokenizer that it lacks) of a name; in a dry run what is here."""
+    from elm_mlx.locate import checkpoint, checkpoint_here
 
     with ProgressBar("Fetching", in_bytes=True) as bar:
-        found, tokenizer = checkpoint(source, bar, say)
+        found, tokenizer = checkpoint_here(source) if dry_run else checkpoint(source, bar, say)
     assert found.repository  # as it is a name
     assert found.commit
     say(f"{found.repository.name} at commit {found.commit[:12]}")

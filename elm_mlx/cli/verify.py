@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from dataclasses import asdict
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -24,10 +24,17 @@ if TYPE_CHECKING:
 @click.option("--text", type=click.Path(), help="UTF-8 text to read. Default: the demo's held-out stories.")
 @click.option("--tokens", type=click.IntRange(min=1), help="Read this many tokens of it. Default: 2048.")
 @click.option("--max-kl", type=click.FloatRange(min=0), metavar="NATS", help="Allow this divergence per token.")
+@click.option("--rope-factor", type=float, help="What a SOURCE in Meta's layout was converted with.")
 @click.option("--json", "as_json", is_flag=True, help="Print the report as one JSON object.")
 @quietable
 def command(
-    converted: str, source: str, text: str | None, tokens: int | None, max_kl: float | None, as_json: bool
+    converted: str,
+    source: str,
+    text: str | None,
+    tokens: int | None,
+    max_kl: float | None,
+    rope_factor: float | None,
+    as_json: bool,
 ) -> None:
     """Compare CONVERTED, an MLX directory, with SOURCE on the same text.
 
@@ -39,7 +46,8 @@ def command(
     from elm_mlx.convert.verify import TOKENS, verify  # here, as --help needs no MLX
 
     with ProgressBar("Verifying", in_bytes=False) as bar:
-        done = verify(converted, source, text, tokens=tokens or TOKENS, max_kl=max_kl, progress=bar)
+        asked: dict[str, Any] = {"tokens": tokens or TOKENS, "max_kl": max_kl, "rope_factor": rope_factor}
+        done = verify(converted, source, text, **asked, progress=bar)
     if as_json:
         figures = asdict(done) | {"converted": converted, "source": source, "passed": done.passed}
         click.echo(json.dumps({name: finite(value) for name, value in figures.items()}))

@@ -1,4 +1,4 @@
-"""Small files of a checkpoint: JSON read with a bound, errors of the disk as sentences."""
+"""Small files of a checkpoint, read with a bound; errors of the disk as sentences."""
 
 from __future__ import annotations
 
@@ -11,18 +11,39 @@ from typing import Any
 
 from elm_mlx.errors import BadCheckpoint, DiskFull, ElmError, NotFound
 
-MAX_JSON_BYTES = 100 * 2**20  # a 405B index has 1 MB, a large tokenizer.json 20
+MAX_SMALL_BYTES = 2**20  # of a configuration or template: Llama 3.1's largest has 55 kB
+MAX_LARGE_BYTES = 100 * 2**20  # of an index or a tokenizer.json: a 405B's index has 1 MB, a large tokenizer.json 20
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """The object in a JSON file. Raises NotFound, or BadCheckpoint for anything but one object of sane size."""
+def read_bytes(path: Path, limit: int) -> bytes:
+    """The content of a file of up to `limit` bytes.
+
+    Raises NotFound, or BadCheckpoint for a larger one and for a pipe or device, which might never end.
+    """
+    with reading(path):
+        if not path.exists():
+            raise NotFound(f"There is no {path.name} in {path.parent.absolute()}. Give a model's directory.")
+        if not path.is_file():
+            raise BadCheckpoint(f"{path} cannot be read: it is a folder, a pipe or a device. Put a file there.")
+        with path.open("rb") as file:
+            data = file.read(limit + 1)
+    if len(data) > limit:
+        raise BadCheckpoint(f"{path} is over {limit / 2**20:g} MB, too large to be what its name says.")
+    return data
+
+
+def read_text(path: Path, limit: int) -> str:
+    """The same as text. Raises as `read_bytes`, and BadCheckpoint where it is not UTF-8."""
     try:
-        with reading(path):
-            if not path.exists():
-                raise NotFound(f"There is no {path.name} in {path.parent.absolute()}. Give a model's directory.")
-            if path.stat().st_size > MAX_JSON_BYTES:
-                raise BadCheckpoint(f"{path} is over {MAX_JSON_BYTES >> 20} MB, too large to be what its name says.")
-            value = json.loads(path.read_bytes())
+        return read_bytes(path, limit).decode()
+    except UnicodeDecodeError as error:
+        raise BadCheckpoint(f"{path} is not UTF-8 text; fetch it again.") from error
+
+
+def read_json(path: Path, limit: int = MAX_SMALL_BYTES) -> dict[str, Any]:
+    """The object in a JSON file. Raises as `read_bytes`, and BadCheckpoint for anything but one object."""
+    try:
+        value = json.loads(read_bytes(path, limit))
     except (ValueError, RecursionError) as error:
         raise BadCheckpoint(f"{path} is not valid JSON ({type(error).__name__}); fetch it again.") from error
     if not isinstance(value, dict):
@@ -30,10 +51,10 @@ def read_json(path: Path) -> dict[str, Any]:
     return value
 
 
-def optional_json(path: Path) -> dict[str, Any]:
-    """The object in a JSON file, or an empty one where there is no file."""
+def optional_json(path: Path, limit: int = MAX_SMALL_BYTES) -> dict[str, Any]:
+    """The object in a JSON file, or an empty one where there is no file. Raises as `read_json`."""
     with reading(path):
-        return read_json(path) if path.exists() else {}
+        return read_json(path, limit) if path.exists() else {}
 
 
 def write_json(path: Path, value: object) -> None:

@@ -11,6 +11,7 @@ import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 from elm_mlx.arguments import Progress
@@ -21,7 +22,17 @@ from elm_mlx.store.files import disk_errors, reading
 from elm_mlx.store.registry import Repository
 
 COMMIT = r"[0-9a-f]{40}"
+SNAPSHOT = re.compile(r"(.*/models--([\w.-]+))/snapshots/([\w.-]+)(/|$)", re.ASCII)
 SPARE_BYTES = 100 * 2**20
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """A commit of a repository as a cache holds it, in the repository's `folder` there."""
+
+    folder: Path
+    repository: str
+    commit: str
 
 
 def cache_directory() -> Path:
@@ -53,6 +64,12 @@ def snapshot(repository: Repository) -> Path | None:
     path = folder_of(repository.name) / "snapshots" / (commit or "")
     with reading(path):
         return path if commit and path.is_dir() else None
+
+
+def snapshot_at(directory: Path) -> Snapshot | None:
+    """The snapshot that a directory is or lies in, in any cache; None elsewhere."""
+    found = SNAPSHOT.match(directory.resolve().as_posix())
+    return Snapshot(Path(found[1]), found[2].replace("--", "/", 1), found[3]) if found else None
 
 
 def link(blob: Path, path: Path) -> None:

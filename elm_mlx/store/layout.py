@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable
 from pathlib import Path
 
-from elm_mlx.store.files import optional_json, reading
+from elm_mlx.store.files import MAX_LARGE_BYTES, optional_json, reading
 
 SMALL_FILES = (
     "config.json",
@@ -55,7 +55,7 @@ def has_tokenizer(directory: Path) -> bool:
 def shards(directory: Path, name: str) -> list[str]:
     """The files that one of the weights' files calls for: an index all it names, a shard all of its number."""
     if name.endswith(".index.json"):
-        named = optional_json(directory / name).get("weight_map")
+        named = optional_json(directory / name, MAX_LARGE_BYTES).get("weight_map")
         return [str(shard) for shard in named.values()] if isinstance(named, dict) else []
     if not (numbered := SHARD.fullmatch(name)):
         return [name]

@@ -18,7 +18,7 @@ import mlx.core as mx
 
 from elm_mlx.config import Shape
 from elm_mlx.errors import BadCheckpoint, NotFound, unsupported
-from elm_mlx.store.files import read_json, reading
+from elm_mlx.store.files import MAX_LARGE_BYTES, read_json, reading
 
 T = TypeVar("T")
 MAX_HEADER_BYTES = 100_000_000  # the format's own limit
@@ -162,7 +162,7 @@ def indexed_files(directory: Path, single: str, index: str) -> dict[str, list[st
         return {single: []}
     if not (directory / index).exists():
         return {}
-    places = read_json(directory / index).get("weight_map")
+    places = read_json(directory / index, MAX_LARGE_BYTES).get("weight_map")
     if not isinstance(places, dict) or not places:
         raise BadCheckpoint(f"{directory / index} lists no tensors. Fetch it again.")
     files: dict[str, list[str]] = {}

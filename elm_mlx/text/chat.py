@@ -10,7 +10,8 @@ from pathlib import Path
 from types import CodeType
 from typing import Any
 
-from elm_mlx.errors import BadCheckpoint, ElmError, InvalidRequest, NotFound
+from elm_mlx.errors import BadCheckpoint, InvalidRequest, NotFound
+from elm_mlx.store.files import read_text
 from elm_mlx.text.tokenizer import Tokenizer, token_text
 
 ZEPHYR = """\
@@ -211,14 +212,9 @@ def _short(error: Exception) -> str:
 def _beside(path: Path) -> str | None:
     """A template file's text, or None where there is none."""
     try:
-        with path.open(encoding="utf-8") as file:
-            return file.read(MAX_TEMPLATE + 1)
-    except FileNotFoundError:
+        return read_text(path, 4 * MAX_TEMPLATE)  # UTF-8's longest characters have four bytes
+    except NotFound:
         return None
-    except UnicodeDecodeError as error:
-        raise BadCheckpoint(f"{path} is not UTF-8 text; fetch it again.") from error
-    except OSError as error:
-        raise ElmError(f"{path} cannot be read: {error.strerror}. Check its permissions.") from error
 
 
 def _chosen(setting: object, where: Path, with_tools: bool) -> str:

@@ -9,7 +9,8 @@ from typing import Any, TypeVar
 
 import tokenizers
 
-from elm_mlx.errors import BadCheckpoint, ElmError, InvalidRequest, MissingTokenizer, Unsupported
+from elm_mlx.errors import BadCheckpoint, InvalidRequest, MissingTokenizer, NotFound, Unsupported
+from elm_mlx.store.files import MAX_LARGE_BYTES, read_bytes
 
 T = TypeVar("T")
 BYTE_TOKEN = re.compile(r"<0x[0-9A-F]{2}>")
@@ -62,14 +63,12 @@ class Tokenizer:
     def from_file(cls, path: Path, settings: Mapping[str, Any], bos_token_id: int | None = None) -> Tokenizer:
         """The tokenizer in a tokenizer.json. Raises MissingTokenizer where there is none."""
         try:
-            data = path.read_bytes()
-        except (FileNotFoundError, IsADirectoryError) as error:
+            data = read_bytes(path, MAX_LARGE_BYTES)
+        except NotFound as error:
             raise MissingTokenizer(
                 f"There is no {path.name} in {path.parent}. Convert the model with --tokenizer PATH, where PATH is "
                 "a tokenizer.json, a tokenizer.model, or a directory with one."
             ) from error
-        except OSError as error:
-            raise ElmError(f"{path} cannot be read: {error.strerror}. Check its permissions.") from error
         return cls(data, settings, bos_token_id, path)
 
     def _ask(self, call: Callable[[], T]) -> T:

@@ -29,6 +29,7 @@ from elm_mlx.cli.group import COMMANDS, GROUPS, MODULES
 from elm_mlx.cli.group import cli as cli_group
 from elm_mlx.convert import convert
 from elm_mlx.convert import verify as verification
+from elm_mlx.convert.job import MARGIN_BYTES
 
 PROGRAM = [sys.executable, "-m", "elm_mlx"]
 # A test run in the background of a shell ignores Ctrl-C, and its children with it; this one listens again.
@@ -260,7 +261,7 @@ def _config_is_a_directory(folder: Path) -> None:
         (lambda folder: (folder / "config.json").write_text("{", encoding="utf-8"), 65, "not valid JSON"),
         (lambda folder: (folder / "tokenizer.json").write_text("{}", encoding="utf-8"), 65, "tokenizer"),
         (_cut, 65, "cut short"),
-        (_config_is_a_directory, 1, "Is a directory"),
+        (_config_is_a_directory, 65, "it is a folder"),
     ],
 )
 def test_a_model_that_cannot_run_is_a_sentence(
@@ -309,6 +310,28 @@ def test_a_dry_run_tells_everything_and_writes_nothing(run: Run, openelm: Path, 
     header = 8 + int.from_bytes((tmp_path / "out" / "model.safetensors").read_bytes()[:8], "little")
     assert planned["files"] == {"model.safetensors": (tmp_path / "out" / "model.safetensors").stat().st_size - header}
     assert "4 bits in groups of 64" in told.out
+
+
+def test_a_dry_run_ends_as_the_real_one_would(
+    run: Run, openelm: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target = tmp_path / "a" / "out"
+    command = ["convert", openelm, "--output", target, "--dry-run"]
+    assert run(*command).code == 0
+    assert list(tmp_path.iterdir()) == []
+    convert(openelm, target)
+    assert (run(*command).code, run(*command, "--force").code) == (73, 0)
+    (target / "config.json").rename(target / "thesis.txt")
+    assert run(*command, "--force").code == 73
+    shutil.rmtree(target)
+    free = answer(run(*command, "--json"))["bytes"] + MARGIN_BYTES - 1
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(free, 0, free))  # type: ignore[attr-defined]
+    full = run(*command)
+    assert (full.code, "stored as" in full.out) == (74, True)
+    assert list(target.parent.iterdir()) == []
+    (target.with_name(".out.partial")).mkdir()
+    (target.with_name(".out.partial") / "model.safetensors").write_bytes(b"1")
+    assert run(*command).code == 0  # what a killed run left is gone on with, or removed
 
 
 def test_convert_verify_keeps_what_passes_and_says_so_in_its_card(

@@ -90,6 +90,16 @@ def test_no_number_is_null_in_json(capsys: pytest.CaptureFixture[str], openelm: 
     assert (done.code, told["kl_divergence"], told["passed"]) == (72, None, False)
 
 
+def test_the_rope_factor_of_metas_files_can_be_said(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    params = checkpoints.META_PARAMS | {"use_scaled_rope": True}
+    theirs = checkpoints.meta(checkpoints.weights(checkpoints.META), checkpoints.META)
+    source = checkpoints.write_meta(tmp_path / "source", params, [theirs])
+    output = convert(source, tmp_path / "out", dtype="float32", rope_factor=500).output
+    assert run(capsys, output, "--against", source).code == 72
+    assert run(capsys, output, "--against", source, "--rope-factor", 500).code == 0
+    assert run(capsys, output, "--against", output, "--rope-factor", 500).code == 2
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "complaint"),
     [

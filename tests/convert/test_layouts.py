@@ -214,6 +214,17 @@ def test_a_yaml_that_repeats_itself_is_not_unfolded(tmp_path: Path) -> None:
     assert corenet.general_gpt(source / "config.yaml").items() >= {"<<": "dict", "what": "list"}.items()
 
 
+@pytest.mark.parametrize("name", ["config.yaml", "other.yml", "params.json"])
+def test_a_pipe_in_a_configuration_s_place_is_refused(tmp_path: Path, pipe: Path, name: str) -> None:
+    source = write_corenet(tmp_path / "s", FLAT)
+    if name == "params.json":
+        (source / "checkpoint_average.pt").rename(source / "consolidated.00.pth")
+    (source / name).unlink(missing_ok=True)
+    (source / name).symlink_to(pipe)
+    with pytest.raises(BadCheckpoint, match=rf"{name} cannot be read: it is a folder, a pipe"):
+        open_source(source)
+
+
 def test_configurations_of_two_models_are_refused(tmp_path: Path) -> None:
     source = write_corenet(tmp_path / "s", FLAT)
     shutil.copyfile(source / "config.yaml", source / "copy.yml")

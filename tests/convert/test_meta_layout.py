@@ -23,6 +23,7 @@ from elm_mlx.convert import convert, meta, pipeline
 from elm_mlx.convert.keymap import match
 from elm_mlx.convert.source import open_source
 from elm_mlx.convert.tensor import LazyTensor
+from elm_mlx.convert.verify import verify
 from elm_mlx.errors import BadCheckpoint, ElmError, InvalidRequest, NotFound, Unsupported
 
 ARRAYS = checkpoints.weights(META)
@@ -157,6 +158,10 @@ def test_the_rope_factor_can_be_said(tmp_path: Path) -> None:
     goldens.assert_close(ours, meta_reference.logits(params, THEIRS, ids, factor=32.0))
     with pytest.raises(AssertionError):
         goldens.assert_close(ours, meta_reference.logits(params, THEIRS, ids, factor=8.0))
+    made = json.loads((output / "conversion.json").read_text(encoding="utf-8"))
+    assert made["options"]["rope_factor"] == 32.0
+    assert verify(output, source, tokens=300, rope_factor=32).kl_divergence == 0
+    assert not verify(output, source, tokens=300).passed
 
 
 @pytest.mark.parametrize("factor", [0, -8, 1e6, float("nan"), "8", True])
@@ -200,7 +205,7 @@ def test_shards_that_are_not_a_whole_are_refused(tmp_path: Path) -> None:
     with pytest.raises(BadCheckpoint, match=r"no consolidated\.01\.pth"):
         convert(source)
     (source / "consolidated.02.pth").unlink()
-    with pytest.raises(BadCheckpoint, match=r"embed_tokens.* params\.json gives"):
+    with pytest.raises(BadCheckpoint, match=r"1 of 2 shards and no consolidated\.01\.pth"):
         convert(source)
     (source / "params.json").unlink()
     with pytest.raises(NotFound, match=r"params\.json"):
@@ -234,6 +239,33 @@ def test_parameters_that_cannot_be_are_refused_in_a_sentence(tmp_path: Path, par
     with pytest.raises((BadCheckpoint, Unsupported)) as refused:
         convert(write(tmp_path / "s", **params), tmp_path / "out")
     assert "config.json" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("params", "complaint"),
+    [
+        ({"dim": None}, r"params\.json says no dim\."),
+        ({"n_layers": None}, r"params\.json says no n_layers\."),
+        ({"n_heads": None}, r"params\.json says no n_heads\."),
+        ({"dim": 256}, "dim is 256, and the shards have 128"),
+        ({"n_layers": 3}, "n_layers is 3, and the shards have 2"),
+        ({"vocab_size": 500}, "vocab_size is 500, and the shards have 512"),
+        ({"n_heads": 7}, "n_heads is 7, and dim 128 does not make"),
+        ({"n_heads": 128}, "n_heads is 128, and dim 128 does not make"),
+        ({"n_heads": 4}, "n_heads and n_kv_heads make keys of 64, and the shards have 32"),
+        ({"n_kv_heads": None}, "n_heads and n_kv_heads make keys of 128, and the shards have 32"),
+        ({"multiple_of": 256}, "multiple_of and ffn_dim_multiplier make an FFN of 512, and the shards have 384"),
+        ({"ffn_dim_multiplier": None}, "multiple_of and ffn_dim_multiplier make an FFN of 352"),
+        ({"n_heads": 16}, "more heads than n_heads and n_kv_heads in params.json make"),  # seen in the weights alone
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("shards", [1, 2])
+def test_the_key_of_params_json_that_is_wrong_is_named(
+    tmp_path: Path, params: dict[str, Any], complaint: str, shards: int
+) -> None:
+    with pytest.raises(BadCheckpoint, match=complaint):
+        convert(write(tmp_path / "s", shards, **params), tmp_path / "out")
 
 
 @pytest.mark.parametrize("name", list(THEIRS))

@@ -79,6 +79,17 @@ def test_what_is_done_already_is_said_and_not_done_again(openelm: Path, tmp_path
         convert(output, tmp_path / "again", **how)
 
 
+def test_files_of_another_size_are_made_where_they_are_asked_for(openelm: Path, tmp_path: Path) -> None:
+    output = convert(openelm, tmp_path / "out").output
+    small = convert(output, tmp_path / "small", max_shard_size=0.0002).output
+    assert len([*small.glob("model-*.safetensors")]) > 1
+    for place, size in ((output, None), (output, 1.0), (small, None), (small, 0.0002)):
+        with pytest.raises(InvalidRequest, match="already"):
+            convert(place, tmp_path / "again", max_shard_size=size)
+    whole = convert(small, tmp_path / "whole", max_shard_size=5).output
+    assert (whole / "model.safetensors").read_bytes() == (output / "model.safetensors").read_bytes()
+
+
 def test_a_setting_said_again_for_a_weight_is_no_other(openelm: Path, tmp_path: Path) -> None:
     output = convert(openelm, tmp_path / "out", bits=4).output
     config = written(output)

@@ -15,6 +15,7 @@ import pytest
 import elm_mlx
 from elm_mlx.convert import convert, provenance
 
+OPENELM = checkpoints.CONFIGS["openelm"]
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
 
@@ -28,7 +29,10 @@ def facts(file: Path) -> dict[str, Any]:
 
 def test_it_names_files_tokenizer_versions_and_options(tmp_path: Path) -> None:
     source = checkpoints.write(tmp_path / "OpenELM", checkpoints.CONFIGS["openelm"], shards=2, tokenizer=False)
-    files = ["config.json", "model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"]
+    (source / "generation_config.json").write_text('{"max_length": 9}', encoding="utf-8")
+    (source / "params.json").write_text("stray", encoding="utf-8")
+    shards = ["model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"]
+    files = ["config.json", "generation_config.json", "model.safetensors.index.json", *shards]
     said = written(convert(source, tmp_path / "out", bits=4, tokenizer=checkpoints.TOKENIZER).output)
     assert said == {
         "elm_mlx": elm_mlx.__version__,
@@ -40,8 +44,50 @@ def test_it_names_files_tokenizer_versions_and_options(tmp_path: Path) -> None:
         },
         "source": {"directory": "OpenELM", "layout": "Hugging Face, safetensors"},
         "files": {name: facts(source / name) for name in files},
-        "tokenizer": {"tokenizer.json": facts(checkpoints.TOKENIZER / "tokenizer.json")},
+        "tokenizer": {
+            name: facts(checkpoints.TOKENIZER / name) for name in ("tokenizer.json", "tokenizer_config.json")
+        },
     }
+
+
+def test_only_what_a_layout_reads_is_named(openelm: Path, tmp_path: Path) -> None:
+    corenet, meta = tmp_path / "corenet", tmp_path / "meta"
+    checkpoints.save_torch(corenet / "checkpoint_average.pt", checkpoints.corenet(checkpoints.weights(OPENELM)))
+    yaml = "model: {language_modeling: {general_gpt: {vocab_size: 640, padding_index: 512}}}"
+    (corenet / "config.yaml").write_text(yaml, encoding="utf-8")
+    (corenet / "another.yaml").write_text("a: b", encoding="utf-8")
+    arrays = checkpoints.meta(checkpoints.weights(checkpoints.META), checkpoints.META)
+    checkpoints.write_meta(meta, checkpoints.META_PARAMS, [arrays])
+    shutil.copyfile(openelm / "config.json", meta / "config.json")
+    for source, names in (
+        (corenet, ["checkpoint_average.pt", "config.yaml"]),
+        (meta, ["consolidated.00.pth", "params.json"]),
+    ):
+        said = written(convert(source, tmp_path / f"{source.name}-out", tokenizer=openelm).output)
+        assert said["files"] == {name: facts(source / name) for name in names}
+
+
+def test_files_of_the_tokenizer_are_named(openelm: Path, tmp_path: Path) -> None:
+    given = Path(shutil.copytree(openelm, tmp_path / "given", ignore=shutil.ignore_patterns("model*", "config*")))
+    (given / "chat_template.jinja").write_text("{{ messages }}", encoding="utf-8")
+    (given / "special_tokens_map.json").write_text("{}", encoding="utf-8")
+    (given / "added_tokens.json").write_text("read for a tokenizer.model alone", encoding="utf-8")
+    output = convert(openelm, tmp_path / "out", tokenizer=given).output
+    said = written(output)
+    names = ["tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "special_tokens_map.json"]
+    assert said["tokenizer"] == {name: facts(given / name) for name in names}
+    assert all((output / name).read_bytes() == (given / name).read_bytes() for name in names[2:])
+
+
+@pytest.mark.parametrize("folder", ["blobs", "models--a--b/blobs"])
+def test_a_name_is_no_hash_outside_of_the_hubs_cache(openelm: Path, tmp_path: Path, folder: str) -> None:
+    """Anyone can name a file so."""
+    source = Path(shutil.copytree(openelm, tmp_path / "source"))
+    blob = source / folder / ("a" * 64)
+    blob.parent.mkdir(parents=True)
+    (source / "model.safetensors").rename(blob)
+    (source / "model.safetensors").symlink_to(blob)
+    assert written(convert(source, tmp_path / "out").output)["files"]["model.safetensors"] == facts(blob)
 
 
 def test_a_snapshot_of_the_hub_is_named_and_its_blobs_are_not_read_again(
@@ -61,6 +107,7 @@ def test_a_snapshot_of_the_hub_is_named_and_its_blobs_are_not_read_again(
     }
     assert said["files"]["model.safetensors"] == {"bytes": blob.stat().st_size, "sha256": "a" * 64}
     assert said["files"]["config.json"] == facts(openelm / "config.json")
+    assert provenance.origin(snapshot / "original") == {"repository": "apple/OpenELM-270M", "revision": COMMIT}
 
 
 def test_the_same_input_elsewhere_gives_the_same_bytes(openelm: Path, tmp_path: Path) -> None:

@@ -272,3 +272,47 @@ def test_a_disk_that_fills_with_the_tokenizer_leaves_nothing(
     with pytest.raises(DiskFull, match="the disk is full"):
         convert(openelm, tmp_path / "out")
     assert names(tmp_path) == []
+
+
+def test_an_earlier_output_that_cannot_be_removed_is_named(
+    openelm: Path, earlier: Path, tmp_path: Path, whole: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target, aside = Path(shutil.copytree(earlier, tmp_path / "out")), tmp_path / ".out.replaced"
+    right = shutil.rmtree
+    with monkeypatch.context() as patch:
+        patch.setattr(shutil, "rmtree", lambda path, **how: None if path == aside else right(path, **how))
+        for _ in range(2):  # the next run says so before it begins
+            with pytest.raises(elm_mlx.ElmError, match=r"out is whole, but .*\.out\.replaced.* cannot be removed"):
+                convert(openelm, target, force=True, **OPTIONS)
+            assert content(target) == content(whole)
+            assert names(tmp_path) == [".out.replaced", "out"]
+    convert(openelm, target, force=True, **OPTIONS)
+    assert names(tmp_path) == ["out"]
+
+
+def test_the_disk_has_all_files_before_their_folder_gets_its_name(
+    openelm: Path, earlier: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target = Path(shutil.copytree(earlier, tmp_path / "out"))
+    done: list[int] = []
+    due: dict[str, list[Path]] = {}
+    sync, rename, remove = os.fsync, Path.rename, shutil.rmtree
+
+    def wanted(step: str, *paths: Path) -> None:
+        due[step] = [path for path in paths if path.stat().st_ino not in done]
+
+    def renamed(self: Path, to: Path) -> Path:
+        if to == target:
+            wanted("rename", *self.iterdir(), self)
+        return rename(self, to)
+
+    def removed(path: Path, **how: bool) -> None:
+        if path.name == ".out.replaced":
+            wanted("remove", path.parent)
+        remove(path, **how)
+
+    monkeypatch.setattr(os, "fsync", lambda file: (done.append(os.fstat(file).st_ino), sync(file)))
+    monkeypatch.setattr(Path, "rename", renamed)
+    monkeypatch.setattr(shutil, "rmtree", removed)
+    convert(openelm, target, force=True, **OPTIONS)
+    assert due == {"rename": [], "remove": []}

@@ -17,9 +17,10 @@ import torch_craft as craft
 from torch_craft import Read
 
 from elm_mlx.convert import torch_pickle, torch_tensors, torch_zip
-from elm_mlx.convert.tensor import LazyTensor
+from elm_mlx.convert.tensor import LazyTensor, RowReader
 from elm_mlx.convert.torch_file import read_torch_file
 from elm_mlx.errors import BadCheckpoint, NotFound, Unsupported
+from elm_mlx.store import weights
 
 FILES = Path(__file__).parent / "torch_files"
 
@@ -46,6 +47,17 @@ def test_files_made_by_torch(file: str) -> None:
         assert values(tensor) == expected[name]["values"], name
 
 
+@pytest.mark.parametrize("file", sorted(path.stem for path in FILES.glob("*.bin")))
+def test_blocks_of_rows_are_the_whole(file: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(weights, "BLOCK_ELEMENTS", 1)
+    for name, tensor in read_torch_file(FILES / f"{file}.bin").items():
+        if tensor.shape and tensor.shape[0]:
+            blocks = [*tensor.blocks()]
+            assert isinstance(tensor.read, RowReader)
+            assert [block.shape for block in blocks] == [(1, *tensor.shape[1:])] * tensor.shape[0], name
+            assert mx.concatenate(blocks).tolist() == tensor.read().tolist(), name
+
+
 def test_hand_made_file(read_body: Read) -> None:
     assert read_body(craft.dictionary(("a", craft.TENSOR)))["a"].read().tolist() == [[0, 1, 2], [3, 4, 5]]
 
@@ -56,7 +68,7 @@ def test_tied_tensors_are_one_and_views_share_their_storage(read_body: Read) -> 
     tensors = read_body(body)
     assert tensors["tied"] is tensors["a"]
     assert values(tensors["view"]) == [1, 3, 5]
-    assert tensors["view"].read.__self__.storage is tensors["a"].read.__self__.storage
+    assert tensors["view"].read.storage is tensors["a"].read.storage
 
 
 def test_the_first_version_of_a_tensor(read_body: Read) -> None:

@@ -107,8 +107,47 @@ def test_of_several_settings_the_coarsest_counts(openelm: Path) -> None:
     model = layerwise.open_directory(openelm)
     mixed = Quantization(8, overrides={"a": Quantization(3), "b": None, "c": Quantization(4, 32, "mxfp4")})
     assert stored_as(replace(model, quantization=mixed), model) == "3-bit"
-    half, single = replace(model, dtype=mx.float16), model
+    half, single = replace(model, dtypes=dict.fromkeys(model.dtypes, mx.float16)), model
     assert [stored_as(*pair) for pair in ((half, single), (single, half), (half, half))] == ["float16", *["exact"] * 2]
+
+
+def types(convert_type: Callable[[str], mx.Dtype]) -> Callable[[Weights], Weights]:
+    """Gives each weight the type that goes with its name."""
+    return lambda arrays: {name: array.astype(convert_type(name)) for name, array in arrays.items()}
+
+
+def test_every_weight_counts_for_how_a_model_is_stored(tmp_path: Path) -> None:
+    """A source whose embedding alone is bfloat16, and a result whose norms alone are."""
+    single = checkpoints.write(tmp_path / "single", checkpoints.LLAMA)
+    source = changed(single, tmp_path / "mixed", types(lambda name: mx.bfloat16 if "embed" in name else mx.float32))
+    report = convert(source, tmp_path / "out", verify=True).report
+    assert report
+    assert (report.stored, report.bound, report.altered) == ("bfloat16", MAX_KL["bfloat16"], [])
+    assert report.kl_divergence > MAX_KL["exact"]
+    exact = convert(source, tmp_path / "exact", dtype="float32", verify=True).report
+    assert exact
+    assert (exact.stored, exact.kl_divergence) == ("exact", 0)
+    norms = changed(single, tmp_path / "norms", types(lambda name: mx.bfloat16 if "norm" in name else mx.float32))
+    rounded = verify(norms, single, tokens=TOKENS)
+    assert (rounded.stored, rounded.altered) == ("bfloat16", [])
+
+
+def test_a_quantized_source_that_is_expanded_is_rounded(tmp_path: Path) -> None:
+    """With an embedding that nobody quantized."""
+    plain = checkpoints.write(tmp_path / "plain", WIDE, dtype=mx.bfloat16)
+    quantized = convert(plain, tmp_path / "q", bits=8).output
+    (quantized / "model.safetensors.index.json").unlink()
+    name = "model.embed_tokens."
+    table = mx.load(str(plain / "model.safetensors"))[f"{name}weight"]  # type: ignore[index]
+    how = json.loads((quantized / "config.json").read_text(encoding="utf-8"))["quantization"] | {name[:-1]: False}
+
+    def with_a_plain_table(arrays: Weights) -> Weights:
+        return {n: array for n, array in arrays.items() if not n.startswith(name)} | {f"{name}weight": table}
+
+    source = changed(quantized, tmp_path / "source", with_a_plain_table, quantization=how)
+    report = convert(source, tmp_path / "out", verify=True).report
+    assert report
+    assert (report.stored, report.kl_divergence > MAX_KL["exact"]) == ("bfloat16", True)
 
 
 @pytest.mark.parametrize(

@@ -142,7 +142,7 @@ def test_a_missing_tokenizer_says_how_to_give_one(tmp_path: Path) -> None:
     with pytest.raises(MissingTokenizer, match=r"no tokenizer\.json in .*--tokenizer PATH.*tokenizer\.model"):
         Tokenizer.from_file(tmp_path / "tokenizer.json", {})
     (tmp_path / "tokenizer.json").mkdir()
-    with pytest.raises(MissingTokenizer):
+    with pytest.raises(BadCheckpoint, match="a folder"):
         Tokenizer.from_file(tmp_path / "tokenizer.json", {})
 
 
