@@ -1,0 +1,234 @@
+"""The kernels that Metal launches for a recorded step, by rules that are stated here once, as data, with their source.
+
+Sources are files of ml-explore/mlx, read in public copies. An array's layout is a NumPy view without content: what is a
+view there is one in MLX, and NumPy's contiguity, blind to axes of one, is MLX's `row_contiguous`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Callable
+from math import prod
+from typing import Any, NamedTuple
+
+import numpy as np
+from tape import Form, Node, Tape
+
+Layout = np.ndarray
+
+
+class Kernel(NamedTuple):
+    """One launch: the primitive, the shape of what it writes, and the bytes that it reads and writes."""
+
+    kind: str
+    shape: tuple[int, ...]
+    nbytes: int
+
+
+class Rule(NamedTuple):
+    """How many kernels a primitive takes, and what its inputs must be like; one that is not is copied first, which is
+    one kernel more."""
+
+    kernels: int
+    needs: Callable[[Layout], bool]
+    source: str
+
+
+def anything(x: Layout) -> bool:
+    return True
+
+
+def contiguous(x: Layout) -> bool:
+    return x.flags.c_contiguous
+
+
+def rows(x: Layout) -> bool:
+    """Whole rows with nothing between them, by the strides of axes of one, too."""
+    return x.ndim < 2 or (x.strides[-1] == x.itemsize and x.strides[-2] == x.itemsize * x.shape[-1])
+
+
+def matrix(x: Layout) -> bool:
+    """Rows or columns whole."""
+    return x.ndim < 2 or x.itemsize in x.strides[-2:]
+
+
+def heads(x: Layout) -> bool:
+    """[1, heads, L, D] in any order, as a view of a cache is."""
+    return contiguous(x) or (prod(x.shape[:-3]) == 1 and x.strides[-1] == x.itemsize)
+
+
+ELEMENTWISE = {
+    "Add", "AsType", "Divide", "Equal", "Exp", "Greater", "GreaterEqual", "Less", "LessEqual", "Log", "LogicalAnd",
+    "LogicalNot", "Maximum", "Minimum", "Multiply", "Negative", "Power", "Select", "Sigmoid", "Square", "Subtract",
+    "Tanh",
+}  # fmt: skip
+FUSABLE = ELEMENTWISE | {"Broadcast"}  # mlx/compile.cpp `is_fusable`
+STAND_INS = {"RMSNorm", "RoPE", "Attention", "Dequantize", "Enter", "Leave"}  # tape.py: Depends to MLX
+RESHAPES = {"ExpandDims", "Flatten", "Reshape", "Squeeze", "Unflatten"}
+VIEWS = {"Broadcast", "Copy", "Enter", "Leave", "Slice", "Split", "StopGradient", "Transpose"}
+RULES = {
+    "RMSNorm": Rule(1, contiguous, "backend/metal/normalization.cpp: copies an input with holes"),
+    "RoPE": Rule(1, heads, "backend/metal/rope.cpp: reads three axes in any order, copies other inputs of four"),
+    "Attention": Rule(1, heads, "backend/metal/scaled_dot_product_attention.cpp: any order of heads and positions"),
+    "Matmul": Rule(1, matrix, "backend/metal/matmul.cpp `check_transpose`: transposed inputs are read as they lie"),
+    "QuantizedMatmul": Rule(1, rows, "backend/metal/quantized.cpp `ensure_row_contiguous_matrix`"),
+    "Dequantize": Rule(1, contiguous, "backend/metal/quantized.cpp"),
+    "Gather": Rule(1, anything, "backend/metal/indexing.cpp"),
+    "ArgReduce": Rule(1, anything, "backend/metal/primitives.cpp"),
+    "Reduce": Rule(1, contiguous, "backend/metal/reduce.cpp: more for a large array to one number"),
+    "LogSumExp": Rule(1, contiguous, "backend/metal/logsumexp.cpp"),
+    "Softmax": Rule(1, contiguous, "backend/metal/softmax.cpp"),
+    "SliceUpdate": Rule(1, anything, "backend/gpu/primitives.cpp: copies the part; all before it unless donated"),
+    "DynamicSliceUpdate": Rule(2, anything, "backend/gpu/primitives.cpp: one more computes where the part begins"),
+    "DynamicSlice": Rule(2, anything, "backend/gpu/primitives.cpp: the same"),
+    "Concatenate": Rule(1, anything, "backend/metal/slicing.cpp: a copy an input"),
+    "Full": Rule(1, anything, "backend/gpu/primitives.cpp"),
+    "Arange": Rule(1, anything, "backend/metal/primitives.cpp"),
+} | dict.fromkeys(ELEMENTWISE, Rule(1, anything, "backend/metal/binary.cpp, unary.cpp, ternary.cpp, copy.cpp"))
+LONG = 1024  # keys from which attention takes two passes on Max and Ultra chips; others: 4096, where heads are grouped
+
+
+def kernels(tape: Tape) -> list[Kernel]:
+    """Every launch of a step in order. Raises ValueError where the tape is not the graph that MLX drew, where what is
+    taken for fused is not what MLX fused, and for a primitive without a rule."""
+    groups = fusions(tape)
+    check_tape(tape)
+    check_fusions(tape, groups)
+    layouts = {name: whole(form) for name, form in tape.forms.items()}
+    launched: list[Kernel] = []
+    for place, node in enumerate(tape.nodes):
+        if place in groups:
+            members = groups[place]
+            launched += [compiled(tape, members)] if place == members[-1] else []
+        elif node.name in RESHAPES | VIEWS:
+            launched += view(node, layouts, tape.forms)
+        elif node.name in RULES:
+            launched += launches(node, layouts, tape)
+        else:
+            raise ValueError(f"{node.name} has no rule. Give it one, with its source.")
+    return launched
+
+
+def whole(form: Form) -> Layout:
+    """The layout that an array is made with; its memory is never touched."""
+    return np.empty(form.shape, dtype=np.dtype(("V", form.itemsize)))
+
+
+def span(x: Layout) -> int:
+    """The bytes there are to read, those of a broadcast axis once."""
+    return x.itemsize * prod(n for n, stride in zip(x.shape, x.strides, strict=True) if stride)
+
+
+def view(node: Node, layouts: dict[str, Layout], forms: dict[str, Form]) -> list[Kernel]:
+    """Gives the outputs of a view their layout; a reshape that NumPy cannot view is a copy (common/common.cpp)."""
+    x, shape = layouts[node.inputs[0]], forms[node.outputs[0]].shape
+    if node.name in RESHAPES:
+        try:
+            layouts[node.outputs[0]] = x.reshape(shape, copy=False)
+        except ValueError:
+            return [Kernel("Copy", shape, 2 * x.nbytes)]
+        return []
+    for name, one in zip(node.outputs, seen(node, x, shape), strict=False):
+        layouts[name] = one
+    return []
+
+
+def seen(node: Node, x: Layout, shape: tuple[int, ...]) -> list[Layout]:
+    """The views that a primitive makes of `x`."""
+    arguments: list[Any] = node.arguments
+    match node.name:
+        case "Transpose":
+            return [x.transpose(arguments[0])]
+        case "Slice":
+            return [x[tuple(slice(*ends) for ends in zip(*arguments, strict=True))]]
+        case "Split":
+            return np.split(x, arguments[0], axis=arguments[1])
+        case "Broadcast":
+            return [np.broadcast_to(x, shape)]
+        case _:
+            return [x]
+
+
+def launches(node: Node, layouts: dict[str, Layout], tape: Tape) -> list[Kernel]:
+    """The kernels of one primitive: copies of inputs that it cannot read, then its own."""
+    rule, inputs, shape = RULES[node.name], [layouts[name] for name in node.inputs], tape.forms[node.outputs[0]].shape
+    copies = [Kernel("Copy", x.shape, 2 * x.nbytes) for x in inputs if not rule.needs(x)]
+    out = sum(layouts[name].nbytes for name in node.outputs)
+    match node.name:
+        case "Gather":
+            own = [Kernel(node.name, shape, 2 * out + sum(span(x) for x in inputs[1:]))]
+        case "Concatenate":
+            own = [Kernel(node.name, x.shape, 2 * x.nbytes) for x in inputs]
+        case "SliceUpdate" | "DynamicSliceUpdate":
+            own = [Kernel("Copy", shape, 2 * out)] * tape.copied
+            own += [Kernel("Offset", (1,), 16)] * (rule.kernels - 1)
+            own += [Kernel(node.name, inputs[1].shape, 2 * inputs[1].nbytes)]
+        case _:
+            passes = 2 if node.name == "Attention" and inputs[1].shape[2] >= LONG else rule.kernels
+            own = [Kernel(node.name, shape, sum(map(span, inputs)) + out)]
+            own += [Kernel(f"{node.name}, pass {n}", shape, 2 * out) for n in range(2, passes + 1)]
+    return copies + own
+
+
+def compiled(tape: Tape, members: list[int]) -> Kernel:
+    """One kernel of several elementwise primitives, which reads what comes from outside and writes what leaves."""
+    nodes = [tape.nodes[place] for place in members]
+    made = {name for node in nodes for name in node.outputs}
+    used = {name for place, node in enumerate(tape.nodes) if place not in members for name in node.inputs}
+    taken = {name for node in nodes for name in node.inputs} - made
+    moved = sum(tape.forms[name].itemsize * prod(tape.forms[name].shape) for name in taken | (made & used))
+    names = "".join(node.name for node in nodes if node.name != "Broadcast")
+    return Kernel(f"Compiled{names}", tape.forms[nodes[-1].outputs[0]].shape, moved)
+
+
+def fusions(tape: Tape) -> dict[int, list[int]]:
+    """Which primitives are one kernel, by place: within one compiled function, elementwise ones that only one another
+    use, and at least two (mlx/compile.cpp `compile_fuse`)."""
+    users: dict[str, list[int]] = {}
+    for place, node in enumerate(tape.nodes):
+        for name in node.inputs:
+            users.setdefault(name, []).append(place)
+    groups: dict[int, list[int]] = {}
+    for last in reversed(range(len(tape.nodes))):
+        if last in groups or not fusable(tape.nodes[last]):
+            continue
+        group = {last}
+        for place in reversed(range(last)):
+            node = tape.nodes[place]
+            inside = fusable(node) and node.scope == tape.nodes[last].scope and place not in groups
+            if inside and {user for name in node.outputs for user in users.get(name, [])} <= group:
+                group.add(place)
+        if sum(tape.nodes[place].name in ELEMENTWISE for place in group) > 1:
+            groups |= dict.fromkeys(group, sorted(group))
+    return groups
+
+
+def fusable(node: Node) -> bool:
+    return node.scope > 0 and node.name in FUSABLE
+
+
+def check_tape(tape: Tape) -> None:
+    """An export merges what is computed twice; of views alone that changes nothing."""
+    own = Counter("Depends" if node.name in STAND_INS else node.name for node in tape.nodes)
+    if differ := {name for name in own | tape.drawn if own[name] != tape.drawn[name]} - RESHAPES - VIEWS:
+        raise ValueError(f"MLX's export has not the graph's numbers of {', '.join(sorted(differ))}.")
+
+
+def check_fusions(tape: Tape, groups: dict[int, list[int]]) -> None:
+    """Compares what is left after fusion with the graph that mx.compile made, where shapes may cost broadcasts."""
+    counted = RULES.keys() - STAND_INS
+    alone = Counter(node.name for place, node in enumerate(tape.nodes) if place not in groups and node.name in counted)
+    apart = {tuple(group) for group in groups.values()}
+    ours = alone + Counter(words("".join(tape.nodes[place].name for place in group)) for group in apart)
+    mlx = Counter[str]()
+    for name, times in tape.fused.items():
+        if name in counted or name.startswith("Compiled"):
+            mlx[words(name.removeprefix("Compiled")) if name.startswith("Compiled") else name] += times
+    if ours != mlx:
+        raise ValueError(f"MLX compiles to {dict(mlx - ours)} where the ledger has {dict(ours - mlx)}.")
+
+
+def words(names: str) -> str:
+    """The primitives in a compiled one's name, in alphabetical order and without broadcasts."""
+    return " ".join(sorted(word for word in re.findall("[A-Z][a-z]+", names) if word != "Broadcast"))

@@ -1,0 +1,133 @@
+"""Every kernel that Metal would launch for one decode step, ours and mlx-lm's, and the bytes that each moves.
+
+    python benchmarks/ledger.py [--bits 4] [--depth 900] [--json]
+
+Counted, not measured, and on any machine: each program runs its own decoding loop over the same files in a process of
+its own, and what it submits for one step is recorded (`tape.py`) and counted by one set of rules (`kernels.py`). A
+layer is what a model of three layers has more than one of two. docs/kernels.md says how far this can be trusted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+from dataclasses import dataclass
+from typing import Any
+
+PROGRAMS = ("elm-mlx", "mlx-lm")
+FAMILIES = ("llama", "openelm")
+LAYERS = (2, 3)
+
+
+@dataclass(frozen=True)
+class Ledger:
+    """One program's kernels of a family, as [kind, shape, bytes]: those of a layer, and all that are outside layers."""
+
+    layer: list[Any]
+    outside: list[Any]
+
+
+def shape_of(family: str, layers: int) -> dict[str, Any]:
+    """A small config.json whose layers are all alike, with heads of 64: Metal's attention has no kernel for the 8 and
+    16 of the narrow shapes."""
+    from elm_mlx.bench import shapes
+
+    if family == "llama":
+        return shapes.llama(layers, 512, 8, 1024, 32.0, kv_heads=2, vocab=shapes.NARROW_VOCAB)
+    alike = {"qkv_multipliers": [1.0, 1.0], "ffn_multipliers": [2.0, 2.0]}
+    return shapes.openelm(layers, 512, 64, vocab=shapes.NARROW_VOCAB) | alike
+
+
+def count(program: str, bits: int, depth: int) -> dict[str, Ledger]:
+    """The ledger of every family, made in a process of its own."""
+    command = [sys.executable, __file__, "--record", program, "--bits", str(bits), "--depth", str(depth)]
+    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
+    return {family: Ledger(**made) for family, made in json.loads(done.stdout.splitlines()[-1]).items()}
+
+
+def record(program: str, bits: int, depth: int) -> dict[str, Any]:
+    """What `count` asks for; the stand-ins must be in place before the program is imported."""
+    import tape
+
+    recorder = tape.install()
+    sys.modules["torch"] = None  # type: ignore[assignment]  # mlx-lm needs none
+    return {family: vars(split(*(step(program, family, n, bits, depth, recorder) for n in LAYERS)))
+            for family in FAMILIES}  # fmt: skip
+
+
+def step(program: str, family: str, layers: int, bits: int, depth: int, recorder: Any) -> list[Any]:
+    """The kernels of one step with `depth` positions before it, in 4 or 8 bits, or in 16 (bfloat16)."""
+    from kernels import kernels
+    from tape import recorded
+
+    from elm_mlx import cpu, load
+    from elm_mlx.bench import shapes
+    from elm_mlx.bench.ours import Ours
+    from elm_mlx.bench.random_model import random_model
+    from elm_mlx.bench.theirs import Theirs
+    from elm_mlx.engine.sampling import Sampler, Sampling
+
+    cpu.plan = lambda *_: cpu.Plan()  # as on a GPU
+    shapes.SHAPES["ledger"] = shape_of(family, layers)
+    with random_model("ledger", bits if bits < 16 else None, "bfloat16") as directory:
+        if program == "mlx-lm":
+            theirs = Theirs(directory)
+            return kernels(recorded(lambda: theirs.decode(list(range(depth)), None, 8), recorder))
+        ours = Ours(load(directory))
+        return kernels(recorded(lambda: ours.decode(list(range(depth)), Sampler(Sampling()), 8), recorder))
+
+
+def split(short: list[Any], long: list[Any]) -> Ledger:
+    """The layer that `long` has more than `short`. Raises ValueError where a model is not its layers and the rest."""
+    more = len(long) - len(short)
+    start = next(i for i in range(len(short) + 1) if long[i + more :] == short[i:])
+    layer, outside = long[start : start + more], short[:start] + short[start + LAYERS[0] * more :]
+    if short[start : start + LAYERS[0] * more] != layer * LAYERS[0]:
+        raise ValueError("The layers of the recorded model are not alike, so none stands for the others.")
+    return Ledger(layer, outside)
+
+
+def table(counted: dict[str, dict[str, Ledger]], family: str) -> list[str]:
+    """A Markdown table's lines: for each kind of kernel how many, and their bytes, of each program."""
+    lines = [line("part", "kernel", "elm-mlx", "bytes", "mlx-lm", "bytes"), "|---|---|--:|--:|--:|--:|"]
+    for part in ("layer", "outside"):
+        sides = [getattr(counted[program][family], part) for program in PROGRAMS]
+        for kind in dict.fromkeys(kernel[0] for side in sides for kernel in side):
+            lines.append(line(part, kind, *cells([[kernel for kernel in side if kernel[0] == kind] for side in sides])))
+        lines.append(line(part, "all", *cells(sides)))
+    return lines
+
+
+def cells(sides: list[list[Any]]) -> list[str]:
+    """How many kernels and how many bytes, side by side."""
+    return [cell for side in sides for cell in (f"{len(side)}", f"{sum(kernel[2] for kernel in side):,}")]
+
+
+def line(*columns: str) -> str:
+    part, kind, *numbers = columns
+    return f"| {part:<7} | {kind:<31} | {' | '.join(f'{number:>9}' for number in numbers)} |"
+
+
+def main() -> None:
+    options = argparse.ArgumentParser(description=__doc__)
+    options.add_argument("--bits", type=int, default=4, help="4 or 8, or 16 for bfloat16")
+    options.add_argument("--depth", type=int, default=900, help="positions in the cache")
+    options.add_argument("--json", action="store_true", help="every kernel, in order")
+    options.add_argument("--record", choices=PROGRAMS, help=argparse.SUPPRESS)
+    given = options.parse_args()
+    if given.record:
+        print(json.dumps(record(given.record, given.bits, given.depth)))
+        return
+    counted = {program: count(program, given.bits, given.depth) for program in PROGRAMS}
+    if given.json:
+        print(json.dumps({p: {f: vars(one) for f, one in found.items()} for p, found in counted.items()}))
+        return
+    for family in FAMILIES:
+        print(f"\n{family}, {given.bits} bits, {given.depth} positions held\n")
+        print("\n".join(table(counted, family)))
+
+
+if __name__ == "__main__":
+    main()

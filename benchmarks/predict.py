@@ -1,0 +1,128 @@
+"""What OpenELM might decode at on Macs that nobody here has: time, fitted on published rows and tried on others.
+
+    python benchmarks/predict.py
+
+    time of a token = host time + kernels * launch + bytes / (efficiency * bandwidth)
+
+Host time is a published figure, kernels come from ledger.py, bytes from shapes; launch and efficiency are fitted, per
+chip, to two rows of published.json. The other rows of that chip say how wrong it is. Every figure it prints for OpenELM
+is predicted. docs/kernels.md says where it does not hold.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import ledger
+
+from elm_mlx.bench.shapes import SHAPES
+from elm_mlx.config import config_from_dict
+from elm_mlx.costs import kv_bytes_per_token, parameter_count
+
+PUBLISHED = json.loads((Path(__file__).parent / "published.json").read_text(encoding="utf-8"))
+BITS = {4: 4.5, 8: 8.5, 16: 16.0}  # stored, with a scale and a bias for every 64 weights
+OPENELM = ("openelm-270m", "openelm-450m", "openelm-1.1b", "openelm-3b")
+
+
+@dataclass(frozen=True)
+class Work:
+    """What a token takes: kernels launched, bytes read."""
+
+    kernels: int
+    nbytes: float
+
+
+@dataclass(frozen=True)
+class Chip:
+    """A chip as the model has it: seconds of the host and of a launch, share of the bandwidth, bytes a second."""
+
+    host: float
+    launch: float
+    efficiency: float
+    bandwidth: float
+
+    def seconds(self, work: Work) -> float:
+        """The time of a token."""
+        return self.host + work.kernels * self.launch + work.nbytes / (self.efficiency * self.bandwidth)
+
+
+def fit(host: float, bandwidth: float, measured: list[tuple[Work, float]]) -> Chip:
+    """The chip that takes exactly as long as measured for two works. Raises ValueError where there is none: rows that
+    disagree would need a launch that gives time back, or more than the bandwidth."""
+    (one, first), (two, second) = ((work, seconds - host) for work, seconds in measured)
+    scale = one.kernels * two.nbytes - two.kernels * one.nbytes
+    launch = (first * two.nbytes - second * one.nbytes) / scale
+    share = scale / ((one.kernels * second - two.kernels * first) * bandwidth)
+    if launch < 0 or not 0 < share <= 1:
+        raise ValueError(f"No chip fits: a launch would take {launch:.2g} s at {share:.0%} of the bandwidth.")
+    return Chip(host, launch, share, bandwidth)
+
+
+@cache
+def counted(program: str, bits: int, deep: bool) -> dict[str, ledger.Ledger]:
+    """The ledger, which tells quantized from plain and one pass of attention from two."""
+    return ledger.count(program, 4 if bits < 16 else 16, 1100 if deep else 900)
+
+
+def launches(program: str, family: str, layers: int, bits: int, depth: int, more: int = 0) -> int:
+    """The kernels of a token; `more` a layer than the family has."""
+    found = counted(program, bits, depth > 1024)[family]
+    return layers * (len(found.layer) + more) + len(found.outside)
+
+
+def published_work(row: dict[str, Any]) -> Work:
+    """What a token of a published row took: mlx-lm's graph of a Llama, every matrix once and the cache."""
+    m, depth = PUBLISHED["models"][row["model"]], row.get("depth", 0)
+    attention = m["width"] * m["head_dim"] * 2 * (m["heads"] + m["kv_heads"])
+    weights = m["layers"] * (attention + 3 * m["width"] * m["ffn"]) + m["vocab"] * m["width"]
+    held = 2 * m["layers"] * m["kv_heads"] * m["head_dim"] * 2 * depth
+    kernels = launches("mlx-lm", "llama", m["layers"], row["bits"], depth, m.get("more_kernels", 0))
+    return Work(kernels, weights * BITS[row["bits"]] / 8 + held)
+
+
+def openelm_work(shape: str, bits: int, program: str, depth: int = 128) -> Work:
+    """What a token of an OpenELM takes."""
+    config = config_from_dict(SHAPES[shape])
+    kernels = launches(program, "openelm", config.num_layers, bits, depth)
+    return Work(kernels, parameter_count(config) * BITS[bits] / 8 + kv_bytes_per_token(config, 16) * depth)
+
+
+def fitted(name: str) -> tuple[Chip, list[tuple[dict[str, Any], float]]]:
+    """(a chip, its rows with the error of each: the predicted rate over the published one, less 1)."""
+    rows = [row for row in PUBLISHED["rows"] if row["chip"] == name]
+    measured = [(published_work(row), 1 / row["tokens_per_s"]) for row in rows if row.get("fit")]
+    chip = fit(PUBLISHED["host_ms"]["value"] / 1e3, PUBLISHED["bandwidth_gb_s"][name] * 1e9, measured)
+    return chip, [(row, 1 / chip.seconds(published_work(row)) / row["tokens_per_s"] - 1) for row in rows]
+
+
+def main() -> None:
+    for name in PUBLISHED["bandwidth_gb_s"]:
+        chip, rows = fitted(name)
+        launch, limit = chip.launch * 1e6, chip.bandwidth / 1e9
+        print(f"\n{name}: {launch:.2f} us a launch, {chip.efficiency:.0%} of {limit:.0f} GB/s")
+        print("\n| published | bits | depth | tokens/s | model says | error |\n|---|--:|--:|--:|--:|--:|")
+        print("\n".join(map(compared, *zip(*rows, strict=True))))
+        wrong = [error for row, error in rows if not row.get("fit")]
+        told = f"{min(wrong):+.0%} to {max(wrong):+.0%}"
+        print("\n| predicted | bits | elm-mlx | mlx-lm | ratio | error of rows held out |\n|---|--:|--:|--:|--:|--:|")
+        print("\n".join(predicted(chip, shape, bits, told) for shape in OPENELM for bits in (4, 16)))
+
+
+def compared(row: dict[str, Any], error: float) -> str:
+    """A published row beside what the model says."""
+    rate, told = row["tokens_per_s"], "fitted" if row.get("fit") else f"{error:+.0%}"
+    return f"| {row['model']} | {row['bits']} | {row.get('depth', 0)} | {rate} | {rate * (1 + error):.1f} | {told} |"
+
+
+def predicted(chip: Chip, shape: str, bits: int, wrong: str) -> str:
+    """A line on an OpenELM, with the error to expect of it."""
+    ours, theirs = (1 / chip.seconds(openelm_work(shape, bits, program)) for program in ledger.PROGRAMS)
+    return f"| predicted: {shape} | {bits} | {ours:.0f} | {theirs:.0f} | {ours / theirs:.2f} | {wrong} |"
+
+
+if __name__ == "__main__":
+    main()

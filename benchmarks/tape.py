@@ -1,0 +1,243 @@
+"""One decode step of a program as the graph that a GPU would get, recorded where there is none.
+
+MLX's CPU backend expands the calls of `mx.fast`, and `mx.dequantize`, into other operations while a graph is built.
+Here each that decoding makes is held whole by a stand-in: `mx.depends`, one primitive with the same inputs and the same
+shape, tagged by a constant that spells the kernel's name. What `mx.compile` encloses is marked in the same way. All
+else is MLX's own graph of what the program submits (`mx.async_eval`), told by `mx.export_function` with every shape.
+
+Import this module, and call `install`, before the program whose step is to be recorded.
+"""
+
+from __future__ import annotations
+
+import re
+import tempfile
+from collections import Counter, deque
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from dataclasses import dataclass, field
+from itertools import count
+from math import inf, prod
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import mlx.core as mx
+import numpy as np
+from mlx.utils import tree_flatten, tree_map
+
+STEP = 3  # which submission is recorded: the first comes with the prompt, and one more has warmed up
+FUSED_HEADS = {64, 96, 128, 256}  # mlx/backend/metal/scaled_dot_product_attention.cpp `has_fused_kernel`
+PLAIN_COMPILE, PLAIN_ATTENTION = mx.compile, mx.fast.scaled_dot_product_attention
+PLAIN_QUANTIZED, PLAIN_PRODUCT = mx.quantized_matmul, mx.array.__matmul__
+
+
+class Form(NamedTuple):
+    """What is known of an array."""
+
+    shape: tuple[int, ...]
+    itemsize: int
+
+
+class Node(NamedTuple):
+    """A primitive with its arrays by name. `scope` numbers the call of a compiled function it is in; 0 is none."""
+
+    name: str
+    arguments: list[Any]
+    inputs: list[str]
+    outputs: list[str]
+    scope: int
+
+
+@dataclass
+class Tape:
+    """A step in an order in which it can run. `drawn` and `fused` count the primitives of the graph by name, without
+    and with mx.compile; `copied`: writing into a cache copied it whole when the step ran."""
+
+    forms: dict[str, Form] = field(default_factory=dict)
+    nodes: list[Node] = field(default_factory=list)
+    drawn: Counter[str] = field(default_factory=Counter)
+    fused: Counter[str] = field(default_factory=Counter)
+    copied: bool = False
+
+
+class Done(Exception):
+    """The step is recorded."""
+
+
+class Recorder:
+    """What stands in for MLX's calls: while `fusing`, mx.compile is MLX's own; while `idle`, products, which are
+    slow on a CPU, are zeros."""
+
+    def __init__(self) -> None:
+        self.fusing = self.idle = self.inside = False
+        self.numbers = count(1)
+
+    def compile(self, fun: Callable[..., Any], *options: Any, **named: Any) -> Callable[..., Any]:
+        """mx.compile: a function whose inputs and outputs are marked, or the compiled one."""
+        compiled = PLAIN_COMPILE(fun, *options, **named)
+
+        def call(*args: Any, **kwargs: Any) -> Any:
+            if self.fusing:
+                return compiled(*args, **kwargs)
+            if self.inside:  # MLX, too, sees only the outermost
+                return fun(*args, **kwargs)
+            self.inside, number = True, next(self.numbers)
+            args, kwargs = tree_map(lambda leaf: marked(leaf, f"Enter {number}"), (list(args), kwargs))
+            try:
+                return tree_map(lambda leaf: marked(leaf, "Leave"), fun(*args, **kwargs))
+            finally:
+                self.inside = False
+
+        return call
+
+    def quantized_product(self, x: mx.array, w: mx.array, *options: Any, **named: Any) -> mx.array:
+        """mx.quantized_matmul with rows [out, in]."""
+        return zeros(x, w.shape[0]) if self.idle else PLAIN_QUANTIZED(x, w, *options, **named)
+
+    def product(self, x: mx.array, w: mx.array) -> mx.array:
+        """x @ w with w [in, out]."""
+        return zeros(x, w.shape[-1]) if self.idle else PLAIN_PRODUCT(x, w)
+
+
+def zeros(x: mx.array, width: int) -> mx.array:
+    """What a product of `x` might be, once that is there: [..., width]."""
+    return mx.depends([mx.zeros((*x.shape[:-1], width), x.dtype)], [x])[0]
+
+
+def whole(name: str, x: mx.array, *others: mx.array) -> mx.array:
+    """One primitive of these inputs with the shape of `x`, tagged with a name."""
+    return mx.depends([x], [*others, mx.array(list(name.encode()), dtype=mx.uint8)])[0]
+
+
+def marked(leaf: Any, name: str) -> Any:
+    """An array that goes through a mark; anything else as it is."""
+    return whole(name, leaf) if isinstance(leaf, mx.array) else leaf
+
+
+def rms_norm(x: mx.array, weight: mx.array | None, eps: float, **_: Any) -> mx.array:
+    """mx.fast.rms_norm, whole."""
+    return whole("RMSNorm", x) if weight is None else whole("RMSNorm", x, weight)
+
+
+def rope(x: mx.array, dims: int, *, offset: Any, freqs: mx.array | None = None, **_: Any) -> mx.array:
+    """mx.fast.rope, whole."""
+    return whole("RoPE", x, *(one for one in (offset, freqs) if isinstance(one, mx.array)))
+
+
+def attention(q: mx.array, k: mx.array, v: mx.array, **options: Any) -> mx.array:
+    """mx.fast.scaled_dot_product_attention: whole where Metal has a kernel for these heads, else what stands for it."""
+    return whole("Attention", q, k, v) if q.shape[-1] in FUSED_HEADS else PLAIN_ATTENTION(q, k, v, **options)
+
+
+def dequantize(
+    w: mx.array, scales: mx.array, biases: mx.array | None = None, group_size: int = 64, *_: Any, **named: Any
+) -> mx.array:
+    """mx.dequantize, whole; what it gives has a shape of its own, so the stand-in begins with an array of that."""
+    width, dtype = scales.shape[-1] * group_size, named.get("dtype") or scales.dtype
+    like = mx.array(np.zeros((*w.shape[:-1], width), dtype=np.float32)).astype(dtype)
+    mx.eval(like)
+    return whole("Dequantize", like, w, scales, *([] if biases is None else [biases]))
+
+
+def install() -> Recorder:
+    """Puts the stand-ins in MLX's place, and all work on the CPU, in this process for good."""
+    recorder = Recorder()
+    mx.set_default_device(mx.cpu)
+    mx.compile, mx.array.__matmul__ = recorder.compile, lambda x, w: recorder.product(x, w)
+    mx.fast.rms_norm, mx.fast.rope, mx.fast.scaled_dot_product_attention = rms_norm, rope, attention
+    mx.dequantize, mx.quantized_matmul = dequantize, recorder.quantized_product
+    return recorder
+
+
+def recorded(decode: Callable[[], Iterable[Any]], recorder: Recorder) -> Tape:
+    """The step that `decode` submits. The program runs three times, since an export keeps what would be donated, and
+    what is compiled would be built if it ran."""
+    tape = Tape()
+
+    def export(outputs: list[mx.array]) -> None:
+        tape.drawn = primitives(outputs)
+        read(outputs, tape)
+
+    def fuse(outputs: list[mx.array]) -> None:
+        tape.fused = primitives(outputs)
+
+    def run(outputs: list[mx.array]) -> None:
+        tape.copied = growth(outputs) >= min(buffer_sizes(tape), default=inf)
+
+    submitted(decode, recorder, export)
+    submitted(decode, recorder, fuse, fusing=True)
+    submitted(decode, recorder, run)
+    return tape
+
+
+def submitted(
+    decode: Callable[[], Iterable[Any]], recorder: Recorder, use: Callable[[list[mx.array]], None], fusing: bool = False
+) -> None:
+    """Runs a program up to the recorded submission, whose arrays `use` is given; those before are computed at once."""
+    plain, calls = mx.async_eval, count(1)
+
+    def submit(*trees: Any) -> None:
+        outputs, number = [array for _, array in tree_flatten(list(trees))], next(calls)
+        if number == STEP:
+            use(outputs)
+            raise Done
+        mx.eval(outputs)
+        mx.synchronize()  # the thread that computed lets go of its buffers a little later
+        recorder.idle = number < STEP - 1
+        recorder.fusing = fusing and not recorder.idle  # what is compiled is never run: that would build kernels
+
+    mx.async_eval, recorder.idle = submit, True
+    try:
+        with suppress(Done):
+            deque(decode(), maxlen=0)
+    finally:
+        mx.async_eval, recorder.fusing, recorder.idle = plain, False, False
+
+
+def primitives(outputs: list[mx.array]) -> Counter[str]:
+    """How often each primitive is in a graph, by MLX's drawing of it."""
+    with tempfile.TemporaryDirectory(prefix="elm-mlx-ledger-") as folder:
+        path = Path(folder) / "graph.dot"
+        mx.export_to_dot(str(path), *outputs)
+        return Counter(re.findall(r'label ="(\w+)"', path.read_text(encoding="utf-8")))
+
+
+def growth(outputs: list[mx.array]) -> int:
+    """By how many bytes memory grows at most while the step runs; a GPU donates buffers by the same rule as a CPU."""
+    mx.reset_peak_memory()
+    held = mx.get_active_memory()
+    mx.eval(outputs)
+    return mx.get_peak_memory() - held
+
+
+def buffer_sizes(tape: Tape) -> list[int]:
+    """The bytes of every array that a part is written into."""
+    forms = [tape.forms[node.inputs[0]] for node in tape.nodes if node.name.endswith("SliceUpdate")]
+    return [form.itemsize * prod(form.shape) for form in forms]
+
+
+def read(outputs: list[mx.array], tape: Tape) -> None:
+    """Fills `tape` from MLX's export. A scope begins with what enters it and ends with what leaves it."""
+    tags: dict[str, str] = {}
+    scopes: dict[str, int] = {}
+
+    def told_by_mlx(record: dict[str, Any]) -> None:
+        if record["type"] == "constants":
+            tags.update({name: bytes(a.tolist()).decode() for name, a in record["constants"] if a.dtype == mx.uint8})
+        if record["type"] == "primitive":
+            add(record)
+
+    def add(record: dict[str, Any]) -> None:
+        for name, shape, dtype in [*record["inputs"], *record["outputs"]]:
+            tape.forms[name] = Form(tuple(shape), dtype.size)
+        inputs, outs = ([name for name, _, _ in record[side]] for side in ("inputs", "outputs"))
+        name = record["name"]
+        scope = max((scopes.get(one, 0) for one in inputs), default=0)
+        if name == "Depends" and inputs[-1] in tags:
+            name, _, number = tags[inputs.pop()].partition(" ")
+            scope = {"Enter": int(number or 0), "Leave": 0}.get(name, scope)
+            inputs = inputs[name == "Dequantize" :]
+        scopes.update(dict.fromkeys(outs, scope))
+        tape.nodes.append(Node(name, record["arguments"], inputs, outs, scope))
+
+    mx.export_function(told_by_mlx, lambda: outputs)

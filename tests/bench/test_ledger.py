@@ -1,0 +1,162 @@
+"""The kernels of a decode step: how many a layer takes, ours and mlx-lm's by the same rules, and rule by rule."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator
+from itertools import product
+from typing import NamedTuple
+
+import ledger
+import mlx.core as mx
+import pytest
+import tape
+from kernels import Kernel, kernels
+
+Step = Callable[[mx.array], mx.array]
+
+
+class Counted(NamedTuple):
+    """A program's ledger in so many bits."""
+
+    program: str
+    bits: int
+    families: dict[str, ledger.Ledger]
+
+
+@pytest.fixture(scope="module", params=product(ledger.PROGRAMS, (4, 16)), ids=str)
+def counted(request: pytest.FixtureRequest) -> Counted:
+    program, bits = request.param
+    return Counted(program, bits, ledger.count(program, bits, depth=900))
+
+
+@pytest.fixture
+def recorder(monkeypatch: pytest.MonkeyPatch) -> Iterator[tape.Recorder]:
+    """The stand-ins, in this process until the test ends."""
+    device = mx.default_device()
+    for place, names in {mx: ("compile", "dequantize", "quantized_matmul"),
+                         mx.array: ("__matmul__",),
+                         mx.fast: ("rms_norm", "rope", "scaled_dot_product_attention")}.items():  # fmt: skip
+        for name in names:
+            monkeypatch.setattr(place, name, getattr(place, name))
+    yield tape.install()
+    mx.set_default_device(device)
+
+
+def launched(step: Step, x: mx.array, recorder: tape.Recorder) -> list[Kernel]:
+    """The kernels of a program whose every step is `step` of what the step before gave."""
+
+    def decode() -> Iterator[None]:
+        state = x
+        while True:
+            state = step(state)
+            mx.async_eval(state)
+            yield
+
+    return kernels(tape.recorded(decode, recorder))
+
+
+def kinds(step: Step, x: mx.array, recorder: tape.Recorder) -> list[str]:
+    return [kernel.kind for kernel in launched(step, x, recorder)]
+
+
+# Both programs
+
+
+LAYER = {"elm-mlx": {"llama": 13, "openelm": 15}, "mlx-lm": {"llama": 17, "openelm": 16}}
+OUTSIDE = {("elm-mlx", 4): 7, ("elm-mlx", 16): 4, ("mlx-lm", 4): 9, ("mlx-lm", 16): 6}
+
+
+def test_a_step_takes_as_many_kernels_as_counted(counted: Counted) -> None:
+    assert {family: len(found.layer) for family, found in counted.families.items()} == LAYER[counted.program]
+    assert {len(found.outside) for found in counted.families.values()} == {OUTSIDE[counted.program, counted.bits]}
+
+
+def test_nothing_is_copied_but_what_is_written_into_the_cache(counted: Counted) -> None:
+    for found in counted.families.values():
+        kinds = Counter(kind for kind, _, _ in [*found.layer, *found.outside])
+        assert not {"Copy", "Offset", "Concatenate"} & set(kinds)
+        assert kinds["SliceUpdate"] == 2
+
+
+def test_every_byte_of_a_layers_weights_is_read_once(counted: Counted) -> None:
+    weights = 512 * (12 + 8) * 64 + 3 * 512 * 1024  # q, k, v and out in heads of 64; the three of the FFN
+    nbytes = weights * {4: 4.5, 16: 16}[counted.bits] / 8
+    for found in counted.families.values():
+        moved = sum(nbytes for kind, _, nbytes in found.layer if kind.endswith("Matmul"))
+        assert nbytes < moved < 1.02 * nbytes  # the rest is activations
+
+
+def test_the_table_shows_both_sides(counted: Counted) -> None:
+    told = "\n".join(ledger.table(dict.fromkeys(ledger.PROGRAMS, counted.families), "llama"))
+    assert told.count(f" {LAYER[counted.program]['llama']} | ") == 2
+
+
+# One rule at a time
+
+
+def test_elementwise_work_in_a_compiled_function_is_one_kernel(recorder: tape.Recorder) -> None:
+    weight = mx.ones((8,))
+
+    def half(x: mx.array, y: mx.array) -> mx.array:
+        return mx.fast.rms_norm(mx.sigmoid(x) * x * y, weight, 1e-5) + x
+
+    compiled = mx.compile(half)
+    fused = launched(lambda x: compiled(x, x + 1), mx.ones((1, 8)), recorder)
+    assert [kernel.kind for kernel in fused] == ["Add", "CompiledSigmoidMultiplyMultiply", "RMSNorm", "Add"]
+    assert fused[1].nbytes == 3 * 32  # x and y read, one array written
+    plain = kinds(lambda x: half(x, x + 1), mx.ones((1, 8)), recorder)
+    assert Counter(plain) == {"Add": 2, "Sigmoid": 1, "Multiply": 2, "RMSNorm": 1}
+
+
+def test_one_product_in_a_compiled_function_stays_one(recorder: tape.Recorder) -> None:
+    weights = mx.ones((8, 1))
+    scaled = mx.compile(lambda x: x * weights)
+    assert kinds(lambda x: scaled(x), mx.ones((1, 8, 4)), recorder) == ["Multiply"]
+
+
+@pytest.mark.parametrize("held", [False, True])
+def test_a_cache_whose_old_buffer_someone_holds_is_copied_whole(held: bool, recorder: tape.Recorder) -> None:
+    buffer, before = mx.zeros((1, 2**20)), list[mx.array]()
+
+    def write(x: mx.array) -> mx.array:
+        before[:] = [mx.stop_gradient(buffer)] * held
+        buffer[..., 3:4] = x + 1
+        return buffer[..., 3:4] * 2
+
+    step = launched(write, mx.ones((1, 1)), recorder)
+    assert [kernel.kind for kernel in step] == ["Add"] + ["Copy"] * held + ["SliceUpdate", "Multiply"]
+    assert not held or step[1].nbytes == 2 * buffer.nbytes
+
+
+def test_a_start_that_is_an_array_costs_a_kernel_more(recorder: tape.Recorder) -> None:
+    start = mx.array([2])
+    step = kinds(lambda x: mx.slice_update(x, mx.ones((1, 1)), start, axes=[1]) * 2, mx.ones((1, 8)), recorder)
+    assert [kind for kind in step if kind != "Copy"] == ["Full", "Offset", "DynamicSliceUpdate", "Multiply"]
+
+
+@pytest.mark.parametrize(("new", "copies"), [(1, 0), (2, 1)])
+def test_heads_are_joined_without_a_copy_for_one_position_only(new: int, copies: int, recorder: tape.Recorder) -> None:
+    def join(x: mx.array) -> mx.array:  # [1, heads, new, D] -> [1, new, heads * D] and back
+        return (x * 2).swapaxes(1, 2).reshape(1, new, 32).reshape(1, 4, new, 8)
+
+    assert kinds(join, mx.ones((1, 4, new, 8)), recorder) == ["Multiply"] + ["Copy"] * copies
+
+
+@pytest.mark.parametrize(("held", "passes"), [(1023, 1), (1024, 2)])
+def test_attention_over_many_positions_takes_two_passes(held: int, passes: int, recorder: tape.Recorder) -> None:
+    keys = mx.zeros((1, 1, held, 64))
+    step = kinds(lambda q: mx.fast.scaled_dot_product_attention(q, keys, keys, scale=1.0), keys[:, :, :1], recorder)
+    assert step == ["Attention", "Attention, pass 2"][:passes]
+
+
+def test_attention_without_a_kernel_for_its_heads_is_not_one(recorder: tape.Recorder) -> None:
+    keys = mx.zeros((1, 1, 8, 16))
+    step = kinds(lambda q: mx.fast.scaled_dot_product_attention(q, keys, keys, scale=1.0), keys[:, :, :1], recorder)
+    assert step.count("Matmul") == 2
+    assert "Attention" not in step
+
+
+def test_a_primitive_without_a_rule_is_refused(recorder: tape.Recorder) -> None:
+    with pytest.raises(ValueError, match="Sort has no rule"):
+        launched(mx.sort, mx.ones((8,)), recorder)

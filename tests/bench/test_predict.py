@@ -1,0 +1,69 @@
+"""The model of time: what it computes, that it finds the chip behind two rows, and that its figures say so."""
+
+from __future__ import annotations
+
+import ledger
+import predict
+import pytest
+from predict import PUBLISHED, Chip, Work
+
+
+@pytest.fixture(autouse=True)
+def _counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Kernels as test_ledger.py finds them, without counting again."""
+    layer = {"elm-mlx": {"llama": 13, "openelm": 15}, "mlx-lm": {"llama": 17, "openelm": 16}}
+
+    def counted(program: str, bits: int, deep: bool) -> dict[str, ledger.Ledger]:
+        return {family: ledger.Ledger([0] * (n + deep), [0] * 9) for family, n in layer[program].items()}
+
+    monkeypatch.setattr(predict, "counted", counted)
+
+
+def test_time_is_host_and_launches_and_bytes() -> None:
+    chip = Chip(host=1e-4, launch=2e-6, efficiency=0.5, bandwidth=100e9)
+    assert chip.seconds(Work(300, 1e9)) == pytest.approx(1e-4 + 6e-4 + 0.02)
+
+
+def test_two_rows_find_the_chip_they_were_made_on() -> None:
+    chip = Chip(host=2e-4, launch=4e-6, efficiency=0.8, bandwidth=400e9)
+    rows = [(work, chip.seconds(work)) for work in (Work(500, 1e8), Work(700, 5e9))]
+    found = predict.fit(2e-4, 400e9, rows)
+    assert (found.launch, found.efficiency) == pytest.approx((4e-6, 0.8))
+
+
+@pytest.mark.parametrize(("small", "large"), [(1e-5, 0.02), (0.01, 0.002)])
+def test_rows_that_no_chip_could_have_made_are_refused(small: float, large: float) -> None:
+    with pytest.raises(ValueError, match="No chip fits"):
+        predict.fit(0.0, 400e9, [(Work(500, 1e8), small), (Work(700, 5e9), large)])
+
+
+def test_published_models_read_what_their_tables_say() -> None:
+    def read(model: str, depth: int = 0) -> float:
+        return predict.published_work({"model": model, "bits": 4, "depth": depth}).nbytes
+
+    assert read("SmolLM-135M") == pytest.approx(0.0757e9, rel=0.01)
+    assert read("Llama-3.2-1B") == pytest.approx(0.695e9, rel=0.01)
+    assert read("Llama-3.1-8B") == pytest.approx(4.22e9, rel=0.01)  # without the embedding, which is no head
+    assert read("Qwen3-4B", 2048) - read("Qwen3-4B") == 2 * 36 * 8 * 128 * 2 * 2048
+
+
+def test_kernels_are_the_ledgers() -> None:
+    assert predict.launches("mlx-lm", "llama", layers=30, bits=4, depth=0) == 30 * 17 + 9
+    assert predict.launches("mlx-lm", "llama", layers=36, bits=4, depth=2048, more=2) == 36 * 20 + 9
+
+
+@pytest.mark.parametrize("name", PUBLISHED["bandwidth_gb_s"])
+def test_every_chip_has_two_rows_to_fit_and_others_to_fail_on(name: str) -> None:
+    chip, rows = predict.fitted(name)
+    errors = [error for row, error in rows if row.get("fit")]
+    assert errors == pytest.approx([0.0, 0.0])
+    assert len(rows) > 2
+    assert chip.launch > 0
+    assert all(row["source"] for row, _ in rows)
+
+
+def test_every_figure_for_openelm_says_that_it_is_predicted_and_how_wrong(capsys: pytest.CaptureFixture[str]) -> None:
+    predict.main()
+    lines = [line for line in capsys.readouterr().out.splitlines() if "openelm-" in line]
+    assert len(lines) == len(PUBLISHED["bandwidth_gb_s"]) * len(predict.OPENELM) * 2
+    assert all("predicted" in line and "% to +" in line for line in lines)
