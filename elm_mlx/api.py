@@ -28,7 +28,7 @@ from elm_mlx.engine.sampling import Sampler, Sampling
 from elm_mlx.errors import InvalidRequest, NotFound, PromptTooLong
 from elm_mlx.locate import locate, pull
 from elm_mlx.machine import memory_limit
-from elm_mlx.models.layers import Model
+from elm_mlx.models.model import Model
 from elm_mlx.store import library, registry
 from elm_mlx.store.files import optional_json
 from elm_mlx.store.load import Loaded, load_arrays, load_directory, read_config, stored_dtype
@@ -148,6 +148,7 @@ class LanguageModel:
         self.tokenizer: Tokenizer = loaded.tokenizer
         self.model: Model = loaded.model
         self.stop_ids: frozenset[int] = loaded.stop_ids
+        self.prefill_chunk: int = loaded.prefill_chunk
         self.notice: str | None = loaded.notice
         self._sampling = loaded.sampling
         self._template: ChatTemplate | None = None
@@ -195,6 +196,7 @@ class LanguageModel:
             Sampler(sampling, seed),
             max_tokens=room,
             stop_ids=self.stop_ids,
+            chunk=self.prefill_chunk,
             progress=progress,
         )
         return Stream(self, ids, ids_out, room, begun)
@@ -303,9 +305,10 @@ def load(
     converted model or of a Hugging Face one with safetensors and a tokenizer.json.
 
     A name is looked up on this machine, and else pulled as `pull` does, in `bits` if given. No model means the
-    built-in demo. `cpu_policy` "plain" computes in the stored type on the CPU backend too.
-    `progress` hears (bytes loaded, in all). Raises InvalidRequest, NotFound, MissingTokenizer, BadCheckpoint,
-    Unsupported, and NotEnoughMemory for what this machine has no room for, unless `force`.
+    built-in demo. `cpu_policy` "plain" computes in the stored type on the CPU backend too, and "compiled" in
+    compiled steps, as on a GPU, if there is a compiler. `progress` hears (bytes loaded, in all). Raises
+    InvalidRequest, NotFound, MissingTokenizer, BadCheckpoint, Unsupported, and NotEnoughMemory for what this machine
+    has no room for, unless `force`.
     """
     directory = directory_of(model, bits, force)
     return LanguageModel(load_directory(directory, cpu_policy, progress, force))

@@ -1,9 +1,9 @@
 """All policy for MLX's CPU backend, the stand-in where there is no GPU; nothing else decides by it.
 
 Its kernels for 16-bit and quantized products are 9 to 28 times slower than float32 (docs/numerics.md), so the
-policy computes in float32 and expands low-bit weights while that fits. It never compiles kernels: MLX builds
-them with g++ into a shared temporary folder, where the first build takes seconds and a truncated file, a foreign
-one or a compiler that cannot build ends every run after it.
+policy computes in float32 and expands low-bit weights while that fits. It compiles no kernels unless asked: MLX
+builds them with g++ into a shared temporary folder, where the first build takes seconds and a truncated file, a
+foreign one or a compiler that cannot build ends every run after it.
 
 On Linux that backend brings the reference BLAS. Symbols resolve in the order in which libraries were loaded, so a
 fast one loaded before MLX takes its place (`use_fast_blas`); this module itself imports MLX only when it plans.
@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import ctypes
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -26,34 +26,56 @@ from elm_mlx.errors import InvalidRequest, NotFound
 if TYPE_CHECKING:
     import mlx.core as mx
 
-POLICIES = ("auto", "plain")
+POLICIES = ("auto", "plain", "compiled")
 OPENBLAS = "libopenblas.so.0"  # Debian's and Ubuntu's libopenblas0
+PREFILL_CHUNK = 256  # attention here computes the half that is masked, too: smaller chunks have less of it
 NOTICE = "MLX runs on its CPU backend here, a stand-in for Metal: right results, speeds that say nothing about a Mac."
 
 
 @dataclass(frozen=True)
 class Plan:
     """What loading does: `dtype` to compute in (None: as stored), whether to `expand` quantized weights, whether
-    kernels may be `compiled`, and the `notice` a program may show."""
+    the step may be `compiled`, whether that is `doubtful` (see `runs`), how many ids of a prompt are read at once
+    (None: as the engine likes), and the `notice` a program may show."""
 
     dtype: mx.Dtype | None = None
     expand: bool = False
     compiled: bool = True
+    doubtful: bool = False
+    prefill_chunk: int | None = None
     notice: str | None = None
 
 
 def plan(config: ModelConfig, policy: str = "auto") -> Plan:
-    """The plan for this device. "plain" computes as stored, on the CPU too. Raises InvalidRequest for others."""
+    """The plan for this device. On the CPU, too, "plain" computes as stored, and "compiled" does what a GPU would.
+
+    Raises InvalidRequest for others.
+    """
     if policy not in POLICIES:
         raise InvalidRequest(f"cpu_policy is {policy!r}; it is one of {', '.join(POLICIES)}.")
     import mlx.core as mx
 
     if mx.default_device().type == mx.DeviceType.gpu:
         return Plan()
+    if policy == "compiled":
+        return Plan(doubtful=True, prefill_chunk=PREFILL_CHUNK, notice=NOTICE)
     fits = 4 * parameter_count(config) <= machine.free_memory() / 2
     if policy == "plain" or (config.quantization is None and not fits):
-        return Plan(compiled=False, notice=NOTICE)
-    return Plan(mx.float32, config.quantization is not None and fits, compiled=False, notice=NOTICE)
+        return Plan(compiled=False, prefill_chunk=PREFILL_CHUNK, notice=NOTICE)
+    expand = config.quantization is not None and fits
+    return Plan(mx.float32, expand, compiled=False, prefill_chunk=PREFILL_CHUNK, notice=NOTICE)
+
+
+def runs(step: Callable[[], mx.array]) -> bool:
+    """Whether MLX has the kernels of a compiled step, or can build them. The errors of its compiler and of its folder
+    are RuntimeErrors, from whatever evaluates first."""
+    import mlx.core as mx
+
+    try:
+        mx.eval(step())
+    except RuntimeError:
+        return False
+    return True
 
 
 def use_fast_blas() -> str | None:

@@ -12,7 +12,9 @@ import mlx.core as mx
 import numpy as np
 
 from elm_mlx.engine.cache import make_cache
-from elm_mlx.models.layers import Model
+from elm_mlx.engine.generate import generate
+from elm_mlx.engine.sampling import Sampler, Sampling
+from elm_mlx.models.model import Model
 
 FOLDER = Path(__file__).parent / "golden"
 COLUMNS = slice(0, checkpoints.VOCAB, 8)  # every eighth logit of every position: enough, and an eighth of the bytes
@@ -34,15 +36,13 @@ def assert_close(ours: mx.array, theirs: np.ndarray, tolerance: float = TOLERANC
 
 
 def check(model: Model, name: str) -> None:
-    """Logits at every position, in one pass and through the cache in chunks of 7; then the greedy ids."""
+    """Logits at every position, in one pass and in chunks of 7 through the cache; then the greedy ids of decoding."""
     logits, greedy = load(name)
     ids = mx.array([checkpoints.prompt()])
     assert_close(model(ids)[0, :, COLUMNS], logits)
     cache = make_cache(model.config.num_layers, ids.shape[1] + NEW_TOKENS)
     chunks = [model(ids[:, start : start + 7], cache) for start in range(0, ids.shape[1], 7)]
     assert_close(mx.concatenate(chunks, axis=1)[0, :, COLUMNS], logits)
-    token, drawn = mx.argmax(chunks[-1][:, -1], axis=-1), []
-    for _ in range(NEW_TOKENS):
-        drawn.append(int(token.item()))
-        token = mx.argmax(model(token[:, None], cache)[:, -1], axis=-1)
-    assert drawn == greedy
+    cache = make_cache(model.config.num_layers, ids.shape[1] + NEW_TOKENS)
+    drawn = generate(model, checkpoints.prompt(), cache, Sampler(Sampling()), max_tokens=NEW_TOKENS)
+    assert list(drawn) == greedy

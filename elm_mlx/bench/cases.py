@@ -44,9 +44,10 @@ class Case:
 
 
 class Sample(NamedTuple):
-    """One run of a test: its time, and the highest that MLX's allocator reached in it."""
+    """One run of a test: its time, what the host worked in it, and the highest that MLX's allocator reached."""
 
     seconds: float
+    host_seconds: float
     peak_bytes: int
 
 

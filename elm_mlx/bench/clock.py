@@ -39,12 +39,12 @@ def sample(program: Program, case: Case, ids: list[int]) -> Sample:
     """One run of `case` over `ids`, of which nothing is left when the next one begins."""
     mx.reset_peak_memory()
     work = prepared(program, case, ids)
-    begun = time.perf_counter()
+    begun, host = time.perf_counter(), time.thread_time()
     work()
-    spent = time.perf_counter() - begun
+    spent, worked = time.perf_counter() - begun, time.thread_time() - host
     del work
     program.settle()
-    return Sample(spent, mx.get_peak_memory())
+    return Sample(spent, worked, mx.get_peak_memory())
 
 
 def prepared(program: Program, case: Case, ids: list[int]) -> Callable[[], object]:

@@ -49,6 +49,7 @@ def model_facts(name: str, lm: LanguageModel) -> dict[str, Any]:
         "weight_bytes": info.weight_bytes,
         "fingerprint": fingerprint(lm.directory),
         "computed_in": str(lm.model.dtype).removeprefix("mlx.core."),
+        "compiled": bool(lm.model.step),
     }
 
 

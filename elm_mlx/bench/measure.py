@@ -22,7 +22,7 @@ from elm_mlx.engine.sampling import Sampler, Sampling
 from elm_mlx.errors import ElmError
 from elm_mlx.store.load import read_config
 
-SCHEMA = "elm-mlx bench 1"
+SCHEMA = "elm-mlx bench 2"
 JUDGED = 32  # greedy tokens that both programs are asked for
 BOUND = 0.01  # docs/numerics.md: mlx-lm's logit of our token below its best, in 16 bits and quantized
 PAUSE_S = 0.25  # between two programs: the threads of Intel's OpenMP go on spinning for 0.2 s
@@ -30,8 +30,8 @@ PAUSE_S = 0.25  # between two programs: the threads of Intel's OpenMP go on spin
 
 @dataclass(frozen=True)
 class Plan:
-    """What to measure of every model. `cpu_policy` as `elm_mlx.load` takes it; None is "auto", and "plain" beside
-    mlx-lm, so that both compute as stored."""
+    """What to measure of every model. `cpu_policy` as `elm_mlx.load` takes it; None is "auto", and "compiled"
+    beside mlx-lm: both compute as stored."""
 
     tests: Sequence[Case]
     repetitions: int = 5
@@ -61,7 +61,7 @@ def bench(models: Iterable[tuple[str, Path]], plan: Plan, progress: Progress | N
 def model_report(name: str, directory: Path, plan: Plan, read: float, progress: Progress) -> dict[str, Any]:
     """One model's facts and tests; `read` is the machine's bandwidth in bytes a second."""
     check_context(plan.tests, read_config(directory))
-    policy = plan.cpu_policy or ("plain" if plan.compare else "auto")
+    policy = plan.cpu_policy or ("compiled" if plan.compare else "auto")
     lm, load_s = loaded(directory, policy, plan.force)
     facts = model_facts(name, lm) | {"cpu_policy": policy, "notice": lm.notice, "load_s": load_s}
     ours, tests, done = Ours(lm), [], 0

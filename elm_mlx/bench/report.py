@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
-from elm_mlx.bench.cases import FIRST, Case, Sample
+from elm_mlx.bench.cases import DECODE, FIRST, Case, Sample
 from elm_mlx.costs import gigabytes
 
 PEER = "mlx-lm"
@@ -19,7 +19,7 @@ def case_report(case: Case, rounds: Sequence[Round], nbytes: int | None, read: f
     ours, theirs = [own for own, _ in rounds], [other for _, other in rounds if other]
     own = figures(case, ours)
     share = nbytes * own["tokens_per_s"]["median"] / read if nbytes else None
-    other = figures(case, theirs) | {"ratio": ratios(ours, theirs)} if theirs else None
+    other = figures(case, theirs) | compared(ours, theirs) if theirs else None
     return {"test": case.name} | asdict(case) | own | {"bytes_per_token": nbytes, "bandwidth_share": share, PEER: other}
 
 
@@ -28,7 +28,9 @@ def figures(case: Case, samples: Sequence[Sample]) -> dict[str, Any]:
     seconds = [sample.seconds for sample in samples]
     return {
         "samples_s": seconds,
+        "host_samples_s": (host := [sample.host_seconds for sample in samples]),
         "seconds": spread(seconds),
+        "host_seconds": spread(host),
         "tokens_per_s": None if case.kind == FIRST else spread([case.tokens / second for second in seconds]),
         "peak_memory_bytes": max(sample.peak_bytes for sample in samples),
     }
@@ -40,10 +42,18 @@ def spread(values: Sequence[float]) -> dict[str, float | None]:
     return {"mean": statistics.mean(values), "stdev": deviation, "median": statistics.median(values)}
 
 
-def ratios(ours: Sequence[Sample], theirs: Sequence[Sample]) -> dict[str, Any]:
-    """mlx-lm's time over ours, pair by pair: above 1 we are ahead."""
-    values = [other.seconds / own.seconds for own, other in zip(ours, theirs, strict=True)]
-    return {"samples": values, "median": statistics.median(values), "min": min(values), "max": max(values)}
+def compared(ours: Sequence[Sample], theirs: Sequence[Sample]) -> dict[str, Any]:
+    """mlx-lm's time over ours, pair by pair, and the same of the host's work: above 1 we are ahead."""
+    pairs = list(zip(ours, theirs, strict=True))
+    return {
+        "ratio": ratios([other.seconds / own.seconds for own, other in pairs]),
+        "host_ratio": ratios([other.host_seconds / own.host_seconds for own, other in pairs]),
+    }
+
+
+def ratios(values: Sequence[float]) -> dict[str, Any]:
+    """Every ratio, their median, the least and the greatest."""
+    return {"samples": list(values), "median": statistics.median(values), "min": min(values), "max": max(values)}
 
 
 def text(report: dict[str, Any]) -> str:
@@ -85,11 +95,16 @@ def row(model: dict[str, Any], test: dict[str, Any]) -> dict[str, str]:
         "t/s": mean,
         "median": median,
         "share": f"{share:.1%}" if share else "",
+        "host ms": f"{1000 * test['host_seconds']['median'] / test['tokens']:.2f}" if test["kind"] == DECODE else "",
         "peak MB": f"{test['peak_memory_bytes'] / 1e6:,.0f}",
     }
     if peer:
-        ratio = peer["ratio"]
-        cells |= {PEER: rate(peer)[0], "ratio": f"{ratio['median']:.2f} ({ratio['min']:.2f} to {ratio['max']:.2f})"}
+        ratio, host = peer["ratio"], peer["host_ratio"]["median"]
+        cells |= {
+            PEER: rate(peer)[0],
+            "ratio": f"{ratio['median']:.2f} ({ratio['min']:.2f} to {ratio['max']:.2f})",
+            "host ratio": f"{host:.2f}" if test["kind"] == DECODE else "",
+        }
     return cells
 
 

@@ -101,8 +101,9 @@ COUNTS = Listed(click.IntRange(min=0))
 @click.option("--compare", type=click.Choice(["mlx-lm"]), help="Run this program too, in turn, in its own process.")
 @click.option(
     "--cpu-policy",
-    type=click.Choice(["auto", "plain"]),
-    help="On MLX's CPU backend compute as is fastest there, or as stored. Default: auto, with --compare plain.",
+    type=click.Choice(["auto", "plain", "compiled"]),
+    help="On MLX's CPU backend compute as is fastest there, as stored, or as stored and compiled as on a GPU. "
+    "Default: auto, with --compare compiled.",
 )
 @click.option("--force", is_flag=True, help="Measure it even if the memory seems too small.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object, with every sample.")
@@ -125,8 +126,9 @@ def command(
     first (ttft16).
 
     Neither text nor sampling is in the times, no run finds anything of another in a cache, and token ids are random
-    and everywhere the same. "share" is what decoding reads of what this machine could read in that time. The ratio is
-    mlx-lm's time over ours, with the least and the greatest. docs/benchmarks.md has the method.
+    and everywhere the same. "share" is what decoding reads of what this machine could read in that time, "host ms" the
+    processor time that a token takes of the host. The ratio is mlx-lm's time over ours, with the least and the
+    greatest. docs/benchmarks.md has the method.
     """
     prefer_fast_blas()
     from elm_mlx.bench.cases import cases  # here, as --help needs no MLX

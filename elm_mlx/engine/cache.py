@@ -33,10 +33,10 @@ class KVCache:
                             "Make it larger, or trim it.")  # fmt: skip
         self.keys = self._with_room(self.keys, end, keys)
         self.values = self._with_room(self.values, end, values)
-        self.keys[..., start:end, :] = keys
-        self.values[..., start:end, :] = values
+        self.keys[:, :, start:end] = keys
+        self.values[:, :, start:end] = values
         self.offset = end
-        return self.keys[..., :end, :], self.values[..., :end, :]
+        return self.keys[:, :, :end], self.values[:, :, :end]
 
     def _with_room(self, buffer: mx.array | None, end: int, like: mx.array) -> mx.array:
         """The buffer, or a larger one with the same content, for `end` positions of the form of `like`."""
@@ -47,7 +47,7 @@ class KVCache:
         B, K, _, D = like.shape
         larger = mx.zeros((B, K, min(self.capacity, max(end, 2 * room, self.reserve)), D), like.dtype)
         if buffer is not None:
-            larger[..., : self.offset, :] = buffer[..., : self.offset, :]
+            larger[:, :, : self.offset] = buffer[:, :, : self.offset]
         return larger
 
     def trim(self, n: int) -> int:

@@ -15,10 +15,14 @@ PREFILL_CHUNK = 512
 
 
 class Decoder(Protocol):
-    """The two halves of a model: states for ids, logits for states."""
+    """What a model does here: states for ids, logits for states."""
 
     def hidden(self, ids: mx.array, cache: Sequence[KVCache] | None) -> mx.array:
-        """ids [B, L] -> states [B, L, E], written to the cache."""
+        """ids [B, L] -> states [B, L, E]; keys and values go into the cache."""
+        ...
+
+    def last_hidden(self, ids: mx.array, cache: Sequence[KVCache]) -> mx.array:
+        """The same, the last position's state alone: [B, E]."""
         ...
 
     def head(self, states: mx.array) -> mx.array:
@@ -34,7 +38,7 @@ def prefill(
     chunk: int = PREFILL_CHUNK,
     progress: Progress | None = None,
 ) -> mx.array:
-    """Feeds ids [B, L] in chunks and returns the logits [B, V] after the last; the head sees that one row only."""
+    """Feeds ids [B, L] in chunks and returns the logits [B, V] after the last, the only row of the top computed."""
     length = ids.shape[1]
     last = (length - 1) // chunk * chunk
     for start in range(0, last, chunk):
@@ -43,8 +47,7 @@ def prefill(
         mx.clear_cache()  # no later chunk has scratch buffers of this size
         if progress:
             progress(start + chunk, length)
-    states = model.hidden(ids[:, last:], cache)  # [B, L', E]
-    logits = model.head(states[:, -1])
+    logits = model.head(model.last_hidden(ids[:, last:], cache))
     if progress:
         mx.eval(logits)
         progress(length, length)
@@ -59,6 +62,7 @@ def generate(
     *,
     max_tokens: int,
     stop_ids: Collection[int] = (),
+    chunk: int = PREFILL_CHUNK,
     progress: Progress | None = None,
 ) -> Generator[int, None, None]:
     """Yields up to `max_tokens` ids after `prompt`; the last one is a stop id if one was drawn.
@@ -67,7 +71,7 @@ def generate(
     len(prompt) + max_tokens - 1 positions (CacheFull otherwise) and ends up holding the prompt and every id
     yielded but the last, however the loop ends.
     """
-    logits = prefill(model, mx.array([prompt]), cache, progress=progress)
+    logits = prefill(model, mx.array([prompt]), cache, chunk=chunk, progress=progress)
     ahead = sampler(logits)
     mx.async_eval(ahead)
     held = cache[0].offset
@@ -75,7 +79,7 @@ def generate(
         for count in range(1, max_tokens + 1):
             current = ahead
             if count < max_tokens:
-                ahead = sampler(model.head(model.hidden(current[:, None], cache)[:, -1]))
+                ahead = sampler(model.head(model.last_hidden(current[:, None], cache)))
                 mx.async_eval(ahead)
             token = int(current.item())  # type: ignore[arg-type]
             yield token

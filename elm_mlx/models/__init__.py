@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from elm_mlx.config import LlamaConfig, ModelConfig, OpenELMConfig
-from elm_mlx.models.layers import Model, Parameters
+from elm_mlx.models.layers import Parameters
 from elm_mlx.models.llama import Llama
+from elm_mlx.models.model import Model
 from elm_mlx.models.openelm import OpenELM
 
 MODELS: dict[type[ModelConfig], type[Model]] = {OpenELMConfig: OpenELM, LlamaConfig: Llama}

@@ -7,17 +7,17 @@ V vocabulary.
 from __future__ import annotations
 
 import math
-from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, MutableMapping, Sequence
-from typing import ClassVar, Protocol
+from collections.abc import Callable, MutableMapping, Sequence
+from typing import Protocol
 
 import mlx.core as mx
 
 from elm_mlx import config as configs
-from elm_mlx.config import ModelConfig
 from elm_mlx.quantization import Quantization
 
 Gate = Callable[[mx.array, mx.array], mx.array]
+Offset = int | mx.array  # a scalar; an array where a compiled step must not be traced anew for each
+QKV = tuple[mx.array, mx.array, mx.array]
 
 
 class CacheLayer(Protocol):
@@ -145,7 +145,7 @@ class Rope:
         self.scale = 1 / rope.factor if rope.kind == "linear" else 1.0
         self.freqs = llama3_periods(rope, head_dim) if rope.kind == "llama3" else None
 
-    def __call__(self, x: mx.array, offset: int) -> mx.array:
+    def __call__(self, x: mx.array, offset: Offset) -> mx.array:
         """[B, heads, L, D] -> the same, the first new token at position `offset`."""
         return mx.fast.rope(
             x, self.dims, traditional=False, base=self.base, scale=self.scale, offset=offset, freqs=self.freqs
@@ -167,14 +167,26 @@ def llama3_periods(rope: configs.Rope, head_dim: int) -> mx.array:
     return mx.array(periods, dtype=mx.float32)
 
 
-def attention(q: mx.array, k: mx.array, v: mx.array, cache: CacheLayer | None, out: Matrix) -> mx.array:
-    """Causal attention of new queries over all positions held: q [B, H, L, D], k and v [B, K, L, D] -> [B, L, E]."""
-    B, H, L, D = q.shape
+def attention(q: mx.array, k: mx.array, v: mx.array, cache: CacheLayer | None) -> mx.array:
+    """Causal attention of new queries over all positions held: q [B, H, L, D], k and v [B, K, L, D] -> [B, H, L, D]."""
     if cache is not None:
         k, v = cache.update_and_fetch(k, v)  # [B, K, S, D]
-    mask = "causal" if L > 1 else None
-    mixed = mx.fast.scaled_dot_product_attention(q, k, v, scale=D**-0.5, mask=mask)  # [B, H, L, D]
-    return out(mixed.swapaxes(1, 2).reshape(B, L, H * D))
+    mask = "causal" if q.shape[2] > 1 else None
+    return mx.fast.scaled_dot_product_attention(q, k, v, scale=q.shape[3] ** -0.5, mask=mask)
+
+
+def split_heads(x: mx.array, head_dim: int) -> mx.array:
+    """[B, L, heads * D], or [B, heads * D] of one position -> [B, heads, L, D]."""
+    B, *positions, width = x.shape
+    heads = width // head_dim
+    if not positions:
+        return x.reshape(B, heads, 1, head_dim)
+    return x.reshape(B, *positions, heads, head_dim).swapaxes(1, 2)
+
+
+def join_heads(x: mx.array, shape: Sequence[int]) -> mx.array:
+    """[B, heads, L, D] -> [B, L, heads * D], or [B, heads * D]: the `shape` of states but for the last axis."""
+    return (x if x.shape[2] == 1 else x.swapaxes(1, 2)).reshape(*shape[:-1], -1)
 
 
 def silu_gate(gate: mx.array, up: mx.array) -> mx.array:
@@ -193,68 +205,39 @@ class FeedForward:
         return self.down(self.gate(gate, up))
 
 
-class Block:
-    """A pre-norm layer: h + attn(norm(h)), then h + ffn(norm(h))."""
+class Projections(Protocol):
+    """What an architecture does around its attention: q, k and v out of states, and `out`, the product after it."""
 
-    def __init__(
-        self,
-        attn: Callable[[mx.array, CacheLayer | None], mx.array],
-        ffn: FeedForward,
-        norms: tuple[mx.array, mx.array],
-        eps: float,
-    ) -> None:
+    out: Matrix
+
+    def __call__(self, x: mx.array, offset: Offset) -> QKV:
+        """[B, L, E] -> q [B, H, L, D] and k, v [B, K, L, D], q and k rotated from position `offset` on."""
+        ...
+
+
+class Block:
+    """A pre-norm layer: h + out(attention(qkv(norm(h)))), then h + ffn(norm(h)).
+
+    Its two halves are pure; the attention between them writes to the cache.
+    """
+
+    def __init__(self, attn: Projections, ffn: FeedForward, norms: tuple[mx.array, mx.array], eps: float) -> None:
         self.attn, self.ffn, self.norms, self.eps = attn, ffn, norms, eps
 
     def __call__(self, h: mx.array, cache: CacheLayer | None = None) -> mx.array:
-        h = h + self.attn(mx.fast.rms_norm(h, self.norms[0], self.eps), cache)
+        q, k, v = self.before(h, cache.offset if cache is not None else 0)
+        return self.after(h, attention(q, k, v, cache))
+
+    def last(self, h: mx.array, cache: CacheLayer | None = None) -> mx.array:
+        """The same for the last position alone, [B, L, E] -> [B, 1, E]: of the others keys and values are enough."""
+        q, k, v = self.before(h, cache.offset if cache is not None else 0)
+        return self.after(h[:, -1:], attention(q[:, :, -1:], k, v, cache))
+
+    def before(self, h: mx.array, offset: Offset) -> QKV:
+        """The half before attention."""
+        return self.attn(mx.fast.rms_norm(h, self.norms[0], self.eps), offset)
+
+    def after(self, h: mx.array, mixed: mx.array) -> mx.array:
+        """The half after it: h [B, L, E] and what attention mixed, [B, H, L, D] -> [B, L, E]."""
+        h = h + self.attn.out(join_heads(mixed, h.shape))
         return h + self.ffn(mx.fast.rms_norm(h, self.norms[1], self.eps))
-
-
-class Model(ABC):
-    """Token ids in, logits out. A subclass names the parameters of its architecture.
-
-    Arrays are lazy until `store.load` or the first use evaluates them.
-    """
-
-    EMBEDDING: ClassVar[str]
-    NORM: ClassVar[str]
-    HEAD: ClassVar[str] = "lm_head"
-
-    def __init__(self, config: ModelConfig, parameters: Parameters, *, compiled: bool = True) -> None:
-        self.config, self.dtype = config, parameters.dtype
-        gate: Gate = mx.compile(silu_gate, shapeless=True) if compiled else silu_gate
-        self.embedding = parameters.linear(self.EMBEDDING)
-        self.blocks = list(self._blocks(config, parameters, gate))
-        self.norm = parameters.vector(self.NORM)
-        self.output = self.embedding if config.tied else parameters.linear(self.HEAD)
-
-    @classmethod
-    @abstractmethod
-    def _blocks(cls, config: ModelConfig, p: Parameters, gate: Gate) -> Iterator[Block]:
-        """The layers in order, each taking its parameters when it is asked for."""
-
-    @classmethod
-    def stages(cls, config: ModelConfig, p: Parameters) -> Iterator[Callable[[mx.array], mx.array]]:
-        """What `hidden` does, step by step: ids [B, L] to the embedding's rows, through each block, to the norm.
-
-        Who lets go of a stage before asking for the next has one layer in memory at a time.
-        """
-        yield p.linear(cls.EMBEDDING).rows
-        yield from cls._blocks(config, p, silu_gate)
-        norm = p.vector(cls.NORM)
-        yield lambda h: mx.fast.rms_norm(h, norm, config.norm_eps)
-
-    def hidden(self, ids: mx.array, cache: Cache | None = None) -> mx.array:
-        """ids [B, L] -> normalised states [B, L, E]; keys and values go into `cache`, one layer each."""
-        h = self.embedding.rows(ids)
-        for i, block in enumerate(self.blocks):
-            h = block(h, cache[i] if cache is not None else None)
-        return mx.fast.rms_norm(h, self.norm, self.config.norm_eps)
-
-    def head(self, states: mx.array) -> mx.array:
-        """States [..., E] -> logits [..., V]."""
-        return self.output(states)
-
-    def __call__(self, ids: mx.array, cache: Cache | None = None) -> mx.array:
-        """ids [B, L] -> logits [B, L, V]."""
-        return self.head(self.hidden(ids, cache))

@@ -7,7 +7,8 @@ from collections.abc import Iterator
 import mlx.core as mx
 
 from elm_mlx.config import ModelConfig
-from elm_mlx.models.layers import Block, CacheLayer, FeedForward, Gate, Model, Parameters, Rope, attention
+from elm_mlx.models.layers import QKV, Block, FeedForward, Gate, Offset, Parameters, Rope, split_heads
+from elm_mlx.models.model import Model
 
 
 class Attention:
@@ -20,12 +21,11 @@ class Attention:
         self.qkv = p.fused(f"{name}.q_proj", f"{name}.k_proj", f"{name}.v_proj")
         self.out = p.linear(f"{name}.o_proj")
 
-    def __call__(self, x: mx.array, cache: CacheLayer | None) -> mx.array:
-        B, L, _ = x.shape
+    def __call__(self, x: mx.array, offset: Offset) -> QKV:
         H, K = self.heads, self.kv_heads
-        qkv = self.qkv(x).reshape(B, L, H + 2 * K, self.head_dim).swapaxes(1, 2)  # [B, H+2K, L, D]
-        qk = self.rope(qkv[:, : H + K], cache.offset if cache is not None else 0)
-        return attention(qk[:, :H], qk[:, H:], qkv[:, H + K :], cache, self.out)
+        qkv = split_heads(self.qkv(x), self.head_dim)  # [B, H+2K, L, D]
+        qk = self.rope(qkv[:, : H + K], offset)
+        return qk[:, :H], qk[:, H:], qkv[:, H + K :]
 
 
 class Llama(Model):

@@ -7,7 +7,8 @@ from collections.abc import Iterator
 import mlx.core as mx
 
 from elm_mlx.config import ModelConfig, OpenELMConfig
-from elm_mlx.models.layers import Block, CacheLayer, FeedForward, Gate, Model, Parameters, Rope, attention
+from elm_mlx.models.layers import QKV, Block, FeedForward, Gate, Offset, Parameters, Rope, split_heads
+from elm_mlx.models.model import Model
 
 
 class Attention:
@@ -23,17 +24,18 @@ class Attention:
     def _per_head(self, p: Parameters, name: str) -> mx.array:
         """q_norm for every query head, k_norm for every key head: [H+K, 1, D], one product for both."""
         q, k = p.vector(f"{name}.q_norm"), p.vector(f"{name}.k_norm")
-        return mx.stack([q] * self.heads + [k] * self.kv_heads)[:, None, :]
+        both = mx.stack([q] * self.heads + [k] * self.kv_heads)[:, None, :]
+        p.ready(both)
+        return both
 
-    def __call__(self, x: mx.array, cache: CacheLayer | None) -> mx.array:
-        B, L, _ = x.shape
+    def __call__(self, x: mx.array, offset: Offset) -> QKV:
         H, K = self.heads, self.kv_heads
-        qkv = self.qkv(x).reshape(B, L, H + 2 * K, self.head_dim).swapaxes(1, 2)  # [B, H+2K, L, D]
+        qkv = split_heads(self.qkv(x), self.head_dim)  # [B, H+2K, L, D]
         qk, v = qkv[:, : H + K], qkv[:, H + K :]
         if self.qk_norm is not None:
             qk = mx.fast.rms_norm(qk, None, self.eps) * self.qk_norm
-        qk = self.rope(qk, cache.offset if cache is not None else 0)
-        return attention(qk[:, :H], qk[:, H:], v, cache, self.out)
+        qk = self.rope(qk, offset)
+        return qk[:, :H], qk[:, H:], v
 
 
 class OpenELM(Model):

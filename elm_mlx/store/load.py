@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import mlx.core as mx
@@ -11,10 +12,13 @@ from elm_mlx import cpu, machine
 from elm_mlx.arguments import Progress
 from elm_mlx.config import HEAD, ModelConfig, config_from_dict
 from elm_mlx.costs import footprint, gigabytes, parameter_count
+from elm_mlx.engine.cache import make_cache
+from elm_mlx.engine.generate import PREFILL_CHUNK
 from elm_mlx.engine.sampling import Sampling
 from elm_mlx.errors import BadCheckpoint, InvalidRequest, NotEnoughMemory, NotFound
 from elm_mlx.models import build
-from elm_mlx.models.layers import Model, Parameters
+from elm_mlx.models.layers import Parameters
+from elm_mlx.models.model import Model
 from elm_mlx.store.files import optional_json, read_json, reading
 from elm_mlx.store.quantize import expand, stored_entries
 from elm_mlx.store.weights import check_copy, check_entries, gather, read_arrays, safetensors_files
@@ -24,8 +28,8 @@ from elm_mlx.values import token_ids
 
 @dataclass(frozen=True)
 class Loaded:
-    """The parts of a model: `sampling` is its own choice, `stop_ids` every id that ends its text, `notice` what a
-    program may say about the device."""
+    """The parts of a model: `sampling` is its own choice, `stop_ids` every id that ends its text, `prefill_chunk` how
+    many ids of a prompt it reads at once, `notice` what a program may say about the device."""
 
     directory: Path
     config: ModelConfig
@@ -33,6 +37,7 @@ class Loaded:
     tokenizer: Tokenizer
     sampling: Sampling
     stop_ids: frozenset[int]
+    prefill_chunk: int
     notice: str | None
 
 
@@ -48,6 +53,25 @@ def load_directory(
     tokenizer = load_tokenizer(directory, config)
     sampling, named = read_generation(directory / "generation_config.json")
     plan = cpu.plan(config, cpu_policy)
+    model = load_model(directory, config, plan, progress, force)
+    if plan.doubtful and not cpu.runs(partial(first_step, model)):
+        plan = replace(plan, compiled=False)
+        model = load_model(directory, config, plan, progress, force)
+    return Loaded(
+        directory=directory,
+        config=config,
+        model=model,
+        tokenizer=tokenizer,
+        sampling=sampling,
+        # Any of the three may name them: a stale file among them must not keep a model from stopping.
+        stop_ids=frozenset(config.eos_token_ids) | named | tokenizer.stop_ids,
+        prefill_chunk=plan.prefill_chunk or PREFILL_CHUNK,
+        notice=plan.notice,
+    )
+
+
+def load_model(directory: Path, config: ModelConfig, plan: cpu.Plan, progress: Progress | None, force: bool) -> Model:
+    """The model with its weights in memory, as the plan says."""
     arrays, nbytes = load_arrays(directory, config)
     dtype = plan.dtype or stored_dtype(arrays, config)
     quantization = config.quantization
@@ -59,16 +83,14 @@ def load_directory(
     evaluate = _Evaluate(sum(array.size for array in arrays.values()), nbytes, progress)
     parameters = Parameters(arrays, quantization, dtype, evaluate)
     del arrays
-    return Loaded(
-        directory=directory,
-        config=config,
-        model=build(config, parameters, compiled=plan.compiled),
-        tokenizer=tokenizer,
-        sampling=sampling,
-        # Any of the three may name them: a stale file among them must not keep a model from stopping.
-        stop_ids=frozenset(config.eos_token_ids) | named | tokenizer.stop_ids,
-        notice=plan.notice,
-    )
+    return build(config, parameters, compiled=plan.compiled)
+
+
+def first_step(model: Model) -> mx.array:
+    """A prompt of two ids and one token after it, so each kernel that there is."""
+    cache = make_cache(model.config.num_layers, 3)
+    model.hidden(mx.array([[0, 0]]), cache)
+    return model.last_hidden(mx.array([[0]]), cache)
 
 
 def check_memory(model: object, config: ModelConfig, weights: int, float_bits: int) -> None:
@@ -158,4 +180,5 @@ class _Evaluate:
         mx.eval(*arrays)
         self.done += sum(array.size for array in arrays)
         if self.progress:
-            self.progress(self.nbytes * self.done // self.elements, self.nbytes)
+            done = min(self.done, self.elements)  # a norm that is repeated for every head counts more than once
+            self.progress(self.nbytes * done // self.elements, self.nbytes)

@@ -28,15 +28,16 @@ class Maybe(NamedTuple):
 
 
 SPREAD = {"mean": float, "stdev": Maybe(float), "median": float}
-FIGURES = {"samples_s": [float], "seconds": SPREAD, "tokens_per_s": Maybe(SPREAD), "peak_memory_bytes": int}
+FIGURES = {"samples_s": [float], "host_samples_s": [float], "seconds": SPREAD, "host_seconds": SPREAD,
+           "tokens_per_s": Maybe(SPREAD), "peak_memory_bytes": int}  # fmt: skip
 RATIO = {"samples": [float], "median": float, "min": float, "max": float}
 TEST = {"test": str, "kind": str, "tokens": int, "depth": int, **FIGURES, "bytes_per_token": Maybe(int),
-        "bandwidth_share": Maybe(float), "mlx-lm": Maybe(FIGURES | {"ratio": RATIO})}  # fmt: skip
+        "bandwidth_share": Maybe(float), "mlx-lm": Maybe(FIGURES | {"ratio": RATIO, "host_ratio": RATIO})}  # fmt: skip
 PEER = {"version": str, "load_s": float, "computed_in": str, "blas": Maybe(str), "torch": bool,
         "judged_tokens": int, "same_tokens": int, "below_best": float}  # fmt: skip
 MODEL = {"name": str, "family": str, "parameters": int, "stored_as": str, "bits_per_weight": float,
-         "weight_bytes": int, "fingerprint": str, "computed_in": str, "cpu_policy": str, "notice": Maybe(str),
-         "load_s": float, "mlx-lm": Maybe(PEER), "tests": [TEST]}  # fmt: skip
+         "weight_bytes": int, "fingerprint": str, "computed_in": str, "compiled": bool, "cpu_policy": str,
+         "notice": Maybe(str), "load_s": float, "mlx-lm": Maybe(PEER), "tests": [TEST]}  # fmt: skip
 MACHINE = {"device": str, "cores": int, "memory_bytes": int, "system": str, "blas": str,
            "read": {"bytes_per_s": float, "by": str, "buffer_bytes": int}}  # fmt: skip
 REPORT = {"schema": str, "machine": MACHINE, "software": {"elm-mlx": str, "mlx": str, "numpy": str, "python": str},
@@ -118,7 +119,7 @@ def test_every_test_is_there_with_every_sample_and_no_warm_up(compared: dict[str
 
 def test_the_warm_up_is_a_run_of_both_and_no_sample(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     runs = []
-    monkeypatch.setattr(measure, "sample", lambda _, case, ids: runs.append(case.name) or Sample(len(runs), 1))
+    monkeypatch.setattr(measure, "sample", lambda _, case, ids: runs.append(case.name) or Sample(len(runs), 1, 1))
     report = bench([("tiny", tiny)], Plan([Case("tg", 4)], repetitions=3))
     assert runs == ["tg4"] * 4
     assert report["models"][0]["tests"][0]["samples_s"] == [2, 3, 4]
@@ -131,14 +132,17 @@ def test_progress_counts_every_run(tiny: Path) -> None:
 
 
 def test_figures_follow_from_the_samples() -> None:
-    rounds = [(Sample(s, p), Sample(3 * s + i, 7)) for i, (s, p) in enumerate([(0.5, 10), (1.0, 30), (2.0, 20)])]
+    runs = enumerate([(0.5, 10), (1.0, 30), (2.0, 20)])
+    rounds = [(Sample(s, s / 2, peak), Sample(3 * s + i, 2 * s, 7)) for i, (s, peak) in runs]
     done = case_report(Case("tg", 8, 2), rounds, nbytes=1000, read=16_000.0)
     assert done["samples_s"] == [0.5, 1.0, 2.0]
     rates = [16.0, 8.0, 4.0]
     assert done["tokens_per_s"] == {"mean": sum(rates) / 3, "stdev": statistics.stdev(rates), "median": 8.0}
     assert (done["peak_memory_bytes"], done["bytes_per_token"], done["bandwidth_share"]) == (30, 1000, 0.5)
     assert done["mlx-lm"]["ratio"] == {"samples": [3.0, 4.0, 4.0], "median": 4.0, "min": 3.0, "max": 4.0}
-    first = case_report(Case("ttft", 16), [(Sample(0.25, 1), None)], nbytes=None, read=1.0)
+    assert done["host_seconds"]["median"] == 0.5
+    assert done["mlx-lm"]["host_ratio"] == {"samples": [4.0, 4.0, 4.0], "median": 4.0, "min": 4.0, "max": 4.0}
+    first = case_report(Case("ttft", 16), [(Sample(0.25, 0.1, 1), None)], nbytes=None, read=1.0)
     assert first["seconds"] == {"mean": 0.25, "stdev": None, "median": 0.25}
     assert (first["tokens_per_s"], first["mlx-lm"]) == (None, None)
 
@@ -148,7 +152,7 @@ def test_a_person_reads_one_aligned_table(compared: dict[str, Any]) -> None:
     table = told[told.index("") + 1 :]
     assert len({len(line) for line in table}) == 1
     assert [cell.strip() for cell in table[0].strip("|").split("|")] == [
-        "model", "test", "t/s", "median", "share", "peak MB", "mlx-lm", "ratio"]  # fmt: skip
+        "model", "test", "t/s", "median", "share", "host ms", "peak MB", "mlx-lm", "ratio", "host ratio"]  # fmt: skip
     assert [line.split("|")[2].strip() for line in table[2:]] == ["ttft16", "pp8", "tg4", "pp8 @ d20", "tg4 @ d20"]
     assert "tiny float32" in table[2]
     assert "32 of 32 greedy tokens" in text(compared)
@@ -163,7 +167,7 @@ def test_mlx_lm_computes_the_same_from_the_same_files(compared: dict[str, Any]) 
     assert (said["same_tokens"], said["judged_tokens"], said["torch"]) == (32, 32, False)
     assert said["below_best"] <= 1e-4
     assert said["computed_in"] == compared["models"][0]["computed_in"] == "float32"
-    assert compared["models"][0]["cpu_policy"] == "plain"
+    assert compared["models"][0]["cpu_policy"] == "compiled"
 
 
 def test_mlx_lm_with_another_model_is_noticed(tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,7 +8,6 @@ import checkpoints
 import goldens
 import mlx.core as mx
 import numpy as np
-import pytest
 
 import elm_mlx
 
@@ -36,14 +35,3 @@ def test_logits_and_greedy_ids_equal_mlx_lm(source: Path, lm: elm_mlx.LanguageMo
     ours = [piece.token for piece in lm.stream(ids, max_tokens=32)]
     assert ours == drawn[: len(ours)]
     assert len(ours) == 32 or ours[-1] in lm.stop_ids
-
-
-@pytest.mark.parametrize("compiled", [False, True])
-def test_the_compiled_gate_equals_its_plain_twin(openelm: Path, compiled: bool) -> None:
-    from elm_mlx.models import build
-    from elm_mlx.models.layers import Parameters
-    from elm_mlx.store.load import load_arrays, read_config
-
-    config = read_config(openelm)
-    arrays, _ = load_arrays(openelm, config)
-    goldens.check(build(config, Parameters(arrays, None, mx.float32), compiled=compiled), "openelm")

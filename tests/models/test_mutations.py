@@ -11,9 +11,11 @@ import goldens
 import mlx.core as mx
 import pytest
 
+from elm_mlx import models
 from elm_mlx.config import config_from_dict
 from elm_mlx.models import build, layers, openelm
-from elm_mlx.models.layers import Model, Parameters
+from elm_mlx.models.layers import Parameters
+from elm_mlx.models.model import Model
 
 Change = Callable[[pytest.MonkeyPatch], None]
 
@@ -33,7 +35,7 @@ def second_chunk_one_late(patch: pytest.MonkeyPatch) -> None:
 
 def gate_and_up_swapped(patch: pytest.MonkeyPatch) -> None:
     right = layers.silu_gate
-    patch.setattr(layers, "silu_gate", lambda gate, up: right(up, gate))
+    patch.setattr(models.model, "silu_gate", lambda gate, up: right(up, gate))
 
 
 def q_and_k_norm_swapped(patch: pytest.MonkeyPatch) -> None:
@@ -47,13 +49,13 @@ def q_and_k_norm_swapped(patch: pytest.MonkeyPatch) -> None:
 def norm_after_rope(patch: pytest.MonkeyPatch) -> None:
     """q/k norm where it does not belong: rotate first, then normalise."""
 
-    def wrong(self: openelm.Attention, x: mx.array, cache: layers.CacheLayer | None) -> mx.array:
+    def wrong(self: openelm.Attention, x: mx.array, offset: layers.Offset) -> layers.QKV:
         B, L, _ = x.shape
         H, K = self.heads, self.kv_heads
         qkv = self.qkv(x).reshape(B, L, H + 2 * K, self.head_dim).swapaxes(1, 2)
-        qk = self.rope(qkv[:, : H + K], cache.offset if cache is not None else 0)
+        qk = self.rope(qkv[:, : H + K], offset)
         qk = mx.fast.rms_norm(qk, None, self.eps) * self.qk_norm
-        return layers.attention(qk[:, :H], qk[:, H:], qkv[:, H + K :], cache, self.out)
+        return qk[:, :H], qk[:, H:], qkv[:, H + K :]
 
     patch.setattr(openelm.Attention, "__call__", wrong)
 
@@ -71,7 +73,9 @@ def heads_grouped_by_tiling(patch: pytest.MonkeyPatch) -> None:
 
 def post_norm(patch: pytest.MonkeyPatch) -> None:
     def wrong(self: layers.Block, h: mx.array, cache: layers.CacheLayer | None) -> mx.array:
-        h = h + mx.fast.rms_norm(self.attn(h, cache), self.norms[0], self.eps)
+        q, k, v = self.attn(h, cache.offset if cache is not None else 0)
+        mixed = layers.attention(q, k, v, cache).swapaxes(1, 2).reshape(*h.shape[:2], -1)
+        h = h + mx.fast.rms_norm(self.attn.out(mixed), self.norms[0], self.eps)
         return h + mx.fast.rms_norm(self.ffn(h), self.norms[1], self.eps)
 
     patch.setattr(layers.Block, "__call__", wrong)

@@ -1,0 +1,43 @@
+"""A decode step in compiled stretches, from one attention to the next.
+
+Attention stays outside: a write to the cache that is compiled would copy all of it every token, as the step before
+still holds it when the next is submitted (benchmarks/LOG.md).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from itertools import pairwise
+
+import mlx.core as mx
+
+from elm_mlx.models.layers import Block, Cache, Matrix, attention
+
+
+class CompiledStep:
+    """`Model.last_hidden` for one new token; Python runs once for all that lies between two attentions."""
+
+    def __init__(self, embedding: Matrix, blocks: Sequence[Block], norm: Callable[[mx.array], mx.array]) -> None:
+        def first(ids: mx.array, offset: mx.array) -> tuple[mx.array, ...]:
+            h = embedding.rows(ids[:, 0])  # [B, E]: with an axis for one position each product would fold it away
+            return h, *blocks[0].before(h, offset)
+
+        def between(done: Block, following: Block) -> Callable[..., tuple[mx.array, ...]]:
+            def stretch(h: mx.array, mixed: mx.array, offset: mx.array) -> tuple[mx.array, ...]:
+                h = done.after(h, mixed)
+                return h, *following.before(h, offset)
+
+            return mx.compile(stretch)
+
+        self.first = mx.compile(first)
+        self.stretches = [between(*pair) for pair in pairwise(blocks)]
+        self.last = mx.compile(lambda h, mixed: norm(blocks[-1].after(h, mixed)))
+
+    def __call__(self, ids: mx.array, cache: Cache) -> mx.array:
+        """ids [B, 1] -> normalised states [B, E]."""
+        offset = mx.array(cache[0].offset)
+        h, q, k, v = self.first(ids, offset)
+        for i, stretch in enumerate(self.stretches):
+            h, q, k, v = stretch(h, attention(q, k, v, cache[i]), offset)
+        states: mx.array = self.last(h, attention(q, k, v, cache[-1]))
+        return states

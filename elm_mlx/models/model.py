@@ -1,0 +1,78 @@
+"""A model of either architecture: from ids to states to logits, over its blocks."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Sequence
+from typing import ClassVar
+
+import mlx.core as mx
+
+from elm_mlx.config import ModelConfig
+from elm_mlx.models.compiled import CompiledStep
+from elm_mlx.models.layers import Block, Cache, CacheLayer, Gate, Parameters, silu_gate
+
+
+class Model(ABC):
+    """Token ids in, logits out. A subclass names the parameters of its architecture.
+
+    Arrays are lazy until `store.load` or the first use evaluates them.
+    """
+
+    EMBEDDING: ClassVar[str]
+    NORM: ClassVar[str]
+    HEAD: ClassVar[str] = "lm_head"
+
+    def __init__(self, config: ModelConfig, parameters: Parameters, *, compiled: bool = True) -> None:
+        self.config, self.dtype = config, parameters.dtype
+        gate: Gate = mx.compile(silu_gate, shapeless=True) if compiled else silu_gate
+        self.embedding = parameters.linear(self.EMBEDDING)
+        self.blocks = list(self._blocks(config, parameters, gate))
+        self.norm = parameters.vector(self.NORM)
+        self.output = self.embedding if config.tied else parameters.linear(self.HEAD)
+        self.step = CompiledStep(self.embedding, self.blocks, self._normalised) if compiled else None
+
+    @classmethod
+    @abstractmethod
+    def _blocks(cls, config: ModelConfig, p: Parameters, gate: Gate) -> Iterator[Block]:
+        """The layers in order, each taking its parameters when it is asked for."""
+
+    @classmethod
+    def stages(cls, config: ModelConfig, p: Parameters) -> Iterator[Callable[[mx.array], mx.array]]:
+        """What `hidden` does, step by step: ids [B, L] to the embedding's rows, through each block, to the norm.
+
+        Who lets go of a stage before asking for the next has one layer in memory at a time.
+        """
+        yield p.linear(cls.EMBEDDING).rows
+        yield from cls._blocks(config, p, silu_gate)
+        norm = p.vector(cls.NORM)
+        yield lambda h: mx.fast.rms_norm(h, norm, config.norm_eps)
+
+    def hidden(self, ids: mx.array, cache: Cache | None = None) -> mx.array:
+        """ids [B, L] -> normalised states [B, L, E]; keys and values go into `cache`, one layer each."""
+        layers: Sequence[CacheLayer | None] = cache or [None] * len(self.blocks)
+        return self._normalised(self.blocks[-1](self._below(ids, layers), layers[-1]))
+
+    def last_hidden(self, ids: mx.array, cache: Cache) -> mx.array:
+        """The normalised state of the last of ids [B, L], -> [B, E]; keys and values of all go into `cache`."""
+        if self.step and ids.shape[1] == 1:
+            return self.step(ids, cache)
+        return self._normalised(self.blocks[-1].last(self._below(ids, cache), cache[-1]))[:, -1]
+
+    def _below(self, ids: mx.array, cache: Sequence[CacheLayer | None]) -> mx.array:
+        """ids [B, L] -> the states [B, L, E] that the last layer gets."""
+        h = self.embedding.rows(ids)
+        for block, layer in zip(self.blocks[:-1], cache[:-1], strict=True):
+            h = block(h, layer)
+        return h
+
+    def _normalised(self, h: mx.array) -> mx.array:
+        return mx.fast.rms_norm(h, self.norm, self.config.norm_eps)
+
+    def head(self, states: mx.array) -> mx.array:
+        """States [..., E] -> logits [..., V]."""
+        return self.output(states)
+
+    def __call__(self, ids: mx.array, cache: Cache | None = None) -> mx.array:
+        """ids [B, L] -> logits [B, L, V]."""
+        return self.head(self.hidden(ids, cache))
