@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -112,6 +113,42 @@ def test_a_broken_kernel_cache_or_compiler_does_not_end_a_run(tmp_path: Path) ->
     (tmp_path / "unwritable" / "mlx").write_text("a file in its place, for root too", encoding="utf-8")
     done = generate_with(tmp_path / "unwritable", f"{compilers}:{os.environ['PATH']}")
     assert (done.returncode, done.stdout) == (0, expected.stdout), done.stderr
+
+
+COMPILED = """
+import elm_mlx
+lm = elm_mlx.load(cpu_policy="compiled")
+print(bool(lm.model.step), lm.generate("Once", 8).tokens)
+"""
+
+
+def compiled_with(tmp: Path, path: str) -> list[str]:
+    """Whether the demo's steps were compiled with this folder and search path, and its tokens."""
+    environment = os.environ | {"TMPDIR": str(tmp), "PATH": path}
+    command = [sys.executable, "-c", COMPILED]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip().split(" ", 1)
+
+
+def test_a_step_that_cannot_be_compiled_is_taken_as_it_is(tmp_path: Path) -> None:
+    """No compiler, one that cannot build, kernels that are damaged: each costs speed, never the run."""
+    if not shutil.which("g++"):
+        pytest.skip("no compiler, so nothing is compiled that could fail")
+    folder = tmp_path / "tmp"
+    folder.mkdir()
+    compiled, tokens = compiled_with(folder, os.environ["PATH"])
+    assert compiled == "True"
+    for kernel in folder.rglob("*.so"):
+        kernel.write_bytes(kernel.read_bytes()[:100])
+    assert compiled_with(folder, os.environ["PATH"]) == ["False", tokens]
+    broken = tmp_path / "bin"
+    broken.mkdir()
+    (broken / "g++").write_text("#!/bin/sh\ncase $1 in --version) echo g++ 12;; *) exit 1;; esac\n", encoding="utf-8")
+    (broken / "g++").chmod(0o755)
+    (tmp_path / "new").mkdir()
+    assert compiled_with(tmp_path / "new", f"{broken}:{os.environ['PATH']}") == ["False", tokens]
+    assert compiled_with(tmp_path / "new", "/nowhere")[1] == tokens  # MLX sees that there is none
 
 
 # BLAS: each in a process of its own, which loads one for good.

@@ -18,15 +18,20 @@ from elm_mlx.bench.cases import DECODE, Case
 from elm_mlx.costs import kv_bytes_per_token
 from elm_mlx.store.weights import DTYPE_NAMES, read_header, safetensors_files
 
+# What MLX reads when it is imported: how much goes into one of Metal's command buffers.
+BUDGET = ("MLX_MAX_OPS_PER_BUFFER", "MLX_MAX_MB_PER_BUFFER")
+
 
 def machine_facts() -> dict[str, Any]:
-    """Chip, cores, memory, system, and the BLAS of MLX's CPU backend; nothing that names whose machine it is."""
+    """Chip, cores, memory, system, the BLAS of MLX's CPU backend, and the command-buffer budget where one is set;
+    nothing that names whose machine it is."""
     return {
         "device": machine.backend(),
         "cores": os.cpu_count(),
         "memory_bytes": machine.total_memory(),
         "system": platform.platform(),
         "blas": elm_mlx.fast_blas() or "MLX's own",
+        "budget": " ".join(f"{name}={os.environ[name]}" for name in BUDGET if name in os.environ) or "MLX's own",
     }
 
 

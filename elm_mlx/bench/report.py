@@ -63,7 +63,7 @@ def text(report: dict[str, Any]) -> str:
     rows = [row(model, test) for model in models for test in model["tests"]]
     return "\n".join([
         f"{machine['device']}, {machine['cores']} cores, {gigabytes(machine['memory_bytes'])}, {machine['system']}, "
-        f"BLAS {machine['blas']}",
+        f"BLAS {machine['blas']}, command buffers {machine['budget']}",
         f"reads {read['bytes_per_s'] / 1e9:,.1f} GB/s ({read['by']})",
         f"{', '.join(software)}; {report['repetitions']} runs a test, after a warm-up",
         *map(about, models),

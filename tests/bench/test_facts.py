@@ -71,3 +71,11 @@ def test_the_facts_name_no_person_and_are_json() -> None:
     facts = json.loads(json.dumps(machine_facts() | software_facts()))
     assert {"device", "cores", "memory_bytes", "system", "blas", "mlx", "elm-mlx"} <= set(facts)
     assert Path.home().name not in json.dumps(facts) or Path.home().name == "root"
+
+
+def test_a_command_buffer_budget_that_is_set_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLX_MAX_OPS_PER_BUFFER", "1000")
+    monkeypatch.delenv("MLX_MAX_MB_PER_BUFFER", raising=False)
+    assert machine_facts()["budget"] == "MLX_MAX_OPS_PER_BUFFER=1000"
+    monkeypatch.delenv("MLX_MAX_OPS_PER_BUFFER")
+    assert machine_facts()["budget"] == "MLX's own"

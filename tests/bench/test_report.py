@@ -38,7 +38,7 @@ PEER = {"version": str, "load_s": float, "computed_in": str, "blas": Maybe(str),
 MODEL = {"name": str, "family": str, "parameters": int, "stored_as": str, "bits_per_weight": float,
          "weight_bytes": int, "fingerprint": str, "computed_in": str, "compiled": bool, "cpu_policy": str,
          "notice": Maybe(str), "load_s": float, "mlx-lm": Maybe(PEER), "tests": [TEST]}  # fmt: skip
-MACHINE = {"device": str, "cores": int, "memory_bytes": int, "system": str, "blas": str,
+MACHINE = {"device": str, "cores": int, "memory_bytes": int, "system": str, "blas": str, "budget": str,
            "read": {"bytes_per_s": float, "by": str, "buffer_bytes": int}}  # fmt: skip
 REPORT = {"schema": str, "machine": MACHINE, "software": {"elm-mlx": str, "mlx": str, "numpy": str, "python": str},
           "repetitions": int, "models": [MODEL]}  # fmt: skip
