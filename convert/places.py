@@ -39,9 +39,17 @@ def refuse_overlap(place: Path, target: Path) -> None:
     with reading(place):
         real = place.resolve()
         for taken in replaced(target):
-            if taken.exists() and any(taken.samefile(one) for one in (real, *real.parents)):
+            if any(is_same(taken, one) for one in (real, *real.parents)):
                 raise TargetExists(f"{taken} is or holds the source {place}, and would be replaced or removed. Name "
                                    "another --output.")  # fmt: skip
+
+
+def is_same(taken: Path, place: Path) -> bool:
+    """Whether both are one file; another run may remove or rename what is `taken` at any time."""
+    try:
+        return taken.samefile(place)
+    except FileNotFoundError:
+        return False
 
 
 def refuse_link_out(file: Path) -> None:

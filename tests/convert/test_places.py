@@ -72,6 +72,21 @@ def test_the_source_under_another_spelling_is_the_source(source: Path, monkeypat
         convert(source, source.with_name("SOURCE"), force=True)
 
 
+def test_what_another_run_takes_away_meanwhile_is_not_in_the_way(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    partial, right = tmp_path / ".out.partial", Path.samefile
+    partial.mkdir()
+
+    def later(self: Path, other: Path) -> bool:
+        if partial.exists():
+            partial.rename(tmp_path / "its name")
+        return right(self, other)
+
+    monkeypatch.setattr(Path, "samefile", later)
+    assert convert(source, tmp_path / "out").output.is_dir()
+
+
 @pytest.mark.parametrize("name", SIDE_FILES)
 def test_a_link_out_of_the_source_is_not_copied(source: Path, tmp_path: Path, name: str) -> None:
     (source / name).unlink(missing_ok=True)
