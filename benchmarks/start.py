@@ -5,7 +5,8 @@
 `--help`, the demo's first token, and the first token of a tiny model in the hub's cache whose tokenizer has Llama 3's
 size: 128,256 entries and 280,147 merges, written with blanks as repositories have it. That one is measured as another
 program left it in the cache, and again once `elm-mlx pull` has kept it. The parts that no program could leave out
-(Python, MLX, parsing that tokenizer) are timed alone, as the floor.
+(Python, MLX, parsing that tokenizer) are timed alone, as the floor. mlx-lm does the same two by its Python API, without
+torch.
 """
 
 from __future__ import annotations
@@ -25,6 +26,8 @@ from typing import Any
 import mlx.core as mx
 import numpy as np
 
+from elm_mlx.api import demo_directory
+
 RUNS, VOCAB, BYTES, MERGES = 11, 128_000, 256, 280_147  # Llama 3's
 NAME, COMMIT = "someone/tiny", "0123456789abcdef0123456789abcdef01234567"
 LAYERS, WIDTH, HEADS, HEAD_DIM = 2, 64, 4, 16
@@ -35,6 +38,13 @@ import mlx.core as mx, tokenizers
 tokenizers.Tokenizer.from_buffer(open(sys.argv[1], "rb").read())
 mx.eval(mx.zeros(1))
 print("done")
+"""
+PEER = """
+import sys
+sys.modules["torch"] = None
+from mlx_lm import load, stream_generate
+for piece in stream_generate(*load(sys.argv[1]), "Once upon a time", max_tokens=8):
+    print(piece.token, flush=True)
 """
 
 
@@ -126,11 +136,13 @@ def measure(folder: Path) -> dict[str, list[float]]:
     by_path = [*ELM, "generate", "--model", str(snapshot), "--prompt", "Once upon a time", "--max-tokens", "8"]
     by_name = [*ELM, "generate", "--model", NAME, "--prompt", "Once upon a time", "--max-tokens", "8"]
     compact = subprocess.run([*ELM, "pull", NAME], env=kept, check=True, capture_output=True, text=True).stdout.strip()
-    floor = [sys.executable, "-c", FLOOR]
+    floor, peer = [sys.executable, "-c", FLOOR], [sys.executable, "-c", PEER]
     cases = {
         "--help": ([*ELM, "--help"], fresh),
         "demo, first token": ([*ELM, "generate", "--max-tokens", "8"], fresh),
+        "demo, first token of mlx-lm": ([*peer, str(demo_directory())], fresh),
         "128,256 entries, as published, first token": (by_path, fresh),
+        "128,256 entries, as published, first token of mlx-lm": ([*peer, str(snapshot)], fresh),
         "128,256 entries, kept by pull, first token": (by_name, kept),
         "floor: Python, MLX and that tokenizer as published": ([*floor, f"{snapshot}/tokenizer.json"], fresh),
         "floor: Python, MLX and that tokenizer as kept": ([*floor, f"{compact}/tokenizer.json"], kept),
