@@ -20,7 +20,7 @@ from elm_mlx.config import HEAD, OpenELMConfig, Shape
 from elm_mlx.convert.keymap import RULES, rename
 from elm_mlx.convert.tensor import LazyTensor
 from elm_mlx.errors import BadCheckpoint, InvalidRequest
-from elm_mlx.store.files import MAX_SMALL_BYTES, read_bytes, reading
+from elm_mlx.files import MAX_SMALL_BYTES, read_bytes, reading
 from elm_mlx.values import MAX_POSITIONS, MAX_VOCAB, integer
 
 APPLES = "weights.safetensors"

@@ -12,8 +12,8 @@ import mlx.core as mx
 
 from elm_mlx.convert.tensor import LazyTensor
 from elm_mlx.errors import BadCheckpoint
+from elm_mlx.files import reading
 from elm_mlx.quantization import Quantization
-from elm_mlx.store.files import reading
 from elm_mlx.store.quantize import expand, parts
 from elm_mlx.store.weights import Entry
 

@@ -19,7 +19,7 @@ from elm_mlx.convert.tokenizer_files import TokenizerFiles
 from elm_mlx.convert.verify import Report, compare
 from elm_mlx.costs import gigabytes, parameter_count
 from elm_mlx.errors import DiskFull, VerificationFailed
-from elm_mlx.store.files import disk_errors, write_json
+from elm_mlx.files import disk_errors, write_json
 
 BASE_BYTES = 200 * 2**20  # of memory beside the tensors
 MARGIN_BYTES = 64 * 2**20  # of disk beside the weights, for the tokenizer and the configuration

@@ -19,7 +19,7 @@ from elm_mlx.arguments import real
 from elm_mlx.config import ModelConfig
 from elm_mlx.convert.tensor import LazyTensor
 from elm_mlx.errors import BadCheckpoint, InvalidRequest, Unsupported
-from elm_mlx.store.files import reading
+from elm_mlx.files import reading
 from elm_mlx.values import MAX_LAYERS, MAX_MULTIPLIER, MAX_VOCAB, MAX_WIDTH, bounded, flag, integer, positive
 
 SHARD = re.compile(r"consolidated\.\d\d\.pth")

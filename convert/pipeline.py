@@ -18,8 +18,8 @@ from elm_mlx.config import ModelConfig
 from elm_mlx.convert.journal import Journal, checksum, read_checksum
 from elm_mlx.convert.tensor import LazyTensor
 from elm_mlx.errors import BadCheckpoint
+from elm_mlx.files import write_json
 from elm_mlx.quantization import Quantization
-from elm_mlx.store.files import write_json
 from elm_mlx.store.quantize import parts, quantize
 from elm_mlx.store.weights import Entry, Writer, file_head
 

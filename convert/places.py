@@ -8,7 +8,7 @@ from pathlib import Path
 from elm_mlx.convert.hugging_face import TORCH_SUFFIXES
 from elm_mlx.convert.target import replaced
 from elm_mlx.errors import BadCheckpoint, InvalidRequest, TargetExists
-from elm_mlx.store.files import reading
+from elm_mlx.files import reading
 from elm_mlx.store.hub_cache import snapshot_at
 
 WEIGHTS = (".safetensors", *TORCH_SUFFIXES)

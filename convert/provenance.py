@@ -18,7 +18,7 @@ import mlx.core as mx
 
 from elm_mlx import __version__
 from elm_mlx.convert.source import Source
-from elm_mlx.store.files import reading
+from elm_mlx.files import reading
 from elm_mlx.store.hub_cache import snapshot_at
 
 VERSIONS = {"elm_mlx": __version__, "mlx": mx.__version__}  # type: ignore[attr-defined]

@@ -12,7 +12,7 @@ import numpy as np
 from elm_mlx.config import Shape
 from elm_mlx.convert.tensor import LazyTensor
 from elm_mlx.convert.torch_tensors import ELEMENTS, Element
-from elm_mlx.store.files import reading
+from elm_mlx.files import reading
 from elm_mlx.store.weights import read_places
 
 STORED = {element.dtype: element for name, element in ELEMENTS.items() if name != "float64"}

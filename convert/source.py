@@ -20,8 +20,8 @@ from elm_mlx.convert.keymap import said_by
 from elm_mlx.convert.tensor import LazyTensor
 from elm_mlx.convert.torch_file import read_torch_file
 from elm_mlx.errors import InvalidRequest, NotFound, Unsupported
+from elm_mlx.files import optional_json, read_json, reading
 from elm_mlx.quantization import Quantization, read_quantization
-from elm_mlx.store.files import optional_json, read_json, reading
 from elm_mlx.store.weights import gather
 from elm_mlx.values import MAX_WIDTH, integer
 

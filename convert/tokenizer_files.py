@@ -11,7 +11,7 @@ from elm_mlx.config import ModelConfig
 from elm_mlx.convert import sentencepiece_model, tiktoken_model
 from elm_mlx.convert.sentencepiece_model import SentencePieceModel, added_token
 from elm_mlx.errors import BadCheckpoint, MissingTokenizer, NotFound
-from elm_mlx.store.files import (
+from elm_mlx.files import (
     MAX_LARGE_BYTES,
     MAX_SMALL_BYTES,
     optional_json,

@@ -22,7 +22,7 @@ from elm_mlx.convert.torch_pickle import Opaque, interpret, refusal
 from elm_mlx.convert.torch_tensors import Vocabulary
 from elm_mlx.convert.torch_zip import LOCAL_MARK, read_members
 from elm_mlx.errors import BadCheckpoint, NotFound, Unsupported, unsupported
-from elm_mlx.store.files import reading
+from elm_mlx.files import reading
 
 LFS_MAGIC = b"version https://git-lfs"
 SAVE_AGAIN = "load it in torch 1.6 or later and save its state_dict() alone."

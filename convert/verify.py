@@ -19,7 +19,7 @@ from elm_mlx.arguments import Progress, real, whole
 from elm_mlx.convert.layerwise import OnDisk, open_directory, open_original
 from elm_mlx.convert.rounding import altered
 from elm_mlx.errors import BadCheckpoint, InvalidRequest, NotFound
-from elm_mlx.store.files import reading
+from elm_mlx.files import reading
 from elm_mlx.store.load import load_tokenizer
 
 TOKENS, MAX_TOKENS = 2048, 1_000_000

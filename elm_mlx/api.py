@@ -26,11 +26,11 @@ from elm_mlx.engine.cache import RESERVE, make_cache
 from elm_mlx.engine.generate import generate
 from elm_mlx.engine.sampling import Sampler, Sampling
 from elm_mlx.errors import InvalidRequest, NotFound, PromptTooLong
+from elm_mlx.files import optional_json
 from elm_mlx.locate import locate, pull
 from elm_mlx.machine import memory_limit
 from elm_mlx.models.model import Model
 from elm_mlx.store import library, registry
-from elm_mlx.store.files import optional_json
 from elm_mlx.store.load import Loaded, load_arrays, load_directory, read_config, stored_dtype
 from elm_mlx.store.registry import Known
 from elm_mlx.text.tokenizer import StreamDecoder, Tokenizer

@@ -29,8 +29,8 @@ from elm_mlx.errors import (
     TargetExists,
     Unreachable,
 )
+from elm_mlx.files import MAX_LARGE_BYTES, optional_json, read_json, reading
 from elm_mlx.store import hub, hub_cache, library, load, registry
-from elm_mlx.store.files import MAX_LARGE_BYTES, optional_json, read_json, reading
 from elm_mlx.store.layout import has_tokenizer, is_whole
 from elm_mlx.store.registry import Known, Repository
 

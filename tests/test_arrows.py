@@ -22,7 +22,7 @@ STAIR = (
     ("arguments", "values"),
     ("quantization",),
     ("config",),
-    ("costs", "backend", "store.files"),  # 2: what it takes, what there is, and the stand-in's policy
+    ("costs", "backend", "files"),  # 2: what it takes, what there is, and the stand-in's policy
     ("machine",),
     ("cpu",),
     ("models.*", "engine.*", "text.*"),  # 3: three rooms that do not know each other
@@ -55,7 +55,7 @@ class Import(NamedTuple):
 
 
 def short(name: str) -> str:
-    """`elm_mlx.store.files` -> `store.files`; the package itself keeps its name."""
+    """`elm_mlx.store.load` -> `store.load`; the package itself keeps its name."""
     return name.removeprefix("elm_mlx.")
 
 
@@ -154,7 +154,7 @@ def test_modules_are_imported_by_name_in_the_two_faces_only() -> None:
 def test_the_model_and_the_engine_know_no_files(room: str) -> None:
     for module in (module for module in SOURCES if inside(module, room)):
         assert not packages(module) & FILES
-        assert "elm_mlx.store.files" not in {one.name for one in IMPORTS[module]}
+        assert "elm_mlx.files" not in {one.name for one in IMPORTS[module]}
         assert not mentions(SOURCES[module]) & {"open", "load", "save", "save_safetensors", "savez"}
 
 

@@ -16,7 +16,7 @@ from elm_mlx.cli.blas import prefer_fast_blas
 from elm_mlx.cli.find import BITS, TEMPLATE_HELP, load
 from elm_mlx.cli.messages import quietable, summary, tell
 from elm_mlx.errors import ElmError, InvalidRequest, PromptTooLong
-from elm_mlx.store.files import disk_errors, write_json
+from elm_mlx.files import disk_errors, write_json
 
 if TYPE_CHECKING:
     from elm_mlx.api import Completion, LanguageModel, Stream

@@ -14,9 +14,9 @@ from elm_mlx.cli.find import BITS
 from elm_mlx.cli.messages import quietable, say
 from elm_mlx.cli.progress import ProgressBar
 from elm_mlx.costs import gigabytes
+from elm_mlx.files import disk_errors
 from elm_mlx.quantization import QUANTIZATION_MODES, RECIPES
 from elm_mlx.store import registry
-from elm_mlx.store.files import disk_errors
 from elm_mlx.store.registry import Known
 
 GROUPS = list(map(str, QUANTIZATION_MODES["affine"][1]))

@@ -13,8 +13,8 @@ from typing import Any
 
 from elm_mlx.arguments import Progress
 from elm_mlx.errors import ElmError, Gated, InvalidRequest, NotFound, Unreachable, Unsupported
+from elm_mlx.files import disk_errors
 from elm_mlx.store.download import Report, Say, asked_wait_s, fetch_blob, is_there, partial_of, patiently
-from elm_mlx.store.files import disk_errors
 from elm_mlx.store.hub_cache import COMMIT, cache_directory, cache_errors, check_room, folder_of, link, point, within
 from elm_mlx.store.layout import needed_files, weight_files
 from elm_mlx.store.registry import Repository, near_repositories

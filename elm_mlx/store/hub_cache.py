@@ -17,8 +17,8 @@ from pathlib import Path
 from elm_mlx.arguments import Progress
 from elm_mlx.costs import gigabytes
 from elm_mlx.errors import DiskFull
+from elm_mlx.files import disk_errors, reading
 from elm_mlx.store.download import Report, is_named
-from elm_mlx.store.files import disk_errors, reading
 from elm_mlx.store.registry import Repository
 
 COMMIT = r"[0-9a-f]{40}"

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable
 from pathlib import Path
 
-from elm_mlx.store.files import MAX_LARGE_BYTES, optional_json, reading
+from elm_mlx.files import MAX_LARGE_BYTES, optional_json, reading
 
 SMALL_FILES = (
     "config.json",

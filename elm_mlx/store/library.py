@@ -17,7 +17,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from elm_mlx.errors import ElmError, NotFound
-from elm_mlx.store.files import disk_errors, reading
+from elm_mlx.files import disk_errors, reading
 from elm_mlx.store.layout import is_whole
 from elm_mlx.store.registry import Known, Repository
 

@@ -16,10 +16,10 @@ from elm_mlx.engine.cache import make_cache
 from elm_mlx.engine.generate import PREFILL_CHUNK
 from elm_mlx.engine.sampling import Sampling
 from elm_mlx.errors import BadCheckpoint, InvalidRequest, NotEnoughMemory, NotFound
+from elm_mlx.files import optional_json, read_json, reading
 from elm_mlx.models import build
 from elm_mlx.models.layers import Parameters
 from elm_mlx.models.model import Model
-from elm_mlx.store.files import optional_json, read_json, reading
 from elm_mlx.store.quantize import expand, stored_entries
 from elm_mlx.store.weights import check_copy, check_entries, gather, read_arrays, safetensors_files
 from elm_mlx.text.tokenizer import Tokenizer

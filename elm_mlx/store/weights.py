@@ -18,7 +18,7 @@ import mlx.core as mx
 
 from elm_mlx.config import Shape
 from elm_mlx.errors import BadCheckpoint, NotFound, unsupported
-from elm_mlx.store.files import MAX_LARGE_BYTES, read_json, reading
+from elm_mlx.files import MAX_LARGE_BYTES, read_json, reading
 
 T = TypeVar("T")
 MAX_HEADER_BYTES = 100_000_000  # the format's own limit

@@ -11,7 +11,7 @@ from types import CodeType
 from typing import Any
 
 from elm_mlx.errors import BadCheckpoint, InvalidRequest, NotFound
-from elm_mlx.store.files import read_text
+from elm_mlx.files import read_text
 from elm_mlx.text.tokenizer import Tokenizer, token_text
 
 ZEPHYR = """\

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 import tokenizers
 
 from elm_mlx.errors import BadCheckpoint, InvalidRequest, MissingTokenizer, NotFound, Unsupported
-from elm_mlx.store.files import MAX_LARGE_BYTES, read_bytes
+from elm_mlx.files import MAX_LARGE_BYTES, read_bytes
 
 T = TypeVar("T")
 BYTE_TOKEN = re.compile(r"<0x[0-9A-F]{2}>")

@@ -18,7 +18,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from safetensors.torch import save_file
 from torch.nn import functional as F
 
-from elm_mlx.store.files import write_json
+from elm_mlx.files import write_json
 
 CHECKPOINT_SECONDS = 180.0
 CLIPPED_NORM = 1.0

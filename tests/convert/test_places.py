@@ -12,7 +12,7 @@ import pytest
 import elm_mlx
 from elm_mlx.convert import convert
 from elm_mlx.errors import BadCheckpoint, InvalidRequest, TargetExists
-from elm_mlx.store.files import MAX_SMALL_BYTES
+from elm_mlx.files import MAX_SMALL_BYTES
 
 SIDE_FILES = ("special_tokens_map.json", "chat_template.jinja", "generation_config.json", "tokenizer_config.json")
 

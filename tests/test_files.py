@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from elm_mlx.errors import BadCheckpoint, NotFound
-from elm_mlx.store.files import MAX_SMALL_BYTES, optional_json, read_bytes, read_json, read_text
+from elm_mlx.files import MAX_SMALL_BYTES, optional_json, read_bytes, read_json, read_text
 
 
 def test_a_pipe_and_a_device_are_no_files(tmp_path: Path, pipe: Path) -> None:
