@@ -88,12 +88,13 @@ def about(model: dict[str, Any]) -> str:
 def row(model: dict[str, Any], test: dict[str, Any]) -> dict[str, str]:
     """A test's cells by their column."""
     mean, median = rate(test)
-    share, peer = test["bandwidth_share"], test[PEER]
+    share, nbytes, peer = test["bandwidth_share"], test["bytes_per_token"], test[PEER]
     cells = {
         "model": f"{model['name']} {model['stored_as']}",
         "test": test["test"],
         "t/s": mean,
         "median": median,
+        "MB/t": f"{nbytes / 1e6:,.0f}" if nbytes else "",
         "share": f"{share:.1%}" if share else "",
         "host ms": f"{1000 * test['host_seconds']['median'] / test['tokens']:.2f}" if test["kind"] == DECODE else "",
         "peak MB": f"{test['peak_memory_bytes'] / 1e6:,.0f}",

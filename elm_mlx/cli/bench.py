@@ -126,9 +126,9 @@ def command(
     first (ttft16).
 
     Neither text nor sampling is in the times, no run finds anything of another in a cache, and token ids are random
-    and everywhere the same. "share" is what decoding reads of what this machine could read in that time, "host ms" the
-    processor time that a token takes of the host. The ratio is mlx-lm's time over ours, with the least and the
-    greatest. docs/benchmarks.md has the method.
+    and everywhere the same. "MB/t" is what a token reads, "share" that of what this machine could read in the time,
+    "host ms" the processor time that a token takes of the host. The ratio is mlx-lm's time over ours, with the least
+    and the greatest. docs/benchmarks.md has the method.
     """
     prefer_fast_blas()
     from elm_mlx.bench.cases import cases  # here, as --help needs no MLX

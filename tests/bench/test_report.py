@@ -152,7 +152,8 @@ def test_a_person_reads_one_aligned_table(compared: dict[str, Any]) -> None:
     table = told[told.index("") + 1 :]
     assert len({len(line) for line in table}) == 1
     assert [cell.strip() for cell in table[0].strip("|").split("|")] == [
-        "model", "test", "t/s", "median", "share", "host ms", "peak MB", "mlx-lm", "ratio", "host ratio"]  # fmt: skip
+        "model", "test", "t/s", "median", "MB/t", "share", "host ms", "peak MB", "mlx-lm", "ratio",
+        "host ratio"]  # fmt: skip
     assert [line.split("|")[2].strip() for line in table[2:]] == ["ttft16", "pp8", "tg4", "pp8 @ d20", "tg4 @ d20"]
     assert "tiny float32" in table[2]
     assert "32 of 32 greedy tokens" in text(compared)
