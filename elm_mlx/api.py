@@ -149,6 +149,7 @@ class LanguageModel:
         self.model: Model = loaded.model
         self.stop_ids: frozenset[int] = loaded.stop_ids
         self.prefill_chunk: int = loaded.prefill_chunk
+        self.streams = loaded.streams
         self.notice: str | None = loaded.notice
         self._sampling = loaded.sampling
         self._template: ChatTemplate | None = None
@@ -197,6 +198,7 @@ class LanguageModel:
             max_tokens=room,
             stop_ids=self.stop_ids,
             chunk=self.prefill_chunk,
+            streams=self.streams,
             progress=progress,
         )
         return Stream(self, ids, ids_out, room, begun)

@@ -87,5 +87,5 @@ def arrays_of(part: object) -> Iterator[mx.array]:
     elif isinstance(part, list | tuple):
         for item in part:
             yield from arrays_of(item)
-    elif type(part).__module__.startswith("elm_mlx.models"):
+    elif type(part).__module__.startswith("elm_mlx."):
         yield from arrays_of(list(vars(part).values()))

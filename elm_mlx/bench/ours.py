@@ -16,17 +16,17 @@ class Ours:
     """The Program (clock.py) of a loaded model."""
 
     def __init__(self, lm: LanguageModel) -> None:
-        self.model, self.layers, self.chunk = lm.model, lm.config.num_layers, lm.prefill_chunk
+        self.model, self.layers, self.chunk, self.streams = lm.model, lm.config.num_layers, lm.prefill_chunk, lm.streams
 
     def cache(self, positions: int) -> list[KVCache]:
         return make_cache(self.layers, positions, reserve=positions)
 
     def read(self, ids: list[int], cache: Sequence[KVCache]) -> None:
-        mx.eval(prefill(self.model, mx.array([ids]), cache, chunk=self.chunk))
+        mx.eval(prefill(self.model, mx.array([ids]), cache, chunk=self.chunk, streams=self.streams))
 
     def decode(self, prompt: list[int], sampler: Sampler, tokens: int) -> Generator[int, None, None]:
         cache = make_cache(self.layers, len(prompt) + tokens - 1, reserve=len(prompt) + RESERVE)
-        return generate(self.model, prompt, cache, sampler, max_tokens=tokens, chunk=self.chunk)
+        return generate(self.model, prompt, cache, sampler, max_tokens=tokens, chunk=self.chunk, streams=self.streams)
 
     def settle(self) -> None:
         mx.synchronize()

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Generator, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from itertools import cycle
+from math import ceil
 from typing import Protocol
 
 import mlx.core as mx
@@ -11,7 +14,10 @@ from elm_mlx.arguments import Progress
 from elm_mlx.engine.cache import KVCache
 from elm_mlx.engine.sampling import Sampler
 
+Stream = mx.Device | mx.Stream | mx.ThreadLocalStream
+
 PREFILL_CHUNK = 512
+LEAST_CHUNK = 64  # ids that are worth a stream of their own
 
 
 class Decoder(Protocol):
@@ -36,18 +42,27 @@ def prefill(
     cache: Sequence[KVCache],
     *,
     chunk: int = PREFILL_CHUNK,
+    streams: Sequence[Stream] = (),
     progress: Progress | None = None,
 ) -> mx.array:
-    """Feeds ids [B, L] in chunks and returns the logits [B, V] after the last, the only row of the top computed."""
+    """Feeds ids [B, L] in chunks and returns the logits [B, V] after the last, the only row of the top computed.
+
+    Several `streams` take a chunk each: the next one is a layer behind, where it waits for keys and values alone.
+    """
+    turns: Sequence[AbstractContextManager] = [mx.stream(stream) for stream in streams] or [nullcontext()]
     length = ids.shape[1]
-    last = (length - 1) // chunk * chunk
-    for start in range(0, last, chunk):
-        model.hidden(ids[:, start : start + chunk], cache)
-        mx.eval([layer.arrays() for layer in cache])
-        mx.clear_cache()  # no later chunk has scratch buffers of this size
-        if progress:
-            progress(start + chunk, length)
-    logits = model.head(model.last_hidden(ids[:, last:], cache))
+    chunk = min(chunk, max(LEAST_CHUNK, ceil(length / len(turns))))
+    *full, last = range(0, length, chunk)
+    for turn, start in zip(cycle(turns), full, strict=False):
+        with turn:
+            model.hidden(ids[:, start : start + chunk], cache)
+        if turn is turns[-1]:
+            mx.eval([layer.arrays() for layer in cache])
+            mx.clear_cache()  # no later chunk has scratch buffers of this size
+            if progress:
+                progress(start + chunk, length)
+    with turns[len(full) % len(turns)]:
+        logits = model.head(model.last_hidden(ids[:, last:], cache))
     if progress:
         mx.eval(logits)
         progress(length, length)
@@ -63,6 +78,7 @@ def generate(
     max_tokens: int,
     stop_ids: Collection[int] = (),
     chunk: int = PREFILL_CHUNK,
+    streams: Sequence[Stream] = (),
     progress: Progress | None = None,
 ) -> Generator[int, None, None]:
     """Yields up to `max_tokens` ids after `prompt`; the last one is a stop id if one was drawn.
@@ -71,7 +87,7 @@ def generate(
     len(prompt) + max_tokens - 1 positions (CacheFull otherwise) and ends up holding the prompt and every id
     yielded but the last, however the loop ends.
     """
-    logits = prefill(model, mx.array([prompt]), cache, chunk=chunk, progress=progress)
+    logits = prefill(model, mx.array([prompt]), cache, chunk=chunk, streams=streams, progress=progress)
     ahead = sampler(logits)
     mx.async_eval(ahead)
     held = cache[0].offset

@@ -37,8 +37,24 @@ class CacheLayer(Protocol):
 Cache = Sequence[CacheLayer]
 
 
-class Linear:
+class Product(Protocol):
+    """A matrix of rows, or several side by side."""
+
+    def __call__(self, x: mx.array) -> mx.array:
+        """[..., in] -> [..., out]."""
+        ...
+
+
+class Matrix(Product, Protocol):
     """Rows [out, in] that multiply activations, or that ids look up (an embedding)."""
+
+    def rows(self, ids: mx.array) -> mx.array:
+        """The rows of `ids`: [B, L] -> [B, L, in]."""
+        ...
+
+
+class Linear:
+    """A Matrix as it is."""
 
     def __init__(self, weight: mx.array) -> None:
         self.weight = weight
@@ -52,7 +68,7 @@ class Linear:
 
 
 class QuantizedLinear:
-    """Rows whose columns share a scale (and, affine, a bias) in groups; same use as Linear."""
+    """A Matrix in which the columns of a row share a scale (and, affine, a bias) in groups."""
 
     def __init__(self, arrays: Sequence[mx.array], setting: Quantization, dtype: mx.Dtype) -> None:
         self.weight, self.scales, *biases = arrays
@@ -74,22 +90,19 @@ class QuantizedLinear:
 class Rows:
     """Several matrices of one input, side by side, where their storage differs and they cannot be one."""
 
-    def __init__(self, matrices: Sequence[Linear | QuantizedLinear]) -> None:
+    def __init__(self, matrices: Sequence[Matrix]) -> None:
         self.matrices = matrices
 
     def __call__(self, x: mx.array) -> mx.array:
         return mx.concatenate([matrix(x) for matrix in self.matrices], axis=-1)
 
 
-Matrix = Linear | QuantizedLinear
-Product = Linear | QuantizedLinear | Rows
-
-
 class Parameters:
     """The named arrays a model is built from. Each is handed out once, so what remains was not wanted.
 
     `dtype` is the type of the activations; floats are cast to it, so that nothing promotes. `ready` is called
-    with the arrays of each parameter as it is handed out: whoever loads decides when they are evaluated.
+    with the arrays of each parameter as it is handed out: whoever loads decides when they are evaluated, and by
+    `linear` what a matrix of floats becomes.
     """
 
     def __init__(
@@ -98,8 +111,10 @@ class Parameters:
         quantization: Quantization | None,
         dtype: mx.Dtype,
         ready: Callable[..., None] = lambda *arrays: None,
+        linear: Callable[[mx.array], Matrix] = Linear,
     ) -> None:
-        self.arrays, self.quantization, self.dtype, self.ready = arrays, quantization, dtype, ready
+        self.arrays, self.quantization, self.dtype = arrays, quantization, dtype
+        self.ready, self.linear_of = ready, linear
 
     def vector(self, name: str) -> mx.array:
         """A norm's weight."""
@@ -133,7 +148,7 @@ class Parameters:
 
     def _matrix(self, arrays: list[mx.array], setting: Quantization | None) -> Matrix:
         self.ready(*arrays)
-        return QuantizedLinear(arrays, setting, self.dtype) if setting else Linear(*arrays)
+        return QuantizedLinear(arrays, setting, self.dtype) if setting else self.linear_of(*arrays)
 
 
 class Rope:

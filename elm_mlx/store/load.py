@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -13,12 +14,12 @@ from elm_mlx.arguments import Progress
 from elm_mlx.config import HEAD, ModelConfig, config_from_dict
 from elm_mlx.costs import footprint, gigabytes, parameter_count
 from elm_mlx.engine.cache import make_cache
-from elm_mlx.engine.generate import PREFILL_CHUNK
+from elm_mlx.engine.generate import PREFILL_CHUNK, Stream
 from elm_mlx.engine.sampling import Sampling
 from elm_mlx.errors import BadCheckpoint, InvalidRequest, NotEnoughMemory, NotFound
 from elm_mlx.files import optional_json, read_json, reading
 from elm_mlx.models import build
-from elm_mlx.models.layers import Parameters
+from elm_mlx.models.layers import Linear, Parameters
 from elm_mlx.models.model import Model
 from elm_mlx.store.quantize import expand, stored_entries
 from elm_mlx.store.weights import check_copy, check_entries, gather, read_arrays, safetensors_files
@@ -29,7 +30,8 @@ from elm_mlx.values import token_ids
 @dataclass(frozen=True)
 class Loaded:
     """The parts of a model: `sampling` is its own choice, `stop_ids` every id that ends its text, `prefill_chunk` how
-    many ids of a prompt it reads at once, `notice` what a program may say about the device."""
+    many ids of a prompt it reads at once, `streams` what they are computed on (none: MLX's own), `notice` what a
+    program may say about the device."""
 
     directory: Path
     config: ModelConfig
@@ -38,6 +40,7 @@ class Loaded:
     sampling: Sampling
     stop_ids: frozenset[int]
     prefill_chunk: int
+    streams: Sequence[Stream]
     notice: str | None
 
 
@@ -66,6 +69,7 @@ def load_directory(
         # Any of the three may name them: a stale file among them must not keep a model from stopping.
         stop_ids=frozenset(config.eos_token_ids) | named | tokenizer.stop_ids,
         prefill_chunk=plan.prefill_chunk or PREFILL_CHUNK,
+        streams=plan.streams,
         notice=plan.notice,
     )
 
@@ -80,8 +84,9 @@ def load_model(directory: Path, config: ModelConfig, plan: cpu.Plan, progress: P
         check_memory(directory, config, nbytes if as_stored else parameter_count(config) * dtype.size, 8 * dtype.size)
     if plan.expand and quantization:
         arrays, quantization = expand(arrays, quantization, dtype), None
+    linear = partial(cpu.SharedLinear, streams=plan.streams) if plan.streams else Linear
     evaluate = _Evaluate(sum(array.size for array in arrays.values()), nbytes, progress)
-    parameters = Parameters(arrays, quantization, dtype, evaluate)
+    parameters = Parameters(arrays, quantization, dtype, evaluate, linear)
     del arrays
     return build(config, parameters, compiled=plan.compiled)
 
