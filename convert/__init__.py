@@ -16,6 +16,7 @@ from elm_mlx.convert.keymap import match
 from elm_mlx.convert.places import check_places
 from elm_mlx.convert.source import open_source
 from elm_mlx.errors import InvalidRequest
+from elm_mlx.store.hub_cache import snapshot_at
 
 MIN_SHARD_GB, SHARD_GB, MAX_SHARD_GB = 1e-6, 5.0, 1e6
 
@@ -44,7 +45,7 @@ def plan(
     if tokenizer is None and opened.is_already(quantization, DTYPES[dtype], files):
         raise InvalidRequest(f"{source} is an MLX model of that kind already. Run it as it is.")
     # abspath, as resolve would follow a link that is refused further on
-    target = Path(os.path.abspath(output)) if output else form.beside(opened.directory)  # noqa: PTH100
+    target = Path(os.path.abspath(output)) if output else form.beside(owned(opened.directory))  # noqa: PTH100
     given = Path(tokenizer) if tokenizer else None
     tokens = tokenizer_files.prepare(opened.directory, given, opened.config)
     check_places(target, [*opened.files, *tokens.files], opened.where, opened.directory, given or opened.directory)
@@ -59,6 +60,12 @@ def plan(
         options={"quantization": config.get("quantization"), "dtype": dtype, "max_shard_size": file_bytes / 1e9}
         | ({} if rope_factor is None else {"rope_factor": float(rope_factor)}),
     )
+
+
+def owned(directory: Path) -> Path:
+    """The directory; for one in the hub's cache, where the hub may remove what lies beside it, its name here."""
+    found = snapshot_at(directory)
+    return Path(found.repository.rpartition("/")[2]) if found else directory
 
 
 def convert(
@@ -78,8 +85,9 @@ def convert(
     bits where they count) is given. `tokenizer` is a tokenizer.json, a tokenizer.model or a directory with one; by
     default the source's own. Files hold up to `max_shard_size` GB, 5 unless it is given.
     `rope_factor` is Llama 3's RoPE scaling where Meta's own files do not say it: 32 in the sizes of 3.2, else 8.
-    Without `output` it writes beside the source. `verify` runs the result against the source before it gets its name.
-    `progress` hears (source bytes done, in all), `verifying` (layers done, in all).
+    Without `output` it writes beside the source, or here where that lies in the hub's cache. `verify` runs the result
+    against the source before it gets its name. `progress` hears (source bytes done, in all), `verifying` (layers done,
+    in all).
 
     The output appears whole or not at all. After a kill the same call goes on with the weights that were written, once
     they are read back and found right. conversion.json in it says what it was made of, README.md what it is.

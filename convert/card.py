@@ -11,6 +11,7 @@ from typing import Any
 from elm_mlx.config import ModelConfig
 from elm_mlx.convert.verify import Report
 from elm_mlx.costs import gigabytes, parameter_count
+from elm_mlx.quantization import in_words
 
 CARD = """\
 ---
@@ -57,7 +58,6 @@ def card(config: ModelConfig, made: Mapping[str, Any], nbytes: int, report: Repo
     source, how = made["source"], made["options"]["quantization"]
     repository, count = source.get("repository"), parameter_count(config)
     name = repository or source["directory"]
-    stored = f"{how['mode']} {how['bits']}-bit in groups of {how['group_size']}" if how else made["options"]["dtype"]
     return CARD.format(
         name=name.rpartition("/")[2],
         family=config.family,
@@ -66,7 +66,7 @@ def card(config: ModelConfig, made: Mapping[str, Any], nbytes: int, report: Repo
         elm_mlx=made["elm_mlx"],
         mlx=made["mlx"],
         parameters=count,
-        form=stored,
+        form=in_words(how) if how else made["options"]["dtype"],
         size=gigabytes(nbytes),
         bits=8 * nbytes / count,
         quality=VERIFIED.format_map(vars(report)) if report else UNVERIFIED,

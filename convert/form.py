@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -69,7 +70,8 @@ class Form:
 
     def beside(self, source: Path) -> Path:
         """Where an output goes that nobody gave a place: OpenELM-270M -> OpenELM-270M-mlx-4bit."""
-        source, uniform = source.resolve(), self._uniform()
+        # abspath, as resolve would lead from a link to where it points
+        source, uniform = Path(os.path.abspath(source)), self._uniform()  # noqa: PTH100
         if self.recipe or not uniform:
             kind = self.recipe or SHORT_NAMES[self.dtype]
         else:

@@ -8,7 +8,7 @@ from pathlib import Path
 from elm_mlx.convert.hugging_face import TORCH_SUFFIXES
 from elm_mlx.convert.target import replaced
 from elm_mlx.errors import BadCheckpoint, InvalidRequest, TargetExists
-from elm_mlx.files import reading
+from elm_mlx.files import disk_errors, reading
 from elm_mlx.store.hub_cache import snapshot_at
 
 WEIGHTS = (".safetensors", *TORCH_SUFFIXES)
@@ -26,7 +26,9 @@ def check_places(target: Path, files: Sequence[Path], *named: Path) -> None:
 
 
 def refuse_unnameable(target: Path) -> None:
-    """MLX opens no file whose path is not UTF-8."""
+    """MLX opens no file whose path is not UTF-8, and the root has no name for a folder to get."""
+    if not target.name:
+        raise InvalidRequest(f"{target} has no name that a new folder could get. Name a folder inside it.")
     try:
         str(target).encode()
     except UnicodeEncodeError as error:
@@ -38,6 +40,7 @@ def refuse_overlap(place: Path, target: Path) -> None:
     the files: a name says too little where there are links, or where a and A are one."""
     with reading(place):
         real = place.resolve()
+    with disk_errors(f"{target} cannot be written"):
         for taken in replaced(target):
             if any(is_same(taken, one) for one in (real, *real.parents)):
                 raise TargetExists(f"{taken} is or holds the source {place}, and would be replaced or removed. Name "

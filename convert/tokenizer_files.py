@@ -56,7 +56,7 @@ def prepare(source: Path, given: Path | None, config: ModelConfig) -> TokenizerF
     Raises MissingTokenizer where there is none, BadCheckpoint for one that is damaged or of another model.
     """
     with reading(given or source):
-        file = find(given or source, source)
+        file = find(given or source, None if given else config.family)
         content, settings, used = read(file, config)
         data = compact(content, file)
     settings = {key: value for key, value in settings.items() if key != "auto_map"}  # Python that a loader would run
@@ -73,8 +73,8 @@ def prepare(source: Path, given: Path | None, config: ModelConfig) -> TokenizerF
     )
 
 
-def find(place: Path, source: Path) -> Path:
-    """The tokenizer file at `place`, tokenizer.json before tokenizer.model."""
+def find(place: Path, family: str | None = None) -> Path:
+    """The tokenizer file at `place`, tokenizer.json before tokenizer.model; `family` is that of a checkpoint there."""
     if not place.exists():
         raise NotFound(f"There is no {place}. --tokenizer wants {WANTED}.")
     if place.is_file():
@@ -82,7 +82,7 @@ def find(place: Path, source: Path) -> Path:
     for name in ("tokenizer.json", "tokenizer.model"):
         if (place / name).is_file():
             return place / name
-    hint = "OpenELM's repositories ship none: it uses Llama 2's. " if place == source else ""
+    hint = "OpenELM's repositories ship none: it uses Llama 2's. " if family == "openelm" else ""
     raise MissingTokenizer(f"{place} has no tokenizer. {hint}Give --tokenizer PATH: {WANTED}.")
 
 

@@ -30,6 +30,7 @@ from elm_mlx.files import optional_json
 from elm_mlx.locate import locate, pull
 from elm_mlx.machine import memory_limit
 from elm_mlx.models.model import Model
+from elm_mlx.quantization import check_bits
 from elm_mlx.store import library, registry
 from elm_mlx.store.load import Loaded, load_arrays, load_directory, read_config, stored_dtype
 from elm_mlx.store.registry import Known
@@ -368,8 +369,11 @@ def info(model: str | Path | None = None, context: int | None = None, bits: int 
     other bits only, of those.
 
     The footprint is that of `context` positions (4,096 by default, at most the model's), as if it were quantized to
-    `bits` if they are given. Raises NotFound, BadCheckpoint, Unsupported.
+    `bits` if they are given. Raises InvalidRequest, NotFound, BadCheckpoint, Unsupported.
     """
+    check_bits(bits)
+    if context is not None and whole("context", context) < 1:
+        raise InvalidRequest(f"context is {context}; it must be above 0.")
     directory = demo_directory() if model is None else here(model, bits)
     config = read_config(directory)
     arrays, nbytes = load_arrays(directory, config)

@@ -90,11 +90,11 @@ def memory() -> Finding:
 
 def caches() -> Finding:
     places = {"own": library.root(), "Hugging Face": hub_cache.cache_directory()}
-    free = [f"{name} {path} ({gigabytes(free_space(path))} free)" for name, path in places.items()]
     unwritable = [str(path) for path in places.values() if not is_writable(path)]
     if unwritable:
         advice = "Set ELM_MLX_CACHE and HF_HOME to folders of yours."
         return Finding("caches", BROKEN, f"no permission to write {', '.join(unwritable)}", advice)
+    free = [f"{name} {path} ({gigabytes(free_space(path))} free)" for name, path in places.items()]
     return Finding("caches", OK, ", ".join(free))
 
 
@@ -103,8 +103,11 @@ def free_space(path: Path) -> int:
 
 
 def is_writable(path: Path) -> bool:
-    place = hub_cache.standing(path)
-    return place.is_dir() and os.access(place, os.W_OK)
+    try:
+        place = hub_cache.standing(path)
+        return place.is_dir() and os.access(place, os.W_OK)
+    except OSError:  # a folder on the way may not be entered
+        return False
 
 
 def network() -> Finding:
@@ -115,7 +118,7 @@ def network() -> Finding:
 def has_token() -> bool:
     named = os.environ.get("HF_TOKEN_PATH")
     file = Path(named) if named else hub_cache.cache_directory().parent / "token"
-    return any(os.environ.get(name) for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN")) or file.is_file()
+    return any(os.environ.get(name) for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN")) or os.access(file, os.R_OK)
 
 
 def self_test() -> Finding:

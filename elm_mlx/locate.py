@@ -30,6 +30,7 @@ from elm_mlx.errors import (
     Unreachable,
 )
 from elm_mlx.files import MAX_LARGE_BYTES, optional_json, read_json, reading
+from elm_mlx.quantization import check_bits
 from elm_mlx.store import hub, hub_cache, library, load, registry
 from elm_mlx.store.layout import has_tokenizer, is_whole
 from elm_mlx.store.registry import Known, Repository
@@ -63,7 +64,8 @@ class Choice:
 
 def choices(model: Known | Repository, bits: int | None) -> list[Choice]:
     """What a name may mean, the best first: of a known model its ready conversion, where it has the bits asked for or
-    none were, and its publisher's repository."""
+    none were, and its publisher's repository. Raises InvalidRequest for bits that none can have."""
+    check_bits(bits)
     published = as_published(model, bits)
     if isinstance(model, Known) and model.ready and bits in (None, registry.READY_BITS):
         return [Choice(Repository(model.ready), None, original=model.original), published]
@@ -325,6 +327,7 @@ def converted(
     from elm_mlx.convert import convert
     from elm_mlx.convert.target import wait
 
+    library.check_writable()
     target = library.place(choice.repository.name, snapshot.name, choice.variant)
     if target.is_dir() and not is_whole(target):
         library.remove(target)

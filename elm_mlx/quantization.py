@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from elm_mlx.errors import BadCheckpoint, unsupported
+from elm_mlx.errors import BadCheckpoint, InvalidRequest, unsupported
 from elm_mlx.values import choice, integer, mapping
 
 # mode -> (bits, group sizes); the non-affine modes fix both (mx.quantize's own table).
@@ -20,6 +20,13 @@ QUANTIZATION_MODES: dict[str, tuple[tuple[int, ...], tuple[int, ...]]] = {
 # recipe -> bits of the matrices that lose least, of most of them, and of those that lose most; affine, groups of 64.
 # convert.recipes says which are which.
 RECIPES: dict[str, tuple[int, int, int]] = {"mixed-2-4": (2, 3, 4), "mixed-3-5": (3, 4, 5), "mixed-4-6": (4, 5, 6)}
+
+
+def check_bits(bits: int | None) -> None:
+    """Raises InvalidRequest for bits that affine quantization does not have; None is not quantized."""
+    known = QUANTIZATION_MODES["affine"][0]
+    if bits not in (None, *known):
+        raise InvalidRequest(f"bits is {bits!r}; it is one of {', '.join(map(str, known))}.")
 
 
 @dataclass(frozen=True)
@@ -73,6 +80,13 @@ class Quantization:
         """The setting of one weight, or None where it stays as it is: vectors, and rows no group divides."""
         setting = self.setting(name.removesuffix(".weight"))
         return setting if setting and len(shape) == 2 and shape[1] % setting.group_size == 0 else None
+
+
+def in_words(raw: Mapping[str, Any]) -> str:
+    """The object of `to_dict` as a person reads it: 4-bit, or 3- to 5-bit where matrices differ."""
+    bits = sorted({raw["bits"], *(own["bits"] for own in raw.values() if isinstance(own, Mapping))})
+    span = f"{bits[0]}-bit" if len(bits) == 1 else f"{bits[0]}- to {bits[-1]}-bit"
+    return f"{raw['mode']} {span} in groups of {raw['group_size']}"
 
 
 def read_quantization(raw: Mapping[str, Any]) -> Quantization | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,12 +13,17 @@ import pytest
 
 import elm_mlx
 
+# What a developer has set for own use must decide no test.
+FOREIGN = re.compile(r"ELM_MLX_|_ELM_MLX_|HF_|HUGGING|TRANSFORMERS_|(NO_COLOR|FORCE_COLOR|COLUMNS|LINES)$")
+
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--device", choices=["cpu", "gpu"], default="cpu", help="MLX device to test on")
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    for name in [name for name in os.environ if FOREIGN.match(name)]:
+        del os.environ[name]
     os.environ["ELM_MLX_BLAS"] = "reference"  # what the tests start computes as they do
     mx.set_default_device(mx.gpu if config.getoption("--device") == "gpu" else mx.cpu)
 

@@ -197,6 +197,18 @@ def test_progress_ends_at_its_total_for_every_way_of_loading(openelm: Path, tmp_
         assert heard[-1] == (elm_mlx.info(output).weight_bytes,) * 2
 
 
+def test_numbers_without_a_meaning_are_refused_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    for bits in (7, "4", 0):
+        with pytest.raises(InvalidRequest, match=f"bits is {bits!r}"):
+            elm_mlx.load("openelm-450m", bits=bits)  # type: ignore[arg-type]
+        with pytest.raises(InvalidRequest, match=f"bits is {bits!r}"):
+            elm_mlx.info(bits=bits)  # type: ignore[arg-type]
+    for context in (0, -5, 1.5):
+        with pytest.raises(InvalidRequest, match=f"context is {context}"):
+            elm_mlx.info(context=context)  # type: ignore[arg-type]
+
+
 def test_unknown_options_are_an_error(demo: elm_mlx.LanguageModel) -> None:
     with pytest.raises(TypeError):
         demo.generate(TEXT, temprature=1.0)  # type: ignore[call-arg]

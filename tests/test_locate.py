@@ -227,6 +227,7 @@ def test_a_dry_run_of_a_name_plans_from_what_is_here(machine: Machine, hub: Fake
         (("--max-shard-size", -1), 2),
         (("--tokenizer", "nope"), 66),
         (("--output", "/proc/elm-mlx/out"), 1),
+        (("--output", "\udcff"), 2),
     ],
 )
 def test_convert_of_a_name_finds_its_own_mistakes_before_it_fetches(
@@ -473,6 +474,20 @@ def test_a_cache_that_cannot_be_written_is_said_before_the_weights_are_fetched(m
     assert "model.safetensors" not in sent(hub)
 
 
+def test_a_cache_that_cannot_be_written_is_said_where_the_weights_are_here(machine: Machine) -> None:
+    well(machine.generate("openelm-450m"))
+    (machine.home / "file").write_text("", encoding="utf-8")
+    done = machine.generate("openelm-450m", ELM_MLX_CACHE=str(machine.home / "file"))
+    assert (done.returncode, "set ELM_MLX_CACHE" in done.stderr, "--output" in done.stderr) == (1, True, False)
+
+
+def test_a_place_for_the_hubs_files_that_is_none_is_said(machine: Machine) -> None:
+    machine.home.mkdir()
+    (machine.home / "file").write_text("", encoding="utf-8")
+    done = machine.run("pull", "openelm-450m", HF_HOME=str(machine.home / "file" / "hf"))
+    assert (done.returncode, "HF_HOME" in done.stderr) == (1, True)
+
+
 def test_a_proxy_that_cannot_be_used_is_a_sentence(machine: Machine) -> None:
     done = machine.run("pull", "openelm-450m", ALL_PROXY="socks5://127.0.0.1:1", all_proxy="socks5://127.0.0.1:1")
     assert (done.returncode, "Traceback" in done.stderr) == (75, False)
@@ -532,6 +547,16 @@ def test_an_unknown_repository_says_so(machine: Machine) -> None:
     done = machine.generate("nobody/nothing")
     assert done.returncode == 66
     assert "nobody/nothing" in done.stderr
+
+
+def test_a_known_repository_that_the_hub_lost_is_not_offered_again(machine: Machine) -> None:
+    done = machine.generate("openelm-3b")
+    assert (done.returncode, "Did you mean" in done.stderr) == (66, False)
+
+
+def test_a_wrong_address_of_the_hub_is_said(machine: Machine) -> None:
+    done = machine.generate("openelm-450m", HF_ENDPOINT="nonsense")
+    assert (done.returncode, "Check the network and HF_ENDPOINT" in done.stderr) == (75, True)
 
 
 def test_a_hub_that_does_not_answer_is_said(machine: Machine, hub: FakeHub) -> None:

@@ -134,12 +134,15 @@ def command(
     from elm_mlx.bench.cases import cases  # here, as --help needs no MLX
     from elm_mlx.bench.measure import Plan, bench
     from elm_mlx.bench.report import text
+    from elm_mlx.locate import locate
 
     if shapes and is_typed("models"):
         raise InvalidRequest("--random makes its own model. Leave it or --model out.")
     if not shapes and is_typed("dtype"):
         raise InvalidRequest("--dtype is the type of random weights. Give --random, too, or leave it out.")
     tests = cases(prompts, generations, depths)
+    for model in [] if shapes else models or []:
+        locate(model)  # a mistake in the last one is told before the first is measured
     subjects = made(shapes, bits or [None], dtype, force) if shapes else found(models or [None], bits or [None], force)
     with closing(subjects), ProgressBar("Measuring", in_bytes=False) as bar:
         report = bench(subjects, Plan(tests, repetitions, cpu_policy, bool(compare), force), bar)

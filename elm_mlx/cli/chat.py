@@ -16,7 +16,7 @@ from elm_mlx.cli.blas import prefer_fast_blas
 from elm_mlx.cli.find import BITS, TEMPLATE_HELP, load
 from elm_mlx.cli.messages import quietable, summary, tell
 from elm_mlx.errors import ElmError, InvalidRequest, PromptTooLong
-from elm_mlx.files import disk_errors, write_json
+from elm_mlx.files import MAX_LARGE_BYTES, disk_errors, read_bytes, write_json
 
 if TYPE_CHECKING:
     from elm_mlx.api import Completion, LanguageModel, Stream
@@ -68,6 +68,8 @@ def entries() -> Iterator[str]:
         try:
             yield entry()
         except EOFError:
+            if sys.stdin.isatty():
+                tell("")  # ends the line of the prompt, for the shell's
             return
         except KeyboardInterrupt:
             tell("")  # Ctrl-C at the prompt drops the line
@@ -214,7 +216,8 @@ class Chat:
         path = expanded(name)
         try:
             with disk_errors(f"{name} cannot be read", "Name another file."):
-                saved = json.loads(path.read_text(encoding="utf-8"))
+                path.stat()  # for its sentence where there is none
+                saved = json.loads(read_bytes(path, MAX_LARGE_BYTES))
             messages = [{"role": str(m["role"]), "content": str(m["content"])} for m in saved["messages"]]
             system = None if saved.get("system") is None else str(saved["system"])
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:

@@ -11,11 +11,11 @@ import click
 
 from elm_mlx.cli.blas import prefer_fast_blas
 from elm_mlx.cli.find import BITS
-from elm_mlx.cli.messages import quietable, say
+from elm_mlx.cli.messages import printable, quietable, say
 from elm_mlx.cli.progress import ProgressBar
 from elm_mlx.costs import gigabytes
 from elm_mlx.files import disk_errors
-from elm_mlx.quantization import QUANTIZATION_MODES, RECIPES
+from elm_mlx.quantization import QUANTIZATION_MODES, RECIPES, in_words
 from elm_mlx.store import registry
 from elm_mlx.store.registry import Known
 
@@ -27,7 +27,7 @@ GROUPS = list(map(str, QUANTIZATION_MODES["affine"][1]))
 @click.option(
     "--output",
     type=click.Path(),
-    help="Directory to write. Default: beside SOURCE, or for a name here, with the bits in its own.",
+    help="Directory to write. Default: beside SOURCE, for a name or a hub's snapshot here, with the bits in its own.",
 )
 @click.option("--bits", type=BITS, help="Quantize to this many bits.")
 @click.option("--group-size", type=click.Choice(GROUPS), help="Weights that share a scale. Default: 64.")
@@ -73,7 +73,7 @@ def command(
     if not place.exists() and (name := repository_name(source)):
         output = output or str(form.beside(Path(name)))
         if not dry_run:
-            refuse_early(Path(output), force, options)
+            refuse_early(Path(output).absolute(), force, options)
         place, tokenizer = fetched(source, dry_run)
         options["tokenizer"] = options["tokenizer"] or tokenizer
     job = plan(place, output, **how, **options)
@@ -108,14 +108,14 @@ def show(planned: dict[str, Any], as_json: bool) -> None:
         "tensors": f"{len(planned['tensors'])}, of which {sum(a != b for a, b in planned['tensors'].items())} renamed",
         "left out": ", ".join(planned["dropped"]) or "nothing",
         "tokenizer": planned["tokenizer"],
-        "stored as": f"{how['mode']}, {how['bits']} bits in groups of {how['group_size']}" if how else planned["dtype"],
+        "stored as": in_words(how) if how else planned["dtype"],
         "output": f"{planned['output']}: {gigabytes(planned['bytes'])} at {planned['bits_per_weight']:.2f} bits per "
         f"weight, {len(planned['files'])} file{'s' * (len(planned['files']) > 1)}",
         "memory": f"at most {gigabytes(planned['memory'])}",
         "disk": f"{gigabytes(planned['disk_free'])} free",
     }
     for name, value in rows.items():
-        click.echo(f"{name:<12} {value}")
+        click.echo(printable(f"{name:<12} {value}"))
 
 
 def repository_name(source: str) -> str | None:
@@ -129,16 +129,18 @@ def repository_name(source: str) -> str | None:
 def refuse_early(target: Path, force: bool, options: dict[str, Any]) -> None:
     """Refuses what cannot end well before anything large is fetched."""
     from elm_mlx.convert import shard_bytes
+    from elm_mlx.convert.places import refuse_unnameable
     from elm_mlx.convert.target import refuse_existing, refuse_unfit
     from elm_mlx.convert.tokenizer_files import find
 
     shard_bytes(options["max_shard_size"])
+    refuse_unnameable(target)
     with disk_errors(f"{target} cannot be written"):
         refuse_unfit(target)
         refuse_existing(target, force)
         target.parent.mkdir(parents=True, exist_ok=True)
     if given := options["tokenizer"]:
-        find(Path(given), Path(given))
+        find(Path(given))
 
 
 def fetched(source: str, dry_run: bool) -> tuple[Path, Path | None]:

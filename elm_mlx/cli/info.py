@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict
-from typing import Any
 
 import click
 
@@ -13,6 +12,7 @@ from elm_mlx import demo
 from elm_mlx.cli.find import BITS
 from elm_mlx.cli.messages import quietable
 from elm_mlx.costs import gigabytes
+from elm_mlx.quantization import in_words
 
 
 @click.command()
@@ -33,8 +33,7 @@ def command(model: str | None, context: int | None, bits: str | None, as_json: b
     if as_json:
         click.echo(json.dumps(asdict(info) | {"fits": info.fits}))
         return
-    q = info.quantization
-    stored = f"{q['mode']} {bits_shown(q)} in groups of {q['group_size']}, {info.dtype}" if q else info.dtype
+    stored = f"{in_words(info.quantization)}, {info.dtype}" if info.quantization else info.dtype
     rows = {
         "model": info.model,
         **({} if model else {"about": demo.ABOUT, "card": str(demo_directory() / "README.md")}),
@@ -50,10 +49,3 @@ def command(model: str | None, context: int | None, bits: str | None, as_json: b
     }
     for name, value in rows.items():
         click.echo(f"{name:<16} {value}")
-
-
-def bits_shown(quantization: dict[str, Any]) -> str:
-    """4-bit, or 3- to 5-bit where matrices differ."""
-    own = (setting["bits"] for setting in quantization.values() if isinstance(setting, dict))
-    bits = sorted({quantization["bits"], *own})
-    return f"{bits[0]}-bit" if len(bits) == 1 else f"{bits[0]}- to {bits[-1]}-bit"

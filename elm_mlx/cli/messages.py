@@ -40,15 +40,19 @@ def say(message: str) -> None:
 
 def tell(message: str) -> None:
     """One line on stderr that was asked for, or says what went wrong; where nobody can read it, the result matters
-    more. What a file or a hub put into it moves no cursor."""
-    printable = "".join(c if c.isprintable() or c in "\n\t" else REPLACEMENT for c in message)
+    more."""
     try:
         if drawn:
-            drawn[-1].print(printable, markup=False, highlight=False, soft_wrap=True)
+            drawn[-1].print(printable(message), markup=False, highlight=False, soft_wrap=True)
         else:
-            click.echo(printable, err=True)
+            click.echo(printable(message), err=True)
     except OSError:
         return
+
+
+def printable(message: str) -> str:
+    """The message, in which nothing that a file or a hub put there moves the cursor."""
+    return "".join(c if c.isprintable() or c in "\n\t" else REPLACEMENT for c in message)
 
 
 def summary(stats: Stats) -> str:

@@ -93,7 +93,7 @@ def revision(repository: Repository) -> str:
 
 def ask(repository: Repository) -> Any:
     """What the hub says of a revision: its commit (sha) and its files (siblings)."""
-    network = "Check the settings of the network, such as SSL_CERT_FILE."
+    network = "Check HF_HOME, and the settings of the network, such as SSL_CERT_FILE."
     with disk_errors(f"The hub cannot be asked for {repository}", network), hub_errors(repository):
         from huggingface_hub import HfApi
 
@@ -253,8 +253,8 @@ def token_place() -> str:
 
 def unreachable(repository: Repository, error: Exception) -> Unreachable:
     wait, answered = asked_wait_s(error), getattr(error, "response", None) is not None
-    network = "" if answered else "Check the network and "
-    advice = f"{network}try again{f' in {wait} seconds' if wait else ''}".capitalize()
+    asked = "the network and HF_ENDPOINT, and" if os.environ.get("HF_ENDPOINT") else "the network and"
+    advice = f"{'Try' if answered else f'Check {asked} try'} again{f' in {wait} seconds' if wait else ''}"
     return Unreachable(f"{repository} could not be fetched: {first_line(error)}. {advice}; what was fetched is kept.")
 
 

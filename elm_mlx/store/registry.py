@@ -121,9 +121,10 @@ def unknown(name: str) -> NotFound:
 
 
 def near_repositories(repository: str) -> str:
-    """A question after the known repositories that one resembles; empty where none does."""
+    """A question after the known repositories that one resembles; empty where none does, and for one of them."""
     known = {name.lower(): name for model in known_models().values() for name in (model.original, model.ready) if name}
-    return did_you_mean([known[name] for name in get_close_matches(repository.lower(), known, n=2, cutoff=0.9)])
+    near = [] if repository.lower() in known else get_close_matches(repository.lower(), known, n=2, cutoff=0.9)
+    return did_you_mean([known[name] for name in near])
 
 
 def did_you_mean(near: list[str]) -> str:

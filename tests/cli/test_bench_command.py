@@ -90,6 +90,15 @@ def test_a_standing_wish_yields_to_random_weights(
     assert told(run(capsys, *SHORT, "--random", "llama-16x64", "--json"))[0][:2] == ("llama-16x64", "bfloat16")
 
 
+def test_a_wrong_name_is_told_before_anything_is_measured(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, openelm: Path
+) -> None:
+    monkeypatch.setattr(measure, "bandwidth", lambda: pytest.fail("measured"))
+    for wrong in ("nowhere", openelm / "nowhere"):
+        done = run(capsys, *SHORT, "--model", f"{openelm},{wrong}")
+        assert (done.code, "nowhere" in done.err) == (66, True)
+
+
 @pytest.mark.parametrize(
     ("line", "code", "complaint"),
     [

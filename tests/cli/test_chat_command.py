@@ -114,6 +114,13 @@ def test_a_file_that_is_no_conversation_is_refused(instruct: Path, tmp_path: Pat
     assert "no conversation that /save wrote" in done.stderr
 
 
+def test_a_conversation_is_read_from_no_pipe_or_device(instruct: Path, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")  # nobody writes into it
+    done = chat(instruct, f"/load {tmp_path / 'pipe'}\n/load nowhere\n")
+    assert (done.returncode, done.stderr.count("it is a folder, a pipe or a device")) == (0, 1)
+    assert "nowhere cannot be read: No such file" in done.stderr
+
+
 def test_ctrl_c_stops_the_answer_and_not_the_program(instruct: Path) -> None:
     options = ["--model", str(instruct), "--max-tokens", "50000"]
     environment = os.environ | {"TERM": "xterm"}
@@ -130,6 +137,7 @@ def test_ctrl_c_stops_the_answer_and_not_the_program(instruct: Path) -> None:
     child.sendintr()
     child.expect("\r\n> ")
     child.sendeof()
+    child.expect("\r\n")  # the shell's prompt begins a line
     child.expect(pexpect.EOF)
     child.close()
     assert child.exitstatus == 0

@@ -309,7 +309,15 @@ def test_a_dry_run_tells_everything_and_writes_nothing(run: Run, openelm: Path, 
     }
     header = 8 + int.from_bytes((tmp_path / "out" / "model.safetensors").read_bytes()[:8], "little")
     assert planned["files"] == {"model.safetensors": (tmp_path / "out" / "model.safetensors").stat().st_size - header}
-    assert "4 bits in groups of 64" in told.out
+    assert "affine 4-bit in groups of 64" in told.out
+
+
+def test_a_checkpoint_moves_no_cursor(run: Run, damaged: Path, tmp_path: Path) -> None:
+    arrays = mx.load(str(damaged / "model.safetensors"))
+    checkpoints.save(damaged, arrays | {"\x1b[2J.rotary_emb.inv_freq": mx.ones(1)})  # type: ignore[operator]
+    told = run("convert", damaged, "--output", tmp_path / "out", "--dry-run")
+    assert "\ufffd[2J.rotary_emb.inv_freq" in told.out
+    assert "\x1b" not in told.out
 
 
 def test_a_dry_run_ends_as_the_real_one_would(

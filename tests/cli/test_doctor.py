@@ -68,6 +68,15 @@ def test_doctor_sees_the_token_and_the_switch(monkeypatch: pytest.MonkeyPatch, t
     assert "a token is set" in named("hub").detail
 
 
+def test_doctor_goes_on_where_a_cache_may_not_be_entered(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(path: Path) -> Path:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(doctor.hub_cache, "standing", refuse)
+    found = named("caches")
+    assert (found.status, "ELM_MLX_CACHE" in found.advice) == (doctor.BROKEN, True)
+
+
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
 def test_completion_names_the_program(shell: str) -> None:
     done = elm("completion", shell)

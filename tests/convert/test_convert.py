@@ -213,6 +213,22 @@ def test_the_default_output_lies_beside_the_source(tmp_path: Path) -> None:
     assert convert(source / "model.safetensors", mode="mxfp4").output == tmp_path / "OpenELM-270M-mlx-mxfp4"
 
 
+def test_the_default_output_of_a_link_lies_beside_the_link(openelm: Path, tmp_path: Path) -> None:
+    (tmp_path / "mine").symlink_to(openelm)
+    assert convert(tmp_path / "mine").output == tmp_path / "mine-mlx-bf16"
+
+
+def test_the_default_output_of_a_snapshot_is_not_in_the_hubs_cache(
+    openelm: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where the hub would take it for a revision, and remove it as one."""
+    snapshot = tmp_path / "models--apple--OpenELM-270M" / "snapshots" / ("c" * 40)
+    shutil.copytree(openelm, snapshot)
+    monkeypatch.chdir(tmp_path)
+    assert convert(snapshot).output == tmp_path / "OpenELM-270M-mlx-bf16"
+    assert list(snapshot.parent.iterdir()) == [snapshot]
+
+
 def test_an_output_that_is_there_is_replaced_only_with_force(openelm: Path, tmp_path: Path) -> None:
     target = tmp_path / "out"
     target.mkdir()

@@ -125,13 +125,16 @@ def test_a_mixed_llama_keeps_its_fused_products(tmp_path: Path) -> None:
         assert isinstance(block.ffn.gate_up, QuantizedLinear)
 
 
-def test_the_default_output_carries_the_recipe_and_info_its_bits(
+def test_the_default_output_carries_the_recipe_and_info_plan_and_card_its_bits(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     source = checkpoints.write(tmp_path / "OpenELM-270M", checkpoints.CONFIGS["openelm"])
     assert convert(source, recipe="mixed-4-6").output == tmp_path / "OpenELM-270M-mlx-mixed-4-6"
     shutil.rmtree(tmp_path / "OpenELM-270M-mlx-mixed-4-6")
+    assert run(["convert", str(source), "--recipe", "mixed-4-6", "--dry-run"]) == 0
+    assert "affine 4- to 6-bit in groups of 64" in capfd.readouterr().out
     assert run(["convert", str(source), "--recipe", "mixed-4-6"]) == 0
+    assert "affine 4- to 6-bit in groups of 64" in (tmp_path / "OpenELM-270M-mlx-mixed-4-6" / "README.md").read_text()
     assert run(["info", str(tmp_path / "OpenELM-270M-mlx-mixed-4-6")]) == 0
     assert "affine 4- to 6-bit in groups of 64" in capfd.readouterr().out
 
