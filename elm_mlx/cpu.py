@@ -7,7 +7,7 @@ foreign one or a compiler that cannot build ends every run after it.
 
 A stream of that backend computes one thing after the other, and only BLAS takes more than a core, which for a
 single row gains next to nothing. So each core gets a stream: of a prompt a chunk, of a token's large products a share
-of the rows. Where that was measured: benchmarks/LOG.md.
+of the rows (figures: benchmarks/LOG.md).
 
 On Linux that backend brings the reference BLAS. Symbols resolve in the order in which libraries were loaded, so a
 fast one loaded before MLX takes its place (`use_fast_blas`); this module itself imports MLX only when it plans.
