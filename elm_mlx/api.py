@@ -28,7 +28,7 @@ from elm_mlx.engine.sampling import Sampler, Sampling
 from elm_mlx.errors import InvalidRequest, NotFound, PromptTooLong
 from elm_mlx.files import optional_json
 from elm_mlx.locate import locate, pull
-from elm_mlx.machine import memory_limit
+from elm_mlx.machine import memory_limit, wire
 from elm_mlx.models.model import Model
 from elm_mlx.quantization import check_bits
 from elm_mlx.store import library, registry
@@ -191,6 +191,7 @@ class LanguageModel:
         sampling = self._sampling_for(temperature, top_p, top_k, min_p)
         ids = self._ids(prompt)
         room = self._room(len(ids), max_tokens)
+        wire(kv_bytes_per_token(self.config, 8 * self.model.dtype.size) * (len(ids) + room))
         ids_out = generate(
             self.model,
             ids,

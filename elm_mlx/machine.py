@@ -5,6 +5,9 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+RECOMMENDED = "max_recommended_working_set_size"  # MLX's name for it
+WIRED_FROM = 0.5  # of the memory that Metal recommends: what takes less is not paged out
+
 
 def memory_limit() -> int:
     """Bytes that a model may fill: on a Mac what Metal recommends of the unified memory, on an NVIDIA GPU its own
@@ -12,7 +15,22 @@ def memory_limit() -> int:
     from elm_mlx.backend import mx
 
     device = mx.device_info()
-    return int(device.get("max_recommended_working_set_size") or device.get("total_memory") or free_memory())
+    return int(device.get(RECOMMENDED) or device.get("total_memory") or free_memory())
+
+
+def wire(planned: int) -> None:
+    """On a Mac, keeps what MLX holds and `planned` bytes more from being paged out, at most what Metal recommends.
+
+    Only where that is more than half of it: very large models are said to run ten times slower without (mlx-lm#652),
+    and wiring to have stopped macOS (mlx#3186, mlx-lm#883). Nobody has measured either with elm-mlx.
+    """
+    from elm_mlx.backend import mx
+
+    recommended = int(mx.device_info().get(RECOMMENDED, 0))  # which Metal alone says
+    held = mx.get_active_memory() + planned
+    if recommended and held > recommended * WIRED_FROM:
+        mx.synchronize()  # the limit must not change under what is being computed
+        mx.set_wired_limit(min(held, recommended))
 
 
 def free_memory() -> int:

@@ -202,6 +202,8 @@ def test_convert_takes_a_name_and_finds_its_tokenizer(machine: Machine, hub: Fak
     named = well(machine.run("convert", "openelm-450m", "--output", work / "b", NO_SOCKETS="1", cwd=work))
     assert f"{APPLE} at commit" in named.stderr
     assert well(machine.generate(str(work / "b"))).stdout
+    compared = machine.run("verify", work / "b", "--against", APPLE, "--tokens", 8, "--max-kl", 9, NO_SOCKETS="1")
+    assert "verdict" in well(compared).stdout
     assert not hub.requests
 
 

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from elm_mlx.cli.blas import prefer_fast_blas
-from elm_mlx.cli.find import BITS, TEMPLATE_HELP, load
-from elm_mlx.cli.messages import quietable, summary, tell
+from elm_mlx.cli.find import BITS, MODEL, TEMPLATE_HELP, load
+from elm_mlx.cli.messages import quietable, say, summary, tell
 from elm_mlx.errors import ElmError, InvalidRequest, PromptTooLong
 from elm_mlx.files import MAX_LARGE_BYTES, disk_errors, read_bytes, write_json
 
@@ -36,7 +36,7 @@ HELP = {
 
 
 @click.command()
-@click.option("--model", metavar="MODEL", help="A name, OWNER/NAME or a directory. Default: the built-in demo.")
+@MODEL
 @click.option("--bits", type=BITS, help="The variant of a named model to run; made if it is not there.")
 @click.option("--system", help="What the model is told about its role.")
 @click.option("--max-tokens", type=click.IntRange(min=1), default=1024, show_default=True, help="Of an answer.")
@@ -56,7 +56,10 @@ def command(
     stops an answer, Ctrl-D ends the program.
     """
     prefer_fast_blas()
-    Chat(load(model, bits, force, chat_template), system, options).run(entries())
+    lm = load(model, bits, force, chat_template)
+    if model and not lm.has_chat_template:
+        say("This model has no chat template, so it completes what you type. --chat-template gives it one.")
+    Chat(lm, system, options).run(entries())
 
 
 def entries() -> Iterator[str]:

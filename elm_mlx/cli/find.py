@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 from click.core import ParameterSource
+from click.shell_completion import CompletionItem
 
 import elm_mlx
 from elm_mlx import demo
@@ -25,6 +26,21 @@ DEMO_NOTICE = f"No --model given: this is the built-in demo, {demo.ABOUT}."
 UNCONFIRMED = "zephyr is perhaps the format of OpenELM-Instruct; nobody has confirmed it."
 TEMPLATE_HELP = 'Use the chat template in this file, or "zephyr": perhaps OpenELM-Instruct\'s, unconfirmed.'
 BITS = click.Choice(list(map(str, QUANTIZATION_MODES["affine"][0])))
+
+
+def names(_context: click.Context, _parameter: click.Parameter, begun: str) -> list[CompletionItem]:
+    """The known models that a shell may complete what was begun to, else directories."""
+    known = [CompletionItem(name) for name in registry.known_models() if name.startswith(begun)]
+    return known or [CompletionItem(begun, type="dir")]
+
+
+MODEL = click.option(
+    "-m",
+    "--model",
+    metavar="MODEL",
+    shell_complete=names,
+    help="A name, OWNER/NAME or a directory. Default: the built-in demo.",
+)
 
 
 def load(model: str | None, bits: str | None, force: bool, chat_template: str | None) -> LanguageModel:

@@ -11,7 +11,7 @@ import click
 
 from elm_mlx import demo
 from elm_mlx.cli.blas import prefer_fast_blas
-from elm_mlx.cli.find import BITS, TEMPLATE_HELP, load
+from elm_mlx.cli.find import BITS, MODEL, TEMPLATE_HELP, load
 from elm_mlx.cli.messages import quietable, say, summary
 from elm_mlx.cli.progress import ProgressBar
 from elm_mlx.errors import InvalidRequest
@@ -21,10 +21,10 @@ COUNT, WARMTH, SHARE = click.IntRange(min=1), click.FloatRange(min=0), click.Flo
 
 
 @click.command()
-@click.option("--model", metavar="MODEL", help="A name, OWNER/NAME or a directory. Default: the built-in demo.")
+@MODEL
 @click.option("--bits", type=BITS, help="The variant of a named model to run; made if it is not there.")
-@click.option("--prompt", metavar="TEXT", help="What to complete; - reads standard input, as does a pipe.")
-@click.option("--max-tokens", type=COUNT, default=256, show_default=True, help="At most this many tokens.")
+@click.option("-p", "--prompt", metavar="TEXT", help="What to complete; - reads standard input, as does a pipe.")
+@click.option("-n", "--max-tokens", type=COUNT, default=256, show_default=True, help="At most this many tokens.")
 @click.option("--temperature", "--temp", type=WARMTH, help="0 is greedy. Default: the model's own, else greedy.")
 @click.option("--top-p", type=SHARE, help="Keep the likeliest tokens that make up this share.")
 @click.option("--top-k", type=click.IntRange(min=0), help="Keep this many of the likeliest tokens.")

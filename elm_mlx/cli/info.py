@@ -9,14 +9,14 @@ import click
 
 import elm_mlx
 from elm_mlx import demo
-from elm_mlx.cli.find import BITS
+from elm_mlx.cli.find import BITS, names
 from elm_mlx.cli.messages import quietable
 from elm_mlx.costs import gigabytes
 from elm_mlx.quantization import in_words
 
 
 @click.command()
-@click.argument("model", required=False)
+@click.argument("model", required=False, shell_complete=names)
 @click.option("--context", type=click.IntRange(min=1), help="Reckon memory with a cache for this many tokens.")
 @click.option("--bits", type=BITS, help="Reckon memory as if it were quantized to this many bits.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from elm_mlx.cli.find import BITS, find
+from elm_mlx.cli.find import BITS, find, names
 from elm_mlx.cli.messages import quietable, say
 from elm_mlx.cli.progress import bars
 from elm_mlx.errors import InvalidRequest
@@ -14,7 +14,7 @@ from elm_mlx.store import registry
 
 
 @click.command()
-@click.argument("name")
+@click.argument("name", shell_complete=names)
 @click.option("--bits", type=BITS, help="Make this variant.")
 @click.option("--force", is_flag=True, help="Fetch it even if this machine's memory seems too small for it.")
 @click.option("--verify", is_flag=True, help="Believe nothing that is here: check what was fetched, and convert anew.")

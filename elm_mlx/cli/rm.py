@@ -7,6 +7,7 @@ from pathlib import Path
 
 import click
 
+from elm_mlx.cli.find import names
 from elm_mlx.cli.messages import quietable, say
 from elm_mlx.errors import InvalidRequest, NotFound
 from elm_mlx.store import library, registry
@@ -15,7 +16,7 @@ UNFINISHED = "what a stopped conversion left"
 
 
 @click.command()
-@click.argument("name")
+@click.argument("name", shell_complete=names)
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @quietable
 def command(name: str, yes: bool) -> None:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import math
 from dataclasses import asdict
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from elm_mlx.cli.blas import prefer_fast_blas
+from elm_mlx.cli.convert import fetched, repository_name
 from elm_mlx.cli.messages import quietable
 from elm_mlx.cli.progress import ProgressBar
 from elm_mlx.errors import VerificationFailed
@@ -38,16 +40,17 @@ def command(
 ) -> None:
     """Compare CONVERTED, an MLX directory, with SOURCE on the same text.
 
-    SOURCE is what `elm-mlx convert` reads, or another MLX directory. Both compute in float32, a layer at a time from
-    disk, so a model larger than the memory can be verified. Exits with 72 where the divergence is above the bound: the
-    one for the way the weights are stored, or --max-kl.
+    SOURCE is what `elm-mlx convert` reads, a name too, or another MLX directory. Both compute in float32, a layer at
+    a time from disk, so a model larger than the memory can be verified. Exits with 72 where the divergence is above
+    the bound: the one for the way the weights are stored, or --max-kl.
     """
     prefer_fast_blas()
     from elm_mlx.convert.verify import TOKENS, verify  # here, as --help needs no MLX
 
+    place = source if Path(source).exists() or not repository_name(source) else fetched(source, dry_run=False)[0]
     with ProgressBar("Verifying", in_bytes=False) as bar:
         asked: dict[str, Any] = {"tokens": tokens or TOKENS, "max_kl": max_kl, "rope_factor": rope_factor}
-        done = verify(converted, source, text, **asked, progress=bar)
+        done = verify(converted, place, text, **asked, progress=bar)
     if as_json:
         figures = asdict(done) | {"converted": converted, "source": source, "passed": done.passed}
         click.echo(json.dumps({name: finite(value) for name, value in figures.items()}))

@@ -88,3 +88,13 @@ def test_completion_names_the_program(shell: str) -> None:
 def test_bash_completes_a_command() -> None:
     words = {"COMP_WORDS": "elm-mlx gen", "COMP_CWORD": "1", "_ELM_MLX_COMPLETE": "bash_complete"}
     assert elm(**words).stdout.strip() == "plain,generate"
+
+
+@pytest.mark.skipif(not shutil.which("bash"), reason="needs bash")
+@pytest.mark.parametrize(("line", "said"), [
+    ("elm-mlx chat --model openelm-4", "plain,openelm-450m plain,openelm-450m-instruct"),
+    ("elm-mlx info ./mod", "dir,./mod"),
+])  # fmt: skip
+def test_bash_completes_a_models_name_and_else_a_directory(line: str, said: str) -> None:
+    words = {"COMP_WORDS": line, "COMP_CWORD": str(len(line.split()) - 1), "_ELM_MLX_COMPLETE": "bash_complete"}
+    assert elm(**words).stdout.split() == said.split()
