@@ -1,13 +1,13 @@
 """All policy for MLX's CPU backend, the stand-in where there is no GPU; nothing else decides by it.
 
-Its kernels for 16-bit and quantized products are 9 to 28 times slower than float32 (docs/numerics.md), so the
-policy computes in float32 and expands low-bit weights while that fits. It compiles no kernels unless asked: MLX
-builds them with g++ into a shared temporary folder, where the first build takes seconds and a truncated file, a
-foreign one or a compiler that cannot build ends every run after it.
+Per weight, its kernels for 4 bits in bfloat16 are nine times slower than float32, and those for float16 slower too
+(docs/numerics.md), so the policy computes in float32 and expands low-bit weights while that fits. It compiles no
+kernels unless asked: MLX builds them with g++ into a shared temporary folder, where the first build takes seconds and a
+truncated file, a foreign one or a compiler that cannot build ends every run after it.
 
-A stream of that backend computes one thing after the other, and only BLAS takes more than a core, which for a
-single row gains next to nothing. So each core gets a stream: of a prompt a chunk, of a token's large products a share
-of the rows (figures: benchmarks/LOG.md).
+A stream of that backend computes one thing after the other, and only BLAS takes more than a core, which for a single
+row gains next to nothing. So each of two to four cores gets a stream: of a prompt a chunk, of a token's large products
+a share of the rows (figures: benchmarks/LOG.md).
 
 On Linux that backend brings the reference BLAS. Symbols resolve in the order in which libraries were loaded, so a
 fast one loaded before MLX takes its place (`use_fast_blas`); this module itself imports MLX only when it plans.

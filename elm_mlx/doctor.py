@@ -73,11 +73,13 @@ def blas() -> Finding:
 
 
 def kernels() -> Finding:
-    """MLX's CPU backend builds kernels with a compiler into a temporary folder; elm-mlx never asks it to."""
+    """MLX's CPU backend builds kernels with a compiler into a temporary folder; elm-mlx asks it to for `cpu_policy`
+    "compiled" alone, which `bench --compare` takes."""
     if not machine.backend().startswith("CPU"):
         return Finding("kernels", OK, "come with MLX")
     folder, compiler = Path(tempfile.gettempdir()) / "mlx", shutil.which("g++")
-    return Finding("kernels", OK, f"none compiled by elm-mlx; compiler {compiler or 'none'}, MLX's folder {folder}")
+    asked = f"compiled for bench --compare and --cpu-policy compiled alone; compiler {compiler or 'none'}"
+    return Finding("kernels", OK, f"{asked}, MLX's folder {folder}")
 
 
 def memory() -> Finding:

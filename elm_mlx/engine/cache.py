@@ -14,7 +14,7 @@ class KVCache:
 
     The buffers are made at the first write, in its type and batch size, with room for `reserve` positions; they
     double when that is used up, so that a `capacity` nobody fills costs nothing. A write is an eager slice update
-    with a host-side offset: nothing else holds the old buffer when it is evaluated, so MLX writes in place.
+    with a host-side offset: nothing else holds the old buffer when it is evaluated, so MLX can write in place.
     """
 
     def __init__(self, capacity: int, reserve: int = RESERVE) -> None:

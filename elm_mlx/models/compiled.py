@@ -1,7 +1,7 @@
 """A decode step in compiled stretches, from one attention to the next.
 
 Attention stays outside: a write to the cache that is compiled would copy all of it every token, as the step before
-still holds it when the next is submitted (benchmarks/LOG.md).
+still holds it when the next is submitted.
 """
 
 from __future__ import annotations
