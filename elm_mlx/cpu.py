@@ -19,6 +19,7 @@ import ctypes
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -182,8 +183,10 @@ def use_fast_blas() -> str | None:
 
 def fast_blas_files() -> Iterator[Path]:
     """What may be loaded, the fastest first: MKL where pip puts it, OpenBLAS where the loader finds it."""
-    for prefix in dict.fromkeys((sys.prefix, sys.base_prefix)):
-        yield from sorted(Path(prefix, "lib").glob("libmkl_rt.so*"), reverse=True)
+    with suppress(FileNotFoundError):
+        Path.cwd()  # where that was deleted, loading MKL ends the process
+        for prefix in dict.fromkeys((sys.prefix, sys.base_prefix)):
+            yield from sorted(Path(prefix, "lib").glob("libmkl_rt.so*"), reverse=True)
     yield Path(OPENBLAS)
 
 

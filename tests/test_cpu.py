@@ -180,6 +180,15 @@ def test_a_fast_blas_is_loaded_before_mlx_and_named(tmp_path: Path) -> None:
     assert blas(script, tmp_path) == "None libmkl_rt.so.3 libmkl_rt.so.3 libmkl_rt.so.3"
 
 
+def test_mkl_is_left_out_where_the_working_directory_is_gone(tmp_path: Path) -> None:
+    """It would end the process."""
+    script = FAKE_MKL + "import os, elm_mlx.cpu as cpu; gone = Path(sys.argv[1], 'gone'); gone.mkdir(); os.chdir(gone)"
+    script += (
+        "\nfor _ in range(2): print([path.name for path in cpu.fast_blas_files()], end=' '); shutil.rmtree(gone, True)"
+    )
+    assert blas(script, tmp_path) == "['libmkl_rt.so.3', 'libopenblas.so.0'] ['libopenblas.so.0']"
+
+
 def test_after_mlx_it_is_too_late_for_another_blas() -> None:
     script = "import mlx.core, elm_mlx\ntry: elm_mlx.use_fast_blas()\nexcept elm_mlx.ElmError as e: print(e)"
     assert blas(script).startswith("MLX is imported already")

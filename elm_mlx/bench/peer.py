@@ -37,10 +37,11 @@ class Peer:
         blas, pipe = elm_mlx.fast_blas(), subprocess.PIPE
         command = [sys.executable, "-m", "elm_mlx.bench.peer", str(directory), blas or ""]
         self._process = subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=subprocess.DEVNULL, text=True)
-        self.facts: dict[str, Any] = self._answer()
-        if self.facts["blas"] != blas:
-            raise ElmError(f"mlx-lm computes with {self.facts['blas'] or 'the reference BLAS'} and elm-mlx with "
-                           f"{blas or 'that'}. Set ELM_MLX_BLAS=reference for both.")  # fmt: skip
+        try:
+            self.facts = self._introduction(blas)
+        except BaseException:  # Ctrl-C too: nobody else knows of the process yet
+            self._end()
+            raise
 
     def __enter__(self) -> Self:
         return self
@@ -53,6 +54,13 @@ class Peer:
         """As `Theirs.judge`."""
         greedy, below = self._ask(prompt=prompt, tokens=tokens)
         return greedy, below
+
+    def _introduction(self, blas: str | None) -> dict[str, Any]:
+        facts: dict[str, Any] = self._answer()
+        if facts["blas"] != blas:
+            raise ElmError(f"mlx-lm computes with {facts['blas'] or 'the reference BLAS'} and elm-mlx with "
+                           f"{blas or 'that'}. Set ELM_MLX_BLAS=reference for both.")  # fmt: skip
+        return facts
 
     def _ask(self, **request: Any) -> Any:
         assert self._process.stdin
@@ -68,7 +76,11 @@ class Peer:
         return answer
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        self._process.communicate()  # its stdin ends, and then it does
+        self._end()
+
+    def _end(self) -> None:
+        self._process.kill()  # it may be in the middle of a long run, and has nothing to tidy up
+        self._process.communicate()
 
 
 def main() -> None:

@@ -7,7 +7,7 @@ from collections.abc import Generator, Sequence
 from contextlib import closing
 from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 from click.core import ParameterSource
@@ -18,6 +18,9 @@ from elm_mlx.cli.find import BITS, find
 from elm_mlx.cli.messages import quietable, say
 from elm_mlx.cli.progress import ProgressBar
 from elm_mlx.errors import InvalidRequest
+
+if TYPE_CHECKING:
+    from elm_mlx.config import ModelConfig
 
 
 class Listed(click.ParamType):
@@ -131,18 +134,18 @@ def command(
     and the greatest. docs/benchmarks.md has the method.
     """
     prefer_fast_blas()
-    from elm_mlx.bench.cases import cases  # here, as --help needs no MLX
+    from elm_mlx.bench.cases import cases, check_context  # here, as --help needs no MLX
     from elm_mlx.bench.measure import Plan, bench
     from elm_mlx.bench.report import text
-    from elm_mlx.locate import locate
 
     if shapes and is_typed("models"):
         raise InvalidRequest("--random makes its own model. Leave it or --model out.")
     if not shapes and is_typed("dtype"):
         raise InvalidRequest("--dtype is the type of random weights. Give --random, too, or leave it out.")
     tests = cases(prompts, generations, depths)
-    for model in [] if shapes else models or []:
-        locate(model)  # a mistake in the last one is told before the first is measured
+    typed: Listing = bits if bits and is_typed("bits") else [None]
+    for config in configs_of_shapes(shapes) if shapes else configs_here(models, typed):
+        check_context(tests, config)  # a mistake in the last one is told before the first is measured
     subjects = made(shapes, bits or [None], dtype, force) if shapes else found(models or [None], bits or [None], force)
     with closing(subjects), ProgressBar("Measuring", in_bytes=False) as bar:
         report = bench(subjects, Plan(tests, repetitions, cpu_policy, bool(compare), force), bar)
@@ -154,6 +157,25 @@ def command(
 def is_typed(option: str) -> bool:
     """Whether the option was given with the command, and is no standing wish of the environment."""
     return click.get_current_context().get_parameter_source(option) == ParameterSource.COMMANDLINE
+
+
+def configs_of_shapes(shapes: Sequence[str]) -> list[ModelConfig]:
+    """What random models will have."""
+    from elm_mlx.config import config_from_dict  # here, as --help needs none
+
+    return [config_from_dict(SHAPES[shape]) for shape in shapes]
+
+
+def configs_here(models: Sequence[str] | None, bits: Listing) -> list[ModelConfig]:
+    """Those of the models that need not be fetched. Raises as `locate`."""
+    from elm_mlx.api import demo_directory  # here, as --help needs no MLX
+    from elm_mlx.locate import locate
+    from elm_mlx.store.load import read_config
+
+    if models is None:
+        return [read_config(demo_directory())]
+    places = [locate(model, int(few) if few else None) for model, few in product(models, bits)]
+    return [read_config(place.path) for place in places if place]
 
 
 def made(shapes: Sequence[str], bits: Listing, dtype: str | None, force: bool) -> Subjects:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import signal
 import statistics
+import subprocess
 from pathlib import Path
 from typing import Any, NamedTuple
+from unittest.mock import Mock
 
 import checkpoints
 import pytest
@@ -221,6 +224,17 @@ def test_mlx_lm_that_dies_is_a_sentence(tiny: Path) -> None:
         child._process.kill()
         with pytest.raises(ElmError, match="mlx-lm failed: it ended without a word"):
             child.sample(Case("pp", 4), [1, 2, 3, 4])
+
+
+@pytest.mark.parametrize("answers", [0, 1])  # of loading, and of the request after it
+def test_who_interrupts_does_not_wait_for_mlx_lm(tiny: Path, monkeypatch: pytest.MonkeyPatch, answers: int) -> None:
+    children: list[subprocess.Popen[str]] = []
+    start, said = subprocess.Popen, [{"blas": elm_mlx.fast_blas()}] * answers
+    monkeypatch.setattr(peer.subprocess, "Popen", lambda *a, **k: children.append(start(*a, **k)) or children[0])
+    monkeypatch.setattr(peer.Peer, "_answer", Mock(side_effect=[*said, KeyboardInterrupt]))
+    with pytest.raises(KeyboardInterrupt), peer.Peer(tiny) as child:
+        child.sample(Case("tg", 4), [1, 2, 3, 4, 5])
+    assert [process.returncode for process in children] == [-signal.SIGKILL]
 
 
 def test_without_mlx_lm_a_comparison_says_what_to_install(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,10 +8,11 @@ import tempfile
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import checkpoints
 import pytest
 
 from elm_mlx import cli
-from elm_mlx.bench import bandwidth, measure
+from elm_mlx.bench import bandwidth, measure, random_model
 
 SHORT = ["-p", "8", "-n", "4", "-r", "2"]
 
@@ -97,6 +98,26 @@ def test_a_wrong_name_is_told_before_anything_is_measured(
     for wrong in ("nowhere", openelm / "nowhere"):
         done = run(capsys, *SHORT, "--model", f"{openelm},{wrong}")
         assert (done.code, "nowhere" in done.err) == (66, True)
+
+
+def test_what_the_last_model_has_no_room_for_is_told_before_anything_is_measured_or_written(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, openelm: Path, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(measure, "bandwidth", lambda: pytest.fail("measured"))
+    monkeypatch.setattr(random_model, "write_weights", lambda *_: pytest.fail("written"))
+    raw = checkpoints.OPENELM | {"max_context_length": 64}
+    short = checkpoints.write(tmp_path / "short", raw)
+    for subjects in (["--random", "llama-16x64", "-d", 200_000], ["--model", f"{openelm},{short}", "-d", 100]):
+        done = run(capsys, *SHORT, *subjects)
+        assert (done.code, "and the model's context has" in done.err) == (2, True), done.err
+
+
+def test_bits_of_a_directory_are_refused_before_anything_is_measured(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, openelm: Path
+) -> None:
+    monkeypatch.setattr(measure, "bandwidth", lambda: pytest.fail("measured"))
+    done = run(capsys, *SHORT, "--model", openelm, "--bits", 4)
+    assert (done.code, "which has the bits that it has" in done.err) == (2, True)
 
 
 @pytest.mark.parametrize(
