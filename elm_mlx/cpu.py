@@ -65,10 +65,8 @@ class Plan:
 
 
 def plan(config: ModelConfig, policy: str = "auto") -> Plan:
-    """The plan for this device. On the CPU, too, "plain" computes as stored, on MLX's one stream, and "compiled"
-    as stored in a GPU's compiled steps.
-
-    Raises InvalidRequest for others.
+    """The plan for this device. On the CPU, too, "plain" computes as stored, and "compiled" does what a GPU would: both
+    on MLX's one stream. Raises InvalidRequest for others.
     """
     if policy not in POLICIES:
         raise InvalidRequest(f"cpu_policy is {policy!r}; it is one of {', '.join(POLICIES)}.")
@@ -76,9 +74,9 @@ def plan(config: ModelConfig, policy: str = "auto") -> Plan:
 
     if mx.default_device().type == mx.DeviceType.gpu:
         return Plan()
-    streams = _no_streams() if policy == "plain" else _shared_streams()
+    streams = _shared_streams() if policy == "auto" else _no_streams()
     if policy == "compiled":
-        return Plan(doubtful=True, prefill_chunk=PREFILL_CHUNK, streams=streams, notice=NOTICE)
+        return Plan(doubtful=True, prefill_chunk=PREFILL_CHUNK, notice=NOTICE)
     fits = 4 * parameter_count(config) <= machine.free_memory() / 2
     if policy == "plain" or (config.quantization is None and not fits):
         return Plan(compiled=False, prefill_chunk=PREFILL_CHUNK, streams=streams, notice=NOTICE)
