@@ -141,7 +141,10 @@ class Stream:
 
 
 class LanguageModel:
-    """A model with its tokenizer, ready to complete. Make one with `load`."""
+    """A model with its tokenizer, ready to complete. Make one with `load`.
+
+    Let one thread, or the few of a pool, do the computing: MLX keeps threads of its own for each that ever did.
+    """
 
     def __init__(self, loaded: Loaded) -> None:
         self.directory: Path = loaded.directory
