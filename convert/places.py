@@ -26,12 +26,9 @@ def check_places(target: Path, files: Sequence[Path], *named: Path) -> None:
 
 
 def refuse_unnameable(target: Path) -> None:
-    """MLX opens no file whose path is not UTF-8, the root has no name for a folder to get, and whoever works in a
-    folder that is replaced stands in a removed one."""
+    """MLX opens no file whose path is not UTF-8, and the root has no name for a folder to get."""
     if not target.name:
         raise InvalidRequest(f"{target} has no name that a new folder could get. Name a folder inside it.")
-    if target in (Path.cwd(), *Path.cwd().parents):
-        raise InvalidRequest(f"{target} is the folder you are in, which would be replaced. Name one inside it.")
     try:
         str(target).encode()
     except UnicodeEncodeError as error:
