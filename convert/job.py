@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,7 @@ from elm_mlx.convert.tokenizer_files import TokenizerFiles
 from elm_mlx.convert.verify import Report, compare
 from elm_mlx.costs import gigabytes, parameter_count
 from elm_mlx.errors import DiskFull, VerificationFailed
-from elm_mlx.files import disk_errors, write_json
+from elm_mlx.files import disk_errors, free_space, write_json
 
 BASE_BYTES = 200 * 2**20  # of memory beside the tensors
 MARGIN_BYTES = 64 * 2**20  # of disk beside the weights, for the tokenizer and the configuration
@@ -81,7 +80,7 @@ class Job:
             "bytes": self.plan.nbytes,
             "bits_per_weight": self.bits_per_weight,
             "memory": BASE_BYTES + 2 * 4 * largest,
-            "disk_free": shutil.disk_usage(standing(self.target)).free,
+            "disk_free": free_space(self.target),
         }
 
     def refuse(self, force: bool) -> None:
@@ -128,14 +127,9 @@ class Job:
         return report
 
 
-def standing(path: Path) -> Path:
-    """The path, or what there is on the way to it."""
-    return path if path.exists() else standing(path.parent)
-
-
 def check_space(folder: Path, nbytes: int) -> None:
     """Refuses before the first tensor what cannot end well."""
-    free = shutil.disk_usage(standing(folder)).free
+    free = free_space(folder)
     if free < nbytes + MARGIN_BYTES:
         raise DiskFull(f"The output takes {gigabytes(nbytes)} and {folder.parent} has {gigabytes(free)} free. Free "
                        "some space, or name another --output.")  # fmt: skip

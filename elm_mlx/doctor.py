@@ -17,6 +17,7 @@ import elm_mlx
 from elm_mlx import api, machine
 from elm_mlx.costs import gigabytes
 from elm_mlx.errors import ElmError
+from elm_mlx.files import free_space, standing
 from elm_mlx.store import hub, hub_cache, library
 
 OK, SLOW, BROKEN = "ok", "slow", "broken"
@@ -100,13 +101,9 @@ def caches() -> Finding:
     return Finding("caches", OK, ", ".join(free))
 
 
-def free_space(path: Path) -> int:
-    return shutil.disk_usage(hub_cache.standing(path)).free
-
-
 def is_writable(path: Path) -> bool:
     try:
-        place = hub_cache.standing(path)
+        place = standing(path)
         return place.is_dir() and os.access(place, os.W_OK)
     except OSError:  # a folder on the way may not be entered
         return False

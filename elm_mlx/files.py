@@ -1,9 +1,10 @@
-"""Small files of a checkpoint, read with a bound; errors of the disk as sentences."""
+"""Small files of a checkpoint, read with a bound; the disk's room, and its errors as sentences."""
 
 from __future__ import annotations
 
 import errno
 import json
+import shutil
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
@@ -78,3 +79,13 @@ def disk_errors(what: str, advice: str = "Check its permissions, or name another
 def reading(path: Path) -> AbstractContextManager[None]:
     """The same for reading `path`."""
     return disk_errors(f"{path} cannot be read", "Check its permissions.")
+
+
+def standing(path: Path) -> Path:
+    """The path, or what there is on the way to it."""
+    return path if path.exists() else standing(path.parent)
+
+
+def free_space(path: Path) -> int:
+    """Bytes that its disk has room for, whether it is there or not."""
+    return shutil.disk_usage(standing(path)).free

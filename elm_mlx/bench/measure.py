@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -40,26 +40,29 @@ class Plan:
     force: bool = False
 
 
-def bench(models: Iterable[tuple[str, Path]], plan: Plan, progress: Progress | None = None) -> dict[str, Any]:
+def bench(models: Iterable[tuple[str, Path]], plan: Plan, progress: Progress | None = None) -> Iterator[dict[str, Any]]:
     """The report on every (name, directory): facts of the machine, and of each model every sample of every test.
 
-    `progress` hears (runs done, runs in all) of each model. Raises PromptTooLong for a test that a model's context has
-    no room for, ElmError where mlx-lm fails or says something else, and what `elm_mlx.load` raises.
+    It is yielded after each test, with what was measured so far. `progress` hears (runs done, runs in all) of each
+    model. Raises PromptTooLong for a test that a model's context has no room for, ElmError where mlx-lm fails or says
+    something else, and what `elm_mlx.load` raises.
     """
-    machine = machine_facts() | {"read": bandwidth()}
-    measured = [model_report(name, directory, plan, machine["read"]["bytes_per_s"], progress or (lambda *_: None))
-                for name, directory in models]  # fmt: skip
-    return {
+    report: dict[str, Any] = {
         "schema": SCHEMA,
-        "machine": machine,
+        "machine": machine_facts() | {"read": bandwidth()},
         "software": software_facts(),
         "repetitions": plan.repetitions,
-        "models": measured,
+        "models": [],
     }
+    read = report["machine"]["read"]["bytes_per_s"]
+    for done, (name, directory) in enumerate(models):
+        for model in model_reports(name, directory, plan, read, progress or (lambda *_: None)):
+            report["models"][done:] = [model]
+            yield report
 
 
-def model_report(name: str, directory: Path, plan: Plan, read: float, progress: Progress) -> dict[str, Any]:
-    """One model's facts and tests; `read` is the machine's bandwidth in bytes a second."""
+def model_reports(name: str, directory: Path, plan: Plan, read: float, progress: Progress) -> Iterator[dict[str, Any]]:
+    """One model's facts and tests, after each test; `read` is the machine's bandwidth in bytes a second."""
     check_context(plan.tests, read_config(directory))
     policy = plan.cpu_policy or ("compiled" if plan.compare else "auto")
     lm, load_s = loaded(directory, policy, plan.force)
@@ -73,7 +76,7 @@ def model_report(name: str, directory: Path, plan: Plan, read: float, progress: 
                 rounds.append(one_round(ours, peer, case, case.token_ids(lm.config.vocab_size)))
                 progress(done := done + 1, len(plan.tests) * (1 + plan.repetitions))
             tests.append(case_report(case, rounds[1:], bytes_per_token(lm, case), read))  # the first warmed up
-    return facts | {PEER: said, "tests": tests}
+            yield facts | {PEER: said, "tests": tests}
 
 
 def loaded(directory: Path, policy: str, force: bool) -> tuple[elm_mlx.LanguageModel, float]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import deque
 from collections.abc import Generator, Sequence
 from contextlib import closing
 from itertools import product
@@ -147,11 +148,15 @@ def command(
     for config in configs_of_shapes(shapes) if shapes else configs_here(models, typed):
         check_context(tests, config)  # a mistake in the last one is told before the first is measured
     subjects = made(shapes, bits or [None], dtype, force) if shapes else found(models or [None], bits or [None], force)
-    with closing(subjects), ProgressBar("Measuring", in_bytes=False) as bar:
-        report = bench(subjects, Plan(tests, repetitions, cpu_policy, bool(compare), force), bar)
-    for notice in {model["notice"] for model in report["models"]} - {None}:
-        say(notice)
-    click.echo(json.dumps(report) if as_json else text(report))
+    reports: deque[dict[str, Any]] = deque(maxlen=1)
+    try:
+        with closing(subjects), ProgressBar("Measuring", in_bytes=False) as bar:
+            reports.extend(bench(subjects, Plan(tests, repetitions, cpu_policy, bool(compare), force), bar))
+    finally:  # Ctrl-C, too, leaves what was measured
+        for report in reports:
+            for notice in {model["notice"] for model in report["models"]} - {None}:
+                say(notice)
+            click.echo(json.dumps(report) if as_json else text(report))
 
 
 def is_typed(option: str) -> bool:

@@ -17,7 +17,7 @@ from pathlib import Path
 from elm_mlx.arguments import Progress
 from elm_mlx.costs import gigabytes
 from elm_mlx.errors import DiskFull
-from elm_mlx.files import disk_errors, reading
+from elm_mlx.files import disk_errors, reading, standing
 from elm_mlx.store.download import Report, is_named
 from elm_mlx.store.registry import Repository
 
@@ -136,11 +136,6 @@ def check_room(what: object, *needs: tuple[Path, int]) -> None:
             if needed > free:
                 raise DiskFull(f"{what} needs {gigabytes(needed)} and {place} has {gigabytes(free)} free. Free some "
                                "space, or set HF_HOME (or ELM_MLX_CACHE) to another disk.")  # fmt: skip
-
-
-def standing(path: Path) -> Path:
-    """The path, or what there is on the way to it."""
-    return path if path.exists() else standing(path.parent)
 
 
 @contextmanager

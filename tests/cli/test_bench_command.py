@@ -12,7 +12,8 @@ import checkpoints
 import pytest
 
 from elm_mlx import cli
-from elm_mlx.bench import bandwidth, measure, random_model
+from elm_mlx.bench import bandwidth, clock, measure, random_model
+from elm_mlx.errors import ElmError
 
 SHORT = ["-p", "8", "-n", "4", "-r", "2"]
 
@@ -110,6 +111,22 @@ def test_what_the_last_model_has_no_room_for_is_told_before_anything_is_measured
     for subjects in (["--random", "llama-16x64", "-d", 200_000], ["--model", f"{openelm},{short}", "-d", 100]):
         done = run(capsys, *SHORT, *subjects)
         assert (done.code, "and the model's context has" in done.err) == (2, True), done.err
+
+
+def test_what_was_measured_before_it_failed_is_told(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, openelm: Path
+) -> None:
+    left = iter(range(2 + 1))  # the first test's runs, with the one that warms up
+
+    def sample(*_: object) -> clock.Sample:
+        if next(left, None) is None:
+            raise ElmError("The power is gone.")
+        return clock.Sample(1.0, 1.0, 1)
+
+    monkeypatch.setattr(measure, "sample", sample)
+    done = run(capsys, *SHORT, "--model", openelm, "--json")
+    assert (done.code, "The power is gone." in done.err) == (1, True)
+    assert [test["test"] for test in json.loads(done.out)["models"][0]["tests"]] == ["ttft16"]
 
 
 def test_bits_of_a_directory_are_refused_before_anything_is_measured(

@@ -72,7 +72,7 @@ def test_doctor_goes_on_where_a_cache_may_not_be_entered(monkeypatch: pytest.Mon
     def refuse(path: Path) -> Path:
         raise PermissionError(13, "Permission denied", str(path))
 
-    monkeypatch.setattr(doctor.hub_cache, "standing", refuse)
+    monkeypatch.setattr(doctor, "standing", refuse)
     found = named("caches")
     assert (found.status, "ELM_MLX_CACHE" in found.advice) == (doctor.BROKEN, True)
 
