@@ -40,7 +40,7 @@ OPENBLAS = "libopenblas.so.0"  # Debian's and Ubuntu's libopenblas0
 PREFILL_CHUNK = 256  # attention here computes the half that is masked, too: smaller chunks have less of it
 MOST_STREAMS = 4  # with more cores nothing was measured: they are left to the BLAS
 LARGE = 4 << 20  # bytes of a matrix: below, handing a share to another stream costs more than it gains
-FEW = 64  # rows of activations: with more, one product keeps a core busy
+FEW = 64  # rows of activations: from so many on, one product keeps a core busy
 BLAS_THREADS = {  # what tells and takes the number of threads, by the beginning of the file's name
     "libmkl_rt.so": ("MKL_Get_Max_Threads", "MKL_Set_Num_Threads"),
     "libopenblas.so": ("openblas_get_num_threads", "openblas_set_num_threads"),
@@ -94,7 +94,7 @@ class SharedLinear:
     def __call__(self, x: mx.array) -> mx.array:
         import mlx.core as mx
 
-        if not self.streams or x.size > FEW * x.shape[-1]:
+        if not self.streams or x.size >= FEW * x.shape[-1]:
             return x @ self.weight.T  # [..., in] -> [..., out]
         shares = zip(mx.split(self.weight.T, self.ends, axis=1), self.streams, strict=True)
         return mx.concatenate([mx.matmul(x, share, stream=stream) for share, stream in shares], axis=-1)
