@@ -23,7 +23,7 @@ from elm_mlx.costs import (
     rough_bytes,
 )
 from elm_mlx.engine.cache import RESERVE, make_cache
-from elm_mlx.engine.generate import generate
+from elm_mlx.engine.generate import all_logits, generate
 from elm_mlx.engine.sampling import Sampler, Sampling
 from elm_mlx.errors import InvalidRequest, NotFound, PromptTooLong
 from elm_mlx.files import optional_json
@@ -242,14 +242,17 @@ class LanguageModel:
         return self.generate(self.chat_prompt(messages), **options)
 
     def logits(self, ids: Sequence[int]) -> mx.array:
-        """One full forward pass without a cache: ids (L,) -> evaluated logits (L, V) in float32.
+        """The logits after every id: ids (L,) -> evaluated logits (L, V) in float32.
 
         Raises InvalidRequest for ids the model does not have, PromptTooLong for more than its context.
         """
         checked = self._ids(ids)
         if len(checked) > self.config.context_length:
             raise self._too_long(len(checked))
-        logits = self.model(mx.array([checked]))[0].astype(mx.float32)
+        cache = make_cache(self.config.num_layers, len(checked), reserve=len(checked))
+        given = mx.array([checked])
+        logits = all_logits(self.model, given, cache, chunk=self.prefill_chunk, streams=self.streams)[0]
+        logits = logits.astype(mx.float32)
         mx.eval(logits)
         return logits
 

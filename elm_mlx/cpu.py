@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
@@ -40,7 +41,9 @@ OPENBLAS = "libopenblas.so.0"  # Debian's and Ubuntu's libopenblas0
 PREFILL_CHUNK = 256  # attention here computes the half that is masked, too: smaller chunks have less of it
 MOST_STREAMS = 4  # with more cores nothing was measured: they are left to the BLAS
 LARGE = 4 << 20  # bytes of a matrix: below, handing a share to another stream costs more than it gains
-FEW = 64  # rows of activations: from so many on, one product keeps a core busy
+FEW = 64  # rows of activations: from so many on a product keeps a core busy, and chunks run side by side
+# MKL's file, or OpenBLAS's own, to which Debian's name is a link; those that come in wheels have a hash in the name.
+FAST_BLAS = re.compile(r"libmkl_rt\.so|libopenblas[op]?(-r[\d.]+)?\.so")
 BLAS_THREADS = {  # what tells and takes the number of threads, by the beginning of the file's name
     "libmkl_rt.so": ("MKL_Get_Max_Threads", "MKL_Set_Num_Threads"),
     "libopenblas.so": ("openblas_get_num_threads", "openblas_set_num_threads"),
@@ -190,8 +193,11 @@ def fast_blas_files() -> Iterator[Path]:
 
 def fast_blas() -> str | None:
     """The fast BLAS that this process has loaded, by its file's name; None means the reference one."""
+    if _loaded:
+        return next(iter(_loaded))
     maps = Path("/proc/self/maps")
     if not maps.exists():
         return None
-    names = {line.rpartition("/")[2] for line in maps.read_text(encoding="utf-8").splitlines()}
-    return next((name for name in sorted(names) if name.startswith(("libmkl_rt.so", "libopenblas.so"))), None)
+    lines = maps.read_text(encoding="utf-8", errors="replace").splitlines()  # any file's name may be among them
+    names = {line.rpartition("/")[2] for line in lines}
+    return next((name for name in sorted(names) if FAST_BLAS.match(name)), None)

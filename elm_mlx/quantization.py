@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from elm_mlx.arguments import whole
 from elm_mlx.errors import BadCheckpoint, InvalidRequest, unsupported
 from elm_mlx.values import choice, integer, mapping
 
@@ -25,7 +26,7 @@ RECIPES: dict[str, tuple[int, int, int]] = {"mixed-2-4": (2, 3, 4), "mixed-3-5":
 def check_bits(bits: int | None) -> None:
     """Raises InvalidRequest for bits that affine quantization does not have; None is not quantized."""
     known = QUANTIZATION_MODES["affine"][0]
-    if bits not in (None, *known):
+    if bits is not None and whole("bits", bits) not in known:
         raise InvalidRequest(f"bits is {bits!r}; it is one of {', '.join(map(str, known))}.")
 
 

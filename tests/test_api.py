@@ -199,7 +199,7 @@ def test_progress_ends_at_its_total_for_every_way_of_loading(openelm: Path, tmp_
 
 def test_numbers_without_a_meaning_are_refused_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    for bits in (7, "4", 0):
+    for bits in (7, "4", 4.0, True, 0):
         with pytest.raises(InvalidRequest, match=f"bits is {bits!r}"):
             elm_mlx.load("openelm-450m", bits=bits)  # type: ignore[arg-type]
         with pytest.raises(InvalidRequest, match=f"bits is {bits!r}"):

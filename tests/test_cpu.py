@@ -180,6 +180,24 @@ def test_a_fast_blas_is_loaded_before_mlx_and_named(tmp_path: Path) -> None:
     assert blas(script, tmp_path) == "None libmkl_rt.so.3 libmkl_rt.so.3 libmkl_rt.so.3"
 
 
+def test_a_blas_behind_a_link_is_known_and_one_in_a_wheel_is_none(tmp_path: Path) -> None:
+    """Debian's libopenblas.so.0 leads to a file of another name, which is what the system tells."""
+    script = FAKE_MKL + "import ctypes, elm_mlx, elm_mlx.cpu as cpu\n"
+    script += "wheels = (folder / 'libmkl_rt.so.3').rename(folder / 'libopenblasp-r0-0123abcd.3.27.so')\n"
+    script += "ctypes.CDLL(str(wheels)); print(cpu.fast_blas(), end=' ')\n"
+    script += "own, link = folder / 'libopenblasp-r0.3.21.so', folder / cpu.OPENBLAS\n"
+    script += "shutil.copyfile(wheels, own); link.symlink_to(own); cpu.OPENBLAS = str(link)\n"
+    script += "print(elm_mlx.use_fast_blas(), cpu.fast_blas(), end=' '); cpu._loaded.clear(); print(cpu.fast_blas())"
+    assert blas(script, tmp_path) == "None libopenblas.so.0 libopenblas.so.0 libopenblasp-r0.3.21.so"
+
+
+def test_a_file_with_a_name_that_is_no_text_hides_no_blas(tmp_path: Path) -> None:
+    script = FAKE_MKL + "import ctypes, elm_mlx.cpu as cpu\n"
+    script += "ctypes.CDLL(str(shutil.copyfile(folder / 'libmkl_rt.so.3', folder / '\\udcff')))\n"
+    script += "print(cpu.fast_blas(), end=' '); ctypes.CDLL(str(folder / 'libmkl_rt.so.3')); print(cpu.fast_blas())"
+    assert blas(script, tmp_path) == "None libmkl_rt.so.3"
+
+
 def test_mkl_is_left_out_where_the_working_directory_is_gone(tmp_path: Path) -> None:
     """It would end the process."""
     script = FAKE_MKL + "import os, elm_mlx.cpu as cpu; gone = Path(sys.argv[1], 'gone'); gone.mkdir(); os.chdir(gone)"

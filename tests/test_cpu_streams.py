@@ -43,6 +43,7 @@ def test_shared_work_gives_the_plain_numbers_and_tokens(source: Path, blas: Blas
         ids = checkpoints.prompt(length)
         ours, theirs = shared.generate(ids, 12), plain.generate(ids, 12)
         assert ours.tokens == theirs.tokens
+        assert mx.allclose(shared.logits(ids), plain.logits(ids), atol=1e-4).item()
         assert read(shared, ids) == pytest.approx(read(plain, ids), abs=1e-4)
 
 
@@ -55,7 +56,7 @@ def read(lm: elm_mlx.LanguageModel, ids: list[int]) -> list[float]:
 
 
 def test_every_chunk_finds_what_the_one_before_wrote(source: Path, blas: Blas) -> None:
-    """A hundred prompts on three streams at once, where a lost wait would read what is not written yet."""
+    """Thirty prompts, each on three streams at once, where a lost wait would read what is not written yet."""
     blas(3)
     lm = elm_mlx.load(source)
     ids = checkpoints.prompt(300)

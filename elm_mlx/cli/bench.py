@@ -178,7 +178,7 @@ def configs_here(models: Sequence[str] | None, bits: Listing) -> list[ModelConfi
     from elm_mlx.store.load import read_config
 
     if models is None:
-        return [read_config(demo_directory())]
+        return [read_config(find(None, few, force=False) or demo_directory()) for few in bits]
     places = [locate(model, int(few) if few else None) for model, few in product(models, bits)]
     return [read_config(place.path) for place in places if place]
 

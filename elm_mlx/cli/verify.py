@@ -45,9 +45,13 @@ def command(
     the bound: the one for the way the weights are stored, or --max-kl.
     """
     prefer_fast_blas()
-    from elm_mlx.convert.verify import TOKENS, verify  # here, as --help needs no MLX
+    from elm_mlx.convert.layerwise import open_directory  # here, as --help needs no MLX
+    from elm_mlx.convert.verify import TOKENS, verify
 
-    place = source if Path(source).exists() or not repository_name(source) else fetched(source, dry_run=False)[0]
+    place: str | Path = source
+    if not Path(source).exists() and repository_name(source):
+        open_directory(Path(converted))  # a mistake in it is told before anything large is fetched
+        place, _ = fetched(source, dry_run=False)
     with ProgressBar("Verifying", in_bytes=False) as bar:
         asked: dict[str, Any] = {"tokens": tokens or TOKENS, "max_kl": max_kl, "rope_factor": rope_factor}
         done = verify(converted, place, text, **asked, progress=bar)

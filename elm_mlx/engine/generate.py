@@ -45,28 +45,51 @@ def prefill(
     streams: Sequence[Stream] = (),
     progress: Progress | None = None,
 ) -> mx.array:
-    """Feeds ids [B, L] in chunks and returns the logits [B, V] after the last, the only row of the top computed.
-
-    Several `streams` take a chunk each: the next one is a layer behind, where it waits for keys and values alone.
-    """
-    turns: Sequence[AbstractContextManager] = [mx.stream(stream) for stream in streams] or [nullcontext()]
+    """Feeds ids [B, L] in chunks and returns the logits [B, V] after the last, the only row of the top computed."""
     length = ids.shape[1]
-    chunk = min(chunk, max(LEAST_CHUNK, ceil(length / len(turns))))
-    *full, last = range(0, length, chunk)
-    for turn, start in zip(cycle(turns), full, strict=False):
-        with turn:
-            model.hidden(ids[:, start : start + chunk], cache)
-        if turn is turns[-1]:
+    *full, (place, last) = _chunks(length, chunk, streams)
+    for count, (where, which) in enumerate(full, 1):
+        with where:
+            model.hidden(ids[:, which], cache)
+        if count % max(1, len(streams)) == 0:
             mx.eval([layer.arrays() for layer in cache])
             mx.clear_cache()  # no later chunk has scratch buffers of this size
             if progress:
-                progress(start + chunk, length)
-    with turns[len(full) % len(turns)]:
-        logits = model.head(model.last_hidden(ids[:, last:], cache))
+                progress(which.stop, length)
+    with place:
+        logits = model.head(model.last_hidden(ids[:, last], cache))
     if progress:
         mx.eval(logits)
         progress(length, length)
     return logits
+
+
+def all_logits(
+    model: Decoder,
+    ids: mx.array,
+    cache: Sequence[KVCache],
+    *,
+    chunk: int = PREFILL_CHUNK,
+    streams: Sequence[Stream] = (),
+) -> mx.array:
+    """The same chunks, and the logits after every id: [B, L] -> [B, L, V]."""
+    logits = []
+    for where, which in _chunks(ids.shape[1], chunk, streams):
+        with where:
+            logits.append(model.head(model.hidden(ids[:, which], cache)))
+    return mx.concatenate(logits, axis=1)
+
+
+def _chunks(length: int, chunk: int, streams: Sequence[Stream]) -> list[tuple[AbstractContextManager, slice]]:
+    """(where to compute it, which ids) of each chunk of a prompt.
+
+    Several streams take one each in turn, and it is cut for all of them: the next is a layer behind, where it waits
+    for keys and values alone.
+    """
+    turns: Sequence[AbstractContextManager] = [mx.stream(stream) for stream in streams] or [nullcontext()]
+    size = min(chunk, max(LEAST_CHUNK, ceil(length / len(turns))))
+    parts = [slice(start, min(start + size, length)) for start in range(0, length, size)]
+    return list(zip(cycle(turns), parts, strict=False))
 
 
 def generate(

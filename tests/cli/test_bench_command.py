@@ -129,12 +129,13 @@ def test_what_was_measured_before_it_failed_is_told(
     assert [test["test"] for test in json.loads(done.out)["models"][0]["tests"]] == ["ttft16"]
 
 
-def test_bits_of_a_directory_are_refused_before_anything_is_measured(
+def test_bits_of_a_directory_or_the_demo_are_refused_before_anything_is_measured(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, openelm: Path
 ) -> None:
     monkeypatch.setattr(measure, "bandwidth", lambda: pytest.fail("measured"))
-    done = run(capsys, *SHORT, "--model", openelm, "--bits", 4)
-    assert (done.code, "which has the bits that it has" in done.err) == (2, True)
+    for subject, complaint in ([], "the built-in demo has 8"), (["--model", openelm], "which has the bits that it has"):
+        done = run(capsys, *SHORT, *subject, "--bits", 4)
+        assert (done.code, complaint in done.err) == (2, True)
 
 
 @pytest.mark.parametrize(

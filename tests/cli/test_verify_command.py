@@ -104,6 +104,7 @@ def test_the_rope_factor_of_metas_files_can_be_said(capsys: pytest.CaptureFixtur
     ("arguments", "code", "complaint"),
     [
         (["nowhere", "--against", "{model}"], 66, "There is no directory nowhere"),
+        (["nowhere", "--against", "openelm-450m"], 66, "There is no directory nowhere"),
         (["{model}", "--against", "nowhere"], 66, "There is no model"),
         (["{model}", "--against", "{model}", "--text", "nowhere.txt"], 66, "There is no nowhere.txt"),
         (["{model}", "--against", "{other}"], 2, "is no conversion of"),
