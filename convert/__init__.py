@@ -45,7 +45,7 @@ def plan(
     if tokenizer is None and opened.is_already(quantization, DTYPES[dtype], files):
         raise InvalidRequest(f"{source} is an MLX model of that kind already. Run it as it is.")
     # abspath, as resolve would follow a link that is refused further on
-    target = Path(os.path.abspath(output)) if output else form.beside(owned(opened.directory))  # noqa: PTH100
+    target = Path(os.path.abspath(output)) if output else form.beside(outside_the_hub(opened.directory))  # noqa: PTH100
     given = Path(tokenizer) if tokenizer else None
     tokens = tokenizer_files.prepare(opened.directory, given, opened.config)
     check_places(target, [*opened.files, *tokens.files], opened.where, opened.directory, given or opened.directory)
@@ -62,7 +62,7 @@ def plan(
     )
 
 
-def owned(directory: Path) -> Path:
+def outside_the_hub(directory: Path) -> Path:
     """The directory; for one in the hub's cache, where the hub may remove what lies beside it, its name here."""
     found = snapshot_at(directory)
     return Path(found.repository.rpartition("/")[2]) if found else directory

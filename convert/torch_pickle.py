@@ -145,6 +145,7 @@ class Machine:
         target.extend(items)
 
     def set_items(self, items: list[object]) -> None:
+        """Puts `items`, keys and values in turn, into the dict on top. Raises BadCheckpoint for anything else there."""
         target = self.stack[-1]
         if isinstance(target, Opaque):
             return

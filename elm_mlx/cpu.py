@@ -41,7 +41,7 @@ OPENBLAS = "libopenblas.so.0"  # Debian's and Ubuntu's libopenblas0
 PREFILL_CHUNK = 256  # attention here computes the half that is masked, too: smaller chunks have less of it
 MOST_STREAMS = 4  # with more cores nothing was measured: they are left to the BLAS
 LARGE = 4 << 20  # bytes of a matrix: below, handing a share to another stream costs more than it gains
-FEW = 64  # rows of activations: from so many on a product keeps a core busy, and chunks run side by side
+FEW = 64  # rows of activations: from so many on, as the engine's LEAST_CHUNK has, chunks keep the cores busy instead
 # MKL's file, or OpenBLAS's own, to which Debian's name is a link; those that come in wheels have a hash in the name.
 FAST_BLAS = re.compile(r"libmkl_rt\.so|libopenblas[op]?(-r[\d.]+)?\.so")
 BLAS_THREADS = {  # what tells and takes the number of threads, by the beginning of the file's name

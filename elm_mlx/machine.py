@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 RECOMMENDED = "max_recommended_working_set_size"  # MLX's name for it
-WIRED_FROM = 0.5  # of the memory that Metal recommends: what takes less is not paged out
+WIRED_FROM = 0.5  # of the memory that Metal recommends: a choice nobody has measured
 
 
 def memory_limit() -> int:
@@ -22,7 +22,8 @@ def wire(planned: int) -> None:
     """On a Mac, keeps what MLX holds and `planned` bytes more from being paged out, at most what Metal recommends.
 
     Only where that is more than half of it: very large models are said to run ten times slower without (mlx-lm#652),
-    and wiring to have stopped macOS (mlx#3186, mlx-lm#883). Nobody has measured either with elm-mlx.
+    and wiring to have stopped macOS (mlx#3186, mlx-lm#883).
+    Source: MLX's documentation of `set_wired_limit`.
     """
     from elm_mlx.backend import mx
 

@@ -27,7 +27,7 @@ def test_a_large_model_and_its_cache_are_wired_and_nothing_else(wired: list[int]
     assert wired == [9 * GB, 16 * GB]
 
 
-def test_a_model_that_macos_would_not_page_out_is_not_wired(wired: list[int]) -> None:
+def test_what_takes_less_than_half_is_left_to_macos(wired: list[int]) -> None:
     machine.wire(3 * GB)
     assert not wired
 

@@ -17,7 +17,7 @@ from elm_mlx.engine.sampling import Sampler
 Stream = mx.Device | mx.Stream | mx.ThreadLocalStream
 
 PREFILL_CHUNK = 512
-LEAST_CHUNK = 64  # ids that are worth a stream of their own
+LEAST_CHUNK = 64  # ids that are worth a stream of their own, where there are several
 
 
 class Decoder(Protocol):
@@ -72,7 +72,7 @@ def all_logits(
     chunk: int = PREFILL_CHUNK,
     streams: Sequence[Stream] = (),
 ) -> mx.array:
-    """The same chunks, and the logits after every id: [B, L] -> [B, L, V]."""
+    """The logits after every id, read in the chunks that `prefill` takes: [B, L] -> [B, L, V], not evaluated."""
     logits = []
     for where, which in _chunks(ids.shape[1], chunk, streams):
         with where:
