@@ -62,11 +62,12 @@ def step(program: str, family: str, layers: int, bits: int, depth: int, recorder
     from kernels import kernels
     from tape import recorded
 
-    from elm_mlx import cpu, load
+    from elm_mlx import load
     from elm_mlx.bench import shapes
     from elm_mlx.bench.ours import Ours
     from elm_mlx.bench.random_model import random_model
     from elm_mlx.bench.theirs import Theirs
+    from elm_mlx.device import cpu
     from elm_mlx.engine.sampling import Sampler, Sampling
 
     cpu.plan = lambda *_: cpu.Plan()  # as on a GPU

@@ -21,7 +21,7 @@ import ledger
 
 from elm_mlx.bench.shapes import SHAPES
 from elm_mlx.config import config_from_dict
-from elm_mlx.costs import kv_bytes_per_token, parameter_count
+from elm_mlx.device.costs import kv_bytes_per_token, parameter_count
 
 PUBLISHED = json.loads((Path(__file__).parent / "published.json").read_text(encoding="utf-8"))
 BITS = {4: 4.5, 8: 8.5, 16: 16.0}  # stored, with a scale and a bias for every 64 weights

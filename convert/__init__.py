@@ -7,16 +7,17 @@ from pathlib import Path
 from typing import Any
 
 from elm_mlx.arguments import Progress, real
-from elm_mlx.backend import mx as _mx  # noqa: F401  first, for its sentence where MLX has no backend
-from elm_mlx.convert import pipeline, tokenizer_files
-from elm_mlx.convert.config_file import output_config
+from elm_mlx.convert import tokenizer as tokenizer_files
 from elm_mlx.convert.form import DTYPES, Form
 from elm_mlx.convert.job import Conversion, Job
 from elm_mlx.convert.keymap import match
-from elm_mlx.convert.places import check_places
-from elm_mlx.convert.source import open_source
+from elm_mlx.convert.output import pipeline
+from elm_mlx.convert.output.config_file import output_config
+from elm_mlx.convert.output.path_guards import check_places
+from elm_mlx.convert.sources import open_source
+from elm_mlx.device.backend import mx as _mx  # noqa: F401  first, for its sentence where MLX has no backend
 from elm_mlx.errors import InvalidRequest
-from elm_mlx.store.hub_cache import snapshot_at
+from elm_mlx.library.hub_cache import snapshot_at
 
 MIN_SHARD_GB, SHARD_GB, MAX_SHARD_GB = 1e-6, 5.0, 1e6
 

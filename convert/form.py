@@ -9,9 +9,9 @@ from pathlib import Path
 import mlx.core as mx
 
 from elm_mlx.config import ModelConfig
+from elm_mlx.config.quantization import QUANTIZATION_MODES, RECIPES, Quantization
 from elm_mlx.convert import recipes
 from elm_mlx.errors import InvalidRequest
-from elm_mlx.quantization import QUANTIZATION_MODES, RECIPES, Quantization
 
 DTYPES = {"bfloat16": mx.bfloat16, "float16": mx.float16, "float32": mx.float32}
 SHORT_NAMES = {"bfloat16": "bf16", "float16": "fp16", "float32": "fp32"}

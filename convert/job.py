@@ -7,16 +7,16 @@ from pathlib import Path
 from typing import Any
 
 from elm_mlx.arguments import Progress
-from elm_mlx.convert import pipeline, provenance
-from elm_mlx.convert.card import card
-from elm_mlx.convert.journal import Journal
 from elm_mlx.convert.keymap import Matched
-from elm_mlx.convert.layerwise import of_source, open_directory
-from elm_mlx.convert.source import Source
-from elm_mlx.convert.target import beside, refuse_existing, refuse_unfit, staged
-from elm_mlx.convert.tokenizer_files import TokenizerFiles
+from elm_mlx.convert.output import pipeline, provenance
+from elm_mlx.convert.output.card import card
+from elm_mlx.convert.output.journal import Journal
+from elm_mlx.convert.output.target import beside, refuse_existing, refuse_unfit, staged
+from elm_mlx.convert.sources import Source
+from elm_mlx.convert.tokenizer import TokenizerFiles
 from elm_mlx.convert.verify import Report, compare
-from elm_mlx.costs import gigabytes, parameter_count
+from elm_mlx.convert.verify.layerwise import of_source, open_directory
+from elm_mlx.device.costs import gigabytes, parameter_count
 from elm_mlx.errors import DiskFull, VerificationFailed
 from elm_mlx.files import disk_errors, free_space, write_json
 

@@ -10,7 +10,7 @@ import re
 from dataclasses import dataclass, replace
 
 from elm_mlx.config import ModelConfig
-from elm_mlx.quantization import RECIPES, Quantization
+from elm_mlx.config.quantization import RECIPES, Quantization
 
 FEWEST, MOST = 0, 2  # places in a recipe's bits; what no rule names has those between
 EDGE = 8  # the first layers are a model's first eighth, the last ones its last, and always at least one

@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from elm_mlx.api import Completion, LanguageModel, ModelInfo, Piece, Stats, Stream, info, load
-    from elm_mlx.cpu import fast_blas, use_fast_blas
+    from elm_mlx.device.cpu import fast_blas, use_fast_blas
     from elm_mlx.errors import ElmError
-    from elm_mlx.locate import Located, pull
+    from elm_mlx.library.pull import Located, pull
 
 __version__ = "0.1.0"
 
@@ -38,10 +38,10 @@ __all__ = [
 
 _HOME = dict.fromkeys(__all__, "elm_mlx.api") | {
     "ElmError": "elm_mlx.errors",
-    "Located": "elm_mlx.locate",
-    "pull": "elm_mlx.locate",
-    "fast_blas": "elm_mlx.cpu",
-    "use_fast_blas": "elm_mlx.cpu",
+    "Located": "elm_mlx.library.pull",
+    "pull": "elm_mlx.library.pull",
+    "fast_blas": "elm_mlx.device.cpu",
+    "use_fast_blas": "elm_mlx.device.cpu",
 }
 # Reached as attributes too: elm_mlx.convert.convert(...), elm_mlx.errors.BadCheckpoint.
 _MODULES = ("convert", "errors")

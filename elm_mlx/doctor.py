@@ -14,11 +14,13 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import elm_mlx
-from elm_mlx import api, machine
-from elm_mlx.costs import gigabytes
+from elm_mlx import api
+from elm_mlx.device import memory as machine
+from elm_mlx.device.costs import gigabytes
 from elm_mlx.errors import ElmError
 from elm_mlx.files import free_space, standing
-from elm_mlx.store import hub, hub_cache, library
+from elm_mlx.library import copies as library
+from elm_mlx.library import hub, hub_cache
 
 OK, SLOW, BROKEN = "ok", "slow", "broken"
 SLOW_SELF_TEST_S = 5.0

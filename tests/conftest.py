@@ -7,9 +7,9 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-import checkpoints
 import mlx.core as mx
 import pytest
+from helpers import checkpoints
 
 import elm_mlx
 

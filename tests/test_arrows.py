@@ -18,31 +18,26 @@ ROOT = Path(__file__).parents[1]
 # A module imports from the lines above its own, and nothing else; those on one line do not know each other.
 # `name.*` is a room: a package whose modules may import one another. The numbers are those of docs/design.md.
 STAIR = (
-    ("errors", "demo", "demo.draft", "store"),  # 1: what a model is (demo and store are packages without imports)
-    ("arguments", "values"),
-    ("quantization",),
-    ("config",),
-    ("costs", "backend", "files"),  # 2: what it takes, what there is, and the stand-in's policy
-    ("machine",),
-    ("cpu",),
-    ("models.*", "engine.*", "text.*"),  # 3: three rooms that do not know each other
-    ("store.weights",),  # 4: weights
-    ("store.quantize",),
-    ("store.load",),  # 5: directory -> model, tokenizer, config
-    ("store.registry", "store.layout", "store.download"),  # 6: names and the network
-    ("store.hub_cache", "store.library"),
-    ("store.hub",),
+    ("errors", "demo", "demo.draft", "library"),  # 1: the ground floor (demo and library are packages without imports)
+    ("arguments", "files"),
+    ("config.*",),  # 2: what a model is
+    ("device.*",),  # 3: what this machine has
+    ("models.*", "engine.*", "text.*"),  # 4: three rooms that do not know each other
+    ("store.*",),  # 5: files to arrays, and a directory to a model
+    ("library.names", "library.download"),  # 6: names and the network
+    ("library.hub_cache", "library.copies"),
+    ("library.hub",),
     ("convert.*",),  # 7
-    ("locate",),  # 8: from a name to a directory, which asks convert inside the function that needs it
-    ("api",),
+    ("library.pull",),  # 8: from a name to a directory, which asks convert inside the functions that need it
+    ("api.*",),  # 9
     ("elm_mlx",),  # the public face
-    ("bench.*", "doctor"),  # 9: measuring and self-test, over it as tests, benchmarks and examples are
-    ("cli.*",),  # 10
+    ("bench.*", "doctor"),  # 10: measuring and self-test, over the face as tests, benchmarks and examples are
+    ("cli.*",),  # 11
     ("__main__",),
 )
 FACES = {"elm_mlx", "cli.group"}  # where modules are imported by name, when they are first used
-POLICY = {"cpu", "store.load", "elm_mlx"}  # where the CPU backend may be mentioned; the last offers a name of it
-ONLY_IN = {"click": "cli", "rich": "cli", "huggingface_hub": "store.hub"}  # package -> the room it works in
+POLICY = {"device.cpu", "store.load", "elm_mlx"}  # where the CPU backend may be mentioned; the last offers a name of it
+ONLY_IN = {"click": "cli", "rich": "cli", "huggingface_hub": "library.hub"}  # package -> the room it works in
 NEVER_AT_IMPORT = {"mlx_lm", "torch", "transformers"}
 FILES = {"io", "json", "mmap", "os", "pathlib", "safetensors", "shutil", "tempfile"}
 
@@ -111,10 +106,10 @@ def packages(module: str, *, top_only: bool = False) -> set[str]:
 def test_the_reader_sees_imports_wherever_they_are() -> None:
     tree = ast.parse(
         "import json\nif TYPE_CHECKING:\n    from elm_mlx.api import load\n"
-        "class A:\n    def f(self):\n        from elm_mlx import cpu, __version__\n        return lambda: __import__\n"
+        "class A:\n    def f(self):\n        from elm_mlx.device import cpu\n        return lambda: __import__\n"
     )
-    assert list(imports(tree)) == [("json", True), ("elm_mlx.api", True), ("elm_mlx.cpu", False)]
-    assert {"elm_mlx", "elm_mlx.store.load", "elm_mlx.convert", "elm_mlx.convert.pipeline"} <= set(SOURCES)
+    assert list(imports(tree)) == [("json", True), ("elm_mlx.api", True), ("elm_mlx.device.cpu", False)]
+    assert {"elm_mlx", "elm_mlx.store.load", "elm_mlx.convert", "elm_mlx.convert.output.pipeline"} <= set(SOURCES)
 
 
 def test_every_module_stands_on_the_stair() -> None:
@@ -140,7 +135,7 @@ def test_no_module_imports_itself_through_others() -> None:
 
 def test_the_public_face_shows_the_api_alone_and_lazily() -> None:
     own = {one.name for one in IMPORTS["elm_mlx"] if one.name.startswith("elm_mlx")}
-    assert own == {"elm_mlx.api", "elm_mlx.cpu", "elm_mlx.errors", "elm_mlx.locate"}
+    assert own == {"elm_mlx.api", "elm_mlx.device.cpu", "elm_mlx.errors", "elm_mlx.library.pull"}
     for statement in SOURCES["elm_mlx"].body:
         assert isinstance(statement, ast.If) or not any(one.name in own for one in imports(statement))
 
@@ -191,7 +186,7 @@ def test_the_cpu_backend_is_mentioned_by_its_policy_alone() -> None:
     for module, tree in SOURCES.items():
         if short(module) not in POLICY:
             assert not mentions(tree) & {"cpu", "gpu", "DeviceType", "default_device", "set_default_device"}, module
-            assert "elm_mlx.cpu" not in {one.name for one in IMPORTS[module]}, module
+            assert "elm_mlx.device.cpu" not in {one.name for one in IMPORTS[module]}, module
 
 
 def mentions(tree: ast.AST) -> set[str]:

@@ -13,9 +13,10 @@ from typing import Any
 import mlx.core as mx
 
 import elm_mlx
-from elm_mlx import LanguageModel, machine
+from elm_mlx import LanguageModel
 from elm_mlx.bench.cases import DECODE, Case
-from elm_mlx.costs import kv_bytes_per_token
+from elm_mlx.device import memory as machine
+from elm_mlx.device.costs import kv_bytes_per_token
 from elm_mlx.store.weights import DTYPE_NAMES, read_header, safetensors_files
 
 # What MLX reads when it is imported: how much goes into one of Metal's command buffers.

@@ -7,7 +7,7 @@ from collections.abc import Generator, Sequence
 import mlx.core as mx
 
 from elm_mlx import LanguageModel
-from elm_mlx.engine.cache import RESERVE, KVCache, make_cache
+from elm_mlx.engine.cache.kv import RESERVE, KVCache, make_cache
 from elm_mlx.engine.generate import generate, prefill
 from elm_mlx.engine.sampling import Sampler
 

@@ -174,7 +174,7 @@ def configs_of_shapes(shapes: Sequence[str]) -> list[ModelConfig]:
 def configs_here(models: Sequence[str] | None, bits: Listing) -> list[ModelConfig]:
     """Those of the models that need not be fetched. Raises as `locate`."""
     from elm_mlx.api import demo_directory  # here, as --help needs no MLX
-    from elm_mlx.locate import locate
+    from elm_mlx.library.pull import locate
     from elm_mlx.store.load import read_config
 
     if models is None:

@@ -13,11 +13,11 @@ from elm_mlx.cli.blas import prefer_fast_blas
 from elm_mlx.cli.find import BITS
 from elm_mlx.cli.messages import printable, quietable, say
 from elm_mlx.cli.progress import ProgressBar
-from elm_mlx.costs import gigabytes
+from elm_mlx.config.quantization import QUANTIZATION_MODES, RECIPES, in_words
+from elm_mlx.device.costs import gigabytes
 from elm_mlx.files import disk_errors
-from elm_mlx.quantization import QUANTIZATION_MODES, RECIPES, in_words
-from elm_mlx.store import registry
-from elm_mlx.store.registry import Known
+from elm_mlx.library import names as registry
+from elm_mlx.library.names import Known
 
 GROUPS = list(map(str, QUANTIZATION_MODES["affine"][1]))
 
@@ -129,9 +129,9 @@ def repository_name(source: str) -> str | None:
 def refuse_early(target: Path, force: bool, options: dict[str, Any]) -> None:
     """Refuses what cannot end well before anything large is fetched."""
     from elm_mlx.convert import shard_bytes
-    from elm_mlx.convert.places import refuse_unnameable
-    from elm_mlx.convert.target import refuse_existing, refuse_unfit
-    from elm_mlx.convert.tokenizer_files import find
+    from elm_mlx.convert.output.path_guards import refuse_unnameable
+    from elm_mlx.convert.output.target import refuse_existing, refuse_unfit
+    from elm_mlx.convert.tokenizer import find
 
     shard_bytes(options["max_shard_size"])
     refuse_unnameable(target)
@@ -145,7 +145,7 @@ def refuse_early(target: Path, force: bool, options: dict[str, Any]) -> None:
 
 def fetched(source: str, dry_run: bool) -> tuple[Path, Path | None]:
     """(where the checkpoint lies, the tokenizer that it lacks) of a name; in a dry run what is here."""
-    from elm_mlx.locate import checkpoint, checkpoint_here
+    from elm_mlx.library.pull import checkpoint, checkpoint_here
 
     with ProgressBar("Fetching", in_bytes=True) as bar:
         found, tokenizer = checkpoint_here(source) if dry_run else checkpoint(source, bar, say)

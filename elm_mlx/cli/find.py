@@ -15,9 +15,9 @@ import elm_mlx
 from elm_mlx import demo
 from elm_mlx.cli.messages import say
 from elm_mlx.cli.progress import ProgressBar, bars
+from elm_mlx.config.quantization import QUANTIZATION_MODES
 from elm_mlx.errors import BadCheckpoint, InvalidRequest
-from elm_mlx.quantization import QUANTIZATION_MODES
-from elm_mlx.store import registry
+from elm_mlx.library import names as registry
 
 if TYPE_CHECKING:
     from elm_mlx import LanguageModel

@@ -11,8 +11,8 @@ import elm_mlx
 from elm_mlx import demo
 from elm_mlx.cli.find import BITS, names
 from elm_mlx.cli.messages import quietable
-from elm_mlx.costs import gigabytes
-from elm_mlx.quantization import in_words
+from elm_mlx.config.quantization import in_words
+from elm_mlx.device.costs import gigabytes
 
 
 @click.command()

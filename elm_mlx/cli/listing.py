@@ -9,12 +9,13 @@ from typing import Any
 import click
 
 import elm_mlx
-from elm_mlx.costs import gigabytes, rough_bytes
+from elm_mlx.device.costs import gigabytes, rough_bytes
+from elm_mlx.device.memory import memory_limit
 from elm_mlx.errors import ElmError, NotFound
-from elm_mlx.machine import memory_limit
-from elm_mlx.store import library, registry
+from elm_mlx.library import copies as library
+from elm_mlx.library import names as registry
+from elm_mlx.library.names import Known
 from elm_mlx.store.layout import is_whole
-from elm_mlx.store.registry import Known
 
 
 @click.command("list")
@@ -40,7 +41,7 @@ def command(as_json: bool, names_only: bool) -> None:
 def known(model: Known) -> list[dict[str, Any]]:
     """A row for each variant that lies here. Where none does, whether it would fit is reckoned from its parameters,
     without a cache."""
-    from elm_mlx.locate import locate  # here, as --help needs no MLX
+    from elm_mlx.library.pull import locate  # here, as --help needs no MLX
 
     named = {"name": model.name, "repository": model.ready or model.original, "parameters": model.parameters}
     try:

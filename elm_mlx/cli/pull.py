@@ -10,7 +10,7 @@ from elm_mlx.cli.find import BITS, find, names
 from elm_mlx.cli.messages import quietable, say
 from elm_mlx.cli.progress import bars
 from elm_mlx.errors import InvalidRequest
-from elm_mlx.store import registry
+from elm_mlx.library import names as registry
 
 
 @click.command()
@@ -35,7 +35,7 @@ def command(name: str, bits: str | None, force: bool, verify: bool) -> None:
 
 def repair(name: str, bits: str | None) -> Path:
     """Where the model lies once nothing of it is damaged."""
-    from elm_mlx import locate  # here, as --help needs no MLX
+    from elm_mlx.library import pull as locate  # here, as --help needs no MLX
 
     with bars("Checking", "Fetching", "Converting") as (checking, fetching, converting):
         number = int(bits) if bits else None

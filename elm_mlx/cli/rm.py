@@ -10,7 +10,8 @@ import click
 from elm_mlx.cli.find import names
 from elm_mlx.cli.messages import quietable, say
 from elm_mlx.errors import InvalidRequest, NotFound
-from elm_mlx.store import library, registry
+from elm_mlx.library import copies as library
+from elm_mlx.library import names as registry
 
 UNFINISHED = "what a stopped conversion left"
 
@@ -21,7 +22,7 @@ UNFINISHED = "what a stopped conversion left"
 @quietable
 def command(name: str, yes: bool) -> None:
     """Remove what elm-mlx made of NAME: its own copies alone, never the hub's cache or your directories."""
-    from elm_mlx.convert.target import discard  # here, as --help needs no MLX
+    from elm_mlx.convert.output.target import discard  # here, as --help needs no MLX
 
     for place, what in found(name):
         if not yes and not sys.stdin.isatty():
@@ -40,7 +41,7 @@ def command(name: str, yes: bool) -> None:
 def found(name: str) -> list[tuple[Path, str]]:
     """Our copies of a model and what they are, of every commit unless one is named, and those not finished. Raises
     NotFound where there are none."""
-    from elm_mlx.convert.target import unfinished
+    from elm_mlx.convert.output.target import unfinished
 
     named = registry.parse(name)
     whole = [(copy.path, f"{copy.repository} {copy.variant}") for copy in library.copies_of(named)]

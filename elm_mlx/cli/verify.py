@@ -45,8 +45,8 @@ def command(
     the bound: the one for the way the weights are stored, or --max-kl.
     """
     prefer_fast_blas()
-    from elm_mlx.convert.layerwise import open_directory  # here, as --help needs no MLX
     from elm_mlx.convert.verify import TOKENS, verify
+    from elm_mlx.convert.verify.layerwise import open_directory  # here, as --help needs no MLX
 
     place: str | Path = source
     if not Path(source).exists() and repository_name(source):

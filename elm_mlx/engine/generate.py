@@ -11,7 +11,7 @@ from typing import Protocol
 import mlx.core as mx
 
 from elm_mlx.arguments import Progress
-from elm_mlx.engine.cache import KVCache
+from elm_mlx.engine.cache.kv import KVCache
 from elm_mlx.engine.sampling import Sampler
 
 Stream = mx.Device | mx.Stream | mx.ThreadLocalStream

@@ -13,7 +13,7 @@ from typing import Protocol
 import mlx.core as mx
 
 from elm_mlx import config as configs
-from elm_mlx.quantization import Quantization
+from elm_mlx.config.quantization import Quantization
 
 Gate = Callable[[mx.array, mx.array], mx.array]
 Offset = int | mx.array  # a scalar; an array where a compiled step must not be traced anew for each

@@ -9,11 +9,13 @@ from pathlib import Path
 
 import mlx.core as mx
 
-from elm_mlx import cpu, machine
 from elm_mlx.arguments import Progress
 from elm_mlx.config import HEAD, ModelConfig, config_from_dict
-from elm_mlx.costs import footprint, gigabytes, parameter_count
-from elm_mlx.engine.cache import make_cache
+from elm_mlx.config.values import token_ids
+from elm_mlx.device import cpu
+from elm_mlx.device import memory as machine
+from elm_mlx.device.costs import footprint, gigabytes, parameter_count
+from elm_mlx.engine.cache.kv import make_cache
 from elm_mlx.engine.generate import PREFILL_CHUNK, Stream
 from elm_mlx.engine.sampling import Sampling
 from elm_mlx.errors import BadCheckpoint, InvalidRequest, NotEnoughMemory, NotFound
@@ -21,10 +23,9 @@ from elm_mlx.files import optional_json, read_json, reading
 from elm_mlx.models import build
 from elm_mlx.models.layers import Linear, Parameters
 from elm_mlx.models.model import Model
-from elm_mlx.store.quantize import expand, stored_entries
+from elm_mlx.store.stored_form import expand, stored_entries
 from elm_mlx.store.weights import check_copy, check_entries, gather, read_arrays, safetensors_files
 from elm_mlx.text.tokenizer import Tokenizer
-from elm_mlx.values import token_ids
 
 
 @dataclass(frozen=True)

@@ -7,9 +7,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import checkpoints
 import mlx.core as mx
 import pytest
+from helpers import checkpoints
 
 import elm_mlx
 from elm_mlx.bench.cases import Case, cases, check_context

@@ -7,9 +7,9 @@ import re
 from math import prod
 from pathlib import Path
 
-import checkpoints
 import mlx.core as mx
 import pytest
+from helpers import checkpoints
 
 import elm_mlx
 from elm_mlx.bench import bandwidth

@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-import json
 import shutil
-from pathlib import Path
 from typing import Any
 
 import pytest
+from helpers import checkpoints
 
 import elm_mlx
-from elm_mlx import machine
 from elm_mlx.bench.facts import fingerprint
 from elm_mlx.bench.random_model import random_model
 from elm_mlx.bench.shapes import NARROW, SHAPES
 from elm_mlx.config import config_from_dict
+from elm_mlx.device import memory as machine
 from elm_mlx.errors import DiskFull, NotEnoughMemory
 
-PUBLISHED: dict[str, Any] = json.loads((Path(__file__).parents[1] / "published.json").read_text(encoding="utf-8"))
+PUBLISHED = checkpoints.PUBLISHED
 
 
 @pytest.mark.parametrize("shape", [name for name in SHAPES if name not in NARROW])

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 from unittest.mock import Mock
 
-import checkpoints
 import pytest
+from helpers import checkpoints
 
 import elm_mlx
 from elm_mlx.bench import bandwidth, measure, peer

@@ -8,8 +8,8 @@ import tempfile
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import checkpoints
 import pytest
+from helpers import checkpoints
 
 from elm_mlx import cli
 from elm_mlx.bench import bandwidth, clock, measure, random_model

@@ -8,9 +8,9 @@ import subprocess
 import sys
 from pathlib import Path
 
-import checkpoints
 import pexpect
 import pytest
+from helpers import checkpoints
 
 import elm_mlx
 from elm_mlx.cli.chat import Chat

@@ -17,11 +17,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import checkpoints
 import click
 import mlx.core as mx
 import pexpect
 import pytest
+from helpers import checkpoints
 
 import elm_mlx
 from elm_mlx import cli, errors

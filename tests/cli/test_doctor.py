@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 
 import elm_mlx
-from elm_mlx import cli, doctor, machine
+from elm_mlx import cli, doctor
+from elm_mlx.device import memory as machine
 from elm_mlx.errors import BadCheckpoint
 
 

@@ -7,8 +7,8 @@ import shutil
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import checkpoints
 import pytest
+from helpers import checkpoints
 
 from elm_mlx import cli
 from elm_mlx.convert import convert

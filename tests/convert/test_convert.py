@@ -11,10 +11,10 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import checkpoints
 import mlx.core as mx
 import numpy as np
 import pytest
+from helpers import checkpoints
 
 import elm_mlx
 from elm_mlx.config import config_from_dict

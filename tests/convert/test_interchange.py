@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import checkpoints
 import mlx.core as mx
 import pytest
+from helpers import checkpoints
 
 import elm_mlx
 from elm_mlx.convert import convert

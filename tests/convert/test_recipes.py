@@ -7,17 +7,17 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-import checkpoints
 import mlx.core as mx
 import pytest
+from helpers import checkpoints
 
 import elm_mlx
 from elm_mlx.cli import run
 from elm_mlx.config import config_from_dict
+from elm_mlx.config.quantization import RECIPES
 from elm_mlx.convert import Conversion, convert, recipes
 from elm_mlx.errors import InvalidRequest
 from elm_mlx.models.layers import QuantizedLinear
-from elm_mlx.quantization import RECIPES
 
 ROOT = Path(__file__).parents[2]
 DEMO = ROOT / "examples/demo_model/demo"

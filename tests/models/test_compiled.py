@@ -5,14 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import checkpoints
-import goldens
 import mlx.core as mx
 import pytest
+from helpers import checkpoints, goldens
 
 import elm_mlx
 from elm_mlx.convert import convert
-from elm_mlx.engine.cache import KVCache, make_cache
+from elm_mlx.engine.cache.kv import KVCache, make_cache
 from elm_mlx.engine.generate import generate
 from elm_mlx.engine.sampling import Sampler, Sampling
 from elm_mlx.models.model import Model

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import checkpoints
-import goldens
 import mlx.core as mx
 import numpy as np
+from helpers import checkpoints, goldens
 
 import elm_mlx
 

@@ -6,10 +6,9 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-import checkpoints
-import goldens
 import mlx.core as mx
 import pytest
+from helpers import checkpoints, goldens
 
 from elm_mlx import models
 from elm_mlx.config import config_from_dict

@@ -9,9 +9,8 @@ import numpy as np
 
 sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[1])]
 
-import checkpoints
-import goldens
 import torch_models
+from helpers import checkpoints, goldens
 
 
 def compute(name: str) -> dict[str, np.ndarray]:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-import chat_templates as written
 import pytest
+from helpers import chat_templates as written
 
 from elm_mlx.errors import BadCheckpoint, ElmError
-from elm_mlx.text.chat import ZEPHYR, ChatTemplate
+from elm_mlx.text.chat.template import ZEPHYR, ChatTemplate
 
 pytestmark = pytest.mark.parity
 utilities = pytest.importorskip("transformers.utils.chat_template_utils")

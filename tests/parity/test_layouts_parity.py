@@ -7,9 +7,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import checkpoints
-import goldens
 import pytest
+from helpers import checkpoints, goldens
 
 import elm_mlx
 from elm_mlx.convert import convert

@@ -8,10 +8,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import checkpoints
 import mlx.core as mx
 import mlx.optimizers
 import pytest
+from helpers import checkpoints
 from mlx.utils import tree_flatten
 
 import elm_mlx

@@ -8,10 +8,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import checkpoints
-import goldens
 import numpy as np
 import pytest
+from helpers import checkpoints, goldens
 
 import elm_mlx
 from elm_mlx.convert import convert

@@ -6,9 +6,9 @@ import random
 from pathlib import Path
 from typing import Any
 
-import checkpoints
 import pytest
-import tiktoken_craft as craft
+from helpers import checkpoints
+from helpers import tiktoken_craft as craft
 
 pytestmark = pytest.mark.parity
 transformers = pytest.importorskip("transformers")
@@ -16,7 +16,7 @@ converter = pytest.importorskip("transformers.convert_slow_tokenizer")
 
 from elm_mlx.config import config_from_dict
 from elm_mlx.convert import tokenizer_files
-from elm_mlx.convert.tiktoken_model import SPECIALS, special_tokens
+from elm_mlx.convert.tokenizer.tiktoken import SPECIALS, special_tokens
 from elm_mlx.text.tokenizer import Tokenizer
 
 SIZE, SAMPLES = 2000, 10_000

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-HERE = Path(__file__).parent.parent / "convert" / "torch_files"
+HERE = Path(__file__).parent.parent / "convert" / "torch_file" / "fixtures"
 
 
 def elements() -> dict[str, torch.Tensor]:

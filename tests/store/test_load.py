@@ -10,20 +10,20 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import checkpoints
 import mlx.core as mx
 import numpy as np
 import pytest
+from helpers import checkpoints
 
 import elm_mlx
-from elm_mlx import machine
 from elm_mlx.config import config_from_dict
 from elm_mlx.convert import convert
-from elm_mlx.costs import footprint, parameter_count
+from elm_mlx.device import memory as machine
+from elm_mlx.device.costs import footprint, parameter_count
 from elm_mlx.errors import BadCheckpoint, MissingTokenizer, NotEnoughMemory, NotFound, Unsupported
 from elm_mlx.models.layers import Linear, QuantizedLinear, Rows
 from elm_mlx.store.load import load_directory, read_config
-from elm_mlx.store.quantize import quantize
+from elm_mlx.store.stored_form import quantize
 
 NORM = "transformer.norm.weight"
 Edit = Callable[[dict[str, mx.array]], object]

@@ -6,9 +6,9 @@ import json
 from pathlib import Path
 from typing import Any
 
-import checkpoints
 import pytest
 import tokenizers
+from helpers import checkpoints
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import AddedToken, Regex, decoders, models, pre_tokenizers, trainers

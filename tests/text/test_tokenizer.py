@@ -7,9 +7,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import checkpoints
 import pytest
 import tokenizers
+from helpers import checkpoints
 
 from elm_mlx.errors import BadCheckpoint, InvalidRequest, MissingTokenizer, Unsupported
 from elm_mlx.text.tokenizer import Tokenizer, guarded

@@ -1,0 +1,1 @@
+"""What a conversion writes, and how it appears whole or not at all."""

@@ -1,0 +1,73 @@
+"""README.md of an output, a model card as the Hugging Face hub reads it: origin, form, use, and what was measured.
+
+Format: https://huggingface.co/docs/hub/model-cards. The licence is the source's, which this program cannot judge.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from elm_mlx.config import ModelConfig
+from elm_mlx.config.quantization import in_words
+from elm_mlx.convert.verify import Report
+from elm_mlx.device.costs import gigabytes, parameter_count
+
+CARD = """\
+---
+library_name: mlx
+pipeline_tag: text-generation
+tags:
+- mlx
+- {family}
+{base}---
+
+# {name} for MLX
+
+{origin}, converted to MLX by elm-mlx {elm_mlx} (MLX {mlx}): {parameters:,} parameters, {form}, {size} at
+{bits:.2f} bits per weight. Files, hashes and options: [conversion.json](conversion.json). The licence is that of the
+original.
+
+## Use
+
+```sh
+elm-mlx generate --model DIRECTORY --prompt "Once upon a time"
+mlx_lm.generate --model DIRECTORY --prompt "Once upon a time"
+```
+
+## Quality
+
+{quality}
+"""
+UNVERIFIED = "Not measured. `elm-mlx verify DIRECTORY --against SOURCE` compares it with its source."
+VERIFIED = """\
+Against its source over {tokens:,} tokens, both computed in float32 (`elm-mlx verify`):
+
+| | |
+|---|---|
+| weights | each the source's, rounded as it is stored, bit for bit |
+| KL divergence, nats per token | {kl_divergence:.3g} (bound {bound:g}) |
+| perplexity | {perplexity:.4g}, of the source {source_perplexity:.4g} |
+| same likeliest token | {same_top:.2%} |
+| largest difference of a logit | {max_difference:.3g}, {relative_difference:.2g} of the largest |"""
+
+
+def card(config: ModelConfig, made: Mapping[str, Any], nbytes: int, report: Report | None) -> str:
+    """The card of an output with `nbytes` of weights; `made` is its conversion.json's object. It does not say where the
+    output lies, so that the same input gives the same bytes."""
+    source, how = made["source"], made["options"]["quantization"]
+    repository, count = source.get("repository"), parameter_count(config)
+    name = repository or source["directory"]
+    return CARD.format(
+        name=name.rpartition("/")[2],
+        family=config.family,
+        base=f"base_model: {repository}\n" if repository else "",
+        origin=f"{repository} at revision {source['revision']}" if repository else name,
+        elm_mlx=made["elm_mlx"],
+        mlx=made["mlx"],
+        parameters=count,
+        form=in_words(how) if how else made["options"]["dtype"],
+        size=gigabytes(nbytes),
+        bits=8 * nbytes / count,
+        quality=VERIFIED.format_map(vars(report)) if report else UNVERIFIED,
+    )

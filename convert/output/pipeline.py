@@ -1,0 +1,197 @@
+"""Read, cast, quantize, write: some rows of the source in memory at a time, and one weight as it is stored."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import groupby
+from math import prod
+from operator import attrgetter
+from pathlib import Path
+
+import mlx.core as mx
+
+from elm_mlx.arguments import Progress
+from elm_mlx.config import ModelConfig
+from elm_mlx.config.quantization import Quantization
+from elm_mlx.convert.output.journal import Journal, checksum, read_checksum
+from elm_mlx.convert.tensor import LazyTensor
+from elm_mlx.errors import BadCheckpoint
+from elm_mlx.files import write_json
+from elm_mlx.store.stored_form import parts, quantize
+from elm_mlx.store.weights import Entry, Writer, file_head
+
+AHEAD_BYTES = CACHE_BYTES = 48 * 2**20  # small beside the 200 MB that a conversion may take over its tensors
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What will be written, known to the byte before anything is read.
+
+    `stored` maps each weight to the entries it becomes, `shards` is the weights of each file in order.
+    """
+
+    dtype: mx.Dtype
+    settings: dict[str, Quantization | None]
+    stored: dict[str, dict[str, Entry]]
+    shards: list[list[str]]
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all tensors."""
+        return sum(map(self.size, self.stored))
+
+    def size(self, name: str) -> int:
+        """Bytes of one weight."""
+        return sum(entry.nbytes for entry in self.stored[name].values())
+
+    @property
+    def files(self) -> dict[str, list[str]]:
+        """The weights of each file by its name: `model.safetensors`, or model-00001-of-00003.safetensors."""
+        count = len(self.shards)
+        names = [f"model-{number:05d}-of-{count:05d}" for number in range(1, count + 1)] if count > 1 else ["model"]
+        return {f"{name}.safetensors": weights for name, weights in zip(names, self.shards, strict=True)}
+
+    def entries(self, names: list[str]) -> dict[str, Entry]:
+        """What the file of these weights holds."""
+        return {part: entry for name in names for part, entry in self.stored[name].items()}
+
+
+@dataclass(frozen=True)
+class Block:
+    """Rows of a weight, by the tensors that they are stored as; `nbytes` is what they take at their source."""
+
+    name: str
+    nbytes: int
+    parts: dict[str, mx.array]
+
+    def wait(self) -> Block:
+        """Itself, once it is computed; mx.eval would wait for all that MLX has been given to do."""
+        for array in self.parts.values():
+            memoryview(array)  # type: ignore[arg-type]
+        return self
+
+
+def plan(config: ModelConfig, quantization: Quantization | None, dtype: mx.Dtype, shard_bytes: int) -> Plan:
+    """The files for a model: a weight is never split, so one above `shard_bytes` gets a file of its own."""
+    settings: dict[str, Quantization | None] = {}
+    stored: dict[str, dict[str, Entry]] = {}
+    shards: list[list[str]] = [[]]
+    filled = 0
+    for name, shape in config.weight_shapes().items():
+        setting = settings[name] = quantization.of(name, shape) if quantization else None
+        stored[name] = parts(name, shape, setting, dtype)
+        size = sum(entry.nbytes for entry in stored[name].values())
+        if shards[-1] and filled + size > shard_bytes:
+            shards.append([])
+            filled = 0
+        shards[-1].append(name)
+        filled += size
+    return Plan(dtype, settings, stored, shards)
+
+
+def resume(folder: Path, plan: Plan, journal: Journal) -> set[str]:
+    """The weights that a killed run has written to `folder`, read back and found to be what the journal says.
+    They are the plan's first; what else is there is removed."""
+    claims = journal.claims()
+    done: list[str] = []
+    begun: list[str] = []
+    for file, names in plan.files.items():
+        if count := intact(folder / file, plan, names, claims[len(done) :]):
+            begun.append(file)
+            done += names[:count]
+        if count < len(names):
+            break
+    journal.keep(len(done))
+    for path in folder.iterdir():
+        if path.name not in begun:
+            path.unlink()
+    return set(done)
+
+
+def intact(path: Path, plan: Plan, names: list[str], claims: list[tuple[str, str]]) -> int:
+    """How many of a file's weights, from its first on, are as claimed."""
+    if not path.is_file():
+        return 0
+    with path.open("rb") as file:
+        file.seek(len(file_head(plan.entries(names))))
+        pairs = list(zip(names, claims, strict=False))
+        wrong = (i for i, (name, claim) in enumerate(pairs) if claim != (read_checksum(file, plan.size(name)), name))
+        return next(wrong, len(pairs))
+
+
+def write(
+    folder: Path,
+    plan: Plan,
+    tensors: dict[str, LazyTensor],
+    done: set[str],
+    journal: Journal,
+    progress: Progress | None,
+) -> None:
+    """Writes the plan's files and their index, all but the weights that are `done`."""
+    sizes = {name: source_bytes(tensor) for name, tensor in tensors.items()}
+    reached, total = sum(sizes[name] for name in done), sum(sizes.values())
+    places: dict[str, str] = {}
+    pending = {name: tensors[name] for name in plan.stored if name not in done}
+    weights = groupby(converting(plan, pending), key=attrgetter("name"))
+    for file, names in plan.files.items():
+        entries, left = plan.entries(names), [name for name in names if name not in done]
+        places |= dict.fromkeys(entries, file)
+        with small_cache(), Writer(folder / file, entries, len(entries) - len(plan.entries(left))) as writer:
+            for name in left:
+                _, blocks = next(weights)
+                journal.add(name, write_weight(writer, list(blocks)))
+                reached += sizes[name]
+                if progress:
+                    progress(reached, total)
+    index = {"metadata": {"total_size": plan.nbytes}, "weight_map": places}
+    write_json(folder / "model.safetensors.index.json", index)
+
+
+@contextmanager
+def small_cache() -> Iterator[None]:
+    """MLX otherwise keeps freed buffers of every size met. Clearing its cache would wait for all that it has to do."""
+    before = mx.set_cache_limit(CACHE_BYTES)
+    try:
+        yield
+    finally:
+        mx.set_cache_limit(before)
+
+
+def write_weight(writer: Writer, blocks: list[Block]) -> str:
+    """Appends a weight, part by part; the checksum of its bytes."""
+    written = (writer.write(part, *(block.parts[part] for block in blocks)) for part in blocks[0].parts)
+    return checksum(data for part in written for data in part)
+
+
+def converting(plan: Plan, tensors: dict[str, LazyTensor]) -> Iterator[Block]:
+    """The weights block after block, each done; while the caller has one MLX works on AHEAD_BYTES of those after it."""
+    running: deque[Block] = deque()
+    for name, tensor in tensors.items():
+        for rows in tensor.blocks():
+            running.append(Block(name, rows.nbytes, converted(name, rows, plan)))
+            mx.async_eval(*running[-1].parts.values())
+            while sum(block.nbytes for block in running) > AHEAD_BYTES:
+                yield running.popleft().wait()
+    while running:
+        yield running.popleft().wait()
+
+
+def converted(name: str, rows: mx.array, plan: Plan) -> dict[str, mx.array]:
+    """Rows of one weight as they are stored: cast, then quantized where the plan says so."""
+    cast = rows.astype(plan.dtype)
+    if plan.dtype == mx.float16 and bool(mx.any(mx.isinf(cast) & ~mx.isinf(rows))):
+        raise BadCheckpoint(f"{name} has values above 65504, which float16 cannot hold. Use --dtype bfloat16.")
+    return quantize(name, cast, plan.settings[name])
+
+
+def elements(tensor: LazyTensor) -> int:
+    """How many elements a tensor has."""
+    return prod(tensor.shape)
+
+
+def source_bytes(tensor: LazyTensor) -> int:
+    """Bytes of a tensor as it was published."""
+    return Entry(tensor.dtype, tensor.shape).nbytes

@@ -1,0 +1,77 @@
+"""What an output is made of, from and with: conversion.json. No time and no place in it, so that the same input gives
+the same bytes anywhere."""
+
+from __future__ import annotations
+
+import hashlib
+import mmap
+import os
+import re
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import mlx.core as mx
+
+from elm_mlx import __version__
+from elm_mlx.convert.sources import Source
+from elm_mlx.files import reading
+from elm_mlx.library.hub_cache import snapshot_at
+
+VERSIONS = {"elm_mlx": __version__, "mlx": mx.__version__}  # type: ignore[attr-defined]
+CHUNK = 2**26
+
+
+@contextmanager
+def of(source: Source, tokenizer: list[Path], options: dict[str, Any]) -> Iterator[Callable[[], dict[str, Any]]]:
+    """Gives conversion.json's object when it is asked for: until then a thread takes the hashes of the files of the
+    source and the tokenizer, beside the conversion, which waits for MLX most of its time."""
+    stop = threading.Event()
+    with ThreadPoolExecutor(max_workers=1) as thread:
+        hashes = {file: thread.submit(describe, file, stop.is_set) for file in [*source.files, *tokenizer]}
+        try:
+            yield lambda: {
+                **VERSIONS,
+                "options": options,
+                "source": origin(source.directory) | {"layout": source.layout},
+                "files": {file.name: hashes[file].result() for file in source.files},
+                "tokenizer": {file.name: hashes[file].result() for file in tokenizer},
+            }
+        finally:
+            stop.set()
+
+
+def origin(directory: Path) -> dict[str, str]:
+    """Repository and revision, where the directory lies in the hub's cache; else its name, as far as it is text."""
+    if found := snapshot_at(directory):
+        return {"repository": found.repository, "revision": found.commit}
+    return {"directory": os.fsencode(directory.resolve().name).decode(errors="replace")}
+
+
+def describe(file: Path, stopped: Callable[[], bool]) -> dict[str, Any]:
+    """Size and sha256; the hub's cache names a large file by it."""
+    blob, cached = file.resolve(), snapshot_at(file.parent)
+    with reading(file), file.open("rb") as content:
+        nbytes = file.stat().st_size
+        known = cached and blob.parent == cached.folder / "blobs" and re.fullmatch(r"[0-9a-f]{64}", blob.name)
+        return {"bytes": nbytes, "sha256": blob.name if known else sha256(content, nbytes, stopped)}
+
+
+def sha256(file: BinaryIO, nbytes: int, stopped: Callable[[], bool]) -> str:
+    """The hash of a file, over a map: each time it asks for bytes it would have to wait for the interpreter."""
+    found = hashlib.sha256()
+    content = memoryview(mmap.mmap(file.fileno(), nbytes, access=mmap.ACCESS_READ) if nbytes else b"")
+    for begin in range(0, nbytes, CHUNK):
+        if not stopped():
+            found.update(content[begin : begin + CHUNK])
+    return found.hexdigest()
+
+
+def fingerprint(source: Source, *facts: object) -> str:
+    """Of all that the weights' bytes come from: the versions, the facts, and the source's files, which count as changed
+    with their size or time."""
+    states = [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in source.files]
+    return hashlib.sha256(repr((VERSIONS, source.layout, states, facts)).encode()).hexdigest()

@@ -1,0 +1,147 @@
+"""CoreNet's own OpenELM checkpoints, and Apple's MLX copies of them: flat names, padded rows, no architecture.
+
+The architecture lies in the shapes. A CoreNet yaml, or the config.json of Apple's copies, adds the context length and
+is held against them. Source: apple/corenet, general_gpt.py, projects/openelm, mlx_examples/open_elm.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from functools import partial
+from math import gcd
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+import yaml  # type: ignore[import-untyped]
+
+from elm_mlx.config import HEAD, OpenELMConfig, Shape
+from elm_mlx.config.values import MAX_POSITIONS, MAX_VOCAB, integer
+from elm_mlx.convert.keymap import RULES, rename
+from elm_mlx.convert.tensor import LazyTensor
+from elm_mlx.errors import BadCheckpoint, InvalidRequest
+from elm_mlx.files import MAX_SMALL_BYTES, read_bytes, reading
+
+APPLES = "weights.safetensors"
+AVERAGED = ("checkpoint_average.pt", "checkpoint_avg.pt")  # the mean of the last few, which Apple released
+MAX_YAML_BYTES = 2**16  # CoreNet's have 3 kB
+PADDING_INDEX = 32_000  # Llama 2's vocabulary ends here; the rows after it fill up a multiple of 128
+SIZES = {"OpenELM-270M": (1280, 16), "OpenELM-450M": (1536, 20), "OpenELM-1_1B": (2048, 28), "OpenELM-3B": (3072, 36)}
+
+
+def files(directory: Path) -> Mapping[str, list[str]]:
+    """The one checkpoint of a directory: Apple's file, an average, else a .pt that is alone of its kind."""
+    with reading(directory):
+        names = sorted(file.name for file in directory.iterdir() if file.suffix == ".pt" and file.is_file())
+        known = [name for name in (APPLES, *AVERAGED) if (directory / name).is_file()]
+    states = [name for name in names if not name.startswith("training_")]
+    chosen = known[:1] or states or names
+    if len(chosen) > 1:
+        raise InvalidRequest(f"{directory} holds {len(chosen)} checkpoints, {', '.join(chosen[:5])}. Name one of them.")
+    return {name: [] for name in chosen}
+
+
+def renamed(tensors: Mapping[str, LazyTensor]) -> dict[str, Shape]:
+    """The shapes under Hugging Face's names."""
+    return {rename(name, RULES["openelm", "corenet"]): tensor.shape for name, tensor in tensors.items()}
+
+
+def is_corenet(tensors: Mapping[str, LazyTensor]) -> bool:
+    """Whether the tensors have CoreNet's names."""
+    return OpenELMConfig.embedding_name in renamed(tensors)
+
+
+def yaml_facts(directory: Path) -> tuple[dict[str, Any], list[str]]:
+    """What the CoreNet configurations of a directory say of the model, which must be one thing; and their names. Often
+    nothing, and none."""
+    with reading(directory):
+        files = [file for file in sorted(directory.iterdir()) if file.suffix in (".yaml", ".yml")]
+    said = {file.name: facts for file in files if (facts := general_gpt(file))}
+    facts = next(iter(said.values()), {})
+    if any(other != facts for other in said.values()):
+        raise InvalidRequest(f"{directory} holds CoreNet configurations of several models. Keep the checkpoint's own.")
+    return facts, list(said)
+
+
+def general_gpt(file: Path) -> dict[str, Any]:
+    """The section model.language_modeling.general_gpt, whole numbers as such; empty in a yaml of another kind."""
+    data = read_bytes(file, MAX_SMALL_BYTES)
+    if b"general_gpt" not in data or len(data) > MAX_YAML_BYTES:
+        return {}
+    try:
+        section: Any = yaml.load(data, Loader=yaml.BaseLoader)  # text, lists and mappings alone: nothing is built
+        for key in ("model", "language_modeling", "general_gpt"):
+            section = section.get(key) if isinstance(section, dict) else None
+        items = section.items() if isinstance(section, dict) else ()
+        # Texts alone: a list may stand for more than any memory holds, and comparing two such would never end.
+        texts = {str(key): text if isinstance(text, str) else type(text).__name__ for key, text in items}
+        return {key: int(text) if text.isdecimal() else text for key, text in texts.items()}
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raise BadCheckpoint(f"{file} is no yaml that CoreNet reads ({type(error).__name__}). Fetch it again, or move "
+                            "it away: the weights tell the architecture, too.") from error  # fmt: skip
+
+
+def raw_config(where: Path, tensors: Mapping[str, LazyTensor], facts: Mapping[str, Any]) -> dict[str, Any]:
+    """A config.json out of the shapes. Raises BadCheckpoint where they are none, or where `facts` contradict them."""
+    shapes = renamed(tensors)
+
+    def size(name: str, axis: int) -> int:
+        shape = shapes.get(f"transformer.{name}.weight", ())
+        if len(shape) <= axis or not shape[axis]:
+            raise BadCheckpoint(f"{where}: {name}.weight is missing or has the shape {shape}. Fetch it again.")
+        return shape[axis]
+
+    layers = range(sum(name.endswith(".attn.qkv_proj.weight") for name in shapes))
+    rows, model_dim = size("token_embeddings", 0), size("token_embeddings", 1)
+    known = SIZES.get(str(facts.get("model_name")), (model_dim, len(layers)))
+    if (rows, model_dim, len(layers)) != (integer(facts, "vocab_size", rows, MAX_VOCAB), *known):
+        raise BadCheckpoint(f"{where} has {len(layers)} layers and an embedding of {rows} rows of {model_dim}: it is "
+                            f"not the model of the configuration beside it: {facts.get('model_name')!r}, vocab_size "
+                            f"{facts.get('vocab_size')}. Take both from the same model.")  # fmt: skip
+    head_dim = size("layers.0.attn.q_norm", 0)
+    heads = [size(f"layers.{i}.attn.out_proj", 1) // head_dim for i in layers]
+    joined = [size(f"layers.{i}.attn.qkv_proj", 0) // head_dim for i in layers]  # H + 2 K
+    ffn_dims = [size(f"layers.{i}.ffn.proj_2", 1) for i in layers]
+    return {
+        "model_type": "openelm",
+        "activation_fn_name": "swish",
+        "normalization_layer_name": "rms_norm",
+        "ffn_with_glu": True,
+        "vocab_size": kept_rows(rows, integer(facts, "padding_index", PADDING_INDEX, MAX_VOCAB, 0)),
+        "model_dim": model_dim,
+        "head_dim": head_dim,
+        "num_transformer_layers": len(layers),
+        "num_query_heads": heads,
+        "num_kv_heads": [(both - query) // 2 for both, query in zip(joined, heads, strict=True)],
+        "ffn_multipliers": [dim / model_dim for dim in ffn_dims],
+        "ffn_dim_divisor": gcd(256, *ffn_dims),
+        "normalize_qk_projections": True,
+        "share_input_output_layers": HEAD not in shapes,
+        "rope_freq_constant": 10_000,
+        "max_context_length": integer(facts, "max_context_length", 2048, MAX_POSITIONS),
+        "bos_token_id": 1,
+        "eos_token_id": 2,
+    }
+
+
+def kept_rows(rows: int, padding_index: int) -> int:
+    """The rows of an embedding before its padding, which makes them a multiple of 128."""
+    return padding_index if rows % 128 == 0 and 0 < rows - padding_index <= 128 and padding_index else rows
+
+
+def trimmed(tensors: Mapping[str, LazyTensor], vocab_size: int) -> tuple[dict[str, LazyTensor], list[str]]:
+    """The embedding (and an untied head) without the rows after the vocabulary, and what that left out by name."""
+    kept, dropped = dict(tensors), []
+    for name, tensor in tensors.items():
+        is_table = rename(name, RULES["openelm", "corenet"]) in (OpenELMConfig.embedding_name, HEAD)
+        rows = tensor.shape[0] if tensor.shape else 0
+        if is_table and kept_rows(rows, vocab_size) == vocab_size < rows:
+            kept[name] = replace(tensor, shape=(vocab_size, *tensor.shape[1:]), read=partial(first, tensor, vocab_size))
+            dropped.append(f"{name}[{vocab_size}:]")
+    return kept, dropped
+
+
+def first(tensor: LazyTensor, rows: int) -> mx.array:
+    """So many rows of a tensor."""
+    return tensor.read()[:rows]

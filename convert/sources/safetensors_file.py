@@ -1,0 +1,52 @@
+"""safetensors files to convert: rows are copied out of a memory map when they are read."""
+
+from __future__ import annotations
+
+import mmap
+from dataclasses import dataclass
+from pathlib import Path
+
+import mlx.core as mx
+import numpy as np
+
+from elm_mlx.config import Shape
+from elm_mlx.convert.tensor import LazyTensor
+from elm_mlx.convert.torch_file.tensors import ELEMENTS, Element
+from elm_mlx.files import reading
+from elm_mlx.store.weights import read_places
+
+STORED = {element.dtype: element for name, element in ELEMENTS.items() if name != "float64"}
+
+
+@dataclass(frozen=True)
+class Rows:
+    """The reader of one tensor: its bytes in the map, what they are elements of, and its shape."""
+
+    data: memoryview
+    element: Element
+    shape: Shape
+
+    def __call__(self) -> mx.array:
+        """All of them."""
+        return self.rows(slice(None))
+
+    def rows(self, rows: slice) -> mx.array:
+        """Some of them."""
+        there = np.ndarray(self.shape, self.element.stored, self.data)
+        array = mx.array(np.require(there[rows] if self.shape else there, requirements=["ALIGNED"]))
+        dtype = self.element.dtype
+        return array.view(dtype) if dtype == mx.bfloat16 else array.astype(dtype)
+
+
+def read_safetensors(path: Path) -> dict[str, LazyTensor]:
+    """The tensors by name. The map lives as long as they do; meanwhile the file may be unlinked, not truncated.
+
+    Raises NotFound, BadCheckpoint, Unsupported.
+    """
+    places = read_places(path)
+    with reading(path), path.open("rb") as file:
+        data = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+    return {
+        name: LazyTensor(entry.shape, entry.dtype, Rows(data[at : at + entry.nbytes], STORED[entry.dtype], entry.shape))
+        for name, (at, entry) in places.items()
+    }

@@ -1,0 +1,188 @@
+"""Whatever tokenizer a source has becomes one compact tokenizer.json, so that the runtime needs nothing else."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from elm_mlx.config import ModelConfig
+from elm_mlx.convert.tokenizer import sentencepiece as sentencepiece_model
+from elm_mlx.convert.tokenizer import tiktoken as tiktoken_model
+from elm_mlx.convert.tokenizer.sentencepiece import SentencePieceModel, added_token
+from elm_mlx.errors import BadCheckpoint, MissingTokenizer, NotFound
+from elm_mlx.files import (
+    MAX_LARGE_BYTES,
+    MAX_SMALL_BYTES,
+    optional_json,
+    read_bytes,
+    read_json,
+    read_text,
+    reading,
+    write_json,
+)
+from elm_mlx.store.load import read_generation
+from elm_mlx.text.tokenizer import Tokenizer
+
+MAX_MODEL_BYTES = 16 * 2**20  # Llama 2's tokenizer.model has 0.5 MB, Llama 3's 2, one with 256,000 pieces 4
+SETTINGS, ADDED = "tokenizer_config.json", "added_tokens.json"
+COPIED = ("special_tokens_map.json", "chat_template.jinja")
+WANTED = "a tokenizer.json, a tokenizer.model (SentencePiece's or tiktoken's), or a directory with one"
+
+
+@dataclass(frozen=True)
+class TokenizerFiles:
+    """What will be written of the tokenizer in the file `source`: tokenizer.json's bytes, tokenizer_config.json's
+    object, and files as they are, by name; `files` is all that the tokenizer was read from."""
+
+    source: Path
+    content: bytes
+    settings: dict[str, Any]
+    copied: dict[str, bytes]
+    files: list[Path]
+
+    def write(self, folder: Path) -> None:
+        """Writes them into `folder`."""
+        (folder / "tokenizer.json").write_bytes(self.content)
+        write_json(folder / SETTINGS, self.settings)
+        for name, content in self.copied.items():
+            (folder / name).write_bytes(content)
+
+
+def prepare(source: Path, given: Path | None, config: ModelConfig) -> TokenizerFiles:
+    """The tokenizer of `given`, else of `source`, with the settings beside it, and the source's generation_config.json;
+    all of it read and checked, so that what is written loads.
+
+    Raises MissingTokenizer where there is none, BadCheckpoint for one that is damaged or of another model.
+    """
+    with reading(given or source):
+        file = find(given or source, None if given else config.family)
+        content, settings, used = read(file, config)
+        data = compact(content, file)
+    settings = {key: value for key, value in settings.items() if key != "auto_map"}  # Python that a loader would run
+    check(Tokenizer(data, settings, config.bos_token_id, file), config, file)
+    read_generation(source / "generation_config.json")
+    beside = [path for name in COPIED if (path := file.parent / name).exists()]
+    generation = [path for path in [source / "generation_config.json"] if path.exists()]
+    return TokenizerFiles(
+        source=file,
+        content=data,
+        settings=settings | {"clean_up_tokenization_spaces": False},
+        copied={path.name: checked(path) for path in [*beside, *generation]},
+        files=[file, *(path for name in used if (path := file.parent / name).exists()), *beside],
+    )
+
+
+def find(place: Path, family: str | None = None) -> Path:
+    """The tokenizer file at `place`, tokenizer.json before tokenizer.model; `family` is that of a checkpoint there."""
+    if not place.exists():
+        raise NotFound(f"There is no {place}. --tokenizer wants {WANTED}.")
+    if place.is_file():
+        return place
+    for name in ("tokenizer.json", "tokenizer.model"):
+        if (place / name).is_file():
+            return place / name
+    hint = "OpenELM's repositories ship none: it uses Llama 2's. " if family == "openelm" else ""
+    raise MissingTokenizer(f"{place} has no tokenizer. {hint}Give --tokenizer PATH: {WANTED}.")
+
+
+def checked(file: Path) -> bytes:
+    """A small file's content, once it is known to be what its name says: an object in JSON, or text."""
+    if file.suffix == ".json":
+        read_json(file)
+    return read_text(file, MAX_SMALL_BYTES).encode()
+
+
+def read(file: Path, config: ModelConfig) -> tuple[dict[str, Any], dict[str, Any], list[str]]:
+    """(tokenizer.json's object, tokenizer_config.json's object, what else is looked for beside it) for any kind of
+    file."""
+    settings = optional_json(file.parent / SETTINGS)
+    if file.suffix == ".json":
+        return *from_json(file, settings), [SETTINGS]
+    data = read_bytes(file, MAX_MODEL_BYTES)
+    if is_tiktoken(data):
+        return *from_tiktoken(file, data, settings, config), [SETTINGS]
+    return *from_sentencepiece(file, data, settings), [SETTINGS, ADDED]
+
+
+def is_tiktoken(data: bytes) -> bool:
+    """Whether the first line is `base64 rank`."""
+    words = data[:256].split(b"\n")[0].split()
+    return len(words) == 2 and words[1].isdigit()
+
+
+def from_json(file: Path, settings: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """A tokenizer.json as it is. A class that rebuilds it from parts, and cuts blanks otherwise, is replaced."""
+    content = read_json(file, MAX_LARGE_BYTES)
+    kind = settings.get("tokenizer_class", "")
+    if not isinstance(kind, str) or kind.startswith("LlamaTokenizer"):
+        settings = settings | {"tokenizer_class": "PreTrainedTokenizerFast"}
+    return content, settings
+
+
+def from_sentencepiece(file: Path, data: bytes, settings: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """A tokenizer.model, and added_tokens.json where a fine-tune brought one, by the original's own rules."""
+    model = sentencepiece_model.parse(data, file)
+    content = sentencepiece_model.tokenizer_json(model, file)
+    content["added_tokens"] += later_tokens(file.parent / ADDED, model)
+    names = {
+        key: model.text_of(token)
+        for key, token in (("bos_token", model.bos_id), ("eos_token", model.eos_id), ("unk_token", model.unk_id))
+    }
+    defaults = {key: text for key, text in names.items() if text is not None} | {"add_bos_token": True}
+    return content, defaults | settings | {"tokenizer_class": "PreTrainedTokenizerFast"}
+
+
+def later_tokens(file: Path, model: SentencePieceModel) -> list[dict[str, Any]]:
+    """What added_tokens.json puts after the model's pieces, in the order of ids: the library counts for itself."""
+    first, taken = len(model.pieces), {"", *(piece.text for piece in model.pieces)}
+    # transformers lists the model's own control pieces here too
+    listed = optional_json(file)
+    if not all(type(i) is int for i in listed.values()):
+        raise BadCheckpoint(f"{file} gives a token an id that is no whole number. Fetch it again.")
+    later = sorted((i, text) for text, i in listed.items() if i >= first)
+    if any(i != place or text in taken for place, (i, text) in enumerate(later, start=first)):
+        raise BadCheckpoint(f"{file} does not number its new tokens from {first} on, each once. Fetch it again.")
+    return [added_token(i, text, special=True) for i, text in later]
+
+
+def from_tiktoken(
+    file: Path, data: bytes, settings: dict[str, Any], config: ModelConfig
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Meta's vocabulary for Llama 3, with the special tokens of 3.1 and later where the model scales its RoPE."""
+    tokens = tiktoken_model.parse(data, file)
+    specials = tiktoken_model.special_tokens(later=config.rope.kind == "llama3")
+    check_size(len(tokens) + len(specials), config, file)
+    content = tiktoken_model.tokenizer_json(tokens, specials, file)
+    names = {"bos_token": specials[0], "eos_token": specials[1]}
+    return content, names | settings | {"tokenizer_class": "PreTrainedTokenizerFast"}
+
+
+def compact(content: dict[str, Any], file: Path) -> bytes:
+    """A tokenizer.json without blanks, merges as strings where no piece holds one: start-up is mostly parsing it."""
+    model = content.get("model")
+    pairs = model.get("merges") if isinstance(model, dict) else None
+    if isinstance(model, dict) and isinstance(pairs, list) and all(is_plain_pair(pair) for pair in pairs):
+        content = content | {"model": model | {"merges": [" ".join(pair) for pair in pairs]}}
+    try:
+        return json.dumps(content, ensure_ascii=False, separators=(",", ":")).encode()
+    except UnicodeEncodeError as error:
+        raise BadCheckpoint(f"{file} has an entry that is not valid Unicode. Fetch it again.") from error
+
+
+def is_plain_pair(pair: object) -> bool:
+    """Whether a merge is a list of two strings that "left right" can say."""
+    return isinstance(pair, list) and len(pair) == 2 and all(isinstance(s, str) and " " not in s for s in pair)
+
+
+def check(tokenizer: Tokenizer, config: ModelConfig, file: Path) -> None:
+    """The tokenizer is this model's: none of its ids lies outside the embedding."""
+    check_size(max(tokenizer.vocab_size, (tokenizer.bos_token_id or 0) + 1), config, file)
+
+
+def check_size(size: int, config: ModelConfig, file: Path) -> None:
+    """The embedding has a row for each of `size` ids."""
+    if size > config.vocab_size:
+        raise BadCheckpoint(f"{file} has ids up to {size - 1} and the model only {config.vocab_size} of them: it is "
+                            "another model's tokenizer.")  # fmt: skip

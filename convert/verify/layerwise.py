@@ -1,0 +1,103 @@
+"""A model of any size, run from disk with one layer in memory at a time.
+
+It computes in float32 with the weights as they are stored, quantized ones expanded.
+"""
+
+from __future__ import annotations
+
+from collections import UserDict
+from collections.abc import Callable, Mapping, MutableMapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+
+from elm_mlx.config import ModelConfig
+from elm_mlx.config.quantization import Quantization
+from elm_mlx.convert.keymap import Matched, match
+from elm_mlx.convert.sources import Source, open_source
+from elm_mlx.convert.tensor import LazyTensor
+from elm_mlx.models import MODELS
+from elm_mlx.models.layers import Matrix, Parameters
+from elm_mlx.store.load import load_arrays, read_config, stored_dtype
+from elm_mlx.store.stored_form import expand
+
+
+@dataclass(frozen=True)
+class OnDisk:
+    """A model on disk: how it is quantized, the type of each weight's floats, and `tensors()`, its weights anew by
+    name, plain and none of them read yet; of an MLX directory `stored()`, the same as they lie there, and of any other
+    source `originals`."""
+
+    where: Path
+    config: ModelConfig
+    quantization: Quantization | None
+    dtypes: Mapping[str, mx.Dtype]
+    tensors: Callable[[], MutableMapping[str, mx.array]]
+    stored: Callable[[], MutableMapping[str, mx.array]] = dict
+    originals: Mapping[str, LazyTensor] = field(default_factory=dict)
+
+    def hidden(self, windows: Sequence[Sequence[int]], step: Callable[[], None]) -> mx.array:
+        """The normalised states [N, E] of all positions of the windows of ids; `step` is called after each layer."""
+        states = [mx.array([window]) for window in windows]
+        for stage in MODELS[type(self.config)].stages(self.config, self._parameters()):
+            for i, state in enumerate(states):
+                states[i] = stage(state)
+                mx.eval(states[i])
+            del stage  # before the next is built
+            mx.clear_cache()  # else MLX keeps the freed buffers of every size met
+            step()
+        return mx.concatenate([state[0] for state in states])
+
+    def head(self) -> Matrix:
+        """The rows of the output."""
+        family = MODELS[type(self.config)]
+        return self._parameters().linear(family.EMBEDDING if self.config.tied else family.HEAD)
+
+    def _parameters(self) -> Parameters:
+        return Parameters(self.tensors(), None, mx.float32, mx.eval)
+
+
+class Unread(UserDict[str, Any]):
+    """Tensors on disk as a mapping to arrays: each is read when it is taken."""
+
+    def __getitem__(self, name: str) -> mx.array:
+        array: mx.array = self.data[name].read()
+        return array
+
+
+def open_directory(where: Path) -> OnDisk:
+    """An MLX directory, quantized or not. Raises NotFound, BadCheckpoint, Unsupported."""
+    config = read_config(where)
+    arrays, _ = load_arrays(where, config)
+    how = config.quantization if any(name.endswith(".scales") for name in arrays) else None
+
+    def stored() -> dict[str, mx.array]:
+        return load_arrays(where, config)[0]
+
+    def tensors() -> dict[str, mx.array]:
+        return expand(stored(), how, mx.float32) if how else stored()
+
+    return OnDisk(where, config, how, dtypes(arrays, config), tensors, stored)
+
+
+def dtypes(arrays: dict[str, mx.array], config: ModelConfig) -> dict[str, mx.Dtype]:
+    """The floating type of each weight: its own, that of its scales, or where these are no floats the model's."""
+    usual = stored_dtype(arrays, config)
+    floats = {name: array.dtype for name, array in arrays.items() if mx.issubdtype(array.dtype, mx.floating)}
+    scales = {name: f"{name.removesuffix('weight')}scales" for name in config.weight_shapes()}
+    return {name: floats.get(name, floats.get(scales[name], usual)) for name in scales}
+
+
+def open_original(where: Path, rope_factor: float | None = None) -> OnDisk:
+    """A checkpoint in any layout that the converter reads; `rope_factor` is for Meta's. Raises as `open_source`."""
+    opened = open_source(where, rope_factor=rope_factor)
+    return of_source(opened, match(opened.config, opened.family_layout, opened.tensors, where))
+
+
+def of_source(source: Source, matched: Matched) -> OnDisk:
+    """The model of a checkpoint that is open; one that is quantized is expanded as it is read."""
+    tensors = matched.tensors
+    types = {name: tensor.dtype for name, tensor in tensors.items()}
+    return OnDisk(source.where, source.config, None, types, lambda: Unread(tensors), originals=tensors)

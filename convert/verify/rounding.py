@@ -1,0 +1,37 @@
+"""Whether stored weights are exactly what rounding the source's gives: no rounding hides a mistake from that."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, MutableMapping
+
+import mlx.core as mx
+
+from elm_mlx.config.quantization import Quantization
+from elm_mlx.convert.tensor import LazyTensor
+from elm_mlx.store.stored_form import quantize
+
+
+def altered(
+    stored: MutableMapping[str, mx.array],
+    how: Quantization | None,
+    dtypes: Mapping[str, mx.Dtype],
+    source: Mapping[str, LazyTensor],
+) -> list[str]:
+    """The weights in `stored` that are not the source's cast to the type in `dtypes` and quantized as `how` says.
+
+    One is in memory at a time, so each is taken out of `stored`. Learned quantization alters, a conversion of ours
+    nothing.
+    """
+    return [name for name, tensor in source.items() if not is_rounded(name, stored, how, dtypes[name], tensor)]
+
+
+def is_rounded(
+    name: str, stored: MutableMapping[str, mx.array], how: Quantization | None, dtype: mx.Dtype, tensor: LazyTensor
+) -> bool:
+    """The same of one weight."""
+    setting = how.of(name, tensor.shape) if how and name.removesuffix("weight") + "scales" in stored else None
+    weight = tensor.read().astype(dtype)
+    expected = quantize(name, weight, setting)
+    same = [mx.array_equal(array, stored.pop(part)).item() for part, array in expected.items()]
+    mx.clear_cache()
+    return all(same)

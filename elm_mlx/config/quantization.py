@@ -1,0 +1,102 @@
+"""How matrices are stored with few bits: the settings, read from and written to config.json as mlx-lm does."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from elm_mlx.arguments import whole
+from elm_mlx.config.values import choice, integer, mapping
+from elm_mlx.errors import BadCheckpoint, InvalidRequest, unsupported
+
+# mode -> (bits, group sizes); the non-affine modes fix both (mx.quantize's own table).
+QUANTIZATION_MODES: dict[str, tuple[tuple[int, ...], tuple[int, ...]]] = {
+    "affine": ((2, 3, 4, 5, 6, 8), (32, 64, 128)),
+    "mxfp4": ((4,), (32,)),
+    "mxfp8": ((8,), (32,)),
+    "nvfp4": ((4,), (16,)),
+}
+
+# recipe -> bits of the matrices that lose least, of most of them, and of those that lose most; affine, groups of 64.
+# convert.recipes says which are which.
+RECIPES: dict[str, tuple[int, int, int]] = {"mixed-2-4": (2, 3, 4), "mixed-3-5": (3, 4, 5), "mixed-4-6": (4, 5, 6)}
+
+
+def check_bits(bits: int | None) -> None:
+    """Raises InvalidRequest for bits that affine quantization does not have; None is not quantized."""
+    known = QUANTIZATION_MODES["affine"][0]
+    if bits is not None and whole("bits", bits) not in known:
+        raise InvalidRequest(f"bits is {bits!r}; it is one of {', '.join(map(str, known))}.")
+
+
+@dataclass(frozen=True)
+class Quantization:
+    """How matrices are stored: `mode`, `bits` per weight, columns that share a scale (`group_size`).
+
+    `overrides` maps a weight's name without ".weight" to its own setting, or to None where it is not quantized.
+    """
+
+    bits: int = 4
+    group_size: int = 64
+    mode: str = "affine"
+    overrides: Mapping[str, Quantization | None] = field(default_factory=dict)
+
+    @classmethod
+    def from_dict(cls, raw: Mapping[str, Any]) -> Quantization:
+        """Reads the `quantization` object that mlx-lm writes into config.json.
+
+        Raises Unsupported for a mode, a number of bits or a group size that MLX cannot run.
+        """
+        plain = cls._plain(raw)
+        nested = {name: value for name, value in raw.items() if isinstance(value, Mapping) or value is False}
+        if any(isinstance(inner, Mapping) for value in nested.values() if value for inner in value.values()):
+            raise BadCheckpoint("config.json: quantization nests settings inside the setting of one weight.")
+        return replace(plain, overrides={name: cls._plain(value) if value else None for name, value in nested.items()})
+
+    @classmethod
+    def _plain(cls, raw: Mapping[str, Any]) -> Quantization:
+        """One setting by itself, the mode's own defaults for what is missing."""
+        choice(raw, "mode", list(QUANTIZATION_MODES))
+        mode = raw.get("mode") or "affine"
+        bits, groups = QUANTIZATION_MODES[mode]
+        default_bits, default_group = (4, 64) if mode == "affine" else (bits[0], groups[0])
+        setting = cls(integer(raw, "bits", default_bits, 32), integer(raw, "group_size", default_group, 4096), mode)
+        if setting.bits not in bits:
+            raise unsupported(f"{mode} quantization: bits", setting.bits, bits)
+        if setting.group_size not in groups:
+            raise unsupported(f"{mode} quantization: group size", setting.group_size, groups)
+        return setting
+
+    def to_dict(self) -> dict[str, Any]:
+        """The object as mlx-lm reads it."""
+        own = {"group_size": self.group_size, "bits": self.bits, "mode": self.mode}
+        return own | {name: value.to_dict() if value else False for name, value in self.overrides.items()}
+
+    def setting(self, stem: str) -> Quantization | None:
+        """The setting of a weight by its name without ".weight", or None where it has been left out."""
+        return self.overrides.get(stem, self)
+
+    def of(self, name: str, shape: tuple[int, ...]) -> Quantization | None:
+        """The setting of one weight, or None where it stays as it is: vectors, and rows no group divides."""
+        setting = self.setting(name.removesuffix(".weight"))
+        return setting if setting and len(shape) == 2 and shape[1] % setting.group_size == 0 else None
+
+
+def in_words(raw: Mapping[str, Any]) -> str:
+    """The object of `to_dict` as a person reads it: 4-bit, or 3- to 5-bit where matrices differ."""
+    bits = sorted({raw["bits"], *(own["bits"] for own in raw.values() if isinstance(own, Mapping))})
+    span = f"{bits[0]}-bit" if len(bits) == 1 else f"{bits[0]}- to {bits[-1]}-bit"
+    return f"{raw['mode']} {span} in groups of {raw['group_size']}"
+
+
+def read_quantization(raw: Mapping[str, Any]) -> Quantization | None:
+    """MLX's own quantization; another library's (GPTQ, AWQ, bitsandbytes, fp8, ...) is refused by its name."""
+    own, other = mapping(raw, "quantization"), mapping(raw, "quantization_config")
+    if other.get("quant_method") is not None:
+        known = [f"MLX's {mode}" for mode in QUANTIZATION_MODES]
+        raise unsupported("config.json: quantization", other["quant_method"], known)
+    if own and other and own != other:
+        raise BadCheckpoint("config.json: quantization and quantization_config disagree. Keep the right one.")
+    chosen = own or other
+    return Quantization.from_dict(chosen) if chosen else None

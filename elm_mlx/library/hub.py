@@ -1,0 +1,262 @@
+"""The Hugging Face hub: what a repository holds and its files into the cache. The only place that uses the network."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from elm_mlx.arguments import Progress
+from elm_mlx.errors import ElmError, Gated, InvalidRequest, NotFound, Unreachable, Unsupported
+from elm_mlx.files import disk_errors
+from elm_mlx.library.download import Report, Say, asked_wait_s, fetch_blob, is_there, partial_of, patiently
+from elm_mlx.library.hub_cache import COMMIT, cache_directory, cache_errors, check_room, folder_of, link, point, within
+from elm_mlx.library.names import Repository, near_repositories
+from elm_mlx.store.layout import needed_files, weight_files
+
+TRUE = ("1", "ON", "YES", "TRUE")  # as huggingface_hub reads its switches
+CHUNK, TIMEOUT_S = 1 << 16, 10
+SITE = "https://huggingface.co"
+ETAG = r"[\w-]+"  # it becomes a file's name
+
+
+@dataclass(frozen=True)
+class Blob:
+    """A file's content: its ETag, which is its name in the cache, and its bytes if the hub says how many."""
+
+    etag: str
+    size: int | None
+
+
+@dataclass(frozen=True)
+class Listing:
+    """The files of a commit that a model needs, by name."""
+
+    repository: Repository
+    commit: str
+    files: dict[str, Blob]
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all of them."""
+        return sum(blob.size or 0 for blob in self.files.values())
+
+    @property
+    def missing_bytes(self) -> int:
+        """Those still to come: not here, nor left of them by an earlier download."""
+        folder, missing = folder_of(self.repository.name), 0
+        for name, blob in self.files.items():
+            place, file = folder / "blobs" / blob.etag, folder / "snapshots" / self.commit / name
+            if not (is_there(place, blob.size) or is_there(file, blob.size)):
+                part = partial_of(place)
+                missing += max((blob.size or 0) - (part.stat().st_size if part.exists() else 0), 0)
+        return missing
+
+
+def offline_switch() -> str | None:
+    """The variable of the environment that forbids the network, if one does."""
+    switches = ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE")
+    return next((name for name in switches if os.environ.get(name, "").upper() in TRUE), None)
+
+
+def is_offline() -> bool:
+    """Whether the environment forbids the network."""
+    return offline_switch() is not None
+
+
+def look_up(repository: Repository) -> Listing:
+    """Asks the hub what a revision is and which of its files a model needs.
+
+    Raises NotFound, Gated, Unreachable, Unsupported.
+    """
+    info = ask(repository)
+    siblings = {file.rfilename: file for file in info.siblings or []}
+    files = needed_files(list(siblings))
+    if "config.json" not in files or not weight_files(files):
+        raise Unsupported(f"{repository} has no config.json with weights beside it (model.safetensors or "
+                          "pytorch_model.bin), so it is no model that elm-mlx reads.")  # fmt: skip
+    with hub_errors(repository):
+        blobs = {name: listed(siblings[name]) or described(repository.name, name, info.sha) for name in files}
+    return Listing(repository, info.sha, blobs)
+
+
+def revision(repository: Repository) -> str:
+    """The commit that a revision is now. Raises as `look_up`."""
+    commit: str = ask(repository).sha
+    return commit
+
+
+def ask(repository: Repository) -> Any:
+    """What the hub says of a revision: its commit (sha) and its files (siblings)."""
+    network = "Check HF_HOME, and the settings of the network, such as SSL_CERT_FILE."
+    with disk_errors(f"The hub cannot be asked for {repository}", network), hub_errors(repository):
+        from huggingface_hub import HfApi
+
+        info = patiently(
+            lambda: HfApi().model_info(
+                repository.name, revision=repository.revision, timeout=TIMEOUT_S, files_metadata=True
+            )
+        )
+        if not re.fullmatch(COMMIT, str(info.sha)):
+            raise ValueError("the hub names no commit")
+        return info
+
+
+def listed(file: Any) -> Blob | None:
+    """A file's blob by the hub's listing; None from a hub that lists names alone. An ETag is the sha256 of a large
+    file, else the name that git gives a blob (huggingface_hub's hf_hub_url says so)."""
+    etag = (file.lfs.sha256 if file.lfs else file.blob_id) or ""
+    return Blob(etag, file.size) if re.fullmatch(ETAG, etag) else None
+
+
+def described(repository: str, name: str, commit: str) -> Blob:
+    """The same by a request of its own."""
+    from huggingface_hub import get_hf_file_metadata, hf_hub_url
+
+    known = patiently(lambda: get_hf_file_metadata(hf_hub_url(repository, name, revision=commit)))
+    if not re.fullmatch(ETAG, known.etag or ""):
+        raise ValueError(f"the hub gives {name} no ETag")
+    return Blob(known.etag or "", known.size)
+
+
+def check_space(listing: Listing, also: int = 0, at: Path | None = None) -> None:
+    """Raises DiskFull, before the first byte, where there is no room for what of a listing is not there yet, and for
+    `also` bytes that a conversion then writes `at` a place."""
+    with cache_errors(f"Looking for {listing.repository}"):
+        missing = listing.missing_bytes
+    check_room(listing.repository, (cache_directory(), missing), (at or cache_directory(), also))
+
+
+def fetch(listing: Listing, progress: Progress | None = None, say: Say | None = None) -> None:
+    """Downloads a listing into the hub's cache, going on where an earlier download stopped.
+
+    `progress` hears (bytes there, in all), `say` what is waited for. Raises as `look_up`, and DiskFull, BadCheckpoint.
+    """
+    done = 0
+    for name, blob in listing.files.items():
+        report = within(progress, done, listing.nbytes)
+        download(listing.repository.name, name, listing.commit, report, blob, say)
+        done += blob.size or 0
+    if progress:
+        progress(listing.nbytes, listing.nbytes)
+    point(listing.repository, listing.commit)
+
+
+def download(
+    repository: str,
+    name: str,
+    commit: str,
+    report: Report | None = None,
+    blob: Blob | None = None,
+    say: Say | None = None,
+) -> Path:
+    """One file of a commit into the hub's cache; where it lies. `report` hears how many of its bytes are there.
+
+    With the `blob` of a listing the hub is asked for the bytes alone, and a file of another size is fetched again.
+    Raises as `look_up`, DiskFull, BadCheckpoint.
+    """
+    path = folder_of(repository) / "snapshots" / commit / name
+    with cache_errors(f"Fetching {name} of {repository}"):
+        if is_there(path, blob.size if blob else None):
+            return path
+        with hub_errors(Repository(repository, commit)):
+            from huggingface_hub import hf_hub_url
+
+            known = blob or described(repository, name, commit)
+            place = folder_of(repository) / "blobs" / known.etag
+            if not is_there(place, known.size):
+                url = hf_hub_url(repository, name, revision=commit)
+                fetch_blob(partial(bytes_of, url), place, known.size, report or (lambda _: None), say)
+        link(place, path)
+    return path
+
+
+@contextmanager
+def bytes_of(url: str, start: int) -> Iterator[tuple[int, Iterator[bytes]]]:
+    """(where they begin, the bytes of a file from there): 0 from a server that knows no ranges, or for a start beyond
+    the end."""
+    from huggingface_hub.utils import build_hf_headers, get_session, hf_raise_for_status
+
+    wanted = {"Accept-Encoding": "identity"} | ({"Range": f"bytes={start}-"} if start else {})
+    headers = build_hf_headers() | wanted
+    with get_session().stream("GET", url, headers=headers, follow_redirects=True, timeout=TIMEOUT_S) as response:
+        if response.status_code == 416:
+            yield 0, iter(())
+            return
+        hf_raise_for_status(response)
+        yield (start if response.status_code == 206 else 0), response.iter_bytes(CHUNK)
+
+
+@contextmanager
+def hub_errors(repository: Repository) -> Iterator[None]:
+    """Turns what the hub's client raises into errors that say what to do."""
+    if switch := offline_switch():
+        raise Unreachable(f"{repository} is not on this machine, and {switch} forbids the network. Unset it, or pull "
+                          "the model on a machine with a network.")  # fmt: skip
+    from huggingface_hub import errors
+
+    try:
+        yield
+    except errors.HFValidationError as error:
+        raise InvalidRequest(f"{repository} is no name that a repository can have: {first_line(error)}.") from error
+    except errors.HfHubHTTPError as error:
+        raise refusal(repository, error) from error
+    except UnicodeEncodeError as error:
+        raise Gated(f"The token in {token_place()} is not one that the hub gives: it has letters beyond ASCII. Check "
+                    "it, or remove it.") from error  # fmt: skip
+    except ImportError as error:  # of what a proxy needs
+        raise Unreachable(f"{repository} could not be fetched: {first_line(error)}") from error
+    except Exception as error:  # the client's HTTP library has its own errors, and which library differs by version
+        foreign = isinstance(error, ConnectionError | TimeoutError | ValueError | KeyError)
+        if isinstance(error, ElmError) or not (foreign or "http" in type(error).__module__):
+            raise
+        raise unreachable(repository, error) from error
+
+
+def refusal(repository: Repository, error: Any) -> ElmError:
+    """What the hub means by an answer that is an error."""
+    from huggingface_hub import errors
+
+    status, asked = error.response.status_code, error.response.request.headers
+    if isinstance(error, errors.GatedRepoError):
+        return Gated(f"{repository.name} asks you to accept its licence: do so at {SITE}/{repository.name}, make a "
+                     f"token at {SITE}/settings/tokens, and set HF_TOKEN to it.")  # fmt: skip
+    if status == 401 and "Authorization" in asked:  # even for what is public; a good token never gets this answer
+        return Gated(f"The hub does not accept the token in {token_place()}: it is wrong, or no longer valid. Remove "
+                     f"it, as public models need none, or make a new one at {SITE}/settings/tokens.")  # fmt: skip
+    if isinstance(error, errors.RepositoryNotFoundError):
+        return NotFound(f"The hub has no repository {repository.name}, or it is private: check the name, or set "
+                        f"HF_TOKEN to a token that may read it.{near_repositories(repository.name)}")  # fmt: skip
+    if isinstance(error, errors.RevisionNotFoundError):
+        return NotFound(f"{repository.name} has no revision {repository.revision} on the hub. Check its branches and "
+                        f"tags at {SITE}/{repository.name}.")  # fmt: skip
+    if isinstance(error, errors.EntryNotFoundError):
+        return NotFound(f"{repository} is not on the hub: {first_line(error)}")
+    if status == 403:
+        return Gated(f"The hub refuses {repository}: {first_line(error)}. Check what your token may read at "
+                     f"{SITE}/settings/tokens.")  # fmt: skip
+    return unreachable(repository, error)
+
+
+def token_place() -> str:
+    """Where huggingface_hub found the token."""
+    from huggingface_hub.constants import HF_TOKEN_PATH
+
+    named = [name for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN") if os.environ.get(name)]
+    return named[0] if named else HF_TOKEN_PATH
+
+
+def unreachable(repository: Repository, error: Exception) -> Unreachable:
+    wait, answered = asked_wait_s(error), getattr(error, "response", None) is not None
+    asked = "the network and HF_ENDPOINT, and" if os.environ.get("HF_ENDPOINT") else "the network and"
+    advice = f"{'Try' if answered else f'Check {asked} try'} again{f' in {wait} seconds' if wait else ''}"
+    return Unreachable(f"{repository} could not be fetched: {first_line(error)}. {advice}; what was fetched is kept.")
+
+
+def first_line(error: Exception) -> str:
+    return next(iter(str(error).strip().splitlines()), type(error).__name__).rstrip(".")

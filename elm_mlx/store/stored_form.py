@@ -1,0 +1,58 @@
+"""Quantized matrices on disk: which tensors one becomes, and their shapes, in mlx-lm's layout."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import mlx.core as mx
+
+from elm_mlx.config import ModelConfig, Shape
+from elm_mlx.config.quantization import Quantization
+from elm_mlx.store.weights import Entry
+
+
+def parts(name: str, shape: Shape, setting: Quantization | None, dtype: mx.Dtype) -> dict[str, Entry]:
+    """The tensors that a weight (out, in) is stored as: packed words, scales and, affine, biases; itself without a
+    setting."""
+    if setting is None:
+        return {name: Entry(dtype, shape)}
+    rows, columns = shape
+    stem = name.removesuffix("weight")
+    affine = setting.mode == "affine"
+    groups = Entry(dtype if affine else mx.uint8, (rows, columns // setting.group_size))
+    stored = {f"{stem}weight": Entry(mx.uint32, (rows, columns * setting.bits // 32)), f"{stem}scales": groups}
+    return stored | ({f"{stem}biases": groups} if affine else {})
+
+
+def quantize(name: str, weight: mx.array, setting: Quantization | None) -> dict[str, mx.array]:
+    """The arrays of `parts` for one weight (out, in)."""
+    if setting is None:
+        return {name: weight}
+    arrays = mx.quantize(weight, group_size=setting.group_size, bits=setting.bits, mode=setting.mode)
+    return dict(zip(parts(name, weight.shape, setting, weight.dtype), arrays, strict=True))
+
+
+def stored_entries(config: ModelConfig, dtype: mx.Dtype, is_quantized: Callable[[str], bool]) -> dict[str, Entry]:
+    """The tensors of a checkpoint as stored, floats in `dtype`; `is_quantized` says whether a weight that the
+    configuration would quantize really is."""
+    entries: dict[str, Entry] = {}
+    for name, shape in config.weight_shapes().items():
+        setting = config.quantization.of(name, shape) if config.quantization else None
+        entries |= parts(name, shape, setting if is_quantized(name) else None, dtype)
+    return entries
+
+
+def expand(arrays: Mapping[str, mx.array], quantization: Quantization, dtype: mx.Dtype) -> dict[str, mx.array]:
+    """Every quantized matrix as a plain one of type `dtype`, lazily; scales and biases are used at that precision."""
+    plain = {}
+    for name, array in arrays.items():
+        stem = name.removesuffix("weight")
+        how = quantization.setting(stem.removesuffix("."))
+        if how and name.endswith(".weight") and f"{stem}scales" in arrays:
+            scales, biases = arrays[f"{stem}scales"], arrays.get(f"{stem}biases")
+            if biases is not None:
+                scales, biases = scales.astype(dtype), biases.astype(dtype)
+            plain[name] = mx.dequantize(array, scales, biases, how.group_size, how.bits, how.mode, dtype=dtype)
+        elif not name.endswith((".scales", ".biases")):
+            plain[name] = array
+    return plain

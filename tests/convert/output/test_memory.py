@@ -1,0 +1,120 @@
+"""Conversion holds tensors in memory, not models."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from math import prod
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+import pytest
+from helpers import checkpoints, torch_craft
+
+from elm_mlx.config import Shape, config_from_dict
+from elm_mlx.store.weights import Entry, file_head
+
+# Twelve layers and a table of 67 MB each in float32.
+LARGE = checkpoints.LLAMA | {
+    "hidden_size": 1024, "intermediate_size": 4096, "num_attention_heads": 8, "head_dim": 128, "num_hidden_layers": 12,
+    "vocab_size": 16384, "tie_word_embeddings": True,
+}  # fmt: skip
+
+
+WIDE = LARGE | {"vocab_size": 65536}  # 268 MB
+
+Shapes = dict[str, Shape]
+
+
+def safetensors(folder: Path, shapes: Shapes) -> None:
+    """A float32 checkpoint of zeros that takes no disk."""
+    entries = {name: Entry(mx.float32, shape) for name, shape in shapes.items()}
+    with (folder / "model.safetensors").open("wb") as file:
+        file.write(file_head(entries))
+        file.truncate(file.tell() + sum(entry.nbytes for entry in entries.values()))
+
+
+def torch(path: Path, shapes: Shapes, kind: str = "Float", columns: bool = False) -> None:
+    """The same as PyTorch's, every tensor over one storage, row by row or column by column."""
+    length = max(map(prod, shapes.values()))
+    storage, tensors = torch_craft.storage(f"torch {kind}Storage", "0", length), []
+    for name, shape in shapes.items():
+        strides = (1, shape[0])[: len(shape)] if columns else (shape[-1], 1)[-len(shape) :]
+        tensors.append((name, torch_craft.tensor(shape, strides, 0, storage)))
+    program = torch_craft.program(torch_craft.dictionary(*tensors))
+    zeros = torch_craft.Member("toy/data/0", b"", hole=length * {"Float": 4, "Double": 8}[kind])
+    with path.open("wb") as file:
+        torch_craft.write_archive(file, [torch_craft.Member("toy/data.pkl", program), zeros])
+
+
+def floats(folder: Path, shapes: Shapes) -> None:
+    """PyTorch's file as it usually is."""
+    torch(folder / "pytorch_model.bin", shapes)
+
+
+def columns_of_doubles(folder: Path, shapes: Shapes) -> None:
+    """The same of a transposed model."""
+    torch(folder / "pytorch_model.bin", shapes, "Double", columns=True)
+
+
+def metas(folder: Path, shapes: Shapes) -> None:
+    """Meta's files, in two shards."""
+    dealt: Shapes = {}
+    for name, shape in shapes.items():
+        for theirs, metas in checkpoints.META_NAMES.items():
+            name = name.replace(theirs, metas)
+        halved = None if len(shape) == 1 else int(name.endswith(("wo.weight", "w2.weight")))
+        dealt[name] = tuple(size // 2 if axis == halved else size for axis, size in enumerate(shape))
+    for rank in range(2):
+        torch(folder / f"consolidated.0{rank}.pth", dealt)
+    params = {"dim": 1024, "n_layers": 12, "n_heads": 8, "n_kv_heads": 2, "multiple_of": 4096}
+    (folder / "params.json").write_text(json.dumps(params), encoding="utf-8")
+
+
+def anonymous(process: int | str) -> int:
+    """Bytes of a process that no file backs; 0 once it has ended."""
+    status = Path(f"/proc/{process}/status").read_text(encoding="ascii")
+    return 1024 * int(status.partition("RssAnon:")[2].split()[0]) if "RssAnon:" in status else 0
+
+
+def peak(script: str, *arguments: Path) -> int:
+    """The most that a program of ours has at a time, as far as a look every two milliseconds can tell."""
+    most = 0
+    with subprocess.Popen([sys.executable, "-c", script, *map(str, arguments)]) as process:
+        while process.poll() is None:
+            most = max(most, anonymous(process.pid))
+            time.sleep(0.002)
+    assert process.returncode == 0
+    return most
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="memory is told by Linux's /proc")
+@pytest.mark.parametrize(
+    ("write", "raw", "options"),
+    [
+        (safetensors, LARGE, "bits=4"),
+        (safetensors, LARGE, "dtype='float16'"),
+        (floats, LARGE, "dtype='float16'"),
+        (columns_of_doubles, WIDE, "dtype='float16'"),
+        (metas, LARGE, "dtype='float16'"),
+    ],
+    ids=lambda value: getattr(value, "__name__", ""),
+)
+def test_memory_is_bounded_by_the_largest_tensor(
+    tmp_path: Path, write: Callable[[Path, Shapes], None], raw: dict[str, Any], options: str
+) -> None:
+    source, shapes = tmp_path / "source", config_from_dict(raw).weight_shapes()
+    source.mkdir()
+    (source / "config.json").write_text(json.dumps(raw), encoding="utf-8")
+    checkpoints.add_tokenizer(source)
+    write(source, shapes)
+    interpreter = peak("import time; time.sleep(0.1)")
+    convert = f"import sys; from elm_mlx.convert import convert; convert(*sys.argv[1:], {options})"
+    taken = peak(convert, source, tmp_path / "out") - interpreter
+    sizes = [4 * prod(shape) for shape in shapes.values()]
+    bound = 2 * max(sizes) + 200 * 10**6
+    assert max(sizes) / 2 < taken < bound < 0.75 * sum(sizes)

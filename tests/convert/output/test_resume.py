@@ -1,0 +1,319 @@
+"""A conversion that is killed, that meets another, or whose disk is full: earlier outputs stay, finished work counts.
+
+A run is killed by SIGKILL at a line of its code, so that every moment can be had, and the same one again.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import shutil
+import subprocess
+import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+import pytest
+
+import elm_mlx
+from elm_mlx.convert import convert
+from elm_mlx.convert.output import pipeline
+from elm_mlx.convert.output import target as staging
+from elm_mlx.convert.tokenizer import TokenizerFiles
+from elm_mlx.errors import DiskFull, TargetExists
+from elm_mlx.library import pull as locate
+from elm_mlx.library.names import Repository
+
+OPTIONS: dict[str, Any] = {"bits": 4, "group_size": 32, "max_shard_size": 0.00005}
+# Converts with --force and prints the function of every line that it comes by, or dies at the line of that number.
+DRIVER = """
+import json, os, signal, sys
+from elm_mlx.convert import convert
+rooms = ("", ".output.target", ".output.journal", ".output.pipeline", ".output.provenance", ".tokenizer")
+modules = {"elm_mlx.store.weights", *("elm_mlx.convert" + room for room in rooms)}
+source, target, options, last = sys.argv[1], sys.argv[2], json.loads(sys.argv[3]), int(sys.argv[4])
+passed = []
+def trace(frame, event, _):
+    name = frame.f_code.co_qualname
+    if frame.f_globals["__name__"] not in modules or not passed and name != "staged":
+        return None
+    if frame.f_globals["__name__"] == "elm_mlx.store.weights" and not name.startswith("Writer"):
+        return None
+    if event == "line":
+        passed.append(name)
+        if len(passed) == last:
+            os.kill(os.getpid(), signal.SIGKILL)
+    return trace
+sys.settrace(trace)
+convert(source, target, force=True, **options)
+print(json.dumps(passed))
+"""
+
+
+def drive(source: Path, target: Path, last: int = 0) -> list[str]:
+    """The functions of all lines, or nothing from a run that was killed at the `last`."""
+    command = [sys.executable, "-c", DRIVER, str(source), str(target), json.dumps(OPTIONS), str(last)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == (-9 if last else 0), done.stderr
+    return json.loads(done.stdout or "[]")
+
+
+def content(folder: Path) -> dict[str, bytes]:
+    return {file.name: file.read_bytes() for file in folder.iterdir()}
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def finished(target: Path) -> int:
+    """Weights that a killed run's journal lists."""
+    journal = target.with_name(f".{target.name}.journal")
+    return max(0, journal.read_bytes().count(b"\n") - 1) if journal.exists() else 0
+
+
+@pytest.fixture
+def converted(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The names of the weights that are read and converted, as they are."""
+    read: list[str] = []
+    right = pipeline.converted
+    monkeypatch.setattr(pipeline, "converted", lambda name, *rest: read.append(name) or right(name, *rest))
+    return read
+
+
+@pytest.fixture(scope="module")
+def lines(openelm: Path, tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    """The functions of the lines that a run over an earlier output comes by."""
+    target = tmp_path_factory.mktemp("lines") / "out"
+    convert(openelm, target, bits=8)
+    return drive(openelm, target)
+
+
+@pytest.fixture(scope="module")
+def earlier(openelm: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return convert(openelm, tmp_path_factory.mktemp("earlier") / "out", bits=8).output
+
+
+@pytest.fixture(scope="module")
+def whole(openelm: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What an uninterrupted run gives: several files."""
+    output = convert(openelm, tmp_path_factory.mktemp("whole") / "out", **OPTIONS).output
+    assert len([*output.glob("*.safetensors")]) > 3
+    return output
+
+
+def half_done(source: Path, target: Path, lines: list[str]) -> int:
+    """Kills a run amid its weights; how many it has finished."""
+    drive(source, target, len(lines) - lines[::-1].index("Journal.add") - 100)
+    return finished(target)
+
+
+def kill_points(lines: list[str], count: int) -> list[int]:
+    """Moments spread evenly over a run, and every line about the renames."""
+    spread = range(1, len(lines), len(lines) // count)
+    renames = [at for at, name in enumerate(lines, start=1) if name == "replace"]
+    assert len(renames) > 3
+    return sorted({*spread, *renames})
+
+
+@pytest.mark.parametrize("count", [20, pytest.param(300, marks=pytest.mark.slow)])
+def test_a_killed_run_is_gone_on_with_and_gives_the_same_bytes(
+    openelm: Path, tmp_path: Path, lines: list[str], earlier: Path, whole: Path, converted: list[str], count: int
+) -> None:
+    before, after = content(earlier), content(whole)
+    weights = len(mx.load(str(openelm / "model.safetensors")))
+    seen = set()
+    for point in kill_points(lines, count):
+        target = tmp_path / str(point) / "out"
+        shutil.copytree(earlier, target)
+        drive(openelm, target, point)
+        partial, aside = target.with_name(".out.partial"), target.with_name(".out.replaced")
+        found = content(target if target.exists() else aside)
+        assert found == before or (found == after and not partial.exists())
+        due = weights - finished(target) * partial.exists()
+        seen.add((due, target.exists()))
+        converted.clear()
+        assert content(convert(openelm, target, force=True, **OPTIONS).output) == after, point
+        assert len(converted) == due, point
+        assert names(target.parent) == ["out"]
+    assert len({due for due, _ in seen}) > 4  # amid different weights
+    assert {there for _, there in seen} == {True, False}  # between the renames too
+
+
+def test_what_a_kill_tore_or_another_changed_is_done_anew(
+    openelm: Path, tmp_path: Path, lines: list[str], whole: Path, converted: list[str]
+) -> None:
+    weights = len(mx.load(str(openelm / "model.safetensors")))
+    target, partial, journal = (tmp_path / name for name in ("out", ".out.partial", ".out.journal"))
+    for case in ("torn", "cut", "damaged", "lost"):
+        count = half_done(openelm, target, lines)
+        assert 3 < count < weights
+        files = sorted(partial.glob("*.safetensors"))
+        if case == "torn":
+            for file in (journal, files[-1]):
+                file.write_bytes(file.read_bytes() + bytes(100_000))
+        elif case == "cut":
+            journal.write_bytes(journal.read_bytes()[:-1])
+        elif case == "damaged":
+            data = bytearray(files[0].read_bytes())
+            data[-1] ^= 1
+            files[0].write_bytes(data)
+        else:
+            files[0].unlink()
+        converted.clear()
+        assert content(convert(openelm, target, force=True, **OPTIONS).output) == content(whole)
+        again = len(converted) - (weights - count)
+        assert again == {"torn": 0, "cut": 1}.get(case, again)
+        assert again > 1 or case in ("torn", "cut")
+
+
+def test_other_options_and_another_source_begin_anew(
+    openelm: Path, tmp_path: Path, lines: list[str], whole: Path, converted: list[str]
+) -> None:
+    source, target = shutil.copytree(openelm, tmp_path / "openelm"), tmp_path / "out"
+    weights = len(mx.load(str(source / "model.safetensors")))
+    other = convert(source, tmp_path / "other", dtype="float16", **OPTIONS).output  # of the same sizes
+    converted.clear()
+    assert half_done(source, target, lines)
+    assert content(convert(source, target, dtype="float16", **OPTIONS).output) == content(other)
+    assert half_done(source, target, lines)
+    os.utime(source / "model.safetensors")
+    assert content(convert(source, target, force=True, **OPTIONS).output) == content(whole)
+    assert len(converted) == 2 * weights
+
+
+def test_the_earlier_output_comes_back_to_whoever_does_not_go_on(
+    openelm: Path, tmp_path: Path, lines: list[str], earlier: Path
+) -> None:
+    target = shutil.copytree(earlier, tmp_path / "out")
+    drive(openelm, target, len(lines) - lines[::-1].index("replace") - 1)
+    assert not target.exists()
+    with pytest.raises(TargetExists, match="--force"):
+        convert(openelm, target)
+    assert content(target) == content(earlier)
+    assert names(tmp_path) == ["out"]
+
+
+def test_two_runs_to_one_target_exclude_each_other(openelm: Path, tmp_path: Path, whole: Path) -> None:
+    target, refusals = tmp_path / "out", []
+
+    def another(done: int, total: int) -> None:
+        script = "import sys; from elm_mlx.convert import convert; convert(*sys.argv[1:], force=True)"
+        run = [sys.executable, "-c", script, str(openelm), str(target)]
+        refusals.append(subprocess.run(run, capture_output=True, text=True, check=False).stderr)
+        with pytest.raises(TargetExists, match="Another run is writing"):
+            convert(openelm, target)
+
+    convert(openelm, target, progress=lambda *at: None if refusals else another(*at), **OPTIONS)
+    assert "TargetExists: Another run is writing" in refusals[0]
+    assert content(target) == content(whole)
+    assert names(tmp_path) == ["out"]
+
+
+def test_a_second_pull_waits_for_the_conversion_of_the_first(
+    openelm: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ELM_MLX_CACHE", str(tmp_path))
+    snapshot = shutil.copytree(openelm, tmp_path / "commit")
+    choice = locate.Choice(Repository("apple/OpenELM-270M"), None)
+    begun, refused, right = threading.Event(), threading.Event(), staging.wait
+
+    def hold(done: int, total: int) -> None:
+        begun.set()
+        assert refused.wait(30)
+
+    monkeypatch.setattr(staging, "wait", lambda place: (refused.set(), right(place)))
+    with ThreadPoolExecutor(1) as thread:
+        first = thread.submit(locate.converted, choice, snapshot, None, hold, str, False)
+        assert begun.wait(30)
+        assert locate.converted(choice, snapshot, None, None, str, False) == first.result()
+
+
+def test_links_beside_the_target_are_not_followed(openelm: Path, tmp_path: Path) -> None:
+    """In a folder that others write to they may lead to files of ours."""
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.txt").write_text("keep", encoding="utf-8")
+    (tmp_path / ".a.partial").symlink_to(tmp_path / "mine")
+    convert(openelm, tmp_path / "a")
+    (tmp_path / ".b.journal").symlink_to(tmp_path / "mine" / "thesis.txt")
+    with pytest.raises(elm_mlx.ElmError, match="Writing"):
+        convert(openelm, tmp_path / "b")
+    assert (tmp_path / "mine" / "thesis.txt").read_text(encoding="utf-8") == "keep"
+
+
+@pytest.mark.parametrize("limit", [5_000, 30_000], ids=["in the tokenizer", "in the weights"])
+def test_a_full_disk_leaves_the_earlier_output(openelm: Path, earlier: Path, tmp_path: Path, limit: int) -> None:
+    """The real thing: the system refuses the bytes."""
+    assert (openelm / "tokenizer.json").stat().st_size > 5_000
+    target = shutil.copytree(earlier, tmp_path / "out")
+    script = (
+        f"import resource, signal, sys; signal.signal(signal.SIGXFSZ, signal.SIG_IGN); limit = {limit};"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit));"
+        "from elm_mlx.cli import run; sys.exit(run(sys.argv[1:]))"
+    )
+    command = [sys.executable, "-c", script, "convert", str(openelm), "--output", str(target), "--force"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (done.returncode, "Traceback" in done.stderr) == (74, False), done.stderr
+    assert "the disk is full" in done.stderr
+    assert content(target) == content(earlier)
+    assert names(tmp_path) == ["out"]
+
+
+def test_a_disk_that_fills_with_the_tokenizer_leaves_nothing(
+    openelm: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(self: TokenizerFiles, folder: Path) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(TokenizerFiles, "write", full)
+    with pytest.raises(DiskFull, match="the disk is full"):
+        convert(openelm, tmp_path / "out")
+    assert names(tmp_path) == []
+
+
+def test_an_earlier_output_that_cannot_be_removed_is_named(
+    openelm: Path, earlier: Path, tmp_path: Path, whole: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target, aside = Path(shutil.copytree(earlier, tmp_path / "out")), tmp_path / ".out.replaced"
+    right = shutil.rmtree
+    with monkeypatch.context() as patch:
+        patch.setattr(shutil, "rmtree", lambda path, **how: None if path == aside else right(path, **how))
+        for _ in range(2):  # the next run says so before it begins
+            with pytest.raises(elm_mlx.ElmError, match=r"out is whole, but .*\.out\.replaced.* cannot be removed"):
+                convert(openelm, target, force=True, **OPTIONS)
+            assert content(target) == content(whole)
+            assert names(tmp_path) == [".out.replaced", "out"]
+    convert(openelm, target, force=True, **OPTIONS)
+    assert names(tmp_path) == ["out"]
+
+
+def test_the_disk_has_all_files_before_their_folder_gets_its_name(
+    openelm: Path, earlier: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target = Path(shutil.copytree(earlier, tmp_path / "out"))
+    done: list[int] = []
+    due: dict[str, list[Path]] = {}
+    sync, rename, remove = os.fsync, Path.rename, shutil.rmtree
+
+    def wanted(step: str, *paths: Path) -> None:
+        due[step] = [path for path in paths if path.stat().st_ino not in done]
+
+    def renamed(self: Path, to: Path) -> Path:
+        if to == target:
+            wanted("rename", *self.iterdir(), self)
+        return rename(self, to)
+
+    def removed(path: Path, **how: bool) -> None:
+        if path.name == ".out.replaced":
+            wanted("remove", path.parent)
+        remove(path, **how)
+
+    monkeypatch.setattr(os, "fsync", lambda file: (done.append(os.fstat(file).st_ino), sync(file)))
+    monkeypatch.setattr(Path, "rename", renamed)
+    monkeypatch.setattr(shutil, "rmtree", removed)
+    convert(openelm, target, force=True, **OPTIONS)
+    assert due == {"rename": [], "remove": []}

@@ -1,0 +1,134 @@
+"""On the CPU backend each core gets a stream: the same numbers, no copies, and a BLAS that knows its share."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+
+import mlx.core as mx
+import pytest
+from helpers import checkpoints
+
+import elm_mlx
+from elm_mlx.device import cpu
+from elm_mlx.engine.cache.kv import make_cache
+from elm_mlx.engine.generate import prefill
+
+pytestmark = pytest.mark.skipif("config.getoption('--device') == 'gpu'", reason="policy of the CPU backend")
+
+Blas = Callable[[int], list[int]]
+
+
+@pytest.fixture
+def blas(monkeypatch: pytest.MonkeyPatch) -> Blas:
+    """Stands for a BLAS that takes so many threads, and keeps what it is told; every matrix is worth a share."""
+
+    def takes(threads: int) -> list[int]:
+        told: list[int] = []
+        monkeypatch.setattr(cpu, "_blas_threads", lambda: (threads, told.append))
+        return told
+
+    monkeypatch.setattr(cpu, "LARGE", 0)
+    return takes
+
+
+@pytest.mark.parametrize("threads", [2, 3, 4])
+def test_shared_work_gives_the_plain_numbers_and_tokens(source: Path, blas: Blas, threads: int) -> None:
+    blas(threads)
+    plain, shared = elm_mlx.load(source, cpu_policy="plain"), elm_mlx.load(source)
+    assert isinstance(shared.model.embedding, cpu.SharedLinear)
+    for length in (1, 40, 72, 150, 300):  # one chunk, several, one of them shorter
+        ids = checkpoints.prompt(length)
+        ours, theirs = shared.generate(ids, 12), plain.generate(ids, 12)
+        assert ours.tokens == theirs.tokens
+        assert mx.allclose(shared.logits(ids), plain.logits(ids), atol=1e-4).item()
+        assert read(shared, ids) == pytest.approx(read(plain, ids), abs=1e-4)
+
+
+def read(lm: elm_mlx.LanguageModel, ids: list[int]) -> list[float]:
+    """The logits after `ids`, read as a request reads them, on chunks that differ from length to length."""
+    cache = make_cache(lm.config.num_layers, len(ids))
+    logits = prefill(lm.model, mx.array([ids]), cache, chunk=lm.prefill_chunk, streams=lm.streams)
+    values: list[float] = logits[0].tolist()  # type: ignore[assignment]
+    return values
+
+
+def test_every_chunk_finds_what_the_one_before_wrote(source: Path, blas: Blas) -> None:
+    """Thirty prompts, each on three streams at once, where a lost wait would read what is not written yet."""
+    blas(3)
+    lm = elm_mlx.load(source)
+    ids = checkpoints.prompt(300)
+    expected = read(lm, ids)
+    assert all(read(lm, ids) == expected for _ in range(30))
+
+
+def test_shared_steps_write_in_place(source: Path, blas: Blas) -> None:
+    """A step needs no second cache, whichever stream it runs on."""
+    blas(2)
+    lm = elm_mlx.load(source)
+    cache = make_cache(lm.config.num_layers, 65_536, reserve=65_536)
+    mx.eval(prefill(lm.model, mx.array([checkpoints.prompt(200)]), cache, streams=lm.streams))
+    held = sum(array.nbytes for layer in cache for array in layer.arrays())
+    before = mx.get_active_memory()
+    mx.reset_peak_memory()
+    for _ in range(8):
+        mx.eval(lm.model.last_hidden(mx.array([[5]]), cache))
+    assert mx.get_peak_memory() - before <= 0.01 * held + 1e6
+
+
+def test_another_thread_than_the_loading_one_may_generate(openelm: Path, blas: Blas) -> None:
+    blas(2)
+    lm = elm_mlx.load(openelm)
+    expected, said = lm.generate(checkpoints.prompt(150), 8).tokens, []
+    threads = [threading.Thread(target=lambda: said.append(lm.generate(checkpoints.prompt(150), 8).tokens))
+               for _ in range(2)]  # fmt: skip
+    for thread in threads:
+        thread.start()
+        thread.join()
+    assert said == [expected] * 2
+
+
+def test_a_shared_blas_takes_one_thread_and_its_own_number_otherwise(openelm: Path, blas: Blas) -> None:
+    told = blas(2)
+    assert len(elm_mlx.load(openelm).streams) == 2
+    assert not elm_mlx.load(openelm, cpu_policy="plain").streams
+    assert told == [1, 2]
+
+
+@pytest.mark.parametrize("threads", [1, cpu.MOST_STREAMS + 1])
+def test_one_core_and_many_are_left_to_the_blas(openelm: Path, blas: Blas, threads: int) -> None:
+    told = blas(threads)
+    lm = elm_mlx.load(openelm)
+    assert not lm.streams
+    assert not isinstance(lm.model.embedding, cpu.SharedLinear)
+    assert told == [threads]
+
+
+def test_small_matrices_and_many_rows_stay_one_product(monkeypatch: pytest.MonkeyPatch) -> None:
+    handed_over: list[mx.array] = []
+    monkeypatch.setattr(
+        mx, "split", lambda weight, *_, **__: handed_over.append(weight) or [weight[:, :2], weight[:, 2:]]
+    )
+    weight, streams = mx.arange(12.0).reshape(4, 3), [mx.new_stream(mx.cpu) for _ in range(2)]
+    small = cpu.SharedLinear(weight, streams)
+    monkeypatch.setattr(cpu, "LARGE", 0)
+    large = cpu.SharedLinear(weight, streams)
+    for rows in (1, cpu.FEW - 1, cpu.FEW):
+        x = mx.ones((1, rows, 3))
+        assert small(x).tolist() == large(x).tolist() == (x @ weight.T).tolist()
+    assert len(handed_over) == 2
+
+
+def test_only_a_blas_that_we_loaded_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[int] = []
+    library = SimpleNamespace(openblas_get_num_threads=lambda: 2, openblas_set_num_threads=told.append)
+    monkeypatch.setattr(cpu, "fast_blas", lambda: "libopenblas.so.0")
+    ask = cpu._blas_threads.__wrapped__
+    for loaded, threads in (({}, 1), ({"libopenblas.so.0": SimpleNamespace()}, 1), ({"libopenblas.so.0": library}, 2)):
+        monkeypatch.setattr(cpu, "_loaded", loaded)
+        found, tell = ask()
+        assert found == threads
+        tell(7)
+    assert told == [7]

@@ -1,0 +1,157 @@
+"""Chat templates that run away or break out are refused within bounds of time and memory."""
+
+from __future__ import annotations
+
+import resource
+import sys
+import time
+
+import pytest
+from helpers import chat_templates as written
+
+from elm_mlx.errors import BadCheckpoint
+from elm_mlx.text.chat.template import ChatTemplate
+
+GUARDED_SECONDS, GUARDED_BYTES = 3, 200 * 2**20
+R = "range(99999)"
+DOUBLED = "{% set ns = namespace(x='ab') %}{% for i in range(99) %}{% set ns.x = "
+LAUGHS = "{% set a = ['ha', 'ha'] %}" + "{% set a = [a, a, a, a, a, a, a, a] %}" * 12
+TALL = "{% set ns = namespace(t=()) %}{% for i in range(99999) %}{% set ns.t = (ns.t,) %}{% endfor %}"
+ATTACKS = {
+    "nested loops": f"{{% for a in {R} %}}{{% for b in {R} %}}{{% endfor %}}{{% endfor %}}",
+    "loops that a test empties": f"{{% for a in {R} %}}{{% for b in {R} if false %}}{{% endfor %}}{{% endfor %}}",
+    "loop of text": f"{{% for a in {R} %}}{'x' * 20_000}{{% endfor %}}",
+    "captured text": f"{{% set x %}}{{% for a in {R} %}}{'x' * 20_000}{{% endfor %}}{{% endset %}}",
+    "loop over letters": "{% for a in 'x' * 9999 %}{% for b in 'x' * 9999 %}{% endfor %}{% endfor %}",
+    "times": "{{ 'x' * 1000000000 }}",
+    "times from the left": "{{ 1000000000 * 'x' }}",
+    "times a list": "{{ [1] * 1000000000 }}",
+    "times a list in a list": "{{ [[0] * 9999] * 9999 }}",
+    "deep json": "{% set ns = namespace(l=[0] * 99999) %}{% for i in range(60) %}{% set ns.l = [ns.l] %}{% endfor %}"
+    "{{ ns.l | tojson(indent=16) }}",
+    "keys without a tall tuple": TALL + "{{ {}.keys() - [ns.t] }}",
+    "dict views of a tall tuple": TALL + "{{ {'a': ns.t}.items() - [] }}",
+    "power": "{{ 9 ** (9 ** 9) }}",
+    "power of a fraction": "{{ 2 ** -99999999999 }}{{ 9.5 ** 9999 }}",
+    "squares": "{% set ns = namespace(x=9) %}{% for i in range(99) %}{% set ns.x = ns.x * ns.x %}{% endfor %}",
+    "a long number": "{{ 0x" + "f" * 60_000 + " % 3 }}",
+    "huge range": "{{ range(1000000000) }}",
+    "filter center": "{{ 'x' | center(1000000000) }}",
+    "method center": "{{ 'x'.center(1000000000) }}",
+    "ljust": "{{ 'x'.ljust(1000000000) }}",
+    "zfill": "{{ 'x'.zfill(1000000000) }}",
+    "expandtabs": "{{ '\\t'.expandtabs(1000000000) }}",
+    "translate": "{{ 'aaaa'.translate({97: 'b' * 99999}) }}",
+    "to_bytes": "{{ (1).to_bytes(1000000000) }}",
+    "indent": "{{ 'x\\ny' | indent(1000000000) }}",
+    "indent by text": "{{ ('x\\n' * 9999) | indent('y' * 99999) }}",
+    "indented json": "{{ [[[1]]] | tojson(indent=1000000000) }}",
+    "json separators": "{{ ([1] * 9999) | tojson(separators=(',' * 99999, ':')) }}",
+    "percent": "{{ '%99999999d' % 1 }}",
+    "percent, precise": "{{ '%.99999999f' % 1 }}",
+    "percent, width given": "{{ '%*d' % (99999999, 1) }}",
+    "percent, often": "{{ ('%999d' * 99999) % (((1,) * 99999)) }}",
+    "format filter": "{{ '%99999999d' | format(1) }}",
+    "format filter, product": "{{ ('%(a)s' * 9999) | format(a='x' * 9999) }}",
+    "str.format": "{{ '{:99999999}'.format(1) }}",
+    "str.format, width given": "{{ '{:{w}}'.format(1, w=99999999) }}",
+    "str.format, product": "{{ ('{0}' * 9999).format('x' * 9999) }}",
+    "str.format of classes": "{{ '{0.__class__.__mro__}'.format('') }}",
+    "format_map": "{{ '{a:99999999}'.format_map({'a': 1}) }}",
+    "replace": "{{ ('x' * 99999) | replace('x', 'y' * 99999) }}",
+    "replace of nothing": "{{ ('x' * 99999).replace('', 'y' * 99999) }}",
+    "replace, again and again": DOUBLED + "ns.x | replace('a', 'aa') %}{% endfor %}",
+    "join": "{{ range(99999) | join('x' * 99999) }}",
+    "join of shared parts": "{{ (['x' * 99999] * 99999) | join }}",
+    "str.join": "{{ ('y' * 99999).join('x' * 99999) }}",
+    "concatenation": DOUBLED + "ns.x ~ ns.x %}{% endfor %}",
+    "addition": DOUBLED + "ns.x + ns.x %}{% endfor %}",
+    "addition of lists": "{% set ns = namespace(x=[1]) %}{% for i in range(99) %}{% set ns.x = ns.x + ns.x %}"
+    "{% endfor %}",
+    "captured, again and again": DOUBLED.removesuffix("{% set ns.x = ")
+    + "{% set y %}{{ ns.x }}{{ ns.x }}{% endset %}{% set ns.x = y %}{% endfor %}",
+    "laughs": LAUGHS + "{{ a }}",
+    "laughs, joined": LAUGHS + "{{ a ~ '' }}",
+    "laughs, as a string": LAUGHS + "{{ a | string }}",
+    "laughs, as json": LAUGHS + "{{ a | tojson }}",
+    "laughs, compared": LAUGHS
+    + LAUGHS.replace("a,", "b,").replace("a]", "b]").replace("set a", "set b") + "{{ a == b }}",
+    "laughs, in a namespace": LAUGHS + "{{ namespace(a=a).a ~ '' }}",
+    "laughs, formatted": LAUGHS + "{{ '{}'.format(a) }}{{ '%s' % a }}",
+    "laughs, sorted": LAUGHS + "{{ [a, a] | sort | length }}",
+    "list of ranges": f"{{% for a in {R} %}}{{{{ {R} | list | length }}}}{{% endfor %}}",
+    "generators": "{% set ns = namespace(r=range(99999)) %}{% for i in range(100) %}"
+    "{% set ns.r = ns.r | select('odd') %}{% endfor %}"
+    "{{ ns.r | list }}",
+    "map of a filter": f"{{{{ {R} | map('center', 9999) | list }}}}",
+    "map of json": f"{{{{ {R} | map('tojson', indent=1000000000) | list }}}}",
+    "attribute path": "{{ ([{}] * 99999) | map(attribute='a.' * 9999) | list }}",
+    "batch": "{{ [1] | batch(1000000000, 'x') | list }}",
+    "slice": "{{ [1] | slice(1000000000) | list }}",
+    "wordwrap": "{{ ('x ' * 9999) | wordwrap(1, wrapstring='y' * 9999) }}",
+    "round": "{{ 1.5 | round(1000000000, 'ceil') }}",
+    "sum of lists": "{{ ([[1]] * 99999) | sum(start=[]) | length }}",
+    "strip": f"{{% for a in {R} %}}{{% set x = ('a' * 99999).strip('b' * 9999 ~ 'a') %}}{{% endfor %}}",
+    "rfind": "{{ ('a' * 999999).rfind('b' ~ 'a' * 99999) }}",
+    "split": "{% set ns = namespace(l=[]) %}{% for a in range(999) %}"
+    "{% set ns.l = [ns.l, ('é ' * 99999).split(' ')] %}{% endfor %}",
+    "letters": "{{ ('é' * 999999) | list | length }}{{ ('é' * 9999999) | list }}",
+    "kept wide characters": "{% set s = '😀' * 99999 %}{% set ns = namespace(l=[]) %}{% for a in range(9999) %}"
+    "{% set ns.l = [ns.l, s[1:]] %}{% endfor %}",
+    "kept slices": "{% set s = 'x' * 99999 %}{% set ns = namespace(l=[]) %}{% for a in range(9999) %}"
+    "{% set ns.l = [ns.l, s[1:]] %}{% endfor %}",
+    "kept lists": "{% set ns = namespace(l=[]) %}{% for a in range(99999) %}"
+    "{% set ns.l = [ns.l" + ", 0" * 3999 + "] %}{% endfor %}",
+    "comparisons": f"{{% set x, y = 'x' * 999999, 'x' * 999999 %}}{{% for a in {R} %}}{{% if x == y ~ '' %}}"
+    f"{{% endif %}}{{% endfor %}}",
+    "membership": f"{{% set l = ['x' * 9999] * 99 %}}{{% for a in {R} %}}{{% if 'y' * 9999 in l %}}"
+    f"{{% endif %}}{{% endfor %}}",
+    "tests": f"{{% set x = 'X' * 999999 %}}{{% for a in {R} %}}{'{% if x is upper %}{% endif %}' * 999}{{% endfor %}}",
+    "hash of a tall tuple": TALL + "{{ {ns.t: 1} }}",
+    "key of a tall tuple": TALL + "{{ {}[ns.t] }}",
+    "get of a tall tuple": TALL + "{{ {}.get(ns.t) }}",
+    "unique tall tuples": TALL + "{{ [ns.t] | unique | list }}",
+    "dict of a tall tuple": TALL + "{{ dict([(ns.t, 1)]) }}",
+    "namespace of a tall tuple": TALL + "{{ namespace([(ns.t, 1)]) }}",
+    "text of a tall tuple": TALL + "{{ ns.t }}",
+    "recursion": "{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}",
+    "branching recursion": "{% macro f(n) %}{% if n %}{{ f(n - 1) }}{{ f(n - 1) }}{% endif %}{% endmacro %}{{ f(60) }}",
+    "recursion by caller": "{% macro f() %}{{ caller() }}{% endmacro %}{% macro g() %}{% call f() %}{{ g() }}"
+    "{% endcall %}{% endmacro %}{{ g() }}",
+    "self": "{% block x %}{{ self.x() }}{% endblock %}",
+    "classes": "{{ ''.__class__.__mro__[1].__subclasses__() }}",
+    "classes by name": "{{ (''|attr('__class__')).__mro__ }}",
+    "classes by index": "{{ ''['__class__']['__mro__'] }}",
+    "globals": "{{ raise_exception.__globals__['json'] }}{{ cycler.__init__.__globals__.os }}",
+    "frames": "{{ (messages | map('upper')).gi_frame.f_globals }}",
+    "environment": "{{ self._TemplateReference__context.environment.filters }}{{ f.environment.x }}",
+    "macro's environment": "{% macro f() %}{% endmacro %}{{ f._environment.globals }}",
+    "namespace's class": "{{ namespace(__class__='x').__class__.__init__.__globals__ }}",
+    "mutation": "{% for a in [[]] %}{{ a.append(a) }}{% endfor %}",
+    "strftime": "{{ strftime_now('%999999999d' * 9999) ~ nothing.at_all }}",
+    "deep parentheses": "{{ " + "(" * 9_000 + "1" + ")" * 9_000 + " }}",
+    "deep lists": "{{ " + "[" * 9_000 + "]" * 9_000 + " }}",
+    "deep attributes": "{{ x" + ".a" * 9_000 + " }}",
+    "deep filters": "{{ x" + "|e" * 9_000 + " }}",
+    "deep negation": "{{ " + "not " * 9_000 + "x }}",
+    "long sum": "{{ 1" + "+1" * 9_000 + " }}",
+    "deep conditions": "{% if x %}" * 3_000 + "{% endif %}" * 3_000,
+    "many conditions": "{% if x %}" + "{% elif x %}" * 5_000 + "{% endif %}",
+    "deep loops": "{% for a in b %}" * 90 + "{{ a }}" * 8_000 + "{% endfor %}" * 90,
+    "deep macros": "{% macro f() %}" * 90 + "{{ a }}" * 7_000 + "{% endmacro %}" * 90,
+    "too long": "x" * 70_000,
+}  # fmt: skip
+
+
+def peak() -> int:
+    """The most bytes that this process has held."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+@pytest.mark.parametrize("name", ATTACKS)
+def test_a_hostile_template_is_refused_within_bounds(name: str) -> None:
+    seconds, held = time.process_time(), peak()
+    with pytest.raises(BadCheckpoint, match=r"chat_template\.jinja"):
+        ChatTemplate(ATTACKS[name], written.TOKENS).render([written.USER])
+    assert time.process_time() - seconds < GUARDED_SECONDS
+    assert peak() - held < GUARDED_BYTES
