@@ -26,7 +26,7 @@ STAIR = (
     ("store.*",),  # 5: files to arrays, and a directory to a model
     ("library.names", "library.download"),  # 6: names and the network
     ("library.hub_cache", "library.copies"),
-    ("library.hub",),
+    ("library.hub", "library.local"),
     ("convert.*",),  # 7
     ("library.pull",),  # 8: from a name to a directory, which asks convert inside the functions that need it
     ("api.*",),  # 9
@@ -37,8 +37,10 @@ STAIR = (
 )
 FACES = {"elm_mlx", "cli.group"}  # where modules are imported by name, when they are first used
 POLICY = {"device.cpu", "store.load", "elm_mlx"}  # where the CPU backend may be mentioned; the last offers a name of it
-ONLY_IN = {"click": "cli", "rich": "cli", "huggingface_hub": "library.hub"}  # package -> the room it works in
-NEVER_AT_IMPORT = {"mlx_lm", "torch", "transformers"}
+# package -> the room it works in; that of an extra is imported nowhere else, and never with its module
+ONLY_IN = {"click": "cli", "rich": "cli", "huggingface_hub": "library.hub", "mlx_lm": "bench.theirs"}
+EXTRAS = {"mlx_lm": "mlx-lm"}  # what the base does not bring -> the extra that does
+NEVER_AT_IMPORT = {"torch", "transformers", *EXTRAS}
 FILES = {"io", "json", "mmap", "os", "pathlib", "safetensors", "shutil", "tempfile"}
 
 
@@ -135,7 +137,13 @@ def test_no_module_imports_itself_through_others() -> None:
 
 def test_the_public_face_shows_the_api_alone_and_lazily() -> None:
     own = {one.name for one in IMPORTS["elm_mlx"] if one.name.startswith("elm_mlx")}
-    assert own == {"elm_mlx.api", "elm_mlx.device.cpu", "elm_mlx.errors", "elm_mlx.library.pull"}
+    assert own == {
+        "elm_mlx.api",
+        "elm_mlx.device.blas",
+        "elm_mlx.errors",
+        "elm_mlx.library.local",
+        "elm_mlx.library.pull",
+    }
     for statement in SOURCES["elm_mlx"].body:
         assert isinstance(statement, ast.If) or not any(one.name in own for one in imports(statement))
 
@@ -179,7 +187,10 @@ def test_what_is_imported_is_declared() -> None:
     names = {re.split(r"[^A-Za-z0-9_-]", line)[0].lower().replace("-", "_") for line in project["dependencies"]}
     declared = {"yaml" if name == "pyyaml" else name for name in names} | {"elm_mlx"} | sys.stdlib_module_names
     for module in SOURCES:
-        assert packages(module) <= declared, module
+        assert packages(module) <= declared | EXTRAS.keys(), module
+    for package, extra in EXTRAS.items():
+        assert package not in declared
+        assert any(line.startswith(extra) for line in project["optional-dependencies"][extra])
 
 
 def test_the_cpu_backend_is_mentioned_by_its_policy_alone() -> None:

@@ -25,6 +25,7 @@ from helpers import checkpoints
 
 import elm_mlx
 from elm_mlx import cli, errors
+from elm_mlx.api import model_info
 from elm_mlx.cli.group import COMMANDS, GROUPS, MODULES
 from elm_mlx.cli.group import cli as cli_group
 from elm_mlx.convert import convert
@@ -388,7 +389,7 @@ def test_info_reckons_memory_for_a_context_and_bits(run: Run, openelm: Path, mon
     assert plain["footprint"] == {"weights": weights, "cache": cache, "headroom": headroom, "context": 100}
     assert plain["fits"]
     assert answer(run("info", openelm, "--json"))["footprint"]["weights"] == plain["weight_bytes"]
-    monkeypatch.setattr(elm_mlx.api, "memory_limit", lambda: weights)
+    monkeypatch.setattr(model_info, "memory_limit", lambda: weights)
     assert "fits             no: this machine has 0.00 GB" in run("info", openelm).out
 
 
@@ -557,11 +558,11 @@ def test_ctrl_c_keeps_what_was_written(endless: Path) -> None:
 def test_termination_tidies_up_a_conversion(openelm: Path, tmp_path: Path, ending: str, code: int) -> None:
     """Between two tensors: nothing under the final name, no folder left beside it."""
     script = (
-        "import os, signal, sys; from elm_mlx.convert import pipeline; right = pipeline.converted\n"
+        "import os, signal, sys; from elm_mlx.convert.output import pipeline; right = pipeline.convert_rows\n"
         "def wrong(name, *rest):\n"
         f"    if 'layers.2' in name: os.kill(os.getpid(), signal.{ending})\n"
         "    return right(name, *rest)\n"
-        "pipeline.converted = wrong\n"
+        "pipeline.convert_rows = wrong\n"
         "from elm_mlx.cli import main; main()"
     )
     program = [sys.executable, "-c", script]
