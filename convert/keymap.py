@@ -9,7 +9,7 @@ from pathlib import Path
 
 import mlx.core as mx
 
-from elm_mlx.config import HEAD, ModelConfig
+from elm_mlx.config import HEAD_NAME, ModelConfig
 from elm_mlx.config.values import CONFIG
 from elm_mlx.convert.tensor import LazyTensor
 from elm_mlx.errors import BadCheckpoint
@@ -73,7 +73,7 @@ def match(
         new = rename(old, rules)
         if config.is_redundant(new):
             dropped.append(old)
-            head = tensor if new == HEAD else head
+            head = tensor if new == HEAD_NAME else head
         elif new in named:
             raise BadCheckpoint(f"{where}: {old} and another tensor both become {new}.")
         else:

@@ -1,4 +1,4 @@
-"""`python -m elm_mlx`."""
+"""Runs the command line for `python -m elm_mlx`."""
 
 from elm_mlx.cli import main
 

@@ -1,4 +1,4 @@
-"""Arguments of a call: numbers of any library become plain ones or are refused, and the form of progress callbacks."""
+"""Checks that an argument of a call is a number, of whatever library, and the type of progress callbacks."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from typing import Any
 from elm_mlx.errors import InvalidRequest
 
 Progress = Callable[[int, int], None]
-"""A callback of the caller's: long work calls it with (done, in all) as it goes on."""
+"""A callback that the caller gives: long work calls it with (units done, units in all) after each part."""
 
 
 def whole_number(name: str, value: object) -> int:
-    """`value` as a whole number, NumPy's too. Raises InvalidRequest for anything else, true and false included."""
+    """Returns a whole number, NumPy's too, as an int. Raises InvalidRequest for all else, true and false included."""
     try:
         return operator.index(value if not isinstance(value, bool) else None)  # type: ignore[arg-type]
     except TypeError:
@@ -22,7 +22,7 @@ def whole_number(name: str, value: object) -> int:
 
 
 def real_number(name: str, value: Any) -> Any:
-    """`value`, if it is a number. Raises InvalidRequest for anything else, true and false included."""
+    """Returns a real number unchanged. Raises InvalidRequest for all else, true and false included."""
     if isinstance(value, bool) or not isinstance(value, Real):
         raise InvalidRequest(f"{name} is {value!r}; it must be a number.")
     return value

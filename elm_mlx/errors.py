@@ -9,7 +9,7 @@
     ├── MissingBackend           69: MLX is installed without a backend (also an ImportError)
     ├── CacheFull                70: more tokens than the key/value cache was made for
     ├── NotEnoughMemory          71: the model does not fit this machine (also a MemoryError)
-    ├── VerificationFailed       72: a conversion is further from its source than it may be
+    ├── VerificationFailed       72: a converted model differs too much from its source
     ├── TargetExists             73: the output is there already (also a FileExistsError)
     ├── DiskFull                 74: no space left for the output (also an OSError)
     ├── Unreachable              75: the hub does not answer, or the network is switched off
@@ -26,15 +26,16 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 
-# An argument of a call in an advice: {output}, {bits=4}. The library drops the braces, the command line writes flags.
+# Finds the arguments that an advice names: {output}, {bits=4}. The library drops the braces, the command line writes
+# flags.
 ARGUMENT = re.compile(r"\{(\w+)(?:=([\w.-]+))?\}")
 
 
 class ElmError(Exception):
-    """The root: `except ElmError` catches whatever elm-mlx raises on purpose.
+    """The root of the tree: `except ElmError` catches every error that elm-mlx raises on purpose.
 
-    `message` says what is wrong, why and what to do. What of that names arguments of the call stands in `advice`, each
-    argument in braces as ARGUMENT reads it. As a string an error is both, one after the other.
+    `message` says what is wrong, why and what to do. Sentences that name arguments of the call stand in `advice`, with
+    each argument in braces, as ARGUMENT reads it. str(error) is the message and then the advice.
     """
 
     exit_code = 1
@@ -86,7 +87,7 @@ class CacheFull(ElmError):
 
 
 class NotEnoughMemory(ElmError, MemoryError):
-    """The model does not fit the memory of this machine: it would take `needed` bytes of `available` ones."""
+    """The model does not fit the memory of this machine: it needs `needed` bytes, and `available` bytes are there."""
 
     exit_code = 71
 
@@ -102,7 +103,7 @@ class VerificationFailed(ElmError):
 
 
 class TargetExists(ElmError, FileExistsError):
-    """The output is there already, and nobody said to replace it."""
+    """The output is there already, and the call does not ask to replace it."""
 
     exit_code = 73
 
@@ -120,7 +121,7 @@ class Unreachable(ElmError, ConnectionError):
 
 
 class Gated(ElmError, PermissionError):
-    """A repository asks for its licence to be accepted, and for a token that shows it."""
+    """A repository opens only to a user who accepted its licence, and whose token shows it."""
 
     exit_code = 77
 
@@ -132,5 +133,5 @@ class Unsupported(ElmError):
 
 
 def unsupported(what: str, found: object, known: Iterable[object]) -> Unsupported:
-    """The refusal of something that elm-mlx does not run, by its name, with what it does run."""
+    """Makes the error for `found`, which elm-mlx does not run; its message lists the `known` ones that it runs."""
     return Unsupported(f"{what} {found!r} is not one that elm-mlx runs; it runs {', '.join(map(str, known))}.")

@@ -1,4 +1,4 @@
-"""Small files read within bounds, the disk's room and its refusals as sentences, and bytes in words."""
+"""Small files read within bounds, free disk space, the operating system's errors as sentences, and bytes in words."""
 
 from __future__ import annotations
 
@@ -12,14 +12,15 @@ from typing import Any
 
 from elm_mlx.errors import BadCheckpoint, DiskFull, ElmError, NotFound
 
-MAX_SMALL_BYTES = 2**20  # of a configuration or template: Llama 3.1's largest has 55 kB
-MAX_LARGE_BYTES = 100 * 2**20  # of an index or a tokenizer.json: a 405B's index has 1 MB, a large tokenizer.json 20
+MAX_SMALL_BYTES = 2**20  # of a configuration or a template: Llama 3.1's largest has 55 kB
+MAX_LARGE_BYTES = 100 * 2**20  # of an index or a tokenizer.json: the largest have 1 MB and 20 MB
 
 
 def read_bytes(path: Path, limit: int) -> bytes:
-    """The content of a file of up to `limit` bytes.
+    """Reads a file of up to `limit` bytes.
 
-    Raises NotFound, or BadCheckpoint for a larger one and for a pipe or device, which might never end.
+    Raises NotFound where there is none, and BadCheckpoint for a larger file, or for a pipe or a device, which might
+    never end.
     """
     with reading(path):
         if not path.exists():
@@ -34,7 +35,7 @@ def read_bytes(path: Path, limit: int) -> bytes:
 
 
 def read_text(path: Path, limit: int) -> str:
-    """The text of a UTF-8 file of up to `limit` bytes. Raises as `read_bytes`, and BadCheckpoint for other bytes."""
+    """Reads a text of up to `limit` bytes. Raises as `read_bytes`, and BadCheckpoint for text that is not UTF-8."""
     try:
         return read_bytes(path, limit).decode()
     except UnicodeDecodeError as error:
@@ -42,7 +43,7 @@ def read_text(path: Path, limit: int) -> str:
 
 
 def read_json(path: Path, limit: int = MAX_SMALL_BYTES) -> dict[str, Any]:
-    """The object in a JSON file. Raises as `read_bytes`, and BadCheckpoint for anything but one object."""
+    """Reads the object in a JSON file. Raises as `read_bytes`, and BadCheckpoint for anything but one object."""
     try:
         value = json.loads(read_bytes(path, limit))
     except (ValueError, RecursionError) as error:
@@ -53,19 +54,19 @@ def read_json(path: Path, limit: int = MAX_SMALL_BYTES) -> dict[str, Any]:
 
 
 def optional_json(path: Path, limit: int = MAX_SMALL_BYTES) -> dict[str, Any]:
-    """The object in a JSON file, or an empty one where there is no file. Raises as `read_json`."""
+    """Reads the object in a JSON file; gives an empty one where there is no file. Raises as `read_json`."""
     with reading(path):
         return read_json(path, limit) if path.exists() else {}
 
 
 def write_json(path: Path, value: object) -> None:
-    """Writes `value` with its keys in their order and two blanks of indent, as Hugging Face does."""
+    """Writes `value` as JSON, its keys in their order and an indent of two spaces, as Hugging Face does."""
     path.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
 
 
 @contextmanager
 def disk_errors(what: str, advice: str = "Check its permissions, or name another {output}.") -> Iterator[None]:
-    """Turns the operating system's refusals into errors that say what was refused and what to do."""
+    """Turns an error of the operating system into DiskFull or ElmError: `what` went wrong, with `advice` what to do."""
     try:
         yield
     except OSError as error:
@@ -77,7 +78,7 @@ def disk_errors(what: str, advice: str = "Check its permissions, or name another
 
 
 def reading(path: Path) -> AbstractContextManager[None]:
-    """Turns the operating system's refusals to read `path` into errors that say so."""
+    """Turns an error of the operating system while `path` is read into an ElmError that names the path."""
     return disk_errors(f"{path} cannot be read", "Check its permissions.")
 
 
@@ -92,5 +93,5 @@ def free_space(path: Path) -> int:
 
 
 def gigabytes(count: int) -> str:
-    """A number of bytes as people read it."""
+    """A number of bytes in gigabytes, for people to read."""
     return f"{count / 1e9:.2f} GB" if count < 1e10 else f"{count / 1e9:.0f} GB"

@@ -20,7 +20,7 @@ from elm_mlx.convert.output.journal import Journal, checksum, read_checksum
 from elm_mlx.convert.tensor import LazyTensor
 from elm_mlx.errors import BadCheckpoint
 from elm_mlx.files import write_json
-from elm_mlx.store.stored_form import parts, quantize
+from elm_mlx.store.stored_form import quantize, stored_parts
 from elm_mlx.store.weights import Entry, Writer, file_head
 
 AHEAD_BYTES = CACHE_BYTES = 48 * 2**20  # small beside the 200 MB that a conversion may take over its tensors
@@ -82,7 +82,7 @@ def plan_shards(config: ModelConfig, quantization: Quantization | None, dtype: m
     filled = 0
     for name, shape in config.weight_shapes().items():
         setting = settings[name] = quantization.of(name, shape) if quantization else None
-        stored[name] = parts(name, shape, setting, dtype)
+        stored[name] = stored_parts(name, shape, setting, dtype)
         size = sum(entry.nbytes for entry in stored[name].values())
         if groups[-1] and filled + size > shard_bytes:
             groups.append([])

@@ -16,7 +16,7 @@ from typing import Any
 import mlx.core as mx
 import yaml  # type: ignore[import-untyped]
 
-from elm_mlx.config import HEAD, OpenELMConfig, Shape
+from elm_mlx.config import HEAD_NAME, OpenELMConfig, Shape
 from elm_mlx.config.values import MAX_POSITIONS, MAX_VOCAB, Values
 from elm_mlx.convert.keymap import AUTHORITIES, RULES, rename
 from elm_mlx.convert.tensor import LazyTensor
@@ -117,7 +117,7 @@ def raw_config(where: Path, tensors: Mapping[str, LazyTensor], facts: Mapping[st
         "ffn_multipliers": [dim / model_dim for dim in ffn_dims],
         "ffn_dim_divisor": gcd(256, *ffn_dims),
         "normalize_qk_projections": True,
-        "share_input_output_layers": HEAD not in shapes,
+        "share_input_output_layers": HEAD_NAME not in shapes,
         "rope_freq_constant": 10_000,
         "max_context_length": values.integer("max_context_length", 2048, MAX_POSITIONS),
         "bos_token_id": 1,
@@ -134,7 +134,7 @@ def without_padding(tensors: Mapping[str, LazyTensor], vocab_size: int) -> tuple
     """The embedding (and an untied head) without the rows after the vocabulary, and what that left out by name."""
     kept, dropped = dict(tensors), []
     for name, tensor in tensors.items():
-        is_table = rename(name, RULES["openelm", "corenet"]) in (OpenELMConfig.embedding_name, HEAD)
+        is_table = rename(name, RULES["openelm", "corenet"]) in (OpenELMConfig.embedding_name, HEAD_NAME)
         rows = tensor.shape[0] if tensor.shape else 0
         if is_table and kept_rows(rows, vocab_size) == vocab_size < rows:
             kept[name] = replace(

@@ -14,7 +14,7 @@ from elm_mlx.config.quantization import Quantization
 from elm_mlx.convert.tensor import LazyTensor
 from elm_mlx.errors import BadCheckpoint
 from elm_mlx.files import reading
-from elm_mlx.store.stored_form import expand, parts
+from elm_mlx.store.stored_form import expand, stored_parts
 from elm_mlx.store.weights import Entry
 
 Settings = dict[str, Quantization]
@@ -51,7 +51,7 @@ def expanded(where: Path, name: str, stored: dict[str, LazyTensor], setting: Qua
     """One weight [out, in] out of its packed words, scales and biases."""
     words = stored[name].shape
     shape = (words[0], words[1] * 32 // setting.bits) if len(words) == 2 else words
-    expected = parts(name, shape, setting, mx.float32) if len(shape) == 2 else {}
+    expected = stored_parts(name, shape, setting, mx.float32) if len(shape) == 2 else {}
     if forms(expected) != forms(stored):
         raise BadCheckpoint(f"{where}: the parts of {name} do not fit the quantization in config.json ({setting.bits} "
                             f"bits, groups of {setting.group_size}). Take both from the same repository.")  # fmt: skip

@@ -25,7 +25,7 @@ from elm_mlx.errors import InvalidRequest, PromptTooLong
 from elm_mlx.files import optional_json
 from elm_mlx.library.pull import pull
 from elm_mlx.models.model import Model
-from elm_mlx.store.load import Loaded, load_directory
+from elm_mlx.store.load import LoadedModel, load_directory
 from elm_mlx.text.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ class LanguageModel:
     Compute in one thread, or in the few of a pool: MLX keeps threads of its own for every thread that ever computed.
     """
 
-    def __init__(self, loaded: Loaded) -> None:
+    def __init__(self, loaded: LoadedModel) -> None:
         self.directory: Path = loaded.directory
         self.config: ModelConfig = loaded.config
         self.tokenizer: Tokenizer = loaded.tokenizer
@@ -103,7 +103,7 @@ class LanguageModel:
         of OpenELM-Instruct and unconfirmed. Raises NotFound, BadCheckpoint."""
         from elm_mlx.text.chat.template import ChatTemplate  # here, as it imports a template engine
 
-        self._template = ChatTemplate.named(template, optional_json(self.directory / "tokenizer_config.json"))
+        self._template = ChatTemplate.from_name(template, optional_json(self.directory / "tokenizer_config.json"))
 
     def chat_prompt(self, messages: Sequence[Mapping[str, Any]], **variables: Any) -> list[int]:
         """The ids of `messages` by the model's chat template, ready for its answer; `variables` (tools, date_string)

@@ -9,22 +9,22 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from elm_mlx.config.base import HEAD, ModelConfig, Shape
+from elm_mlx.config.base import HEAD_NAME, ModelConfig, Shape
 from elm_mlx.config.llama import MISTRAL_WINDOW, LlamaConfig
 from elm_mlx.config.openelm import OpenELMConfig
 from elm_mlx.config.rope import RopeConfig
 from elm_mlx.config.values import CONFIG, Values
 from elm_mlx.errors import BadCheckpoint
 
-__all__ = ["HEAD", "LlamaConfig", "ModelConfig", "OpenELMConfig", "RopeConfig", "Shape", "config_from_dict"]
+__all__ = ["HEAD_NAME", "LlamaConfig", "ModelConfig", "OpenELMConfig", "RopeConfig", "Shape", "config_from_dict"]
 
 FAMILIES: dict[str, type[OpenELMConfig] | type[LlamaConfig]] = {c.family: c for c in (OpenELMConfig, LlamaConfig)}
 
 
 def config_from_dict(raw: Mapping[str, Any], where: str = CONFIG) -> OpenELMConfig | LlamaConfig:
-    """The configuration for a parsed config.json, by its `model_type`; refusals call the file `where`.
+    """The configuration for a parsed config.json, by its `model_type`; errors call the file `where`.
 
-    Raises Unsupported for a family that elm-mlx does not run, BadCheckpoint for values that cannot be.
+    Raises Unsupported for a family that elm-mlx does not run, BadCheckpoint for impossible values.
     """
     model_type = raw.get("model_type")
     if model_type is None:

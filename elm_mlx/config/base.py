@@ -13,7 +13,7 @@ from elm_mlx.config.rope import RopeConfig
 from elm_mlx.config.values import Values
 
 Shape = tuple[int, ...]
-HEAD = "lm_head.weight"  # the rows of the output, where they are not the embedding's
+HEAD_NAME = "lm_head.weight"  # the output matrix, where it is not the embedding itself
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,12 +44,12 @@ class ModelConfig(ABC):
 
     @property
     def parameter_count(self) -> int:
-        """Weights of the model; a tied head is counted once, with the embedding."""
+        """The number of weights; a tied head is counted once, with the embedding."""
         return sum(prod(shape) for shape in self.weight_shapes().values())
 
     def quantized_bytes(self, bits: int, group_size: int = 64) -> int:
-        """Bytes of the weights in affine quantization: `bits` each, and a 16-bit scale and bias for each group. Norms,
-        which stay as they are, are too few to count."""
+        """Bytes of the weights in affine quantization: `bits` each, and a 16-bit scale and bias for each group. Norms
+        are counted so, too: they are not quantized, but few."""
         return self.parameter_count * (bits * group_size + 32) // (8 * group_size)
 
     def kv_bytes_per_token(self, float_bits: int = 16) -> int:
@@ -59,20 +59,20 @@ class ModelConfig(ABC):
     @classmethod
     @abstractmethod
     def from_values(cls, values: Values) -> Self:
-        """Reads a config.json; raises BadCheckpoint for values that cannot be, Unsupported for what is not run."""
+        """Reads a config.json. Raises BadCheckpoint for impossible values, Unsupported for those that elm-mlx lacks."""
 
     @abstractmethod
     def to_dict(self) -> dict[str, Any]:
-        """The keys of config.json that describe the model, no default left out."""
+        """The keys of config.json that describe the model, defaults included."""
 
     @abstractmethod
     def weight_shapes(self) -> dict[str, Shape]:
         """Every tensor of an unquantized checkpoint by its Hugging Face name, with its shape (out, in)."""
 
     def is_redundant(self, name: str) -> bool:
-        """Whether a checkpoint may carry this tensor though nothing reads it: RoPE tables, a tied head's copy of
+        """Whether a checkpoint may hold the tensor `name` though no model reads it: RoPE tables, a tied head's copy of
         the embedding."""
-        return name.endswith("rotary_emb.inv_freq") or (name == HEAD and self.tied)
+        return name.endswith("rotary_emb.inv_freq") or (name == HEAD_NAME and self.tied)
 
 
 def check_heads(values: Values, head_dim: int, num_heads: Sequence[int], num_kv_heads: Sequence[int]) -> None:

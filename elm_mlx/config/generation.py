@@ -37,7 +37,7 @@ class Sampling:
 
     @property
     def is_greedy(self) -> bool:
-        """Whether the likeliest id is taken: below this temperature, float32 cannot tell the difference."""
+        """Whether the likeliest id is always taken: under MIN_TEMPERATURE a draw in float32 would be no different."""
         return self.temperature < MIN_TEMPERATURE
 
     @property
@@ -47,10 +47,10 @@ class Sampling:
 
 
 def read_generation(values: Values) -> tuple[Sampling, frozenset[int]]:
-    """(how the model wants to be sampled, the stop ids it names) out of a generation_config.json.
+    """Reads (how the model wants to be sampled, the stop ids that it names) from a generation_config.json.
 
-    Greedy unless it says `do_sample`, whatever else it says then. Lengths are never inherited. Raises BadCheckpoint
-    for values without a meaning.
+    Without `do_sample` in the file sampling is greedy, whatever other values the file has. Its length limits are never
+    used. Raises BadCheckpoint for values without a meaning.
     """
     stop_ids = frozenset(values.token_ids("eos_token_id"))
     if not values.flag("do_sample", False):

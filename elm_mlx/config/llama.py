@@ -8,13 +8,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from elm_mlx.config.base import HEAD, ModelConfig, Shape, check_heads
+from elm_mlx.config.base import HEAD_NAME, ModelConfig, Shape, check_heads
 from elm_mlx.config.quantization import read_quantization
 from elm_mlx.config.rope import RopeConfig
 from elm_mlx.config.values import MAX_LAYERS, MAX_POSITIONS, MAX_VOCAB, MAX_WIDTH, Values
 from elm_mlx.errors import Unsupported
 
-MISTRAL_WINDOW = 4096  # positions, by transformers' MistralConfig, where sliding_window is not named
+MISTRAL_WINDOW = 4096  # positions, by transformers' MistralConfig, where config.json has no sliding_window
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,7 +26,8 @@ class LlamaConfig(ModelConfig):
 
     @classmethod
     def from_values(cls, values: Values) -> LlamaConfig:
-        """Reads either spelling of config.json; raises BadCheckpoint for what cannot be, Unsupported by name."""
+        """Reads a config.json, RoPE in either spelling. Raises BadCheckpoint for impossible values, and Unsupported,
+        with the name of what elm-mlx does not run."""
         values.require("hidden_act", ["silu", "swish"])
         values.require("attention_bias", [False])
         values.require("mlp_bias", [False])
@@ -57,7 +58,7 @@ class LlamaConfig(ModelConfig):
         )
 
     def to_dict(self) -> dict[str, Any]:
-        """The keys of config.json that describe the model, RoPE in the older spelling, no default left out."""
+        """The keys of config.json that describe the model, RoPE in the older spelling, defaults included."""
         return {
             "model_type": self.family,
             "vocab_size": self.vocab_size,
@@ -92,11 +93,11 @@ class LlamaConfig(ModelConfig):
             }
             shapes |= {f"model.layers.{i}.{name}.weight": shape for name, shape in layer.items()}
         shapes["model.norm.weight"] = (E,)
-        return shapes if self.tied else shapes | {HEAD: (V, E)}
+        return shapes if self.tied else shapes | {HEAD_NAME: (V, E)}
 
 
 def refuse_windows(values: Values) -> None:
-    """Raises Unsupported for layers that attend to the last few positions alone."""
+    """Raises Unsupported for layers that attend to a window of the last positions alone."""
     kinds = values.get("layer_types", [])
     for kind in kinds if isinstance(kinds, list) else [kinds]:
         if kind != "full_attention":

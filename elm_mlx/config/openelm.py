@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from elm_mlx.config.base import HEAD, ModelConfig, Shape, check_heads
+from elm_mlx.config.base import HEAD_NAME, ModelConfig, Shape, check_heads
 from elm_mlx.config.quantization import read_quantization
 from elm_mlx.config.rope import RopeConfig
 from elm_mlx.config.values import MAX_LAYERS, MAX_MULTIPLIER, MAX_POSITIONS, MAX_VOCAB, MAX_WIDTH, Values
@@ -26,7 +26,8 @@ class OpenELMConfig(ModelConfig):
 
     @classmethod
     def from_values(cls, values: Values) -> OpenELMConfig:
-        """Derives the widths of each layer; raises BadCheckpoint for values that cannot be, Unsupported by name."""
+        """Reads a config.json and derives the widths of each layer. Raises BadCheckpoint for impossible values, and
+        Unsupported, with the name of what elm-mlx does not run."""
         refuse_other_kinds(values)
         layers = values.integer("num_transformer_layers", 12, MAX_LAYERS)
         model_dim = values.integer("model_dim", 2048, MAX_WIDTH)
@@ -57,12 +58,12 @@ class OpenELMConfig(ModelConfig):
         )
 
     def is_redundant(self, name: str) -> bool:
-        """Whether nothing reads a tensor: RoPE tables, a tied head, and the classifier that an untied model creates
-        and never uses."""
+        """Whether a checkpoint may hold the tensor `name` though no model reads it: RoPE tables, a tied head, and the
+        classifier that an untied model creates and never uses."""
         return super().is_redundant(name) or (name == "transformer.classifier.weight" and not self.tied)
 
     def to_dict(self) -> dict[str, Any]:
-        """The keys of config.json that describe the model, lists expanded and no default left out."""
+        """The keys of config.json that describe the model: lists with an entry for each layer, defaults included."""
         return {
             "model_type": self.family,
             "vocab_size": self.vocab_size,
@@ -90,11 +91,11 @@ class OpenELMConfig(ModelConfig):
             layer |= {"ffn.proj_1": (2 * F, E), "ffn.proj_2": (E, F), "attn_norm": (E,), "ffn_norm": (E,)}
             shapes |= {f"transformer.layers.{i}.{name}.weight": shape for name, shape in layer.items()}
         shapes["transformer.norm.weight"] = (E,)
-        return shapes if self.tied else shapes | {HEAD: (V, E)}
+        return shapes if self.tied else shapes | {HEAD_NAME: (V, E)}
 
 
 def refuse_other_kinds(values: Values) -> None:
-    """Raises Unsupported for what OpenELM's code can be told to be and no published OpenELM is."""
+    """Raises Unsupported for settings that OpenELM's code has and no published OpenELM uses."""
     values.require("activation_fn_name", ["swish", "silu"])
     values.require("normalization_layer_name", ["rms_norm"])
     values.require("ffn_with_glu", [True])
@@ -129,7 +130,7 @@ def make_divisible(value: float, divisor: int) -> int:
 
 
 def per_layer(values: Values, key: str, default: float, layers: int) -> list[float]:
-    """One multiplier a layer, from a number, a [first, last] pair (linear, to two decimals) or the full list."""
+    """One multiplier for each layer, from a number, a [first, last] pair (linear, to two decimals) or the full list."""
     value = values.get(key, default)
     listed = value if isinstance(value, list) else [value]
     if not listed or None in listed:
@@ -146,7 +147,7 @@ def per_layer(values: Values, key: str, default: float, layers: int) -> list[flo
 
 
 def whole_list(values: Values, key: str, layers: int) -> tuple[int, ...] | None:
-    """The stored list of one whole number a layer, or None."""
+    """The list under `key`, one whole number for each layer, or None where there is none."""
     value = values.get(key)
     if value is None:
         return None

@@ -18,13 +18,13 @@ QUANTIZATION_MODES: dict[str, tuple[tuple[int, ...], tuple[int, ...]]] = {
     "nvfp4": ((4,), (16,)),
 }
 
-# recipe -> bits of the matrices that lose least, of most of them, and of those that lose most; affine, groups of 64.
-# convert.recipes says which are which.
+# recipe -> bits of the matrices that lose least by quantization, of most matrices, and of those that lose most; affine,
+# groups of 64. convert.recipes says which matrices these are.
 RECIPES: dict[str, tuple[int, int, int]] = {"mixed-2-4": (2, 3, 4), "mixed-3-5": (3, 4, 5), "mixed-4-6": (4, 5, 6)}
 
 
 def check_bits(bits: int | None) -> None:
-    """Raises InvalidRequest for bits that affine quantization does not have; None is not quantized."""
+    """Raises InvalidRequest for bits that affine quantization does not have; None means not quantized."""
     known = QUANTIZATION_MODES["affine"][0]
     if bits is not None and whole_number("bits", bits) not in known:
         raise InvalidRequest(f"bits is {bits!r}; it is one of {', '.join(map(str, known))}.")
@@ -44,7 +44,7 @@ class Quantization:
 
     @classmethod
     def from_dict(cls, raw: Mapping[str, Any], where: str = CONFIG) -> Quantization:
-        """Reads the `quantization` object that mlx-lm writes into config.json, or `where` else it stands.
+        """Reads the `quantization` object that mlx-lm writes into config.json; errors call the file `where`.
 
         Raises Unsupported for a mode, a number of bits or a group size that MLX cannot run, BadCheckpoint for
         settings inside the setting of one weight.
@@ -57,7 +57,7 @@ class Quantization:
 
     @classmethod
     def _plain(cls, values: Values) -> Quantization:
-        """One setting by itself, the mode's own defaults for what is missing."""
+        """Reads one setting without its overrides; a missing value becomes the mode's default."""
         values.require("mode", list(QUANTIZATION_MODES))
         mode = values.get("mode") or "affine"
         bits, groups = QUANTIZATION_MODES[mode]
@@ -70,30 +70,30 @@ class Quantization:
         return setting
 
     def to_dict(self) -> dict[str, Any]:
-        """The object as mlx-lm reads it."""
+        """The `quantization` object of config.json, as mlx-lm reads it."""
         own = {"group_size": self.group_size, "bits": self.bits, "mode": self.mode}
         return own | {name: value.to_dict() if value else False for name, value in self.overrides.items()}
 
     def setting(self, stem: str) -> Quantization | None:
-        """The setting of a weight by its name without ".weight", or None where it has been left out."""
+        """The setting of a weight by its name without ".weight", or None where an override leaves it unquantized."""
         return self.overrides.get(stem, self)
 
     def of(self, name: str, shape: tuple[int, ...]) -> Quantization | None:
-        """The setting of one weight, or None where it stays as it is: vectors, and rows no group divides."""
+        """The setting of one weight, or None where it is not quantized: a vector, or rows that groups do not divide."""
         setting = self.setting(name.removesuffix(".weight"))
         return setting if setting and len(shape) == 2 and shape[1] % setting.group_size == 0 else None
 
 
 def in_words(raw: Mapping[str, Any]) -> str:
-    """The object of `to_dict` as a person reads it: 4-bit, or 3- to 5-bit where matrices differ."""
+    """Describes the object of `to_dict` for people: 4-bit, or 3- to 5-bit where matrices differ."""
     bits = sorted({raw["bits"], *(own["bits"] for own in raw.values() if isinstance(own, Mapping))})
     span = f"{bits[0]}-bit" if len(bits) == 1 else f"{bits[0]}- to {bits[-1]}-bit"
     return f"{raw['mode']} {span} in groups of {raw['group_size']}"
 
 
 def read_quantization(values: Values) -> Quantization | None:
-    """MLX's own quantization, or None. Raises Unsupported for another library's (GPTQ, AWQ, bitsandbytes, fp8, ...)
-    by its name, BadCheckpoint for two settings that disagree."""
+    """Reads MLX's own quantization, or None. Raises Unsupported, with the name, for another library's (GPTQ, AWQ,
+    bitsandbytes, fp8, ...), and BadCheckpoint for two settings that disagree."""
     own, other = values.section("quantization").raw, values.section("quantization_config").raw
     if other.get("quant_method") is not None:
         known = [f"MLX's {mode}" for mode in QUANTIZATION_MODES]

@@ -30,9 +30,9 @@ class RopeConfig:
 
     @classmethod
     def from_values(cls, values: Values) -> RopeConfig:
-        """Reads `rope_theta` + `rope_scaling`, or transformers 5's `rope_parameters`; what is said twice must agree.
+        """Reads `rope_theta` + `rope_scaling`, or transformers 5's `rope_parameters`; two that disagree are refused.
 
-        Raises BadCheckpoint, and Unsupported for a kind or a parameter that elm-mlx does not run.
+        Raises BadCheckpoint for impossible values, and Unsupported for a kind or a parameter that elm-mlx does not run.
         """
         scalings = [values.section("rope_scaling"), values.section("rope_parameters")]
         for place in (values, *scalings):
@@ -48,7 +48,7 @@ class RopeConfig:
 
     @staticmethod
     def _theta(*places: Values) -> float:
-        """The base, wherever it is named; two different ones are refused."""
+        """The base, from any of the places that may name it. Raises BadCheckpoint for two different ones."""
         bases = {place.positive("rope_theta", 10_000.0) for place in places if place.get("rope_theta") is not None}
         if len(bases) > 1:
             raise BadCheckpoint(f"{places[0].where} names two RoPE bases, {' and '.join(map(str, sorted(bases)))}. "

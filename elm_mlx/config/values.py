@@ -7,7 +7,7 @@ from typing import Any
 
 from elm_mlx.errors import BadCheckpoint, Unsupported, unsupported
 
-# Far above any released model and far below what would exhaust a machine while being refused.
+# Limits far above any released model, and far below sizes that would exhaust a machine before they are refused.
 MAX_LAYERS, MAX_WIDTH, MAX_VOCAB, MAX_POSITIONS = 1_000, 1_000_000, 10_000_000, 1_000_000_000
 MAX_MULTIPLIER, MAX_NUMBER = 1_000.0, 1e12
 
@@ -15,17 +15,17 @@ CONFIG = "config.json"
 
 
 class Values:
-    """The object `raw` of a configuration file; `where` is what refusals call that file.
+    """The object `raw` of a configuration file; `where` is what errors call that file.
 
-    A missing key and null both mean the default. Readers raise BadCheckpoint for a value that cannot be, and
-    Unsupported for one that elm-mlx does not run.
+    A missing key and null both mean the default. Every method raises BadCheckpoint for an impossible
+    value, or Unsupported for one that elm-mlx does not run.
     """
 
     def __init__(self, raw: Mapping[str, Any], where: str = CONFIG) -> None:
         self.raw, self.where = raw, where
 
     def get(self, key: str, default: Any = None) -> Any:
-        """What stands under `key`, of any kind."""
+        """The value under `key`, of any kind, not checked."""
         value = self.raw.get(key)
         return default if value is None else value
 
@@ -68,21 +68,21 @@ class Values:
         return tuple(ids)
 
     def require(self, key: str, known: Sequence[Any]) -> None:
-        """Refuses a value that elm-mlx does not run; a missing key means the first of the `known` ones."""
+        """Raises Unsupported where `key` has a value that is not `known`; a missing key means the first known one."""
         value = self.raw.get(key)
         if value is not None and value not in known:
             raise self.unsupported(key, value, known)
 
     def width(self, value: int, key: str) -> int:
-        """`value`, a width that was computed from `key`, unless it cannot be one."""
+        """Returns `value`, a width that was computed from `key`. Raises BadCheckpoint where it is out of bounds."""
         if not 1 <= value <= MAX_WIDTH:
             raise self.wrong(f"{key} gives a width of {value}, outside 1 to {MAX_WIDTH}.")
         return value
 
     def wrong(self, what: str) -> BadCheckpoint:
-        """The refusal of a value that cannot be."""
+        """Makes the error for an impossible value; `what` says which and why."""
         return BadCheckpoint(f"{self.where}: {what}")
 
     def unsupported(self, what: str, found: object, known: Iterable[object]) -> Unsupported:
-        """The refusal of a value that elm-mlx does not run, with those that it does."""
+        """Makes the error for `found`, which elm-mlx does not run; its message lists the `known` ones that it runs."""
         return unsupported(f"{self.where}: {what}", found, known)

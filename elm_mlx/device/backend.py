@@ -1,4 +1,4 @@
-"""MLX, or the sentence that says which extra brings its backend; every public entry imports this first."""
+"""MLX, or an error that says which extra installs its backend. Every public entry point imports this module first."""
 
 from __future__ import annotations
 

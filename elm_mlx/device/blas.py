@@ -1,7 +1,7 @@
 """The BLAS that MLX's CPU backend computes with on Linux: finding a fast one, loading it, setting its threads.
 
-MLX brings the reference BLAS there. The loader resolves a symbol in the library that was loaded first, so a fast BLAS
-takes the place of MLX's own if it is loaded before MLX (`use_fast_blas`). This module does not import MLX.
+MLX brings the reference BLAS there. The system's loader resolves a symbol in the library that was loaded first, so a
+fast BLAS takes the place of MLX's own if it is loaded before MLX (`use_fast_blas`). This module does not import MLX.
 """
 
 from __future__ import annotations
@@ -31,8 +31,9 @@ _loaded: dict[str, ctypes.CDLL] = {}  # by `use_fast_blas`
 def use_fast_blas() -> str | None:
     """Loads a fast BLAS for MLX's CPU backend on Linux: Intel's MKL (the `fast-cpu` extra), else the system's OpenBLAS.
 
-    Its file's name; None on other systems, whose MLX needs none. Call it before anything imports MLX: raises
-    InvalidRequest where that has happened and the reference BLAS is in use, NotFound where there is no fast one.
+    Returns the name of its file; None on other systems, whose MLX needs no other BLAS. Call this function before
+    anything imports MLX: it raises InvalidRequest where MLX already uses the reference BLAS, NotFound where there is no
+    fast BLAS.
     """
     if not sys.platform.startswith("linux"):
         return None
@@ -44,7 +45,7 @@ def use_fast_blas() -> str | None:
     for library in fast_blas_files():
         try:
             _loaded[library.name] = ctypes.CDLL(str(library), mode=ctypes.RTLD_GLOBAL)
-        except OSError:  # not installed, or not for this machine: the next one
+        except OSError:  # not installed, or not for this machine: try the next one
             continue
         return library.name
     raise NotFound("There is no fast BLAS on this machine. Install one: pip install 'elm-mlx[fast-cpu]' (x86-64), or "
@@ -67,7 +68,7 @@ def fast_blas() -> str | None:
     maps = Path("/proc/self/maps")
     if not maps.exists():
         return None
-    lines = maps.read_text(encoding="utf-8", errors="replace").splitlines()  # any file's name may be among them
+    lines = maps.read_text(encoding="utf-8", errors="replace").splitlines()  # a file's name need not be UTF-8
     names = {line.rpartition("/")[2] for line in lines}
     return next((name for name in sorted(names) if FAST_BLAS.match(name)), None)
 
@@ -76,8 +77,8 @@ def fast_blas() -> str | None:
 def blas_threads() -> tuple[int, Callable[[int], object]]:
     """(the number of threads that the BLAS uses by default, a function that sets another number).
 
-    The reference BLAS computes in its caller's thread, so for it the cores count. One that this process did not load
-    through `use_fast_blas`, or that has no such functions, counts as one thread and is not set.
+    The reference BLAS computes in its caller's thread, so for it the number of cores is given. A BLAS that this process
+    did not load through `use_fast_blas`, or that has no such functions, counts as one thread, and none is set.
     """
     name = fast_blas()
     if name is None and sys.platform.startswith("linux"):

@@ -1,15 +1,16 @@
-"""The policy for MLX's CPU backend, the stand-in where there is no GPU: it makes an Execution, and nothing else decides
-by that backend.
+"""The policy for MLX's CPU backend, the stand-in where there is no GPU. It makes an Execution; no other module decides
+anything by that backend.
 
 What was measured (docs/numerics.md, benchmarks/LOG.md), and what follows from it:
 
 - For each weight, the backend's kernels for 4 bits in bfloat16 are nine times slower than those for float32, and those
-  for float16 are slower, too. So the policy computes in float32, and expands quantized weights while that fits.
-- MLX builds compiled kernels with g++ in a shared temporary folder. The first build takes seconds, and a file there
-  that is cut short, or a compiler that cannot build, ends every run after it. So nothing is compiled unless asked for.
+  for float16 are slower, too. So the policy computes in float32, and expands quantized weights where they then fit.
+- MLX builds compiled kernels with g++ in a shared temporary folder. The first build takes seconds; a file
+  there that is cut short, or a compiler that does not work, makes every later run fail. So nothing is compiled
+  unless the caller asks for it.
 - A stream of the backend computes one thing after the other. Only the BLAS uses more than one core, and for a single
-  row it gains next to nothing by that. So each of two to four cores gets a stream: of a prompt a chunk each, of the
-  large products of a token a share of the rows each.
+  row it gains almost nothing by that. So each of two to four cores gets a stream. Each stream computes one chunk of a
+  prompt at a time, and a share of the rows in the large products of a single token.
 """
 
 from __future__ import annotations
@@ -27,17 +28,17 @@ if TYPE_CHECKING:
     from elm_mlx.device.execution import DeviceStream
 
 POLICIES = ("auto", "plain", "compiled")
-CHUNK = 256  # attention here computes the masked half, too: smaller chunks have less of it
-MOST_STREAMS = 4  # nothing was measured with more cores: they are left to the BLAS
+CPU_CHUNK = 256  # ids; attention here computes the masked half, too, and smaller chunks have less of it
+MOST_STREAMS = 4  # nothing was measured on more cores: the BLAS uses those
 NOTICE = "MLX runs on its CPU backend here, a stand-in for Metal: right results, speeds that say nothing about a Mac."
 
 
 def choose_execution(config: ModelConfig, policy: str = "auto") -> Execution:
     """How to run a model of this configuration on MLX's default device.
 
-    On the CPU backend "auto" is what is fastest there, "plain" computes in the stored type, and "compiled" does what a
-    GPU would do: in the stored type, in compiled steps, on one stream. A GPU has one way only. Raises InvalidRequest
-    for any other policy.
+    On the CPU backend "auto" chooses what is fastest there, "plain" computes in the stored type, and "compiled" does
+    what a GPU would do: the stored type, compiled steps, one stream. On a GPU the policy makes no difference. Raises
+    InvalidRequest for any other policy.
     """
     if policy not in POLICIES:
         raise InvalidRequest(f"cpu_policy is {policy!r}; it is one of {', '.join(POLICIES)}.")
@@ -45,28 +46,28 @@ def choose_execution(config: ModelConfig, policy: str = "auto") -> Execution:
 
     if mx.default_device().type == mx.DeviceType.gpu:
         return Execution()
-    streams = shared_streams() if policy == "auto" else no_streams()
+    streams = open_streams() if policy == "auto" else restore_blas_threads()
     if policy == "compiled":
-        return Execution(warm_up=True, chunk=CHUNK, notice=NOTICE)
+        return Execution(warm_up=True, chunk=CPU_CHUNK, notice=NOTICE)
     fits = 4 * config.parameter_count <= memory.free_memory() / 2
     if policy == "plain" or (config.quantization is None and not fits):
-        return Execution(compiled=False, chunk=CHUNK, streams=streams, notice=NOTICE)
+        return Execution(compiled=False, chunk=CPU_CHUNK, streams=streams, notice=NOTICE)
     expand = config.quantization is not None and fits
-    return Execution(mx.float32, expand, compiled=False, chunk=CHUNK, streams=streams, notice=NOTICE)
+    return Execution(mx.float32, expand, compiled=False, chunk=CPU_CHUNK, streams=streams, notice=NOTICE)
 
 
-def shared_streams() -> tuple[DeviceStream, ...]:
-    """A stream for each thread that the BLAS would use, which then uses one thread in each; none where that is one
-    thread, or more than were measured."""
+def open_streams() -> tuple[DeviceStream, ...]:
+    """Opens a stream for each thread that the BLAS would use, and limits the BLAS to one thread a call. With a single
+    thread, or more threads than were measured, opens none and leaves the BLAS all of them."""
     threads, set_threads = blas_threads()
     if not 1 < threads <= MOST_STREAMS:
-        return no_streams()
+        return restore_blas_threads()
     set_threads(1)
     return make_streams(threads)
 
 
-def no_streams() -> tuple[()]:
-    """No streams of our own; the BLAS gets all of its threads back."""
+def restore_blas_threads() -> tuple[()]:
+    """Gives the BLAS all of its threads back, and returns no streams."""
     threads, set_threads = blas_threads()
     set_threads(threads)
     return ()
@@ -74,7 +75,7 @@ def no_streams() -> tuple[()]:
 
 @cache
 def make_streams(count: int) -> tuple[DeviceStream, ...]:
-    """MLX's own stream and `count` - 1 more, made once. Each thread that uses them gets streams of its own from MLX."""
+    """Makes `count` streams once: MLX's own and new ones. Each thread that uses them gets its own streams from MLX."""
     import mlx.core as mx
 
     return mx.Device(mx.cpu), *(mx.new_thread_local_stream(mx.cpu) for _ in range(count - 1))

@@ -1,4 +1,4 @@
-"""How a model is computed on this machine: decided once, when it is loaded, and handed on whole."""
+"""How a model is computed on this machine: decided once, when it is loaded, and passed on as one value."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
     DeviceStream = mx.Device | mx.ThreadLocalStream  # MLX's own stream of a device, or another of each thread
 
-PREFILL_CHUNK = 512  # ids of a prompt that are read at once, where a device has no number of its own
+PREFILL_CHUNK = 512  # ids of a prompt that are read at once, where the device has no other number
 
 
 @dataclass(frozen=True)
@@ -18,9 +18,9 @@ class Execution:
     """How to load and run a model.
 
     `dtype` is the type to compute in (None: as the weights are stored); with `expand` quantized weights are expanded
-    to it. With `compiled` a decode step runs in compiled stretches, after a `warm_up` where it is uncertain that they
-    can be built here. A prompt is read in chunks of `chunk` ids, one on each of `streams` at a time (none: on MLX's
-    own). `notice` is what a program may tell its user about the device.
+    to it. With `compiled` a decode step runs in compiled stretches; `warm_up` says that one must be tried first, since
+    it may not be possible to build them here. A prompt is read in chunks of `chunk` ids, one on each of `streams` at a
+    time (with no streams, on MLX's own). `notice` is what a program may tell its user about the device.
     """
 
     dtype: mx.Dtype | None = None

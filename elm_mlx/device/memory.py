@@ -1,4 +1,4 @@
-"""The memory of this machine, what a model takes of it, and the refusal of one that does not fit."""
+"""The memory of this machine, how much of it a model takes, and the check that a model fits."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from elm_mlx.files import gigabytes
 
 PLANNED_CONTEXT = 4096  # positions that a model's memory is planned for unless a request names its own
 HEADROOM_BYTES, HEADROOM_SHARE = 64 * 2**20, 0.1  # for activations and the program itself; a tenth of the weights
-RECOMMENDED = "max_recommended_working_set_size"  # MLX's name for it
-WIRED_FROM = 0.5  # of the memory that Metal recommends: a choice nobody has measured
+RECOMMENDED = "max_recommended_working_set_size"  # bytes that Metal recommends, by MLX's name
+WIRED_FROM = 0.5  # share of the recommended memory; chosen, not measured
 
 
 def memory_limit() -> int:
     """Bytes that a model may fill: the part of the unified memory that Metal recommends, an NVIDIA GPU's own memory, or
-    what is free where there is no GPU."""
+    the free memory where there is no GPU."""
     from elm_mlx.device.backend import mx
 
     device = mx.device_info()
@@ -28,13 +28,14 @@ def memory_limit() -> int:
 def wire(planned: int) -> None:
     """On a Mac, keeps what MLX holds and `planned` bytes more from being paged out, at most what Metal recommends.
 
-    Only where that is more than half of it: very large models are said to run ten times slower without (mlx-lm#652),
-    and wiring to have stopped macOS (mlx#3186, mlx-lm#883).
+    This happens only where these bytes are more than half of what Metal recommends: without it very large models are
+    reported to run ten times slower (mlx-lm#652), and wiring memory is reported to have stopped macOS (mlx#3186,
+    mlx-lm#883).
     Source: MLX's documentation of `set_wired_limit`.
     """
     from elm_mlx.device.backend import mx
 
-    recommended = int(mx.device_info().get(RECOMMENDED, 0))  # which Metal alone says
+    recommended = int(mx.device_info().get(RECOMMENDED, 0))  # only Metal recommends a size
     held = mx.get_active_memory() + planned
     if recommended and held > recommended * WIRED_FROM:
         mx.synchronize()  # the limit must not change under what is being computed
@@ -42,7 +43,8 @@ def wire(planned: int) -> None:
 
 
 def free_memory() -> int:
-    """Bytes that a new program can use: the kernel's estimate, a container's limit, or all there is."""
+    """Bytes that a new program can use: the kernel's estimate, a container's limit or the machine's memory, whichever
+    is least."""
     limits = [total_memory()]
     if (meminfo := Path("/proc/meminfo")).exists():
         fields = dict(line.split(":", 1) for line in meminfo.read_text(encoding="utf-8").splitlines() if ":" in line)
@@ -80,26 +82,27 @@ class Footprint:
 
 
 def footprint(config: ModelConfig, weights: int, float_bits: int = 16, context: int | None = None) -> Footprint:
-    """The memory of a model with `weights` bytes of weights and a cache in floats of `float_bits`, for `context`
-    positions: 4,096 by default, and at most the model's own."""
+    """Estimates the memory of a model with `weights` bytes of weights and a cache in floats of `float_bits`, for
+    `context` positions: 4,096 by default, and at most the model's context length."""
     positions = min(context or PLANNED_CONTEXT, config.context_length)
     cache = config.kv_bytes_per_token(float_bits) * positions
     return Footprint(weights, cache, headroom(weights), positions)
 
 
 def rough_bytes(parameters: int, bits: int | None) -> int:
-    """Bytes that a model takes, without a cache, by its number of parameters alone: in groups of 64, or in 16 bits."""
+    """Estimates the bytes that a model takes without a cache, by its number of parameters alone: with `bits` in groups
+    of 64, or, for None, in 16-bit floats."""
     weights = int(parameters * (bits + 0.5 if bits else 16) / 8)
     return weights + headroom(weights)
 
 
 def headroom(weights: int) -> int:
-    """Bytes beside weights and cache that a model with so many bytes of weights is planned with."""
+    """Bytes that are planned beside weights and cache for a model with `weights` bytes of weights."""
     return HEADROOM_BYTES + int(weights * HEADROOM_SHARE)
 
 
 def check_memory(model: object, config: ModelConfig, weights: int, float_bits: int) -> None:
-    """Raises NotEnoughMemory, with the numbers, for a model that this machine has no room for."""
+    """Raises NotEnoughMemory, with the numbers, for a model that this machine does not have room for."""
     takes, available = footprint(config, weights, float_bits), memory_limit()
     if takes.total > available:
         raise NotEnoughMemory(

@@ -10,13 +10,13 @@ import mlx.core as mx
 if TYPE_CHECKING:
     from elm_mlx.device.execution import DeviceStream
 
-LARGE = 4 << 20  # bytes of a matrix: below, handing a share to another stream costs more than it gains
-FEW = 64  # rows of activations: from so many on, as the engine's LEAST_CHUNK has, chunks keep the cores busy instead
+LARGE = 4 << 20  # bytes of a matrix: below this, giving a share to another stream costs more than it gains
+FEW = 64  # rows of activations: from this number on (the engine's LEAST_CHUNK) chunks keep the cores busy instead
 
 
 class SharedLinear:
-    """A matrix of floats [out, in], as models.matrices.Matrix. For few rows of activations each stream multiplies its
-    share of the matrix's rows; small matrices, and many rows, are left to one stream."""
+    """A matrix of floats [out, in], a models.matrices.Matrix. With few rows of activations each stream multiplies its
+    own share of the matrix's rows; a small matrix, or many rows of activations, are left to one stream."""
 
     def __init__(self, weight: mx.array, streams: Sequence[DeviceStream]) -> None:
         self.weight, self.streams = weight, streams if weight.nbytes >= LARGE else ()
@@ -29,5 +29,5 @@ class SharedLinear:
         return mx.concatenate([mx.matmul(x, share, stream=stream) for share, stream in shares], axis=-1)
 
     def rows(self, ids: mx.array) -> mx.array:
-        """The rows of `ids`: [B, L] -> [B, L, in]."""
+        """Looks up the rows of `ids`: [B, L] -> [B, L, in]."""
         return self.weight[ids]

@@ -1,1 +1,1 @@
-"""Token ids in, token ids out. The engine knows no text and no files, and is handed its model."""
+"""Token ids in, token ids out. The engine knows no text and no files, and gets its model from the caller."""

@@ -11,14 +11,14 @@ from elm_mlx.engine.cache.kv import KVCache
 
 
 class Decodes(Protocol):
-    """What a model must do to be run by the engine."""
+    """What the engine needs of a model."""
 
     def hidden(self, ids: mx.array, cache: Sequence[KVCache] | None) -> mx.array:
         """ids [B, L] -> states [B, L, E]; keys and values go into the cache."""
         ...
 
     def last_hidden(self, ids: mx.array, cache: Sequence[KVCache]) -> mx.array:
-        """ids [B, L] -> the state of the last position alone, [B, E]; keys and values of all go into the cache."""
+        """ids [B, L] -> the state of the last position alone, [B, E]; keys and values of all ids go into the cache."""
         ...
 
     def head(self, states: mx.array) -> mx.array:

@@ -1,4 +1,4 @@
-"""The decoding loop for one prompt: prefill, then one id at a time, the next step submitted before the last is read."""
+"""The decoding loop for one prompt: prefill, then one id a step; the next step is submitted before an id is read."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from elm_mlx.arguments import Progress
 from elm_mlx.device.execution import Execution
 from elm_mlx.engine.cache.kv import KVCache
 from elm_mlx.engine.decodes import Decodes
-from elm_mlx.engine.prefill import PLAIN, prefill
+from elm_mlx.engine.prefill import DEFAULT_EXECUTION, prefill
 from elm_mlx.engine.sampling import Sampler
 
 
@@ -22,12 +22,12 @@ def generate(
     *,
     max_tokens: int,
     stop_ids: Collection[int] = (),
-    execution: Execution = PLAIN,
+    execution: Execution = DEFAULT_EXECUTION,
     progress: Progress | None = None,
 ) -> Generator[int, None, None]:
     """Yields up to `max_tokens` ids after `prompt`; the last one is a stop id if one was drawn.
 
-    While the caller reads an id the next is being computed, except past the end. The cache needs room for
+    While the caller reads an id, the next one is being computed, unless that id is the last. The cache needs room for
     len(prompt) + max_tokens - 1 positions (CacheFull otherwise). However the loop ends, the cache then holds the
     prompt and every id yielded but the last.
     """

@@ -14,20 +14,20 @@ from elm_mlx.device.execution import Execution
 from elm_mlx.engine.cache.kv import KVCache
 from elm_mlx.engine.decodes import Decodes
 
-LEAST_CHUNK = 64  # ids that are worth a stream of their own, where there are several
-PLAIN = Execution()
+LEAST_CHUNK = 64  # ids: a smaller chunk is not worth another stream
+DEFAULT_EXECUTION = Execution()
 
 
 def prefill(
     model: Decodes,
     ids: mx.array,
     cache: Sequence[KVCache],
-    execution: Execution = PLAIN,
+    execution: Execution = DEFAULT_EXECUTION,
     progress: Progress | None = None,
 ) -> mx.array:
-    """Feeds ids [B, L] in chunks and returns the logits [B, V] after the last, the only row of the top computed.
+    """Feeds ids [B, L] in chunks and returns the logits [B, V] after the last id, the only logits that are computed.
 
-    `progress` hears (ids read, in all) after each round of chunks.
+    `progress` is called with (ids read, ids in all) after each round of chunks.
     """
     length = ids.shape[1]
     *full, (place, last) = chunks(length, execution)
@@ -47,8 +47,10 @@ def prefill(
     return logits
 
 
-def all_logits(model: Decodes, ids: mx.array, cache: Sequence[KVCache], execution: Execution = PLAIN) -> mx.array:
-    """The logits after every id, read in the chunks that `prefill` takes: [B, L] -> [B, L, V], not evaluated."""
+def all_logits(
+    model: Decodes, ids: mx.array, cache: Sequence[KVCache], execution: Execution = DEFAULT_EXECUTION
+) -> mx.array:
+    """The logits after every id, read in the chunks that `prefill` takes: [B, L] -> [B, L, V], not evaluated yet."""
     logits = []
     for where, which in chunks(ids.shape[1], execution):
         with where:
@@ -59,8 +61,8 @@ def all_logits(model: Decodes, ids: mx.array, cache: Sequence[KVCache], executio
 def chunks(length: int, execution: Execution) -> list[tuple[AbstractContextManager, slice]]:
     """(where to compute it, which ids) of each chunk of a prompt of `length` ids.
 
-    Several streams take one chunk each in turn, and the prompt is cut so that all have one. The chunk after another
-    runs one layer behind it, where it waits for keys and values alone.
+    Several streams take one chunk each in turn, and the prompt is cut so that each stream has one. A chunk runs one
+    layer behind the chunk before it, since it waits only for that chunk's keys and values.
     """
     turns: Sequence[AbstractContextManager] = [mx.stream(stream) for stream in execution.streams] or [nullcontext()]
     size = min(execution.chunk, max(LEAST_CHUNK, ceil(length / len(turns))))

@@ -1,4 +1,4 @@
-"""Whether a model's compiled step runs on this machine, found out by running one."""
+"""Finds out whether a model's compiled step runs on this machine, by running one."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ class Compiles(Decodes, Protocol):
     """A model whose decode step runs compiled or plainly, with the same results."""
 
     def set_compiled(self, compiled: bool) -> None:
-        """Which of the two it is from now on."""
+        """Sets which of the two steps runs."""
         ...
 
 
 def warm_up(model: Compiles, layers: int, execution: Execution) -> Execution:
-    """Runs a compiled step where `execution` doubts it, and leaves the model to run plainly where that fails.
+    """Tries a compiled step where `execution` asks for it, and sets the model to plain steps where that fails.
 
-    Returns how the model runs from now on. MLX raises RuntimeError where its compiler, or its folder of built kernels,
-    does not work.
+    Returns the Execution that the model then runs by. MLX raises RuntimeError where its compiler, or its folder of
+    built kernels, does not work.
     """
     if not (execution.compiled and execution.warm_up):
         return execution
@@ -37,7 +37,7 @@ def warm_up(model: Compiles, layers: int, execution: Execution) -> Execution:
 
 
 def first_step(model: Decodes, layers: int) -> mx.array:
-    """A prompt of two ids and one step after it, which between them need every kernel: [1, E]."""
+    """Computes a prompt of two ids and one step after it, which together need every kernel: the state [1, E]."""
     cache = make_cache(layers, 3)
     model.hidden(mx.array([[0, 0]]), cache)
     return model.last_hidden(mx.array([[0]]), cache)

@@ -1,4 +1,4 @@
-"""The architectures. A model knows no files: it is given a configuration and its parameters by name."""
+"""The architectures. A model knows no files: it gets a configuration, and its parameters by name."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ MODELS: dict[type[ModelConfig], type[Model]] = {OpenELMConfig: OpenELM, LlamaCon
 
 
 def build(config: ModelConfig, parameters: Parameters, *, compiled: bool = True) -> Model:
-    """The model of `config`'s family, its arrays still unevaluated; every parameter is taken exactly once. With
-    `compiled` its decode steps run in compiled stretches."""
+    """Builds the model of `config`'s family and takes every parameter exactly once; its arrays are not evaluated yet.
+    With `compiled` its decode steps run in compiled stretches."""
     model = MODELS[type(config)](config, parameters)
     model.set_compiled(compiled)
     return model

@@ -21,13 +21,13 @@ class CacheLayer(Protocol):
 
     @property
     def offset(self) -> Offset:
-        """How many positions are held: a number, or [B], one for each row."""
+        """How many positions are held: a number, or [B], one number for each row."""
         ...
 
     def attend(self, q: mx.array, k: mx.array, v: mx.array) -> mx.array:
         """Appends k and v [B, K, L, D], and attends causally over all that is held: q [B, H, L, D] -> [B, H, L, D].
 
-        Fewer queries than keys are those of the last positions.
+        Where there are fewer queries than keys, they are those of the last positions.
         """
         ...
 

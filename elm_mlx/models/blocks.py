@@ -28,7 +28,7 @@ class SiluGate:
         self.function: Callable[[mx.array, mx.array], mx.array] = silu_gate
 
     def set_compiled(self, compiled: bool) -> None:
-        """Whether the gate runs as one compiled kernel from now on."""
+        """Sets whether the gate runs as one compiled kernel."""
         self.function = mx.compile(silu_gate, shapeless=True) if compiled else silu_gate
 
     def __call__(self, gate: mx.array, up: mx.array) -> mx.array:
@@ -70,7 +70,7 @@ class Block:
         return self.after(h, cache.attend(q, k, v))
 
     def last(self, h: mx.array, cache: CacheLayer) -> mx.array:
-        """The state of the last position alone, [B, L, E] -> [B, 1, E]: the others only need their keys and values."""
+        """The state of the last position alone, [B, L, E] -> [B, 1, E]: the others only need keys and values."""
         q, k, v = self.before(h, cache.offset)
         return self.after(h[:, -1:], cache.attend(q[:, :, -1:], k, v))
 
@@ -79,6 +79,6 @@ class Block:
         return self.attn(mx.fast.rms_norm(h, self.norms[0], self.eps), offset)
 
     def after(self, h: mx.array, mixed: mx.array) -> mx.array:
-        """The half after attention: h [B, L, E] and what attention gave, [B, H, L, D] -> [B, L, E]."""
+        """The half after attention: h [B, L, E] and the result of attention [B, H, L, D] -> [B, L, E]."""
         h = h + self.attn.out(join_heads(mixed, h.shape))
         return h + self.ffn(mx.fast.rms_norm(h, self.norms[1], self.eps))

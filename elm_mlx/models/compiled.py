@@ -1,7 +1,7 @@
 """A decode step in compiled stretches, from one attention to the next.
 
-Attention stays outside: a write to the cache that is compiled would copy all of it every token, as the step before
-still holds it when the next is submitted.
+Attention stays outside: a compiled write would copy the whole cache for every token, since the step before still holds
+the cache when the next step is submitted.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from elm_mlx.models.matrices import Matrix
 
 
 class CompiledStep:
-    """`Model.last_hidden` for one new token; Python runs once for all that lies between two attentions."""
+    """`Model.last_hidden` for one new token; Python makes one call for all that lies between two attentions."""
 
     def __init__(self, embedding: Matrix, blocks: Sequence[Block], norm: Callable[[mx.array], mx.array]) -> None:
         def first(ids: mx.array, offset: mx.array) -> tuple[mx.array, ...]:
-            h = embedding.rows(ids[:, 0])  # [B, E]: with an axis for one position each product would fold it away
+            h = embedding.rows(ids[:, 0])  # [B, E]: each product would fold away an axis of one position
             return h, *blocks[0].before(h, offset)
 
         def between(done: Block, following: Block) -> Callable[..., tuple[mx.array, ...]]:
@@ -38,7 +38,7 @@ class CompiledStep:
     def __call__(self, ids: mx.array, cache: Cache) -> mx.array:
         """ids [B, 1] -> normalised states [B, E]."""
         offset = cache[0].offset
-        position = offset if isinstance(offset, mx.array) else mx.array(offset)  # a number would be traced each time
+        position = offset if isinstance(offset, mx.array) else mx.array(offset)  # each new number would be traced again
         h, q, k, v = self.first(ids, position)
         for layer, stretch in zip(cache[:-1], self.stretches, strict=True):
             h, q, k, v = stretch(h, layer.attend(q, k, v), position)

@@ -1,4 +1,4 @@
-"""Llama 3, whole. Source: meta-llama/llama-models models/llama3/model.py, in the Hugging Face layout."""
+"""The whole of Llama 3. Source: meta-llama/llama-models models/llama3/model.py, in the Hugging Face layout."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Attention:
         name = f"model.layers.{layer}.self_attn"
         self.heads, self.kv_heads = config.num_heads[layer], config.num_kv_heads[layer]
         self.head_dim, self.rotate = config.head_dim, rotation
-        self.qkv = p.fused(f"{name}.q_proj", f"{name}.k_proj", f"{name}.v_proj")
+        self.qkv = p.fuse(f"{name}.q_proj", f"{name}.k_proj", f"{name}.v_proj")
         self.out = p.linear(f"{name}.o_proj")
 
     def __call__(self, x: mx.array, offset: Offset) -> QKV:
@@ -44,7 +44,7 @@ class Llama(Model):
     @staticmethod
     def _block(config: ModelConfig, layer: int, rotation: Rotation, p: Parameters, gate: SiluGate) -> Block:
         name = f"model.layers.{layer}"
-        gate_up = p.fused(f"{name}.mlp.gate_proj", f"{name}.mlp.up_proj")
+        gate_up = p.fuse(f"{name}.mlp.gate_proj", f"{name}.mlp.up_proj")
         ffn = FeedForward(gate_up, p.linear(f"{name}.mlp.down_proj"), gate)
         norms = p.vector(f"{name}.input_layernorm"), p.vector(f"{name}.post_attention_layernorm")
         return Block(Attention(config, layer, rotation, p), ffn, norms, config.norm_eps)

@@ -1,4 +1,4 @@
-"""Matrices of a model: what multiplies activations, as it is stored, and what looks up the rows of an embedding."""
+"""Matrices of a model, as they are stored: they multiply activations, and look up the rows of an embedding."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from elm_mlx.config.quantization import Quantization
 
 
 class Product(Protocol):
-    """A matrix of rows, or several side by side."""
+    """A matrix, or several side by side, that activations are multiplied with."""
 
     def __call__(self, x: mx.array) -> mx.array:
         """[..., in] -> [..., out]."""
@@ -22,7 +22,7 @@ class Matrix(Product, Protocol):
     """Rows [out, in] that multiply activations, or that ids look up (an embedding)."""
 
     def rows(self, ids: mx.array) -> mx.array:
-        """The rows of `ids`: [B, L] -> [B, L, in]."""
+        """Looks up the rows of `ids`: [B, L] -> [B, L, in]."""
         ...
 
 
@@ -36,12 +36,12 @@ class Linear:
         return x @ self.weight.T  # [..., in] -> [..., out]
 
     def rows(self, ids: mx.array) -> mx.array:
-        """The rows of `ids`: [B, L] -> [B, L, in]."""
+        """Looks up the rows of `ids`: [B, L] -> [B, L, in]."""
         return self.weight[ids]
 
 
 class QuantizedLinear:
-    """A matrix [out, in] in few bits, in which the columns of a row share a scale (and, affine, a bias) in groups."""
+    """A matrix [out, in] in few bits: each group of columns in a row shares a scale (and, in affine mode, a bias)."""
 
     def __init__(self, arrays: Sequence[mx.array], setting: Quantization, dtype: mx.Dtype) -> None:
         self.weight, self.scales, *biases = arrays
@@ -55,14 +55,14 @@ class QuantizedLinear:
         )  # [..., in] -> [..., out]
 
     def rows(self, ids: mx.array) -> mx.array:
-        """The rows of `ids`, expanded: [B, L] -> [B, L, in]."""
+        """Looks up the rows of `ids` and expands them: [B, L] -> [B, L, in]."""
         q, biases = self.setting, None if self.biases is None else self.biases[ids]
         return mx.dequantize(self.weight[ids], self.scales[ids], biases, q.group_size, q.bits, q.mode, dtype=self.dtype)
 
 
 class SideBySide:
-    """The product of one input with several matrices, joined: for matrices whose storage differs, so that they cannot
-    be one."""
+    """The product of one input with several matrices, joined: for matrices that are stored differently, so that
+    they cannot become one matrix."""
 
     def __init__(self, matrices: Sequence[Matrix]) -> None:
         self.matrices = matrices

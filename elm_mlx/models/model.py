@@ -34,23 +34,23 @@ class Model(ABC):
         self.step: CompiledStep | None = None
 
     def set_compiled(self, compiled: bool) -> None:
-        """Whether a decode step runs in compiled stretches from now on. Results stay; nothing is built yet."""
+        """Sets whether decode steps run in compiled stretches. Results stay; a step is built when it first runs."""
         self.gate.set_compiled(compiled)
         self.step = CompiledStep(self.embedding, self.blocks, self._normalised) if compiled else None
 
     @classmethod
     @abstractmethod
     def _blocks(cls, config: ModelConfig, p: Parameters, gate: SiluGate) -> Iterator[Block]:
-        """The layers in order, each taking its parameters when it is asked for."""
+        """The layers in order; each is built from its parameters when the iterator reaches it."""
 
     @classmethod
     def stages(cls, config: ModelConfig, p: Parameters) -> Iterator[Callable[[mx.array], mx.array]]:
-        """The steps of `hidden` as functions: ids [B, L] to the embedding's rows, through each block, to the norm.
+        """The steps of `hidden` as functions: from ids [B, L] to the embedding's rows, through each block, to the norm.
 
         A caller that drops a stage before it asks for the next has one layer in memory at a time.
         """
         yield p.linear(cls.EMBEDDING).rows
-        yield from map(uncached, cls._blocks(config, p, SiluGate()))
+        yield from map(without_cache, cls._blocks(config, p, SiluGate()))
         norm = p.vector(cls.NORM)
         yield lambda h: mx.fast.rms_norm(h, norm, config.norm_eps)
 
@@ -60,7 +60,7 @@ class Model(ABC):
         return self._normalised(self.blocks[-1](self._below(ids, layers), layers[-1]))
 
     def last_hidden(self, ids: mx.array, cache: Cache) -> mx.array:
-        """The normalised state of the last of ids [B, L], -> [B, E]; keys and values of all go into `cache`."""
+        """ids [B, L] -> the normalised state of the last one, [B, E]; keys and values of all ids go into `cache`."""
         if self.step and ids.shape[1] == 1:
             return self.step(ids, cache)
         return self._normalised(self.blocks[-1].last(self._below(ids, cache), cache[-1]))[:, -1]
@@ -84,6 +84,6 @@ class Model(ABC):
         return self.head(self.hidden(ids, cache))
 
 
-def uncached(block: Block) -> Callable[[mx.array], mx.array]:
+def without_cache(block: Block) -> Callable[[mx.array], mx.array]:
     """A block as a function of states [B, L, E] alone, without a cache."""
     return lambda h: block(h, Uncached())

@@ -1,4 +1,4 @@
-"""OpenELM, whole. Source: apple/corenet general_gpt.py and the model cards' modeling_openelm.py."""
+"""The whole of OpenELM. Source: apple/corenet general_gpt.py and the model cards' modeling_openelm.py."""
 
 from __future__ import annotations
 

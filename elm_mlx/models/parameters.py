@@ -11,7 +11,7 @@ from elm_mlx.models.matrices import Linear, Matrix, Product, QuantizedLinear, Si
 
 
 class Parameters:
-    """The named arrays a model is built from. Each is handed out once, so what remains was not wanted.
+    """The named arrays a model is built from. Each is handed out once; what remains at the end was not used.
 
     `dtype` is the type of the activations; floats are cast to it, so that no operation computes in a wider type.
     `ready` is called with the arrays of each parameter as it is handed out, so that the loading code decides when
@@ -30,17 +30,17 @@ class Parameters:
         self.ready, self.linear_of = ready, linear
 
     def vector(self, name: str) -> mx.array:
-        """A norm's weight."""
+        """Takes out a norm's weight, in the type of the activations."""
         vector = self._floats(self.arrays.pop(f"{name}.weight"))
         self.ready(vector)
         return vector
 
     def linear(self, name: str) -> Matrix:
-        """A matrix as it is stored."""
+        """Takes out a matrix as it is stored."""
         return self._matrix(*self._stored(name))
 
-    def fused(self, *names: str) -> Product:
-        """Matrices of one input as one product: rows are quantized alone, so joining them is exact."""
+    def fuse(self, *names: str) -> Product:
+        """Joins matrices that multiply one input into one product. Each row is quantized alone, so joining is exact."""
         stored = [self._stored(name) for name in names]
         if any(setting != stored[0][1] for _, setting in stored):
             return SideBySide([self._matrix(*one) for one in stored])
@@ -48,7 +48,7 @@ class Parameters:
         return self._matrix(joined, stored[0][1])
 
     def _stored(self, name: str) -> tuple[list[mx.array], Quantization | None]:
-        """The arrays of one matrix and how they are quantized, if they are."""
+        """Takes out the arrays of one matrix, with their quantization, if they have one."""
         if f"{name}.scales" not in self.arrays or self.quantization is None:
             return [self._floats(self.arrays.pop(f"{name}.weight"))], None
         kinds = [kind for kind in ("weight", "scales", "biases") if f"{name}.{kind}" in self.arrays]
@@ -56,7 +56,7 @@ class Parameters:
         return arrays, self.quantization.setting(name)
 
     def _floats(self, array: mx.array) -> mx.array:
-        """Floats in the model's type; packed words and 8-bit scales as they are."""
+        """Casts floats to the model's type; packed words and 8-bit scales stay as they are."""
         return array.astype(self.dtype) if mx.issubdtype(array.dtype, mx.floating) else array
 
     def _matrix(self, arrays: list[mx.array], setting: Quantization | None) -> Matrix:

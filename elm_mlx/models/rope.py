@@ -28,7 +28,7 @@ class Rotation:
 
 
 def llama3_periods(rope: RopeConfig, head_dim: int) -> mx.array:
-    """1 / frequency of each pair, (D/2,) float32: slow pairs divided by `factor`, fast ones kept, a blend between.
+    """1 / frequency of each pair, [D/2] float32: slow frequencies divided by `factor`, fast ones kept, others mixed.
 
     Source: transformers modeling_rope_utils `llama3`; llama-models models/llama3/model.py `apply_scaling`.
     """

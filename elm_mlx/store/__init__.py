@@ -1,1 +1,1 @@
-"""Models on disk: reading, writing, and putting one together."""
+"""Models on disk: reading and writing their files, and loading a model from them."""

@@ -16,13 +16,16 @@ SMALL_FILES = (
     "special_tokens_map.json",
     "chat_template.jinja",
 )
-WEIGHTS = (r"model(-\d+-of-\d+)?\.safetensors(\.index\.json)?", r"pytorch_model(-\d+-of-\d+)?\.bin(\.index\.json)?")
-SHARD = re.compile(r"(.*)-\d{5}-of-(\d{5})(\..*)")
+WEIGHT_PATTERNS = (
+    r"model(-\d+-of-\d+)?\.safetensors(\.index\.json)?",
+    r"pytorch_model(-\d+-of-\d+)?\.bin(\.index\.json)?",
+)
+SHARD_PATTERN = re.compile(r"(.*)-\d{5}-of-(\d{5})(\..*)")
 
 
 def weight_files(names: Iterable[str]) -> list[str]:
-    """The weights among the names of files: safetensors, else PyTorch's; never a second copy in a folder below."""
-    for pattern in WEIGHTS:
+    """The weight files among `names`: safetensors, else PyTorch's. A second copy in a subfolder does not count."""
+    for pattern in WEIGHT_PATTERNS:
         if found := [name for name in names if re.fullmatch(pattern, name)]:
             return found
     return []
@@ -37,12 +40,12 @@ def needed_files(names: list[str]) -> list[str]:
 
 
 def is_complete(directory: Path) -> bool:
-    """Whether a directory has a configuration, every file of its weights, and behind every name a file."""
+    """Whether a directory has a configuration and all its weight files, and no file that it needs is a broken link."""
     with reading(directory):
         names = needed_files([file.name for file in directory.iterdir()])
         there = {name for name in names if (directory / name).exists()}
         weights = weight_files(there)
-        needed = {shard for name in weights for shard in shards(directory, name)}
+        needed = {shard for name in weights for shard in shard_names(directory, name)}
         return "config.json" in there and bool(weights) and there >= {*names, *needed}
 
 
@@ -52,12 +55,12 @@ def has_tokenizer(directory: Path) -> bool:
         return any((directory / name).exists() for name in ("tokenizer.json", "tokenizer.model"))
 
 
-def shards(directory: Path, name: str) -> list[str]:
-    """The files that one file of weights calls for: an index all that it names, a shard all shards of its number."""
+def shard_names(directory: Path, name: str) -> list[str]:
+    """The weight files that one of them requires: an index requires all that it names, a shard the whole series."""
     if name.endswith(".index.json"):
         named = optional_json(directory / name, MAX_LARGE_BYTES).get("weight_map")
         return [str(shard) for shard in named.values()] if isinstance(named, dict) else []
-    if not (numbered := SHARD.fullmatch(name)):
+    if not (numbered := SHARD_PATTERN.fullmatch(name)):
         return [name]
     begin, count, end = numbered.groups()
     return [f"{begin}-{number:05}-of-{count}{end}" for number in range(1, int(count) + 1)]

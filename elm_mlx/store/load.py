@@ -1,4 +1,4 @@
-"""A directory to a model that runs: configuration, tokenizer, weights, each checked before the next is touched."""
+"""From a directory to a model that runs: configuration, tokenizer, weights, each checked before the next is read."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 import mlx.core as mx
 
 from elm_mlx.arguments import Progress
-from elm_mlx.config import HEAD, ModelConfig, config_from_dict
+from elm_mlx.config import HEAD_NAME, ModelConfig, config_from_dict
 from elm_mlx.config.generation import Sampling, read_generation
 from elm_mlx.config.values import Values
 from elm_mlx.device.cpu import choose_execution
@@ -28,9 +28,9 @@ from elm_mlx.text.tokenizer import Tokenizer
 
 
 @dataclass(frozen=True)
-class Loaded:
-    """The parts of a model: `sampling` is how it wants to be sampled, `stop_ids` every id that ends its text,
-    `execution` how it runs on this machine."""
+class LoadedModel:
+    """A model with all that belongs to it: `sampling` is how it wants to be sampled, `stop_ids` every id that ends its
+    text, `execution` how it runs on this machine."""
 
     directory: Path
     config: ModelConfig
@@ -43,7 +43,7 @@ class Loaded:
 
 def load_directory(
     directory: Path, cpu_policy: str = "auto", progress: Progress | None = None, force: bool = False
-) -> Loaded:
+) -> LoadedModel:
     """Loads an MLX directory, or a Hugging Face one with safetensors and a tokenizer.json.
 
     `progress` is called with (bytes done, bytes in all). Raises NotFound, MissingTokenizer, BadCheckpoint,
@@ -53,13 +53,13 @@ def load_directory(
     tokenizer = load_tokenizer(directory, config)
     sampling, named = load_generation(directory)
     execution = choose_execution(config, cpu_policy)
-    return Loaded(
+    return LoadedModel(
         directory=directory,
         config=config,
         model=load_model(directory, config, execution, progress, force),
         tokenizer=tokenizer,
         sampling=sampling,
-        # Any of the three may name them: a stale file among them must not keep a model from stopping.
+        # Each of the three may name stop ids: one outdated file must not keep a model from stopping.
         stop_ids=frozenset(config.eos_token_ids) | named | tokenizer.stop_ids,
         execution=execution,
     )
@@ -68,7 +68,7 @@ def load_directory(
 def load_model(
     directory: Path, config: ModelConfig, execution: Execution, progress: Progress | None, force: bool
 ) -> Model:
-    """The model with its weights in memory, ready to be computed as `execution` says."""
+    """Brings the weights into memory and builds the model, to be run as `execution` says."""
     arrays, nbytes = load_arrays(directory, config)
     dtype = execution.dtype or stored_dtype(arrays, config)
     quantization = config.quantization
@@ -85,7 +85,7 @@ def load_model(
 
 
 def read_config(directory: Path) -> ModelConfig:
-    """The configuration of a model directory. Raises NotFound where there is none."""
+    """Reads the configuration of a model directory. Raises NotFound where there is none."""
     with reading(directory):
         if not directory.is_dir():
             raise NotFound(f"There is no directory {directory}. Give the path of a converted model.")
@@ -93,7 +93,8 @@ def read_config(directory: Path) -> ModelConfig:
 
 
 def load_tokenizer(directory: Path, config: ModelConfig) -> Tokenizer:
-    """The directory's tokenizer.json with its settings; a chat template may lie in a file of its own."""
+    """Reads a directory's tokenizer.json with its settings; a chat template may lie in a file of its own. Raises
+    MissingTokenizer, and BadCheckpoint for a tokenizer with more entries than the model."""
     settings = optional_json(directory / "tokenizer_config.json")
     if (directory / "chat_template.jinja").exists():
         settings["chat_template"] = True
@@ -106,21 +107,22 @@ def load_tokenizer(directory: Path, config: ModelConfig) -> Tokenizer:
 
 
 def load_generation(directory: Path) -> tuple[Sampling, frozenset[int]]:
-    """(how the model wants to be sampled, the stop ids it names) by the directory's generation_config.json, which need
-    not be there. Raises BadCheckpoint for values without a meaning."""
+    """Reads (how the model wants to be sampled, the stop ids that it names) from a directory's generation_config.json,
+    if there is one. Raises BadCheckpoint for values without a meaning."""
     path = directory / "generation_config.json"
     return read_generation(Values(optional_json(path), str(path)))
 
 
 def load_arrays(directory: Path, config: ModelConfig) -> tuple[dict[str, mx.array], int]:
-    """The weights by name, lazily, and their bytes; exactly the tensors that `config` calls for."""
+    """(the weights by name, not read yet; their bytes in all): exactly the tensors that `config` calls for. Raises
+    NotFound without weights, and BadCheckpoint for other tensors."""
     files = safetensors_files(directory)
     if not files:
         raise NotFound(f"There are no weights in {directory} (model.safetensors or its index). For a PyTorch "
                        f"checkpoint run: elm-mlx convert {directory}")  # fmt: skip
     found = gather(directory, files, read_arrays)
-    if config.tied and HEAD in found and config.embedding_name in found:
-        check_copy(directory, found[HEAD][1], found[config.embedding_name][1])
+    if config.tied and HEAD_NAME in found and config.embedding_name in found:
+        check_copy(directory, found[HEAD_NAME][1], found[config.embedding_name][1])
     arrays = {name: array for name, (_, array) in found.items() if not config.is_redundant(name)}
     entries = {name: entry for name, (entry, _) in found.items() if not config.is_redundant(name)}
     is_quantized = {name for name in entries if name.removesuffix("weight") + "scales" in entries}
@@ -140,7 +142,7 @@ def stored_dtype(arrays: dict[str, mx.array], config: ModelConfig) -> mx.Dtype:
 class _Evaluate:
     """Brings each parameter into memory as it is handed out, so that the peak stays near the file's size.
 
-    Progress is counted in elements, which neither a cast nor joining rows changes, and told in stored bytes.
+    Progress is counted in elements, which neither a cast nor joining rows changes, and reported in stored bytes.
     """
 
     def __init__(self, elements: int, nbytes: int, progress: Progress | None) -> None:
@@ -150,5 +152,5 @@ class _Evaluate:
         mx.eval(*arrays)
         self.done += sum(array.size for array in arrays)
         if self.progress:
-            done = min(self.done, self.elements)  # a norm that is repeated for every head counts more than once
+            done = min(self.done, self.elements)  # a norm that is repeated for every head is counted more than once
             self.progress(self.nbytes * done // self.elements, self.nbytes)

@@ -1,4 +1,4 @@
-"""Where in a Hugging Face cache a directory lies, by its path alone."""
+"""Finds out from a directory's path where it lies in a Hugging Face cache."""
 
 from __future__ import annotations
 

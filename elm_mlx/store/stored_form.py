@@ -11,9 +11,9 @@ from elm_mlx.config.quantization import Quantization
 from elm_mlx.store.weights import Entry
 
 
-def parts(name: str, shape: Shape, setting: Quantization | None, dtype: mx.Dtype) -> dict[str, Entry]:
-    """The tensors that a weight (out, in) is stored as: packed words, scales and, affine, biases; itself without a
-    setting."""
+def stored_parts(name: str, shape: Shape, setting: Quantization | None, dtype: mx.Dtype) -> dict[str, Entry]:
+    """The tensors that a weight (out, in) is stored as: packed words, scales and, in affine mode, biases. Without a
+    setting it is one tensor, the weight itself."""
     if setting is None:
         return {name: Entry(dtype, shape)}
     rows, columns = shape
@@ -25,25 +25,25 @@ def parts(name: str, shape: Shape, setting: Quantization | None, dtype: mx.Dtype
 
 
 def quantize(name: str, weight: mx.array, setting: Quantization | None) -> dict[str, mx.array]:
-    """The arrays of `parts` for one weight (out, in)."""
+    """Quantizes one weight (out, in): the arrays of its `stored_parts`, by name."""
     if setting is None:
         return {name: weight}
     arrays = mx.quantize(weight, group_size=setting.group_size, bits=setting.bits, mode=setting.mode)
-    return dict(zip(parts(name, weight.shape, setting, weight.dtype), arrays, strict=True))
+    return dict(zip(stored_parts(name, weight.shape, setting, weight.dtype), arrays, strict=True))
 
 
 def stored_entries(config: ModelConfig, dtype: mx.Dtype, is_quantized: Callable[[str], bool]) -> dict[str, Entry]:
-    """The tensors of a checkpoint as stored, floats in `dtype`; `is_quantized` says whether a weight that the
+    """The tensors of a checkpoint as they are stored, floats in `dtype`; `is_quantized` says whether a weight that the
     configuration would quantize really is."""
     entries: dict[str, Entry] = {}
     for name, shape in config.weight_shapes().items():
         setting = config.quantization.of(name, shape) if config.quantization else None
-        entries |= parts(name, shape, setting if is_quantized(name) else None, dtype)
+        entries |= stored_parts(name, shape, setting if is_quantized(name) else None, dtype)
     return entries
 
 
 def expand(arrays: Mapping[str, mx.array], quantization: Quantization, dtype: mx.Dtype) -> dict[str, mx.array]:
-    """Every quantized matrix as a plain one of type `dtype`, lazily; scales and biases are used at that precision."""
+    """Expands every quantized matrix to floats of type `dtype`, lazily; affine scales and biases are cast first."""
     plain = {}
     for name, array in arrays.items():
         stem = name.removesuffix("weight")

@@ -1,6 +1,6 @@
 """safetensors files: headers checked before a byte is touched, arrays read lazily, output written as a stream.
 
-Format: https://github.com/huggingface/safetensors#format: 8 bytes of header length, a JSON header, the data.
+Format: 8 bytes of header length, a JSON header, the data (https://github.com/huggingface/safetensors#format).
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ from elm_mlx.files import MAX_LARGE_BYTES, read_json, reading
 
 T = TypeVar("T")
 MAX_HEADER_BYTES = 100_000_000  # the format's own limit
-MAX_DIMENSIONS = 64  # PyTorch's and NumPy's
-BLOCK_ELEMENTS = 2**22
+MAX_DIMENSIONS = 64  # PyTorch and NumPy have this limit
+BLOCK_ELEMENTS = 2**22  # of a tensor that are in memory at once, where it is read in blocks
 DTYPES: dict[str, mx.Dtype] = {
     "F32": mx.float32,
     "F16": mx.float16,
@@ -44,32 +44,32 @@ DTYPE_NAMES = {dtype: name for name, dtype in DTYPES.items()}
 
 @dataclass(frozen=True)
 class Entry:
-    """One tensor of a file: its type, shape and size."""
+    """One tensor of a file, without its data: type, shape and size."""
 
     dtype: mx.Dtype
     shape: Shape
 
     @property
     def nbytes(self) -> int:
-        """Bytes of its data."""
+        """Bytes of the tensor's data."""
         return prod(self.shape) * self.dtype.size
 
     @property
     def is_float(self) -> bool:
-        """Whether its type is a floating-point one."""
+        """Whether the tensor's type is a floating-point one."""
         return mx.issubdtype(self.dtype, mx.floating)
 
 
 def read_header(path: Path) -> dict[str, Entry]:
-    """The tensors a safetensors file holds, by name. Raises as `read_places`."""
+    """Reads which tensors a safetensors file holds, by name. Raises as `read_places`."""
     return {name: entry for name, (_, entry) in read_places(path).items()}
 
 
 def read_places(path: Path) -> dict[str, tuple[int, Entry]]:
-    """(first byte in the file, tensor) by name.
+    """Reads (first byte in the file, tensor) of every tensor, by name.
 
-    Raises NotFound, BadCheckpoint for a file whose header and size do not agree exactly, Unsupported for a type
-    that MLX does not have.
+    Raises NotFound where there is no file, BadCheckpoint for one whose header and size do not agree exactly, and
+    Unsupported for a type that MLX does not have.
     """
     with reading(path):
         if not path.is_file():
@@ -101,14 +101,14 @@ def _natural(digits: str) -> int:
 
 
 def _pointer(path: Path) -> str:
-    """A clone without Git LFS leaves pointers, the commonest damaged file of all."""
+    """Says whether a file is a Git LFS pointer, the most common damage: a clone without Git LFS leaves pointers."""
     with path.open("rb") as file:
         return " (it is a Git LFS pointer: run `git lfs pull`)" if file.read(11) == b"version htt" else ""
 
 
 def _places(path: Path, header: object, start: int, size: int) -> dict[str, tuple[int, Entry]]:
-    """Checks that the tensors fill the data, from `start` to the file's end, without a gap or an overlap, as the format
-    demands."""
+    """(first byte in the file, tensor) by name. Checks that the tensors fill the data, from `start` to the file's end,
+    without a gap or an overlap, as the format demands."""
     if not isinstance(header, dict) or not _is_metadata(header.pop("__metadata__", None)):
         raise BadCheckpoint(f"{path}: its header is no object, or its metadata is more than text. Fetch it again.")
     spans: list[tuple[int, int, str, Entry]] = []
@@ -127,7 +127,7 @@ def _places(path: Path, header: object, start: int, size: int) -> dict[str, tupl
 
 
 def _is_metadata(value: object) -> bool:
-    """Whether this is what the format lets `__metadata__` be: texts by name, or nothing."""
+    """Whether the format allows `value` as `__metadata__`: texts by name, or nothing."""
     return value is None or (isinstance(value, dict) and all(isinstance(text, str) for text in value.values()))
 
 
@@ -143,7 +143,7 @@ def _entry(where: str, value: Any) -> tuple[int, int, Entry]:
 
 
 def _is_shape(value: object) -> bool:
-    """Whether these are a few whole numbers whose product fits 64 bits, even where a zero makes it nothing."""
+    """Whether `value` is a list of a few whole numbers whose product, with zeros left out, fits 64 bits."""
     if not isinstance(value, list) or len(value) > MAX_DIMENSIONS:
         return False
     return all(type(n) is int for n in value) and prod(n or 1 for n in value) < 2**62
@@ -158,7 +158,7 @@ def safetensors_files(directory: Path) -> dict[str, list[str]]:
 
 
 def indexed_files(directory: Path, single: str, index: str) -> dict[str, list[str]]:
-    """The files behind `single` or `index`, empty where there is neither; an index may not leave the directory."""
+    """The files behind `single` or `index`, none where there is neither. Refuses an index that leaves the directory."""
     if (directory / single).exists():
         return {single: []}
     if not (directory / index).exists():
@@ -175,14 +175,14 @@ def indexed_files(directory: Path, single: str, index: str) -> dict[str, list[st
 
 
 def _is_file_name(value: object) -> bool:
-    """Whether this names a file of the directory itself; a longer name makes the system raise, not answer no."""
+    """Whether `value` names a file in the directory itself. For a longer name the system raises an error."""
     if not isinstance(value, str) or value in ("", "..") or Path(value).name != value:
         return False
     return len(value.encode(errors="replace")) <= 255
 
 
 def gather(directory: Path, files: Mapping[str, list[str]], read: Callable[[Path], Mapping[str, T]]) -> dict[str, T]:
-    """All tensors of the files, each by one name once, and each where the index places it."""
+    """Reads all tensors of the files, by name. Refuses a name in two files, or one that is not where the index says."""
     found: dict[str, T] = {}
     for file, names in files.items():
         tensors = read(directory / file)
@@ -200,7 +200,7 @@ def _some(names: list[str]) -> str:
 
 
 def read_arrays(path: Path) -> dict[str, tuple[Entry, mx.array]]:
-    """The tensors of one checked file, the arrays lazy: nothing is read before they are evaluated."""
+    """Checks a file and gives its tensors, by name. The arrays are lazy: their data is read when they are evaluated."""
     header = read_header(path)
     try:
         arrays = mx.load(str(path))
@@ -213,9 +213,9 @@ def read_arrays(path: Path) -> dict[str, tuple[Entry, mx.array]]:
 def check_entries(
     where: Path, expected: Mapping[str, Entry], found: Mapping[str, Entry], authority: str = CONFIG
 ) -> None:
-    """Every tensor expected is there, with its shape and kind (any float counts for a float), and no other.
+    """Checks that every expected tensor is there, with its shape and kind (all floats are one kind), and no other.
 
-    Raises BadCheckpoint naming both sides; `authority` is what it calls the source of the expectation.
+    Raises BadCheckpoint with both sides; its message calls the source of what is expected `authority`.
     """
     missing, extra = [n for n in expected if n not in found], [n for n in found if n not in expected]
     if missing or extra:
@@ -232,7 +232,7 @@ def check_entries(
 
 
 def check_copy(where: Path, head: mx.array, embedding: mx.array) -> None:
-    """A tied head repeats the embedding; one that does not is refused, since dropping it would lose it."""
+    """Raises BadCheckpoint for a tied head that does not repeat the embedding, since dropping it would lose it."""
     blocks = row_blocks(head.shape) if head.shape == embedding.shape else []
     if not blocks or not all(mx.array_equal(head[rows], embedding[rows], equal_nan=True).item() for rows in blocks):
         raise BadCheckpoint(f"{where}: lm_head.weight differs from the embedding, though config.json ties the two. "
@@ -240,13 +240,13 @@ def check_copy(where: Path, head: mx.array, embedding: mx.array) -> None:
 
 
 def row_blocks(shape: Shape) -> list[slice]:
-    """The rows of a tensor in blocks of a few million elements: what is computed over them takes little memory."""
+    """Slices of a tensor's rows, a few million elements each, so that work on one at a time takes little memory."""
     step = max(1, BLOCK_ELEMENTS // max(1, prod(shape[1:])))
     return [slice(begin, begin + step) for begin in range(0, shape[0], step)]
 
 
 def file_head(entries: Mapping[str, Entry]) -> bytes:
-    """What a file of these tensors begins with, in this order: the header and its length."""
+    """The bytes that a file of these tensors, in this order, begins with: the header's length and the header."""
     header: dict[str, Any] = {"__metadata__": {"format": "mlx"}}
     position = 0
     for name, entry in entries.items():
@@ -258,9 +258,9 @@ def file_head(entries: Mapping[str, Entry]) -> bytes:
 
 
 class Writer:
-    """Writes one safetensors file tensor by tensor; the header goes first, so all entries are known ahead.
+    """Writes a safetensors file tensor by tensor. The header comes first, so `entries` must name all of them.
 
-    The first `written` of them are in the file, from a Writer that was stopped; what follows them there is cut off.
+    The first `written` tensors are in the file already, from a Writer that was stopped; what follows them is cut off.
     """
 
     def __init__(self, path: Path, entries: Mapping[str, Entry], written: int = 0) -> None:
@@ -275,7 +275,7 @@ class Writer:
         return self
 
     def write(self, name: str, *blocks: mx.array) -> list[memoryview]:
-        """Appends the next tensor of the plan, whole or in blocks of rows; the bytes that the system has now."""
+        """Appends the next tensor, whole or in blocks of rows, and returns the bytes that the system now has."""
         due, entry = self._pending.pop(0), self._entries[name]
         fits = all(block.shape[1:] == entry.shape[1:] and block.dtype == entry.dtype for block in blocks)
         if name != due or not fits or sum(block.nbytes for block in blocks) != entry.nbytes:
@@ -293,8 +293,8 @@ class Writer:
 
 
 def _bytes(array: mx.array) -> memoryview:
-    """An array's bytes, row-major."""
+    """The bytes of an array, row by row."""
     data = memoryview(array)  # type: ignore[arg-type]
-    if data.c_contiguous:  # as nearly always; asking MLX to make it so would wait for all else that it has to do
+    if data.c_contiguous:  # nearly always; mx.contiguous would wait for all else that MLX has to compute
         return data
     return memoryview(mx.contiguous(array))  # type: ignore[arg-type]

@@ -1,1 +1,1 @@
-"""Text to ids and back. This room knows no model."""
+"""From text to ids and back. This package knows no model."""

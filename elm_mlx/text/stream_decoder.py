@@ -1,28 +1,29 @@
-"""Text of an answer while its ids still arrive: decoding id by id gives the text of decoding all at once."""
+"""Decodes an answer id by id, while its ids still arrive; the text is that of decoding all ids at once."""
 
 from __future__ import annotations
 
 from elm_mlx.text.tokenizer import Tokenizer
 
-MAX_WINDOW = 16  # ids decoded at a time while none of them settles
+MAX_WINDOW = 16  # ids that are decoded again and again while their text may still change
 REPLACEMENT = "\ufffd"  # what decoding shows for bytes that are not (yet) a character
 
 
 class StreamDecoder:
-    """Text as its ids arrive: what `add` and the final `flush` return, joined, is `decode` of all ids.
+    """Turns ids into text as they arrive: what `add` and the last `flush` return, joined, is `decode` of all ids.
 
-    Held back is only what a later id can still change: an unfinished character, and a run of byte tokens, which
-    the decoder shows as characters only if the whole run is valid UTF-8. The window decoded each time begins with a
-    settled id that has text, so that the decoder's rule for the start of a text does not strip a space.
+    Only text that a later id can still change is held back: an unfinished character, and a run of byte tokens, which
+    the tokenizer shows as characters only if the whole run is valid UTF-8. The window of ids that is decoded each time
+    begins with an id whose text is already returned, so that the tokenizer does not strip a space as at the start of a
+    text.
     """
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         self._tokenizer = tokenizer
         self._window: list[int] = []
-        self._sent = 0  # characters of the window's text that are out
+        self._sent = 0  # characters of the window's text that were returned
 
     def add(self, token: int) -> str:
-        """The text that `token` settles, possibly empty."""
+        """Takes the next id and returns the text that can no longer change, possibly empty."""
         if not self._tokenizer.has_text(token):
             return ""
         self._window.append(token)
@@ -36,8 +37,8 @@ class StreamDecoder:
         return piece
 
     def _advance(self, *, whole: bool) -> None:
-        """Begins the window anew: at the last id, or, in a long run of bytes that make no character, four ids back,
-        which is as far as an unfinished character can reach."""
+        """Moves the start of the window to the last id, or, in a long run of bytes that make no character, four ids
+        back, which is as far as an unfinished character can reach."""
         tail = self._window[-1:] if whole else self._window[-4:]
         if (whole or len(self._window) > MAX_WINDOW) and not any(map(self._tokenizer.is_byte, tail)):
             shown = self._tokenizer.decode(tail)
@@ -47,7 +48,7 @@ class StreamDecoder:
                 self._window, self._sent = tail, len(shown)
 
     def flush(self) -> str:
-        """What is still held back, as the full decoding shows it."""
+        """Returns the text that is still held back, as decoding all ids shows it, and starts again."""
         piece = self._tokenizer.decode(self._window)[self._sent :]
         self._window, self._sent = [], 0
         return piece

@@ -1,4 +1,4 @@
-"""Text to ids and ids to text, on a tokenizer.json alone."""
+"""From text to ids and from ids to text, with a tokenizer.json alone."""
 
 from __future__ import annotations
 
@@ -17,8 +17,9 @@ BYTE_TOKEN = re.compile(r"<0x[0-9A-F]{2}>")
 WORD_PREFIX = re.compile(rb'"continuing_subword_prefix"\s*:\s*"[^"]')
 
 
-def guarded(call: Callable[[], T], error: Exception) -> T:
-    """`call()`, any failure of the tokenizers library as `error`: it panics with a BaseException on crafted files."""
+def call_guarded(call: Callable[[], T], error: Exception) -> T:
+    """Returns `call()`. Raises `error` for any failure in it: on crafted files the tokenizers library panics with a
+    BaseException."""
     try:
         return call()
     except (KeyboardInterrupt, SystemExit, MemoryError):
@@ -28,7 +29,7 @@ def guarded(call: Callable[[], T], error: Exception) -> T:
 
 
 def token_text(token: object) -> str | None:
-    """A special token of tokenizer_config.json: its text, or an object with `content`."""
+    """The text of a special token in tokenizer_config.json, which is that text or an object with `content`."""
     value = token.get("content") if isinstance(token, Mapping) else token
     return value if isinstance(value, str) else None
 
@@ -36,9 +37,9 @@ def token_text(token: object) -> str | None:
 class Tokenizer:
     """A model's tokenizer. Special tokens that a user writes out are text, never control.
 
-    `data` is tokenizer.json's content and `where` its place, for messages; `settings` is tokenizer_config.json's
-    object; `bos_token_id` the model configuration's, should `settings` name none. Raises BadCheckpoint where the
-    library cannot use it.
+    `data` is the content of a tokenizer.json and `where` its path, for messages; `settings` is the object of
+    tokenizer_config.json; `bos_token_id` is the model configuration's, used where `settings` name none. Raises
+    BadCheckpoint where the tokenizers library cannot use the data, and Unsupported for a word prefix.
     """
 
     def __init__(self, data: bytes, settings: Mapping[str, Any], bos_token_id: int | None, where: Path) -> None:
@@ -47,7 +48,7 @@ class Tokenizer:
             raise Unsupported(f"{where} marks the insides of words with a prefix, as no tokenizer of OpenELM or Llama "
                               "does and on which the tokenizers library can abort.")  # fmt: skip
         self._backend = self._ask(lambda: tokenizers.Tokenizer.from_buffer(data))
-        # A file may ask for truncation, padding and special tokens from user text; a runtime wants none of them.
+        # A file may ask for truncation, padding and special tokens out of a user's text; a runtime wants none of them.
         self._backend.no_truncation()
         self._backend.no_padding()
         self._backend.encode_special_tokens = True
@@ -59,7 +60,7 @@ class Tokenizer:
 
     @classmethod
     def from_file(cls, path: Path, settings: Mapping[str, Any], bos_token_id: int | None = None) -> Tokenizer:
-        """The tokenizer in a tokenizer.json. Raises MissingTokenizer where there is none."""
+        """Reads the tokenizer in a tokenizer.json. Raises MissingTokenizer where there is none."""
         try:
             data = read_bytes(path, MAX_LARGE_BYTES)
         except NotFound as error:
@@ -71,9 +72,9 @@ class Tokenizer:
         return cls(data, settings, bos_token_id, path)
 
     def _ask(self, call: Callable[[], T]) -> T:
-        """What the library answers; whatever it fails with is the file's fault."""
+        """Calls the tokenizers library. Raises BadCheckpoint for any failure in it, since the file is the cause."""
         damaged = f"{self._where} is not a tokenizer that the tokenizers library can use; fetch it again."
-        return guarded(call, BadCheckpoint(damaged))
+        return call_guarded(call, BadCheckpoint(damaged))
 
     def _id(self, token: object, otherwise: int | None) -> int | None:
         text = token_text(token) or ""  # no token is empty
@@ -81,7 +82,7 @@ class Tokenizer:
         return otherwise if found is None else found
 
     def _wants_bos(self, setting: object) -> bool:
-        """What the settings say, else whether the file's own post-processor begins with BOS."""
+        """Whether ids begin with BOS: as the settings say, else as the post-processor in the file does."""
         if self.bos_token_id is None or isinstance(setting, bool):
             return bool(setting) and self.bos_token_id is not None
         probe = self._ask(lambda: self._backend.encode("a", add_special_tokens=True).ids)
@@ -89,18 +90,18 @@ class Tokenizer:
 
     @property
     def vocab_size(self) -> int:
-        """How many ids a model needs for every text: one more than the highest, special tokens aside."""
+        """How many ids a model needs for every text: one more than the highest id, special tokens not counted."""
         vocabulary = self._backend.get_vocab(with_added_tokens=True).values()
         return max((i for i in vocabulary if i not in self._dropped), default=-1) + 1
 
     @property
     def ordinary_entries(self) -> int:
-        """How many entries the vocabulary has, added tokens aside; quick, where `vocab_size` looks at each."""
+        """How many entries the vocabulary has without added tokens; quicker than `vocab_size`, which looks at each."""
         return self._backend.get_vocab_size(with_added_tokens=False)
 
     @property
     def stop_ids(self) -> frozenset[int]:
-        """The ids that end an answer by this tokenizer's word; Llama 3's <|eot_id|> where it chats."""
+        """The ids that end an answer: EOS and, where there is a chat template, Llama 3's end of a turn, <|eot_id|>."""
         turn_end = self._backend.token_to_id("<|eot_id|>") if self.has_chat_template else None
         return frozenset(i for i in (self.eos_token_id, turn_end) if i is not None)
 
@@ -111,7 +112,7 @@ class Tokenizer:
         return {token.content: i for i, token in added.items() if token.special}
 
     def encode(self, text: str) -> list[int]:
-        """The ids of `text`, one BOS in front where the model wants it.
+        """The ids of `text`, with one BOS in front where the model wants it.
 
         Raises InvalidRequest for text that is not valid Unicode (a lone surrogate).
         """
@@ -125,11 +126,11 @@ class Tokenizer:
         return self._ask(lambda: self._backend.encode(text, add_special_tokens=False).ids)
 
     def decode(self, ids: Iterable[int]) -> str:
-        """The text of `ids`, special tokens dropped; ids outside the vocabulary have no text."""
+        """The text of `ids`, special tokens left out; ids outside the vocabulary have no text."""
         return self._ask(lambda: self._backend.decode(list(ids), skip_special_tokens=True))
 
     def has_text(self, token: int) -> bool:
-        """Whether decoding keeps this id."""
+        """Whether decoding shows the text of this id."""
         return token not in self._dropped and self._backend.id_to_token(token) is not None
 
     def is_byte(self, token: int) -> bool:

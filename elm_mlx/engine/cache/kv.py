@@ -13,8 +13,8 @@ class KVCache:
     """Keys and values of one layer, [B, K, room, D] each, of which the first `offset` positions are held.
 
     The buffers are made at the first write, in its type and batch size, with room for `reserve` positions; they
-    double when that is used up, so that a `capacity` nobody fills costs nothing. A write is an eager slice update
-    with a host-side offset: nothing else holds the old buffer when it is evaluated, so MLX can write in place.
+    double when that is used up, so that a `capacity` that is never filled costs nothing. A write is an eager slice
+    update with a host-side offset: nothing else holds the old buffer when it is evaluated, so MLX can write in place.
     """
 
     def __init__(self, capacity: int, reserve: int = RESERVE) -> None:
@@ -25,8 +25,8 @@ class KVCache:
     def attend(self, q: mx.array, k: mx.array, v: mx.array) -> mx.array:
         """Appends k and v [B, K, L, D], and attends causally over all that is held: q [B, H, L, D] -> [B, H, L, D].
 
-        Fewer queries than keys are those of the last positions. Raises CacheFull, with the cache unchanged, where L
-        positions do not fit.
+        Where there are fewer queries than keys, they are those of the last positions. Raises CacheFull, with the cache
+        unchanged, where L positions do not fit.
         """
         keys, values = self.append(k, v)  # [B, K, S, D]
         mask = "causal" if q.shape[2] > 1 else None
@@ -49,7 +49,7 @@ class KVCache:
         return self.keys[:, :, :end], self.values[:, :, :end]
 
     def _with_room(self, buffer: mx.array | None, end: int, like: mx.array) -> mx.array:
-        """The buffer, or a larger one with the same content, for `end` positions of the form of `like`."""
+        """The buffer, or a larger one with the same content, for `end` positions, typed and shaped as `like`."""
         room = 0 if buffer is None else buffer.shape[2]
         if buffer is not None and end <= room:
             return buffer
@@ -61,7 +61,7 @@ class KVCache:
         return larger
 
     def trim(self, n: int) -> int:
-        """Forgets the last `n` positions and returns how many there were to forget."""
+        """Forgets the last `n` positions, or all if fewer are held, and returns how many it forgot."""
         n = min(max(n, 0), self.offset)
         self.offset -= n
         return n

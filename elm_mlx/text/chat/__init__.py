@@ -1,1 +1,1 @@
-"""Messages to a prompt, by the template that a model brings and with nothing of it trusted."""
+"""From messages to a prompt, by the template that a model brings; nothing in that template is trusted."""

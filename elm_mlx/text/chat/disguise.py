@@ -1,4 +1,4 @@
-"""Control tokens in a caller's text, hidden from a chat template and from the tokenizer."""
+"""Hides the control tokens in a caller's text from a chat template and from the tokenizer."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from collections.abc import Iterable
 
 
 class Disguise:
-    """Writes control tokens in the caller's strings in private characters that nothing else in the prompt has.
+    """Replaces control tokens in the caller's strings by private characters that nothing else in the prompt has.
 
-    What still reads as a control token after rendering is the template's. A string's tail that begins a token, or
-    head that ends one, is disguised, too: the template's text beside it might complete it. Each character becomes one
-    other, so that a template's trimming, slicing and counting give what they would have given.
+    What still reads as a control token after rendering is the template's own. The end of a string that begins a token,
+    or the start that ends one, is disguised, too: the template's text beside it might complete the token. Each
+    character becomes one other, so that trimming, slicing and counting in a template give the usual results.
     """
 
     def __init__(self, tokens: Iterable[str], used: set[str]) -> None:
@@ -33,6 +33,6 @@ class Disguise:
         middle = len(text) - tail
         return text[:head].translate(self._mask) + text[head:middle] + text[max(head, middle) :].translate(self._mask)
 
-    def pieces(self, text: str) -> list[str]:
-        """A rendered text split into text, control, text, ..., text, in its own characters again."""
+    def split(self, text: str) -> list[str]:
+        """Splits a rendered text into text, control token, text, ..., text, in the original characters again."""
         return [piece.translate(self._unmask) for piece in self.control.split(text)]

@@ -1,4 +1,4 @@
-"""The messages of a caller: checked, and copied in plain JSON types, before a template sees them."""
+"""Checks the messages of a caller, and copies them in plain JSON types, before a template sees them."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from typing import Any
 
 from elm_mlx.errors import InvalidRequest
 
-MAX_DEPTH = 64  # of lists in lists
+MAX_DEPTH = 64  # of lists in lists: hashing deeper tuples can overflow the C stack
 MAX_BITS = 4096  # of an integer
 EXAMPLE = "{'role': 'user', 'content': 'Hi'}"
 
 
 def plain_json(value: object, text: Callable[[str], str] = str, depth: int = MAX_DEPTH) -> Any:
-    """A copy of the caller's value in plain JSON types, every string through `text`."""
+    """Copies a caller's value in plain JSON types, `text` applied to every string. Raises InvalidRequest for others."""
     if value is None or isinstance(value, bool | float):
         return value
     if isinstance(value, str):
@@ -29,7 +29,7 @@ def plain_json(value: object, text: Callable[[str], str] = str, depth: int = MAX
 
 
 def check_message(place: int, message: object) -> dict[str, Any]:
-    """One message without keys that are null, as transformers drops them. Raises InvalidRequest for what is none."""
+    """Returns one message without keys that are null, as transformers does. Raises InvalidRequest for anything else."""
     if not isinstance(message, Mapping) or not isinstance(message.get("role"), str):
         raise InvalidRequest(f"Message {place} is no object with a role, such as {EXAMPLE}.")
     content = message.get("content")
@@ -40,7 +40,7 @@ def check_message(place: int, message: object) -> dict[str, Any]:
 
 
 def check_messages(messages: object) -> list[dict[str, Any]]:
-    """The messages of a conversation, without keys that are null. Raises InvalidRequest for what is no conversation."""
+    """Returns the messages of a conversation, without keys that are null. Raises InvalidRequest for anything else."""
     if not isinstance(messages, Sequence) or isinstance(messages, str | bytes) or not messages:
         raise InvalidRequest(f"A chat is a list of messages, such as [{EXAMPLE}].")
     return [check_message(place, message) for place, message in enumerate(messages, 1)]

@@ -1,8 +1,8 @@
 """A chat template as a program on a budget: Jinja with the operations that chats need, each paid for.
 
-A template comes from the internet. Every value that it reads, makes or writes is paid for, operations that make much
-out of little in advance, and one that cannot be paid is not done; what chats do not need is not there at all. The
-budget counts work and not seconds, so the same template and messages end alike on every machine.
+A template comes from the internet. It pays units of work for every value that it reads, makes or writes; an operation
+that makes much out of little is paid in advance, and one that cannot be paid is not done. What chats do not need is
+removed. The budget counts work, not seconds, so that a template ends in one way on every machine.
 """
 
 from __future__ import annotations
@@ -22,14 +22,13 @@ from jinja2.utils import Namespace
 from jinja2.visitor import NodeTransformer
 
 from elm_mlx.errors import InvalidRequest
+from elm_mlx.text.chat.messages import MAX_BITS, MAX_DEPTH
 
-VALUE = 32  # units of work that a value costs, and each character one more; about a microsecond and its memory
-BASE = 1 << 25  # units that any rendering may cost: about a second
-PER_UNIT = 16  # units more for each unit of the messages; templates of Llama 3 take 4 to 6, of Qwen 3 about 9
+VALUE_UNITS = 32  # the cost of a value, about a microsecond and its memory; each of its characters adds one unit
+BASE_UNITS = 1 << 25  # the cost that any rendering may have: about a second
+PER_INPUT_UNIT = 16  # units more for each unit of the messages; templates of Llama 3 take 4 to 6, of Qwen 3 about 9
 MAX_INPUT = 1 << 22  # units: four million characters, more than any context holds
-MAX_DEPTH = 64  # of lists in lists: hashing deep tuples overflows the C stack
-MAX_BITS = 4096  # of an integer
-MAX_NESTING = 20_000  # nodes, each once for every block it stands in, as the compiler walks them; Llama 3.1: 800
+MAX_NESTING = 20_000  # nodes, each counted for every block around it, as the compiler walks them; Llama 3.1: 800
 
 FILTERS = frozenset(
     "abs capitalize count d default dictsort e escape first float int items join last length list lower map reject "
@@ -39,43 +38,43 @@ METHODS = frozenset(
     "capitalize changed cycle endswith find get index items join keys lower lstrip next removeprefix "
     "removesuffix replace rstrip split startswith strip title upper values".split()
 )
-# These do not walk their subject, or only as it is asked for; tests are told from filters by "is:".
+# Operations that do not walk their subject, or only item by item on request. The names of tests begin with "is:".
 SHALLOW = frozenset(
     "count d default first get items keys last length list map reject rejectattr reverse select selectattr values "
     "is:defined is:iterable is:mapping is:none is:sequence is:string is:undefined".split()
 )
-REFUSED = (nodes.Extends, nodes.Include, nodes.Import, nodes.FromImport, nodes.Block, nodes.Pow,
-           nodes.ScopedEvalContextModifier)  # fmt: skip
-BLOCKS = (nodes.For, nodes.If, nodes.Macro, nodes.CallBlock, nodes.FilterBlock, nodes.With, nodes.AssignBlock,
-          nodes.Scope)  # fmt: skip
+REFUSED_NODES = (nodes.Extends, nodes.Include, nodes.Import, nodes.FromImport, nodes.Block, nodes.Pow,
+                 nodes.ScopedEvalContextModifier)  # fmt: skip
+BLOCK_NODES = (nodes.For, nodes.If, nodes.Macro, nodes.CallBlock, nodes.FilterBlock, nodes.With, nodes.AssignBlock,
+               nodes.Scope)  # fmt: skip
 
 
 class Overrun(Exception):
-    """More work or memory than the budget has."""
+    """A template needs more work or memory than its budget has."""
 
 
-class Refusal(Exception):
-    """What a template says by raise_exception."""
+class TemplateRefusal(Exception):
+    """A template refuses the messages: it called raise_exception."""
 
 
-def size(value: Any) -> int:
-    """The units of a value beside its own: its characters, or its items without what they hold."""
+def own_units(value: Any) -> int:
+    """The units of a value's characters, or of its items without what these hold in turn."""
     if isinstance(value, str):
         return len(value)
     if isinstance(value, int) and value.bit_length() > MAX_BITS:
         raise Overrun
-    held = VALUE * len(value) if isinstance(value, dict | list | tuple | range) else 0
+    held = VALUE_UNITS * len(value) if isinstance(value, dict | list | tuple | range) else 0
     return 2 * held if isinstance(value, dict) else held
 
 
-def weight(value: object, most: int) -> int:
-    """The units of a value with all it holds, shared parts as often as they are reached. Raises Overrun over `most`.
+def units_of(value: object, most: int) -> int:
+    """The units of a value with all that it holds, a shared part as often as it is reached. Raises Overrun over `most`.
 
-    Level by level, each counted before it is entered: neither width nor depth can run away.
+    Each level of lists in lists is counted before it is entered, so that neither width nor depth can take long.
     """
-    total, level = VALUE, [value]
+    total, level = VALUE_UNITS, [value]
     for _ in range(MAX_DEPTH):
-        total += sum(map(size, level))
+        total += sum(map(own_units, level))
         if total > most:
             break
         parts = ((*one, *one.values()) if isinstance(one, dict) else one for one in level)
@@ -85,24 +84,25 @@ def weight(value: object, most: int) -> int:
     raise Overrun
 
 
-def times(left: Any, right: Any) -> int:
+def product_units(left: Any, right: Any) -> int:
+    """The units of a text or list that * repeats; none for a product of numbers."""
     text, number = (right, left) if isinstance(left, int) else (left, right)
-    return size(text) * max(number, 0) if isinstance(text, str | list | tuple) and isinstance(number, int) else 0
+    return own_units(text) * max(number, 0) if isinstance(text, str | list | tuple) and isinstance(number, int) else 0
 
 
-def joined(one: Any, d: Any = "", attribute: object = None) -> int:
-    """The filter's items and separator, or the method's separator and items; a text's items are its letters."""
+def join_units(one: Any, d: Any = "", attribute: object = None) -> int:
+    """The units of a join: the filter's (items, separator) or the method's (separator, items); a text has letters."""
     letters = sum(len(text) for text in (one, d) if isinstance(text, str))
-    return len(one) * len(d) + VALUE * letters
+    return len(one) * len(d) + VALUE_UNITS * letters
 
 
 # What an operation costs beyond its operands and its result, because it makes or walks their product.
-EXTRA: dict[str, Callable[..., int]] = {
+EXTRA_UNITS: dict[str, Callable[..., int]] = {
     **dict.fromkeys(("strip", "lstrip", "rstrip", "trim"), lambda text, chars=None: len(str(text)) * len(chars or "")),
-    "join": joined,
+    "join": join_units,
     "replace": lambda text, old="", new="", count=None: str(text).count(str(old)) * len(str(new)),
-    "split": lambda text, sep=None, maxsplit=-1: VALUE * (text.count(sep) if sep else len(text) // 2),
-    "title": lambda text: VALUE * len(str(text)),
+    "split": lambda text, sep=None, maxsplit=-1: VALUE_UNITS * (text.count(sep) if sep else len(text) // 2),
+    "title": lambda text: VALUE_UNITS * len(str(text)),
     "strftime_now": lambda _, format: 256 * len(format),
 }
 
@@ -119,38 +119,38 @@ class Budget:
         if self.left < 0:
             raise Overrun
 
-    def made(self, value: Any) -> Any:
-        """`value`, paid without what it holds: that is older and paid."""
-        self.pay(VALUE + size(value))
+    def pay_new(self, value: Any) -> Any:
+        """Pays for a new value and returns it. What it holds is older, and paid already."""
+        self.pay(VALUE_UNITS + own_units(value))
         return value
 
-    def paid(self, value: Any) -> Any:
-        """`value`, paid with all it holds, for operations that walk it; a generator as the list of its items."""
+    def pay_whole(self, value: Any) -> Any:
+        """Pays for a value and all that it holds, as an operation walks it, and returns it; a generator as a list."""
         value = list(value) if isinstance(value, GeneratorType) else value
-        self.pay(weight(value, self.left))
+        self.pay(units_of(value, self.left))
         return value
 
-    def steps(self, values: Iterable[Any]) -> Iterator[Any]:
-        """`values`, each paid as it comes."""
+    def pay_each(self, values: Iterable[Any]) -> Iterator[Any]:
+        """Yields `values` and pays for each as it comes."""
         for value in values:
-            self.pay(VALUE)
+            self.pay(VALUE_UNITS)
             yield value
 
     def run(self, name: str, call: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        """`call` on its operands, paid; `name` says which operation it is, and its subject comes first."""
-        self.pay(VALUE)
+        """Calls the operation `name` and pays for its operands and its result; the first operand is its subject."""
+        self.pay(VALUE_UNITS)
         unseen = int(name in SHALLOW)
-        args = (*args[:unseen], *map(self.paid, args[unseen:]))
-        kwargs = {key: self.paid(value) for key, value in kwargs.items()}
-        if name in EXTRA:
-            self.pay(EXTRA[name](*args, **kwargs))
+        args = (*args[:unseen], *map(self.pay_whole, args[unseen:]))
+        kwargs = {key: self.pay_whole(value) for key, value in kwargs.items()}
+        if name in EXTRA_UNITS:
+            self.pay(EXTRA_UNITS[name](*args, **kwargs))
         result = call(*args, **kwargs)
         if isinstance(result, Iterator):
-            return self.steps(result)
-        return self.made([*result] if isinstance(result, KeysView | ValuesView | ItemsView) else result)
+            return self.pay_each(result)
+        return self.pay_new([*result] if isinstance(result, KeysView | ValuesView | ItemsView) else result)
 
-    def metered(self, name: str, function: Any) -> Callable[..., Any]:
-        """A filter or test that pays; one that Jinja hands its context first (as an attribute tells) still gets it."""
+    def meter(self, name: str, function: Any) -> Callable[..., Any]:
+        """Makes a filter or test pay. Where it has Jinja's mark for it, it still gets Jinja's context first."""
         given = hasattr(function, "jinja_pass_arg")
 
         @wraps(function)
@@ -161,7 +161,7 @@ class Budget:
 
 
 def raise_exception(message: object) -> None:
-    raise Refusal(str(message))
+    raise TemplateRefusal(str(message))
 
 
 def strftime_now(format: str) -> str:
@@ -169,14 +169,14 @@ def strftime_now(format: str) -> str:
 
 
 class Variables(Namespace):
-    """namespace(): one that is printed does not show what it holds, unpaid."""
+    """namespace(): printing one does not show what it holds, since that would not be paid."""
 
     def __repr__(self) -> str:
         return "<Namespace>"
 
 
 class Generation(Extension):
-    """{% generation %}: marks what the assistant says, for training; here a block as any."""
+    """{% generation %}: marks what the assistant says, for training; here it is a block without an effect."""
 
     tags = {"generation"}  # noqa: RUF012
 
@@ -186,18 +186,19 @@ class Generation(Extension):
 
 
 class Sandbox(ImmutableSandboxedEnvironment):
-    """An environment for one rendering: a template's operations, each paid from `budget`."""
+    """A Jinja environment for one rendering, in which every operation of a template is paid from `budget`."""
 
     intercepted_binops = frozenset(ImmutableSandboxedEnvironment.default_binop_table)
 
     def __init__(self, budget: Budget) -> None:
-        # Unoptimized: what is computed when compiling would be paid by nobody.
+        # Not optimized, since what Jinja computes while it compiles would not be paid.
         super().__init__(trim_blocks=True, lstrip_blocks=True, optimized=False,
                          extensions=[Generation, "jinja2.ext.loopcontrols"])  # fmt: skip
-        self.budget, self.made, self.paid, self.steps = budget, budget.made, budget.paid, budget.steps
-        self.filters |= {"list": lambda values: list(budget.steps(values)), "tojson": self.tojson}
-        self.filters = {name: budget.metered(name, self.filters[name]) for name in FILTERS}
-        self.tests = {name: budget.metered(f"is:{name}", self.tests[name]) for name in self.tests}
+        self.budget, self.pay_each = budget, budget.pay_each
+        self.pay_new, self.pay_whole = budget.pay_new, budget.pay_whole
+        self.filters |= {"list": lambda values: list(budget.pay_each(values)), "tojson": self.tojson}
+        self.filters = {name: budget.meter(name, self.filters[name]) for name in FILTERS}
+        self.tests = {name: budget.meter(f"is:{name}", self.tests[name]) for name in self.tests}
         self.globals = {name: self.globals[name] for name in ("range", "cycler", "joiner")}
         self.globals |= {"raise_exception": raise_exception, "strftime_now": strftime_now, "namespace": Variables}
 
@@ -205,84 +206,84 @@ class Sandbox(ImmutableSandboxedEnvironment):
         self, value: object, ensure_ascii: bool = False, indent: int | None = None, separators: Any = None,
         sort_keys: bool = False,
     ) -> str:  # fmt: skip
-        """As transformers: Jinja's own would escape for HTML."""
+        """Writes JSON as transformers' filter does; Jinja's own filter would escape it for HTML."""
         if not 0 <= (indent or 0) <= 16:
             raise ValueError("tojson indents by 0 to 16 spaces")
         form = json.JSONEncoder(ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
-        return "".join(map(self.made, form.iterencode(value)))
+        return "".join(map(self.pay_new, form.iterencode(value)))
 
     def call_binop(self, context: Context, operator: str, left: Any, right: Any) -> Any:
         if operator == "%" and isinstance(left, str):
             raise TypeError("% formats no text in chat templates; ~ joins it")
-        product = times(self.made(left), self.made(right))
+        product = product_units(self.pay_new(left), self.pay_new(right))
         self.budget.pay(product if operator == "*" else 0)
-        return self.made(super().call_binop(context, operator, left, right))
+        return self.pay_new(super().call_binop(context, operator, left, right))
 
     def call(__self, __context: Context, __obj: Any, *args: Any, **kwargs: Any) -> Any:
-        """A method's subject is an operand as well; what a macro is given, it only passes on."""
+        """Calls what a template calls. A method's subject is an operand, too; a macro only passes its arguments on."""
         kwargs = {key: value for key, value in kwargs.items() if key not in ("_loop_vars", "_block_vars")}
         call, subject = partial(super().call, __context, __obj), getattr(__obj, "__self__", None)
         if subject is __self.budget:
             return __obj(*args)
         if isinstance(__obj, Macro):
-            __self.budget.pay(VALUE * (len(args) + len(kwargs)))
-            return __self.made(call(*args, **kwargs))
+            __self.budget.pay(VALUE_UNITS * (len(args) + len(kwargs)))
+            return __self.pay_new(call(*args, **kwargs))
         name = getattr(__obj, "__name__", "")
         return __self.budget.run(name, lambda _, *a, **k: call(*a, **k), subject, *args, **kwargs)
 
     def wrap_str_format(self, value: Any) -> None:
-        """str.format is a method like any: not among METHODS."""
+        """Gives str.format no special treatment: it is a method that METHODS does not have."""
 
     def is_safe_attribute(self, obj: Any, attr: str, value: Any) -> bool:
         known = attr in METHODS or isinstance(obj, Namespace) or not callable(value)
         return known and super().is_safe_attribute(obj, attr, value)
 
     def getattr(self, obj: Any, attribute: str) -> Any:
-        self.budget.pay(VALUE)
+        self.budget.pay(VALUE_UNITS)
         return super().getattr(obj, attribute)
 
     def getitem(self, obj: Any, argument: Any) -> Any:
-        self.budget.pay(VALUE)
+        self.budget.pay(VALUE_UNITS)
         return super().getitem(obj, argument)
 
 
-def own(method: str, node: Any) -> nodes.Call:
-    """A call of the sandbox's `made`, `paid` or `steps` on the node's value."""
+def payment(method: str, node: Any) -> nodes.Call:
+    """A node that calls the sandbox's `pay_new`, `pay_whole` or `pay_each` on the value of `node`."""
     return nodes.Call(nodes.EnvironmentAttribute(method), [node], [], None, None, lineno=node.lineno)
 
 
 class Metering(NodeTransformer):
-    """Has every loop, comparison, display, slice and output of a template paid; the rest its environment sees."""
+    """Makes a template pay for every loop, comparison, display, slice and output; the Sandbox sees the rest."""
 
     def visit(self, node: Any, *_: Any, **__: Any) -> Any:
-        """The node, its parts first, with what it walks or makes paid."""
+        """Adds a payment for what a node walks or makes, to its children first."""
         self.generic_visit(node)
         match node:
             case nodes.For():
-                node.iter = own("steps", node.iter)
+                node.iter = payment("pay_each", node.iter)
             case nodes.Output() | nodes.Concat():
-                node.nodes = [own("paid", one) for one in node.nodes]
+                node.nodes = [payment("pay_whole", one) for one in node.nodes]
             case nodes.Compare() | nodes.Operand():
-                node.expr = own("paid", node.expr)
+                node.expr = payment("pay_whole", node.expr)
             case nodes.Pair():
-                node.key = own("paid", node.key)
+                node.key = payment("pay_whole", node.key)
             case nodes.Getitem(arg=nodes.Slice()) | nodes.List() | nodes.Dict() | nodes.Tuple(ctx="load"):
-                return own("made", node)
+                return payment("pay_new", node)
             case nodes.Getitem():
-                node.arg = own("paid", node.arg)
+                node.arg = payment("pay_whole", node.arg)
         return node
 
 
 def nesting(node: nodes.Node, depth: int = 1) -> int:
-    """The nodes below, each once for every block around it. Raises ValueError for what chats do not need."""
-    if isinstance(node, REFUSED) or (isinstance(node, nodes.For) and node.recursive):
+    """Counts the nodes below, each for every block around it. Raises ValueError for what chats do not need."""
+    if isinstance(node, REFUSED_NODES) or (isinstance(node, nodes.For) and node.recursive):
         raise ValueError(f"line {node.lineno} has a {type(node).__name__} that chat templates do not use")
-    inner = depth + isinstance(node, BLOCKS)
+    inner = depth + isinstance(node, BLOCK_NODES)
     return depth + sum(nesting(child, inner) for child in node.iter_child_nodes())
 
 
-def compiled(source: str) -> CodeType:
-    """A template's program. Raises whatever Jinja does, or ValueError, for one that chats do not need."""
+def compile_template(source: str) -> CodeType:
+    """Compiles a template. Raises Jinja's errors, and ValueError for a template that chats do not need."""
     sandbox = Sandbox(Budget(0))
     tree = sandbox.parse(source)
     if nesting(tree) > MAX_NESTING:
@@ -290,10 +291,10 @@ def compiled(source: str) -> CodeType:
     return sandbox.compile(Metering().visit(tree))
 
 
-def rendered(code: CodeType, variables: dict[str, Any]) -> str:
-    """A program's text. Raises InvalidRequest for variables over MAX_INPUT, Refusal, Overrun, or what Jinja does."""
+def render(code: CodeType, variables: dict[str, Any]) -> str:
+    """Runs a template. Raises InvalidRequest over MAX_INPUT, TemplateRefusal, Overrun, and Jinja's errors."""
     try:
-        units = BASE + PER_UNIT * weight(variables, MAX_INPUT)
+        units = BASE_UNITS + PER_INPUT_UNIT * units_of(variables, MAX_INPUT)
     except Overrun as error:
         raise InvalidRequest(f"The messages hold over {MAX_INPUT >> 20} million characters; shorten them.") from error
     sandbox = Sandbox(Budget(units))
