@@ -20,7 +20,7 @@ class Execution:
     `dtype` is the type to compute in (None: as the weights are stored); with `expand` quantized weights are expanded
     to it. With `compiled` a decode step runs in compiled stretches; `warm_up` says that one must be tried first, since
     it may not be possible to build them here. A prompt is read in chunks of `chunk` ids, one on each of `streams` at a
-    time (with no streams, on MLX's own). `notice` is what a program may tell its user about the device.
+    time (with no streams, on MLX's own). `notice` is what a program may show its user about the device.
     """
 
     dtype: mx.Dtype | None = None

@@ -1,4 +1,4 @@
-"""The named arrays of a checkpoint, handed out once each as the vectors and matrices that a model is built from."""
+"""The named arrays of a checkpoint, given out once each as the vectors and matrices that a model is built from."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from elm_mlx.models.matrices import Linear, Matrix, Product, QuantizedLinear, Si
 
 
 class Parameters:
-    """The named arrays a model is built from. Each is handed out once; what remains at the end was not used.
+    """The named arrays a model is built from. Each is given out once; what remains at the end was not used.
 
     `dtype` is the type of the activations; floats are cast to it, so that no operation computes in a wider type.
-    `ready` is called with the arrays of each parameter as it is handed out, so that the loading code decides when
+    `ready` is called with the arrays of each parameter as it is given out, so that the loading code decides when
     they are evaluated. `linear` makes a Matrix of an array of floats.
     """
 

@@ -140,7 +140,7 @@ def stored_dtype(arrays: dict[str, mx.array], config: ModelConfig) -> mx.Dtype:
 
 
 class _Evaluate:
-    """Brings each parameter into memory as it is handed out, so that the peak stays near the file's size.
+    """Brings each parameter into memory as it is given out, so that the peak stays near the file's size.
 
     Progress is counted in elements, which neither a cast nor joining rows changes, and reported in stored bytes.
     """
