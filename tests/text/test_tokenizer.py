@@ -12,7 +12,7 @@ import tokenizers
 from helpers import checkpoints
 
 from elm_mlx.errors import BadCheckpoint, InvalidRequest, MissingTokenizer, Unsupported
-from elm_mlx.text.tokenizer import Tokenizer, guarded
+from elm_mlx.text.tokenizer import Tokenizer, call_guarded
 
 BOS, EOS, EOT = 1, 2, 512
 SMALL: dict[str, Any] = json.loads((checkpoints.TOKENIZER / "tokenizer.json").read_text(encoding="utf-8"))
@@ -209,7 +209,7 @@ def test_an_interrupt_is_nobody_s_fault(stop: type[BaseException]) -> None:
         raise stop
 
     with pytest.raises(stop):
-        guarded(interrupted, BadCheckpoint("damaged"))
+        call_guarded(interrupted, BadCheckpoint("damaged"))
 
 
 def test_eos_ends_an_answer_and_the_end_of_a_turn_where_there_is_a_chat_template(tmp_path: Path) -> None:
