@@ -12,18 +12,16 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import chdir, contextmanager
 from pathlib import Path
-from typing import Any
 
 import pytest
 from helpers import command_line
-from helpers.command_line import Result
+from helpers.command_line import PATIENCE_S, Result, ended
 from helpers.fake_hub import FakeHub, living_in
 
 from elm_mlx.library import names as registry
 
 APPLE, READY, GATED = "apple/OpenELM-450M", "mlx-community/Llama-3.2-1B-Instruct-4bit", "meta-llama/Llama-3.2-1B"
 MIRRORS = ("someone/llama-tokenizer", "another/llama-tokenizer")
-PATIENCE_S = 120  # with a process that is started, on a busy machine
 # The registry is data: the tests put their own tokenizer and mirrors there. No socket but to the fake hub.
 PROGRAM = """
 import json, os, signal, socket, sys
@@ -75,11 +73,10 @@ class Machine:
         """A few words of a model, in the tests' process."""
         return self.run("generate", "--model", model, "--prompt", "Once", "--max-tokens", 4, *more, **environment)
 
-    def start(self, *arguments: object, program: str = PROGRAM, **environment: str) -> subprocess.Popen[str]:
+    def start(self, *arguments: object, program: str = PROGRAM, **environment: str) -> subprocess.Popen[bytes]:
         """Starts a command line, or another program, in a process of its own."""
-        command = [sys.executable, "-c", program, *map(str, arguments)]
-        pipes: dict[str, Any] = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-        return subprocess.Popen(command, env=self.environment | environment, text=True, **pipes)
+        command = [sys.executable, "-c", program]
+        return command_line.start(*arguments, program=command, env=self.environment | environment)
 
     def process(self, *arguments: object, program: str = PROGRAM, **environment: str) -> Result:
         """Runs a command line, or another program, to its end in a process of its own."""
@@ -88,15 +85,6 @@ class Machine:
 
 def refuse(*_: object, **__: object) -> None:
     raise AssertionError("the network was asked")
-
-
-def ended(process: subprocess.Popen[str]) -> Result:
-    """What a process did, once it has ended."""
-    try:
-        out, err = process.communicate(timeout=PATIENCE_S)
-    finally:
-        process.kill()
-    return Result(process.returncode, out, err)
 
 
 def until(condition: Callable[[], object]) -> None:

@@ -14,9 +14,9 @@ from types import SimpleNamespace
 import mlx.core as mx
 import pytest
 from helpers import checkpoints
-from helpers.command_line import Result
+from helpers.command_line import PATIENCE_S, Result, ended
 from helpers.fake_hub import FOREVER, FakeHub
-from helpers.machine import PATIENCE_S, PROGRAM, Machine, ended, listing, pulled, sent, well
+from helpers.machine import PROGRAM, Machine, listing, pulled, sent, well
 
 from elm_mlx.errors import BadCheckpoint, DiskFull
 from elm_mlx.library import download, hub_cache
@@ -417,7 +417,7 @@ def test_two_pulls_at_once_send_the_weights_once(machine: Machine, hub: FakeHub,
     assert held.wait(PATIENCE_S)
     second = machine.start(program=FETCH)
     assert second.stdout
-    assert second.stdout.readline() == "Another elm-mlx fetches the same file; waiting.\n"
+    assert second.stdout.readline() == b"Another elm-mlx fetches the same file; waiting.\n"
     hub.mend()
     for process in (first, second):
         well(ended(process))

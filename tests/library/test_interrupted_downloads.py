@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pexpect
 import pytest
+from helpers.command_line import PATIENCE_S, ended
 from helpers.fake_hub import FakeHub
-from helpers.machine import APPLE, PATIENCE_S, PROGRAM, Machine, ended, pulled, sent, until, well
+from helpers.machine import APPLE, PROGRAM, Machine, pulled, sent, until, well
 
 
 @pytest.mark.usefixtures("at_once")
@@ -26,8 +27,9 @@ def test_a_busy_hub_is_asked_again(machine: Machine, hub: FakeHub) -> None:
 
 def test_a_killed_download_goes_on_in_another_process(machine: Machine, hub: FakeHub, apple: Path) -> None:
     size = (apple / "model.safetensors").stat().st_size
-    hub.hold("model.safetensors", after=size // 2)
+    held = hub.hold("model.safetensors", after=size // 2)
     process = machine.start("pull", "openelm-450m")
+    assert held.wait(PATIENCE_S)
     until(lambda: any(file.stat().st_size > size / 4 for file in machine.home.rglob("*.partial")))
     process.kill()
     assert ended(process).code == -signal.SIGKILL
