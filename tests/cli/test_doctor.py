@@ -15,7 +15,11 @@ from elm_mlx.device import memory as machine
 from elm_mlx.errors import BadCheckpoint
 
 
-def test_doctor_finds_a_working_machine_and_tells_a_program_the_same() -> None:
+def test_doctor_finds_a_working_machine_and_tells_a_program_the_same(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    for cache in ("ELM_MLX_CACHE", "HF_HOME"):  # which can be written, whatever the home of who runs this
+        monkeypatch.setenv(cache, str(tmp_path))
     told = run("doctor")
     assert (told.code, told.err) == (0, "")
     findings = json.loads(ended(start("doctor", "--json")).out)
