@@ -32,7 +32,7 @@ class Result(NamedTuple):
 def run(*arguments: object, stdin: bytes | None = b"") -> Result:
     """Runs a command line in this process, with `stdin` piped to it (None: there is no stdin at all)."""
     typed = None if stdin is None else io.TextIOWrapper(io.BytesIO(stdin), encoding="utf-8")
-    out, err = stream(errors="replace"), stream(errors="backslashreplace")  # as the program has them
+    out, err = recorder(errors="replace"), recorder(errors="backslashreplace")  # as the program has them
     with mock.patch.object(sys, "stdin", typed), redirect_stdout(out), redirect_stderr(err):
         code = cli.run([str(argument) for argument in arguments])
     done = Result(code, written(out), written(err))
@@ -40,7 +40,7 @@ def run(*arguments: object, stdin: bytes | None = b"") -> Result:
     return done
 
 
-def stream(errors: str) -> io.TextIOWrapper[io.BytesIO]:
+def recorder(errors: str) -> io.TextIOWrapper[io.BytesIO]:
     """A stream that keeps what is written to it."""
     return io.TextIOWrapper(io.BytesIO(), encoding="utf-8", errors=errors)
 

@@ -27,20 +27,18 @@ def test_a_name_becomes_text_and_the_second_time_without_the_network(machine: Ma
 
 
 def test_bits_make_and_find_their_own_variant(machine: Machine, hub: FakeHub) -> None:
-    made = well(machine.run("pull", "openelm-450m", "--bits", 4))
-    path = Path(made.out.strip())
+    path = pulled(machine.run("pull", "openelm-450m", "--bits", 4))
     assert json.loads((path / "config.json").read_text(encoding="utf-8"))["quantization"]["bits"] == 4
     hub.reset()
-    assert well(machine.run("pull", "openelm-450m", "--bits", 4, NO_SOCKETS="1")).out == made.out
+    assert pulled(machine.run("pull", "openelm-450m", "--bits", 4, NO_SOCKETS="1")) == path
     # Another variant of what the hub's cache holds needs no network either.
-    other = well(machine.run("pull", "openelm-450m", NO_SOCKETS="1"))
-    assert other.out != made.out
+    assert pulled(machine.run("pull", "openelm-450m", NO_SOCKETS="1")) != path
     assert not hub.requests
 
 
 def test_a_ready_conversion_runs_from_the_hubs_cache(machine: Machine, hub: FakeHub) -> None:
-    done = well(machine.run("pull", "llama-3.2-1b-instruct"))
-    path = Path(done.out.strip())
+    done = machine.run("pull", "llama-3.2-1b-instruct")
+    path = pulled(done)
     assert (path / "model.safetensors").resolve().is_relative_to(machine.home / "hub")  # not there twice
     assert f"{READY} is a 4-bit conversion of {GATED}-Instruct by others than its publisher" in done.err
     hub.reset()
