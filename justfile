@@ -21,6 +21,6 @@ generate:
     .venv/bin/python docs/make_cli.py
     .venv/bin/python examples/demo_model/ship.py
 
-# The demo and its draft from nothing; needs the train extra: torch.
+# The demo and its draft from nothing; needs the demo-training extra: torch.
 demo:
     .venv/bin/python examples/demo_model/make.py

@@ -48,8 +48,8 @@ PROGRAMS = {"elm-mlx": OURS, "mlx-lm": THEIRS}
 
 def make(folder: Path, raw: dict[str, Any], kind: str) -> int:
     """A directory of that shape in files of up to SHARD_BYTES; the bytes of its largest tensor in float32."""
-    from elm_mlx.api import demo_directory
     from elm_mlx.config import config_from_dict
+    from elm_mlx.demo import demo_directory
 
     config, size = config_from_dict(raw), {"F32": 4, "BF16": 2}[kind]
     files: list[dict[str, int]] = [{}]

@@ -67,10 +67,11 @@ def step(program: str, family: str, layers: int, bits: int, depth: int, recorder
     from elm_mlx.bench.ours import Ours
     from elm_mlx.bench.random_model import random_model
     from elm_mlx.bench.theirs import Theirs
-    from elm_mlx.device import cpu
+    from elm_mlx.device.execution import Execution
     from elm_mlx.engine.sampling import Sampler, Sampling
+    from elm_mlx.store import load as loading
 
-    cpu.plan = lambda *_: cpu.Plan()  # as on a GPU
+    loading.choose_execution = lambda *_: Execution()  # type: ignore[assignment]  # as on a GPU
     shapes.SHAPES["ledger"] = shape_of(family, layers)
     with random_model("ledger", bits if bits < 16 else None, "bfloat16") as directory:
         if program == "mlx-lm":

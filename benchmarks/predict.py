@@ -21,7 +21,6 @@ import ledger
 
 from elm_mlx.bench.shapes import SHAPES
 from elm_mlx.config import config_from_dict
-from elm_mlx.device.costs import kv_bytes_per_token, parameter_count
 
 PUBLISHED = json.loads((Path(__file__).parent / "published.json").read_text(encoding="utf-8"))
 BITS = {4: 4.5, 8: 8.5, 16: 16.0}  # stored, with a scale and a bias for every 64 weights
@@ -88,7 +87,7 @@ def openelm_work(shape: str, bits: int, program: str, depth: int = 128) -> Work:
     """What a token of an OpenELM takes."""
     config = config_from_dict(SHAPES[shape])
     kernels = launches(program, "openelm", config.num_layers, bits, depth)
-    return Work(kernels, parameter_count(config) * BITS[bits] / 8 + kv_bytes_per_token(config, 16) * depth)
+    return Work(kernels, config.parameter_count * BITS[bits] / 8 + config.kv_bytes_per_token(16) * depth)
 
 
 def fitted(name: str) -> tuple[Chip, list[tuple[dict[str, Any], float]]]:

@@ -26,7 +26,7 @@ from typing import Any
 import mlx.core as mx
 import numpy as np
 
-from elm_mlx.api import demo_directory
+from elm_mlx.demo import demo_directory
 
 RUNS, VOCAB, BYTES, MERGES = 11, 128_000, 256, 280_147  # Llama 3's
 NAME, COMMIT = "someone/tiny", "0123456789abcdef0123456789abcdef01234567"

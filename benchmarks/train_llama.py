@@ -2,8 +2,9 @@
 
     python benchmarks/train_llama.py DIR [--untied] [--tokens N]
 
-Writes a Hugging Face directory with the demo's tokenizer. Needs torch, the train extra; 17 minutes on two busy x86-64
-cores. It is trained briefly and loses more to quantization than a better model would: what matters is where.
+Writes a Hugging Face directory with the demo's tokenizer. Needs the extras demo-training and mlx-lm (for transformers);
+it took 17 minutes on two busy x86-64 cores. It is trained briefly and loses more to quantization than a better model
+would: what matters is where.
 """
 
 from __future__ import annotations

@@ -6,22 +6,50 @@ import os
 from pathlib import Path
 from typing import Any
 
-from elm_mlx.arguments import Progress, real
-from elm_mlx.convert import tokenizer as tokenizer_files
+import elm_mlx.device.backend  # noqa: F401  first, for its sentence where MLX has no backend
+from elm_mlx.arguments import Progress, real_number
 from elm_mlx.convert.form import DTYPES, Form
 from elm_mlx.convert.job import Conversion, Job
 from elm_mlx.convert.keymap import match
-from elm_mlx.convert.output import pipeline
 from elm_mlx.convert.output.config_file import output_config
-from elm_mlx.convert.output.path_guards import check_places
+from elm_mlx.convert.output.path_guards import check_places, refuse_unnameable
+from elm_mlx.convert.output.pipeline import plan_shards
+from elm_mlx.convert.output.target import discard, refuse_existing, refuse_unfit, unfinished, wait_for_other_run
 from elm_mlx.convert.sources import open_source
-from elm_mlx.device.backend import mx as _mx  # noqa: F401  first, for its sentence where MLX has no backend
+from elm_mlx.convert.tokenizer import find as find_tokenizer
+from elm_mlx.convert.tokenizer import prepare as prepare_tokenizer
 from elm_mlx.errors import InvalidRequest
-from elm_mlx.library.hub_cache import snapshot_at
+from elm_mlx.files import disk_errors
+from elm_mlx.store.snapshot import snapshot_at
 
 MIN_SHARD_GB, SHARD_GB, MAX_SHARD_GB = 1e-6, 5.0, 1e6
 
-__all__ = ["Conversion", "convert", "plan"]
+__all__ = ["Conversion", "check", "convert", "discard", "plan", "unfinished", "wait_for_other_run"]
+
+
+def check(
+    source: str | Path,
+    output: str | Path | None = None,
+    *,
+    force: bool = False,
+    tokenizer: str | Path | None = None,
+    max_shard_size: float | None = None,
+    **form: Any,
+) -> Path:
+    """Checks what can be checked of a conversion before `source`, a directory or a repository's name, is here: its
+    options (those of `convert`), the given tokenizer, and that the output can be written. Returns the output directory.
+
+    Raises InvalidRequest, TargetExists, NotFound, MissingTokenizer, ElmError.
+    """
+    target, _ = output_directory(output, Path(source), Form(**form)), shard_bytes(max_shard_size)
+    refuse_unnameable(target)
+    with disk_errors(f"{target} cannot be written"):
+        refuse_unfit(target)
+        refuse_existing(target, force)
+        target.parent.mkdir(parents=True, exist_ok=True)
+    if tokenizer:
+        find_tokenizer(Path(tokenizer))
+    return target
 
 
 def plan(
@@ -41,14 +69,13 @@ def plan(
     form, file_bytes = Form(bits, group_size, mode, recipe, dtype), shard_bytes(max_shard_size)
     opened = open_source(Path(source), rope_factor=rope_factor)
     quantization = form.quantization(opened.config)
-    planned = pipeline.plan(opened.config, quantization, DTYPES[dtype], file_bytes)
-    files = None if max_shard_size is None else list(planned.files)
+    shards = plan_shards(opened.config, quantization, DTYPES[dtype], file_bytes)
+    files = None if max_shard_size is None else list(shards.files)
     if tokenizer is None and opened.is_already(quantization, DTYPES[dtype], files):
         raise InvalidRequest(f"{source} is an MLX model of that kind already. Run it as it is.")
-    # abspath, as resolve would follow a link that is refused further on
-    target = Path(os.path.abspath(output)) if output else form.beside(outside_the_hub(opened.directory))  # noqa: PTH100
+    target = output_directory(output, outside_the_hub(opened.directory), form)
     given = Path(tokenizer) if tokenizer else None
-    tokens = tokenizer_files.prepare(opened.directory, given, opened.config)
+    tokens = prepare_tokenizer(opened.directory, given, opened.config)
     check_places(target, [*opened.files, *tokens.files], opened.where, opened.directory, given or opened.directory)
     config = output_config(opened.raw_config, opened.config, quantization, dtype)
     return Job(
@@ -57,14 +84,21 @@ def plan(
         matched=match(opened.config, opened.family_layout, opened.tensors, opened.where),
         tokenizer=tokens,
         config=config,
-        plan=planned,
+        shards=shards,
         options={"quantization": config.get("quantization"), "dtype": dtype, "max_shard_size": file_bytes / 1e9}
         | ({} if rope_factor is None else {"rope_factor": float(rope_factor)}),
     )
 
 
+def output_directory(output: str | Path | None, source: Path, form: Form) -> Path:
+    """Where the output goes: where the caller says, else beside the source with the form in its name."""
+    # abspath, as resolve would follow a link that is refused further on
+    return Path(os.path.abspath(output)) if output else form.beside(source)  # noqa: PTH100
+
+
 def outside_the_hub(directory: Path) -> Path:
-    """The directory; for one in the hub's cache, where the hub may remove what lies beside it, its name here."""
+    """The directory itself; for one in the hub's cache, which may remove what lies beside it, a directory of the
+    repository's name in the working directory."""
     found = snapshot_at(directory)
     return Path(found.repository.rpartition("/")[2]) if found else directory
 
@@ -102,6 +136,6 @@ def convert(
 def shard_bytes(gigabytes: float | None) -> int:
     """The size limit of a file. Raises InvalidRequest."""
     gigabytes = SHARD_GB if gigabytes is None else gigabytes
-    if not MIN_SHARD_GB <= real("max_shard_size", gigabytes) <= MAX_SHARD_GB:
+    if not MIN_SHARD_GB <= real_number("max_shard_size", gigabytes) <= MAX_SHARD_GB:
         raise InvalidRequest(f"max_shard_size is {gigabytes}; it must be {MIN_SHARD_GB:g} to {MAX_SHARD_GB:g} GB.")
     return int(gigabytes * 1e9)

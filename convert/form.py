@@ -49,13 +49,13 @@ class Form:
     def _refuse_contradictions(self) -> None:
         sized = (self.bits, self.group_size) != (None, None)
         if self.recipe and (sized or self.mode):
-            raise InvalidRequest(f"--recipe {self.recipe} says how each matrix is stored; leave --bits, --group-size "
-                                 "and --mode out.")  # fmt: skip
+            raise InvalidRequest("", f"{{recipe={self.recipe}}} says how each matrix is stored; leave {{bits}}, "
+                                     "{group_size} and {mode} out.")  # fmt: skip
         if self.mode not in (None, "affine") and sized:
-            raise InvalidRequest(f"--mode {self.mode} fixes its bits and group size; leave --bits and --group-size "
-                                 "out.")  # fmt: skip
+            raise InvalidRequest("", f"{{mode={self.mode}}} fixes its bits and group size; leave {{bits}} and "
+                                     "{group_size} out.")  # fmt: skip
         if self.group_size and not (self.bits or self.mode):
-            raise InvalidRequest("--group-size means nothing without --bits: nothing would be quantized.")
+            raise InvalidRequest("", "{group_size} means nothing without {bits}: nothing would be quantized.")
 
     def quantization(self, config: ModelConfig) -> Quantization | None:
         """The settings for a model; None for plain weights."""

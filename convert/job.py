@@ -16,9 +16,8 @@ from elm_mlx.convert.sources import Source
 from elm_mlx.convert.tokenizer import TokenizerFiles
 from elm_mlx.convert.verify import Report, compare
 from elm_mlx.convert.verify.layerwise import of_source, open_directory
-from elm_mlx.device.costs import gigabytes, parameter_count
 from elm_mlx.errors import DiskFull, VerificationFailed
-from elm_mlx.files import disk_errors, free_space, write_json
+from elm_mlx.files import disk_errors, free_space, gigabytes, write_json
 
 BASE_BYTES = 200 * 2**20  # of memory beside the tensors
 MARGIN_BYTES = 64 * 2**20  # of disk beside the weights, for the tokenizer and the configuration
@@ -49,7 +48,7 @@ class Job:
     matched: Matched
     tokenizer: TokenizerFiles
     config: dict[str, Any]
-    plan: pipeline.Plan
+    shards: pipeline.Shards
     options: dict[str, Any]
 
     @property
@@ -60,7 +59,7 @@ class Job:
     @property
     def bits_per_weight(self) -> float:
         """Bits of the output over all parameters."""
-        return 8 * self.plan.nbytes / parameter_count(self.source.config)
+        return 8 * self.shards.nbytes / self.source.config.parameter_count
 
     def describe(self) -> dict[str, Any]:
         """What will be done, in plain JSON; `memory` is the most that it takes."""
@@ -69,15 +68,15 @@ class Job:
             "source": str(self.source.where),
             "layout": self.source.layout,
             "family": self.source.config.family,
-            "parameters": parameter_count(self.source.config),
+            "parameters": self.source.config.parameter_count,
             "tensors": self.matched.names,
             "dropped": self.dropped,
             "tokenizer": str(self.tokenizer.source),
             "quantization": self.options["quantization"],
             "dtype": self.options["dtype"],
             "output": str(self.target),
-            "files": {file: sum(map(self.plan.size, names)) for file, names in self.plan.files.items()},
-            "bytes": self.plan.nbytes,
+            "files": {file: sum(map(self.shards.size, names)) for file, names in self.shards.files.items()},
+            "bytes": self.shards.nbytes,
             "bits_per_weight": self.bits_per_weight,
             "memory": BASE_BYTES + 2 * 4 * largest,
             "disk_free": free_space(self.target),
@@ -90,25 +89,25 @@ class Job:
             refuse_existing(self.target, force)
             folder = beside(self.target, "partial")
             left = folder.iterdir() if folder.is_dir() and not folder.is_symlink() else ()  # gone on with or removed
-            check_space(folder, self.plan.nbytes - sum(file.stat().st_size for file in left))
+            check_space(folder, self.shards.nbytes - sum(file.stat().st_size for file in left))
 
     def run(self, force: bool, verified: bool, progress: Progress | None, verifying: Progress | None) -> Conversion:
         """Writes the output; goes on where a run that was killed stopped. Raises as `elm_mlx.convert.convert`."""
         with disk_errors(f"Writing {self.target}"), staged(self.target, force) as (folder, log):
-            journal = Journal(log, provenance.fingerprint(self.source, self.config, self.plan))
-            done = pipeline.resume(folder, self.plan, journal)
-            check_space(folder, self.plan.nbytes - sum(map(self.plan.size, done)))
+            journal = Journal(log, provenance.fingerprint(self.source, self.config, self.shards))
+            done = pipeline.resume(folder, self.shards, journal)
+            check_space(folder, self.shards.nbytes - sum(map(self.shards.size, done)))
             self.tokenizer.write(folder)
             write_json(folder / "config.json", self.config)
             with provenance.of(self.source, self.tokenizer.files, self.options) as made:
-                pipeline.write(folder, self.plan, self.matched.tensors, done, journal, progress)
+                pipeline.write(folder, self.shards, self.matched.tensors, done, journal, progress)
                 write_json(folder / "conversion.json", conversion := made())
             report = self.verify(folder, verifying) if verified else None
-            text = card(self.source.config, conversion, self.plan.nbytes, report)
+            text = card(self.source.config, conversion, self.shards.nbytes, report)
             (folder / "README.md").write_text(text, encoding="utf-8")
         config = self.source.config
         return Conversion(
-            self.target, config.family, self.source.layout, parameter_count(config), self.plan.nbytes,
+            self.target, config.family, self.source.layout, config.parameter_count, self.shards.nbytes,
             self.bits_per_weight, self.dropped, report,
         )  # fmt: skip
 
@@ -122,14 +121,14 @@ class Job:
         if not report.passed:
             raise VerificationFailed(
                 f"{self.target} would differ from {self.source.where} by {report.kl_divergence:.3g} nats per token, "
-                f"more than the {report.bound:g} that {report.stored} weights may cost, so it was not kept. Convert "
-                "with more bits, or without --verify and then compare by `elm-mlx verify`.")  # fmt: skip
+                f"more than the {report.bound:g} that {report.stored} weights may cost, so it was not kept.",
+                "Convert with more bits, or without {verify} and then compare by `elm-mlx verify`.")  # fmt: skip
         return report
 
 
 def check_space(folder: Path, nbytes: int) -> None:
-    """Refuses before the first tensor what cannot end well."""
+    """Raises DiskFull where the disk of `folder` has no room for so many bytes of weights."""
     free = free_space(folder)
     if free < nbytes + MARGIN_BYTES:
-        raise DiskFull(f"The output takes {gigabytes(nbytes)} and {folder.parent} has {gigabytes(free)} free. Free "
-                       "some space, or name another --output.")  # fmt: skip
+        raise DiskFull(f"The output takes {gigabytes(nbytes)} and {folder.parent} has {gigabytes(free)} free.",
+                       "Free some space, or name another {output}.")  # fmt: skip

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import mlx.core as mx
 
 from elm_mlx.config import HEAD, ModelConfig
+from elm_mlx.config.values import CONFIG
 from elm_mlx.convert.tensor import LazyTensor
-from elm_mlx.errors import BadCheckpoint, Unsupported
+from elm_mlx.errors import BadCheckpoint
 from elm_mlx.store.weights import Entry, check_copy, check_entries
 
 WRAPPED = r"^(?:module\.|_orig_mod\.)"  # a model saved inside DistributedDataParallel, or compiled
@@ -35,17 +35,8 @@ RULES: dict[tuple[str, str], list[tuple[str, str]]] = {
         (r"^rope\.freqs$", "rotary_emb.inv_freq"),
     ],
 }
-# What says the architecture, where it is not config.json, by naming.
+# What a refusal calls the source of the architecture, by naming, where that is not config.json.
 AUTHORITIES = {"corenet": "architecture", "meta": "params.json"}
-
-
-@contextmanager
-def said_by(naming: str) -> Iterator[None]:
-    """Names in a refusal what stood in for config.json."""
-    try:
-        yield
-    except (BadCheckpoint, Unsupported) as error:
-        raise type(error)(str(error).replace("config.json", AUTHORITIES.get(naming, "config.json"))) from error
 
 
 @dataclass(frozen=True)
@@ -88,8 +79,8 @@ def match(
         else:
             named[new], names[new] = tensor, old
     expected = {name: Entry(mx.float32, shape) for name, shape in config.weight_shapes().items()}
-    with said_by(family_layout[1]):
-        check_entries(where, expected, {name: Entry(t.dtype, t.shape) for name, t in named.items()})
+    found = {name: Entry(tensor.dtype, tensor.shape) for name, tensor in named.items()}
+    check_entries(where, expected, found, AUTHORITIES.get(family_layout[1], CONFIG))
     if head:
         check_copy(where, head.read(), named[config.embedding_name].read())
     return Matched(named, names, dropped)

@@ -13,10 +13,11 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from elm_mlx.api import Completion, LanguageModel, ModelInfo, Piece, Stats, Stream, info, load
-    from elm_mlx.device.cpu import fast_blas, use_fast_blas
+    from elm_mlx.api import Completion, LanguageModel, ModelInfo, Options, Piece, Stats, Stream, info, load
+    from elm_mlx.device.blas import fast_blas, use_fast_blas
     from elm_mlx.errors import ElmError
-    from elm_mlx.library.pull import Located, pull
+    from elm_mlx.library.local import Located
+    from elm_mlx.library.pull import pull
 
 __version__ = "0.1.0"
 
@@ -26,6 +27,7 @@ __all__ = [
     "LanguageModel",
     "Located",
     "ModelInfo",
+    "Options",
     "Piece",
     "Stats",
     "Stream",
@@ -38,10 +40,10 @@ __all__ = [
 
 _HOME = dict.fromkeys(__all__, "elm_mlx.api") | {
     "ElmError": "elm_mlx.errors",
-    "Located": "elm_mlx.library.pull",
+    "Located": "elm_mlx.library.local",
     "pull": "elm_mlx.library.pull",
-    "fast_blas": "elm_mlx.device.cpu",
-    "use_fast_blas": "elm_mlx.device.cpu",
+    "fast_blas": "elm_mlx.device.blas",
+    "use_fast_blas": "elm_mlx.device.blas",
 }
 # Reached as attributes too: elm_mlx.convert.convert(...), elm_mlx.errors.BadCheckpoint.
 _MODULES = ("convert", "errors")

@@ -1,5 +1,4 @@
-"""Arguments of a call: numbers of any library as plain ones, or a sentence. And what a caller may pass to be told of
-progress."""
+"""Arguments of a call: numbers of any library become plain ones or are refused, and the form of progress callbacks."""
 
 from __future__ import annotations
 
@@ -11,10 +10,10 @@ from typing import Any
 from elm_mlx.errors import InvalidRequest
 
 Progress = Callable[[int, int], None]
-"""Called with (done, in all) as long work goes on."""
+"""A callback of the caller's: long work calls it with (done, in all) as it goes on."""
 
 
-def whole(name: str, value: object) -> int:
+def whole_number(name: str, value: object) -> int:
     """`value` as a whole number, NumPy's too. Raises InvalidRequest for anything else, true and false included."""
     try:
         return operator.index(value if not isinstance(value, bool) else None)  # type: ignore[arg-type]
@@ -22,7 +21,7 @@ def whole(name: str, value: object) -> int:
         raise InvalidRequest(f"{name} is {value!r}; it must be a whole number.") from None
 
 
-def real(name: str, value: Any) -> Any:
+def real_number(name: str, value: Any) -> Any:
     """`value`, if it is a number. Raises InvalidRequest for anything else, true and false included."""
     if isinstance(value, bool) or not isinstance(value, Real):
         raise InvalidRequest(f"{name} is {value!r}; it must be a number.")

@@ -14,13 +14,11 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import elm_mlx
-from elm_mlx import api
-from elm_mlx.device import memory as machine
-from elm_mlx.device.costs import gigabytes
+from elm_mlx.device.backend import backend_name
+from elm_mlx.device.memory import memory_limit, total_memory
 from elm_mlx.errors import ElmError
-from elm_mlx.files import free_space, standing
-from elm_mlx.library import copies as library
-from elm_mlx.library import hub, hub_cache
+from elm_mlx.files import free_space, gigabytes, nearest_existing
+from elm_mlx.library import copies, hub, hub_cache
 
 OK, SLOW, BROKEN = "ok", "slow", "broken"
 SLOW_SELF_TEST_S = 5.0
@@ -60,14 +58,14 @@ def version_of(package: str) -> str | None:
 
 
 def backend() -> Finding:
-    found = machine.backend()
+    found = backend_name()
     if found.startswith("CPU"):
         return Finding("MLX backend", SLOW, found, "Right results, slow ones: MLX is made for Apple silicon.")
     return Finding("MLX backend", OK, found)
 
 
 def blas() -> Finding:
-    if not sys.platform.startswith("linux") or not machine.backend().startswith("CPU"):
+    if not sys.platform.startswith("linux") or not backend_name().startswith("CPU"):
         return Finding("BLAS", OK, "MLX needs none")
     if found := elm_mlx.fast_blas():
         return Finding("BLAS", OK, found)
@@ -78,7 +76,7 @@ def blas() -> Finding:
 def kernels() -> Finding:
     """MLX's CPU backend builds kernels with a compiler into a temporary folder; elm-mlx asks it to for `cpu_policy`
     "compiled" alone, which `bench --compare` takes."""
-    if not machine.backend().startswith("CPU"):
+    if not backend_name().startswith("CPU"):
         return Finding("kernels", OK, "come with MLX")
     folder, compiler = Path(tempfile.gettempdir()) / "mlx", shutil.which("g++")
     asked = f"compiled for bench --compare and --cpu-policy compiled alone; compiler {compiler or 'none'}"
@@ -86,15 +84,15 @@ def kernels() -> Finding:
 
 
 def memory() -> Finding:
-    limit = machine.memory_limit()
-    detail = f"{gigabytes(machine.total_memory())} in the machine, {gigabytes(limit)} for a model now"
+    limit = memory_limit()
+    detail = f"{gigabytes(total_memory())} in the machine, {gigabytes(limit)} for a model now"
     if limit < 2e9:
         return Finding("memory", SLOW, detail, "Close other programs; openelm-270m in 4 bits still fits.")
     return Finding("memory", OK, detail)
 
 
 def caches() -> Finding:
-    places = {"own": library.root(), "Hugging Face": hub_cache.cache_directory()}
+    places = {"own": copies.root(), "Hugging Face": hub_cache.cache_directory()}
     unwritable = [str(path) for path in places.values() if not is_writable(path)]
     if unwritable:
         advice = "Set ELM_MLX_CACHE and HF_HOME to folders of yours."
@@ -105,7 +103,7 @@ def caches() -> Finding:
 
 def is_writable(path: Path) -> bool:
     try:
-        place = standing(path)
+        place = nearest_existing(path)
         return place.is_dir() and os.access(place, os.W_OK)
     except OSError:  # a folder on the way may not be entered
         return False
@@ -126,7 +124,7 @@ def self_test() -> Finding:
     """The demo tells the beginning of a story."""
     begun = time.perf_counter()
     try:
-        done = api.load().generate("Once upon a time", max_tokens=24)
+        done = elm_mlx.load().generate("Once upon a time", max_tokens=24)
     except ElmError as error:
         return Finding("self-test", BROKEN, str(error), "Install elm-mlx anew.")
     spent = time.perf_counter() - begun

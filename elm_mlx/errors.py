@@ -23,13 +23,28 @@ A message says what is wrong, why, and what to do about it.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
+
+# An argument of a call in an advice: {output}, {bits=4}. The library drops the braces, the command line writes flags.
+ARGUMENT = re.compile(r"\{(\w+)(?:=([\w.-]+))?\}")
 
 
 class ElmError(Exception):
-    """The root: `except ElmError` catches whatever elm-mlx raises on purpose."""
+    """The root: `except ElmError` catches whatever elm-mlx raises on purpose.
+
+    `message` says what is wrong, why and what to do. What of that names arguments of the call stands in `advice`, each
+    argument in braces as ARGUMENT reads it. As a string an error is both, one after the other.
+    """
 
     exit_code = 1
+
+    def __init__(self, message: str, advice: str = "") -> None:
+        super().__init__(message)
+        self.message, self.advice = message, advice
+
+    def __str__(self) -> str:
+        return f"{self.message} {ARGUMENT.sub(lambda found: found[0][1:-1], self.advice)}".strip()
 
 
 class InvalidRequest(ElmError, ValueError):
@@ -75,8 +90,8 @@ class NotEnoughMemory(ElmError, MemoryError):
 
     exit_code = 71
 
-    def __init__(self, message: str, needed: int, available: int) -> None:
-        super().__init__(message)
+    def __init__(self, message: str, advice: str = "", needed: int = 0, available: int = 0) -> None:
+        super().__init__(message, advice)
         self.needed, self.available = needed, available
 
 
@@ -117,5 +132,5 @@ class Unsupported(ElmError):
 
 
 def unsupported(what: str, found: object, known: Iterable[object]) -> Unsupported:
-    """The refusal of a kind by its name, with the kinds that do run."""
+    """The refusal of something that elm-mlx does not run, by its name, with what it does run."""
     return Unsupported(f"{what} {found!r} is not one that elm-mlx runs; it runs {', '.join(map(str, known))}.")

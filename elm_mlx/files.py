@@ -1,4 +1,4 @@
-"""Small files of a checkpoint, read with a bound; the disk's room, and its errors as sentences."""
+"""Small files read within bounds, the disk's room and its refusals as sentences, and bytes in words."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def read_bytes(path: Path, limit: int) -> bytes:
 
 
 def read_text(path: Path, limit: int) -> str:
-    """The same as text. Raises as `read_bytes`, and BadCheckpoint where it is not UTF-8."""
+    """The text of a UTF-8 file of up to `limit` bytes. Raises as `read_bytes`, and BadCheckpoint for other bytes."""
     try:
         return read_bytes(path, limit).decode()
     except UnicodeDecodeError as error:
@@ -64,7 +64,7 @@ def write_json(path: Path, value: object) -> None:
 
 
 @contextmanager
-def disk_errors(what: str, advice: str = "Check its permissions, or name another --output.") -> Iterator[None]:
+def disk_errors(what: str, advice: str = "Check its permissions, or name another {output}.") -> Iterator[None]:
     """Turns the operating system's refusals into errors that say what was refused and what to do."""
     try:
         yield
@@ -72,20 +72,25 @@ def disk_errors(what: str, advice: str = "Check its permissions, or name another
         if isinstance(error, ElmError):
             raise
         if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-            raise DiskFull(f"{what}: the disk is full. Free some space, or name another --output.") from error
-        raise ElmError(f"{what}: {error.strerror or error}. {advice}") from error
+            raise DiskFull(f"{what}: the disk is full.", "Free some space, or name another {output}.") from error
+        raise ElmError(f"{what}: {error.strerror or error}.", advice) from error
 
 
 def reading(path: Path) -> AbstractContextManager[None]:
-    """The same for reading `path`."""
+    """Turns the operating system's refusals to read `path` into errors that say so."""
     return disk_errors(f"{path} cannot be read", "Check its permissions.")
 
 
-def standing(path: Path) -> Path:
-    """The path, or what there is on the way to it."""
-    return path if path.exists() else standing(path.parent)
+def nearest_existing(path: Path) -> Path:
+    """The path itself, or the nearest folder above it that exists."""
+    return path if path.exists() else nearest_existing(path.parent)
 
 
 def free_space(path: Path) -> int:
-    """Bytes that its disk has room for, whether it is there or not."""
-    return shutil.disk_usage(standing(path)).free
+    """Bytes that are free on the disk where `path` is or would be."""
+    return shutil.disk_usage(nearest_existing(path)).free
+
+
+def gigabytes(count: int) -> str:
+    """A number of bytes as people read it."""
+    return f"{count / 1e9:.2f} GB" if count < 1e10 else f"{count / 1e9:.0f} GB"

@@ -26,7 +26,7 @@ STAIR = (
     ("store.*",),  # 5: files to arrays, and a directory to a model
     ("library.names", "library.download"),  # 6: names and the network
     ("library.hub_cache", "library.copies"),
-    ("library.hub",),
+    ("library.hub", "library.local"),
     ("convert.*",),  # 7
     ("library.pull",),  # 8: from a name to a directory, which asks convert inside the functions that need it
     ("api.*",),  # 9
@@ -37,8 +37,10 @@ STAIR = (
 )
 FACES = {"elm_mlx", "cli.group"}  # where modules are imported by name, when they are first used
 POLICY = {"device.cpu", "store.load", "elm_mlx"}  # where the CPU backend may be mentioned; the last offers a name of it
-ONLY_IN = {"click": "cli", "rich": "cli", "huggingface_hub": "library.hub"}  # package -> the room it works in
-NEVER_AT_IMPORT = {"mlx_lm", "torch", "transformers"}
+# package -> the room it works in; that of an extra is imported nowhere else, and never with its module
+ONLY_IN = {"click": "cli", "rich": "cli", "huggingface_hub": "library.hub", "mlx_lm": "bench.theirs"}
+EXTRAS = {"mlx_lm": "mlx-lm"}  # what the base does not bring -> the extra that does
+NEVER_AT_IMPORT = {"torch", "transformers", *EXTRAS}
 FILES = {"io", "json", "mmap", "os", "pathlib", "safetensors", "shutil", "tempfile"}
 
 
@@ -55,7 +57,9 @@ def short(name: str) -> str:
 
 
 def module_name(path: Path) -> str:
-    parts = path.relative_to(ROOT).with_suffix("").parts
+    """The name under which a file of either tree is imported. elm_mlx/convert is a link to convert/, so a file there has
+    two paths; both give one name."""
+    parts = path.resolve().relative_to(ROOT.resolve()).with_suffix("").parts
     return ".".join(("elm_mlx",) * (parts[0] == "convert") + parts).removesuffix(".__init__")
 
 
@@ -63,7 +67,6 @@ SOURCES = {
     module_name(path): ast.parse(path.read_text(encoding="utf-8"))
     for folder in ("elm_mlx", "convert")
     for path in sorted((ROOT / folder).rglob("*.py"))
-    if "elm_mlx/convert" not in path.as_posix()
 }
 
 
@@ -112,6 +115,18 @@ def test_the_reader_sees_imports_wherever_they_are() -> None:
     assert {"elm_mlx", "elm_mlx.store.load", "elm_mlx.convert", "elm_mlx.convert.output.pipeline"} <= set(SOURCES)
 
 
+def test_the_reader_sees_through_the_link_to_the_converter() -> None:
+    """What is imported as elm_mlx.convert lies in another tree. No import of ours may lead nowhere, or an arrow would go
+    unseen; and arrows into the converter and out of it are there."""
+    for path in ("convert/output/target.py", "elm_mlx/convert/output/target.py"):
+        if (ROOT / path).exists():  # some ways of unpacking an archive lose links
+            assert module_name(ROOT / path) == "elm_mlx.convert.output.target"
+    for module, found in IMPORTS.items():
+        assert {one.name for one in found if one.name.partition(".")[0] == "elm_mlx"} <= set(SOURCES), module
+    arrows = {(short(m).partition(".")[0], short(one.name).partition(".")[0]) for m in SOURCES for one in IMPORTS[m]}
+    assert {("library", "convert"), ("cli", "convert"), ("convert", "store"), ("convert", "config")} <= arrows
+
+
 def test_every_module_stands_on_the_stair() -> None:
     for module in SOURCES:
         step(module)
@@ -135,7 +150,13 @@ def test_no_module_imports_itself_through_others() -> None:
 
 def test_the_public_face_shows_the_api_alone_and_lazily() -> None:
     own = {one.name for one in IMPORTS["elm_mlx"] if one.name.startswith("elm_mlx")}
-    assert own == {"elm_mlx.api", "elm_mlx.device.cpu", "elm_mlx.errors", "elm_mlx.library.pull"}
+    assert own == {
+        "elm_mlx.api",
+        "elm_mlx.device.blas",
+        "elm_mlx.errors",
+        "elm_mlx.library.local",
+        "elm_mlx.library.pull",
+    }
     for statement in SOURCES["elm_mlx"].body:
         assert isinstance(statement, ast.If) or not any(one.name in own for one in imports(statement))
 
@@ -160,7 +181,17 @@ def test_generation_knows_no_text() -> None:
 
 def test_conversion_knows_no_sampling() -> None:
     found = {one.name for module in SOURCES if inside(module, "convert") for one in IMPORTS[module]}
-    assert not found & {"elm_mlx.engine.sampling", "elm_mlx.engine.generate"}
+    assert not [name for name in found if inside(name, "engine")]
+
+
+def test_loading_imports_no_engine() -> None:
+    found = {one.name for module in SOURCES if inside(module, "store") for one in IMPORTS[module]}
+    assert not [name for name in found if inside(name, "engine")]
+
+
+def test_the_command_line_uses_the_doors_of_the_converter_alone() -> None:
+    found = {one.name for module in SOURCES if inside(module, "cli") for one in IMPORTS[module]}
+    assert {name for name in found if inside(name, "convert")} == {"elm_mlx.convert", "elm_mlx.convert.verify"}
 
 
 def test_packages_stay_in_the_room_where_they_work() -> None:
@@ -179,7 +210,10 @@ def test_what_is_imported_is_declared() -> None:
     names = {re.split(r"[^A-Za-z0-9_-]", line)[0].lower().replace("-", "_") for line in project["dependencies"]}
     declared = {"yaml" if name == "pyyaml" else name for name in names} | {"elm_mlx"} | sys.stdlib_module_names
     for module in SOURCES:
-        assert packages(module) <= declared, module
+        assert packages(module) <= declared | EXTRAS.keys(), module
+    for package, extra in EXTRAS.items():
+        assert package not in declared
+        assert any(line.startswith(extra) for line in project["optional-dependencies"][extra])
 
 
 def test_the_cpu_backend_is_mentioned_by_its_policy_alone() -> None:

@@ -15,7 +15,7 @@ import elm_mlx
 from elm_mlx import demo
 from elm_mlx.bench.measure import BOUND
 from elm_mlx.models import build
-from elm_mlx.models.layers import Parameters
+from elm_mlx.models.parameters import Parameters
 from elm_mlx.store.load import load_arrays, read_config
 
 pytestmark = [

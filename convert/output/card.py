@@ -11,7 +11,7 @@ from typing import Any
 from elm_mlx.config import ModelConfig
 from elm_mlx.config.quantization import in_words
 from elm_mlx.convert.verify import Report
-from elm_mlx.device.costs import gigabytes, parameter_count
+from elm_mlx.files import gigabytes
 
 CARD = """\
 ---
@@ -56,7 +56,7 @@ def card(config: ModelConfig, made: Mapping[str, Any], nbytes: int, report: Repo
     """The card of an output with `nbytes` of weights; `made` is its conversion.json's object. It does not say where the
     output lies, so that the same input gives the same bytes."""
     source, how = made["source"], made["options"]["quantization"]
-    repository, count = source.get("repository"), parameter_count(config)
+    repository, count = source.get("repository"), config.parameter_count
     name = repository or source["directory"]
     return CARD.format(
         name=name.rpartition("/")[2],

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from elm_mlx.convert.output.target import replaced
+from elm_mlx.convert.output.target import paths_replaced
 from elm_mlx.convert.sources.hugging_face import TORCH_SUFFIXES
 from elm_mlx.errors import BadCheckpoint, InvalidRequest, TargetExists
 from elm_mlx.files import disk_errors, reading
-from elm_mlx.library.hub_cache import snapshot_at
+from elm_mlx.store.snapshot import snapshot_at
 
 WEIGHTS = (".safetensors", *TORCH_SUFFIXES)
 
@@ -32,7 +32,7 @@ def refuse_unnameable(target: Path) -> None:
     try:
         str(target).encode()
     except UnicodeEncodeError as error:
-        raise InvalidRequest(f"{target} is not UTF-8, so MLX could not open it. Name another --output.") from error
+        raise InvalidRequest(f"{target} is not UTF-8, so MLX could not open it.", "Name another {output}.") from error
 
 
 def refuse_overlap(place: Path, target: Path) -> None:
@@ -41,10 +41,10 @@ def refuse_overlap(place: Path, target: Path) -> None:
     with reading(place):
         real = place.resolve()
     with disk_errors(f"{target} cannot be written"):
-        for taken in replaced(target):
+        for taken in paths_replaced(target):
             if any(is_same(taken, one) for one in (real, *real.parents)):
-                raise TargetExists(f"{taken} is or holds the source {place}, and would be replaced or removed. Name "
-                                   "another --output.")  # fmt: skip
+                raise TargetExists(f"{taken} is or holds the source {place}, and would be replaced or removed.",
+                                   "Name another {output}.")  # fmt: skip
 
 
 def is_same(taken: Path, place: Path) -> bool:

@@ -27,16 +27,16 @@ AHEAD_BYTES = CACHE_BYTES = 48 * 2**20  # small beside the 200 MB that a convers
 
 
 @dataclass(frozen=True)
-class Plan:
+class Shards:
     """What will be written, known to the byte before anything is read.
 
-    `stored` maps each weight to the entries it becomes, `shards` is the weights of each file in order.
+    `stored` maps each weight to the entries it becomes, `groups` is the weights of each file in order.
     """
 
     dtype: mx.Dtype
     settings: dict[str, Quantization | None]
     stored: dict[str, dict[str, Entry]]
-    shards: list[list[str]]
+    groups: list[list[str]]
 
     @property
     def nbytes(self) -> int:
@@ -50,9 +50,9 @@ class Plan:
     @property
     def files(self) -> dict[str, list[str]]:
         """The weights of each file by its name: `model.safetensors`, or model-00001-of-00003.safetensors."""
-        count = len(self.shards)
+        count = len(self.groups)
         names = [f"model-{number:05d}-of-{count:05d}" for number in range(1, count + 1)] if count > 1 else ["model"]
-        return {f"{name}.safetensors": weights for name, weights in zip(names, self.shards, strict=True)}
+        return {f"{name}.safetensors": weights for name, weights in zip(names, self.groups, strict=True)}
 
     def entries(self, names: list[str]) -> dict[str, Entry]:
         """What the file of these weights holds."""
@@ -60,46 +60,46 @@ class Plan:
 
 
 @dataclass(frozen=True)
-class Block:
+class StoredRows:
     """Rows of a weight, by the tensors that they are stored as; `nbytes` is what they take at their source."""
 
     name: str
     nbytes: int
     parts: dict[str, mx.array]
 
-    def wait(self) -> Block:
-        """Itself, once it is computed; mx.eval would wait for all that MLX has been given to do."""
+    def wait(self) -> StoredRows:
+        """Returns itself once it is computed; mx.eval would wait for everything else that MLX was given to do."""
         for array in self.parts.values():
             memoryview(array)  # type: ignore[arg-type]
         return self
 
 
-def plan(config: ModelConfig, quantization: Quantization | None, dtype: mx.Dtype, shard_bytes: int) -> Plan:
+def plan_shards(config: ModelConfig, quantization: Quantization | None, dtype: mx.Dtype, shard_bytes: int) -> Shards:
     """The files for a model: a weight is never split, so one above `shard_bytes` gets a file of its own."""
     settings: dict[str, Quantization | None] = {}
     stored: dict[str, dict[str, Entry]] = {}
-    shards: list[list[str]] = [[]]
+    groups: list[list[str]] = [[]]
     filled = 0
     for name, shape in config.weight_shapes().items():
         setting = settings[name] = quantization.of(name, shape) if quantization else None
         stored[name] = parts(name, shape, setting, dtype)
         size = sum(entry.nbytes for entry in stored[name].values())
-        if shards[-1] and filled + size > shard_bytes:
-            shards.append([])
+        if groups[-1] and filled + size > shard_bytes:
+            groups.append([])
             filled = 0
-        shards[-1].append(name)
+        groups[-1].append(name)
         filled += size
-    return Plan(dtype, settings, stored, shards)
+    return Shards(dtype, settings, stored, groups)
 
 
-def resume(folder: Path, plan: Plan, journal: Journal) -> set[str]:
+def resume(folder: Path, shards: Shards, journal: Journal) -> set[str]:
     """The weights that a killed run has written to `folder`, read back and found to be what the journal says.
-    They are the plan's first; what else is there is removed."""
+    They are the first ones of `shards`; everything else in there is removed."""
     claims = journal.claims()
     done: list[str] = []
     begun: list[str] = []
-    for file, names in plan.files.items():
-        if count := intact(folder / file, plan, names, claims[len(done) :]):
+    for file, names in shards.files.items():
+        if count := count_intact(folder / file, shards, names, claims[len(done) :]):
             begun.append(file)
             done += names[:count]
         if count < len(names):
@@ -111,42 +111,42 @@ def resume(folder: Path, plan: Plan, journal: Journal) -> set[str]:
     return set(done)
 
 
-def intact(path: Path, plan: Plan, names: list[str], claims: list[tuple[str, str]]) -> int:
+def count_intact(path: Path, shards: Shards, names: list[str], claims: list[tuple[str, str]]) -> int:
     """How many of a file's weights, from its first on, are as claimed."""
     if not path.is_file():
         return 0
     with path.open("rb") as file:
-        file.seek(len(file_head(plan.entries(names))))
+        file.seek(len(file_head(shards.entries(names))))
         pairs = list(zip(names, claims, strict=False))
-        wrong = (i for i, (name, claim) in enumerate(pairs) if claim != (read_checksum(file, plan.size(name)), name))
+        wrong = (i for i, (name, claim) in enumerate(pairs) if claim != (read_checksum(file, shards.size(name)), name))
         return next(wrong, len(pairs))
 
 
 def write(
     folder: Path,
-    plan: Plan,
+    shards: Shards,
     tensors: dict[str, LazyTensor],
     done: set[str],
     journal: Journal,
     progress: Progress | None,
 ) -> None:
-    """Writes the plan's files and their index, all but the weights that are `done`."""
+    """Writes the files of `shards` and their index, all but the weights that are `done`."""
     sizes = {name: source_bytes(tensor) for name, tensor in tensors.items()}
     reached, total = sum(sizes[name] for name in done), sum(sizes.values())
     places: dict[str, str] = {}
-    pending = {name: tensors[name] for name in plan.stored if name not in done}
-    weights = groupby(converting(plan, pending), key=attrgetter("name"))
-    for file, names in plan.files.items():
-        entries, left = plan.entries(names), [name for name in names if name not in done]
+    pending = {name: tensors[name] for name in shards.stored if name not in done}
+    weights = groupby(convert_blocks(shards, pending), key=attrgetter("name"))
+    for file, names in shards.files.items():
+        entries, left = shards.entries(names), [name for name in names if name not in done]
         places |= dict.fromkeys(entries, file)
-        with small_cache(), Writer(folder / file, entries, len(entries) - len(plan.entries(left))) as writer:
+        with small_cache(), Writer(folder / file, entries, len(entries) - len(shards.entries(left))) as writer:
             for name in left:
                 _, blocks = next(weights)
                 journal.add(name, write_weight(writer, list(blocks)))
                 reached += sizes[name]
                 if progress:
                     progress(reached, total)
-    index = {"metadata": {"total_size": plan.nbytes}, "weight_map": places}
+    index = {"metadata": {"total_size": shards.nbytes}, "weight_map": places}
     write_json(folder / "model.safetensors.index.json", index)
 
 
@@ -160,18 +160,18 @@ def small_cache() -> Iterator[None]:
         mx.set_cache_limit(before)
 
 
-def write_weight(writer: Writer, blocks: list[Block]) -> str:
+def write_weight(writer: Writer, blocks: list[StoredRows]) -> str:
     """Appends a weight, part by part; the checksum of its bytes."""
     written = (writer.write(part, *(block.parts[part] for block in blocks)) for part in blocks[0].parts)
     return checksum(data for part in written for data in part)
 
 
-def converting(plan: Plan, tensors: dict[str, LazyTensor]) -> Iterator[Block]:
+def convert_blocks(shards: Shards, tensors: dict[str, LazyTensor]) -> Iterator[StoredRows]:
     """The weights block after block, each done; while the caller has one MLX works on AHEAD_BYTES of those after it."""
-    running: deque[Block] = deque()
+    running: deque[StoredRows] = deque()
     for name, tensor in tensors.items():
         for rows in tensor.blocks():
-            running.append(Block(name, rows.nbytes, converted(name, rows, plan)))
+            running.append(StoredRows(name, rows.nbytes, convert_rows(name, rows, shards)))
             mx.async_eval(*running[-1].parts.values())
             while sum(block.nbytes for block in running) > AHEAD_BYTES:
                 yield running.popleft().wait()
@@ -179,12 +179,12 @@ def converting(plan: Plan, tensors: dict[str, LazyTensor]) -> Iterator[Block]:
         yield running.popleft().wait()
 
 
-def converted(name: str, rows: mx.array, plan: Plan) -> dict[str, mx.array]:
-    """Rows of one weight as they are stored: cast, then quantized where the plan says so."""
-    cast = rows.astype(plan.dtype)
-    if plan.dtype == mx.float16 and bool(mx.any(mx.isinf(cast) & ~mx.isinf(rows))):
-        raise BadCheckpoint(f"{name} has values above 65504, which float16 cannot hold. Use --dtype bfloat16.")
-    return quantize(name, cast, plan.settings[name])
+def convert_rows(name: str, rows: mx.array, shards: Shards) -> dict[str, mx.array]:
+    """Rows of one weight as they are stored: cast, then quantized where `shards` says so."""
+    cast = rows.astype(shards.dtype)
+    if shards.dtype == mx.float16 and bool(mx.any(mx.isinf(cast) & ~mx.isinf(rows))):
+        raise BadCheckpoint(f"{name} has values above 65504, which float16 cannot hold.", "Use {dtype=bfloat16}.")
+    return quantize(name, cast, shards.settings[name])
 
 
 def elements(tensor: LazyTensor) -> int:

@@ -19,7 +19,7 @@ import mlx.core as mx
 from elm_mlx import __version__
 from elm_mlx.convert.sources import Source
 from elm_mlx.files import reading
-from elm_mlx.library.hub_cache import snapshot_at
+from elm_mlx.store.snapshot import snapshot_at
 
 VERSIONS = {"elm_mlx": __version__, "mlx": mx.__version__}  # type: ignore[attr-defined]
 CHUNK = 2**26

@@ -49,12 +49,12 @@ def staged(target: Path, force: bool) -> Iterator[tuple[Path, BinaryIO]]:
 
 
 def beside(target: Path, kind: str) -> Path:
-    """Where a run keeps its own."""
+    """The path beside the target where a run keeps a thing of this kind."""
     return target.with_name(f".{target.name}.{kind}")
 
 
-def replaced(target: Path) -> list[Path]:
-    """All that a run replaces or removes."""
+def paths_replaced(target: Path) -> list[Path]:
+    """Every path that a run may replace or remove."""
     return [target, *(beside(target, kind) for kind in ("partial", "journal", "replaced"))]
 
 
@@ -64,7 +64,7 @@ def locked(journal: Path, target: Path) -> Iterator[BinaryIO]:
     flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW
     with os.fdopen(os.open(journal, flags, 0o666), "a+b") as file:
         if not lock(file):
-            raise TargetExists(f"Another run is writing {target}. Wait until it ends, or name another --output.")
+            raise TargetExists(f"Another run is writing {target}.", "Wait until it ends, or name another {output}.")
         yield file
 
 
@@ -77,7 +77,7 @@ def lock(file: BinaryIO) -> bool:
     return os.fstat(file.fileno()).st_nlink > 0
 
 
-def wait(target: Path) -> None:
+def wait_for_other_run(target: Path) -> None:
     """Returns when no run is writing `target`."""
     with suppress(FileNotFoundError), beside(target, "journal").open("rb") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
@@ -99,7 +99,7 @@ def discard(target: Path) -> None:
 def refuse_unfit(target: Path) -> None:
     """A target is a directory that can be renamed, or nothing yet; never a file."""
     if target.is_symlink() or (target.exists() and not target.is_dir()):
-        raise TargetExists(f"{target} is a file or a link, not a directory. Name another --output.")
+        raise TargetExists(f"{target} is a file or a link, not a directory.", "Name another {output}.")
     if target.is_mount():
         raise TargetExists(f"{target} is a mount point, which cannot be replaced whole. Name a folder inside it.")
 
@@ -108,9 +108,13 @@ def refuse_existing(target: Path, force: bool) -> None:
     """Nothing of a user's is overwritten unasked."""
     if target.exists() and any(target.iterdir()):
         if not force:
-            raise TargetExists(f"{target} is there and not empty. Give --force to replace it, or another --output.")
+            raise TargetExists(
+                f"{target} is there and not empty.", "Give {force=True} to replace it, or another {output}."
+            )
         if not (target / "config.json").is_file():
-            raise TargetExists(f"{target} holds no model, so --force does not replace it. Name another --output.")
+            raise TargetExists(
+                f"{target} holds no model, so", "{force=True} does not replace it. Name another {output}."
+            )
 
 
 def replace(target: Path, folder: Path) -> None:

@@ -15,8 +15,8 @@ import mlx.core as mx
 
 from elm_mlx.config import ModelConfig, config_from_dict
 from elm_mlx.config.quantization import Quantization, read_quantization
-from elm_mlx.config.values import MAX_WIDTH, integer
-from elm_mlx.convert.keymap import said_by
+from elm_mlx.config.values import CONFIG, MAX_WIDTH, Values
+from elm_mlx.convert.keymap import AUTHORITIES
 from elm_mlx.convert.sources import corenet, hugging_face, meta
 from elm_mlx.convert.sources.mlx import Settings, dequantized, is_mlx
 from elm_mlx.convert.tensor import LazyTensor
@@ -84,7 +84,7 @@ def open_source(where: Path, *, rope_factor: float | None = None) -> Source:
     if meta.SHARD.fullmatch(next(iter(files))):
         return open_meta(where, directory, files, rope_factor)
     if rope_factor is not None:
-        raise InvalidRequest("--rope-factor is for Meta's own layout (params.json); elsewhere config.json says it.")
+        raise InvalidRequest("", "{rope_factor} is for Meta's own layout (params.json); elsewhere config.json says it.")
     return open_files(where, directory, files)
 
 
@@ -109,7 +109,7 @@ def open_files(where: Path, directory: Path, files: Mapping[str, list[str]]) -> 
     hugging_face.refuse_adapter(where, tensors)
     raw = optional_json(directory / "config.json")
     read = ["config.json", *hugging_face.index(directory, files), *files]
-    tensors, settings = dequantized(where, tensors, read_quantization(raw))
+    tensors, settings = dequantized(where, tensors, read_quantization(Values(raw)))
     first = directory / next(iter(files))
     if corenet.is_corenet(tensors):
         return open_corenet(where, first, raw, tensors, read)
@@ -121,12 +121,13 @@ def open_corenet(
     where: Path, file: Path, raw: dict[str, Any], tensors: dict[str, LazyTensor], read: list[str]
 ) -> Source:
     """CoreNet's names: `raw` is a whole config.json, or Apple's short one, or empty."""
-    with said_by("corenet"):
-        if "model_type" not in raw:
-            facts, yamls = (raw, []) if raw else corenet.yaml_facts(file.parent)
-            raw, read = corenet.raw_config(where, tensors, facts), [*yamls, *read]
-        config = replace(config_from_dict(raw), quantization=None)
-    tensors, dropped = corenet.trimmed(tensors, config.vocab_size)
+    authority = CONFIG
+    if "model_type" not in raw:
+        authority = AUTHORITIES["corenet"]
+        facts, yamls = (raw, []) if raw else corenet.yaml_facts(file.parent)
+        raw, read = corenet.raw_config(where, tensors, facts), [*yamls, *read]
+    config = replace(config_from_dict(raw, authority), quantization=None)
+    tensors, dropped = corenet.without_padding(tensors, config.vocab_size)
     layout = "CoreNet" if file.suffix in hugging_face.TORCH_SUFFIXES else "Apple's MLX example"
     return Source(where, file.parent, read, layout, raw, config, tensors, "corenet", dropped)
 
@@ -142,13 +143,13 @@ def layout_name(file: Path, settings: Settings) -> str:
 
 def open_meta(where: Path, directory: Path, files: Mapping[str, list[str]], rope_factor: float | None) -> Source:
     """Meta's own layout: all shards, joined when they are read."""
-    params = read_json(directory / "params.json")
+    authority = AUTHORITIES["meta"]
+    params = Values(read_json(directory / authority), authority)
     meta.refuse_other_kinds(directory, params)
     shards = [read_torch_file(directory / name) for name in files]
-    with said_by("meta"):
-        tensors = meta.joined(where, shards, integer(params, "dim", 4096, MAX_WIDTH))
-        raw = meta.raw_config(params, tensors, shards, rope_factor)
-        config = config_from_dict(raw)
+    tensors = meta.joined(where, shards, params.integer("dim", 4096, MAX_WIDTH))
+    raw = meta.raw_config(params, tensors, shards, rope_factor)
+    config = config_from_dict(raw, authority)
     layout = f"Meta, {len(shards)} shard{'s' * (len(shards) > 1)}"
-    read = ["params.json", *files]
+    read = [authority, *files]
     return Source(where, directory, read, layout, raw, config, meta.arranged(tensors, config), "meta")

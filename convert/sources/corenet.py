@@ -17,8 +17,8 @@ import mlx.core as mx
 import yaml  # type: ignore[import-untyped]
 
 from elm_mlx.config import HEAD, OpenELMConfig, Shape
-from elm_mlx.config.values import MAX_POSITIONS, MAX_VOCAB, integer
-from elm_mlx.convert.keymap import RULES, rename
+from elm_mlx.config.values import MAX_POSITIONS, MAX_VOCAB, Values
+from elm_mlx.convert.keymap import AUTHORITIES, RULES, rename
 from elm_mlx.convert.tensor import LazyTensor
 from elm_mlx.errors import BadCheckpoint, InvalidRequest
 from elm_mlx.files import MAX_SMALL_BYTES, read_bytes, reading
@@ -42,14 +42,14 @@ def files(directory: Path) -> Mapping[str, list[str]]:
     return {name: [] for name in chosen}
 
 
-def renamed(tensors: Mapping[str, LazyTensor]) -> dict[str, Shape]:
-    """The shapes under Hugging Face's names."""
+def renamed_shapes(tensors: Mapping[str, LazyTensor]) -> dict[str, Shape]:
+    """The shape of each tensor by its name in Hugging Face's layout."""
     return {rename(name, RULES["openelm", "corenet"]): tensor.shape for name, tensor in tensors.items()}
 
 
 def is_corenet(tensors: Mapping[str, LazyTensor]) -> bool:
     """Whether the tensors have CoreNet's names."""
-    return OpenELMConfig.embedding_name in renamed(tensors)
+    return OpenELMConfig.embedding_name in renamed_shapes(tensors)
 
 
 def yaml_facts(directory: Path) -> tuple[dict[str, Any], list[str]]:
@@ -84,7 +84,7 @@ def general_gpt(file: Path) -> dict[str, Any]:
 
 def raw_config(where: Path, tensors: Mapping[str, LazyTensor], facts: Mapping[str, Any]) -> dict[str, Any]:
     """A config.json out of the shapes. Raises BadCheckpoint where they are none, or where `facts` contradict them."""
-    shapes = renamed(tensors)
+    shapes, values = renamed_shapes(tensors), Values(facts, AUTHORITIES["corenet"])
 
     def size(name: str, axis: int) -> int:
         shape = shapes.get(f"transformer.{name}.weight", ())
@@ -95,7 +95,7 @@ def raw_config(where: Path, tensors: Mapping[str, LazyTensor], facts: Mapping[st
     layers = range(sum(name.endswith(".attn.qkv_proj.weight") for name in shapes))
     rows, model_dim = size("token_embeddings", 0), size("token_embeddings", 1)
     known = SIZES.get(str(facts.get("model_name")), (model_dim, len(layers)))
-    if (rows, model_dim, len(layers)) != (integer(facts, "vocab_size", rows, MAX_VOCAB), *known):
+    if (rows, model_dim, len(layers)) != (values.integer("vocab_size", rows, MAX_VOCAB), *known):
         raise BadCheckpoint(f"{where} has {len(layers)} layers and an embedding of {rows} rows of {model_dim}: it is "
                             f"not the model of the configuration beside it: {facts.get('model_name')!r}, vocab_size "
                             f"{facts.get('vocab_size')}. Take both from the same model.")  # fmt: skip
@@ -108,7 +108,7 @@ def raw_config(where: Path, tensors: Mapping[str, LazyTensor], facts: Mapping[st
         "activation_fn_name": "swish",
         "normalization_layer_name": "rms_norm",
         "ffn_with_glu": True,
-        "vocab_size": kept_rows(rows, integer(facts, "padding_index", PADDING_INDEX, MAX_VOCAB, 0)),
+        "vocab_size": kept_rows(rows, values.integer("padding_index", PADDING_INDEX, MAX_VOCAB, 0)),
         "model_dim": model_dim,
         "head_dim": head_dim,
         "num_transformer_layers": len(layers),
@@ -119,7 +119,7 @@ def raw_config(where: Path, tensors: Mapping[str, LazyTensor], facts: Mapping[st
         "normalize_qk_projections": True,
         "share_input_output_layers": HEAD not in shapes,
         "rope_freq_constant": 10_000,
-        "max_context_length": integer(facts, "max_context_length", 2048, MAX_POSITIONS),
+        "max_context_length": values.integer("max_context_length", 2048, MAX_POSITIONS),
         "bos_token_id": 1,
         "eos_token_id": 2,
     }
@@ -130,18 +130,20 @@ def kept_rows(rows: int, padding_index: int) -> int:
     return padding_index if rows % 128 == 0 and 0 < rows - padding_index <= 128 and padding_index else rows
 
 
-def trimmed(tensors: Mapping[str, LazyTensor], vocab_size: int) -> tuple[dict[str, LazyTensor], list[str]]:
+def without_padding(tensors: Mapping[str, LazyTensor], vocab_size: int) -> tuple[dict[str, LazyTensor], list[str]]:
     """The embedding (and an untied head) without the rows after the vocabulary, and what that left out by name."""
     kept, dropped = dict(tensors), []
     for name, tensor in tensors.items():
         is_table = rename(name, RULES["openelm", "corenet"]) in (OpenELMConfig.embedding_name, HEAD)
         rows = tensor.shape[0] if tensor.shape else 0
         if is_table and kept_rows(rows, vocab_size) == vocab_size < rows:
-            kept[name] = replace(tensor, shape=(vocab_size, *tensor.shape[1:]), read=partial(first, tensor, vocab_size))
+            kept[name] = replace(
+                tensor, shape=(vocab_size, *tensor.shape[1:]), read=partial(first_rows, tensor, vocab_size)
+            )
             dropped.append(f"{name}[{vocab_size}:]")
     return kept, dropped
 
 
-def first(tensor: LazyTensor, rows: int) -> mx.array:
-    """So many rows of a tensor."""
+def first_rows(tensor: LazyTensor, rows: int) -> mx.array:
+    """The first `rows` rows of a tensor."""
     return tensor.read()[:rows]

@@ -15,9 +15,9 @@ from typing import Any
 
 import mlx.core as mx
 
-from elm_mlx.arguments import real
+from elm_mlx.arguments import real_number
 from elm_mlx.config import ModelConfig
-from elm_mlx.config.values import MAX_LAYERS, MAX_MULTIPLIER, MAX_VOCAB, MAX_WIDTH, bounded, flag, integer, positive
+from elm_mlx.config.values import MAX_LAYERS, MAX_MULTIPLIER, MAX_VOCAB, MAX_WIDTH, Values
 from elm_mlx.convert.tensor import LazyTensor
 from elm_mlx.errors import BadCheckpoint, InvalidRequest, Unsupported
 from elm_mlx.files import reading
@@ -69,15 +69,15 @@ def name_of(number: int) -> str:
     return f"consolidated.{number:02d}.pth"
 
 
-def refuse_other_kinds(directory: Path, params: Mapping[str, Any]) -> None:
+def refuse_other_kinds(directory: Path, params: Values) -> None:
     """By its name what Meta publishes in these files and we do not convert."""
     kinds = [kind for key, kind in OTHER_KINDS.items() if params.get(key) not in (None, False, 0, -1)]
     with reading(directory):
         if any(directory.glob("fp8_scales_*.pt")):
             kinds.append("a checkpoint with fp8 weights")
     if kinds:
-        raise Unsupported(f"{directory} is {kinds[0]}, which elm-mlx does not convert. Take the bfloat16 text model, "
-                          "and quantize that with --bits.")  # fmt: skip
+        raise Unsupported(f"{directory} is {kinds[0]}, which elm-mlx does not convert.",
+                          "Take the bfloat16 text model, and quantize that with {bits}.")  # fmt: skip
 
 
 def joined(where: Path, shards: Sequence[Mapping[str, LazyTensor]], dim: int) -> dict[str, LazyTensor]:
@@ -118,7 +118,7 @@ def join(parts: list[LazyTensor], axis: int | None) -> LazyTensor:
 
 
 def raw_config(
-    params: Mapping[str, Any],
+    params: Values,
     tensors: Mapping[str, LazyTensor],
     shards: Sequence[Mapping[str, LazyTensor]],
     rope_factor: float | None,
@@ -127,11 +127,11 @@ def raw_config(
 
     Raises BadCheckpoint, and InvalidRequest for a `rope_factor` that has nothing to scale.
     """
-    dim, heads = integer(params, "dim", 4096, MAX_WIDTH), integer(params, "n_heads", 32, MAX_WIDTH)
+    dim, heads = params.integer("dim", 4096, MAX_WIDTH), params.integer("n_heads", 32, MAX_WIDTH)
     if EMBEDDING not in tensors or len(tensors[EMBEDDING].shape) != 2:
         raise BadCheckpoint(f"There is no {EMBEDDING} in the shards, or it is no matrix. Fetch them again.")
     rows = tensors[EMBEDDING].shape[0]
-    vocab = integer(params, "vocab_size", -1, MAX_VOCAB, -1)
+    vocab = params.integer("vocab_size", -1, MAX_VOCAB, -1)
     refuse_other_model(params, tensors, dim, heads)
     tied = is_tied(tensors, dim)
     scaling = rope_scaling(params, 32.0 if tied or dim in SMALL_DIMS else 8.0, rope_factor)
@@ -141,32 +141,32 @@ def raw_config(
         "hidden_act": "silu",
         "vocab_size": rows if vocab == -1 else vocab,
         "hidden_size": dim,
-        "num_hidden_layers": integer(params, "n_layers", 32, MAX_LAYERS),
+        "num_hidden_layers": params.integer("n_layers", 32, MAX_LAYERS),
         "num_attention_heads": heads,
-        "num_key_value_heads": kv_heads(integer(params, "n_kv_heads", heads, MAX_WIDTH), shards),
+        "num_key_value_heads": kv_heads(params.integer("n_kv_heads", heads, MAX_WIDTH), shards),
         "intermediate_size": ffn_dim(params, dim),
-        "rms_norm_eps": positive(params, "norm_eps", 1e-5, 1.0),
-        "rope_theta": positive(params, "rope_theta", unsaid["rope_theta"]),
+        "rms_norm_eps": params.positive("norm_eps", 1e-5, 1.0),
+        "rope_theta": params.positive("rope_theta", unsaid["rope_theta"]),
         "rope_scaling": scaling,
         "max_position_embeddings": SCALED_CONTEXT if scaling else unsaid["max_position_embeddings"],
         "tie_word_embeddings": tied,
     }
 
 
-def refuse_other_model(params: Mapping[str, Any], tensors: Mapping[str, LazyTensor], dim: int, heads: int) -> None:
+def refuse_other_model(params: Values, tensors: Mapping[str, LazyTensor], dim: int, heads: int) -> None:
     """Holds params.json against the shapes, by its own keys. Raises BadCheckpoint."""
     if missing := [key for key in REQUIRED if params.get(key) is None]:
-        raise BadCheckpoint(f"params.json says no {missing[0]}. Fetch it again.")
+        raise BadCheckpoint(f"{params.where} says no {missing[0]}. Fetch it again.")
     if dim % (2 * heads):
         raise BadCheckpoint(f"params.json: n_heads is {heads}, and dim {dim} does not make so many heads of an even "
                             "width. Take it from the same model.")  # fmt: skip
-    kv_heads = integer(params, "n_kv_heads", heads, MAX_WIDTH)
+    kv_heads = params.integer("n_kv_heads", heads, MAX_WIDTH)
     layers = len({name.split(".")[1] for name in tensors if name.startswith("layers.")})
     keys, key_rows = size(tensors, FIRST_KEYS, 0), kv_heads * dim // heads
     for what, said, found in (
         ("dim is", dim, size(tensors, NORM, 0)),
-        ("n_layers is", integer(params, "n_layers", 0, MAX_LAYERS), layers),
-        ("vocab_size is", integer(params, "vocab_size", -1, MAX_VOCAB, -1), size(tensors, EMBEDDING, 0)),
+        ("n_layers is", params.integer("n_layers", 0, MAX_LAYERS), layers),
+        ("vocab_size is", params.integer("vocab_size", -1, MAX_VOCAB, -1), size(tensors, EMBEDDING, 0)),
         ("multiple_of and ffn_dim_multiplier make an FFN of", ffn_dim(params, dim), size(tensors, FIRST_GATE, 0)),
         ("n_heads and n_kv_heads make keys of", key_rows, keys if keys % key_rows else 0),  # heads may be repeated
     ):
@@ -175,11 +175,11 @@ def refuse_other_model(params: Mapping[str, Any], tensors: Mapping[str, LazyTens
                                 "model.")  # fmt: skip
 
 
-def ffn_dim(params: Mapping[str, Any], dim: int) -> int:
+def ffn_dim(params: Values, dim: int) -> int:
     """The FFN's width: two thirds of 4 dim, times the multiplier, up to a multiple of `multiple_of`."""
-    wanted = int(positive(params, "ffn_dim_multiplier", 1.0, MAX_MULTIPLIER) * (8 * dim // 3))
-    multiple = integer(params, "multiple_of", 256, MAX_WIDTH)
-    return bounded(-(-wanted // multiple) * multiple, "ffn_dim_multiplier")
+    wanted = int(params.positive("ffn_dim_multiplier", 1.0, MAX_MULTIPLIER) * (8 * dim // 3))
+    multiple = params.integer("multiple_of", 256, MAX_WIDTH)
+    return params.width(-(-wanted // multiple) * multiple, "ffn_dim_multiplier")
 
 
 def is_tied(tensors: Mapping[str, LazyTensor], dim: int) -> bool:
@@ -195,14 +195,14 @@ def same(a: mx.array, b: mx.array) -> bool:
     return bool(mx.array_equal(a, b).item())
 
 
-def rope_scaling(params: Mapping[str, Any], usual: float, asked: float | None) -> dict[str, Any] | None:
+def rope_scaling(params: Values, usual: float, asked: float | None) -> dict[str, Any] | None:
     """Llama 3.1's scaling of RoPE with the `asked` factor, else the `usual` one; None for a model without it."""
-    if asked is not None and not 0 < real("rope_factor", asked) <= MAX_MULTIPLIER:
+    if asked is not None and not 0 < real_number("rope_factor", asked) <= MAX_MULTIPLIER:
         raise InvalidRequest(f"rope_factor is {asked}; it must be above 0 and up to {MAX_MULTIPLIER:g}.")
-    if not flag(params, "use_scaled_rope", False):
+    if not params.flag("use_scaled_rope", False):
         if asked is not None:
-            raise InvalidRequest("params.json does not say use_scaled_rope, so there is nothing for --rope-factor to "
-                                 "scale. Leave it out.")  # fmt: skip
+            raise InvalidRequest("", f"{params.where} does not say use_scaled_rope, so there is nothing for "
+                                     "{rope_factor} to scale. Leave it out.")  # fmt: skip
         return None
     factor = usual if asked is None else float(asked)
     scaling = {"low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 8192}

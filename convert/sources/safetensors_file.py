@@ -19,7 +19,7 @@ STORED = {element.dtype: element for name, element in ELEMENTS.items() if name !
 
 
 @dataclass(frozen=True)
-class Rows:
+class MappedTensor:
     """The reader of one tensor: its bytes in the map, what they are elements of, and its shape."""
 
     data: memoryview
@@ -27,11 +27,11 @@ class Rows:
     shape: Shape
 
     def __call__(self) -> mx.array:
-        """All of them."""
+        """All rows, copied out of the map."""
         return self.rows(slice(None))
 
     def rows(self, rows: slice) -> mx.array:
-        """Some of them."""
+        """Some rows alone, copied out of the map."""
         there = np.ndarray(self.shape, self.element.stored, self.data)
         array = mx.array(np.require(there[rows] if self.shape else there, requirements=["ALIGNED"]))
         dtype = self.element.dtype
@@ -47,6 +47,8 @@ def read_safetensors(path: Path) -> dict[str, LazyTensor]:
     with reading(path), path.open("rb") as file:
         data = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
     return {
-        name: LazyTensor(entry.shape, entry.dtype, Rows(data[at : at + entry.nbytes], STORED[entry.dtype], entry.shape))
+        name: LazyTensor(
+            entry.shape, entry.dtype, MappedTensor(data[at : at + entry.nbytes], STORED[entry.dtype], entry.shape)
+        )
         for name, (at, entry) in places.items()
     }

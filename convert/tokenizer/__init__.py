@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from elm_mlx.config import ModelConfig
-from elm_mlx.convert.tokenizer import sentencepiece as sentencepiece_model
-from elm_mlx.convert.tokenizer import tiktoken as tiktoken_model
+from elm_mlx.convert.tokenizer import sentencepiece, tiktoken
+from elm_mlx.convert.tokenizer.compact import compact
 from elm_mlx.convert.tokenizer.sentencepiece import SentencePieceModel, added_token
 from elm_mlx.errors import BadCheckpoint, MissingTokenizer, NotFound
 from elm_mlx.files import (
@@ -22,7 +21,7 @@ from elm_mlx.files import (
     reading,
     write_json,
 )
-from elm_mlx.store.load import read_generation
+from elm_mlx.store.load import load_generation
 from elm_mlx.text.tokenizer import Tokenizer
 
 MAX_MODEL_BYTES = 16 * 2**20  # Llama 2's tokenizer.model has 0.5 MB, Llama 3's 2, one with 256,000 pieces 4
@@ -62,7 +61,7 @@ def prepare(source: Path, given: Path | None, config: ModelConfig) -> TokenizerF
         data = compact(content, file)
     settings = {key: value for key, value in settings.items() if key != "auto_map"}  # Python that a loader would run
     check(Tokenizer(data, settings, config.bos_token_id, file), config, file)
-    read_generation(source / "generation_config.json")
+    load_generation(source)
     beside = [path for name in COPIED if (path := file.parent / name).exists()]
     generation = [path for path in [source / "generation_config.json"] if path.exists()]
     return TokenizerFiles(
@@ -77,14 +76,14 @@ def prepare(source: Path, given: Path | None, config: ModelConfig) -> TokenizerF
 def find(place: Path, family: str | None = None) -> Path:
     """The tokenizer file at `place`, tokenizer.json before tokenizer.model; `family` is that of a checkpoint there."""
     if not place.exists():
-        raise NotFound(f"There is no {place}. --tokenizer wants {WANTED}.")
+        raise NotFound(f"There is no {place}.", f"{{tokenizer}} wants {WANTED}.")
     if place.is_file():
         return place
     for name in ("tokenizer.json", "tokenizer.model"):
         if (place / name).is_file():
             return place / name
     hint = "OpenELM's repositories ship none: it uses Llama 2's. " if family == "openelm" else ""
-    raise MissingTokenizer(f"{place} has no tokenizer. {hint}Give --tokenizer PATH: {WANTED}.")
+    raise MissingTokenizer(f"{place} has no tokenizer.", f"{hint}Give {{tokenizer=PATH}}: {WANTED}.")
 
 
 def checked(file: Path) -> bytes:
@@ -123,8 +122,8 @@ def from_json(file: Path, settings: dict[str, Any]) -> tuple[dict[str, Any], dic
 
 def from_sentencepiece(file: Path, data: bytes, settings: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     """A tokenizer.model, and added_tokens.json where a fine-tune brought one, by the original's own rules."""
-    model = sentencepiece_model.parse(data, file)
-    content = sentencepiece_model.tokenizer_json(model, file)
+    model = sentencepiece.parse(data, file)
+    content = sentencepiece.tokenizer_json(model, file)
     content["added_tokens"] += later_tokens(file.parent / ADDED, model)
     names = {
         key: model.text_of(token)
@@ -151,29 +150,12 @@ def from_tiktoken(
     file: Path, data: bytes, settings: dict[str, Any], config: ModelConfig
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """Meta's vocabulary for Llama 3, with the special tokens of 3.1 and later where the model scales its RoPE."""
-    tokens = tiktoken_model.parse(data, file)
-    specials = tiktoken_model.special_tokens(later=config.rope.kind == "llama3")
+    tokens = tiktoken.parse(data, file)
+    specials = tiktoken.special_tokens(later=config.rope.kind == "llama3")
     check_size(len(tokens) + len(specials), config, file)
-    content = tiktoken_model.tokenizer_json(tokens, specials, file)
+    content = tiktoken.tokenizer_json(tokens, specials, file)
     names = {"bos_token": specials[0], "eos_token": specials[1]}
     return content, names | settings | {"tokenizer_class": "PreTrainedTokenizerFast"}
-
-
-def compact(content: dict[str, Any], file: Path) -> bytes:
-    """A tokenizer.json without blanks, merges as strings where no piece holds one: start-up is mostly parsing it."""
-    model = content.get("model")
-    pairs = model.get("merges") if isinstance(model, dict) else None
-    if isinstance(model, dict) and isinstance(pairs, list) and all(is_plain_pair(pair) for pair in pairs):
-        content = content | {"model": model | {"merges": [" ".join(pair) for pair in pairs]}}
-    try:
-        return json.dumps(content, ensure_ascii=False, separators=(",", ":")).encode()
-    except UnicodeEncodeError as error:
-        raise BadCheckpoint(f"{file} has an entry that is not valid Unicode. Fetch it again.") from error
-
-
-def is_plain_pair(pair: object) -> bool:
-    """Whether a merge is a list of two strings that "left right" can say."""
-    return isinstance(pair, list) and len(pair) == 2 and all(isinstance(s, str) and " " not in s for s in pair)
 
 
 def check(tokenizer: Tokenizer, config: ModelConfig, file: Path) -> None:

@@ -57,7 +57,7 @@ def _blame(path: Path) -> Iterator[None]:
     try:
         yield
     except (BadCheckpoint, Unsupported) as error:
-        raise type(error)(f"{path}: {error}") from error
+        raise type(error)(f"{path}: {error.message}", error.advice) from error
     except (struct.error, LookupError, ValueError, TypeError, OverflowError, RecursionError) as error:
         what = f"{type(error).__name__}: {error}"
         raise BadCheckpoint(f"{path}: damaged ({what}); download it again.") from error

@@ -15,7 +15,7 @@ from pathlib import Path
 import mlx.core as mx
 import numpy as np
 
-from elm_mlx.arguments import Progress, real, whole
+from elm_mlx.arguments import Progress, real_number, whole_number
 from elm_mlx.convert.verify.layerwise import OnDisk, open_directory, open_original
 from elm_mlx.convert.verify.rounding import altered
 from elm_mlx.errors import BadCheckpoint, InvalidRequest, NotFound
@@ -93,9 +93,9 @@ def verify(
     Raises InvalidRequest for models that do not belong together, and NotFound, MissingTokenizer, BadCheckpoint,
     Unsupported. A difference past the bound raises nothing: the report has not `passed`.
     """
-    if not 1 <= whole("tokens", tokens) <= MAX_TOKENS:
+    if not 1 <= whole_number("tokens", tokens) <= MAX_TOKENS:
         raise InvalidRequest(f"tokens is {tokens}; it must be 1 to {MAX_TOKENS:,}.")
-    if max_kl is not None and not real("max_kl", max_kl) >= 0:
+    if max_kl is not None and not real_number("max_kl", max_kl) >= 0:
         raise InvalidRequest(f"max_kl is {max_kl}; it must be 0 or above, in nats per token.")
     ours, theirs = open_directory(Path(converted)), open_original(Path(source), rope_factor)
     return compare(ours, theirs, text, tokens=tokens, max_kl=max_kl, progress=progress)

@@ -19,7 +19,8 @@ from elm_mlx.convert.keymap import Matched, match
 from elm_mlx.convert.sources import Source, open_source
 from elm_mlx.convert.tensor import LazyTensor
 from elm_mlx.models import MODELS
-from elm_mlx.models.layers import Matrix, Parameters
+from elm_mlx.models.matrices import Matrix
+from elm_mlx.models.parameters import Parameters
 from elm_mlx.store.load import load_arrays, read_config, stored_dtype
 from elm_mlx.store.stored_form import expand
 

@@ -61,7 +61,8 @@ def cases(prompts: Iterable[int], generations: Iterable[int], depths: Iterable[i
     if wrong := [case.name for case in found if case.tokens < 0 or case.depth < 0]:
         raise InvalidRequest(f"{', '.join(wrong)}: there is no test of fewer than 0 tokens. Give 1 or more.")
     if not found:
-        raise InvalidRequest("There is nothing to measure: give -p or -n a number above 0, and -d one depth at least.")
+        raise InvalidRequest("There is nothing to measure.", "Give {prompts} or {generations} a number above 0, and "
+                             "{depths} one depth at least.")  # fmt: skip
     return [Case(FIRST, FIRST_PROMPT), *dict.fromkeys(found)]
 
 
@@ -70,4 +71,5 @@ def check_context(tests: Iterable[Case], config: ModelConfig) -> None:
     for case in tests:
         if case.positions > config.context_length:
             raise PromptTooLong(f"{case.name} takes {case.positions} positions, and the model's context has "
-                                f"{config.context_length}. Take fewer with -p, -n or -d.")  # fmt: skip
+                                f"{config.context_length}.",
+                                "Take fewer with {prompts}, {generations} or {depths}.")  # fmt: skip

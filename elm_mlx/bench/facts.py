@@ -15,8 +15,8 @@ import mlx.core as mx
 import elm_mlx
 from elm_mlx import LanguageModel
 from elm_mlx.bench.cases import DECODE, Case
-from elm_mlx.device import memory as machine
-from elm_mlx.device.costs import kv_bytes_per_token
+from elm_mlx.device.backend import backend_name
+from elm_mlx.device.memory import total_memory
 from elm_mlx.store.weights import DTYPE_NAMES, read_header, safetensors_files
 
 # What MLX reads when it is imported: how much goes into one of Metal's command buffers.
@@ -27,9 +27,9 @@ def machine_facts() -> dict[str, Any]:
     """Chip, cores, memory, system, the BLAS of MLX's CPU backend, and the command-buffer budget where one is set;
     nothing that names whose machine it is."""
     return {
-        "device": machine.backend(),
+        "device": backend_name(),
         "cores": os.cpu_count(),
-        "memory_bytes": machine.total_memory(),
+        "memory_bytes": total_memory(),
         "system": platform.platform(),
         "blas": elm_mlx.fast_blas() or "MLX's own",
         "budget": " ".join(f"{name}={os.environ[name]}" for name in BUDGET if name in os.environ) or "MLX's own",
@@ -77,7 +77,7 @@ def bytes_per_token(lm: LanguageModel, case: Case) -> int | None:
         return None
     weights = {id(array): array.nbytes for array in arrays_of(lm.model)}
     looked_up = [] if lm.config.tied else list(arrays_of(lm.model.embedding))
-    cache = kv_bytes_per_token(lm.config, 8 * lm.model.dtype.size) * (case.before + case.tokens // 2)
+    cache = lm.config.kv_bytes_per_token(8 * lm.model.dtype.size) * (case.before + case.tokens // 2)
     return sum(weights.values()) - sum(array.nbytes for array in looked_up) + cache
 
 

@@ -25,13 +25,14 @@ from elm_mlx.store.load import read_config
 SCHEMA = "elm-mlx bench 2"
 JUDGED = 32  # greedy tokens that both programs are asked for
 BOUND = 0.01  # docs/numerics.md: mlx-lm's logit of our token below its best, in 16 bits and quantized
+Reports = Iterator[dict[str, Any]]
 PAUSE_S = 0.25  # between two programs: the threads of Intel's OpenMP go on spinning for 0.2 s
 
 
 @dataclass(frozen=True)
-class Plan:
-    """What to measure of every model. `cpu_policy` as `elm_mlx.load` takes it; None is "auto", and "compiled"
-    beside mlx-lm: both compute as stored."""
+class Series:
+    """What to measure of every model, and how often. `cpu_policy` is one of `elm_mlx.load`; None is "auto", and beside
+    mlx-lm "compiled", so that both compute as stored."""
 
     tests: Sequence[Case]
     repetitions: int = 5
@@ -40,7 +41,9 @@ class Plan:
     force: bool = False
 
 
-def bench(models: Iterable[tuple[str, Path]], plan: Plan, progress: Progress | None = None) -> Iterator[dict[str, Any]]:
+def bench(
+    models: Iterable[tuple[str, Path]], series: Series, progress: Progress | None = None
+) -> Iterator[dict[str, Any]]:
     """The report on every (name, directory): facts of the machine, and of each model every sample of every test.
 
     It is yielded after each test, with what was measured so far. `progress` hears (runs done, runs in all) of each
@@ -51,30 +54,32 @@ def bench(models: Iterable[tuple[str, Path]], plan: Plan, progress: Progress | N
         "schema": SCHEMA,
         "machine": machine_facts() | {"read": bandwidth()},
         "software": software_facts(),
-        "repetitions": plan.repetitions,
+        "repetitions": series.repetitions,
         "models": [],
     }
     read = report["machine"]["read"]["bytes_per_s"]
     for done, (name, directory) in enumerate(models):
-        for model in model_reports(name, directory, plan, read, progress or (lambda *_: None)):
+        for model in model_reports(name, directory, series, read, progress or (lambda *_: None)):
             report["models"][done:] = [model]
             yield report
 
 
-def model_reports(name: str, directory: Path, plan: Plan, read: float, progress: Progress) -> Iterator[dict[str, Any]]:
+def model_reports(
+    name: str, directory: Path, series: Series, read: float, progress: Progress
+) -> Iterator[dict[str, Any]]:
     """One model's facts and tests, after each test; `read` is the machine's bandwidth in bytes a second."""
-    check_context(plan.tests, read_config(directory))
-    policy = plan.cpu_policy or ("compiled" if plan.compare else "auto")
-    lm, load_s = loaded(directory, policy, plan.force)
+    check_context(series.tests, read_config(directory))
+    policy = series.cpu_policy or ("compiled" if series.compare else "auto")
+    lm, load_s = loaded(directory, policy, series.force)
     facts = model_facts(name, lm) | {"cpu_policy": policy, "notice": lm.notice, "load_s": load_s}
     ours, tests, done = Ours(lm), [], 0
-    with Peer(directory) if plan.compare else nullcontext() as peer:
+    with Peer(directory) if series.compare else nullcontext() as peer:
         said = peer.facts | judgement(ours, peer, facts, lm.config.vocab_size) if peer else None
-        for case in plan.tests:
+        for case in series.tests:
             rounds = []
-            for _ in range(1 + plan.repetitions):
+            for _ in range(1 + series.repetitions):
                 rounds.append(one_round(ours, peer, case, case.token_ids(lm.config.vocab_size)))
-                progress(done := done + 1, len(plan.tests) * (1 + plan.repetitions))
+                progress(done := done + 1, len(series.tests) * (1 + series.repetitions))
             tests.append(case_report(case, rounds[1:], bytes_per_token(lm, case), read))  # the first warmed up
             yield facts | {PEER: said, "tests": tests}
 

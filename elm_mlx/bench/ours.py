@@ -8,7 +8,8 @@ import mlx.core as mx
 
 from elm_mlx import LanguageModel
 from elm_mlx.engine.cache.kv import RESERVE, KVCache, make_cache
-from elm_mlx.engine.generate import generate, prefill
+from elm_mlx.engine.plain import generate
+from elm_mlx.engine.prefill import prefill
 from elm_mlx.engine.sampling import Sampler
 
 
@@ -16,17 +17,17 @@ class Ours:
     """The Program (clock.py) of a loaded model."""
 
     def __init__(self, lm: LanguageModel) -> None:
-        self.model, self.layers, self.chunk, self.streams = lm.model, lm.config.num_layers, lm.prefill_chunk, lm.streams
+        self.model, self.layers, self.execution = lm.model, lm.config.num_layers, lm.execution
 
     def cache(self, positions: int) -> list[KVCache]:
         return make_cache(self.layers, positions, reserve=positions)
 
     def read(self, ids: list[int], cache: Sequence[KVCache]) -> None:
-        mx.eval(prefill(self.model, mx.array([ids]), cache, chunk=self.chunk, streams=self.streams))
+        mx.eval(prefill(self.model, mx.array([ids]), cache, self.execution))
 
     def decode(self, prompt: list[int], sampler: Sampler, tokens: int) -> Generator[int, None, None]:
         cache = make_cache(self.layers, len(prompt) + tokens - 1, reserve=len(prompt) + RESERVE)
-        return generate(self.model, prompt, cache, sampler, max_tokens=tokens, chunk=self.chunk, streams=self.streams)
+        return generate(self.model, prompt, cache, sampler, max_tokens=tokens, execution=self.execution)
 
     def settle(self) -> None:
         mx.synchronize()

@@ -32,8 +32,9 @@ class Peer:
 
     def __init__(self, directory: Path) -> None:
         if find_spec("mlx_lm") is None:
-            raise NotFound("mlx-lm is not installed, so there is nothing to compare with. Install it (pip install "
-                           "mlx-lm), or leave --compare out.")  # fmt: skip
+            raise NotFound("mlx-lm is not installed, so there is nothing to compare with. Install it with its extra: "
+                           "pip install 'elm-mlx[mlx-lm]'; from a checkout: pip install -e '.[mlx-lm]'.",
+                           "Or leave {compare} out.")  # fmt: skip
         blas, pipe = elm_mlx.fast_blas(), subprocess.PIPE
         command = [sys.executable, "-m", "elm_mlx.bench.peer", str(directory), blas or ""]
         self._process = subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=subprocess.DEVNULL, text=True)
@@ -72,7 +73,7 @@ class Peer:
         assert self._process.stdout
         answer = json.loads(self._process.stdout.readline() or '{"error": "it ended without a word"}')
         if isinstance(answer, dict) and "error" in answer:
-            raise ElmError(f"mlx-lm failed: {answer['error']}. Leave --compare out to measure elm-mlx alone.")
+            raise ElmError(f"mlx-lm failed: {answer['error']}.", "Leave {compare} out to measure elm-mlx alone.")
         return answer
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:

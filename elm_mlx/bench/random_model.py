@@ -12,15 +12,14 @@ from pathlib import Path
 
 import mlx.core as mx
 
-from elm_mlx.api import demo_directory
 from elm_mlx.bench.shapes import NARROW, SHAPES
 from elm_mlx.config import ModelConfig, config_from_dict
 from elm_mlx.config.quantization import Quantization
 from elm_mlx.convert.output.config_file import output_config
-from elm_mlx.device.costs import gigabytes
+from elm_mlx.demo import demo_directory
+from elm_mlx.device.memory import check_memory
 from elm_mlx.errors import DiskFull
-from elm_mlx.files import write_json
-from elm_mlx.store.load import check_memory
+from elm_mlx.files import gigabytes, write_json
 from elm_mlx.store.stored_form import quantize, stored_entries
 from elm_mlx.store.weights import Writer
 

@@ -8,7 +8,7 @@ from dataclasses import asdict
 from typing import Any
 
 from elm_mlx.bench.cases import DECODE, FIRST, Case, Sample
-from elm_mlx.device.costs import gigabytes
+from elm_mlx.files import gigabytes
 
 PEER = "mlx-lm"
 Round = tuple[Sample, Sample | None]  # one run of ours, and beside it one of theirs

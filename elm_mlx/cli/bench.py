@@ -18,6 +18,7 @@ from elm_mlx.cli.blas import prefer_fast_blas
 from elm_mlx.cli.find import BITS, find
 from elm_mlx.cli.messages import quietable, say
 from elm_mlx.cli.progress import ProgressBar
+from elm_mlx.demo import demo_directory
 from elm_mlx.errors import InvalidRequest
 
 if TYPE_CHECKING:
@@ -136,7 +137,7 @@ def command(
     """
     prefer_fast_blas()
     from elm_mlx.bench.cases import cases, check_context  # here, as --help needs no MLX
-    from elm_mlx.bench.measure import Plan, bench
+    from elm_mlx.bench.measure import Series, bench
     from elm_mlx.bench.report import text
 
     if shapes and is_typed("models"):
@@ -147,11 +148,15 @@ def command(
     typed: Listing = bits if bits and is_typed("bits") else [None]
     for config in configs_of_shapes(shapes) if shapes else configs_here(models, typed):
         check_context(tests, config)  # a mistake in the last one is told before the first is measured
-    subjects = made(shapes, bits or [None], dtype, force) if shapes else found(models or [None], bits or [None], force)
+    subjects = (
+        make_each(shapes, bits or [None], dtype, force)
+        if shapes
+        else find_each(models or [None], bits or [None], force)
+    )
     reports: deque[dict[str, Any]] = deque(maxlen=1)
     try:
         with closing(subjects), ProgressBar("Measuring", in_bytes=False) as bar:
-            reports.extend(bench(subjects, Plan(tests, repetitions, cpu_policy, bool(compare), force), bar))
+            reports.extend(bench(subjects, Series(tests, repetitions, cpu_policy, bool(compare), force), bar))
     finally:  # Ctrl-C, too, leaves what was measured
         for report in reports:
             for notice in {model["notice"] for model in report["models"]} - {None}:
@@ -173,8 +178,7 @@ def configs_of_shapes(shapes: Sequence[str]) -> list[ModelConfig]:
 
 def configs_here(models: Sequence[str] | None, bits: Listing) -> list[ModelConfig]:
     """Those of the models that need not be fetched. Raises as `locate`."""
-    from elm_mlx.api import demo_directory  # here, as --help needs no MLX
-    from elm_mlx.library.pull import locate
+    from elm_mlx.library.local import locate  # here, as --help needs no MLX
     from elm_mlx.store.load import read_config
 
     if models is None:
@@ -183,8 +187,8 @@ def configs_here(models: Sequence[str] | None, bits: Listing) -> list[ModelConfi
     return [read_config(place.path) for place in places if place]
 
 
-def made(shapes: Sequence[str], bits: Listing, dtype: str | None, force: bool) -> Subjects:
-    """(name, directory) of random models, each there until the next is asked for."""
+def make_each(shapes: Sequence[str], bits: Listing, dtype: str | None, force: bool) -> Subjects:
+    """(name, directory) of random models. Each is made when it is asked for, and removed when the next one is."""
     from elm_mlx.bench.random_model import random_model  # here, as --help needs no MLX
 
     for shape, few in product(shapes, bits):
@@ -192,9 +196,7 @@ def made(shapes: Sequence[str], bits: Listing, dtype: str | None, force: bool) -
             yield shape, directory
 
 
-def found(models: Listing, bits: Listing, force: bool) -> Subjects:
-    """(name, directory) of models that are there, or are fetched."""
-    from elm_mlx.api import demo_directory  # here, as --help needs no MLX
-
+def find_each(models: Listing, bits: Listing, force: bool) -> Subjects:
+    """(name, directory) of models; each is fetched and converted first where it is not here."""
     for model, few in product(models, bits):
         yield model or "demo", find(model, few, force) or demo_directory()

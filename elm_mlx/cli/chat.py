@@ -14,7 +14,7 @@ import click
 
 from elm_mlx.cli.blas import prefer_fast_blas
 from elm_mlx.cli.find import BITS, MODEL, TEMPLATE_HELP, load
-from elm_mlx.cli.messages import quietable, say, summary, tell
+from elm_mlx.cli.messages import quietable, say, tell, with_flags
 from elm_mlx.errors import ElmError, InvalidRequest, PromptTooLong
 from elm_mlx.files import MAX_LARGE_BYTES, disk_errors, read_bytes, write_json
 
@@ -123,10 +123,10 @@ class Chat:
                 self.handle(text)
             except PromptTooLong as error:
                 self.messages = before
-                tell(f"elm-mlx: {error} /reset begins a new conversation.")
+                tell(f"elm-mlx: {with_flags(error)} /reset begins a new conversation.")
             except ElmError as error:
                 self.messages = before  # what cannot be answered is not said
-                tell(f"elm-mlx: {error}")
+                tell(f"elm-mlx: {with_flags(error)}")
             except KeyboardInterrupt:
                 self.messages = before  # stopped before there was an answer
                 tell("")
@@ -202,7 +202,7 @@ class Chat:
     def stats(self, _: str) -> None:
         if self.last is None:
             raise InvalidRequest("There is no answer yet.")
-        tell(summary(self.last.completion.stats))
+        tell(str(self.last.completion.stats))
 
     def save(self, name: str) -> None:
         """Writes the conversation as JSON. Raises InvalidRequest without a name, ElmError where it cannot."""

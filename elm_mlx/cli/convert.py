@@ -14,10 +14,8 @@ from elm_mlx.cli.find import BITS
 from elm_mlx.cli.messages import printable, quietable, say
 from elm_mlx.cli.progress import ProgressBar
 from elm_mlx.config.quantization import QUANTIZATION_MODES, RECIPES, in_words
-from elm_mlx.device.costs import gigabytes
-from elm_mlx.files import disk_errors
-from elm_mlx.library import names as registry
-from elm_mlx.library.names import Known
+from elm_mlx.files import gigabytes
+from elm_mlx.library.names import Known, parse_name
 
 GROUPS = list(map(str, QUANTIZATION_MODES["affine"][1]))
 
@@ -64,19 +62,16 @@ def command(
     Face, CoreNet, Meta and MLX, without torch and without running anything in them. Unquantized unless --bits,
     --mode or --recipe is given.
     """
-    from elm_mlx.convert import plan  # here, as --help needs no MLX
-    from elm_mlx.convert.form import Form
+    from elm_mlx.convert import check, plan  # here, as --help needs no MLX
 
-    how: dict[str, Any] = {"bits": int(bits) if bits else None, "group_size": int(group_size) if group_size else None}
-    form = Form(**how, mode=options["mode"], recipe=options["recipe"], dtype=options["dtype"])
+    options |= {"bits": int(bits) if bits else None, "group_size": int(group_size) if group_size else None}
     place = Path(source)
     if not place.exists() and (name := repository_name(source)):
-        output = output or str(form.beside(Path(name)))
         if not dry_run:
-            refuse_early(Path(output).absolute(), force, options)
-        place, tokenizer = fetched(source, dry_run)
+            output = str(check(name, output, force=force, **{k: v for k, v in options.items() if k != "rope_factor"}))
+        place, tokenizer = fetch_source(source, dry_run)
         options["tokenizer"] = options["tokenizer"] or tokenizer
-    job = plan(place, output, **how, **options)
+    job = plan(place, output, **options)
     if dry_run:
         show(job.describe(), as_json)
         job.refuse(force)  # after the plan, which says what it would take
@@ -120,36 +115,18 @@ def show(planned: dict[str, Any], as_json: bool) -> None:
 
 def repository_name(source: str) -> str | None:
     """The short name of the repository that a name stands for; None for a path."""
-    named = registry.parse(source)
+    named = parse_name(source)
     if isinstance(named, Path):
         return None
     return (named.original if isinstance(named, Known) else named.name).partition("/")[2]
 
 
-def refuse_early(target: Path, force: bool, options: dict[str, Any]) -> None:
-    """Refuses what cannot end well before anything large is fetched."""
-    from elm_mlx.convert import shard_bytes
-    from elm_mlx.convert.output.path_guards import refuse_unnameable
-    from elm_mlx.convert.output.target import refuse_existing, refuse_unfit
-    from elm_mlx.convert.tokenizer import find
-
-    shard_bytes(options["max_shard_size"])
-    refuse_unnameable(target)
-    with disk_errors(f"{target} cannot be written"):
-        refuse_unfit(target)
-        refuse_existing(target, force)
-        target.parent.mkdir(parents=True, exist_ok=True)
-    if given := options["tokenizer"]:
-        find(Path(given))
-
-
-def fetched(source: str, dry_run: bool) -> tuple[Path, Path | None]:
-    """(where the checkpoint lies, the tokenizer that it lacks) of a name; in a dry run what is here."""
-    from elm_mlx.library.pull import checkpoint, checkpoint_here
+def fetch_source(source: str, dry_run: bool) -> tuple[Path, Path | None]:
+    """(where the checkpoint of a name lies, the tokenizer that it lacks); in a dry run only what is here already."""
+    from elm_mlx.library.local import cached_checkpoint
+    from elm_mlx.library.pull import fetch_checkpoint
 
     with ProgressBar("Fetching", in_bytes=True) as bar:
-        found, tokenizer = checkpoint_here(source) if dry_run else checkpoint(source, bar, say)
-    assert found.repository  # as it is a name
-    assert found.commit
-    say(f"{found.repository.name} at commit {found.commit[:12]}")
-    return found.path, tokenizer
+        found = cached_checkpoint(source) if dry_run else fetch_checkpoint(source, bar, say)
+    say(f"{found.repository.name} at commit {found.snapshot.commit[:12]}")
+    return found.snapshot.path, found.tokenizer

@@ -13,11 +13,11 @@ from click.shell_completion import CompletionItem
 
 import elm_mlx
 from elm_mlx import demo
-from elm_mlx.cli.messages import say
+from elm_mlx.cli.messages import say, with_flags
 from elm_mlx.cli.progress import ProgressBar, bars
 from elm_mlx.config.quantization import QUANTIZATION_MODES
 from elm_mlx.errors import BadCheckpoint, InvalidRequest
-from elm_mlx.library import names as registry
+from elm_mlx.library.names import known_models, parse_name
 
 if TYPE_CHECKING:
     from elm_mlx import LanguageModel
@@ -28,9 +28,9 @@ TEMPLATE_HELP = 'Use the chat template in this file, or "zephyr": perhaps OpenEL
 BITS = click.Choice(list(map(str, QUANTIZATION_MODES["affine"][0])))
 
 
-def names(_context: click.Context, _parameter: click.Parameter, begun: str) -> list[CompletionItem]:
-    """The known models that a shell may complete what was begun to, else directories."""
-    known = [CompletionItem(name) for name in registry.known_models() if name.startswith(begun)]
+def complete_names(_context: click.Context, _parameter: click.Parameter, begun: str) -> list[CompletionItem]:
+    """What a shell may complete the beginning of a name to: known models, else directories."""
+    known = [CompletionItem(name) for name in known_models() if name.startswith(begun)]
     return known or [CompletionItem(begun, type="dir")]
 
 
@@ -38,7 +38,7 @@ MODEL = click.option(
     "-m",
     "--model",
     metavar="MODEL",
-    shell_complete=names,
+    shell_complete=complete_names,
     help="A name, OWNER/NAME or a directory. Default: the built-in demo.",
 )
 
@@ -60,19 +60,21 @@ def load(model: str | None, bits: str | None, force: bool, chat_template: str | 
 
 @contextmanager
 def advising(model: str | None, bits: str | None) -> Iterator[None]:
-    """Names the way to mend a model that was fetched and is damaged."""
+    """Adds to the refusal of a damaged model how to mend it, where it was fetched."""
     try:
         yield
     except BadCheckpoint as error:
-        if model is None or isinstance(registry.parse(model), Path):
+        if model is None or isinstance(parse_name(model), Path):
             raise
         more = f" --bits {bits}" if bits else ""
-        raise BadCheckpoint(f"{error} `elm-mlx pull {model}{more} --verify` mends what is damaged.") from error
+        raise BadCheckpoint(
+            f"{with_flags(error)} `elm-mlx pull {model}{more} --verify` mends what is damaged."
+        ) from error
 
 
 def find(model: str | None, bits: str | None, force: bool) -> Path | None:
     """Where the model lies; None for the demo. Says once which repository and commit it is."""
-    has_bits_already = model is None or isinstance(registry.parse(model), Path)
+    has_bits_already = model is None or isinstance(parse_name(model), Path)
     if has_bits_already and click.get_current_context().get_parameter_source("bits") == ParameterSource.ENVIRONMENT:
         bits = None  # a preference for named models, which nobody typed here
     if model is None:

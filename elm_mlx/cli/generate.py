@@ -6,13 +6,14 @@ import json
 import sys
 from dataclasses import asdict
 from itertools import chain
+from typing import Any
 
 import click
 
 from elm_mlx import demo
 from elm_mlx.cli.blas import prefer_fast_blas
 from elm_mlx.cli.find import BITS, MODEL, TEMPLATE_HELP, load
-from elm_mlx.cli.messages import quietable, say, summary
+from elm_mlx.cli.messages import quietable, say
 from elm_mlx.cli.progress import ProgressBar
 from elm_mlx.errors import InvalidRequest
 
@@ -39,16 +40,11 @@ def command(
     model: str | None,
     bits: str | None,
     prompt: str | None,
-    max_tokens: int,
-    temperature: float | None,
-    top_p: float | None,
-    top_k: int | None,
-    min_p: float | None,
-    seed: int | None,
     raw: bool,
     chat_template: str | None,
     force: bool,
     as_json: bool,
+    **options: Any,
 ) -> None:
     """Complete a prompt.
 
@@ -65,7 +61,7 @@ def command(
         text = demo.PROMPT if model is None else ""
     with ProgressBar("Reading the prompt", in_bytes=False) as bar:
         asked = text if raw or not lm.has_chat_template else lm.chat_prompt([{"role": "user", "content": text}])
-        stream = lm.stream(asked, max_tokens, temperature, top_p, top_k, min_p, seed, progress=bar)
+        stream = lm.stream(asked, progress=bar, **options)
         first = next(stream)  # there when the prompt has been read
     for piece in chain([first], stream):
         if not as_json:
@@ -75,7 +71,7 @@ def command(
         return
     print()
     if sys.stderr.isatty():
-        say(summary(stream.completion.stats))
+        say(str(stream.completion.stats))
 
 
 def read_prompt(option: str | None) -> str | None:

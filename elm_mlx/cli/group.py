@@ -12,7 +12,7 @@ import click
 from click.shell_completion import shell_complete
 
 from elm_mlx import __version__
-from elm_mlx.cli.messages import tell
+from elm_mlx.cli.messages import tell, with_flags
 from elm_mlx.errors import DiskFull, ElmError
 
 NAME, COMPLETE, PREFIX = "elm-mlx", "_ELM_MLX_COMPLETE", "ELM_MLX_"
@@ -125,7 +125,7 @@ def call(arguments: list[str] | None) -> int:
             error.show()
         return error.exit_code
     except ElmError as error:
-        return fail(error, error.exit_code)
+        return fail(with_flags(error), error.exit_code)
     except click.Abort:
         raise KeyboardInterrupt from None  # Ctrl-C at a question
     except BrokenPipeError:
@@ -137,7 +137,7 @@ def call(arguments: list[str] | None) -> int:
         return fail(message, (DiskFull if full else ElmError).exit_code)
 
 
-def fail(message: object, code: int) -> int:
+def fail(message: str, code: int) -> int:
     """Says what went wrong; returns the code."""
     tell(f"{NAME}: {message}")
     return code

@@ -9,14 +9,14 @@ import click
 
 import elm_mlx
 from elm_mlx import demo
-from elm_mlx.cli.find import BITS, names
+from elm_mlx.cli.find import BITS, complete_names
 from elm_mlx.cli.messages import quietable
 from elm_mlx.config.quantization import in_words
-from elm_mlx.device.costs import gigabytes
+from elm_mlx.files import gigabytes
 
 
 @click.command()
-@click.argument("model", required=False, shell_complete=names)
+@click.argument("model", required=False, shell_complete=complete_names)
 @click.option("--context", type=click.IntRange(min=1), help="Reckon memory with a cache for this many tokens.")
 @click.option("--bits", type=BITS, help="Reckon memory as if it were quantized to this many bits.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
@@ -27,8 +27,6 @@ def command(model: str | None, context: int | None, bits: str | None, as_json: b
     MODEL is a name or a directory; the built-in demo by default. Only headers are read, so this is quick for any
     size.
     """
-    from elm_mlx.api import demo_directory  # here, as --help needs no MLX
-
     info = elm_mlx.info(model, context, int(bits) if bits else None)
     if as_json:
         click.echo(json.dumps(asdict(info) | {"fits": info.fits}))
@@ -36,7 +34,7 @@ def command(model: str | None, context: int | None, bits: str | None, as_json: b
     stored = f"{in_words(info.quantization)}, {info.dtype}" if info.quantization else info.dtype
     rows = {
         "model": info.model,
-        **({} if model else {"about": demo.ABOUT, "card": str(demo_directory() / "README.md")}),
+        **({} if model else {"about": demo.ABOUT, "card": str(demo.demo_directory() / "README.md")}),
         "family": info.family,
         "parameters": f"{info.parameters:,}",
         "stored as": stored,

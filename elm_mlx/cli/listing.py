@@ -9,13 +9,14 @@ from typing import Any
 import click
 
 import elm_mlx
-from elm_mlx.device.costs import gigabytes, rough_bytes
-from elm_mlx.device.memory import memory_limit
+from elm_mlx.cli.messages import with_flags
+from elm_mlx.device.memory import memory_limit, rough_bytes
 from elm_mlx.errors import ElmError, NotFound
-from elm_mlx.library import copies as library
-from elm_mlx.library import names as registry
-from elm_mlx.library.names import Known
-from elm_mlx.store.layout import is_whole
+from elm_mlx.files import gigabytes
+from elm_mlx.library import copies
+from elm_mlx.library.local import locate
+from elm_mlx.library.names import READY_BITS, Known, known_models
+from elm_mlx.store.layout import is_complete
 
 
 @click.command("list")
@@ -26,7 +27,7 @@ def command(as_json: bool, names_only: bool) -> None:
 
     Asks no network.
     """
-    rows = [row for model in registry.known_models().values() for row in known(model)]
+    rows = [row for model in known_models().values() for row in known(model)]
     rows += others({row["path"] for row in rows})
     if as_json:
         click.echo(json.dumps(rows))
@@ -41,16 +42,14 @@ def command(as_json: bool, names_only: bool) -> None:
 def known(model: Known) -> list[dict[str, Any]]:
     """A row for each variant that lies here. Where none does, whether it would fit is reckoned from its parameters,
     without a cache."""
-    from elm_mlx.library.pull import locate  # here, as --help needs no MLX
-
     named = {"name": model.name, "repository": model.ready or model.original, "parameters": model.parameters}
     try:
-        found = [locate(model.name), *library.copies_of(model)]
+        found = [locate(model.name), *copies.copies_of(model)]
     except ElmError as error:
-        return [named | {"path": None, "bytes": None, "bits": None, "fits": None, "error": str(error)}]
+        return [named | {"path": None, "bytes": None, "bits": None, "fits": None, "error": with_flags(error)}]
     if paths := dict.fromkeys(place.path for place in found if place):
         return [named | figures(path) for path in paths]
-    fits = rough_bytes(model.parameters, registry.READY_BITS if model.ready else None) <= memory_limit()
+    fits = rough_bytes(model.parameters, READY_BITS if model.ready else None) <= memory_limit()
     return [named | {"path": None, "bytes": None, "bits": None, "fits": fits, "error": None}]
 
 
@@ -58,7 +57,7 @@ def others(shown: set[str | None]) -> list[dict[str, Any]]:
     """Our copies that no short name stands for."""
     return [
         {"name": copy.repository, "repository": copy.repository, "parameters": None} | figures(copy.path)
-        for copy in library.copies()
+        for copy in copies.copies()
         if str(copy.path) not in shown
     ]
 
@@ -66,11 +65,11 @@ def others(shown: set[str | None]) -> list[dict[str, Any]]:
 def figures(path: Path) -> dict[str, Any]:
     """What the headers of a directory say; a damaged one must not hide the others."""
     try:
-        if not is_whole(path):
+        if not is_complete(path):
             raise NotFound(f"{path} has lost files. Pull the model again, or remove this with `elm-mlx rm`.")
         info = elm_mlx.info(path)
     except ElmError as error:
-        return {"path": str(path), "bytes": None, "bits": None, "fits": None, "error": str(error)}
+        return {"path": str(path), "bytes": None, "bits": None, "fits": None, "error": with_flags(error)}
     return {
         "path": str(path),
         "bytes": info.weight_bytes,

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING
 
 import click
 
+from elm_mlx.errors import ARGUMENT, ElmError
+
 if TYPE_CHECKING:
     from rich.console import Console
-
-    from elm_mlx import Stats
 
 
 QUIET = "elm_mlx.quiet"  # in click's context
@@ -55,10 +56,15 @@ def printable(message: str) -> str:
     return "".join(c if c.isprintable() or c in "\n\t" else REPLACEMENT for c in message)
 
 
-def summary(stats: Stats) -> str:
-    """The figures that a person at a terminal wants to see after the text."""
-    rate = f", then {stats.decode_tokens_per_s:,.1f} tokens/s" if stats.decode_tokens_per_s else ""
-    return (
-        f"{stats.prompt_tokens} + {stats.generated_tokens} tokens: the first after "
-        f"{stats.time_to_first_token_s:.2f} s{rate}; {stats.peak_memory_bytes / 1e6:,.0f} MB at most"
-    )
+SHORT = {"prompts": "-p", "generations": "-n", "depths": "-d"}  # arguments whose flags have other names
+
+
+def with_flags(error: ElmError) -> str:
+    """What an error says, each argument in its advice as a flag: {bits=4} is --bits 4, {force=True} is --force."""
+
+    def flag(found: re.Match[str]) -> str:
+        name, value = found.groups()
+        option = SHORT.get(name) or f"--{name.replace('_', '-')}"
+        return f"{option} {value}" if value not in (None, "True") else option
+
+    return f"{error.message} {ARGUMENT.sub(flag, error.advice)}".strip()

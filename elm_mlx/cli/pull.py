@@ -6,15 +6,15 @@ from pathlib import Path
 
 import click
 
-from elm_mlx.cli.find import BITS, find, names
+from elm_mlx.cli.find import BITS, complete_names, find
 from elm_mlx.cli.messages import quietable, say
 from elm_mlx.cli.progress import bars
 from elm_mlx.errors import InvalidRequest
-from elm_mlx.library import names as registry
+from elm_mlx.library.names import parse_name
 
 
 @click.command()
-@click.argument("name", shell_complete=names)
+@click.argument("name", shell_complete=complete_names)
 @click.option("--bits", type=BITS, help="Make this variant.")
 @click.option("--force", is_flag=True, help="Fetch it even if this machine's memory seems too small for it.")
 @click.option("--verify", is_flag=True, help="Believe nothing that is here: check what was fetched, and convert anew.")
@@ -26,18 +26,18 @@ def command(name: str, bits: str | None, force: bool, verify: bool) -> None:
     already is not fetched again. Prints the model's directory.
     """
     if verify:
-        click.echo(repair(name, bits))
+        click.echo(repair_model(name, bits))
         return
-    if isinstance(registry.parse(name), Path):
+    if isinstance(parse_name(name), Path):
         raise InvalidRequest(f"{name} is a directory, so there is nothing to fetch. Name a model.")
     click.echo(find(name, bits, force))
 
 
-def repair(name: str, bits: str | None) -> Path:
+def repair_model(name: str, bits: str | None) -> Path:
     """Where the model lies once nothing of it is damaged."""
-    from elm_mlx.library import pull as locate  # here, as --help needs no MLX
+    from elm_mlx.library.pull import repair  # here, as --help needs no MLX
 
     with bars("Checking", "Fetching", "Converting") as (checking, fetching, converting):
         number = int(bits) if bits else None
-        found = locate.repair(name, number, checking=checking, fetching=fetching, converting=converting, say=say)
+        found = repair(name, number, checking=checking, fetching=fetching, converting=converting, say=say)
     return found.path

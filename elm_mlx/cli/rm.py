@@ -7,22 +7,22 @@ from pathlib import Path
 
 import click
 
-from elm_mlx.cli.find import names
+from elm_mlx.cli.find import complete_names
 from elm_mlx.cli.messages import quietable, say
 from elm_mlx.errors import InvalidRequest, NotFound
-from elm_mlx.library import copies as library
-from elm_mlx.library import names as registry
+from elm_mlx.library import copies
+from elm_mlx.library.names import parse_name
 
 UNFINISHED = "what a stopped conversion left"
 
 
 @click.command()
-@click.argument("name", shell_complete=names)
+@click.argument("name", shell_complete=complete_names)
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @quietable
 def command(name: str, yes: bool) -> None:
     """Remove what elm-mlx made of NAME: its own copies alone, never the hub's cache or your directories."""
-    from elm_mlx.convert.output.target import discard  # here, as --help needs no MLX
+    from elm_mlx.convert import discard  # here, as --help needs no MLX
 
     for place, what in found(name):
         if not yes and not sys.stdin.isatty():
@@ -33,19 +33,19 @@ def command(name: str, yes: bool) -> None:
             discard(place)
             say(f"Removed what was begun of {place}.")
             continue
-        say(f"Removed {place}: {library.remove(place) / 1e6:,.1f} MB.")
-        if what.endswith(library.PUBLISHED):
+        say(f"Removed {place}: {copies.remove(place) / 1e6:,.1f} MB.")
+        if what.endswith(copies.PUBLISHED):
             say(f"What was fetched stays in the hub's cache until `hf cache rm model/{what.partition(' ')[0]}`.")
 
 
 def found(name: str) -> list[tuple[Path, str]]:
     """Our copies of a model and what they are, of every commit unless one is named, and those not finished. Raises
     NotFound where there are none."""
-    from elm_mlx.convert.output.target import unfinished
+    from elm_mlx.convert import unfinished
 
-    named = registry.parse(name)
-    whole = [(copy.path, f"{copy.repository} {copy.variant}") for copy in library.copies_of(named)]
-    begun = [(target, UNFINISHED) for folder in library.folders_of(named) for target in unfinished(folder)]
+    named = parse_name(name)
+    whole = [(copy.path, f"{copy.repository} {copy.variant}") for copy in copies.copies_of(named)]
+    begun = [(target, UNFINISHED) for folder in copies.folders_of(named) for target in unfinished(folder)]
     if whole or begun:
         return whole + begun
     raise NotFound(f"elm-mlx keeps nothing of {name}; `elm-mlx list` shows what there is. What the hub's cache holds "

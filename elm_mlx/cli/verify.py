@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from elm_mlx.cli.blas import prefer_fast_blas
-from elm_mlx.cli.convert import fetched, repository_name
+from elm_mlx.cli.convert import fetch_source, repository_name
 from elm_mlx.cli.messages import quietable
 from elm_mlx.cli.progress import ProgressBar
 from elm_mlx.errors import VerificationFailed
@@ -45,13 +45,12 @@ def command(
     the bound: the one for the way the weights are stored, or --max-kl.
     """
     prefer_fast_blas()
-    from elm_mlx.convert.verify import TOKENS, verify
-    from elm_mlx.convert.verify.layerwise import open_directory  # here, as --help needs no MLX
+    from elm_mlx.convert.verify import TOKENS, open_directory, verify  # here, as --help needs no MLX
 
     place: str | Path = source
     if not Path(source).exists() and repository_name(source):
         open_directory(Path(converted))  # a mistake in it is told before anything large is fetched
-        place, _ = fetched(source, dry_run=False)
+        place, _ = fetch_source(source, dry_run=False)
     with ProgressBar("Verifying", in_bytes=False) as bar:
         asked: dict[str, Any] = {"tokens": tokens or TOKENS, "max_kl": max_kl, "rope_factor": rope_factor}
         done = verify(converted, place, text, **asked, progress=bar)

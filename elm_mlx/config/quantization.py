@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from elm_mlx.arguments import whole
-from elm_mlx.config.values import choice, integer, mapping
-from elm_mlx.errors import BadCheckpoint, InvalidRequest, unsupported
+from elm_mlx.arguments import whole_number
+from elm_mlx.config.values import CONFIG, Values
+from elm_mlx.errors import InvalidRequest, unsupported
 
 # mode -> (bits, group sizes); the non-affine modes fix both (mx.quantize's own table).
 QUANTIZATION_MODES: dict[str, tuple[tuple[int, ...], tuple[int, ...]]] = {
@@ -26,7 +26,7 @@ RECIPES: dict[str, tuple[int, int, int]] = {"mixed-2-4": (2, 3, 4), "mixed-3-5":
 def check_bits(bits: int | None) -> None:
     """Raises InvalidRequest for bits that affine quantization does not have; None is not quantized."""
     known = QUANTIZATION_MODES["affine"][0]
-    if bits is not None and whole("bits", bits) not in known:
+    if bits is not None and whole_number("bits", bits) not in known:
         raise InvalidRequest(f"bits is {bits!r}; it is one of {', '.join(map(str, known))}.")
 
 
@@ -43,25 +43,26 @@ class Quantization:
     overrides: Mapping[str, Quantization | None] = field(default_factory=dict)
 
     @classmethod
-    def from_dict(cls, raw: Mapping[str, Any]) -> Quantization:
-        """Reads the `quantization` object that mlx-lm writes into config.json.
+    def from_dict(cls, raw: Mapping[str, Any], where: str = CONFIG) -> Quantization:
+        """Reads the `quantization` object that mlx-lm writes into config.json, or `where` else it stands.
 
-        Raises Unsupported for a mode, a number of bits or a group size that MLX cannot run.
+        Raises Unsupported for a mode, a number of bits or a group size that MLX cannot run, BadCheckpoint for
+        settings inside the setting of one weight.
         """
-        plain = cls._plain(raw)
         nested = {name: value for name, value in raw.items() if isinstance(value, Mapping) or value is False}
         if any(isinstance(inner, Mapping) for value in nested.values() if value for inner in value.values()):
-            raise BadCheckpoint("config.json: quantization nests settings inside the setting of one weight.")
-        return replace(plain, overrides={name: cls._plain(value) if value else None for name, value in nested.items()})
+            raise Values(raw, where).wrong("quantization nests settings inside the setting of one weight.")
+        own = {name: cls._plain(Values(value, where)) if value else None for name, value in nested.items()}
+        return replace(cls._plain(Values(raw, where)), overrides=own)
 
     @classmethod
-    def _plain(cls, raw: Mapping[str, Any]) -> Quantization:
+    def _plain(cls, values: Values) -> Quantization:
         """One setting by itself, the mode's own defaults for what is missing."""
-        choice(raw, "mode", list(QUANTIZATION_MODES))
-        mode = raw.get("mode") or "affine"
+        values.require("mode", list(QUANTIZATION_MODES))
+        mode = values.get("mode") or "affine"
         bits, groups = QUANTIZATION_MODES[mode]
         default_bits, default_group = (4, 64) if mode == "affine" else (bits[0], groups[0])
-        setting = cls(integer(raw, "bits", default_bits, 32), integer(raw, "group_size", default_group, 4096), mode)
+        setting = cls(values.integer("bits", default_bits, 32), values.integer("group_size", default_group, 4096), mode)
         if setting.bits not in bits:
             raise unsupported(f"{mode} quantization: bits", setting.bits, bits)
         if setting.group_size not in groups:
@@ -90,13 +91,14 @@ def in_words(raw: Mapping[str, Any]) -> str:
     return f"{raw['mode']} {span} in groups of {raw['group_size']}"
 
 
-def read_quantization(raw: Mapping[str, Any]) -> Quantization | None:
-    """MLX's own quantization; another library's (GPTQ, AWQ, bitsandbytes, fp8, ...) is refused by its name."""
-    own, other = mapping(raw, "quantization"), mapping(raw, "quantization_config")
+def read_quantization(values: Values) -> Quantization | None:
+    """MLX's own quantization, or None. Raises Unsupported for another library's (GPTQ, AWQ, bitsandbytes, fp8, ...)
+    by its name, BadCheckpoint for two settings that disagree."""
+    own, other = values.section("quantization").raw, values.section("quantization_config").raw
     if other.get("quant_method") is not None:
         known = [f"MLX's {mode}" for mode in QUANTIZATION_MODES]
-        raise unsupported("config.json: quantization", other["quant_method"], known)
+        raise values.unsupported("quantization", other["quant_method"], known)
     if own and other and own != other:
-        raise BadCheckpoint("config.json: quantization and quantization_config disagree. Keep the right one.")
+        raise values.wrong("quantization and quantization_config disagree. Keep the right one.")
     chosen = own or other
-    return Quantization.from_dict(chosen) if chosen else None
+    return Quantization.from_dict(chosen, values.where) if chosen else None

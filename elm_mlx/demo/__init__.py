@@ -1,5 +1,16 @@
 """The built-in demo, its draft (draft/) and held-out text: package data, made by examples/demo_model. README.md is
 the model card."""
 
+from __future__ import annotations
+
+from pathlib import Path
+
 ABOUT = "a small OpenELM that tells short English stories, and knows nothing else"
 PROMPT = "Once upon a time"
+
+
+def demo_directory() -> Path:
+    """Where the built-in demo model lies."""
+    from importlib.resources import files  # here, as most commands do without it
+
+    return Path(str(files("elm_mlx.demo")))

@@ -12,4 +12,10 @@ except ImportError as error:
         f"cuda13 with an NVIDIA GPU); from a checkout: pip install -e '.[cpu]'. MLX says: {error}"
     ) from error
 
-__all__ = ["mx"]
+__all__ = ["backend_name", "mx"]
+
+
+def backend_name() -> str:
+    """The kind of device that MLX computes on here, with the device's own name."""
+    kind = "Metal" if mx.metal.is_available() else "CUDA" if mx.cuda.is_available() else "CPU"
+    return f"{kind}, {mx.device_info().get('device_name', 'unnamed')}"

@@ -1,17 +1,24 @@
-"""What this machine has for a model: its memory, as MLX and the operating system tell it."""
+"""The memory of this machine, what a model takes of it, and the refusal of one that does not fit."""
 
 from __future__ import annotations
 
 import os
+from dataclasses import dataclass
 from pathlib import Path
 
+from elm_mlx.config import ModelConfig
+from elm_mlx.errors import NotEnoughMemory
+from elm_mlx.files import gigabytes
+
+PLANNED_CONTEXT = 4096  # positions that a model's memory is planned for unless a request names its own
+HEADROOM_BYTES, HEADROOM_SHARE = 64 * 2**20, 0.1  # for activations and the program itself; a tenth of the weights
 RECOMMENDED = "max_recommended_working_set_size"  # MLX's name for it
 WIRED_FROM = 0.5  # of the memory that Metal recommends: a choice nobody has measured
 
 
 def memory_limit() -> int:
-    """Bytes that a model may fill: on a Mac what Metal recommends of the unified memory, on an NVIDIA GPU its own
-    memory, and else what is free."""
+    """Bytes that a model may fill: the part of the unified memory that Metal recommends, an NVIDIA GPU's own memory, or
+    what is free where there is no GPU."""
     from elm_mlx.device.backend import mx
 
     device = mx.device_info()
@@ -53,9 +60,50 @@ def total_memory() -> int:
     return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
-def backend() -> str:
-    """The kind of device that MLX computes on here, with its name."""
-    from elm_mlx.device.backend import mx
+@dataclass(frozen=True)
+class Footprint:
+    """Bytes of memory that a model takes while it runs, with a cache for `context` positions."""
 
-    kind = "Metal" if mx.metal.is_available() else "CUDA" if mx.cuda.is_available() else "CPU"
-    return f"{kind}, {mx.device_info().get('device_name', 'unnamed')}"
+    weights: int
+    cache: int
+    headroom: int
+    context: int
+
+    @property
+    def total(self) -> int:
+        """Bytes of weights, cache and headroom together."""
+        return self.weights + self.cache + self.headroom
+
+    def __str__(self) -> str:
+        parts = f"weights {gigabytes(self.weights)}, cache {gigabytes(self.cache)} for {self.context:,} tokens"
+        return f"{gigabytes(self.total)} ({parts}, headroom {gigabytes(self.headroom)})"
+
+
+def footprint(config: ModelConfig, weights: int, float_bits: int = 16, context: int | None = None) -> Footprint:
+    """The memory of a model with `weights` bytes of weights and a cache in floats of `float_bits`, for `context`
+    positions: 4,096 by default, and at most the model's own."""
+    positions = min(context or PLANNED_CONTEXT, config.context_length)
+    cache = config.kv_bytes_per_token(float_bits) * positions
+    return Footprint(weights, cache, headroom(weights), positions)
+
+
+def rough_bytes(parameters: int, bits: int | None) -> int:
+    """Bytes that a model takes, without a cache, by its number of parameters alone: in groups of 64, or in 16 bits."""
+    weights = int(parameters * (bits + 0.5 if bits else 16) / 8)
+    return weights + headroom(weights)
+
+
+def headroom(weights: int) -> int:
+    """Bytes beside weights and cache that a model with so many bytes of weights is planned with."""
+    return HEADROOM_BYTES + int(weights * HEADROOM_SHARE)
+
+
+def check_memory(model: object, config: ModelConfig, weights: int, float_bits: int) -> None:
+    """Raises NotEnoughMemory, with the numbers, for a model that this machine has no room for."""
+    takes, available = footprint(config, weights, float_bits), memory_limit()
+    if takes.total > available:
+        raise NotEnoughMemory(
+            f"{model} takes {takes}, and this machine has {gigabytes(available)} for it.",
+            "Take a smaller model or fewer bits, close other programs, or try with {force=True}.",
+            takes.total, available,
+        )  # fmt: skip

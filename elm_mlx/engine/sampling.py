@@ -7,47 +7,13 @@ from __future__ import annotations
 
 import math
 import secrets
-from dataclasses import dataclass
 
 import mlx.core as mx
 
-from elm_mlx.arguments import real, whole
-from elm_mlx.errors import InvalidRequest
+from elm_mlx.arguments import whole_number
+from elm_mlx.config.generation import Sampling
 
-MIN_TEMPERATURE, MAX_TEMPERATURE = 1e-5, 1e4
 MIN_TOP_P = 1e-6  # smaller ones become 0 in float32 and would keep nothing
-
-
-@dataclass(frozen=True)
-class Sampling:
-    """How to choose: temperature 0 is greedy; top_k 0, top_p 1 and min_p 0 switch a filter off."""
-
-    temperature: float = 0.0
-    top_k: int = 0
-    top_p: float = 1.0
-    min_p: float = 0.0
-
-    def __post_init__(self) -> None:
-        for name in ("temperature", "top_k", "top_p", "min_p"):
-            real(name, getattr(self, name))
-        if not 0 <= self.temperature <= MAX_TEMPERATURE:
-            raise InvalidRequest(f"temperature is {self.temperature}; it must be 0 (greedy) to {MAX_TEMPERATURE}.")
-        if not 0 <= self.top_k < 2**31 or self.top_k != int(self.top_k):
-            raise InvalidRequest(f"top_k is {self.top_k}; it must be a whole number, 0 to switch it off.")
-        if not 0 < self.top_p <= 1:
-            raise InvalidRequest(f"top_p is {self.top_p}; it must be above 0 and at most 1 (off).")
-        if not 0 <= self.min_p <= 1:
-            raise InvalidRequest(f"min_p is {self.min_p}; it must be 0 (off) to 1.")
-
-    @property
-    def is_greedy(self) -> bool:
-        """Whether the likeliest id is taken: below this temperature, float32 cannot tell the difference."""
-        return self.temperature < MIN_TEMPERATURE
-
-    @property
-    def filters(self) -> list[str]:
-        """The names of the filters that are switched on."""
-        return [name for name in ("top_k", "top_p", "min_p") if getattr(self, name) != getattr(Sampling, name)]
 
 
 class Sampler:
@@ -58,7 +24,7 @@ class Sampler:
 
     def __init__(self, sampling: Sampling, seed: int | None = None) -> None:
         self.sampling = sampling
-        self.key = mx.random.key(secrets.randbits(64) if seed is None else whole("seed", seed) % 2**64)
+        self.key = mx.random.key(secrets.randbits(64) if seed is None else whole_number("seed", seed) % 2**64)
 
     def __call__(self, logits: mx.array) -> mx.array:
         """Logits [B, V] -> ids [B]."""

@@ -19,7 +19,7 @@ from tempfile import TemporaryDirectory
 from elm_mlx.errors import ElmError, NotFound
 from elm_mlx.files import disk_errors, reading
 from elm_mlx.library.names import Known, Repository
-from elm_mlx.store.layout import is_whole
+from elm_mlx.store.layout import is_complete
 
 PUBLISHED = "published"
 
@@ -95,7 +95,7 @@ def find(repository: str, variant: str, commit: str | None = None) -> Path | Non
     """The newest whole copy of a repository in a variant; of one commit if that is named."""
     for copy in copies():
         is_it = (copy.repository.lower(), copy.variant) == (repository.lower(), variant)
-        if is_it and commit in (None, copy.commit) and is_whole(copy.path):
+        if is_it and commit in (None, copy.commit) and is_complete(copy.path):
             return copy.path
     return None
 
@@ -103,7 +103,7 @@ def find(repository: str, variant: str, commit: str | None = None) -> Path | Non
 def link(target: Path, source: Path, replaced: Mapping[str, bytes]) -> Path:
     """Makes `target` a directory of links to the files of `source`, but for those with content of their own; leaves one
     that is whole as it is. Raises DiskFull, ElmError."""
-    if target.is_dir() and is_whole(target):
+    if target.is_dir() and is_complete(target):
         return target
     with disk_errors(f"{target} cannot be made", "Check its permissions, or set ELM_MLX_CACHE."):
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -115,7 +115,7 @@ def link(target: Path, source: Path, replaced: Mapping[str, bytes]) -> Path:
                     (folder / file.name).symlink_to(file.resolve())
             for name, content in replaced.items():
                 (folder / name).write_bytes(content)
-            if target.is_dir() and not is_whole(target):  # the cache lost what it links to
+            if target.is_dir() and not is_complete(target):  # the cache lost what it links to
                 shutil.rmtree(target)
             if not target.is_dir():  # another process was not first
                 folder.rename(target)

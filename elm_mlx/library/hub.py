@@ -15,7 +15,16 @@ from elm_mlx.arguments import Progress
 from elm_mlx.errors import ElmError, Gated, InvalidRequest, NotFound, Unreachable, Unsupported
 from elm_mlx.files import disk_errors
 from elm_mlx.library.download import Report, Say, asked_wait_s, fetch_blob, is_there, partial_of, patiently
-from elm_mlx.library.hub_cache import COMMIT, cache_directory, cache_errors, check_room, folder_of, link, point, within
+from elm_mlx.library.hub_cache import (
+    COMMIT,
+    cache_directory,
+    cache_errors,
+    check_room,
+    folder_of,
+    link,
+    set_reference,
+    within,
+)
 from elm_mlx.library.names import Repository, near_repositories
 from elm_mlx.store.layout import needed_files, weight_files
 
@@ -115,7 +124,7 @@ def listed(file: Any) -> Blob | None:
 
 
 def described(repository: str, name: str, commit: str) -> Blob:
-    """The same by a request of its own."""
+    """A file's blob by a request of its own, for a hub whose listing has names alone."""
     from huggingface_hub import get_hf_file_metadata, hf_hub_url
 
     known = patiently(lambda: get_hf_file_metadata(hf_hub_url(repository, name, revision=commit)))
@@ -144,7 +153,7 @@ def fetch(listing: Listing, progress: Progress | None = None, say: Say | None = 
         done += blob.size or 0
     if progress:
         progress(listing.nbytes, listing.nbytes)
-    point(listing.repository, listing.commit)
+    set_reference(listing.repository, listing.commit)
 
 
 def download(
@@ -252,6 +261,7 @@ def token_place() -> str:
 
 
 def unreachable(repository: Repository, error: Exception) -> Unreachable:
+    """The error of a hub that does not answer, or not as it should, with what to do."""
     wait, answered = asked_wait_s(error), getattr(error, "response", None) is not None
     asked = "the network and HF_ENDPOINT, and" if os.environ.get("HF_ENDPOINT") else "the network and"
     advice = f"{'Try' if answered else f'Check {asked} try'} again{f' in {wait} seconds' if wait else ''}"
@@ -259,4 +269,5 @@ def unreachable(repository: Repository, error: Exception) -> Unreachable:
 
 
 def first_line(error: Exception) -> str:
+    """The first line of an error's own words, or its kind where it has none."""
     return next(iter(str(error).strip().splitlines()), type(error).__name__).rstrip(".")

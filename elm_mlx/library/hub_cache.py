@@ -11,28 +11,18 @@ import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 
 from elm_mlx.arguments import Progress
-from elm_mlx.device.costs import gigabytes
 from elm_mlx.errors import DiskFull
-from elm_mlx.files import disk_errors, reading, standing
+from elm_mlx.files import disk_errors, gigabytes, nearest_existing, reading
 from elm_mlx.library.download import Report, is_named
 from elm_mlx.library.names import Repository
+from elm_mlx.store.layout import is_complete
+from elm_mlx.store.snapshot import Snapshot
 
 COMMIT = r"[0-9a-f]{40}"
-SNAPSHOT = re.compile(r"(.*/models--([\w.-]+))/snapshots/([\w.-]+)(/|$)", re.ASCII)
 SPARE_BYTES = 100 * 2**20
-
-
-@dataclass(frozen=True)
-class Snapshot:
-    """A commit of a repository as a cache holds it, in the repository's `folder` there."""
-
-    folder: Path
-    repository: str
-    commit: str
 
 
 def cache_directory() -> Path:
@@ -49,7 +39,7 @@ def folder_of(repository: str) -> Path:
 
 
 def commit_of(repository: Repository) -> str | None:
-    """The commit that a revision is by the cache's word; None where it has none."""
+    """The commit that a revision stands for according to the cache; None where the cache does not say."""
     reference = folder_of(repository.name) / "refs" / repository.revision
     with reading(reference):
         named = (
@@ -58,18 +48,19 @@ def commit_of(repository: Repository) -> str | None:
     return named if re.fullmatch(COMMIT, named) else None
 
 
-def snapshot(repository: Repository) -> Path | None:
-    """The cached files of a revision; None where there are none. They may be some of them."""
-    commit = commit_of(repository)
-    path = folder_of(repository.name) / "snapshots" / (commit or "")
-    with reading(path):
-        return path if commit and path.is_dir() else None
+def find_snapshot(repository: Repository) -> Snapshot | None:
+    """The cached files of a revision, or None. They need not be all of its files."""
+    if not (commit := commit_of(repository)):
+        return None
+    found = Snapshot(folder_of(repository.name), repository.name, commit)
+    with reading(found.path):
+        return found if found.path.is_dir() else None
 
 
-def snapshot_at(directory: Path) -> Snapshot | None:
-    """The snapshot that a directory is or lies in, in any cache; None elsewhere."""
-    found = SNAPSHOT.match(directory.resolve().as_posix())
-    return Snapshot(Path(found[1]), found[2].replace("--", "/", 1), found[3]) if found else None
+def complete_snapshot(repository: Repository) -> Snapshot | None:
+    """The cached files of a revision, if no file of its model is missing; else None."""
+    found = find_snapshot(repository)
+    return found if found and is_complete(found.path) else None
 
 
 def link(blob: Path, path: Path) -> None:
@@ -87,8 +78,8 @@ def link(blob: Path, path: Path) -> None:
         blob.replace(path)
 
 
-def point(repository: Repository, commit: str) -> None:
-    """Says in the cache which commit a revision is, as huggingface_hub does; only once the snapshot is whole."""
+def set_reference(repository: Repository, commit: str) -> None:
+    """Writes into the cache which commit a revision is, as huggingface_hub does; only once the snapshot is complete."""
     if repository.revision != commit:
         reference = folder_of(repository.name) / "refs" / repository.revision
         with cache_errors(f"{reference} cannot be written"):
@@ -98,15 +89,15 @@ def point(repository: Repository, commit: str) -> None:
             fresh.replace(reference)
 
 
-def verify(repository: Repository, progress: Progress | None = None) -> list[str]:
-    """Reads every cached file of a revision, and removes the blobs whose bytes are not what their names say. Gives the
-    files whose blobs are not there now: `hub.fetch` brings these and no others.
+def remove_damaged(repository: Repository, progress: Progress | None = None) -> list[str]:
+    """Reads every cached file of a revision, and removes the blobs whose bytes are not what their names say. Returns
+    the files whose blobs are missing now: `hub.fetch` brings these and no others.
 
     `progress` hears (bytes read, in all). A file that is no link, on a disk without them, is taken as it is.
     """
-    folder, blobs = snapshot(repository), folder_of(repository.name) / "blobs"
+    found, blobs = find_snapshot(repository), folder_of(repository.name) / "blobs"
     with cache_errors(f"Checking {repository}"):
-        files = [file for file in sorted(folder.rglob("*")) if file.is_symlink()] if folder else []
+        files = [file for file in sorted(found.path.rglob("*")) if file.is_symlink()] if found else []
         sizes = {blob: blob.stat().st_size for file in files if (blob := blobs / file.readlink().name).exists()}
         done = 0
         for blob, size in sizes.items():
@@ -117,7 +108,7 @@ def verify(repository: Repository, progress: Progress | None = None) -> list[str
 
 
 def within(progress: Progress | None, begin: int, in_all: int) -> Report:
-    """Reports of one file's bytes as progress in all files', of which `begin` bytes lie before it."""
+    """A callback for one file's bytes that reports progress over all files, of which `begin` bytes come before it."""
 
     def report(count: int) -> None:
         if progress:
@@ -127,9 +118,9 @@ def within(progress: Progress | None, begin: int, in_all: int) -> Report:
 
 
 def check_room(what: object, *needs: tuple[Path, int]) -> None:
-    """Raises DiskFull where a place lacks room for the bytes that are to come there; places on one disk share it."""
+    """Raises DiskFull where a disk lacks room for the bytes that each place `needs`; places on one disk share it."""
     with reading(cache_directory()):
-        places = [(standing(place), count) for place, count in needs if count]
+        places = [(nearest_existing(place), count) for place, count in needs if count]
         for place, _ in places:
             device, free = place.stat().st_dev, shutil.disk_usage(place).free
             needed = SPARE_BYTES + sum(count for other, count in places if other.stat().st_dev == device)

@@ -66,6 +66,9 @@ TOKENIZER_MIRRORS = (
 )
 
 
+Name = Path | Repository | Known
+
+
 def known_models() -> dict[str, Known]:
     """Every short name, in the order of the families and their sizes."""
     models = []
@@ -87,11 +90,11 @@ def ready_of(repository: str) -> str | None:
 
 
 def lacks_tokenizer(repository: str) -> bool:
-    """Whether it is one of Apple's OpenELM repositories, which hold no tokenizer."""
+    """Whether a repository is one of Apple's OpenELM ones, which hold no tokenizer."""
     return repository.lower().startswith("apple/openelm")
 
 
-def parse(model: str | Path) -> Path | Repository | Known:
+def parse_name(model: str | Path) -> Name:
     """What a model argument names: a directory, a repository, or a known model.
 
     What looks like a path or is a directory is one, and a Path always. Raises InvalidRequest for what can be none of
@@ -108,12 +111,13 @@ def parse(model: str | Path) -> Path | Repository | Known:
         name, _, revision = text.partition("@")
         return Repository(name, revision or "main")
     if re.fullmatch(r"[\w.-]+", text, re.ASCII):
-        raise unknown(text)
+        raise unknown_name(text)
     raise InvalidRequest(f"{text!r} is no model: give a name that `elm-mlx list` shows, owner/name[@revision] of a "
                          "repository, or a directory.")  # fmt: skip
 
 
-def unknown(name: str) -> NotFound:
+def unknown_name(name: str) -> NotFound:
+    """The refusal of a short name that is not known, with the nearest ones that are."""
     names = list(known_models())
     near = [known for known in names if known.startswith(name.lower())][:3]
     hint = did_you_mean(near or get_close_matches(name.lower(), names, n=3, cutoff=0.5))
@@ -128,4 +132,5 @@ def near_repositories(repository: str) -> str:
 
 
 def did_you_mean(near: list[str]) -> str:
+    """The question after near names; empty where there is none."""
     return f" Did you mean {' or '.join(near)}?" if near else ""

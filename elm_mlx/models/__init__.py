@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from elm_mlx.config import LlamaConfig, ModelConfig, OpenELMConfig
-from elm_mlx.models.layers import Parameters
 from elm_mlx.models.llama import Llama
 from elm_mlx.models.model import Model
 from elm_mlx.models.openelm import OpenELM
+from elm_mlx.models.parameters import Parameters
 
 MODELS: dict[type[ModelConfig], type[Model]] = {OpenELMConfig: OpenELM, LlamaConfig: Llama}
 
 
 def build(config: ModelConfig, parameters: Parameters, *, compiled: bool = True) -> Model:
-    """The model of `config`'s family, its arrays still unevaluated; every parameter is taken exactly once."""
-    return MODELS[type(config)](config, parameters, compiled=compiled)
+    """The model of `config`'s family, its arrays still unevaluated; every parameter is taken exactly once. With
+    `compiled` its decode steps run in compiled stretches."""
+    model = MODELS[type(config)](config, parameters)
+    model.set_compiled(compiled)
+    return model

@@ -11,7 +11,9 @@ from itertools import pairwise
 
 import mlx.core as mx
 
-from elm_mlx.models.layers import Block, Cache, Matrix, attention
+from elm_mlx.models.attention import Cache
+from elm_mlx.models.blocks import Block
+from elm_mlx.models.matrices import Matrix
 
 
 class CompiledStep:
@@ -35,9 +37,10 @@ class CompiledStep:
 
     def __call__(self, ids: mx.array, cache: Cache) -> mx.array:
         """ids [B, 1] -> normalised states [B, E]."""
-        offset = mx.array(cache[0].offset)
-        h, q, k, v = self.first(ids, offset)
-        for i, stretch in enumerate(self.stretches):
-            h, q, k, v = stretch(h, attention(q, k, v, cache[i]), offset)
-        states: mx.array = self.last(h, attention(q, k, v, cache[-1]))
+        offset = cache[0].offset
+        position = offset if isinstance(offset, mx.array) else mx.array(offset)  # a number would be traced each time
+        h, q, k, v = self.first(ids, position)
+        for layer, stretch in zip(cache[:-1], self.stretches, strict=True):
+            h, q, k, v = stretch(h, layer.attend(q, k, v), position)
+        states: mx.array = self.last(h, cache[-1].attend(q, k, v))
         return states

@@ -7,24 +7,27 @@ from collections.abc import Iterator
 import mlx.core as mx
 
 from elm_mlx.config import ModelConfig
-from elm_mlx.models.layers import QKV, Block, FeedForward, Gate, Offset, Parameters, Rope, split_heads
+from elm_mlx.models.attention import QKV, split_heads
+from elm_mlx.models.blocks import Block, FeedForward, SiluGate
 from elm_mlx.models.model import Model
+from elm_mlx.models.parameters import Parameters
+from elm_mlx.models.rope import Offset, Rotation
 
 
 class Attention:
     """Grouped-query attention; q, k and v come from one product, and q and k rotate in one call."""
 
-    def __init__(self, config: ModelConfig, layer: int, rope: Rope, p: Parameters) -> None:
+    def __init__(self, config: ModelConfig, layer: int, rotation: Rotation, p: Parameters) -> None:
         name = f"model.layers.{layer}.self_attn"
         self.heads, self.kv_heads = config.num_heads[layer], config.num_kv_heads[layer]
-        self.head_dim, self.rope = config.head_dim, rope
+        self.head_dim, self.rotate = config.head_dim, rotation
         self.qkv = p.fused(f"{name}.q_proj", f"{name}.k_proj", f"{name}.v_proj")
         self.out = p.linear(f"{name}.o_proj")
 
     def __call__(self, x: mx.array, offset: Offset) -> QKV:
         H, K = self.heads, self.kv_heads
         qkv = split_heads(self.qkv(x), self.head_dim)  # [B, H+2K, L, D]
-        qk = self.rope(qkv[:, : H + K], offset)
+        qk = self.rotate(qkv[:, : H + K], offset)
         return qk[:, :H], qk[:, H:], qkv[:, H + K :]
 
 
@@ -34,14 +37,14 @@ class Llama(Model):
     EMBEDDING, NORM = "model.embed_tokens", "model.norm"
 
     @classmethod
-    def _blocks(cls, config: ModelConfig, p: Parameters, gate: Gate) -> Iterator[Block]:
-        rope = Rope(config.rope, config.head_dim)
-        return (cls._block(config, layer, rope, p, gate) for layer in range(config.num_layers))
+    def _blocks(cls, config: ModelConfig, p: Parameters, gate: SiluGate) -> Iterator[Block]:
+        rotation = Rotation(config.rope, config.head_dim)
+        return (cls._block(config, layer, rotation, p, gate) for layer in range(config.num_layers))
 
     @staticmethod
-    def _block(config: ModelConfig, layer: int, rope: Rope, p: Parameters, gate: Gate) -> Block:
+    def _block(config: ModelConfig, layer: int, rotation: Rotation, p: Parameters, gate: SiluGate) -> Block:
         name = f"model.layers.{layer}"
         gate_up = p.fused(f"{name}.mlp.gate_proj", f"{name}.mlp.up_proj")
         ffn = FeedForward(gate_up, p.linear(f"{name}.mlp.down_proj"), gate)
         norms = p.vector(f"{name}.input_layernorm"), p.vector(f"{name}.post_attention_layernorm")
-        return Block(Attention(config, layer, rope, p), ffn, norms, config.norm_eps)
+        return Block(Attention(config, layer, rotation, p), ffn, norms, config.norm_eps)

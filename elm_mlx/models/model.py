@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from typing import ClassVar
 
 import mlx.core as mx
 
 from elm_mlx.config import ModelConfig
+from elm_mlx.models.attention import Cache, Uncached
+from elm_mlx.models.blocks import Block, SiluGate
 from elm_mlx.models.compiled import CompiledStep
-from elm_mlx.models.layers import Block, Cache, CacheLayer, Gate, Parameters, silu_gate
+from elm_mlx.models.parameters import Parameters
 
 
 class Model(ABC):
@@ -23,34 +25,38 @@ class Model(ABC):
     NORM: ClassVar[str]
     HEAD: ClassVar[str] = "lm_head"
 
-    def __init__(self, config: ModelConfig, parameters: Parameters, *, compiled: bool = True) -> None:
-        self.config, self.dtype = config, parameters.dtype
-        gate: Gate = mx.compile(silu_gate, shapeless=True) if compiled else silu_gate
+    def __init__(self, config: ModelConfig, parameters: Parameters) -> None:
+        self.config, self.dtype, self.gate = config, parameters.dtype, SiluGate()
         self.embedding = parameters.linear(self.EMBEDDING)
-        self.blocks = list(self._blocks(config, parameters, gate))
+        self.blocks = list(self._blocks(config, parameters, self.gate))
         self.norm = parameters.vector(self.NORM)
         self.output = self.embedding if config.tied else parameters.linear(self.HEAD)
+        self.step: CompiledStep | None = None
+
+    def set_compiled(self, compiled: bool) -> None:
+        """Whether a decode step runs in compiled stretches from now on. Results stay; nothing is built yet."""
+        self.gate.set_compiled(compiled)
         self.step = CompiledStep(self.embedding, self.blocks, self._normalised) if compiled else None
 
     @classmethod
     @abstractmethod
-    def _blocks(cls, config: ModelConfig, p: Parameters, gate: Gate) -> Iterator[Block]:
+    def _blocks(cls, config: ModelConfig, p: Parameters, gate: SiluGate) -> Iterator[Block]:
         """The layers in order, each taking its parameters when it is asked for."""
 
     @classmethod
     def stages(cls, config: ModelConfig, p: Parameters) -> Iterator[Callable[[mx.array], mx.array]]:
-        """What `hidden` does, step by step: ids [B, L] to the embedding's rows, through each block, to the norm.
+        """The steps of `hidden` as functions: ids [B, L] to the embedding's rows, through each block, to the norm.
 
-        Who lets go of a stage before asking for the next has one layer in memory at a time.
+        A caller that drops a stage before it asks for the next has one layer in memory at a time.
         """
         yield p.linear(cls.EMBEDDING).rows
-        yield from cls._blocks(config, p, silu_gate)
+        yield from map(uncached, cls._blocks(config, p, SiluGate()))
         norm = p.vector(cls.NORM)
         yield lambda h: mx.fast.rms_norm(h, norm, config.norm_eps)
 
     def hidden(self, ids: mx.array, cache: Cache | None = None) -> mx.array:
         """ids [B, L] -> normalised states [B, L, E]; keys and values go into `cache`, one layer each."""
-        layers: Sequence[CacheLayer | None] = cache or [None] * len(self.blocks)
+        layers = cache or [Uncached()] * len(self.blocks)
         return self._normalised(self.blocks[-1](self._below(ids, layers), layers[-1]))
 
     def last_hidden(self, ids: mx.array, cache: Cache) -> mx.array:
@@ -59,7 +65,7 @@ class Model(ABC):
             return self.step(ids, cache)
         return self._normalised(self.blocks[-1].last(self._below(ids, cache), cache[-1]))[:, -1]
 
-    def _below(self, ids: mx.array, cache: Sequence[CacheLayer | None]) -> mx.array:
+    def _below(self, ids: mx.array, cache: Cache) -> mx.array:
         """ids [B, L] -> the states [B, L, E] that the last layer gets."""
         h = self.embedding.rows(ids)
         for block, layer in zip(self.blocks[:-1], cache[:-1], strict=True):
@@ -76,3 +82,8 @@ class Model(ABC):
     def __call__(self, ids: mx.array, cache: Cache | None = None) -> mx.array:
         """ids [B, L] -> logits [B, L, V]."""
         return self.head(self.hidden(ids, cache))
+
+
+def uncached(block: Block) -> Callable[[mx.array], mx.array]:
+    """A block as a function of states [B, L, E] alone, without a cache."""
+    return lambda h: block(h, Uncached())

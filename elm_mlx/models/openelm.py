@@ -7,8 +7,11 @@ from collections.abc import Iterator
 import mlx.core as mx
 
 from elm_mlx.config import ModelConfig, OpenELMConfig
-from elm_mlx.models.layers import QKV, Block, FeedForward, Gate, Offset, Parameters, Rope, split_heads
+from elm_mlx.models.attention import QKV, split_heads
+from elm_mlx.models.blocks import Block, FeedForward, SiluGate
 from elm_mlx.models.model import Model
+from elm_mlx.models.parameters import Parameters
+from elm_mlx.models.rope import Offset, Rotation
 
 
 class Attention:
@@ -17,7 +20,8 @@ class Attention:
     def __init__(self, config: OpenELMConfig, layer: int, p: Parameters) -> None:
         name = f"transformer.layers.{layer}.attn"
         self.heads, self.kv_heads = config.num_heads[layer], config.num_kv_heads[layer]
-        self.head_dim, self.eps, self.rope = config.head_dim, config.norm_eps, Rope(config.rope, config.head_dim)
+        self.head_dim, self.eps = config.head_dim, config.norm_eps
+        self.rotate = Rotation(config.rope, config.head_dim)
         self.qkv, self.out = p.linear(f"{name}.qkv_proj"), p.linear(f"{name}.out_proj")
         self.qk_norm = self._per_head(p, name) if config.normalize_qk else None
 
@@ -34,7 +38,7 @@ class Attention:
         qk, v = qkv[:, : H + K], qkv[:, H + K :]
         if self.qk_norm is not None:
             qk = mx.fast.rms_norm(qk, None, self.eps) * self.qk_norm
-        qk = self.rope(qk, offset)
+        qk = self.rotate(qk, offset)
         return qk[:, :H], qk[:, H:], v
 
 
@@ -44,12 +48,12 @@ class OpenELM(Model):
     EMBEDDING, NORM = "transformer.token_embeddings", "transformer.norm"
 
     @classmethod
-    def _blocks(cls, config: ModelConfig, p: Parameters, gate: Gate) -> Iterator[Block]:
+    def _blocks(cls, config: ModelConfig, p: Parameters, gate: SiluGate) -> Iterator[Block]:
         assert isinstance(config, OpenELMConfig)
         return (cls._block(config, layer, p, gate) for layer in range(config.num_layers))
 
     @staticmethod
-    def _block(config: OpenELMConfig, layer: int, p: Parameters, gate: Gate) -> Block:
+    def _block(config: OpenELMConfig, layer: int, p: Parameters, gate: SiluGate) -> Block:
         name = f"transformer.layers.{layer}"
         # proj_1 holds the gate's rows, then the up rows.
         ffn = FeedForward(p.linear(f"{name}.ffn.proj_1"), p.linear(f"{name}.ffn.proj_2"), gate)

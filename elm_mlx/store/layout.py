@@ -21,7 +21,7 @@ SHARD = re.compile(r"(.*)-\d{5}-of-(\d{5})(\..*)")
 
 
 def weight_files(names: Iterable[str]) -> list[str]:
-    """Those of the first kind there is: safetensors, else PyTorch's. Never a second copy in a folder below."""
+    """The weights among the names of files: safetensors, else PyTorch's; never a second copy in a folder below."""
     for pattern in WEIGHTS:
         if found := [name for name in names if re.fullmatch(pattern, name)]:
             return found
@@ -29,14 +29,14 @@ def weight_files(names: Iterable[str]) -> list[str]:
 
 
 def needed_files(names: list[str]) -> list[str]:
-    """What a model needs of a repository; a tokenizer.model only where there is no tokenizer.json."""
+    """The files of a repository that a model needs; a tokenizer.model only where there is no tokenizer.json."""
     small = [name for name in SMALL_FILES if name in names]
     if "tokenizer.json" not in names and "tokenizer.model" in names:
         small.append("tokenizer.model")
     return small + weight_files(names)
 
 
-def is_whole(directory: Path) -> bool:
+def is_complete(directory: Path) -> bool:
     """Whether a directory has a configuration, every file of its weights, and behind every name a file."""
     with reading(directory):
         names = needed_files([file.name for file in directory.iterdir()])
@@ -53,7 +53,7 @@ def has_tokenizer(directory: Path) -> bool:
 
 
 def shards(directory: Path, name: str) -> list[str]:
-    """The files that one of the weights' files calls for: an index all it names, a shard all of its number."""
+    """The files that one file of weights calls for: an index all that it names, a shard all shards of its number."""
     if name.endswith(".index.json"):
         named = optional_json(directory / name, MAX_LARGE_BYTES).get("weight_map")
         return [str(shard) for shard in named.values()] if isinstance(named, dict) else []

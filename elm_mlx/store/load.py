@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -11,18 +10,18 @@ import mlx.core as mx
 
 from elm_mlx.arguments import Progress
 from elm_mlx.config import HEAD, ModelConfig, config_from_dict
-from elm_mlx.config.values import token_ids
-from elm_mlx.device import cpu
-from elm_mlx.device import memory as machine
-from elm_mlx.device.costs import footprint, gigabytes, parameter_count
-from elm_mlx.engine.cache.kv import make_cache
-from elm_mlx.engine.generate import PREFILL_CHUNK, Stream
-from elm_mlx.engine.sampling import Sampling
-from elm_mlx.errors import BadCheckpoint, InvalidRequest, NotEnoughMemory, NotFound
+from elm_mlx.config.generation import Sampling, read_generation
+from elm_mlx.config.values import Values
+from elm_mlx.device.cpu import choose_execution
+from elm_mlx.device.execution import Execution
+from elm_mlx.device.memory import check_memory
+from elm_mlx.device.shared_linear import SharedLinear
+from elm_mlx.errors import BadCheckpoint, NotFound
 from elm_mlx.files import optional_json, read_json, reading
 from elm_mlx.models import build
-from elm_mlx.models.layers import Linear, Parameters
+from elm_mlx.models.matrices import Linear
 from elm_mlx.models.model import Model
+from elm_mlx.models.parameters import Parameters
 from elm_mlx.store.stored_form import expand, stored_entries
 from elm_mlx.store.weights import check_copy, check_entries, gather, read_arrays, safetensors_files
 from elm_mlx.text.tokenizer import Tokenizer
@@ -30,9 +29,8 @@ from elm_mlx.text.tokenizer import Tokenizer
 
 @dataclass(frozen=True)
 class Loaded:
-    """The parts of a model: `sampling` is its own choice, `stop_ids` every id that ends its text, `prefill_chunk` how
-    many ids of a prompt it reads at once, `streams` what they are computed on (none: MLX's own), `notice` what a
-    program may say about the device."""
+    """The parts of a model: `sampling` is how it wants to be sampled, `stop_ids` every id that ends its text,
+    `execution` how it runs on this machine."""
 
     directory: Path
     config: ModelConfig
@@ -40,9 +38,7 @@ class Loaded:
     tokenizer: Tokenizer
     sampling: Sampling
     stop_ids: frozenset[int]
-    prefill_chunk: int
-    streams: Sequence[Stream]
-    notice: str | None
+    execution: Execution
 
 
 def load_directory(
@@ -55,57 +51,37 @@ def load_directory(
     """
     config = read_config(directory)
     tokenizer = load_tokenizer(directory, config)
-    sampling, named = read_generation(directory / "generation_config.json")
-    plan = cpu.plan(config, cpu_policy)
-    model = load_model(directory, config, plan, progress, force)
-    if plan.doubtful and not cpu.runs(partial(first_step, model)):
-        plan = replace(plan, compiled=False)
-        model = load_model(directory, config, plan, progress, force)
+    sampling, named = load_generation(directory)
+    execution = choose_execution(config, cpu_policy)
     return Loaded(
         directory=directory,
         config=config,
-        model=model,
+        model=load_model(directory, config, execution, progress, force),
         tokenizer=tokenizer,
         sampling=sampling,
         # Any of the three may name them: a stale file among them must not keep a model from stopping.
         stop_ids=frozenset(config.eos_token_ids) | named | tokenizer.stop_ids,
-        prefill_chunk=plan.prefill_chunk or PREFILL_CHUNK,
-        streams=plan.streams,
-        notice=plan.notice,
+        execution=execution,
     )
 
 
-def load_model(directory: Path, config: ModelConfig, plan: cpu.Plan, progress: Progress | None, force: bool) -> Model:
-    """The model with its weights in memory, as the plan says."""
+def load_model(
+    directory: Path, config: ModelConfig, execution: Execution, progress: Progress | None, force: bool
+) -> Model:
+    """The model with its weights in memory, ready to be computed as `execution` says."""
     arrays, nbytes = load_arrays(directory, config)
-    dtype = plan.dtype or stored_dtype(arrays, config)
+    dtype = execution.dtype or stored_dtype(arrays, config)
     quantization = config.quantization
     if not force:
-        as_stored = quantization is not None and not plan.expand
-        check_memory(directory, config, nbytes if as_stored else parameter_count(config) * dtype.size, 8 * dtype.size)
-    if plan.expand and quantization:
+        as_stored = quantization is not None and not execution.expand
+        check_memory(directory, config, nbytes if as_stored else config.parameter_count * dtype.size, 8 * dtype.size)
+    if execution.expand and quantization:
         arrays, quantization = expand(arrays, quantization, dtype), None
-    linear = partial(cpu.SharedLinear, streams=plan.streams) if plan.streams else Linear
+    linear = partial(SharedLinear, streams=execution.streams) if execution.streams else Linear
     evaluate = _Evaluate(sum(array.size for array in arrays.values()), nbytes, progress)
     parameters = Parameters(arrays, quantization, dtype, evaluate, linear)
     del arrays
-    return build(config, parameters, compiled=plan.compiled)
-
-
-def first_step(model: Model) -> mx.array:
-    """A prompt of two ids and one token after it, so each kernel that there is."""
-    cache = make_cache(model.config.num_layers, 3)
-    model.hidden(mx.array([[0, 0]]), cache)
-    return model.last_hidden(mx.array([[0]]), cache)
-
-
-def check_memory(model: object, config: ModelConfig, weights: int, float_bits: int) -> None:
-    """Raises NotEnoughMemory, with the numbers, for a model that this machine has no room for."""
-    takes, available = footprint(config, weights, float_bits), machine.memory_limit()
-    if takes.total > available:
-        raise NotEnoughMemory(f"{model} takes {takes}, and this machine has {gigabytes(available)} for it. Take a "
-                              "smaller model or fewer bits, close other programs, or try with --force (force=True).",
-                              takes.total, available)  # fmt: skip
+    return build(config, parameters, compiled=execution.compiled)
 
 
 def read_config(directory: Path) -> ModelConfig:
@@ -129,23 +105,11 @@ def load_tokenizer(directory: Path, config: ModelConfig) -> Tokenizer:
     return tokenizer
 
 
-def read_generation(path: Path) -> tuple[Sampling, frozenset[int]]:
-    """(how the model wants to be sampled, the stop ids it names) from a generation_config.json that need not be there.
-
-    Greedy unless it says `do_sample`, whatever else it says then. Lengths are never inherited. Raises BadCheckpoint
-    for values without a meaning.
-    """
-    raw = optional_json(path)
-    stop_ids = frozenset(token_ids(raw.get("eos_token_id"), f"{path}: eos_token_id"))
-    if raw.get("do_sample") not in (None, True, False):
-        raise BadCheckpoint(f"{path}: do_sample is {raw['do_sample']!r}, where true or false belongs.")
-    if not raw.get("do_sample"):
-        return Sampling(), stop_ids
-    options = {name: raw[name] for name in ("temperature", "top_p", "top_k", "min_p") if raw.get(name) is not None}
-    try:
-        return Sampling(**({"temperature": 1.0} | options)), stop_ids
-    except InvalidRequest as error:
-        raise BadCheckpoint(f"{path} asks for sampling without a meaning: {error}") from error
+def load_generation(directory: Path) -> tuple[Sampling, frozenset[int]]:
+    """(how the model wants to be sampled, the stop ids it names) by the directory's generation_config.json, which need
+    not be there. Raises BadCheckpoint for values without a meaning."""
+    path = directory / "generation_config.json"
+    return read_generation(Values(optional_json(path), str(path)))
 
 
 def load_arrays(directory: Path, config: ModelConfig) -> tuple[dict[str, mx.array], int]:

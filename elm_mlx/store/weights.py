@@ -17,6 +17,7 @@ from typing import Any, BinaryIO, Self, TypeVar
 import mlx.core as mx
 
 from elm_mlx.config import Shape
+from elm_mlx.config.values import CONFIG
 from elm_mlx.errors import BadCheckpoint, NotFound, unsupported
 from elm_mlx.files import MAX_LARGE_BYTES, read_json, reading
 
@@ -209,20 +210,22 @@ def read_arrays(path: Path) -> dict[str, tuple[Entry, mx.array]]:
     return {name: (entry, arrays[name]) for name, entry in header.items()}
 
 
-def check_entries(where: Path, expected: Mapping[str, Entry], found: Mapping[str, Entry]) -> None:
+def check_entries(
+    where: Path, expected: Mapping[str, Entry], found: Mapping[str, Entry], authority: str = CONFIG
+) -> None:
     """Every tensor expected is there, with its shape and kind (any float counts for a float), and no other.
 
-    Raises BadCheckpoint naming both sides.
+    Raises BadCheckpoint naming both sides; `authority` is what it calls the source of the expectation.
     """
     missing, extra = [n for n in expected if n not in found], [n for n in found if n not in expected]
     if missing or extra:
         sides = [f"missing {_some(missing)}"] * bool(missing) + [f"not expected {_some(extra)}"] * bool(extra)
-        raise BadCheckpoint(f"{where} does not match its config.json: {'; '.join(sides)}. "
+        raise BadCheckpoint(f"{where} does not match its {authority}: {'; '.join(sides)}. "
                             "Take both from the same repository.")  # fmt: skip
     for name, entry in expected.items():
         if found[name].shape != entry.shape:
-            raise BadCheckpoint(f"{where}: {name} has shape {found[name].shape}, config.json gives {entry.shape}. "
-                                "Take both from the same repository.")  # fmt: skip
+            raise BadCheckpoint(f"{where}: {name} has shape {found[name].shape}, {authority} gives "
+                                f"{entry.shape}. Take both from the same repository.")  # fmt: skip
         if found[name].dtype != entry.dtype and not (found[name].is_float and entry.is_float):
             raise BadCheckpoint(f"{where}: {name} has type {DTYPE_NAMES[found[name].dtype]}, which no weight of its "
                                 f"kind has ({DTYPE_NAMES[entry.dtype]}). Fetch it again.")  # fmt: skip

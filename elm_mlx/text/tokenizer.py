@@ -1,4 +1,4 @@
-"""Text to ids and ids to text, on a tokenizer.json alone; decoding token by token equals decoding at once."""
+"""Text to ids and ids to text, on a tokenizer.json alone."""
 
 from __future__ import annotations
 
@@ -15,8 +15,6 @@ from elm_mlx.files import MAX_LARGE_BYTES, read_bytes
 T = TypeVar("T")
 BYTE_TOKEN = re.compile(r"<0x[0-9A-F]{2}>")
 WORD_PREFIX = re.compile(rb'"continuing_subword_prefix"\s*:\s*"[^"]')
-MAX_WINDOW = 16  # ids decoded at a time while none of them settles
-REPLACEMENT = "\ufffd"  # what decoding shows for bytes that are not (yet) a character
 
 
 def guarded(call: Callable[[], T], error: Exception) -> T:
@@ -66,8 +64,9 @@ class Tokenizer:
             data = read_bytes(path, MAX_LARGE_BYTES)
         except NotFound as error:
             raise MissingTokenizer(
-                f"There is no {path.name} in {path.parent}. Convert the model with --tokenizer PATH, where PATH is "
-                "a tokenizer.json, a tokenizer.model, or a directory with one."
+                f"There is no {path.name} in {path.parent}.",
+                "Convert the model with {tokenizer=PATH}, where PATH is a tokenizer.json, a tokenizer.model, or a "
+                "directory with one.",
             ) from error
         return cls(data, settings, bos_token_id, path)
 
@@ -136,48 +135,3 @@ class Tokenizer:
     def is_byte(self, token: int) -> bool:
         """Whether this id stands for one byte, <0x00> to <0xFF>."""
         return bool(BYTE_TOKEN.fullmatch(self._backend.id_to_token(token) or ""))
-
-
-class StreamDecoder:
-    """Text as its ids arrive: what `add` and the final `flush` return, joined, is `decode` of all ids.
-
-    Held back is only what a later id can still change: an unfinished character, and a run of byte tokens, which
-    the decoder shows as characters only if the whole run is valid UTF-8. The window decoded each time begins with a
-    settled id that has text, so that the decoder's rule for the start of a text does not strip a space.
-    """
-
-    def __init__(self, tokenizer: Tokenizer) -> None:
-        self._tokenizer = tokenizer
-        self._window: list[int] = []
-        self._sent = 0  # characters of the window's text that are out
-
-    def add(self, token: int) -> str:
-        """The text that `token` settles, possibly empty."""
-        if not self._tokenizer.has_text(token):
-            return ""
-        self._window.append(token)
-        if self._tokenizer.is_byte(token):
-            return ""
-        text = self._tokenizer.decode(self._window)
-        settled = text.removesuffix(REPLACEMENT)
-        piece = settled[self._sent :]
-        self._sent = max(self._sent, len(settled))
-        self._advance(whole=settled == text)
-        return piece
-
-    def _advance(self, *, whole: bool) -> None:
-        """Begins the window anew: at the last id, or, in a long run of bytes that make no character, four ids back,
-        which is as far as an unfinished character can reach."""
-        tail = self._window[-1:] if whole else self._window[-4:]
-        if (whole or len(self._window) > MAX_WINDOW) and not any(map(self._tokenizer.is_byte, tail)):
-            shown = self._tokenizer.decode(tail)
-            if not whole:
-                shown = shown.removesuffix(REPLACEMENT)
-            if shown:
-                self._window, self._sent = tail, len(shown)
-
-    def flush(self) -> str:
-        """What is still held back, as the full decoding shows it."""
-        piece = self._tokenizer.decode(self._window)[self._sent :]
-        self._window, self._sent = [], 0
-        return piece

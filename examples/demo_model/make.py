@@ -1,6 +1,6 @@
 """Makes the built-in demo and its draft from nothing; README.md tells what comes of it.
 
-    pip install -e '.[cpu,train]'
+    pip install -e '.[cpu,demo-training]'
     python examples/demo_model/make.py [--tokens N] [--work DIR]
 
 Stopped and started again it goes on where it was. What it makes lies in demo/ and draft/ beside it (the float

@@ -60,8 +60,11 @@ def test_none_means_the_models_own_sampling_and_arguments_override_it(openelm: P
     ids = checkpoints.prompt(20)
     plain = elm_mlx.load(openelm)
     lm = with_generation(openelm, tmp_path / "m", do_sample=True, temperature=0.6, top_p=0.9, max_length=3)
-    assert lm.generate(ids, 12, seed=5).tokens == plain.generate(ids, 12, 0.6, 0.9, seed=5).tokens
-    assert lm.generate(ids, 12, 2.0, seed=5).tokens == plain.generate(ids, 12, 2.0, 0.9, seed=5).tokens
+    assert lm.generate(ids, 12, seed=5).tokens == plain.generate(ids, 12, temperature=0.6, top_p=0.9, seed=5).tokens
+    assert (
+        lm.generate(ids, 12, temperature=2.0, seed=5).tokens
+        == plain.generate(ids, 12, temperature=2.0, top_p=0.9, seed=5).tokens
+    )
     assert lm.generate(ids, 12, temperature=0).tokens == plain.generate(ids, 12).tokens
     assert len(lm.generate(ids, 12, temperature=0).tokens) == 12  # max_length is never inherited
 

@@ -16,7 +16,7 @@ from helpers import checkpoints
 import elm_mlx
 from elm_mlx.bench import bandwidth, measure, peer
 from elm_mlx.bench.cases import Case, Sample, cases
-from elm_mlx.bench.measure import SCHEMA, Plan, bench
+from elm_mlx.bench.measure import SCHEMA, Series, bench
 from elm_mlx.bench.report import case_report, text
 from elm_mlx.convert import convert
 from elm_mlx.errors import ElmError, NotFound, PromptTooLong
@@ -86,11 +86,11 @@ def whole(*arguments: Any) -> dict[str, Any]:
 @pytest.fixture(scope="module")
 def compared(tiny: Path) -> dict[str, Any]:
     """Two runs of three tests, mlx-lm beside ours."""
-    return whole([("tiny", tiny)], Plan(cases([8], [4], [0, 20]), repetitions=2, compare=True))
+    return whole([("tiny", tiny)], Series(cases([8], [4], [0, 20]), repetitions=2, compare=True))
 
 
 def test_the_report_has_its_form(compared: dict[str, Any], tiny: Path) -> None:
-    alone = whole([("tiny", tiny), ("again", tiny)], Plan(cases([8], [], [0]), repetitions=1))
+    alone = whole([("tiny", tiny), ("again", tiny)], Series(cases([8], [], [0]), repetitions=1))
     for report in (compared, alone):
         check(json.loads(json.dumps(report, allow_nan=False)), REPORT)
         assert report["schema"] == SCHEMA
@@ -128,13 +128,13 @@ def test_every_test_is_there_with_every_sample_and_no_warm_up(compared: dict[str
 def test_the_warm_up_is_a_run_of_both_and_no_sample(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     runs = []
     monkeypatch.setattr(measure, "sample", lambda _, case, ids: runs.append(case.name) or Sample(len(runs), 1, 1))
-    report = whole([("tiny", tiny)], Plan([Case("tg", 4)], repetitions=3))
+    report = whole([("tiny", tiny)], Series([Case("tg", 4)], repetitions=3))
     assert runs == ["tg4"] * 4
     assert report["models"][0]["tests"][0]["samples_s"] == [2, 3, 4]
 
 
 def test_what_was_measured_is_there_after_each_test(tiny: Path) -> None:
-    reports = bench([("tiny", tiny), ("again", tiny)], Plan(cases([4], [2], [0]), repetitions=1))
+    reports = bench([("tiny", tiny), ("again", tiny)], Series(cases([4], [2], [0]), repetitions=1))
     found = [[(model["name"], len(model["tests"])) for model in report["models"]] for report in reports]
     one, two = ([("tiny", count) for count in (1, 2, 3)], [("again", count) for count in (1, 2, 3)])
     assert found == [[first] for first in one] + [[one[-1], second] for second in two]
@@ -142,7 +142,7 @@ def test_what_was_measured_is_there_after_each_test(tiny: Path) -> None:
 
 def test_progress_counts_every_run(tiny: Path) -> None:
     told: list[tuple[int, int]] = []
-    whole([("tiny", tiny)], Plan(cases([4], [2], [0]), repetitions=1), lambda *step: told.append(step))
+    whole([("tiny", tiny)], Series(cases([4], [2], [0]), repetitions=1), lambda *step: told.append(step))
     assert told == [(done, 6) for done in range(1, 7)]
 
 
@@ -191,7 +191,7 @@ def test_mlx_lm_with_another_model_is_noticed(tiny: Path, tmp_path: Path, monkey
     other = convert(source, tmp_path / "other", dtype="float32").output
     monkeypatch.setattr(measure, "Peer", lambda _: peer.Peer(other))
     with pytest.raises(ElmError, match=r"mlx-lm says \d+ of 32 greedy tokens of tiny as elm-mlx does.*nothing was"):
-        whole([("tiny", tiny)], Plan(cases([8], [4], [0]), repetitions=1, compare=True))
+        whole([("tiny", tiny)], Series(cases([8], [4], [0]), repetitions=1, compare=True))
 
 
 class Judge:
@@ -227,7 +227,7 @@ def test_float32_must_say_the_same_and_others_nearly(
 
 
 def test_mlx_lm_that_fails_says_what_it_said(tmp_path: Path) -> None:
-    with pytest.raises(ElmError, match=r"mlx-lm failed: FileNotFoundError.*nowhere.* Leave --compare out"):
+    with pytest.raises(ElmError, match=r"mlx-lm failed: FileNotFoundError.*nowhere.* Leave compare out"):
         peer.Peer(tmp_path / "nowhere")
 
 
@@ -251,8 +251,8 @@ def test_who_interrupts_does_not_wait_for_mlx_lm(tiny: Path, monkeypatch: pytest
 
 def test_without_mlx_lm_a_comparison_says_what_to_install(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(peer, "find_spec", lambda name: None)
-    with pytest.raises(NotFound, match="pip install mlx-lm"):
-        whole([("tiny", tiny)], Plan(cases([8], [4], [0]), compare=True))
+    with pytest.raises(NotFound, match=r"pip install 'elm-mlx\[mlx-lm\]'"):
+        whole([("tiny", tiny)], Series(cases([8], [4], [0]), compare=True))
 
 
 def test_another_blas_over_there_is_refused(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -264,4 +264,4 @@ def test_another_blas_over_there_is_refused(tiny: Path, monkeypatch: pytest.Monk
 def test_a_context_too_short_is_a_sentence_before_anything_is_loaded(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(json.dumps(checkpoints.OPENELM), encoding="utf-8")
     with pytest.raises(PromptTooLong, match="tg4 @ d510 takes 514 positions"):
-        whole([("tiny", tmp_path)], Plan(cases([], [4], [510])))
+        whole([("tiny", tmp_path)], Series(cases([], [4], [510])))

@@ -11,7 +11,6 @@ from helpers.command_line import ended, run, start
 
 import elm_mlx
 from elm_mlx import doctor
-from elm_mlx.device import memory as machine
 from elm_mlx.errors import BadCheckpoint
 
 
@@ -34,7 +33,7 @@ def test_doctor_finds_a_working_machine_and_tells_a_program_the_same(
 
 def test_doctor_says_which_blas_is_slow_and_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "platform", "linux")
-    monkeypatch.setattr(machine, "backend", lambda: "CPU, some")
+    monkeypatch.setattr(doctor, "backend_name", lambda: "CPU, some")
     monkeypatch.setattr(elm_mlx, "fast_blas", lambda: None)
     found = doctor.blas()
     assert found.status == doctor.SLOW
@@ -46,7 +45,7 @@ def test_doctor_finds_a_broken_demo_and_exits_with_1(monkeypatch: pytest.MonkeyP
     def broken() -> None:
         raise BadCheckpoint("the demo is damaged")
 
-    monkeypatch.setattr(doctor.api, "load", broken)
+    monkeypatch.setattr(elm_mlx, "load", broken)
     found = doctor.self_test()
     assert (found.status, found.detail) == (doctor.BROKEN, "the demo is damaged")
     done = run("doctor")
@@ -67,7 +66,7 @@ def test_doctor_goes_on_where_a_cache_may_not_be_entered(monkeypatch: pytest.Mon
     def refuse(path: Path) -> Path:
         raise PermissionError(13, "Permission denied", str(path))
 
-    monkeypatch.setattr(doctor, "standing", refuse)
+    monkeypatch.setattr(doctor, "nearest_existing", refuse)
     found = {finding.name: finding for finding in doctor.examine()}
     assert (found["caches"].status, "ELM_MLX_CACHE" in found["caches"].advice) == (doctor.BROKEN, True)
     assert "self-test" in found

@@ -10,7 +10,7 @@ import pytest
 from helpers import checkpoints
 from helpers.command_line import Result, answer, run
 
-import elm_mlx
+from elm_mlx.api import model_info
 from elm_mlx.convert import convert
 
 
@@ -27,7 +27,7 @@ def test_info_reckons_memory_for_a_context_and_bits(openelm: Path, monkeypatch: 
     assert plain["footprint"] == {"weights": weights, "cache": cache, "headroom": headroom, "context": 100}
     assert plain["fits"]
     assert answer(run("info", openelm, "--json"))["footprint"]["weights"] == plain["weight_bytes"]
-    monkeypatch.setattr(elm_mlx.api, "memory_limit", lambda: weights)
+    monkeypatch.setattr(model_info, "memory_limit", lambda: weights)
     assert "fits             no: this machine has 0.00 GB" in run("info", openelm).out
 
 

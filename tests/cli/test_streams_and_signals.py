@@ -54,11 +54,11 @@ def test_ctrl_c_keeps_what_was_written(endless: Path) -> None:
 def test_termination_tidies_up_a_conversion(openelm: Path, tmp_path: Path, ending: str, code: int) -> None:
     """Between two tensors: nothing under the final name, no folder left beside it."""
     script = (
-        "import os, signal, sys; from elm_mlx.convert import pipeline; right = pipeline.converted\n"
+        "import os, signal, sys; from elm_mlx.convert.output import pipeline; right = pipeline.convert_rows\n"
         "def wrong(name, *rest):\n"
         f"    if 'layers.2' in name: os.kill(os.getpid(), signal.{ending})\n"
         "    return right(name, *rest)\n"
-        "pipeline.converted = wrong\n"
+        "pipeline.convert_rows = wrong\n"
         "from elm_mlx.cli import main; main()"
     )
     program = [sys.executable, "-c", script]

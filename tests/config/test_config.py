@@ -8,13 +8,17 @@ from typing import Any
 import pytest
 from helpers import checkpoints
 
-from elm_mlx.config import LlamaConfig, OpenELMConfig, Rope, config_from_dict
+from elm_mlx.config import LlamaConfig, OpenELMConfig, RopeConfig, config_from_dict
 from elm_mlx.config.quantization import Quantization
-from elm_mlx.device.costs import kv_bytes_per_token, parameter_count
+from elm_mlx.config.values import Values
 from elm_mlx.errors import BadCheckpoint, Unsupported
 
 PUBLISHED = checkpoints.PUBLISHED
 OPENELM, LLAMA = PUBLISHED["openelm"], PUBLISHED["llama"]
+
+
+def rope_of(raw: dict[str, Any]) -> RopeConfig:
+    return RopeConfig.from_values(Values(raw))
 
 
 @pytest.mark.parametrize("size", list(OPENELM))
@@ -22,10 +26,10 @@ def test_openelm_counts_are_the_published_ones(size: str) -> None:
     facts = OPENELM[size]
     config = config_from_dict(facts["config"])
     assert isinstance(config, OpenELMConfig)
-    assert parameter_count(config) == facts["parameters"]
+    assert config.parameter_count == facts["parameters"]
     assert list(config.ffn_dims) == facts["ffn_dims"]
     assert len(config.weight_shapes()) == facts["tensors"]
-    assert kv_bytes_per_token(config) == facts["kv_bytes_per_token"]
+    assert config.kv_bytes_per_token() == facts["kv_bytes_per_token"]
 
 
 @pytest.mark.parametrize("size", list(LLAMA))
@@ -33,8 +37,8 @@ def test_llama_counts_are_the_published_ones(size: str) -> None:
     facts = LLAMA[size]
     config = config_from_dict(facts["config"])
     assert isinstance(config, LlamaConfig)
-    assert parameter_count(config) == facts["parameters"]
-    assert kv_bytes_per_token(config) == facts["kv_bytes_per_token"]
+    assert config.parameter_count == facts["parameters"]
+    assert config.kv_bytes_per_token() == facts["kv_bytes_per_token"]
 
 
 @pytest.mark.parametrize("size", list(OPENELM))
@@ -68,10 +72,10 @@ def test_both_spellings_of_transformers_give_the_same_llama() -> None:
 def test_a_base_inside_the_scaling_counts() -> None:
     scaling = checkpoints.llama3_scaling(8.0)
     inside = {"rope_scaling": scaling | {"rope_theta": 500000.0}}
-    assert Rope.from_dict(inside) == Rope.from_dict({"rope_theta": 500000.0, "rope_scaling": scaling})
-    assert Rope.from_dict({"rope_parameters": {"rope_theta": 500000.0}}) == Rope(500000.0)
+    assert rope_of(inside) == rope_of({"rope_theta": 500000.0, "rope_scaling": scaling})
+    assert rope_of({"rope_parameters": {"rope_theta": 500000.0}}) == RopeConfig(500000.0)
     plain = {"rope_type": "default", "rope_theta": 500000.0, "partial_rotary_factor": 1.0}
-    assert Rope.from_dict({"rope_parameters": plain}) == Rope(500000.0)
+    assert rope_of({"rope_parameters": plain}) == RopeConfig(500000.0)
 
 
 def test_null_multipliers_leave_the_stored_lists() -> None:
@@ -82,13 +86,18 @@ def test_null_multipliers_leave_the_stored_lists() -> None:
 def test_type_is_an_alias_of_rope_type() -> None:
     scaling = checkpoints.llama3_scaling(8.0)
     alias = {"type" if key == "rope_type" else key: value for key, value in scaling.items()}
-    assert Rope.from_dict({"rope_scaling": alias}) == Rope.from_dict({"rope_scaling": scaling})
+    assert rope_of({"rope_scaling": alias}) == rope_of({"rope_scaling": scaling})
 
 
 def test_missing_keys_mean_what_transformers_defaults_say() -> None:
     config = config_from_dict({"model_type": "llama"})
     assert (config.model_dim, config.num_layers, config.vocab_size, config.head_dim) == (4096, 32, 32_000, 128)
-    assert (config.norm_eps, config.rope, config.tied, config.num_kv_heads[0]) == (1e-6, Rope(10_000.0), False, 32)
+    assert (config.norm_eps, config.rope, config.tied, config.num_kv_heads[0]) == (
+        1e-6,
+        RopeConfig(10_000.0),
+        False,
+        32,
+    )
     openelm = config_from_dict({"model_type": "openelm"})
     assert isinstance(openelm, OpenELMConfig)
     assert (openelm.normalize_qk, openelm.tied, openelm.num_heads[0]) == (False, False, 16)

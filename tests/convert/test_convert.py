@@ -234,7 +234,7 @@ def test_an_output_that_is_there_is_replaced_only_with_force(openelm: Path, tmp_
     target.mkdir()
     convert(openelm, target)  # empty is free
     (target / "mine.txt").write_text("keep", encoding="utf-8")
-    with pytest.raises(TargetExists, match="--force"):
+    with pytest.raises(TargetExists, match="force=True"):
         convert(openelm, target)
     assert (target / "mine.txt").read_text(encoding="utf-8") == "keep"
     convert(openelm, target, bits=4, force=True)

@@ -17,7 +17,7 @@ from elm_mlx.config import config_from_dict
 from elm_mlx.config.quantization import RECIPES
 from elm_mlx.convert import Conversion, convert, recipes
 from elm_mlx.errors import InvalidRequest
-from elm_mlx.models.layers import QuantizedLinear
+from elm_mlx.models.matrices import QuantizedLinear
 
 ROOT = Path(__file__).parents[2]
 DEMO = ROOT / "examples/demo_model/demo"

@@ -10,8 +10,8 @@ import pytest
 
 import elm_mlx
 from elm_mlx import demo
-from elm_mlx.api import demo_directory
 from elm_mlx.convert import convert
+from elm_mlx.demo import demo_directory
 
 RECIPE = Path(__file__).parents[2] / "examples" / "demo_model"
 PLACES = {"demo": demo_directory(), "draft": demo_directory() / "draft"}

@@ -12,9 +12,10 @@ import pytest
 from helpers import checkpoints
 
 import elm_mlx
-from elm_mlx.device import cpu
+from elm_mlx.device import blas, cpu, shared_linear
+from elm_mlx.device.shared_linear import FEW, SharedLinear
 from elm_mlx.engine.cache.kv import make_cache
-from elm_mlx.engine.generate import prefill
+from elm_mlx.engine.prefill import prefill
 
 pytestmark = pytest.mark.skipif("config.getoption('--device') == 'gpu'", reason="policy of the CPU backend")
 
@@ -22,23 +23,23 @@ Blas = Callable[[int], list[int]]
 
 
 @pytest.fixture
-def blas(monkeypatch: pytest.MonkeyPatch) -> Blas:
+def blas_of(monkeypatch: pytest.MonkeyPatch) -> Blas:
     """Stands for a BLAS that takes so many threads, and keeps what it is told; every matrix is worth a share."""
 
     def takes(threads: int) -> list[int]:
         told: list[int] = []
-        monkeypatch.setattr(cpu, "_blas_threads", lambda: (threads, told.append))
+        monkeypatch.setattr(cpu, "blas_threads", lambda: (threads, told.append))
         return told
 
-    monkeypatch.setattr(cpu, "LARGE", 0)
+    monkeypatch.setattr(shared_linear, "LARGE", 0)
     return takes
 
 
 @pytest.mark.parametrize("threads", [2, 3, 4])
-def test_shared_work_gives_the_plain_numbers_and_tokens(source: Path, blas: Blas, threads: int) -> None:
-    blas(threads)
+def test_shared_work_gives_the_plain_numbers_and_tokens(source: Path, blas_of: Blas, threads: int) -> None:
+    blas_of(threads)
     plain, shared = elm_mlx.load(source, cpu_policy="plain"), elm_mlx.load(source)
-    assert isinstance(shared.model.embedding, cpu.SharedLinear)
+    assert isinstance(shared.model.embedding, SharedLinear)
     for length in (1, 40, 72, 150, 300):  # one chunk, several, one of them shorter
         ids = checkpoints.prompt(length)
         ours, theirs = shared.generate(ids, 12), plain.generate(ids, 12)
@@ -50,26 +51,26 @@ def test_shared_work_gives_the_plain_numbers_and_tokens(source: Path, blas: Blas
 def read(lm: elm_mlx.LanguageModel, ids: list[int]) -> list[float]:
     """The logits after `ids`, read as a request reads them, on chunks that differ from length to length."""
     cache = make_cache(lm.config.num_layers, len(ids))
-    logits = prefill(lm.model, mx.array([ids]), cache, chunk=lm.prefill_chunk, streams=lm.streams)
+    logits = prefill(lm.model, mx.array([ids]), cache, lm.execution)
     values: list[float] = logits[0].tolist()  # type: ignore[assignment]
     return values
 
 
-def test_every_chunk_finds_what_the_one_before_wrote(source: Path, blas: Blas) -> None:
+def test_every_chunk_finds_what_the_one_before_wrote(source: Path, blas_of: Blas) -> None:
     """Thirty prompts, each on three streams at once, where a lost wait would read what is not written yet."""
-    blas(3)
+    blas_of(3)
     lm = elm_mlx.load(source)
     ids = checkpoints.prompt(300)
     expected = read(lm, ids)
     assert all(read(lm, ids) == expected for _ in range(30))
 
 
-def test_shared_steps_write_in_place(source: Path, blas: Blas) -> None:
+def test_shared_steps_write_in_place(source: Path, blas_of: Blas) -> None:
     """A step needs no second cache, whichever stream it runs on."""
-    blas(2)
+    blas_of(2)
     lm = elm_mlx.load(source)
     cache = make_cache(lm.config.num_layers, 65_536, reserve=65_536)
-    mx.eval(prefill(lm.model, mx.array([checkpoints.prompt(200)]), cache, streams=lm.streams))
+    mx.eval(prefill(lm.model, mx.array([checkpoints.prompt(200)]), cache, lm.execution))
     held = sum(array.nbytes for layer in cache for array in layer.arrays())
     before = mx.get_active_memory()
     mx.reset_peak_memory()
@@ -78,8 +79,8 @@ def test_shared_steps_write_in_place(source: Path, blas: Blas) -> None:
     assert mx.get_peak_memory() - before <= 0.01 * held + 1e6
 
 
-def test_another_thread_than_the_loading_one_may_generate(openelm: Path, blas: Blas) -> None:
-    blas(2)
+def test_another_thread_than_the_loading_one_may_generate(openelm: Path, blas_of: Blas) -> None:
+    blas_of(2)
     lm = elm_mlx.load(openelm)
     expected, said = lm.generate(checkpoints.prompt(150), 8).tokens, []
     threads = [threading.Thread(target=lambda: said.append(lm.generate(checkpoints.prompt(150), 8).tokens))
@@ -90,19 +91,19 @@ def test_another_thread_than_the_loading_one_may_generate(openelm: Path, blas: B
     assert said == [expected] * 2
 
 
-def test_a_shared_blas_takes_one_thread_and_its_own_number_otherwise(openelm: Path, blas: Blas) -> None:
-    told = blas(2)
-    assert len(elm_mlx.load(openelm).streams) == 2
-    assert not elm_mlx.load(openelm, cpu_policy="plain").streams
+def test_a_shared_blas_takes_one_thread_and_its_own_number_otherwise(openelm: Path, blas_of: Blas) -> None:
+    told = blas_of(2)
+    assert len(elm_mlx.load(openelm).execution.streams) == 2
+    assert not elm_mlx.load(openelm, cpu_policy="plain").execution.streams
     assert told == [1, 2]
 
 
 @pytest.mark.parametrize("threads", [1, cpu.MOST_STREAMS + 1])
-def test_one_core_and_many_are_left_to_the_blas(openelm: Path, blas: Blas, threads: int) -> None:
-    told = blas(threads)
+def test_one_core_and_many_are_left_to_the_blas(openelm: Path, blas_of: Blas, threads: int) -> None:
+    told = blas_of(threads)
     lm = elm_mlx.load(openelm)
-    assert not lm.streams
-    assert not isinstance(lm.model.embedding, cpu.SharedLinear)
+    assert not lm.execution.streams
+    assert not isinstance(lm.model.embedding, SharedLinear)
     assert told == [threads]
 
 
@@ -112,10 +113,10 @@ def test_small_matrices_and_many_rows_stay_one_product(monkeypatch: pytest.Monke
         mx, "split", lambda weight, *_, **__: handed_over.append(weight) or [weight[:, :2], weight[:, 2:]]
     )
     weight, streams = mx.arange(12.0).reshape(4, 3), [mx.new_stream(mx.cpu) for _ in range(2)]
-    small = cpu.SharedLinear(weight, streams)
-    monkeypatch.setattr(cpu, "LARGE", 0)
-    large = cpu.SharedLinear(weight, streams)
-    for rows in (1, cpu.FEW - 1, cpu.FEW):
+    small = SharedLinear(weight, streams)
+    monkeypatch.setattr(shared_linear, "LARGE", 0)
+    large = SharedLinear(weight, streams)
+    for rows in (1, FEW - 1, FEW):
         x = mx.ones((1, rows, 3))
         assert small(x).tolist() == large(x).tolist() == (x @ weight.T).tolist()
     assert len(handed_over) == 2
@@ -124,10 +125,10 @@ def test_small_matrices_and_many_rows_stay_one_product(monkeypatch: pytest.Monke
 def test_only_a_blas_that_we_loaded_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     told: list[int] = []
     library = SimpleNamespace(openblas_get_num_threads=lambda: 2, openblas_set_num_threads=told.append)
-    monkeypatch.setattr(cpu, "fast_blas", lambda: "libopenblas.so.0")
-    ask = cpu._blas_threads.__wrapped__
+    monkeypatch.setattr(blas, "fast_blas", lambda: "libopenblas.so.0")
+    ask = blas.blas_threads.__wrapped__
     for loaded, threads in (({}, 1), ({"libopenblas.so.0": SimpleNamespace()}, 1), ({"libopenblas.so.0": library}, 2)):
-        monkeypatch.setattr(cpu, "_loaded", loaded)
+        monkeypatch.setattr(blas, "_loaded", loaded)
         found, tell = ask()
         assert found == threads
         tell(7)

@@ -12,7 +12,7 @@ import numpy as np
 from helpers import checkpoints
 
 from elm_mlx.engine.cache.kv import make_cache
-from elm_mlx.engine.generate import generate
+from elm_mlx.engine.plain import generate
 from elm_mlx.engine.sampling import Sampler, Sampling
 from elm_mlx.models.model import Model
 

@@ -85,7 +85,9 @@ def asked(hub: FakeHub, end: str) -> list[tuple[str, int]]:
 
 def blob(name: str) -> Path:
     """Where this process's cache keeps a file's bytes."""
-    folder = hub_cache.snapshot(Repository(MODEL))
+    found = hub_cache.find_snapshot(Repository(MODEL))
+    assert found
+    folder = found.path
     assert folder
     return (folder / name).resolve()
 
@@ -301,14 +303,14 @@ def test_what_a_conversion_writes_needs_room_on_its_own_disk(
 
 def test_damaged_blobs_are_found_and_these_alone_are_fetched_again(machine: Machine, hub: FakeHub, model: Path) -> None:
     well(pull(machine))
-    assert hub_cache.verify(Repository(MODEL)) == []
+    assert hub_cache.remove_damaged(Repository(MODEL)) == []
     shard, small, gone = blob(FIRST), blob("tokenizer_config.json"), blob("tokenizer.json")
     shard.write_bytes(shard.read_bytes()[:-1] + b"!")  # as long as it was
     small.write_bytes(small.read_bytes()[:-1])
     gone.unlink()
     in_all = sum(blob(file.name).stat().st_size for file in model.iterdir() if file.name != "tokenizer.json")
     steps: list[tuple[int, int]] = []
-    damaged = hub_cache.verify(Repository(MODEL), lambda done, total: steps.append((done, total)))
+    damaged = hub_cache.remove_damaged(Repository(MODEL), lambda done, total: steps.append((done, total)))
     assert damaged == [FIRST, "tokenizer.json", "tokenizer_config.json"]
     assert steps == sorted(steps)
     assert steps[-1] == (in_all, in_all)
@@ -328,7 +330,7 @@ def test_with_a_listing_a_file_of_another_size_is_fetched_again(machine: Machine
 
 
 def test_nothing_to_verify_is_no_damage(machine: Machine) -> None:
-    assert hub_cache.verify(Repository("nobody/nothing")) == []
+    assert hub_cache.remove_damaged(Repository("nobody/nothing")) == []
 
 
 def serving(content: bytes, step: int) -> download.Request:
@@ -380,7 +382,7 @@ def test_a_hub_that_lists_names_alone_is_asked_about_each_file(machine: Machine,
     assert all(
         asked(hub, f"resolve/{hub.add(MODEL, listing(model))}/{f.name}")[0][0] == "HEAD" for f in model.iterdir()
     )
-    assert hub_cache.verify(Repository(MODEL)) == []
+    assert hub_cache.remove_damaged(Repository(MODEL)) == []
     assert blob(FIRST).read_bytes() == (model / FIRST).read_bytes()
 
 
@@ -391,7 +393,9 @@ def test_huggingface_hub_finds_what_is_fetched(machine: Machine, hub: FakeHub, m
     assert [Path(path).read_bytes() for path in found] == [(model / "config.json").read_bytes()] * 3
     assert files == sorted(file.name for file in model.iterdir())
     assert not warnings
-    folder = hub_cache.snapshot(Repository(MODEL))
+    found = hub_cache.find_snapshot(Repository(MODEL))
+    assert found
+    folder = found.path
     assert folder
     assert all(file.readlink().parent == Path("../../blobs") for file in folder.iterdir())
 
@@ -405,7 +409,7 @@ def test_a_disk_without_links_holds_the_files_themselves(machine: Machine, monke
     assert not [file for file in folder.iterdir() if file.is_symlink()]
     assert not [*(folder / "../../blobs").iterdir()]
     assert pulled(pull(machine, NO_SOCKETS="1")) == folder
-    assert hub_cache.verify(Repository(MODEL)) == []
+    assert hub_cache.remove_damaged(Repository(MODEL)) == []
 
 
 # Two at once, and none to the end

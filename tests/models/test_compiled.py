@@ -12,7 +12,7 @@ from helpers import checkpoints, goldens
 import elm_mlx
 from elm_mlx.convert import convert
 from elm_mlx.engine.cache.kv import KVCache, make_cache
-from elm_mlx.engine.generate import generate
+from elm_mlx.engine.plain import generate
 from elm_mlx.engine.sampling import Sampler, Sampling
 from elm_mlx.models.model import Model
 

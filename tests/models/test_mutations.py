@@ -10,31 +10,33 @@ import mlx.core as mx
 import pytest
 from helpers import checkpoints, goldens
 
-from elm_mlx import models
 from elm_mlx.config import config_from_dict
-from elm_mlx.models import build, layers, openelm
-from elm_mlx.models.layers import Parameters
+from elm_mlx.models import blocks, build, openelm
+from elm_mlx.models.attention import QKV, CacheLayer
+from elm_mlx.models.blocks import Block
 from elm_mlx.models.model import Model
+from elm_mlx.models.parameters import Parameters
+from elm_mlx.models.rope import Offset, Rotation
 
 Change = Callable[[pytest.MonkeyPatch], None]
 
 
 def interleaved_rope(patch: pytest.MonkeyPatch) -> None:
-    def wrong(self: layers.Rope, x: mx.array, offset: int) -> mx.array:
+    def wrong(self: Rotation, x: mx.array, offset: int) -> mx.array:
         return mx.fast.rope(x, self.dims, traditional=True, base=self.base, scale=self.scale, offset=offset,
                             freqs=self.freqs)  # fmt: skip
 
-    patch.setattr(layers.Rope, "__call__", wrong)
+    patch.setattr(Rotation, "__call__", wrong)
 
 
 def second_chunk_one_late(patch: pytest.MonkeyPatch) -> None:
-    right = layers.Rope.__call__
-    patch.setattr(layers.Rope, "__call__", lambda self, x, offset: right(self, x, offset + (offset > 0)))
+    right = Rotation.__call__
+    patch.setattr(Rotation, "__call__", lambda self, x, offset: right(self, x, offset + (offset > 0)))
 
 
 def gate_and_up_swapped(patch: pytest.MonkeyPatch) -> None:
-    right = layers.silu_gate
-    patch.setattr(models.model, "silu_gate", lambda gate, up: right(up, gate))
+    right = blocks.silu_gate
+    patch.setattr(blocks, "silu_gate", lambda gate, up: right(up, gate))
 
 
 def q_and_k_norm_swapped(patch: pytest.MonkeyPatch) -> None:
@@ -48,11 +50,11 @@ def q_and_k_norm_swapped(patch: pytest.MonkeyPatch) -> None:
 def norm_after_rope(patch: pytest.MonkeyPatch) -> None:
     """q/k norm where it does not belong: rotate first, then normalise."""
 
-    def wrong(self: openelm.Attention, x: mx.array, offset: layers.Offset) -> layers.QKV:
+    def wrong(self: openelm.Attention, x: mx.array, offset: Offset) -> QKV:
         B, L, _ = x.shape
         H, K = self.heads, self.kv_heads
         qkv = self.qkv(x).reshape(B, L, H + 2 * K, self.head_dim).swapaxes(1, 2)
-        qk = self.rope(qkv[:, : H + K], offset)
+        qk = self.rotate(qkv[:, : H + K], offset)
         qk = mx.fast.rms_norm(qk, None, self.eps) * self.qk_norm
         return qk[:, :H], qk[:, H:], qkv[:, H + K :]
 
@@ -71,13 +73,13 @@ def heads_grouped_by_tiling(patch: pytest.MonkeyPatch) -> None:
 
 
 def post_norm(patch: pytest.MonkeyPatch) -> None:
-    def wrong(self: layers.Block, h: mx.array, cache: layers.CacheLayer | None) -> mx.array:
-        q, k, v = self.attn(h, cache.offset if cache is not None else 0)
-        mixed = layers.attention(q, k, v, cache).swapaxes(1, 2).reshape(*h.shape[:2], -1)
+    def wrong(self: Block, h: mx.array, cache: CacheLayer) -> mx.array:
+        q, k, v = self.attn(h, cache.offset)
+        mixed = cache.attend(q, k, v).swapaxes(1, 2).reshape(*h.shape[:2], -1)
         h = h + mx.fast.rms_norm(self.attn.out(mixed), self.norms[0], self.eps)
         return h + mx.fast.rms_norm(self.ffn(h), self.norms[1], self.eps)
 
-    patch.setattr(layers.Block, "__call__", wrong)
+    patch.setattr(Block, "__call__", wrong)
 
 
 def model(name: str, **changes: object) -> Model:

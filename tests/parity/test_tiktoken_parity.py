@@ -15,7 +15,7 @@ transformers = pytest.importorskip("transformers")
 converter = pytest.importorskip("transformers.convert_slow_tokenizer")
 
 from elm_mlx.config import config_from_dict
-from elm_mlx.convert import tokenizer_files
+from elm_mlx.convert import tokenizer as tokenizer_files
 from elm_mlx.convert.tokenizer.tiktoken import SPECIALS, special_tokens
 from elm_mlx.text.tokenizer import Tokenizer
 

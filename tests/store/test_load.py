@@ -19,9 +19,9 @@ import elm_mlx
 from elm_mlx.config import config_from_dict
 from elm_mlx.convert import convert
 from elm_mlx.device import memory as machine
-from elm_mlx.device.costs import footprint, parameter_count
+from elm_mlx.device.memory import footprint
 from elm_mlx.errors import BadCheckpoint, MissingTokenizer, NotEnoughMemory, NotFound, Unsupported
-from elm_mlx.models.layers import Linear, QuantizedLinear, Rows
+from elm_mlx.models.matrices import Linear, QuantizedLinear, SideBySide
 from elm_mlx.store.load import load_directory, read_config
 from elm_mlx.store.stored_form import quantize
 
@@ -115,7 +115,7 @@ def test_a_deeply_nested_quantization_is_refused(folder: Path) -> None:
 
 def test_a_missing_tokenizer_names_the_option(folder: Path) -> None:
     (folder / "tokenizer.json").unlink()
-    with pytest.raises(MissingTokenizer, match="--tokenizer PATH"):
+    with pytest.raises(MissingTokenizer, match="tokenizer=PATH"):
         elm_mlx.load(folder)
 
 
@@ -368,7 +368,7 @@ def test_single_matrices_may_be_quantized_otherwise(tmp_path: Path) -> None:
     folder = stored(tmp_path / "model", DIVISIBLE, setting, mx.float32)
     lm = elm_mlx.load(folder, cpu_policy="plain")
     kinds = [(type(block.attn.qkv), type(block.ffn.gate_up)) for block in lm.model.blocks]  # type: ignore[attr-defined]
-    assert kinds == [(Rows, Rows), (Rows, QuantizedLinear), (QuantizedLinear, QuantizedLinear)]
+    assert kinds == [(SideBySide, SideBySide), (SideBySide, QuantizedLinear), (QuantizedLinear, QuantizedLinear)]
     assert isinstance(lm.model.blocks[2].ffn.down, Linear)
     ids = checkpoints.prompt(40)
     ours = lm.logits(ids)
@@ -425,5 +425,5 @@ def test_memory_is_reckoned_as_the_model_will_lie_in_it(
             load_directory(output, policy)
         needed[policy] = refused.value.needed
     config = read_config(output)
-    assert needed["auto"] == footprint(config, 4 * parameter_count(config), 32).total
+    assert needed["auto"] == footprint(config, 4 * config.parameter_count, 32).total
     assert needed["plain"] == footprint(config, elm_mlx.info(output).weight_bytes, 16).total

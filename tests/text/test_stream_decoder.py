@@ -13,7 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import AddedToken, Regex, decoders, models, pre_tokenizers, trainers
 
-from elm_mlx.text.tokenizer import StreamDecoder, Tokenizer
+from elm_mlx.text.stream_decoder import StreamDecoder
+from elm_mlx.text.tokenizer import Tokenizer
 
 SAMPLES = 300
 SMALL: dict[str, Any] = json.loads((checkpoints.TOKENIZER / "tokenizer.json").read_text(encoding="utf-8"))

@@ -139,7 +139,7 @@ def test_text_survives_the_round_trip(small: Tokenizer, text: str) -> None:
 
 
 def test_a_missing_tokenizer_says_how_to_give_one(tmp_path: Path) -> None:
-    with pytest.raises(MissingTokenizer, match=r"no tokenizer\.json in .*--tokenizer PATH.*tokenizer\.model"):
+    with pytest.raises(MissingTokenizer, match=r"no tokenizer\.json in .*tokenizer=PATH.*tokenizer\.model"):
         Tokenizer.from_file(tmp_path / "tokenizer.json", {})
     (tmp_path / "tokenizer.json").mkdir()
     with pytest.raises(BadCheckpoint, match="a folder"):

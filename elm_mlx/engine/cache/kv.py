@@ -1,4 +1,4 @@
-"""The key/value cache: one layer, made for a request, written in place."""
+"""The usual key/value cache: one layer, made for a request, written in place."""
 
 from __future__ import annotations
 
@@ -22,7 +22,17 @@ class KVCache:
         self.keys: mx.array | None = None
         self.values: mx.array | None = None
 
-    def update_and_fetch(self, keys: mx.array, values: mx.array) -> tuple[mx.array, mx.array]:
+    def attend(self, q: mx.array, k: mx.array, v: mx.array) -> mx.array:
+        """Appends k and v [B, K, L, D], and attends causally over all that is held: q [B, H, L, D] -> [B, H, L, D].
+
+        Fewer queries than keys are those of the last positions. Raises CacheFull, with the cache unchanged, where L
+        positions do not fit.
+        """
+        keys, values = self.append(k, v)  # [B, K, S, D]
+        mask = "causal" if q.shape[2] > 1 else None
+        return mx.fast.scaled_dot_product_attention(q, keys, values, scale=q.shape[3] ** -0.5, mask=mask)
+
+    def append(self, keys: mx.array, values: mx.array) -> tuple[mx.array, mx.array]:
         """Appends [B, K, L, D] and returns all that is held, [B, K, S, D].
 
         Raises CacheFull, with the cache unchanged, where L positions do not fit.
@@ -57,7 +67,7 @@ class KVCache:
         return n
 
     def arrays(self) -> list[mx.array]:
-        """The buffers, for whoever evaluates them."""
+        """The buffers that exist, so that a caller can evaluate them."""
         return [buffer for buffer in (self.keys, self.values) if buffer is not None]
 
 

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import json
-import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from itertools import chain
 from pathlib import Path
 from types import CodeType
@@ -12,6 +11,8 @@ from typing import Any
 
 from elm_mlx.errors import BadCheckpoint, InvalidRequest, NotFound
 from elm_mlx.files import read_text
+from elm_mlx.text.chat.disguise import Disguise
+from elm_mlx.text.chat.messages import check_messages, plain_json
 from elm_mlx.text.tokenizer import Tokenizer, token_text
 
 ZEPHYR = """\
@@ -30,74 +31,6 @@ UNCONFIRMED = {"zephyr": ZEPHYR}
 recipe points to this one, and reports of it are mixed. BOS is ours: OpenELM was trained with one."""
 
 MAX_TEMPLATE = 1 << 16  # characters; Llama 3.1's template has 4 thousand
-MAX_DEPTH = 64  # of lists in lists
-MAX_BITS = 4096  # of an integer
-EXAMPLE = "{'role': 'user', 'content': 'Hi'}"
-
-
-def _plain(value: object, text: Callable[[str], str] = str, depth: int = MAX_DEPTH) -> Any:
-    """A copy of the caller's value in plain JSON types, every string through `text`."""
-    if value is None or isinstance(value, bool | float):
-        return value
-    if isinstance(value, str):
-        return text(str.__str__(value))
-    if isinstance(value, int) and value.bit_length() <= MAX_BITS:
-        return int(value)
-    if isinstance(value, Mapping) and depth and all(isinstance(key, str) for key in value):
-        return {text(str.__str__(key)): _plain(item, text, depth - 1) for key, item in value.items()}
-    if isinstance(value, list | tuple) and depth:
-        return [_plain(item, text, depth - 1) for item in value]
-    raise InvalidRequest(f"The messages hold a {type(value).__name__} that is not JSON: give them as texts, numbers, "
-                         "lists and objects with texts as keys.")  # fmt: skip
-
-
-def _message(place: int, message: object) -> dict[str, Any]:
-    """A message without keys that are null, as transformers drops them. Raises InvalidRequest for what is none."""
-    if not isinstance(message, Mapping) or not isinstance(message.get("role"), str):
-        raise InvalidRequest(f"Message {place} is no object with a role, such as {EXAMPLE}.")
-    content = message.get("content")
-    parts = isinstance(content, list | tuple) and all(isinstance(part, Mapping) for part in content)
-    if not (isinstance(content, str) or parts or (content is None and message.get("tool_calls"))):
-        raise InvalidRequest(f"Message {place} has no content: it needs a text, or a list of parts, or tool_calls.")
-    return {key: value for key, value in message.items() if value is not None}
-
-
-def _messages(messages: object) -> list[dict[str, Any]]:
-    if not isinstance(messages, Sequence) or isinstance(messages, str | bytes) or not messages:
-        raise InvalidRequest(f"A chat is a list of messages, such as [{EXAMPLE}].")
-    return [_message(place, message) for place, message in enumerate(messages, 1)]
-
-
-class _Disguise:
-    """Writes control tokens in the caller's strings in private characters that nothing else in the prompt has.
-
-    What still reads as a control token after rendering is the template's. A string's tail that begins a token, or
-    head that ends one, is disguised too: the template's text beside it might complete it. Character for character,
-    so that a template's trimming, slicing and counting do not see it.
-    """
-
-    def __init__(self, tokens: Iterable[str], used: set[str]) -> None:
-        longest_first = sorted(filter(None, tokens), key=len, reverse=True)
-        self.control = re.compile("(" + ("|".join(map(re.escape, longest_first)) or "(?!)") + ")")
-        self._heads = {token[:end] for token in longest_first for end in range(1, len(token))}
-        self._tails = {token[start:] for token in longest_first for start in range(1, len(token))}
-        self._longest = len(longest_first[0]) if longest_first else 0
-        private = (c for c in map(chr, range(0xF0000, 0x10FFFE)) if c not in used)
-        mask = dict(zip(sorted(set("".join(longest_first))), private, strict=False))
-        self._mask = str.maketrans(mask)
-        self._unmask = str.maketrans({hidden: seen for seen, hidden in mask.items()})
-
-    def __call__(self, text: str) -> str:
-        text = self.control.sub(lambda match: match[0].translate(self._mask), text)
-        sizes = range(min(self._longest, len(text)), 0, -1)
-        head = next((n for n in sizes if text[:n] in self._tails), 0)
-        tail = next((n for n in sizes if text[-n:] in self._heads), 0)
-        middle = len(text) - tail
-        return text[:head].translate(self._mask) + text[head:middle] + text[max(head, middle) :].translate(self._mask)
-
-    def pieces(self, text: str) -> list[str]:
-        """A rendered text split into text, control, text, ..., text, in its own characters again."""
-        return [piece.translate(self._unmask) for piece in self.control.split(text)]
 
 
 class ChatTemplate:
@@ -160,8 +93,8 @@ class ChatTemplate:
         """
         inputs = self._inputs(messages, tools, add_generation_prompt, variables)
         used = set(self._source).union(json.dumps(inputs, ensure_ascii=False), *self._tokens.values())
-        disguise = _Disguise(tokenizer.control_ids, used)
-        pieces = disguise.pieces(self._run({key: _plain(value, disguise) for key, value in inputs.items()}))
+        disguise = Disguise(tokenizer.control_ids, used)
+        pieces = disguise.pieces(self._run({key: plain_json(value, disguise) for key, value in inputs.items()}))
         ids = [tokenizer.encode_text(piece) if place % 2 == 0 else [tokenizer.control_ids[piece]]
                for place, piece in enumerate(pieces) if piece]  # fmt: skip
         return list(chain.from_iterable(ids))
@@ -169,8 +102,8 @@ class ChatTemplate:
     def _inputs(self, messages: object, tools: object, add_generation_prompt: bool, variables: dict[str, Any]) -> Any:
         if tools is not None and not (isinstance(tools, list | tuple) and all(isinstance(t, Mapping) for t in tools)):
             raise InvalidRequest("Tools are a list of JSON schemas, each an object.")
-        named = {"messages": _messages(messages), "tools": tools, "documents": None}
-        return _plain({**named, "add_generation_prompt": bool(add_generation_prompt), **variables})
+        named = {"messages": check_messages(messages), "tools": tools, "documents": None}
+        return plain_json({**named, "add_generation_prompt": bool(add_generation_prompt), **variables})
 
     def _run(self, inputs: dict[str, Any]) -> str:
         from elm_mlx.text.chat import sandbox

@@ -20,13 +20,16 @@ import mlx.core as mx
 import pytest
 
 import elm_mlx
+from elm_mlx import convert as conversion
 from elm_mlx.convert import convert
 from elm_mlx.convert.output import pipeline
 from elm_mlx.convert.output import target as staging
 from elm_mlx.convert.tokenizer import TokenizerFiles
 from elm_mlx.errors import DiskFull, TargetExists
-from elm_mlx.library import pull as locate
+from elm_mlx.library.local import Candidate, Checkpoint
 from elm_mlx.library.names import Repository
+from elm_mlx.library.pull import Reports, convert_checkpoint
+from elm_mlx.store.snapshot import Snapshot
 
 OPTIONS: dict[str, Any] = {"bits": 4, "group_size": 32, "max_shard_size": 0.00005}
 # Converts with --force and prints the function of every line that it comes by, or dies at the line of that number.
@@ -80,8 +83,8 @@ def finished(target: Path) -> int:
 def converted(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The names of the weights that are read and converted, as they are."""
     read: list[str] = []
-    right = pipeline.converted
-    monkeypatch.setattr(pipeline, "converted", lambda name, *rest: read.append(name) or right(name, *rest))
+    right = pipeline.convert_rows
+    monkeypatch.setattr(pipeline, "convert_rows", lambda name, *rest: read.append(name) or right(name, *rest))
     return read
 
 
@@ -192,7 +195,7 @@ def test_the_earlier_output_comes_back_to_whoever_does_not_go_on(
     target = shutil.copytree(earlier, tmp_path / "out")
     drive(openelm, target, len(lines) - lines[::-1].index("replace") - 1)
     assert not target.exists()
-    with pytest.raises(TargetExists, match="--force"):
+    with pytest.raises(TargetExists, match="force=True"):
         convert(openelm, target)
     assert content(target) == content(earlier)
     assert names(tmp_path) == ["out"]
@@ -218,19 +221,21 @@ def test_a_second_pull_waits_for_the_conversion_of_the_first(
     openelm: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("ELM_MLX_CACHE", str(tmp_path))
-    snapshot = shutil.copytree(openelm, tmp_path / "commit")
-    choice = locate.Choice(Repository("apple/OpenELM-270M"), None)
-    begun, refused, right = threading.Event(), threading.Event(), staging.wait
+    shutil.copytree(openelm, tmp_path / "snapshots" / "commit")
+    candidate = Candidate(Repository("apple/OpenELM-270M"), None)
+    checkpoint = Checkpoint(candidate.repository, Snapshot(tmp_path, "apple/OpenELM-270M", "commit"), None)
+    begun, refused, right = threading.Event(), threading.Event(), staging.wait_for_other_run
 
     def hold(done: int, total: int) -> None:
         begun.set()
         assert refused.wait(30)
 
-    monkeypatch.setattr(staging, "wait", lambda place: (refused.set(), right(place)))
+    monkeypatch.setattr(conversion, "wait_for_other_run", lambda place: (refused.set(), right(place)))
     with ThreadPoolExecutor(1) as thread:
-        first = thread.submit(locate.converted, choice, snapshot, None, hold, str, False)
+        reports = Reports(converting=hold)
+        first = thread.submit(convert_checkpoint, candidate, checkpoint, reports, again=False)
         assert begun.wait(30)
-        assert locate.converted(choice, snapshot, None, None, str, False) == first.result()
+        assert convert_checkpoint(candidate, checkpoint, Reports(), again=False) == first.result()
 
 
 def test_links_beside_the_target_are_not_followed(openelm: Path, tmp_path: Path) -> None:

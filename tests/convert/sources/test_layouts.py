@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 
 import elm_mlx
 from elm_mlx.config import OpenELMConfig, config_from_dict
+from elm_mlx.config.values import Values
 from elm_mlx.convert import convert
 from elm_mlx.convert.keymap import match
 from elm_mlx.convert.sources import corenet, open_source
@@ -124,7 +125,7 @@ def test_the_published_sizes_are_told_by_their_shapes(size: str) -> None:
     shapes["token_embeddings.weight"] = (32_128, config.model_dim)
     tensors = {name: LazyTensor(shape, mx.float32, partial(pytest.fail, "was read")) for name, shape in shapes.items()}
     facts = {"model_name": f"OpenELM-{size.upper().replace('.', '_')}", "vocab_size": 32_128}
-    found = config_from_dict(corenet.raw_config(Path("there"), tensors, facts))
+    found = config_from_dict(corenet.raw_config(Path("there"), tensors, Values(facts)))
     assert found.weight_shapes() == config.weight_shapes()
     assert (found.head_dim, found.num_heads, found.context_length) == (config.head_dim, config.num_heads, 2048)
     other = facts | {"model_name": "OpenELM-3B" if size == "270m" else "OpenELM-270M"}
@@ -145,7 +146,7 @@ def test_any_uneven_openelm_is_told_by_its_shapes(data: st.DataObject) -> None:
            "share_input_output_layers": True, "normalize_qk_projections": True}  # fmt: skip
     arrays = checkpoints.weights(raw)
     tensors = {name: lazy(array) for name, array in checkpoints.corenet(arrays, 0).items()}
-    config = config_from_dict(corenet.raw_config(Path("there"), tensors, {}))
+    config = config_from_dict(corenet.raw_config(Path("there"), tensors, Values({})))
     assert isinstance(config, OpenELMConfig)
     assert (config.num_heads, config.num_kv_heads, config.ffn_dims) == (tuple(H), tuple(K), tuple(F))
     found = match(config, ("openelm", "corenet"), tensors, Path("there")).tensors
@@ -246,7 +247,7 @@ def test_a_corenet_tensor_that_is_missing_or_misshapen_is_refused(name: str, sha
 
 def match_corenet(tensors: dict[str, LazyTensor]) -> None:
     config = config_from_dict(corenet.raw_config(Path("there"), tensors, {"vocab_size": 640, "padding_index": 512}))
-    match(config, ("openelm", "corenet"), corenet.trimmed(tensors, config.vocab_size)[0], Path("there"))
+    match(config, ("openelm", "corenet"), corenet.without_padding(tensors, config.vocab_size)[0], Path("there"))
 
 
 @pytest.mark.parametrize("name", ["layers.0.attn.qkv_proj.base_layer.weight", "layers.0.ffn.proj_1.lora_A.lora.weight"])

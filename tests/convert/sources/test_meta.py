@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 
 import elm_mlx
 from elm_mlx.config import config_from_dict
+from elm_mlx.config.values import Values
 from elm_mlx.convert import convert
 from elm_mlx.convert.keymap import match
 from elm_mlx.convert.output import pipeline
@@ -79,13 +80,13 @@ def test_whatever_was_dealt_is_gathered(data: st.DataObject) -> None:
     params = {"dim": H * D, "n_layers": 1, "n_heads": H, "multiple_of": 8 * data.draw(st.integers(1, 3)),
               "n_kv_heads": K * data.draw(st.sampled_from([1, copies]))}  # fmt: skip
     raw = META | {"hidden_size": H * D, "head_dim": D, "num_hidden_layers": 1, "num_attention_heads": H,
-                  "num_key_value_heads": K, "intermediate_size": meta.ffn_dim(params, H * D),
+                  "num_key_value_heads": K, "intermediate_size": meta.ffn_dim(Values(params, "params.json"), H * D),
                   "vocab_size": 8 * data.draw(st.integers(1, 4))}  # fmt: skip
     arrays = checkpoints.weights(raw, data.draw(st.integers(0, 99)))
     parts = [{n: lazy(a) for n, a in part.items()}
              for part in checkpoints.dealt(checkpoints.meta(arrays, raw), shards, D, copies)]  # fmt: skip
     joined = meta.joined(Path("there"), parts, H * D)
-    config = config_from_dict(meta.raw_config(params, joined, parts, None))
+    config = config_from_dict(meta.raw_config(Values(params, "params.json"), joined, parts, None))
     found = match(config, ("llama", "meta"), meta.arranged(joined, config), Path("there")).tensors
     assert config.num_kv_heads == (K,)
     assert found.keys() == arrays.keys()
@@ -105,10 +106,10 @@ def test_published_sizes_become_their_published_configurations(size: str) -> Non
               "vocab_size": -1, "ffn_dim_multiplier": multiplier, "multiple_of": multiple, "norm_eps": 1e-5,
               "rope_theta": 500000.0} | (scaled if version > 3 else {})  # fmt: skip
     tensors = {meta.EMBEDDING: table, meta.OUTPUT: head}
-    assert config_from_dict(meta.raw_config(params, tensors, [], None)) == config
+    assert config_from_dict(meta.raw_config(Values(params, "params.json"), tensors, [], None)) == config
     copies = [{meta.FIRST_KEYS: LazyTensor((1, 1), mx.bfloat16, lambda i=i: one + i // 2)} for i in range(2 * K)]
     doubled = params | {"n_kv_heads": 2 * K}  # as the 405B for 16 devices says it
-    assert config_from_dict(meta.raw_config(doubled, tensors, copies, None)) == config
+    assert config_from_dict(meta.raw_config(Values(doubled, "params.json"), tensors, copies, None)) == config
 
 
 def test_a_missing_output_is_the_embedding(tmp_path: Path) -> None:
@@ -291,7 +292,7 @@ def test_one_joined_tensor_is_in_memory_at_a_time(tmp_path: Path, monkeypatch: p
     monkeypatch.setattr(pipeline, "AHEAD_BYTES", 0)
     params = META_PARAMS | {"dim": 512, "n_heads": 8, "n_layers": 6}
     raw = META | {"hidden_size": 512, "head_dim": 64, "num_hidden_layers": 6,
-                  "intermediate_size": meta.ffn_dim(params, 512)}  # fmt: skip
+                  "intermediate_size": meta.ffn_dim(Values(params, "params.json"), 512)}  # fmt: skip
     arrays = checkpoints.weights(raw)
     source = checkpoints.write_meta(tmp_path / "s", params, checkpoints.dealt(checkpoints.meta(arrays, raw), 2, 64))
     largest = max(array.nbytes for array in arrays.values())

@@ -16,7 +16,7 @@ from helpers import checkpoints
 from sentencepiece import sentencepiece_model_pb2 as proto
 
 from elm_mlx.config import config_from_dict
-from elm_mlx.convert import tokenizer_files
+from elm_mlx.convert import tokenizer as tokenizer_files
 from elm_mlx.convert.tokenizer.sentencepiece import BYTE, SPACE, merges, parse, tokenizer_json
 from elm_mlx.errors import BadCheckpoint, MissingTokenizer, NotFound, Unsupported
 from elm_mlx.text.tokenizer import Tokenizer
@@ -363,12 +363,12 @@ def test_generation_settings_that_could_not_be_loaded_are_refused(tmp_path: Path
 
 
 def test_a_missing_tokenizer_says_what_openelm_uses(tmp_path: Path) -> None:
-    with pytest.raises(MissingTokenizer, match=r"Llama 2's.*--tokenizer PATH"):
+    with pytest.raises(MissingTokenizer, match=r"Llama 2's.*tokenizer=PATH"):
         tokenizer_files.prepare(tmp_path, None, config_from_dict(checkpoints.OPENELM))
-    with pytest.raises(MissingTokenizer, match=r"has no tokenizer\. Give --tokenizer"):
+    with pytest.raises(MissingTokenizer, match=r"has no tokenizer\. Give tokenizer"):
         tokenizer_files.prepare(tmp_path, None, config_from_dict(checkpoints.LLAMA))
     (tmp_path / "given").mkdir()
-    with pytest.raises(MissingTokenizer, match=r"given has no tokenizer\. Give --tokenizer"):
+    with pytest.raises(MissingTokenizer, match=r"given has no tokenizer\. Give tokenizer"):
         tokenizer_files.prepare(tmp_path, tmp_path / "given", config_from_dict(checkpoints.OPENELM))
     with pytest.raises(NotFound, match=r"no .*nowhere"):
         tokenizer_files.find(tmp_path / "nowhere")

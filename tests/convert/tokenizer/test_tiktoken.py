@@ -12,7 +12,8 @@ from helpers import checkpoints
 from helpers import tiktoken_craft as craft
 
 from elm_mlx.config import ModelConfig, config_from_dict
-from elm_mlx.convert import convert, tokenizer_files
+from elm_mlx.convert import convert
+from elm_mlx.convert import tokenizer as tokenizer_files
 from elm_mlx.convert.tokenizer.tiktoken import MAX_TOKEN, SPECIALS, merges, parse, special_tokens, tokenizer_json
 from elm_mlx.errors import BadCheckpoint
 from elm_mlx.text.tokenizer import Tokenizer

@@ -8,8 +8,10 @@ import pytest
 from helpers import checkpoints
 
 import elm_mlx
+from elm_mlx.device.execution import Execution
 from elm_mlx.engine.cache.kv import KVCache, make_cache
-from elm_mlx.engine.generate import generate, prefill
+from elm_mlx.engine.plain import generate
+from elm_mlx.engine.prefill import prefill
 from elm_mlx.engine.sampling import Sampler, Sampling
 from elm_mlx.errors import CacheFull
 
@@ -39,7 +41,7 @@ def test_prefill_gives_the_last_rows_logits_for_any_chunk(lm: elm_mlx.LanguageMo
     ids = checkpoints.prompt()
     heard: list[tuple[int, int]] = []
     cache = make_cache(lm.config.num_layers, len(ids))
-    last = prefill(lm.model, mx.array([ids]), cache, chunk=chunk, progress=lambda *at: heard.append(at))
+    last = prefill(lm.model, mx.array([ids]), cache, Execution(chunk=chunk), progress=lambda *at: heard.append(at))
     assert relative(last[0], full_forward(lm, ids)[-1]) <= CLOSE
     assert cache[0].offset == len(ids)
     assert heard == [(min(done, 72), 72) for done in range(chunk, 72 + chunk, chunk)]
@@ -48,7 +50,7 @@ def test_prefill_gives_the_last_rows_logits_for_any_chunk(lm: elm_mlx.LanguageMo
 def test_output_fed_back_gives_the_same_log_probabilities(lm: elm_mlx.LanguageModel) -> None:
     ids = checkpoints.prompt(40)
     cache = make_cache(lm.config.num_layers, 80)
-    logits = [prefill(lm.model, mx.array([ids]), cache, chunk=16)]
+    logits = [prefill(lm.model, mx.array([ids]), cache, Execution(chunk=16))]
     drawn: list[int] = []
     for _ in range(24):
         drawn.append(int(mx.argmax(logits[-1]).item()))
@@ -62,7 +64,7 @@ def test_output_fed_back_gives_the_same_log_probabilities(lm: elm_mlx.LanguageMo
 def test_a_batch_of_two_equals_each_row_alone(lm: elm_mlx.LanguageModel) -> None:
     rows = [checkpoints.prompt(33, seed) for seed in (1, 2)]
     cache = make_cache(lm.config.num_layers, 40)
-    prefill(lm.model, mx.array(rows), cache, chunk=10)
+    prefill(lm.model, mx.array(rows), cache, Execution(chunk=10))
     together = lm.model(mx.array([[5], [6]]), cache)[:, -1]
     for row, token, logits in zip(rows, (5, 6), together, strict=True):
         assert relative(logits, full_forward(lm, [*row, token])[-1]) <= 1e-4
@@ -90,7 +92,7 @@ def test_buffers_grow_with_what_they_hold_and_no_further(lm: elm_mlx.LanguageMod
     lengths = []
     growing = KVCache(1000, reserve=8)
     for _ in range(70):
-        growing.update_and_fetch(mx.ones((1, 2, 1, 8)), mx.ones((1, 2, 1, 8)))
+        growing.append(mx.ones((1, 2, 1, 8)), mx.ones((1, 2, 1, 8)))
         lengths.append(growing.keys.shape[2] if growing.keys is not None else 0)
     assert sorted(set(lengths)) == [8, 16, 32, 64, 128]  # few copies, each twice as far apart
     small = make_cache(lm.config.num_layers, 10**9)
@@ -102,23 +104,23 @@ def test_buffers_grow_with_what_they_hold_and_no_further(lm: elm_mlx.LanguageMod
 def test_a_full_cache_says_so_and_stays_as_it_was() -> None:
     cache = KVCache(4)
     block = mx.ones((1, 2, 3, 8))
-    cache.update_and_fetch(block, block)
+    cache.append(block, block)
     with pytest.raises(CacheFull, match="holds 3 of 4 positions; 3 more"):
-        cache.update_and_fetch(block, block)
+        cache.append(block, block)
     assert cache.offset == 3
 
 
 def test_the_first_write_decides_the_buffers_type() -> None:
     cache = KVCache(40, reserve=2)
-    cache.update_and_fetch(mx.ones((1, 2, 2, 8), mx.float16), mx.ones((1, 2, 2, 8), mx.float16))
-    keys, _ = cache.update_and_fetch(mx.ones((1, 2, 2, 8)), mx.ones((1, 2, 2, 8)))
+    cache.append(mx.ones((1, 2, 2, 8), mx.float16), mx.ones((1, 2, 2, 8), mx.float16))
+    keys, _ = cache.append(mx.ones((1, 2, 2, 8)), mx.ones((1, 2, 2, 8)))
     assert keys.dtype == mx.float16
 
 
 @pytest.mark.parametrize("dtype", [mx.bfloat16, mx.float16, mx.float32])
 def test_the_cache_holds_the_type_it_is_given(dtype: mx.Dtype) -> None:
     cache = KVCache(4)
-    keys, values = cache.update_and_fetch(mx.ones((2, 3, 1, 8), dtype), mx.ones((2, 3, 1, 8), dtype))
+    keys, values = cache.append(mx.ones((2, 3, 1, 8), dtype), mx.ones((2, 3, 1, 8), dtype))
     assert (keys.dtype, values.dtype, keys.shape) == (dtype, dtype, (2, 3, 1, 8))
 
 

@@ -1,0 +1,72 @@
+"""The figures of a model that is on this machine, from its headers alone."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import elm_mlx.device.backend  # noqa: F401  first, for its sentence where MLX has no backend
+from elm_mlx.arguments import whole_number
+from elm_mlx.config.quantization import check_bits
+from elm_mlx.demo import demo_directory
+from elm_mlx.device.memory import Footprint, footprint, memory_limit
+from elm_mlx.errors import InvalidRequest
+from elm_mlx.library.local import find_in_any_bits
+from elm_mlx.store.load import load_arrays, read_config, stored_dtype
+
+
+@dataclass(frozen=True)
+class ModelInfo:
+    """What a model directory holds, read from its headers (and a tied head's copy, if it carries one): exact
+    parameters, a tied head counted once; bits per weight as stored; bytes of weights; cache bytes a position; the
+    context in tokens. And what it takes while it runs, in bytes: `footprint` with a cache for `footprint.context`
+    positions, of the `available` ones that this machine has for a model."""
+
+    model: str
+    family: str
+    parameters: int
+    bits_per_weight: float
+    weight_bytes: int
+    kv_bytes_per_token: int
+    context_length: int
+    dtype: str
+    quantization: dict[str, Any] | None
+    footprint: Footprint
+    available: int
+
+    @property
+    def fits(self) -> bool:
+        """Whether this machine has room for the model and its cache."""
+        return self.footprint.total <= self.available
+
+
+def info(model: str | Path | None = None, context: int | None = None, bits: int | None = None) -> ModelInfo:
+    """The figures of a model that is on this machine, by name or directory (None: the demo); where a name is here in
+    other bits only, of those.
+
+    The footprint is that of `context` positions (4,096 by default, at most the model's), as if it were quantized to
+    `bits` if they are given. Raises InvalidRequest, NotFound, BadCheckpoint, Unsupported.
+    """
+    check_bits(bits)
+    if context is not None and whole_number("context", context) < 1:
+        raise InvalidRequest(f"context is {context}; it must be above 0.")
+    directory = demo_directory() if model is None else find_in_any_bits(model, bits)
+    config = read_config(directory)
+    arrays, nbytes = load_arrays(directory, config)
+    dtype, count = stored_dtype(arrays, config), config.parameter_count
+    is_quantized = any(name.endswith(".scales") for name in arrays)
+    weights = config.quantized_bytes(bits) if bits else nbytes
+    return ModelInfo(
+        model="demo" if model is None else str(model),
+        family=config.family,
+        parameters=count,
+        bits_per_weight=8 * nbytes / count,
+        weight_bytes=nbytes,
+        kv_bytes_per_token=config.kv_bytes_per_token(8 * dtype.size),
+        context_length=config.context_length,
+        dtype=str(dtype).removeprefix("mlx.core."),
+        quantization=config.quantization.to_dict() if config.quantization and is_quantized else None,
+        footprint=footprint(config, weights, 8 * dtype.size, context),
+        available=memory_limit(),
+    )

@@ -1,0 +1,85 @@
+"""What every model configuration has, whatever its family, and what follows from it: parameters and bytes."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import prod
+from typing import Any, ClassVar, Self
+
+from elm_mlx.config.quantization import Quantization
+from elm_mlx.config.rope import RopeConfig
+from elm_mlx.config.values import Values
+
+Shape = tuple[int, ...]
+HEAD = "lm_head.weight"  # the rows of the output, where they are not the embedding's
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelConfig(ABC):
+    """A model's shape. E is `model_dim`, H `num_heads`, K `num_kv_heads`, D `head_dim`, F `ffn_dims`, V `vocab_size`;
+    H, K and F are given per layer, since those of OpenELM differ."""
+
+    family: ClassVar[str]
+    embedding_name: ClassVar[str]
+    vocab_size: int
+    model_dim: int
+    head_dim: int
+    num_heads: tuple[int, ...]
+    num_kv_heads: tuple[int, ...]
+    ffn_dims: tuple[int, ...]
+    norm_eps: float
+    rope: RopeConfig
+    context_length: int
+    tied: bool
+    bos_token_id: int | None
+    eos_token_ids: tuple[int, ...]
+    quantization: Quantization | None
+
+    @property
+    def num_layers(self) -> int:
+        """How many transformer layers there are."""
+        return len(self.num_heads)
+
+    @property
+    def parameter_count(self) -> int:
+        """Weights of the model; a tied head is counted once, with the embedding."""
+        return sum(prod(shape) for shape in self.weight_shapes().values())
+
+    def quantized_bytes(self, bits: int, group_size: int = 64) -> int:
+        """Bytes of the weights in affine quantization: `bits` each, and a 16-bit scale and bias for each group. Norms,
+        which stay as they are, are too few to count."""
+        return self.parameter_count * (bits * group_size + 32) // (8 * group_size)
+
+    def kv_bytes_per_token(self, float_bits: int = 16) -> int:
+        """Bytes that one position takes in the key/value cache, over all layers."""
+        return 2 * sum(self.num_kv_heads) * self.head_dim * float_bits // 8
+
+    @classmethod
+    @abstractmethod
+    def from_values(cls, values: Values) -> Self:
+        """Reads a config.json; raises BadCheckpoint for values that cannot be, Unsupported for what is not run."""
+
+    @abstractmethod
+    def to_dict(self) -> dict[str, Any]:
+        """The keys of config.json that describe the model, no default left out."""
+
+    @abstractmethod
+    def weight_shapes(self) -> dict[str, Shape]:
+        """Every tensor of an unquantized checkpoint by its Hugging Face name, with its shape (out, in)."""
+
+    def is_redundant(self, name: str) -> bool:
+        """Whether a checkpoint may carry this tensor though nothing reads it: RoPE tables, a tied head's copy of
+        the embedding."""
+        return name.endswith("rotary_emb.inv_freq") or (name == HEAD and self.tied)
+
+
+def check_heads(values: Values, head_dim: int, num_heads: Sequence[int], num_kv_heads: Sequence[int]) -> None:
+    """Raises BadCheckpoint where RoPE cannot rotate a head, or where key/value heads cannot be shared evenly."""
+    if head_dim % 2:
+        raise values.wrong(f"head_dim is {head_dim}; RoPE rotates pairs and needs it even.")
+    for layer, (heads, kv_heads) in enumerate(zip(num_heads, num_kv_heads, strict=True)):
+        if heads % kv_heads:
+            raise values.wrong(f"layer {layer} has {heads} query heads, which {kv_heads} key/value heads cannot share "
+                               "evenly.")  # fmt: skip

@@ -1,0 +1,107 @@
+"""Llama's configuration, and Mistral's, whose architecture is the same but for its attention window.
+
+Source: the model cards' config.json; defaults of missing keys are those of transformers' LlamaConfig.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from elm_mlx.config.base import HEAD, ModelConfig, Shape, check_heads
+from elm_mlx.config.quantization import read_quantization
+from elm_mlx.config.rope import RopeConfig
+from elm_mlx.config.values import MAX_LAYERS, MAX_POSITIONS, MAX_VOCAB, MAX_WIDTH, Values
+from elm_mlx.errors import Unsupported
+
+MISTRAL_WINDOW = 4096  # positions, by transformers' MistralConfig, where sliding_window is not named
+
+
+@dataclass(frozen=True, kw_only=True)
+class LlamaConfig(ModelConfig):
+    """Llama 3, 3.1, 3.2 (text) and 3.3, and models of their shape."""
+
+    family: ClassVar[str] = "llama"
+    embedding_name: ClassVar[str] = "model.embed_tokens.weight"
+
+    @classmethod
+    def from_values(cls, values: Values) -> LlamaConfig:
+        """Reads either spelling of config.json; raises BadCheckpoint for what cannot be, Unsupported by name."""
+        values.require("hidden_act", ["silu", "swish"])
+        values.require("attention_bias", [False])
+        values.require("mlp_bias", [False])
+        refuse_windows(values)
+        layers = values.integer("num_hidden_layers", 32, MAX_LAYERS)
+        model_dim = values.integer("hidden_size", 4096, MAX_WIDTH)
+        heads = values.integer("num_attention_heads", 32, MAX_WIDTH)
+        if values.get("head_dim") is None and model_dim % heads:
+            raise values.wrong(f"hidden_size {model_dim} does not divide by {heads}; give head_dim.")
+        head_dim = values.integer("head_dim", model_dim // heads, MAX_WIDTH)
+        kv_heads = values.integer("num_key_value_heads", heads, MAX_WIDTH)
+        check_heads(values, head_dim, [heads], [kv_heads])
+        bos = values.token_ids("bos_token_id", 1)
+        return cls(
+            vocab_size=values.integer("vocab_size", 32_000, MAX_VOCAB),
+            model_dim=model_dim,
+            head_dim=head_dim,
+            num_heads=(heads,) * layers,
+            num_kv_heads=(kv_heads,) * layers,
+            ffn_dims=(values.integer("intermediate_size", 11_008, MAX_WIDTH),) * layers,
+            norm_eps=values.positive("rms_norm_eps", 1e-6, 1.0),
+            rope=RopeConfig.from_values(values),
+            context_length=values.integer("max_position_embeddings", 2048, MAX_POSITIONS),
+            tied=values.flag("tie_word_embeddings", False),
+            bos_token_id=bos[0] if bos else None,
+            eos_token_ids=values.token_ids("eos_token_id", 2),
+            quantization=read_quantization(values),
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """The keys of config.json that describe the model, RoPE in the older spelling, no default left out."""
+        return {
+            "model_type": self.family,
+            "vocab_size": self.vocab_size,
+            "hidden_size": self.model_dim,
+            "head_dim": self.head_dim,
+            "num_hidden_layers": self.num_layers,
+            "num_attention_heads": self.num_heads[0],
+            "num_key_value_heads": self.num_kv_heads[0],
+            "intermediate_size": self.ffn_dims[0],
+            "rms_norm_eps": self.norm_eps,
+            "rope_theta": self.rope.theta,
+            "rope_scaling": self.rope.to_dict() or None,
+            "max_position_embeddings": self.context_length,
+            "tie_word_embeddings": self.tied,
+        }
+
+    def weight_shapes(self) -> dict[str, Shape]:
+        """Every tensor of an unquantized checkpoint by its Hugging Face name, with its shape (out, in)."""
+        E, D, V = self.model_dim, self.head_dim, self.vocab_size
+        shapes: dict[str, Shape] = {self.embedding_name: (V, E)}
+        for i, (H, K, F) in enumerate(zip(self.num_heads, self.num_kv_heads, self.ffn_dims, strict=True)):
+            layer: dict[str, Shape] = {
+                "input_layernorm": (E,),
+                "self_attn.q_proj": (H * D, E),
+                "self_attn.k_proj": (K * D, E),
+                "self_attn.v_proj": (K * D, E),
+                "self_attn.o_proj": (E, H * D),
+                "post_attention_layernorm": (E,),
+                "mlp.gate_proj": (F, E),
+                "mlp.up_proj": (F, E),
+                "mlp.down_proj": (E, F),
+            }
+            shapes |= {f"model.layers.{i}.{name}.weight": shape for name, shape in layer.items()}
+        shapes["model.norm.weight"] = (E,)
+        return shapes if self.tied else shapes | {HEAD: (V, E)}
+
+
+def refuse_windows(values: Values) -> None:
+    """Raises Unsupported for layers that attend to the last few positions alone."""
+    kinds = values.get("layer_types", [])
+    for kind in kinds if isinstance(kinds, list) else [kinds]:
+        if kind != "full_attention":
+            raise values.unsupported("layer_types", kind, ["full_attention"])
+    if (window := values.get("sliding_window")) is not None:
+        raise Unsupported(f"{values.where}: sliding_window is {window!r} (a mistral's is {MISTRAL_WINDOW} where it "
+                          "does not say), and elm-mlx runs attention to all positions alone. Write null there if the "
+                          "model was trained so.")  # fmt: skip

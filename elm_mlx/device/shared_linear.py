@@ -1,0 +1,33 @@
+"""A product with a large matrix, shared by several streams of MLX's CPU backend."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import mlx.core as mx
+
+if TYPE_CHECKING:
+    from elm_mlx.device.execution import DeviceStream
+
+LARGE = 4 << 20  # bytes of a matrix: below, handing a share to another stream costs more than it gains
+FEW = 64  # rows of activations: from so many on, as the engine's LEAST_CHUNK has, chunks keep the cores busy instead
+
+
+class SharedLinear:
+    """A matrix of floats [out, in], as models.matrices.Matrix. For few rows of activations each stream multiplies its
+    share of the matrix's rows; small matrices, and many rows, are left to one stream."""
+
+    def __init__(self, weight: mx.array, streams: Sequence[DeviceStream]) -> None:
+        self.weight, self.streams = weight, streams if weight.nbytes >= LARGE else ()
+        self.ends = [len(weight) * i // len(streams) for i in range(1, len(streams))]
+
+    def __call__(self, x: mx.array) -> mx.array:
+        if not self.streams or x.size >= FEW * x.shape[-1]:
+            return x @ self.weight.T  # [..., in] -> [..., out]
+        shares = zip(mx.split(self.weight.T, self.ends, axis=1), self.streams, strict=True)
+        return mx.concatenate([mx.matmul(x, share, stream=stream) for share, stream in shares], axis=-1)
+
+    def rows(self, ids: mx.array) -> mx.array:
+        """The rows of `ids`: [B, L] -> [B, L, in]."""
+        return self.weight[ids]

@@ -1,0 +1,51 @@
+"""The decoding loop for one prompt: prefill, then one id at a time, the next step submitted before the last is read."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Generator, Sequence
+
+import mlx.core as mx
+
+from elm_mlx.arguments import Progress
+from elm_mlx.device.execution import Execution
+from elm_mlx.engine.cache.kv import KVCache
+from elm_mlx.engine.decodes import Decodes
+from elm_mlx.engine.prefill import PLAIN, prefill
+from elm_mlx.engine.sampling import Sampler
+
+
+def generate(
+    model: Decodes,
+    prompt: Sequence[int],
+    cache: Sequence[KVCache],
+    sampler: Sampler,
+    *,
+    max_tokens: int,
+    stop_ids: Collection[int] = (),
+    execution: Execution = PLAIN,
+    progress: Progress | None = None,
+) -> Generator[int, None, None]:
+    """Yields up to `max_tokens` ids after `prompt`; the last one is a stop id if one was drawn.
+
+    While the caller reads an id the next is being computed, except past the end. The cache needs room for
+    len(prompt) + max_tokens - 1 positions (CacheFull otherwise). However the loop ends, the cache then holds the
+    prompt and every id yielded but the last.
+    """
+    logits = prefill(model, mx.array([prompt]), cache, execution, progress)
+    ahead = sampler(logits)
+    mx.async_eval(ahead)
+    held = cache[0].offset
+    try:
+        for count in range(1, max_tokens + 1):
+            current = ahead
+            if count < max_tokens:
+                ahead = sampler(model.head(model.last_hidden(current[:, None], cache)))
+                mx.async_eval(ahead)
+            token = int(current.item())  # type: ignore[arg-type]
+            yield token
+            if token in stop_ids:
+                return
+            held += 1
+    finally:
+        for layer in cache:
+            layer.trim(layer.offset - held)

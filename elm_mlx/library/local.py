@@ -1,0 +1,205 @@
+"""What of a model is on this machine. Nothing here asks the network.
+
+A name stands for one or more candidates, the best first. A candidate is here as a copy that elm-mlx keeps
+(library.copies), or in Hugging Face's cache (library.hub_cache) if what lies there runs without conversion.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Collection
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from elm_mlx.config.quantization import check_bits
+from elm_mlx.device.memory import memory_limit, rough_bytes
+from elm_mlx.errors import InvalidRequest, NotFound
+from elm_mlx.files import gigabytes, optional_json, reading
+from elm_mlx.library import copies, names
+from elm_mlx.library.hub_cache import commit_of, complete_snapshot, find_snapshot
+from elm_mlx.library.names import Known, Name, Repository, parse_name
+from elm_mlx.store.layout import has_tokenizer
+from elm_mlx.store.snapshot import Snapshot
+
+
+@dataclass(frozen=True)
+class Located:
+    """A model's directory, and the repository and commit that it comes from (None for a directory of the user's)."""
+
+    path: Path
+    repository: Repository | None = None
+    commit: str | None = None
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A repository that a name may stand for, and the bits to have it in; None runs it as published if that loads."""
+
+    repository: Repository
+    bits: int | None
+    ungated: str | None = None  # a repository with the same model that asks for no licence, where this one may
+    original: str | None = None  # the publisher's repository, where this is somebody else's conversion of it
+
+    @property
+    def variant(self) -> str:
+        """What our own conversion of it is called: bf16, or 4bit."""
+        return f"{self.bits}bit" if self.bits else "bf16"
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A repository as it was published, on this machine, and the tokenizer from elsewhere where it has none."""
+
+    repository: Repository
+    snapshot: Snapshot
+    tokenizer: Path | None
+
+
+def candidates(name: Known | Repository, bits: int | None) -> list[Candidate]:
+    """What a name may stand for, the best first: of a known model its ready conversion, where it has the bits asked
+    for or none were, and its publisher's repository. Raises InvalidRequest for bits that none can have."""
+    check_bits(bits)
+    if isinstance(name, Known) and name.ready and bits in (None, names.READY_BITS):
+        return [Candidate(Repository(name.ready), None, original=name.original), as_published(name, bits)]
+    return [as_published(name, bits)]
+
+
+def as_published(name: Known | Repository, bits: int | None = None) -> Candidate:
+    """The publisher's own repository of a known model, or the repository that was named."""
+    repository = Repository(name.original) if isinstance(name, Known) else name
+    return Candidate(repository, bits, ungated=names.ready_of(repository.name))
+
+
+def locate(model: str | Path, bits: int | None = None) -> Located | None:
+    """Where a model lies on this machine, or None.
+
+    Raises InvalidRequest and NotFound for what names nothing.
+    """
+    return find(parse_name(model), bits)
+
+
+def find(name: Name, bits: int | None) -> Located | None:
+    """Where the model of a parsed name lies, or None. Raises NotFound for a directory that is not there, and
+    InvalidRequest for a directory in other bits than it has."""
+    if not isinstance(name, Path):
+        found = (look(candidate) for look in (own_copy, cached) for candidate in candidates(name, bits))
+        return next((located for located in found if located), None)
+    if not name.is_dir():
+        raise NotFound(f"There is no directory {name}. Give a model's directory, or a name.")
+    if bits:
+        raise InvalidRequest(f"{name} is a directory, which has the bits that it has. Convert it with "
+                             f"`elm-mlx convert {name} --bits {bits}`, or name a model.")  # fmt: skip
+    return Located(name)
+
+
+def own_copy(candidate: Candidate) -> Located | None:
+    """Our own copy. Where the hub's cache does not know which commit "main" is, a copy of any commit will do; of any
+    other revision only a copy of its own commit."""
+    repository, commit = candidate.repository, commit_of(candidate.repository)
+    if not (commit or repository.revision == "main"):
+        return None
+    found = copies.find(repository.name, candidate.variant, commit)
+    published = copies.find(repository.name, copies.PUBLISHED, commit)
+    if not found and published and runs_as_published(published, candidate):
+        found = published
+    return Located(found, repository, found.name.partition("-")[2]) if found else None
+
+
+def cached(candidate: Candidate) -> Located | None:
+    """The snapshot in the hub's cache, if it runs without conversion."""
+    snapshot = complete_snapshot(candidate.repository)
+    if snapshot and runs_as_published(snapshot.path, candidate):
+        return Located(snapshot.path, candidate.repository, snapshot.commit)
+    return None
+
+
+def runs_as_published(directory: Path, candidate: Candidate) -> bool:
+    """Whether a directory as it was published needs no conversion to be the candidate."""
+    stored = stored_bits(optional_json(directory / "config.json"), candidate)
+    with reading(directory):
+        return needs_no_conversion([file.name for file in directory.iterdir() if file.exists()], candidate.bits, stored)
+
+
+def needs_no_conversion(files: Collection[str], bits: int | None, stored: int | None) -> bool:
+    """Whether a repository with these files, its weights in `stored` bits, runs as it is where `bits` are asked for."""
+    return "tokenizer.json" in files and any(file.endswith(".safetensors") for file in files) and bits in (None, stored)
+
+
+def stored_bits(raw: dict[str, Any], candidate: Candidate) -> int | None:
+    """The bits of the weights according to a config.json's object; None where they are not quantized. Raises
+    InvalidRequest where the candidate is to have others."""
+    quantization = raw.get("quantization") or raw.get("quantization_config") or {}
+    stored = quantization.get("bits") if isinstance(quantization, dict) else None
+    if candidate.bits and stored and stored != candidate.bits:
+        raise InvalidRequest(
+            f"{candidate.repository} is quantized to {stored} bits already.",
+            "Leave {bits} out, or name the original that it was made from.",
+        )
+    return stored
+
+
+def find_in_any_bits(model: str | Path, bits: int | None) -> Path:
+    """Where a model lies on this machine, in whatever bits.
+
+    Raises NotFound, with the memory that a known model would take in `bits`.
+    """
+    name = parse_name(model)
+    if found := find(name, None) or next(iter(copies.copies_of(name)), None):
+        return found.path
+    takes = ""
+    if isinstance(name, Known):
+        stored = bits or (names.READY_BITS if name.ready else None)
+        takes = (f" In {stored or 16} bits it takes about {gigabytes(rough_bytes(name.parameters, stored))} and its "
+                 f"cache, and this machine has {gigabytes(memory_limit())} for a model.")  # fmt: skip
+    raise NotFound(f"{model} is not on this machine yet.{takes} Fetch it with `elm-mlx pull {model}`.")
+
+
+def in_other_bits(name: Name) -> str:
+    """An advice with the bits of our copies of a model, where there are some."""
+    variants = dict.fromkeys(copy.variant for copy in copies.copies_of(name))
+    bits = [f"{{bits={variant.removesuffix('bit')}}}" for variant in variants if variant.endswith("bit")]
+    return f"What is here of it: {' or '.join(bits)}." if bits else ""
+
+
+def cached_checkpoint(model: str) -> Checkpoint:
+    """The published checkpoint of a name, as far as it is on this machine; its tokenizer is None where that is not.
+
+    Raises NotFound where the checkpoint is not here, InvalidRequest for a directory.
+    """
+    repository = as_published(repository_name(model)).repository
+    if not (snapshot := complete_checkpoint(repository)):
+        raise NotFound(f"{repository} is not on this machine, and a dry run fetches nothing: the checkpoint's own "
+                       "files tell what would be done.", "Leave {dry_run} out.")  # fmt: skip
+    tokenizer = cached_tokenizer() if names.lacks_tokenizer(repository.name) else None
+    return Checkpoint(repository, snapshot, tokenizer)
+
+
+def complete_checkpoint(repository: Repository) -> Snapshot | None:
+    """The cached snapshot, if it holds all of the model that the repository has, its tokenizer included."""
+    snapshot = complete_snapshot(repository)
+    has_all = snapshot and (names.lacks_tokenizer(repository.name) or has_tokenizer(snapshot.path))
+    return snapshot if has_all else None
+
+
+def repository_name(model: str | Path) -> Known | Repository:
+    """The name of a model that can be fetched. Raises InvalidRequest for a directory."""
+    name = parse_name(model)
+    if isinstance(name, Path):
+        raise InvalidRequest(f"{model} is a directory, so there is nothing to fetch. Name a model.")
+    return name
+
+
+def cached_tokenizer() -> Path | None:
+    """OpenELM's tokenizer, where a mirror's is in the hub's cache."""
+    snapshots = filter(None, (find_snapshot(Repository(mirror)) for mirror in names.TOKENIZER_MIRRORS))
+    files = (snapshot.path / names.TOKENIZER_FILE for snapshot in snapshots)
+    return next(filter(is_the_tokenizer, files), None)
+
+
+def is_the_tokenizer(path: Path) -> bool:
+    """Whether a file is OpenELM's tokenizer, by its hash."""
+    if not path.is_file():
+        return False
+    with reading(path), path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest() == names.TOKENIZER_SHA256

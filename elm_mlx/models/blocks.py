@@ -1,0 +1,84 @@
+"""A transformer layer as both architectures have it: projections, attention, a gated feed-forward.
+
+Shapes: B batch, L new tokens, S cached positions, H query heads, K kv heads, D head dim, E model dim, F ffn dim,
+V vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol
+
+import mlx.core as mx
+
+from elm_mlx.models.attention import QKV, CacheLayer, join_heads
+from elm_mlx.models.matrices import Matrix, Product
+from elm_mlx.models.rope import Offset
+
+
+def silu_gate(gate: mx.array, up: mx.array) -> mx.array:
+    """silu(gate) * up, elementwise."""
+    return gate * mx.sigmoid(gate) * up
+
+
+class SiluGate:
+    """The gate that all blocks of a model share, so that it is compiled, or not, for all of them at once."""
+
+    def __init__(self) -> None:
+        self.function: Callable[[mx.array, mx.array], mx.array] = silu_gate
+
+    def set_compiled(self, compiled: bool) -> None:
+        """Whether the gate runs as one compiled kernel from now on."""
+        self.function = mx.compile(silu_gate, shapeless=True) if compiled else silu_gate
+
+    def __call__(self, gate: mx.array, up: mx.array) -> mx.array:
+        return self.function(gate, up)
+
+
+class FeedForward:
+    """down(silu(gate(x)) * up(x)), gate and up in one product: [B, L, E] -> [B, L, E]."""
+
+    def __init__(self, gate_up: Product, down: Matrix, gate: SiluGate) -> None:
+        self.gate_up, self.down, self.gate = gate_up, down, gate
+
+    def __call__(self, x: mx.array) -> mx.array:
+        gate, up = mx.split(self.gate_up(x), 2, axis=-1)  # [B, L, 2F] -> two of [B, L, F]
+        return self.down(self.gate(gate, up))
+
+
+class Projections(Protocol):
+    """What an architecture does around its attention: q, k and v out of states, and `out`, the product after it."""
+
+    out: Matrix
+
+    def __call__(self, x: mx.array, offset: Offset) -> QKV:
+        """[B, L, E] -> q [B, H, L, D] and k, v [B, K, L, D], q and k rotated from position `offset` on."""
+        ...
+
+
+class Block:
+    """A pre-norm layer: h + out(attention(qkv(norm(h)))), then h + ffn(norm(h)).
+
+    Its two halves have no side effects; the attention between them writes to the cache.
+    """
+
+    def __init__(self, attn: Projections, ffn: FeedForward, norms: tuple[mx.array, mx.array], eps: float) -> None:
+        self.attn, self.ffn, self.norms, self.eps = attn, ffn, norms, eps
+
+    def __call__(self, h: mx.array, cache: CacheLayer) -> mx.array:
+        q, k, v = self.before(h, cache.offset)
+        return self.after(h, cache.attend(q, k, v))
+
+    def last(self, h: mx.array, cache: CacheLayer) -> mx.array:
+        """The state of the last position alone, [B, L, E] -> [B, 1, E]: the others only need their keys and values."""
+        q, k, v = self.before(h, cache.offset)
+        return self.after(h[:, -1:], cache.attend(q[:, :, -1:], k, v))
+
+    def before(self, h: mx.array, offset: Offset) -> QKV:
+        """The half before attention: states [B, L, E] -> queries, keys and values."""
+        return self.attn(mx.fast.rms_norm(h, self.norms[0], self.eps), offset)
+
+    def after(self, h: mx.array, mixed: mx.array) -> mx.array:
+        """The half after attention: h [B, L, E] and what attention gave, [B, H, L, D] -> [B, L, E]."""
+        h = h + self.attn.out(join_heads(mixed, h.shape))
+        return h + self.ffn(mx.fast.rms_norm(h, self.norms[1], self.eps))

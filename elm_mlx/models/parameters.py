@@ -1,0 +1,64 @@
+"""The named arrays of a checkpoint, handed out once each as the vectors and matrices that a model is built from."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, MutableMapping
+
+import mlx.core as mx
+
+from elm_mlx.config.quantization import Quantization
+from elm_mlx.models.matrices import Linear, Matrix, Product, QuantizedLinear, SideBySide
+
+
+class Parameters:
+    """The named arrays a model is built from. Each is handed out once, so what remains was not wanted.
+
+    `dtype` is the type of the activations; floats are cast to it, so that no operation computes in a wider type.
+    `ready` is called with the arrays of each parameter as it is handed out, so that the loading code decides when
+    they are evaluated. `linear` makes a Matrix of an array of floats.
+    """
+
+    def __init__(
+        self,
+        arrays: MutableMapping[str, mx.array],
+        quantization: Quantization | None,
+        dtype: mx.Dtype,
+        ready: Callable[..., None] = lambda *arrays: None,
+        linear: Callable[[mx.array], Matrix] = Linear,
+    ) -> None:
+        self.arrays, self.quantization, self.dtype = arrays, quantization, dtype
+        self.ready, self.linear_of = ready, linear
+
+    def vector(self, name: str) -> mx.array:
+        """A norm's weight."""
+        vector = self._floats(self.arrays.pop(f"{name}.weight"))
+        self.ready(vector)
+        return vector
+
+    def linear(self, name: str) -> Matrix:
+        """A matrix as it is stored."""
+        return self._matrix(*self._stored(name))
+
+    def fused(self, *names: str) -> Product:
+        """Matrices of one input as one product: rows are quantized alone, so joining them is exact."""
+        stored = [self._stored(name) for name in names]
+        if any(setting != stored[0][1] for _, setting in stored):
+            return SideBySide([self._matrix(*one) for one in stored])
+        joined = [mx.concatenate(list(column)) for column in zip(*(arrays for arrays, _ in stored), strict=True)]
+        return self._matrix(joined, stored[0][1])
+
+    def _stored(self, name: str) -> tuple[list[mx.array], Quantization | None]:
+        """The arrays of one matrix and how they are quantized, if they are."""
+        if f"{name}.scales" not in self.arrays or self.quantization is None:
+            return [self._floats(self.arrays.pop(f"{name}.weight"))], None
+        kinds = [kind for kind in ("weight", "scales", "biases") if f"{name}.{kind}" in self.arrays]
+        arrays = [self._floats(self.arrays.pop(f"{name}.{kind}")) for kind in kinds]
+        return arrays, self.quantization.setting(name)
+
+    def _floats(self, array: mx.array) -> mx.array:
+        """Floats in the model's type; packed words and 8-bit scales as they are."""
+        return array.astype(self.dtype) if mx.issubdtype(array.dtype, mx.floating) else array
+
+    def _matrix(self, arrays: list[mx.array], setting: Quantization | None) -> Matrix:
+        self.ready(*arrays)
+        return QuantizedLinear(arrays, setting, self.dtype) if setting else self.linear_of(*arrays)

@@ -1,0 +1,38 @@
+"""Control tokens in a caller's text, hidden from a chat template and from the tokenizer."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+
+
+class Disguise:
+    """Writes control tokens in the caller's strings in private characters that nothing else in the prompt has.
+
+    What still reads as a control token after rendering is the template's. A string's tail that begins a token, or
+    head that ends one, is disguised, too: the template's text beside it might complete it. Each character becomes one
+    other, so that a template's trimming, slicing and counting give what they would have given.
+    """
+
+    def __init__(self, tokens: Iterable[str], used: set[str]) -> None:
+        longest_first = sorted(filter(None, tokens), key=len, reverse=True)
+        self.control = re.compile("(" + ("|".join(map(re.escape, longest_first)) or "(?!)") + ")")
+        self._heads = {token[:end] for token in longest_first for end in range(1, len(token))}
+        self._tails = {token[start:] for token in longest_first for start in range(1, len(token))}
+        self._longest = len(longest_first[0]) if longest_first else 0
+        private = (c for c in map(chr, range(0xF0000, 0x10FFFE)) if c not in used)
+        mask = dict(zip(sorted(set("".join(longest_first))), private, strict=False))
+        self._mask = str.maketrans(mask)
+        self._unmask = str.maketrans({hidden: seen for seen, hidden in mask.items()})
+
+    def __call__(self, text: str) -> str:
+        text = self.control.sub(lambda match: match[0].translate(self._mask), text)
+        sizes = range(min(self._longest, len(text)), 0, -1)
+        head = next((n for n in sizes if text[:n] in self._tails), 0)
+        tail = next((n for n in sizes if text[-n:] in self._heads), 0)
+        middle = len(text) - tail
+        return text[:head].translate(self._mask) + text[head:middle] + text[max(head, middle) :].translate(self._mask)
+
+    def pieces(self, text: str) -> list[str]:
+        """A rendered text split into text, control, text, ..., text, in its own characters again."""
+        return [piece.translate(self._unmask) for piece in self.control.split(text)]

@@ -1,0 +1,56 @@
+"""The options of a call: declared once, the same for generate, stream and chat, and refused where they mean nothing."""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any
+
+import pytest
+from helpers import checkpoints
+
+import elm_mlx
+from elm_mlx.api.options import Options, sampling_for
+from elm_mlx.config.generation import Sampling
+from elm_mlx.errors import InvalidRequest
+
+
+@pytest.mark.parametrize("call", ["generate", "stream", "chat"])
+def test_every_call_takes_the_options_by_name_alone(lm: elm_mlx.LanguageModel, call: str) -> None:
+    parameters = inspect.signature(getattr(lm, call)).parameters.values()
+    assert [p.name for p in parameters if p.kind is p.VAR_KEYWORD] == ["options"]
+    assert not set(Options.__annotations__) & {parameter.name for parameter in parameters}
+    with pytest.raises(TypeError):
+        getattr(lm, call)("Hi", 4, 0.5)
+
+
+def test_generate_stream_and_chat_choose_alike(lm: elm_mlx.LanguageModel) -> None:
+    ids = checkpoints.prompt(12)
+    options: dict[str, Any] = {"temperature": 0.9, "top_p": 0.8, "top_k": 50, "min_p": 0.01, "seed": 3}
+    pieces = list(lm.stream(ids, 8, **options))
+    assert [piece.token for piece in pieces if piece.finish_reason != "stop"] == lm.generate(ids, 8, **options).tokens
+
+
+def test_an_option_that_does_not_exist_is_refused_with_the_nearest(lm: elm_mlx.LanguageModel) -> None:
+    with pytest.raises(TypeError, match=r"no option 'temprature'; did you mean 'temperature'\?"):
+        lm.generate("Hi", temprature=0.5)  # type: ignore[call-arg]
+    with pytest.raises(TypeError, match="the options are temperature, top_p, top_k, min_p, seed"):
+        lm.stream("Hi", xyz=1)  # type: ignore[call-arg]
+
+
+def test_none_and_a_missing_option_mean_the_models_own() -> None:
+    own = Sampling(temperature=0.6, top_p=0.9)
+    assert sampling_for(own, {}) == sampling_for(own, {"temperature": None, "seed": 7}) == own
+    assert sampling_for(own, {"top_k": 5}) == Sampling(temperature=0.6, top_p=0.9, top_k=5)
+
+
+def test_a_filter_of_a_greedy_model_is_refused_unless_a_temperature_is_given() -> None:
+    with pytest.raises(InvalidRequest, match="top_k would change nothing"):
+        sampling_for(Sampling(), {"top_k": 5})
+    assert sampling_for(Sampling(), {"top_k": 5, "temperature": 0.5}).top_k == 5
+
+
+def test_stats_print_themselves(lm: elm_mlx.LanguageModel) -> None:
+    stats = lm.generate(checkpoints.prompt(5), 4).stats
+    text = str(stats)
+    assert text.startswith(f"5 + {stats.generated_tokens} tokens: the first after ")
+    assert text.endswith(" MB at most")
