@@ -6,24 +6,16 @@ import json
 import re
 import tempfile
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import pytest
 from helpers import checkpoints
+from helpers.command_line import Result, run
 
-from elm_mlx import cli
 from elm_mlx.bench import bandwidth, clock, measure, random_model
 from elm_mlx.errors import ElmError
 
 SHORT = ["-p", "8", "-n", "4", "-r", "2"]
-
-
-class Result(NamedTuple):
-    """What one command line did."""
-
-    code: int
-    out: str
-    err: str
 
 
 @pytest.fixture(autouse=True)
@@ -33,11 +25,8 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(measure, "PAUSE_S", 0.0)
 
 
-def run(capsys: pytest.CaptureFixture[str], *arguments: object) -> Result:
-    code = cli.run(["bench", *map(str, arguments)])
-    out, err = capsys.readouterr()
-    assert "Traceback" not in err
-    return Result(code, out, err)
+def bench(*arguments: object) -> Result:
+    return run("bench", *arguments)
 
 
 def told(result: Result) -> list[tuple[str, str, list[str]]]:
@@ -47,21 +36,19 @@ def told(result: Result) -> list[tuple[str, str, list[str]]]:
     return [(model["name"], model["stored_as"], [test["test"] for test in model["tests"]]) for model in models]
 
 
-def test_without_options_but_short_ones_it_is_the_demo(capsys: pytest.CaptureFixture[str]) -> None:
-    done = run(capsys, *SHORT)
+def test_without_options_but_short_ones_it_is_the_demo() -> None:
+    done = bench(*SHORT)
     assert done.code == 0
     for line in ("| demo 8-bit | ttft16 |", "| demo 8-bit | pp8 ", "| demo 8-bit | tg4 "):
         assert line in done.out
     assert "2 runs a test" in done.out
     assert ("stand-in" in done.err) == done.out.startswith("CPU")
-    assert run(capsys, *SHORT, "--quiet").err == ""
+    assert bench(*SHORT, "--quiet").err == ""
 
 
-def test_every_list_is_gone_through_and_nothing_is_left(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_every_list_is_gone_through_and_nothing_is_left(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    done = run(capsys, "--random", "openelm-20x64,llama-16x64", "--bits", "4,8", "-p", "4,8", "-n", "2", "-d", "0,3",
+    done = bench("--random", "openelm-20x64,llama-16x64", "--bits", "4,8", "-p", "4,8", "-n", "2", "-d", "0,3",
                "-r", "1", "--json")  # fmt: skip
     tests = ["ttft16", "pp4", "pp8", "tg2", "pp4 @ d3", "pp8 @ d3", "tg2 @ d3"]
     shapes = [(shape, f"{bits}-bit") for shape in ("openelm-20x64", "llama-16x64") for bits in (4, 8)]
@@ -69,13 +56,13 @@ def test_every_list_is_gone_through_and_nothing_is_left(
     assert not list(tmp_path.glob("elm-mlx-bench-*"))
 
 
-def test_models_are_named_or_lie_somewhere(capsys: pytest.CaptureFixture[str], openelm: Path) -> None:
-    done = run(capsys, "--model", f"{openelm},{openelm}", "-p", 0, "-n", 2, "-r", 1, "--json")
+def test_models_are_named_or_lie_somewhere(openelm: Path) -> None:
+    done = bench("--model", f"{openelm},{openelm}", "-p", 0, "-n", 2, "-r", 1, "--json")
     assert told(done) == [(str(openelm), "float32", ["ttft16", "tg2"])] * 2
 
 
-def test_a_comparison_prints_the_ratio_with_its_spread(capsys: pytest.CaptureFixture[str]) -> None:
-    done = run(capsys, "--random", "openelm-20x64", *SHORT, "--compare", "mlx-lm")
+def test_a_comparison_prints_the_ratio_with_its_spread() -> None:
+    done = bench("--random", "openelm-20x64", *SHORT, "--compare", "mlx-lm")
     assert done.code == 0, done.err
     rows = [line for line in done.out.splitlines() if line.startswith("| openelm-20x64 float32 |")]
     assert len(rows) == 3
@@ -83,39 +70,33 @@ def test_a_comparison_prints_the_ratio_with_its_spread(capsys: pytest.CaptureFix
     assert "32 of 32 greedy tokens" in done.out
 
 
-def test_a_standing_wish_yields_to_random_weights(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, openelm: Path
-) -> None:
+def test_a_standing_wish_yields_to_random_weights(monkeypatch: pytest.MonkeyPatch, openelm: Path) -> None:
     monkeypatch.setenv("ELM_MLX_MODEL", str(openelm))
     monkeypatch.setenv("ELM_MLX_DTYPE", "bfloat16")
-    assert told(run(capsys, *SHORT, "--json"))[0][:2] == (str(openelm), "float32")
-    assert told(run(capsys, *SHORT, "--random", "llama-16x64", "--json"))[0][:2] == ("llama-16x64", "bfloat16")
+    assert told(bench(*SHORT, "--json"))[0][:2] == (str(openelm), "float32")
+    assert told(bench(*SHORT, "--random", "llama-16x64", "--json"))[0][:2] == ("llama-16x64", "bfloat16")
 
 
-def test_a_wrong_name_is_told_before_anything_is_measured(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, openelm: Path
-) -> None:
+def test_a_wrong_name_is_told_before_anything_is_measured(monkeypatch: pytest.MonkeyPatch, openelm: Path) -> None:
     monkeypatch.setattr(measure, "bandwidth", lambda: pytest.fail("measured"))
     for wrong in ("nowhere", openelm / "nowhere"):
-        done = run(capsys, *SHORT, "--model", f"{openelm},{wrong}")
+        done = bench(*SHORT, "--model", f"{openelm},{wrong}")
         assert (done.code, "nowhere" in done.err) == (66, True)
 
 
 def test_what_the_last_model_has_no_room_for_is_told_before_anything_is_measured_or_written(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, openelm: Path, tmp_path: Path
+    monkeypatch: pytest.MonkeyPatch, openelm: Path, tmp_path: Path
 ) -> None:
     monkeypatch.setattr(measure, "bandwidth", lambda: pytest.fail("measured"))
     monkeypatch.setattr(random_model, "write_weights", lambda *_: pytest.fail("written"))
     raw = checkpoints.OPENELM | {"max_context_length": 64}
     short = checkpoints.write(tmp_path / "short", raw)
     for subjects in (["--random", "llama-16x64", "-d", 200_000], ["--model", f"{openelm},{short}", "-d", 100]):
-        done = run(capsys, *SHORT, *subjects)
+        done = bench(*SHORT, *subjects)
         assert (done.code, "and the model's context has" in done.err) == (2, True), done.err
 
 
-def test_what_was_measured_before_it_failed_is_told(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, openelm: Path
-) -> None:
+def test_what_was_measured_before_it_failed_is_told(monkeypatch: pytest.MonkeyPatch, openelm: Path) -> None:
     left = iter(range(2 + 1))  # the first test's runs, with the one that warms up
 
     def sample(*_: object) -> clock.Sample:
@@ -124,17 +105,17 @@ def test_what_was_measured_before_it_failed_is_told(
         return clock.Sample(1.0, 1.0, 1)
 
     monkeypatch.setattr(measure, "sample", sample)
-    done = run(capsys, *SHORT, "--model", openelm, "--json")
+    done = bench(*SHORT, "--model", openelm, "--json")
     assert (done.code, "The power is gone." in done.err) == (1, True)
     assert [test["test"] for test in json.loads(done.out)["models"][0]["tests"]] == ["ttft16"]
 
 
 def test_bits_of_a_directory_or_the_demo_are_refused_before_anything_is_measured(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, openelm: Path
+    monkeypatch: pytest.MonkeyPatch, openelm: Path
 ) -> None:
     monkeypatch.setattr(measure, "bandwidth", lambda: pytest.fail("measured"))
     for subject, complaint in ([], "the built-in demo has 8"), (["--model", openelm], "which has the bits that it has"):
-        done = run(capsys, *SHORT, *subject, "--bits", 4)
+        done = bench(*SHORT, *subject, "--bits", 4)
         assert (done.code, complaint in done.err) == (2, True)
 
 
@@ -157,9 +138,7 @@ def test_bits_of_a_directory_or_the_demo_are_refused_before_anything_is_measured
         ("--cpu-policy fast", 2, "'fast' is not one of"),
     ],
 )
-def test_mistakes_are_sentences_with_their_codes(
-    capsys: pytest.CaptureFixture[str], line: str, code: int, complaint: str
-) -> None:
-    done = run(capsys, *line.split())
+def test_mistakes_are_sentences_with_their_codes(line: str, code: int, complaint: str) -> None:
+    done = bench(*line.split())
     assert (done.code, done.out) == (code, "")
     assert complaint in done.err.splitlines()[-1]

@@ -4,22 +4,16 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pexpect
 import pytest
 from helpers import checkpoints
+from helpers.command_line import INTERRUPTIBLE, PATIENCE_S, Result, answer, run
 
 import elm_mlx
 from elm_mlx.cli.chat import Chat
 
-# SIGINT is ignored where a shell runs the tests in its background; this program listens again.
-LISTENING = (
-    "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); from elm_mlx.cli import main; main()"
-)
-PROGRAM = [sys.executable, "-c", LISTENING, "chat"]
 TEMPLATE = (
     "{{ bos_token }}{% for m in messages %}<{{ m['role'] }}>{{ m['content'] | trim }}{% endfor %}"
     "{% if add_generation_prompt %}<assistant>{% endif %}"
@@ -42,17 +36,14 @@ def instruct(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def chat(model: Path, typed: str, *options: str) -> subprocess.CompletedProcess[str]:
-    command = [*PROGRAM, "--model", str(model), "--max-tokens", "6", *options]
-    done = subprocess.run(command, input=typed, capture_output=True, text=True, timeout=60, check=False)
-    assert "Traceback" not in done.stderr
-    return done
+def chat(model: Path, typed: str, *options: object) -> Result:
+    return run("chat", "--model", model, "--max-tokens", 6, *options, stdin=typed.encode())
 
 
-def saved(model: Path, typed: str, folder: Path, *options: str) -> dict[str, object]:
+def saved(model: Path, typed: str, folder: Path, *options: object) -> dict[str, object]:
     """The conversation after what was typed."""
     done = chat(model, f"{typed}/save {folder / 'chat.json'}\n", *options)
-    assert done.returncode == 0, done.stderr
+    assert done.code == 0, done.err
     found: dict[str, object] = json.loads((folder / "chat.json").read_text(encoding="utf-8"))
     return found
 
@@ -65,12 +56,12 @@ def contents(conversation: dict[str, object]) -> list[str]:
 
 def test_answers_go_to_stdout_and_nothing_else_does(instruct: Path) -> None:
     done = chat(instruct, "Hi\n/stats\n/nonsense\n/help\n")
-    assert done.returncode == 0
-    assert done.stdout.endswith("\n")
-    assert not any(word in done.stdout for word in ("/regen", "command", "the first after"))
-    assert "tokens" in done.stderr
-    assert "/regen" in done.stderr
-    assert "There is no such command" in done.stderr
+    assert done.code == 0
+    assert done.out.endswith("\n")
+    assert not any(word in done.out for word in ("/regen", "command", "the first after"))
+    assert "tokens" in done.err
+    assert "/regen" in done.err
+    assert "There is no such command" in done.err
 
 
 def test_lines_are_joined_by_backslashes_and_quotes(instruct: Path, tmp_path: Path) -> None:
@@ -86,13 +77,13 @@ def test_a_conversation_is_forgotten_saved_and_loaded(instruct: Path, tmp_path: 
 
 
 def test_an_answer_is_made_again_the_same(instruct: Path) -> None:
-    answers = chat(instruct, "Hi\n/regen\n").stdout
+    answers = chat(instruct, "Hi\n/regen\n").out
     assert answers[: len(answers) // 2] == answers[len(answers) // 2 :]
 
 
 def test_the_template_is_what_the_model_reads(instruct: Path) -> None:
     sampled = ("--temperature", "1", "--seed", "3")
-    plain, told = (chat(instruct, "Hi\n", *sampled, *more).stdout for more in ((), ("--system", "Be brief.")))
+    plain, told = (chat(instruct, "Hi\n", *sampled, *more).out for more in ((), ("--system", "Be brief.")))
     assert plain != told
 
 
@@ -101,8 +92,8 @@ def test_a_base_model_completes_and_goes_on(base: Path, tmp_path: Path) -> None:
     messages = conversation["messages"]
     assert isinstance(messages, list)
     assert [message["role"] for message in messages] == ["user", "assistant"] * 2
-    assert "so it completes what you type" in chat(base, "").stderr
-    assert "can be given no system message" in chat(base, "/system Be brief.\n").stderr
+    assert "so it completes what you type" in chat(base, "").err
+    assert "can be given no system message" in chat(base, "/system Be brief.\n").err
 
 
 @pytest.mark.parametrize(
@@ -111,22 +102,21 @@ def test_a_base_model_completes_and_goes_on(base: Path, tmp_path: Path) -> None:
 def test_a_file_that_is_no_conversation_is_refused(instruct: Path, tmp_path: Path, content: str) -> None:
     (tmp_path / "other.json").write_text(content, encoding="utf-8")
     done = chat(instruct, f"/load {tmp_path / 'other.json'}\n")
-    assert done.returncode == 0
-    assert "no conversation that /save wrote" in done.stderr
+    assert done.code == 0
+    assert "no conversation that /save wrote" in done.err
 
 
-def test_a_conversation_is_read_from_no_pipe_or_device(instruct: Path, tmp_path: Path) -> None:
-    os.mkfifo(tmp_path / "pipe")  # nobody writes into it
-    done = chat(instruct, f"/load {tmp_path / 'pipe'}\n/load nowhere\n")
-    assert (done.returncode, done.stderr.count("it is a folder, a pipe or a device")) == (0, 1)
-    assert "nowhere cannot be read: No such file" in done.stderr
+def test_a_conversation_is_read_from_no_pipe_or_device(instruct: Path, pipe: Path) -> None:
+    done = chat(instruct, f"/load {pipe}\n/load nowhere\n")
+    assert (done.code, done.err.count("it is a folder, a pipe or a device")) == (0, 1)
+    assert "nowhere cannot be read: No such file" in done.err
 
 
 def test_ctrl_c_stops_the_answer_and_not_the_program(instruct: Path) -> None:
-    options = ["--model", str(instruct), "--max-tokens", "50000"]
+    program, *arguments = [*INTERRUPTIBLE, "chat", "--model", str(instruct), "--max-tokens", "50000"]
     environment = os.environ | {"TERM": "xterm"}
     child = pexpect.spawn(
-        PROGRAM[0], [*PROGRAM[1:], *options], env=environment, timeout=30, encoding="utf-8", codec_errors="replace"
+        program, arguments, env=environment, timeout=PATIENCE_S, encoding="utf-8", codec_errors="replace"
     )
     child.expect("> ")
     child.sendline("Hi")
@@ -146,30 +136,27 @@ def test_ctrl_c_stops_the_answer_and_not_the_program(instruct: Path) -> None:
 
 def test_generate_uses_the_template_unless_raw(instruct: Path) -> None:
     def tokens(*more: str) -> int:
-        command = [sys.executable, "-m", "elm_mlx", "generate", "--model", str(instruct), "--prompt", "Hi", "--json"]
-        done = subprocess.run(
-            [*command, "--max-tokens", "2", *more], capture_output=True, check=True, stdin=subprocess.DEVNULL
-        )
-        return int(json.loads(done.stdout)["stats"]["prompt_tokens"])
+        done = run("generate", "--model", instruct, "--prompt", "Hi", "--max-tokens", 2, "--json", *more)
+        return int(answer(done)["stats"]["prompt_tokens"])
 
     assert tokens() > tokens("--raw") > 1
 
 
 def test_an_unconfirmed_template_is_used_when_asked_for_and_said_to_be_one(base: Path, tmp_path: Path) -> None:
     done = chat(base, "Hi\n", "--chat-template", "zephyr", "--system", "Be brief.")
-    assert done.returncode == 0
-    assert "nobody has confirmed it" in done.stderr
+    assert done.code == 0
+    assert "nobody has confirmed it" in done.err
     (tmp_path / "mine.jinja").write_text(TEMPLATE, encoding="utf-8")
     own = chat(base, "Hi\n", "--chat-template", str(tmp_path / "mine.jinja"))
-    assert (own.returncode, "confirmed" in own.stderr) == (0, False)
-    assert own.stdout != chat(base, "Hi\n").stdout
-    assert chat(base, "Hi\n", "--chat-template", "nowhere").returncode == 66
+    assert (own.code, "confirmed" in own.err) == (0, False)
+    assert own.out != chat(base, "Hi\n").out
+    assert chat(base, "Hi\n", "--chat-template", "nowhere").code == 66
 
 
 def test_what_cannot_be_answered_leaves_the_conversation_as_it_was(instruct: Path, tmp_path: Path) -> None:
     failed = chat(instruct, "/regen\n/stats\n/load nowhere\n/save\n")
-    assert failed.returncode == 0
-    assert failed.stderr.count("elm-mlx: ") == 4
+    assert failed.code == 0
+    assert failed.err.count("elm-mlx: ") == 4
     refusing = (
         "{% for m in messages %}{% if m['content'] == 'no' %}{{ raise_exception('never') }}{% endif %}"
         "{{ m['content'] }}{% endfor %}"
@@ -196,9 +183,9 @@ def test_ctrl_c_before_the_answer_stops_that_alone(instruct: Path, monkeypatch: 
 
 def test_a_full_context_says_how_to_begin_anew(base: Path) -> None:
     done = chat(base, "word " * 3000 + "\n")
-    assert (done.returncode, "/reset" in done.stderr) == (0, True)
+    assert (done.code, "/reset" in done.err) == (0, True)
 
 
 def test_a_text_that_the_end_of_input_ends_is_answered(instruct: Path) -> None:
     for typed in ('"""one\ntwo', "one \\"):
-        assert chat(instruct, typed).stdout.strip()
+        assert chat(instruct, typed).out.strip()

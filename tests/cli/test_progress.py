@@ -11,6 +11,7 @@ from types import SimpleNamespace
 
 import pexpect
 import pytest
+from helpers.command_line import PATIENCE_S
 
 from elm_mlx.cli import progress
 from elm_mlx.cli.messages import tell
@@ -18,6 +19,7 @@ from elm_mlx.cli.progress import ProgressBar
 
 # The program with no patience, so that every bar shows that may.
 EAGER = "import elm_mlx.cli.progress as p; p.PATIENCE_S = -1; from elm_mlx.cli import main; main()"
+PROGRAM = [sys.executable, "-c", EAGER, "generate", "--max-tokens", "1"]
 HIDE_CURSOR, SHOW_CURSOR, WIPE_LINE = "\x1b[?25l", "\x1b[?25h", "\x1b[2K"
 
 
@@ -104,32 +106,36 @@ def test_an_interrupt_leaves_no_bar_behind(monkeypatch: pytest.MonkeyPatch, cloc
 def on_terminal(*command: str, **environment: str) -> bytes:
     """What a program shows on a terminal that is all three of its streams."""
     env = {name: value for name, value in os.environ.items() if name != "NO_COLOR"} | {"TERM": "xterm"} | environment
-    child = pexpect.spawn(command[0], list(command[1:]), env=env, timeout=30)
+    child = pexpect.spawn(command[0], list(command[1:]), env=env, timeout=PATIENCE_S)
     child.expect(pexpect.EOF)
     child.close()
     assert child.exitstatus == 0
     return bytes(child.before)
 
 
-def test_the_program_draws_bars_on_a_terminal_and_never_into_a_file(tmp_path: Path) -> None:
-    program = [sys.executable, "-c", EAGER, "generate", "--max-tokens", "3"]
-    shown = on_terminal(*program)
+@pytest.fixture(scope="module")
+def shown() -> bytes:
+    """What the program shows on a terminal as it comes."""
+    return on_terminal(*PROGRAM)
+
+
+def test_the_program_draws_bars_on_a_terminal_and_never_into_a_file(shown: bytes, tmp_path: Path) -> None:
     assert b"Loading" in shown
     assert HIDE_CURSOR.encode() in shown
     file = tmp_path / "stderr"
-    silent = on_terminal("/bin/sh", "-c", 'exec "$@" 2>"$0"', str(file), *program)
+    silent = on_terminal("/bin/sh", "-c", 'exec "$@" 2>"$0"', str(file), *PROGRAM)
     assert b"built-in demo" in file.read_bytes()
     assert b"\x1b[" not in silent + file.read_bytes()
 
 
-COLOUR = re.compile(rb"\x1b\[[0-9;]*m")
+def colours(shown: bytes) -> list[bytes]:
+    """The codes among what was shown that begin with a colour; others are bold, dim and the like."""
+    return [code for code in re.findall(rb"\x1b\[[0-9;]*m", shown) if re.match(rb"\x1b\[(3|4|9|10)\d", code)]
 
 
-def test_no_color_and_quiet_are_kept_to_on_a_terminal() -> None:
-    program = [sys.executable, "-c", EAGER, "generate", "--max-tokens", "3"]
-    plain = on_terminal(*program, NO_COLOR="1")
+def test_no_color_and_quiet_are_kept_to_on_a_terminal(shown: bytes) -> None:
+    plain = on_terminal(*PROGRAM, NO_COLOR="1")
     assert b"Loading" in plain
-    colours = {code for code in COLOUR.findall(plain) if re.search(rb"\[(3|4|9|10)\d", code)}
-    assert not colours
-    assert any(re.search(rb"\[(3|4|9|10)\d", code) for code in COLOUR.findall(on_terminal(*program)))
-    assert b"\x1b[" not in on_terminal(*program, "--quiet")
+    assert not colours(plain)
+    assert colours(shown)
+    assert b"\x1b[" not in on_terminal(*PROGRAM, "--quiet")

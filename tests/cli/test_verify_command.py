@@ -5,22 +5,14 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import pytest
 from helpers import checkpoints
+from helpers.command_line import Result, run
 
-from elm_mlx import cli
 from elm_mlx.convert import convert
 from elm_mlx.convert.verify import MAX_KL
-
-
-class Result(NamedTuple):
-    """What one command line did."""
-
-    code: int
-    out: str
-    err: str
 
 
 @pytest.fixture(scope="module")
@@ -38,15 +30,12 @@ def wrong(converted: Path, tmp_path: Path) -> Path:
     return folder
 
 
-def run(capsys: pytest.CaptureFixture[str], *arguments: object) -> Result:
-    code = cli.run(["verify", *map(str, arguments), "--tokens", "64"])
-    out, err = capsys.readouterr()
-    assert "Traceback" not in err
-    return Result(code, out, err)
+def verify(*arguments: object) -> Result:
+    return run("verify", *arguments, "--tokens", 64)
 
 
-def test_a_person_reads_a_table(capsys: pytest.CaptureFixture[str], openelm: Path, converted: Path) -> None:
-    done = run(capsys, converted, "--against", openelm)
+def test_a_person_reads_a_table(openelm: Path, converted: Path) -> None:
+    done = verify(converted, "--against", openelm)
     assert (done.code, done.err) == (0, "")
     told = dict(line.split(maxsplit=1) for line in done.out.splitlines())
     assert (told["converted"], told["source"], told["tokens"]) == (str(converted), str(openelm), "64")
@@ -55,8 +44,8 @@ def test_a_person_reads_a_table(capsys: pytest.CaptureFixture[str], openelm: Pat
     assert "float32" in done.out
 
 
-def test_a_program_reads_one_json_object(capsys: pytest.CaptureFixture[str], openelm: Path, converted: Path) -> None:
-    done = run(capsys, converted, "--against", openelm, "--json")
+def test_a_program_reads_one_json_object(openelm: Path, converted: Path) -> None:
+    done = verify(converted, "--against", openelm, "--json")
     assert (done.code, done.out.count("\n")) == (0, 1)
     told: dict[str, Any] = json.loads(done.out)
     assert list(told) == ["converted", "source", "tokens", "max_difference", "relative_difference", "kl_divergence",
@@ -66,38 +55,36 @@ def test_a_program_reads_one_json_object(capsys: pytest.CaptureFixture[str], ope
     assert 0 < told["kl_divergence"] < told["bound"]
 
 
-def test_past_the_bound_it_exits_with_72_and_still_reports(
-    capsys: pytest.CaptureFixture[str], openelm: Path, wrong: Path
-) -> None:
-    done = run(capsys, wrong, "--against", openelm, "--max-kl", "1e-5")
+def test_past_the_bound_it_exits_with_72_and_still_reports(openelm: Path, wrong: Path) -> None:
+    done = verify(wrong, "--against", openelm, "--max-kl", "1e-5")
     assert done.code == 72
     assert done.out.endswith("FAILED\n")
     assert done.err == (f"elm-mlx: {wrong} differs from {openelm} by more than the bound. Convert it anew, with more "
                         "bits if it was quantized; --max-kl sets another bound.\n")  # fmt: skip
-    failed = run(capsys, wrong, "--against", openelm, "--max-kl", "1e-5", "--json")
+    failed = verify(wrong, "--against", openelm, "--max-kl", "1e-5", "--json")
     assert (failed.code, json.loads(failed.out)["passed"]) == (72, False)
-    assert run(capsys, wrong, "--against", openelm, "--max-kl", "100").code == 0
+    assert verify(wrong, "--against", openelm, "--max-kl", "100").code == 0
 
 
-def test_no_number_is_null_in_json(capsys: pytest.CaptureFixture[str], openelm: Path, tmp_path: Path) -> None:
+def test_no_number_is_null_in_json(openelm: Path, tmp_path: Path) -> None:
     import mlx.core as mx
 
     arrays = {name: mx.array(value) for name, value in checkpoints.weights(checkpoints.OPENELM).items()}
     wrong = Path(shutil.copytree(openelm, tmp_path / "wrong"))
     checkpoints.save(wrong, arrays | {"transformer.norm.weight": mx.full((64,), float("nan"))})
-    done = run(capsys, wrong, "--against", openelm, "--json")
+    done = verify(wrong, "--against", openelm, "--json")
     told = json.loads(done.out, parse_constant=lambda constant: pytest.fail(f"{constant} is not JSON"))
     assert (done.code, told["kl_divergence"], told["passed"]) == (72, None, False)
 
 
-def test_the_rope_factor_of_metas_files_can_be_said(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+def test_the_rope_factor_of_metas_files_can_be_said(tmp_path: Path) -> None:
     params = checkpoints.META_PARAMS | {"use_scaled_rope": True}
     theirs = checkpoints.meta(checkpoints.weights(checkpoints.META), checkpoints.META)
     source = checkpoints.write_meta(tmp_path / "source", params, [theirs])
     output = convert(source, tmp_path / "out", dtype="float32", rope_factor=500).output
-    assert run(capsys, output, "--against", source).code == 72
-    assert run(capsys, output, "--against", source, "--rope-factor", 500).code == 0
-    assert run(capsys, output, "--against", output, "--rope-factor", 500).code == 2
+    assert verify(output, "--against", source).code == 72
+    assert verify(output, "--against", source, "--rope-factor", 500).code == 0
+    assert verify(output, "--against", output, "--rope-factor", 500).code == 2
 
 
 @pytest.mark.parametrize(
@@ -113,9 +100,9 @@ def test_the_rope_factor_of_metas_files_can_be_said(capsys: pytest.CaptureFixtur
     ],
 )
 def test_mistakes_are_sentences_with_their_codes(
-    capsys: pytest.CaptureFixture[str], openelm: Path, tmp_path: Path, arguments: list[str], code: int, complaint: str
+    openelm: Path, tmp_path: Path, arguments: list[str], code: int, complaint: str
 ) -> None:
     other = checkpoints.write(tmp_path / "other", checkpoints.LLAMA)
-    done = run(capsys, *(argument.format(model=openelm, other=other) for argument in arguments))
+    done = verify(*(argument.format(model=openelm, other=other) for argument in arguments))
     assert (done.code, done.out) == (code, "")
     assert complaint in done.err

@@ -6,16 +6,18 @@
         subprocess.run([...], env=hub.environment(tmp_path))
         assert [r.status for r in hub.requests] == [...]
 
-`huggingface_hub` reads `HF_ENDPOINT` when it is imported, so what is tested runs in a process of its own.
-Files under LFS come, as on the real hub, by a redirect to a second server that wants no token. Nothing says "xet",
-so all downloads are plain HTTP. As on the real hub a gate closes the files, not the listing of them. A token is a
-user's when it begins with `hf_`; any other is refused. Unlike the real hub, small files are not redirected.
+`huggingface_hub` reads `HF_ENDPOINT` when it is imported, so what is tested runs in a process of its own, or in this
+one within `living_in`. Files under LFS come, as on the real hub, by a redirect to a second server that wants no token.
+Nothing says "xet", so all downloads are plain HTTP. As on the real hub a gate closes the files, not the listing of
+them. A token is a user's when it begins with `hf_`; any other is refused. Unlike the real hub, small files are not
+redirected.
 """
 
 from __future__ import annotations
 
 import hashlib
 import http.server
+import importlib
 import io
 import json
 import math
@@ -24,20 +26,25 @@ import re
 import socketserver
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from email.message import Message
 from functools import cached_property
 from pathlib import Path, PurePosixPath
 from types import TracebackType
 from typing import Any, cast
+from unittest import mock
 from urllib.parse import parse_qs, quote, unquote, urlsplit
+
+from huggingface_hub import close_session, constants
 
 Headers = Mapping[str, str]
 Content = bytes | Path  # a path is read whenever it is asked for: leave the file as it is
 
 NONE: Headers = {}
 CHUNK = 1 << 16
+POLL_S = 0.005  # how often what waits looks whether the hub has gone
 FOREVER = math.inf
 FLIPPED = bytes(range(255, -1, -1))  # a table for bytes.translate: no byte stays what it was
 LFS = (".safetensors", ".bin", ".model", ".gguf", ".pth", ".pt")
@@ -143,7 +150,7 @@ class Hold:
         """Waits at the place until released or closed; how many bytes may go before the next call."""
         if sent == self.place:
             self.reached.set()
-            while is_open() and not self.released.wait(0.02):
+            while is_open() and not self.released.wait(POLL_S):
                 pass
         return self.place - sent if sent < self.place else CHUNK
 
@@ -227,7 +234,7 @@ class FakeHub:
         self._servers = [_Server(self, port) for port in self._ports]
         self._ports = [server.server_address[1] for server in self._servers]
         for server in self._servers:
-            threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
+            threading.Thread(target=server.serve_forever, args=(POLL_S,), daemon=True).start()
 
     def offline(self) -> None:
         """Refuse all connections, and drop those whose bodies are still on their way."""
@@ -376,6 +383,23 @@ class FakeHub:
     def note(self, request: Request) -> None:
         with self._lock:
             self._requests.append(request)
+
+
+@contextmanager
+def living_in(environment: Mapping[str, str]) -> Iterator[None]:
+    """Gives this process another environment until the block ends, for huggingface_hub, too."""
+    try:
+        with mock.patch.dict(os.environ, environment, clear=True):
+            _begin_anew()
+            yield
+    finally:
+        _begin_anew()
+
+
+def _begin_anew() -> None:
+    """Has huggingface_hub read the environment, as it does when it is imported, and connect anew."""
+    importlib.reload(constants)
+    close_session()
 
 
 @dataclass

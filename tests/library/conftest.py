@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from helpers.machine import APPLE, GATED, MIRRORS, READY, Machine, listing
 from elm_mlx.convert import convert
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> bytes:
     """A SentencePiece model of the tiny checkpoints' size."""
     sentencepiece = pytest.importorskip("sentencepiece")
@@ -27,7 +28,7 @@ def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> bytes:
     return prefix.with_suffix(".model").read_bytes()
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def apple(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tiny OpenELM as Apple publishes it: float32, code, no tokenizer."""
     folder = checkpoints.write(tmp_path_factory.mktemp("apple") / "m", checkpoints.OPENELM, tokenizer=False)
@@ -36,7 +37,7 @@ def apple(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def ready(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tiny Llama in 4 bits as mlx-community publishes it."""
     folder = tmp_path_factory.mktemp("ready")
@@ -58,3 +59,9 @@ def hub(apple: Path, ready: Path, tokenizer: bytes) -> Iterator[FakeHub]:
 @pytest.fixture
 def machine(tmp_path: Path, hub: FakeHub, tokenizer: bytes) -> Machine:
     return Machine(tmp_path / "home", hub, tokenizer)
+
+
+@pytest.fixture
+def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The waits between two tries take no time."""
+    monkeypatch.setattr(time, "sleep", lambda _: None)

@@ -4,20 +4,19 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import signal
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
 
 import mlx.core as mx
 import pytest
 from helpers import checkpoints
+from helpers.command_line import PATIENCE_S, Result, ended
 from helpers.fake_hub import FOREVER, FakeHub
-from helpers.machine import PROGRAM, Machine, listing, sent, well
+from helpers.machine import PROGRAM, Machine, listing, pulled, sent, well
 
 from elm_mlx.errors import BadCheckpoint, DiskFull
 from elm_mlx.library import download, hub_cache
@@ -26,17 +25,16 @@ from elm_mlx.library.names import Repository
 
 MODEL = "some/model"
 FIRST, SECOND = (f"model-0000{number}-of-00002.safetensors" for number in (1, 2))
-AT_ONCE = "import time\ntime.sleep = lambda _: None\n"  # retries without their waits
-SCRIPT = """
-import json, pathlib, sys
-from elm_mlx.library import hub
+FETCH = """
+from elm_mlx.library import download, hub
 from elm_mlx.library.names import Repository
-model = Repository("some/model")
+download.SILENCE_S = 0
 def say(what):
     print(what, flush=True)
+hub.fetch(hub.look_up(Repository("some/model")), say=say)
 """
-FETCH = "hub.fetch(hub.look_up(model), say=say)\n"
 COMPATIBLE = """
+import json
 from huggingface_hub import hf_hub_download, scan_cache_dir, snapshot_download, try_to_load_from_cache
 name = "config.json"
 found = [hf_hub_download("some/model", name, local_files_only=True), try_to_load_from_cache("some/model", name)]
@@ -44,12 +42,6 @@ found += [snapshot_download("some/model", local_files_only=True) + "/" + name]
 cache = scan_cache_dir()
 print(json.dumps([found, sorted(file.file_name for repo in cache.repos for revision in repo.revisions
                                 for file in revision.files), list(map(str, cache.warnings))]))
-"""
-NO_LINKS = """
-import os
-def refuse(*_, **__):
-    raise OSError(95, "Operation not supported")
-os.symlink = refuse
 """
 
 
@@ -76,20 +68,14 @@ def machine(tmp_path: Path, hub: FakeHub, monkeypatch: pytest.MonkeyPatch) -> Ma
     return Machine(tmp_path / "home", hub, b"")
 
 
-def start(machine: Machine, program: str, *arguments: str, **environment: str) -> subprocess.Popen[str]:
-    pipes: dict[str, Any] = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-    command = [sys.executable, "-c", program, *arguments]
-    return subprocess.Popen(command, env=machine.environment | environment, text=True, **pipes)
+def pull(machine: Machine, **environment: str) -> Result:
+    return machine.run("pull", MODEL, **environment)
 
 
-def python(machine: Machine, program: str, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    process = start(machine, program, *arguments, **environment)
-    out, err = process.communicate(timeout=120)
-    return subprocess.CompletedProcess(arguments, process.returncode, out, err)
-
-
-def pull(machine: Machine, before: str = "", **environment: str) -> subprocess.CompletedProcess[str]:
-    return python(machine, before + PROGRAM, "pull", MODEL, **environment)
+def fetch(machine: Machine) -> None:
+    """What a pull does of the network: the listing, and every file."""
+    with machine.here():
+        store.fetch(store.look_up(Repository(MODEL)))
 
 
 def asked(hub: FakeHub, end: str) -> list[tuple[str, int]]:
@@ -109,37 +95,42 @@ def blob(name: str) -> Path:
 # A hub that is busy
 
 
+@pytest.mark.usefixtures("at_once")
 def test_the_listing_and_what_is_asked_of_a_file_are_asked_for_again(machine: Machine, hub: FakeHub) -> None:
     hub.fail("revision/main", 503)
     hub.cut("revision/main", after=20)
     hub.names_only = True  # so that each file has to be asked for
     hub.fail("config.json", 429, method="HEAD")
-    well(pull(machine, AT_ONCE))
+    well(pull(machine))
     assert asked(hub, "revision/main") == [("GET", 503), ("GET", 200), ("GET", 200)]
     assert asked(hub, "config.json")[:2] == [("HEAD", 429), ("HEAD", 200)]
 
 
+@pytest.mark.usefixtures("at_once")
 def test_what_a_revision_is_is_asked_again(machine: Machine, hub: FakeHub, model: Path) -> None:
     hub.fail("revision/main", 500, times=2)
-    commit = well(python(machine, AT_ONCE + SCRIPT + "print(hub.revision(model))")).stdout.strip()
+    with machine.here():
+        commit = store.revision(Repository(MODEL))
     assert commit == hub.add(MODEL, listing(model))
 
 
+@pytest.mark.usefixtures("at_once")
 def test_a_hub_that_stays_busy_is_said_in_the_end(machine: Machine, hub: FakeHub) -> None:
     hub.fail("revision/main", 503, times=FOREVER)
-    done = pull(machine, AT_ONCE)
-    assert (done.returncode, done.stdout) == (75, "")
-    assert "503" in done.stderr
-    assert "Try again" in done.stderr
-    assert "network" not in done.stderr
+    done = pull(machine)
+    assert (done.code, done.out) == (75, "")
+    assert "503" in done.err
+    assert "Try again" in done.err
+    assert "network" not in done.err
     assert 2 < len(hub.requests) < 10
 
 
+@pytest.mark.usefixtures("at_once")
 def test_a_hub_that_asks_for_an_hour_is_not_waited_for(machine: Machine, hub: FakeHub) -> None:
     hub.fail("revision/main", 429, times=FOREVER, retry_after=3600)
     done = pull(machine)
-    assert done.returncode == 75
-    assert "Try again in 3600 seconds" in done.stderr
+    assert done.code == 75
+    assert "Try again in 3600 seconds" in done.err
     assert len(hub.requests) == 1
 
 
@@ -237,23 +228,23 @@ def test_a_network_that_was_there_is_waited_for(clock: Clock) -> None:
 
 def test_a_token_that_is_not_valid_is_named(machine: Machine, hub: FakeHub) -> None:
     done = pull(machine, HF_TOKEN="stale")
-    assert (done.returncode, done.stdout) == (77, "")
-    assert "the token in HF_TOKEN" in done.stderr
-    assert "network" not in done.stderr
+    assert (done.code, done.out) == (77, "")
+    assert "the token in HF_TOKEN" in done.err
+    assert "network" not in done.err
     assert len(hub.requests) == 1
     machine.home.mkdir(exist_ok=True)
     (machine.home / "token").write_text("stale", encoding="utf-8")
     stored = pull(machine)
-    assert stored.returncode == 77
-    assert str(machine.home / "token") in stored.stderr
+    assert stored.code == 77
+    assert str(machine.home / "token") in stored.err
     well(pull(machine, HF_TOKEN="hf_good"))
 
 
 def test_a_refusal_of_a_good_token_is_told_in_the_hubs_words(machine: Machine, hub: FakeHub) -> None:
     hub.fail("revision/main", 403)
     done = pull(machine, HF_TOKEN="hf_good")
-    assert done.returncode == 77
-    assert "The fake hub fails as told" in done.stderr
+    assert done.code == 77
+    assert "The fake hub fails as told" in done.err
 
 
 # Disks
@@ -262,11 +253,11 @@ def test_a_refusal_of_a_good_token_is_told_in_the_hubs_words(machine: Machine, h
 def test_a_full_disk_keeps_what_came(machine: Machine, hub: FakeHub, model: Path) -> None:
     room, size = 200_000, (model / FIRST).stat().st_size
     limit = f"import resource\nresource.setrlimit(resource.RLIMIT_FSIZE, ({room}, resource.RLIM_INFINITY))\n"
-    done = pull(machine, limit)
-    assert (done.returncode, done.stdout) == (74, "")
-    assert "disk is full" in done.stderr
-    assert "HF_HOME" in done.stderr
-    assert "--output" not in done.stderr
+    done = machine.process("pull", MODEL, program=limit + PROGRAM)
+    assert (done.code, done.out) == (74, "")
+    assert "disk is full" in done.err
+    assert "HF_HOME" in done.err
+    assert "--output" not in done.err
     hub.reset()
     well(pull(machine))
     assert sent(hub)[FIRST] == size - room
@@ -324,7 +315,7 @@ def test_damaged_blobs_are_found_and_these_alone_are_fetched_again(machine: Mach
     assert steps == sorted(steps)
     assert steps[-1] == (in_all, in_all)
     hub.reset()
-    well(python(machine, SCRIPT + FETCH))
+    fetch(machine)
     assert set(sent(hub)) == set(damaged)
     assert all(blob(file.name).read_bytes() == file.read_bytes() for file in model.iterdir())
 
@@ -333,7 +324,7 @@ def test_with_a_listing_a_file_of_another_size_is_fetched_again(machine: Machine
     well(pull(machine))
     blob(SECOND).write_bytes(b"cut short")
     hub.reset()
-    well(python(machine, SCRIPT + FETCH))
+    fetch(machine)
     assert sent(hub) == {SECOND: (model / SECOND).stat().st_size}
     assert blob(SECOND).read_bytes() == (model / SECOND).read_bytes()
 
@@ -378,7 +369,7 @@ def test_an_etag_that_is_no_file_name_is_none(etag: str | None) -> None:
 
 
 def test_a_fetch_asks_for_the_listing_once_and_for_each_file_once(machine: Machine, hub: FakeHub, model: Path) -> None:
-    well(python(machine, SCRIPT + FETCH))
+    fetch(machine)
     assert [request.path for request in hub.requests if request.method != "GET"] == []
     files = [request.path.rpartition("/")[2] for request in hub.requests if "/resolve/" in request.path]
     assert sorted(files) == sorted(file.name for file in model.iterdir())
@@ -387,7 +378,7 @@ def test_a_fetch_asks_for_the_listing_once_and_for_each_file_once(machine: Machi
 
 def test_a_hub_that_lists_names_alone_is_asked_about_each_file(machine: Machine, hub: FakeHub, model: Path) -> None:
     hub.names_only = True
-    well(python(machine, SCRIPT + FETCH))
+    fetch(machine)
     assert all(
         asked(hub, f"resolve/{hub.add(MODEL, listing(model))}/{f.name}")[0][0] == "HEAD" for f in model.iterdir()
     )
@@ -396,9 +387,9 @@ def test_a_hub_that_lists_names_alone_is_asked_about_each_file(machine: Machine,
 
 
 def test_huggingface_hub_finds_what_is_fetched(machine: Machine, hub: FakeHub, model: Path) -> None:
-    well(python(machine, SCRIPT + FETCH))
+    fetch(machine)
     hub.reset()
-    found, files, warnings = json.loads(well(python(machine, SCRIPT + COMPATIBLE, HF_HUB_OFFLINE="1")).stdout)
+    found, files, warnings = json.loads(well(machine.process(program=COMPATIBLE, HF_HUB_OFFLINE="1")).out)
     assert [Path(path).read_bytes() for path in found] == [(model / "config.json").read_bytes()] * 3
     assert files == sorted(file.name for file in model.iterdir())
     assert not warnings
@@ -409,11 +400,15 @@ def test_huggingface_hub_finds_what_is_fetched(machine: Machine, hub: FakeHub, m
     assert all(file.readlink().parent == Path("../../blobs") for file in folder.iterdir())
 
 
-def test_a_disk_without_links_holds_the_files_themselves(machine: Machine, hub: FakeHub) -> None:
-    folder = Path(well(pull(machine, NO_LINKS)).stdout.strip())
+def test_a_disk_without_links_holds_the_files_themselves(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError(95, "Operation not supported")
+
+    monkeypatch.setattr(os, "symlink", refuse)
+    folder = pulled(pull(machine))
     assert not [file for file in folder.iterdir() if file.is_symlink()]
     assert not [*(folder / "../../blobs").iterdir()]
-    assert well(pull(machine, NO_LINKS, NO_SOCKETS="1")).stdout.strip() == str(folder)
+    assert pulled(pull(machine, NO_SOCKETS="1")) == folder
     assert hub_cache.remove_damaged(Repository(MODEL)) == []
 
 
@@ -422,14 +417,14 @@ def test_a_disk_without_links_holds_the_files_themselves(machine: Machine, hub: 
 
 def test_two_pulls_at_once_send_the_weights_once(machine: Machine, hub: FakeHub, model: Path) -> None:
     held = hub.hold(FIRST, after=1000)
-    first = start(machine, SCRIPT + FETCH)
-    assert held.wait(60)
-    second = start(machine, SCRIPT + FETCH)
+    first = machine.start(program=FETCH)
+    assert held.wait(PATIENCE_S)
+    second = machine.start(program=FETCH)
     assert second.stdout
-    assert second.stdout.readline() == "Another elm-mlx fetches the same file; waiting.\n"
+    assert second.stdout.readline() == b"Another elm-mlx fetches the same file; waiting.\n"
     hub.mend()
-    said = [process.communicate(timeout=120) for process in (first, second)]
-    assert (first.returncode, second.returncode) == (0, 0), said
+    for process in (first, second):
+        well(ended(process))
     assert {name: sent(hub)[name] for name in (FIRST, SECOND)} == {
         name: (model / name).stat().st_size for name in (FIRST, SECOND)
     }
@@ -438,12 +433,11 @@ def test_two_pulls_at_once_send_the_weights_once(machine: Machine, hub: FakeHub,
 
 def test_an_interrupted_pull_leaves_nothing_that_looks_whole(machine: Machine, hub: FakeHub, model: Path) -> None:
     held = hub.hold(FIRST, after=1000)
-    process = start(machine, PROGRAM, "pull", MODEL)
-    assert held.wait(60)
+    process = machine.start("pull", MODEL)
+    assert held.wait(PATIENCE_S)
     process.send_signal(signal.SIGINT)
-    out, _ = process.communicate(timeout=60)
-    assert (process.returncode, out) == (130, "")
+    assert ended(process)[:2] == (130, "")
     hub.mend()
-    assert pull(machine, HF_HUB_OFFLINE="1").returncode == 75
+    assert pull(machine, HF_HUB_OFFLINE="1").code == 75
     well(pull(machine))
     assert blob(FIRST).read_bytes() == (model / FIRST).read_bytes()

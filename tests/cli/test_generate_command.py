@@ -1,0 +1,123 @@
+"""`elm-mlx generate`: the completion on stdout and all else on stderr, or one JSON object."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import pexpect
+import pytest
+from helpers.command_line import PATIENCE_S, answer, run
+
+import elm_mlx
+
+# What goes where
+
+
+def test_stdout_gets_the_completion_and_one_newline(endless: Path) -> None:
+    command = ["generate", "--model", endless, "--prompt", "Hello", "--max-tokens", 12]
+    spoken = answer(run(*command, "--json"))
+    assert run(*command).out == spoken["text"] + "\n"
+    assert elm_mlx.load(endless).generate("Hello", 12).text == spoken["text"]
+
+
+def test_notices_go_to_stderr(endless: Path) -> None:
+    demo = run("generate", "--max-tokens", 1)
+    assert "built-in demo" in demo.err
+    assert "demo" not in demo.out
+    named = run("generate", "--model", endless, "--max-tokens", 1)
+    notice = elm_mlx.load(endless).notice
+    assert named.err == (f"{notice}\n" if notice else "")
+
+
+def test_json_is_one_object_with_these_keys(endless: Path) -> None:
+    spoken = answer(run("generate", "--model", endless, "--prompt", "Hi", "--max-tokens", 3, "--json"))
+    assert list(spoken) == ["model", "text", "tokens", "finish_reason", "stats"]
+    assert (spoken["model"], spoken["finish_reason"], len(spoken["tokens"])) == (str(endless), "length", 3)
+    assert {name: type(value) for name, value in spoken["stats"].items()} == {
+        "prompt_tokens": int,
+        "generated_tokens": int,
+        "time_to_first_token_s": float,
+        "prefill_tokens_per_s": float,
+        "decode_tokens_per_s": float,
+        "peak_memory_bytes": int,
+    }
+    assert answer(run("generate", "--max-tokens", 1, "--json"))["model"] == "demo"
+
+
+def test_escape_codes_of_a_model_are_text_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Coloured:
+        notice = None
+        has_chat_template = False
+
+        def stream(self, *_: object, **__: object) -> Any:
+            return iter([elm_mlx.Piece("\x1b[1mbold", 5, "length")])
+
+    monkeypatch.setattr(elm_mlx, "load", lambda *_, **__: Coloured())
+    assert run("generate", "--model", ".").out == "\x1b[1mbold\n"
+
+
+# The prompt
+
+
+def test_a_prompt_comes_by_option_by_dash_and_by_pipe(endless: Path) -> None:
+    command = ["generate", "--model", endless, "--max-tokens", 4, "--json"]
+    by_option = answer(run(*command, "--prompt", "Grüße", stdin=b"not read"))
+    by_dash = answer(run(*command, "--prompt", "-", stdin="Grüße\n".encode()))
+    by_pipe = answer(run(*command, stdin="Grüße".encode()))
+    assert by_option["tokens"] == by_dash["tokens"] == by_pipe["tokens"]
+    two_newlines = answer(run(*command, stdin="Grüße\n\n".encode()))
+    assert two_newlines["stats"]["prompt_tokens"] > by_option["stats"]["prompt_tokens"]
+
+
+@pytest.mark.parametrize("nothing", [b"", b"\n", None], ids=["empty", "newline", "no stdin"])
+def test_without_a_prompt_a_model_starts_from_bos_and_the_demo_from_its_story(
+    endless: Path, nothing: bytes | None
+) -> None:
+    def ask(*arguments: object) -> dict[str, Any]:
+        return answer(run("generate", "--max-tokens", 4, "--json", *arguments, stdin=nothing))
+
+    assert ask("--model", endless)["stats"]["prompt_tokens"] == 1
+    assert ask("--model", endless, "--prompt", "-")["stats"]["prompt_tokens"] == 1
+    assert ask()["tokens"] == ask("--prompt", "Once upon a time")["tokens"]
+    assert ask("--prompt", "-")["stats"]["prompt_tokens"] == 1
+
+
+def test_on_a_terminal_the_demo_waits_for_no_prompt() -> None:
+    patient = "import elm_mlx.cli.progress as p; p.PATIENCE_S = 60; from elm_mlx.cli import main; main()"
+    child = pexpect.spawn(sys.executable, ["-c", patient, "generate", "--max-tokens", "3"], timeout=PATIENCE_S)
+    child.expect(pexpect.EOF)
+    child.close()
+    assert child.exitstatus == 0
+    assert b"built-in demo" in child.before
+    assert b"\x1b[" not in child.before  # quick work shows no bar
+
+
+def test_a_pipe_that_is_not_utf8_is_refused(endless: Path) -> None:
+    done = run("generate", "--model", endless, stdin=b"caf\xe9")
+    assert (done.code, done.out) == (2, "")
+    assert "not UTF-8" in done.err
+
+
+def test_a_prompt_beyond_the_context_is_refused_with_the_numbers(openelm: Path) -> None:
+    length = len(elm_mlx.load(openelm).tokenizer.encode("far " * 400))
+    done = run("generate", "--model", openelm, stdin=b"far " * 400)
+    assert (done.code, done.out) == (2, "")
+    assert f"{length} tokens" in done.err
+    assert "context 512" in done.err
+
+
+# Sampling
+
+
+def test_a_seed_repeats_and_another_differs(endless: Path) -> None:
+    def tokens(*options: object) -> list[int]:
+        command = ["generate", "--model", endless, "--prompt", "Hi", "--max-tokens", 16, "--json", *options]
+        found: list[int] = answer(run(*command))["tokens"]
+        return found
+
+    assert tokens("--temperature", 1, "--seed", 0) == tokens("--temp", 1, "--seed", 0)
+    assert tokens("--temperature", 1, "--seed", 0) != tokens("--temperature", 1, "--seed", 1)
+    assert tokens("--temperature", 1) != tokens("--temperature", 1)
+    assert tokens("--temperature", 1, "--top-k", 1) == tokens() == tokens("--temperature", 0, "--seed", 3)

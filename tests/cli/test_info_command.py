@@ -1,0 +1,67 @@
+"""`elm-mlx info`: exact figures, as text and as JSON."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+import pytest
+from helpers import checkpoints
+from helpers.command_line import Result, answer, run
+
+from elm_mlx.api import model_info
+from elm_mlx.convert import convert
+
+
+def figures(done: Result) -> dict[str, Any]:
+    """What info says of a model, whatever the machine."""
+    return {name: value for name, value in answer(done).items() if name not in ("footprint", "available", "fits")}
+
+
+def test_info_reckons_memory_for_a_context_and_bits(openelm: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    plain = answer(run("info", openelm, "--json", "--context", 100, "--bits", 4))
+    weights = plain["parameters"] * 9 // 16  # 4 bits, and a scale and a bias of 16 for each 64 weights
+    cache = 100 * plain["kv_bytes_per_token"]
+    headroom = 64 * 2**20 + weights // 10
+    assert plain["footprint"] == {"weights": weights, "cache": cache, "headroom": headroom, "context": 100}
+    assert plain["fits"]
+    assert answer(run("info", openelm, "--json"))["footprint"]["weights"] == plain["weight_bytes"]
+    monkeypatch.setattr(model_info, "memory_limit", lambda: weights)
+    assert "fits             no: this machine has 0.00 GB" in run("info", openelm).out
+
+
+def test_info_shows_exact_figures(openelm: Path, tmp_path: Path) -> None:
+    parameters = sum(array.size for array in checkpoints.weights(checkpoints.OPENELM).values())
+    plain = figures(run("info", openelm, "--json"))
+    assert plain == {
+        "model": str(openelm),
+        "family": "openelm",
+        "parameters": parameters,
+        "bits_per_weight": 32.0,
+        "weight_bytes": 4 * parameters,
+        "kv_bytes_per_token": 2 * (1 + 2 + 2 + 2) * 16 * 4,  # k and v, kv heads of the layers, head dim, float32
+        "context_length": 512,
+        "dtype": "float32",
+        "quantization": None,
+    }
+    target = convert(openelm, tmp_path / "out", bits=4, group_size=32).output
+    stored = sum(array.nbytes for array in mx.load(str(target / "model.safetensors")).values())
+    assert figures(run("info", target, "--json")) == plain | {
+        "model": str(target),
+        "bits_per_weight": 8 * stored / parameters,
+        "weight_bytes": stored,
+        "kv_bytes_per_token": plain["kv_bytes_per_token"] // 2,
+        "dtype": "bfloat16",
+        "quantization": {"group_size": 32, "bits": 4, "mode": "affine"},
+    }
+    assert stored < parameters  # under 8 bits a weight
+
+
+def test_info_shows_the_same_figures_as_text(openelm: Path) -> None:
+    figures = answer(run("info", openelm, "--json"))
+    shown = run("info", openelm).out
+    for name in ("parameters", "weight_bytes", "kv_bytes_per_token", "context_length"):
+        assert f"{figures[name]:,}" in shown
+    assert "built-in" not in shown
+    assert run("info").out.splitlines()[0].split() == ["model", "demo"]

@@ -1,0 +1,62 @@
+"""`elm-mlx convert NAME`: the publisher's checkpoint and its tokenizer, and mistakes before anything is fetched."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from helpers.fake_hub import FakeHub
+from helpers.machine import APPLE, Machine, well
+
+
+def test_convert_takes_a_name_and_finds_its_tokenizer(machine: Machine, hub: FakeHub, tmp_path: Path) -> None:
+    work = tmp_path / "work"
+    work.mkdir()
+    well(machine.run("convert", APPLE, "--bits", 4, "--group-size", 32, cwd=work))
+    made = work / "OpenELM-450M-mlx-4bit"
+    assert {"config.json", "model.safetensors", "tokenizer.json"} <= {file.name for file in made.iterdir()}
+    hub.reset()
+    named = well(machine.run("convert", "openelm-450m", "--output", work / "b", NO_SOCKETS="1", cwd=work))
+    assert f"{APPLE} at commit" in named.err
+    assert well(machine.generate(str(work / "b"))).out
+    compared = machine.run("verify", work / "b", "--against", APPLE, "--tokens", 8, "--max-kl", 9, NO_SOCKETS="1")
+    assert "verdict" in well(compared).out
+    assert not hub.requests
+
+
+def test_a_dry_run_of_a_name_plans_from_what_is_here(machine: Machine, hub: FakeHub, tmp_path: Path) -> None:
+    command = ["convert", APPLE, "--output", tmp_path / "a" / "out", "--dry-run"]
+    absent = machine.run(*command)
+    assert (absent.code, absent.out) == (66, "")
+    assert f"{APPLE} is not on this machine" in absent.err
+    assert not (tmp_path / "a").exists()
+    assert not hub.requests
+    well(machine.run("pull", "openelm-450m"))
+    hub.reset()
+    planned = well(machine.run(*command, NO_SOCKETS="1"))
+    assert "tokenizer.model" in planned.out
+    assert not (tmp_path / "a").exists()
+    assert not hub.requests
+
+
+@pytest.mark.parametrize(
+    ("options", "code"),
+    [
+        (("--bits", 4, "--mode", "mxfp4"), 2),
+        (("--max-shard-size", -1), 2),
+        (("--tokenizer", "nope"), 66),
+        (("--output", "/proc/elm-mlx/out"), 1),
+        (("--output", "\udcff"), 2),
+    ],
+)
+def test_convert_of_a_name_finds_its_own_mistakes_before_it_fetches(
+    machine: Machine, hub: FakeHub, options: tuple[object, ...], code: int, tmp_path: Path
+) -> None:
+    assert machine.run("convert", APPLE, *options, cwd=tmp_path).code == code
+    assert not hub.requests
+
+
+def test_convert_of_a_gated_name_takes_the_original(machine: Machine, hub: FakeHub, tmp_path: Path) -> None:
+    refused = machine.run("convert", "llama-3.2-1b", "--output", tmp_path / "o")
+    assert (refused.code, (tmp_path / "o").exists()) == (77, False)
+    assert machine.run("convert", "openelm-45m").code == 66

@@ -1,0 +1,48 @@
+"""A name that stands for no model is a sentence, with the right name where one is near."""
+
+from __future__ import annotations
+
+import pytest
+from helpers.fake_hub import FakeHub
+from helpers.machine import APPLE, GATED, Machine
+
+
+def test_a_path_is_never_a_repository(machine: Machine, hub: FakeHub) -> None:
+    for path in (f"./{APPLE}", f"/nowhere/{APPLE}", "~nobody/there"):
+        done = machine.generate(path)
+        assert (done.code, done.out) == (66, ""), path
+        assert "no directory" in done.err
+    assert not hub.requests
+
+
+@pytest.mark.parametrize("name", ["a/b--c", "a/..", "a/b@../../x", "a b"])
+def test_a_name_that_none_can_have_is_a_sentence(machine: Machine, name: str) -> None:
+    done = machine.generate(name)
+    assert done.code in (2, 66), done.err
+    assert "Traceback" not in done.err
+
+
+@pytest.mark.parametrize(
+    ("typed", "meant"),
+    [
+        ("openelm-45m", "openelm-450m"),
+        ("llama-3.3-70b", "llama-3.3-70b-instruct?"),
+        ("apple/OpenELM-1.1B", "apple/OpenELM-1_1B"),
+        ("meta-llama/Llama-3.2-1B-Instuct", f"{GATED}-Instruct"),
+    ],
+)
+def test_a_near_miss_is_answered_with_the_right_name(machine: Machine, typed: str, meant: str) -> None:
+    done = machine.generate(typed)
+    assert done.code == 66
+    assert f"Did you mean {meant}" in done.err
+
+
+def test_an_unknown_repository_says_so(machine: Machine) -> None:
+    done = machine.generate("nobody/nothing")
+    assert done.code == 66
+    assert "nobody/nothing" in done.err
+
+
+def test_a_known_repository_that_the_hub_lost_is_not_offered_again(machine: Machine) -> None:
+    done = machine.generate("openelm-3b")
+    assert (done.code, "Did you mean" in done.err) == (66, False)
