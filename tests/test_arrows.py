@@ -57,8 +57,8 @@ def short(name: str) -> str:
 
 
 def module_name(path: Path) -> str:
-    """The name under which a file of either tree is imported. elm_mlx/convert is a link to convert/, so a file there has
-    two paths; both give one name."""
+    """The name under which a file of either tree is imported: elm_mlx/convert is a link to convert/, so a file there has
+    two paths, and both give this one name."""
     parts = path.resolve().relative_to(ROOT.resolve()).with_suffix("").parts
     return ".".join(("elm_mlx",) * (parts[0] == "convert") + parts).removesuffix(".__init__")
 
@@ -116,8 +116,8 @@ def test_the_reader_sees_imports_wherever_they_are() -> None:
 
 
 def test_the_reader_sees_through_the_link_to_the_converter() -> None:
-    """What is imported as elm_mlx.convert lies in another tree. No import of ours may lead nowhere, or an arrow would go
-    unseen; and arrows into the converter and out of it are there."""
+    """What is imported as elm_mlx.convert lies in another tree. An import that led nowhere would hide an arrow, so none
+    may; and arrows into the converter and out of it are there."""
     for path in ("convert/output/target.py", "elm_mlx/convert/output/target.py"):
         if (ROOT / path).exists():  # some ways of unpacking an archive lose links
             assert module_name(ROOT / path) == "elm_mlx.convert.output.target"
