@@ -57,8 +57,8 @@ def short(name: str) -> str:
 
 
 def module_name(path: Path) -> str:
-    """The name under which a file of either tree is imported: elm_mlx/convert is a link to convert/, so a file there has
-    two paths, and both give this one name."""
+    """The name under which a file of either tree is imported: elm_mlx/convert is a link to convert/, so a file there
+    has two paths, and both give this one name."""
     parts = path.resolve().relative_to(ROOT.resolve()).with_suffix("").parts
     return ".".join(("elm_mlx",) * (parts[0] == "convert") + parts).removesuffix(".__init__")
 
