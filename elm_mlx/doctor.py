@@ -39,12 +39,12 @@ def examine() -> list[Finding]:
     return [check() for check in CHECKS]
 
 
-def python() -> Finding:
+def examine_python() -> Finding:
     where = "" if sys.prefix != sys.base_prefix else " (no virtual environment)"
     return Finding("Python", OK, f"{platform.python_version()} on {platform.platform()}{where}, {sys.executable}")
 
 
-def packages() -> Finding:
+def examine_packages() -> Finding:
     names = ("mlx", "mlx-metal", "mlx-cpu", "mlx-cuda-12", "mlx-cuda-13", "tokenizers", "huggingface_hub")
     found = [f"{name} {installed}" for name in names if (installed := version_of(name))]
     return Finding("packages", OK, ", ".join([f"elm-mlx {elm_mlx.__version__}", *found]))
@@ -57,14 +57,14 @@ def version_of(package: str) -> str | None:
         return None
 
 
-def backend() -> Finding:
+def examine_backend() -> Finding:
     found = backend_name()
     if found.startswith("CPU"):
         return Finding("MLX backend", SLOW, found, "Right results, slow ones: MLX is made for Apple silicon.")
     return Finding("MLX backend", OK, found)
 
 
-def blas() -> Finding:
+def examine_blas() -> Finding:
     if not sys.platform.startswith("linux") or not backend_name().startswith("CPU"):
         return Finding("BLAS", OK, "MLX needs none")
     if found := elm_mlx.fast_blas():
@@ -73,7 +73,7 @@ def blas() -> Finding:
     return Finding("BLAS", SLOW, "the reference one that comes with MLX", advice)
 
 
-def kernels() -> Finding:
+def examine_kernels() -> Finding:
     """MLX's CPU backend builds kernels with a compiler into a temporary folder; elm-mlx asks it to for `cpu_policy`
     "compiled" alone, which `bench --compare` takes."""
     if not backend_name().startswith("CPU"):
@@ -83,7 +83,7 @@ def kernels() -> Finding:
     return Finding("kernels", OK, f"{asked}, MLX's folder {folder}")
 
 
-def memory() -> Finding:
+def examine_memory() -> Finding:
     limit = memory_limit()
     detail = f"{gigabytes(total_memory())} in the machine, {gigabytes(limit)} for a model now"
     if limit < 2e9:
@@ -91,7 +91,7 @@ def memory() -> Finding:
     return Finding("memory", OK, detail)
 
 
-def caches() -> Finding:
+def examine_caches() -> Finding:
     places = {"own": copies.root(), "Hugging Face": hub_cache.cache_directory()}
     unwritable = [str(path) for path in places.values() if not is_writable(path)]
     if unwritable:
@@ -109,7 +109,7 @@ def is_writable(path: Path) -> bool:
         return False
 
 
-def network() -> Finding:
+def examine_network() -> Finding:
     token = "a token is set" if has_token() else "no token: gated models ask for one (HF_TOKEN)"
     return Finding("hub", OK, f"{'switched off by the environment' if hub.is_offline() else 'allowed'}, {token}")
 
@@ -120,7 +120,7 @@ def has_token() -> bool:
     return any(os.environ.get(name) for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN")) or os.access(file, os.R_OK)
 
 
-def self_test() -> Finding:
+def run_self_test() -> Finding:
     """The demo tells the beginning of a story."""
     begun = time.perf_counter()
     try:
@@ -134,5 +134,6 @@ def self_test() -> Finding:
 
 
 CHECKS: tuple[Callable[[], Finding], ...] = (
-    python, packages, backend, blas, kernels, memory, caches, network, self_test,
+    examine_python, examine_packages, examine_backend, examine_blas, examine_kernels, examine_memory, examine_caches,
+    examine_network, run_self_test,
 )  # fmt: skip

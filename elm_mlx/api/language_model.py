@@ -189,12 +189,12 @@ def load(
     InvalidRequest, NotFound, MissingTokenizer, BadCheckpoint, Unsupported, and NotEnoughMemory for what this machine
     has no room for, unless `force`.
     """
-    loaded = load_directory(directory_of(model, bits, force), cpu_policy, progress, force)
+    loaded = load_directory(pull_directory(model, bits, force), cpu_policy, progress, force)
     execution = warm_up(loaded.model, loaded.config.num_layers, loaded.execution)
     return LanguageModel(replace(loaded, execution=execution))
 
 
-def directory_of(model: str | Path | None, bits: int | None, force: bool) -> Path:
+def pull_directory(model: str | Path | None, bits: int | None, force: bool) -> Path:
     """Where a model lies; it is fetched and converted first where it must be. No model means the built-in demo."""
     if model is None:
         if bits:

@@ -15,7 +15,7 @@ BUFFER_BYTES = 2**30  # far more than any cache holds
 READS = 8  # the best of them counts
 
 
-def bandwidth() -> dict[str, Any]:
+def measure_bandwidth() -> dict[str, Any]:
     """Bytes a second of the fastest way to find a buffer's maximum, and which that was: MLX on its device, or NumPy
     in so many threads."""
     buffer = np.ones(BUFFER_BYTES // 4, dtype=np.float32)

@@ -15,10 +15,10 @@ from elm_mlx.engine.sampling import Sampler, Sampling
 
 
 class Program(Protocol):
-    """What is measured: a `cache` for so many positions, `read` of ids into it up to the last one's logits, `decode`
+    """What is measured: `make_cache` for so many positions, `read` of ids into it up to the last one's logits, `decode`
     of so many tokens, an item each, after a prompt; `settle` returns when nothing is being computed."""
 
-    def cache(self, positions: int) -> Any: ...
+    def make_cache(self, positions: int) -> Any: ...
     def read(self, ids: list[int], cache: Any) -> None: ...
     def decode(self, prompt: list[int], sampler: Sampler, tokens: int) -> Generator[Any, None, None]: ...
     def settle(self) -> None: ...
@@ -38,7 +38,7 @@ class Trace(Sampler):
 def sample(program: Program, case: Case, ids: list[int]) -> Sample:
     """One run of `case` over `ids`, of which nothing is left when the next one begins."""
     mx.reset_peak_memory()
-    work = prepared(program, case, ids)
+    work = prepare(program, case, ids)
     begun, host = time.perf_counter(), time.thread_time()
     work()
     spent, worked = time.perf_counter() - begun, time.thread_time() - host
@@ -47,11 +47,11 @@ def sample(program: Program, case: Case, ids: list[int]) -> Sample:
     return Sample(spent, worked, mx.get_peak_memory())
 
 
-def prepared(program: Program, case: Case, ids: list[int]) -> Callable[[], object]:
+def prepare(program: Program, case: Case, ids: list[int]) -> Callable[[], object]:
     """What is timed of a case, with all that comes before it done."""
     before, rest = ids[: case.before], ids[case.before :]
     if case.kind == PROMPT:
-        cache = program.cache(len(ids))
+        cache = program.make_cache(len(ids))
         if before:
             program.read(before, cache)
         return lambda: program.read(rest, cache)

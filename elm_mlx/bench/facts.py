@@ -53,13 +53,13 @@ def model_facts(name: str, lm: LanguageModel) -> dict[str, Any]:
         "stored_as": stored,
         "bits_per_weight": info.bits_per_weight,
         "weight_bytes": info.weight_bytes,
-        "fingerprint": fingerprint(lm.directory),
+        "fingerprint": weights_fingerprint(lm.directory),
         "computed_in": str(lm.model.dtype).removeprefix("mlx.core."),
         "compiled": bool(lm.model.step),
     }
 
 
-def fingerprint(directory: Path) -> str:
+def weights_fingerprint(directory: Path) -> str:
     """SHA-256 of every weight file's name and size and of its tensors' names, types and shapes; not of their data, so
     that a model of any size has one at once, and the same random shape everywhere the same."""
     digest = hashlib.sha256()

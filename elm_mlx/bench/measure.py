@@ -11,7 +11,7 @@ from typing import Any
 
 import elm_mlx
 from elm_mlx.arguments import Progress
-from elm_mlx.bench.bandwidth import bandwidth
+from elm_mlx.bench.bandwidth import measure_bandwidth
 from elm_mlx.bench.cases import FIRST, FIRST_PROMPT, Case, check_context
 from elm_mlx.bench.clock import sample
 from elm_mlx.bench.facts import bytes_per_token, machine_facts, model_facts, software_facts
@@ -25,7 +25,6 @@ from elm_mlx.store.load import read_config
 SCHEMA = "elm-mlx bench 2"
 JUDGED = 32  # greedy tokens that both programs are asked for
 BOUND = 0.01  # docs/numerics.md: mlx-lm's logit of our token below its best, in 16 bits and quantized
-Reports = Iterator[dict[str, Any]]
 PAUSE_S = 0.25  # between two programs: the threads of Intel's OpenMP go on spinning for 0.2 s
 
 
@@ -52,39 +51,39 @@ def bench(
     """
     report: dict[str, Any] = {
         "schema": SCHEMA,
-        "machine": machine_facts() | {"read": bandwidth()},
+        "machine": machine_facts() | {"read": measure_bandwidth()},
         "software": software_facts(),
         "repetitions": series.repetitions,
         "models": [],
     }
     read = report["machine"]["read"]["bytes_per_s"]
     for done, (name, directory) in enumerate(models):
-        for model in model_reports(name, directory, series, read, progress or (lambda *_: None)):
+        for model in measure_model(name, directory, series, read, progress or (lambda *_: None)):
             report["models"][done:] = [model]
             yield report
 
 
-def model_reports(
+def measure_model(
     name: str, directory: Path, series: Series, read: float, progress: Progress
 ) -> Iterator[dict[str, Any]]:
     """One model's facts and tests, after each test; `read` is the machine's bandwidth in bytes a second."""
     check_context(series.tests, read_config(directory))
     policy = series.cpu_policy or ("compiled" if series.compare else "auto")
-    lm, load_s = loaded(directory, policy, series.force)
+    lm, load_s = load_and_time(directory, policy, series.force)
     facts = model_facts(name, lm) | {"cpu_policy": policy, "notice": lm.notice, "load_s": load_s}
     ours, tests, done = Ours(lm), [], 0
     with Peer(directory) if series.compare else nullcontext() as peer:
-        said = peer.facts | judgement(ours, peer, facts, lm.config.vocab_size) if peer else None
+        said = peer.facts | check_agreement(ours, peer, facts, lm.config.vocab_size) if peer else None
         for case in series.tests:
             rounds = []
             for _ in range(1 + series.repetitions):
-                rounds.append(one_round(ours, peer, case, case.token_ids(lm.config.vocab_size)))
+                rounds.append(run_round(ours, peer, case, case.token_ids(lm.config.vocab_size)))
                 progress(done := done + 1, len(series.tests) * (1 + series.repetitions))
             tests.append(case_report(case, rounds[1:], bytes_per_token(lm, case), read))  # the first warmed up
             yield facts | {PEER: said, "tests": tests}
 
 
-def loaded(directory: Path, policy: str, force: bool) -> tuple[elm_mlx.LanguageModel, float]:
+def load_and_time(directory: Path, policy: str, force: bool) -> tuple[elm_mlx.LanguageModel, float]:
     """The model, and the seconds of loading it a second time, when its files are in memory already."""
     elm_mlx.load(directory, cpu_policy=policy, force=force)
     begun = time.perf_counter()
@@ -92,7 +91,7 @@ def loaded(directory: Path, policy: str, force: bool) -> tuple[elm_mlx.LanguageM
     return lm, time.perf_counter() - begun
 
 
-def one_round(ours: Ours, peer: Peer | None, case: Case, ids: list[int]) -> Round:
+def run_round(ours: Ours, peer: Peer | None, case: Case, ids: list[int]) -> Round:
     """One run of ours and, where there is a peer, one of theirs, neither disturbed by the other."""
     if not peer:
         return sample(ours, case, ids), None
@@ -102,7 +101,7 @@ def one_round(ours: Ours, peer: Peer | None, case: Case, ids: list[int]) -> Roun
     return own, peer.sample(case, ids)
 
 
-def judgement(ours: Ours, peer: Peer, facts: dict[str, Any], vocab_size: int) -> dict[str, Any]:
+def check_agreement(ours: Ours, peer: Peer, facts: dict[str, Any], vocab_size: int) -> dict[str, Any]:
     """What mlx-lm thinks of our greedy tokens. Raises ElmError where it would not have said them: the same tokens in
     float32, and else tokens whose logits are near its best."""
     prompt = Case(FIRST, FIRST_PROMPT).token_ids(vocab_size)

@@ -19,7 +19,7 @@ class Ours:
     def __init__(self, lm: LanguageModel) -> None:
         self.model, self.layers, self.execution = lm.model, lm.config.num_layers, lm.execution
 
-    def cache(self, positions: int) -> list[KVCache]:
+    def make_cache(self, positions: int) -> list[KVCache]:
         return make_cache(self.layers, positions, reserve=positions)
 
     def read(self, ids: list[int], cache: Sequence[KVCache]) -> None:

@@ -17,13 +17,13 @@ Round = tuple[Sample, Sample | None]  # one run of ours, and beside it one of th
 def case_report(case: Case, rounds: Sequence[Round], nbytes: int | None, read: float) -> dict[str, Any]:
     """Everything on one test: `nbytes` are those that a token reads, `read` those that the machine reads a second."""
     ours, theirs = [own for own, _ in rounds], [other for _, other in rounds if other]
-    own = figures(case, ours)
+    own = case_figures(case, ours)
     share = nbytes * own["tokens_per_s"]["median"] / read if nbytes else None
-    other = figures(case, theirs) | compared(ours, theirs) if theirs else None
+    other = case_figures(case, theirs) | paired_ratios(ours, theirs) if theirs else None
     return {"test": case.name} | asdict(case) | own | {"bytes_per_token": nbytes, "bandwidth_share": share, PEER: other}
 
 
-def figures(case: Case, samples: Sequence[Sample]) -> dict[str, Any]:
+def case_figures(case: Case, samples: Sequence[Sample]) -> dict[str, Any]:
     """One program's samples of a test, and what they come to. A first token has no rate."""
     seconds = [sample.seconds for sample in samples]
     return {
@@ -42,7 +42,7 @@ def spread(values: Sequence[float]) -> dict[str, float | None]:
     return {"mean": statistics.mean(values), "stdev": deviation, "median": statistics.median(values)}
 
 
-def compared(ours: Sequence[Sample], theirs: Sequence[Sample]) -> dict[str, Any]:
+def paired_ratios(ours: Sequence[Sample], theirs: Sequence[Sample]) -> dict[str, Any]:
     """mlx-lm's time over ours, pair by pair, and the same of the host's work: above 1 we are ahead."""
     pairs = list(zip(ours, theirs, strict=True))
     return {

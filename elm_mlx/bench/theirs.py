@@ -26,7 +26,7 @@ class Theirs:
         from mlx_lm.models.cache import make_prompt_cache
         from mlx_lm.utils import load_model
 
-        self.steps, self.stream, self.make_cache = generate_step, generation_stream, make_prompt_cache
+        self.steps, self.stream, self.make_prompt_cache = generate_step, generation_stream, make_prompt_cache
         begun = time.perf_counter()
         self.model, _ = load_model(directory)
         self.facts = {
@@ -43,8 +43,8 @@ class Theirs:
             return sample(self, Case(**request["case"]), request["ids"])
         return self.judge(**request)
 
-    def cache(self, positions: int) -> Any:
-        return self.make_cache(self.model)
+    def make_cache(self, positions: int) -> Any:
+        return self.make_prompt_cache(self.model)
 
     def read(self, ids: list[int], cache: Any) -> None:
         steps = self.steps(mx.array(ids), self.model, max_tokens=0, sampler=Trace([0]), prompt_cache=cache)

@@ -15,7 +15,7 @@ from click.core import ParameterSource
 
 from elm_mlx.bench.shapes import SHAPES
 from elm_mlx.cli.blas import prefer_fast_blas
-from elm_mlx.cli.find import BITS, find
+from elm_mlx.cli.find import BITS, find_directory
 from elm_mlx.cli.messages import quietable, say
 from elm_mlx.cli.progress import ProgressBar
 from elm_mlx.demo import demo_directory
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from elm_mlx.config import ModelConfig
 
 
-class Listed(click.ParamType):
+class CommaList(click.ParamType):
     """Values of another type, commas between them."""
 
     name = "list"
@@ -39,27 +39,27 @@ class Listed(click.ParamType):
         return [self.of.convert(word, param, ctx) for word in words]
 
 
-Listing = Sequence[str | None]
+Values = Sequence[str | None]
 Subjects = Generator[tuple[str, Path], None, None]
-COUNTS = Listed(click.IntRange(min=0))
+COUNTS = CommaList(click.IntRange(min=0))
 
 
 @click.command()
 @click.option(
     "--model",
     "models",
-    type=Listed(click.STRING),
+    type=CommaList(click.STRING),
     metavar="MODEL,...",
     help="Names, OWNER/NAME or directories. Default: the built-in demo.",
 )
 @click.option(
     "--random",
     "shapes",
-    type=Listed(click.Choice(list(SHAPES))),
+    type=CommaList(click.Choice(list(SHAPES))),
     metavar="SHAPE,...",
     help=f"Random weights of these shapes instead: {', '.join(SHAPES)}.",
 )
-@click.option("--bits", type=Listed(BITS), metavar="BITS,...", help="Quantized to these bits.")
+@click.option("--bits", type=CommaList(BITS), metavar="BITS,...", help="Quantized to these bits.")
 @click.option(
     "--dtype",
     type=click.Choice(["bfloat16", "float16", "float32"]),
@@ -145,7 +145,7 @@ def command(
     if not shapes and is_typed("dtype"):
         raise InvalidRequest("--dtype is the type of random weights. Give --random, too, or leave it out.")
     tests = cases(prompts, generations, depths)
-    typed: Listing = bits if bits and is_typed("bits") else [None]
+    typed: Values = bits if bits and is_typed("bits") else [None]
     for config in configs_of_shapes(shapes) if shapes else configs_here(models, typed):
         check_context(tests, config)  # a mistake in the last one is told before the first is measured
     subjects = (
@@ -176,18 +176,18 @@ def configs_of_shapes(shapes: Sequence[str]) -> list[ModelConfig]:
     return [config_from_dict(SHAPES[shape]) for shape in shapes]
 
 
-def configs_here(models: Sequence[str] | None, bits: Listing) -> list[ModelConfig]:
+def configs_here(models: Sequence[str] | None, bits: Values) -> list[ModelConfig]:
     """Those of the models that need not be fetched. Raises as `locate`."""
     from elm_mlx.library.local import locate  # here, as --help needs no MLX
     from elm_mlx.store.load import read_config
 
     if models is None:
-        return [read_config(find(None, few, force=False) or demo_directory()) for few in bits]
+        return [read_config(find_directory(None, few, force=False) or demo_directory()) for few in bits]
     places = [locate(model, int(few) if few else None) for model, few in product(models, bits)]
     return [read_config(place.path) for place in places if place]
 
 
-def make_each(shapes: Sequence[str], bits: Listing, dtype: str | None, force: bool) -> Subjects:
+def make_each(shapes: Sequence[str], bits: Values, dtype: str | None, force: bool) -> Subjects:
     """(name, directory) of random models. Each is made when it is asked for, and removed when the next one is."""
     from elm_mlx.bench.random_model import random_model  # here, as --help needs no MLX
 
@@ -196,7 +196,7 @@ def make_each(shapes: Sequence[str], bits: Listing, dtype: str | None, force: bo
             yield shape, directory
 
 
-def find_each(models: Listing, bits: Listing, force: bool) -> Subjects:
+def find_each(models: Values, bits: Values, force: bool) -> Subjects:
     """(name, directory) of models; each is fetched and converted first where it is not here."""
     for model, few in product(models, bits):
-        yield model or "demo", find(model, few, force) or demo_directory()
+        yield model or "demo", find_directory(model, few, force) or demo_directory()

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from elm_mlx.cli.blas import prefer_fast_blas
-from elm_mlx.cli.find import BITS, MODEL, TEMPLATE_HELP, load
+from elm_mlx.cli.find import BITS, MODEL, TEMPLATE_HELP, load_model
 from elm_mlx.cli.messages import quietable, say, tell, with_flags
 from elm_mlx.errors import ElmError, InvalidRequest, PromptTooLong
 from elm_mlx.files import MAX_LARGE_BYTES, disk_errors, read_bytes, write_json
@@ -56,20 +56,20 @@ def command(
     stops an answer, Ctrl-D ends the program.
     """
     prefer_fast_blas()
-    lm = load(model, bits, force, chat_template)
+    lm = load_model(model, bits, force, chat_template)
     if model and not lm.has_chat_template:
         say("This model has no chat template, so it completes what you type. --chat-template gives it one.")
-    Chat(lm, system, options).run(entries())
+    Chat(lm, system, options).run(read_entries())
 
 
-def entries() -> Iterator[str]:
+def read_entries() -> Iterator[str]:
     """What is typed, an entry at a time, with line editing and history at a terminal; ends with the input."""
     if sys.stdin.isatty():
         with suppress(ImportError):  # not built into every Python
             import readline  # noqa: F401
     while True:
         try:
-            yield entry()
+            yield read_entry()
         except EOFError:
             if sys.stdin.isatty():
                 tell("")  # ends the line of the prompt, for the shell's
@@ -82,7 +82,7 @@ def entries() -> Iterator[str]:
             ) from error
 
 
-def entry() -> str:
+def read_entry() -> str:
     """One entry: a line, lines joined by backslashes, or what stands between triple quotes."""
     shown = sys.stdin.isatty() and sys.stdout.isatty()
     text = input(PROMPT if shown else "")
@@ -98,7 +98,7 @@ def entry() -> str:
     return text
 
 
-def expanded(name: str) -> Path:
+def expand_home(name: str) -> Path:
     return Path(os.path.expanduser(name))  # noqa: PTH111, which raises for an unknown user
 
 
@@ -135,7 +135,7 @@ class Chat:
         """Does what one entry asks for."""
         name, _, rest = text.strip().partition(" ")
         if name.startswith("/"):
-            self.commands().get(name, self.unknown)(rest.strip())
+            self.commands().get(name, self.refuse_unknown)(rest.strip())
         elif text.strip():
             self.messages.append({"role": "user", "content": text})
             self.answer()
@@ -143,11 +143,11 @@ class Chat:
     def commands(self) -> dict[str, Callable[[str], None]]:
         """What may be typed beside a message."""
         return {
-            "/help": self.help,
+            "/help": self.show_help,
             "/system": self.set_system,
             "/reset": lambda _: self.messages.clear(),
             "/regen": self.regenerate,
-            "/stats": self.stats,
+            "/stats": self.show_stats,
             "/save": self.save,
             "/load": self.load,
         }
@@ -168,21 +168,21 @@ class Chat:
                 print(piece.text, end="", flush=True)
         stream.close()
         print()
-        self.messages.append({"role": "assistant", "content": self.told(prompt, stream.completion)})
+        self.messages.append({"role": "assistant", "content": self.answer_text(prompt, stream.completion)})
         if self.lm.has_chat_template and stream.completion.finish_reason == "length":
             tell("The answer was cut at its length; --max-tokens allows for longer ones.")
 
-    def told(self, prompt: list[int], done: Completion) -> str:
+    def answer_text(self, prompt: list[int], done: Completion) -> str:
         """The answer's text; where it goes on from the prompt's, with the blank that may stand between them."""
         if self.lm.has_chat_template:
             return done.text
         decode = self.lm.tokenizer.decode
         return decode([*prompt, *done.tokens]).removeprefix(decode(prompt))
 
-    def unknown(self, _: str) -> None:
+    def refuse_unknown(self, _: str) -> None:
         tell("There is no such command; /help lists them.")
 
-    def help(self, _: str) -> None:
+    def show_help(self, _: str) -> None:
         for name, meaning in HELP.items():
             tell(f"{name:<14} {meaning}")
 
@@ -199,7 +199,7 @@ class Chat:
             raise InvalidRequest("There is nothing to answer again.")
         self.answer()
 
-    def stats(self, _: str) -> None:
+    def show_stats(self, _: str) -> None:
         if self.last is None:
             raise InvalidRequest("There is no answer yet.")
         tell(str(self.last.completion.stats))
@@ -209,14 +209,14 @@ class Chat:
         if not name:
             raise InvalidRequest("Give a file: /save FILE.")
         with disk_errors(f"{name} cannot be written", "Name another file."):
-            write_json(expanded(name), {"system": self.system, "messages": self.messages})
+            write_json(expand_home(name), {"system": self.system, "messages": self.messages})
         tell(f"Saved to {name}.")
 
     def load(self, name: str) -> None:
         """Goes on with what `save` wrote. Raises InvalidRequest for any other file, ElmError for one not readable."""
         if not name:
             raise InvalidRequest("Give a file: /load FILE.")
-        path = expanded(name)
+        path = expand_home(name)
         try:
             with disk_errors(f"{name} cannot be read", "Name another file."):
                 path.stat()  # for its sentence where there is none

@@ -17,7 +17,7 @@ from elm_mlx.config.quantization import QUANTIZATION_MODES, RECIPES, in_words
 from elm_mlx.files import gigabytes
 from elm_mlx.library.names import Known, parse_name
 
-GROUPS = list(map(str, QUANTIZATION_MODES["affine"][1]))
+GROUP_SIZES = list(map(str, QUANTIZATION_MODES["affine"][1]))
 
 
 @click.command()
@@ -28,7 +28,7 @@ GROUPS = list(map(str, QUANTIZATION_MODES["affine"][1]))
     help="Directory to write. Default: beside SOURCE, for a name or a hub's snapshot here, with the bits in its own.",
 )
 @click.option("--bits", type=BITS, help="Quantize to this many bits.")
-@click.option("--group-size", type=click.Choice(GROUPS), help="Weights that share a scale. Default: 64.")
+@click.option("--group-size", type=click.Choice(GROUP_SIZES), help="Weights that share a scale. Default: 64.")
 @click.option("--mode", type=click.Choice(list(QUANTIZATION_MODES)), help="How to quantize.")
 @click.option("--recipe", type=click.Choice(list(RECIPES)), help="More bits where they count, fewer elsewhere.")
 @click.option("--dtype", type=click.Choice(["bfloat16", "float16", "float32"]), default="bfloat16", show_default=True)
@@ -66,7 +66,7 @@ def command(
 
     options |= {"bits": int(bits) if bits else None, "group_size": int(group_size) if group_size else None}
     place = Path(source)
-    if not place.exists() and (name := repository_name(source)):
+    if not place.exists() and (name := name_without_owner(source)):
         if not dry_run:
             output = str(check(name, output, force=force, **{k: v for k, v in options.items() if k != "rope_factor"}))
         place, tokenizer = fetch_source(source, dry_run)
@@ -113,7 +113,7 @@ def show(planned: dict[str, Any], as_json: bool) -> None:
         click.echo(printable(f"{name:<12} {value}"))
 
 
-def repository_name(source: str) -> str | None:
+def name_without_owner(source: str) -> str | None:
     """The short name of the repository that a name stands for; None for a path."""
     named = parse_name(source)
     if isinstance(named, Path):

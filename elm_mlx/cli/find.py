@@ -43,10 +43,10 @@ MODEL = click.option(
 )
 
 
-def load(model: str | None, bits: str | None, force: bool, chat_template: str | None) -> LanguageModel:
+def load_model(model: str | None, bits: str | None, force: bool, chat_template: str | None) -> LanguageModel:
     """The model, ready; says what a person should know of it."""
-    with advising(model, bits):
-        directory = find(model, bits, force)
+    with repair_advice(model, bits):
+        directory = find_directory(model, bits, force)
         with ProgressBar("Loading", in_bytes=True) as bar:
             lm = elm_mlx.load(directory, progress=bar, force=force)
     if chat_template:
@@ -59,7 +59,7 @@ def load(model: str | None, bits: str | None, force: bool, chat_template: str | 
 
 
 @contextmanager
-def advising(model: str | None, bits: str | None) -> Iterator[None]:
+def repair_advice(model: str | None, bits: str | None) -> Iterator[None]:
     """Adds to the refusal of a damaged model how to mend it, where it was fetched."""
     try:
         yield
@@ -72,7 +72,7 @@ def advising(model: str | None, bits: str | None) -> Iterator[None]:
         ) from error
 
 
-def find(model: str | None, bits: str | None, force: bool) -> Path | None:
+def find_directory(model: str | None, bits: str | None, force: bool) -> Path | None:
     """Where the model lies; None for the demo. Says once which repository and commit it is."""
     has_bits_already = model is None or isinstance(parse_name(model), Path)
     if has_bits_already and click.get_current_context().get_parameter_source("bits") == ParameterSource.ENVIRONMENT:

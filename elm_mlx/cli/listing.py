@@ -27,8 +27,8 @@ def command(as_json: bool, names_only: bool) -> None:
 
     Asks no network.
     """
-    rows = [row for model in known_models().values() for row in known(model)]
-    rows += others({row["path"] for row in rows})
+    rows = [row for model in known_models().values() for row in known_rows(model)]
+    rows += other_rows({row["path"] for row in rows})
     if as_json:
         click.echo(json.dumps(rows))
         return
@@ -39,7 +39,7 @@ def command(as_json: bool, names_only: bool) -> None:
         click.echo(line(row))
 
 
-def known(model: Known) -> list[dict[str, Any]]:
+def known_rows(model: Known) -> list[dict[str, Any]]:
     """A row for each variant that lies here. Where none does, whether it would fit is reckoned from its parameters,
     without a cache."""
     named = {"name": model.name, "repository": model.ready or model.original, "parameters": model.parameters}
@@ -48,21 +48,21 @@ def known(model: Known) -> list[dict[str, Any]]:
     except ElmError as error:
         return [named | {"path": None, "bytes": None, "bits": None, "fits": None, "error": with_flags(error)}]
     if paths := dict.fromkeys(place.path for place in found if place):
-        return [named | figures(path) for path in paths]
+        return [named | directory_figures(path) for path in paths]
     fits = rough_bytes(model.parameters, READY_BITS if model.ready else None) <= memory_limit()
     return [named | {"path": None, "bytes": None, "bits": None, "fits": fits, "error": None}]
 
 
-def others(shown: set[str | None]) -> list[dict[str, Any]]:
+def other_rows(shown: set[str | None]) -> list[dict[str, Any]]:
     """Our copies that no short name stands for."""
     return [
-        {"name": copy.repository, "repository": copy.repository, "parameters": None} | figures(copy.path)
-        for copy in copies.copies()
+        {"name": copy.repository, "repository": copy.repository, "parameters": None} | directory_figures(copy.path)
+        for copy in copies.all_copies()
         if str(copy.path) not in shown
     ]
 
 
-def figures(path: Path) -> dict[str, Any]:
+def directory_figures(path: Path) -> dict[str, Any]:
     """What the headers of a directory say; a damaged one must not hide the others."""
     try:
         if not is_complete(path):

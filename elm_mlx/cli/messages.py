@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 QUIET = "elm_mlx.quiet"  # in click's context
 REPLACEMENT = "\ufffd"
-drawn: list[Console] = []  # where a progress bar is drawn now, which lines go above
+bar_consoles: list[Console] = []  # of the progress bars shown now, above which messages are printed
 
 quietable = click.option(
     "-q",
@@ -43,8 +43,8 @@ def tell(message: str) -> None:
     """One line on stderr that was asked for, or says what went wrong; where nobody can read it, the result matters
     more."""
     try:
-        if drawn:
-            drawn[-1].print(printable(message), markup=False, highlight=False, soft_wrap=True)
+        if bar_consoles:
+            bar_consoles[-1].print(printable(message), markup=False, highlight=False, soft_wrap=True)
         else:
             click.echo(printable(message), err=True)
     except OSError:

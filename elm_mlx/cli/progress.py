@@ -9,7 +9,7 @@ from contextlib import ExitStack, contextmanager
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
-from elm_mlx.cli.messages import drawn, is_quiet
+from elm_mlx.cli.messages import bar_consoles, is_quiet
 
 if TYPE_CHECKING:
     from rich.progress import Progress
@@ -33,8 +33,8 @@ class ProgressBar:
             self.stop()
             return
         if self.bar is None and self.is_wanted() and time.monotonic() - self.begun > PATIENCE_S:
-            self.bar = self._made(total)
-            drawn.append(self.bar.console)
+            self.bar = self._make_bar(total)
+            bar_consoles.append(self.bar.console)
             self.bar.start()  # kept first, so that an interrupt in here finds what to stop
         if self.bar:
             self.bar.update(self.bar.task_ids[0], completed=done)
@@ -43,14 +43,14 @@ class ProgressBar:
         """Takes the bar away."""
         if self.bar:
             self.bar.stop()
-            drawn.remove(self.bar.console)
+            bar_consoles.remove(self.bar.console)
             self.bar = None
 
     def is_wanted(self) -> bool:
         """Whether somebody is there to see it."""
         return sys.stderr.isatty() and not is_quiet()
 
-    def _made(self, total: int) -> Progress:
+    def _make_bar(self, total: int) -> Progress:
         from rich import progress
         from rich.console import Console
 

@@ -24,7 +24,7 @@ def command(name: str, yes: bool) -> None:
     """Remove what elm-mlx made of NAME: its own copies alone, never the hub's cache or your directories."""
     from elm_mlx.convert import discard  # here, as --help needs no MLX
 
-    for place, what in found(name):
+    for place, what in find_removable(name):
         if not yes and not sys.stdin.isatty():
             raise InvalidRequest("rm asks before it removes, and there is nobody to ask. Give --yes.")
         if not (yes or click.confirm(f"Remove {what} in {place}?", err=True)):
@@ -33,12 +33,12 @@ def command(name: str, yes: bool) -> None:
             discard(place)
             say(f"Removed what was begun of {place}.")
             continue
-        say(f"Removed {place}: {copies.remove(place) / 1e6:,.1f} MB.")
+        say(f"Removed {place}: {copies.remove_copy(place) / 1e6:,.1f} MB.")
         if what.endswith(copies.PUBLISHED):
             say(f"What was fetched stays in the hub's cache until `hf cache rm model/{what.partition(' ')[0]}`.")
 
 
-def found(name: str) -> list[tuple[Path, str]]:
+def find_removable(name: str) -> list[tuple[Path, str]]:
     """Our copies of a model and what they are, of every commit unless one is named, and those not finished. Raises
     NotFound where there are none."""
     from elm_mlx.convert import unfinished

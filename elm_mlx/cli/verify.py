@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from elm_mlx.cli.blas import prefer_fast_blas
-from elm_mlx.cli.convert import fetch_source, repository_name
+from elm_mlx.cli.convert import fetch_source, name_without_owner
 from elm_mlx.cli.messages import quietable
 from elm_mlx.cli.progress import ProgressBar
 from elm_mlx.errors import VerificationFailed
@@ -48,7 +48,7 @@ def command(
     from elm_mlx.convert.verify import TOKENS, open_directory, verify  # here, as --help needs no MLX
 
     place: str | Path = source
-    if not Path(source).exists() and repository_name(source):
+    if not Path(source).exists() and name_without_owner(source):
         open_directory(Path(converted))  # a mistake in it is told before anything large is fetched
         place, _ = fetch_source(source, dry_run=False)
     with ProgressBar("Verifying", in_bytes=False) as bar:
@@ -72,7 +72,7 @@ def finite(value: object) -> object:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def weights(altered: list[str]) -> str:
+def weights_verdict(altered: list[str]) -> str:
     """Whether they are the source's."""
     if not altered:
         return "each is the source's, rounded as it is stored, bit for bit"
@@ -86,7 +86,7 @@ def rows(done: Report) -> dict[str, str]:
         "converted": str(done.converted),
         "source": str(done.source),
         "computed in": "float32, from the weights as they are stored",
-        "weights": weights(done.altered),
+        "weights": weights_verdict(done.altered),
         "tokens": f"{done.tokens:,}",
         "logits": f"differ by up to {done.max_difference:.3g}, {done.relative_difference:.2g} of the largest",
         "KL divergence": f"{done.kl_divergence:.3g} nats per token, of the converted model from the source",

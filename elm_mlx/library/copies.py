@@ -58,15 +58,15 @@ def check_writable() -> None:
                        "ELM_MLX_CACHE to a folder of yours.")  # fmt: skip
 
 
-def copies() -> list[Copy]:
+def all_copies() -> list[Copy]:
     """Every converted model, the newest first; a damaged one too."""
     with reading(root()):
         found = [path for path in (root() / "models").glob("*/*") if path.is_dir()]
         found.sort(key=lambda path: path.stat().st_mtime, reverse=True)
-    return [copy for path in found if (copy := describe(path))]
+    return [copy for path in found if (copy := copy_at(path))]
 
 
-def describe(path: Path) -> Copy | None:
+def copy_at(path: Path) -> Copy | None:
     """What the names say; None for what is no copy of ours, as an unfinished one or a link is not."""
     variant, _, commit = path.name.partition("-")
     if path.name.startswith(".") or not commit or path.is_symlink() or path.parent.is_symlink():
@@ -88,19 +88,19 @@ def copies_of(model: Known | Repository | Path) -> list[Copy]:
     """Our copies of what is named, in every variant, and of every commit unless one is named."""
     revision = model.revision if isinstance(model, Repository) else "main"
     folders = folders_of(model)
-    return [copy for copy in copies() if copy.path.parent in folders and revision in ("main", copy.commit)]
+    return [copy for copy in all_copies() if copy.path.parent in folders and revision in ("main", copy.commit)]
 
 
-def find(repository: str, variant: str, commit: str | None = None) -> Path | None:
+def find_copy(repository: str, variant: str, commit: str | None = None) -> Path | None:
     """The newest whole copy of a repository in a variant; of one commit if that is named."""
-    for copy in copies():
+    for copy in all_copies():
         is_it = (copy.repository.lower(), copy.variant) == (repository.lower(), variant)
         if is_it and commit in (None, copy.commit) and is_complete(copy.path):
             return copy.path
     return None
 
 
-def link(target: Path, source: Path, replaced: Mapping[str, bytes]) -> Path:
+def link_directory(target: Path, source: Path, replaced: Mapping[str, bytes]) -> Path:
     """Makes `target` a directory of links to the files of `source`, but for those with content of their own; leaves one
     that is whole as it is. Raises DiskFull, ElmError."""
     if target.is_dir() and is_complete(target):
@@ -122,7 +122,7 @@ def link(target: Path, source: Path, replaced: Mapping[str, bytes]) -> Path:
     return target
 
 
-def remove(path: Path) -> int:
+def remove_copy(path: Path) -> int:
     """Deletes a copy, and its folder if that was the last in it; the bytes that it took. Follows no link.
 
     It gives up its name first: whatever stops this leaves nothing that looks like a model.

@@ -26,13 +26,13 @@ TRANSIENT = (408, 429, 500, 502, 503, 504)
 UNCONNECTED = {"ConnectError", "ConnectTimeout"}
 CUT = {"NetworkError", "TimeoutException", "RemoteProtocolError"}
 
-Report = Callable[[int], None]
+BytesReport = Callable[[int], None]
 Say = Callable[[str], None]
 Request = Callable[[int], AbstractContextManager[tuple[int, Iterator[bytes]]]]
 """Asks for a file's bytes from a place on; gives the place that they do begin at, and them."""
 
 
-def fetch_blob(request: Request, blob: Path, size: int | None, report: Report, say: Say | None = None) -> None:
+def fetch_blob(request: Request, blob: Path, size: int | None, report: BytesReport, say: Say | None = None) -> None:
     """Makes `blob`, whose name is the hub's ETag, from what `request` gives. `report` hears how many bytes are there,
     `say` that another process is at it.
 
@@ -41,11 +41,11 @@ def fetch_blob(request: Request, blob: Path, size: int | None, report: Report, s
     """
     blob.parent.mkdir(parents=True, exist_ok=True)
     partial = partial_of(blob)
-    with locked(partial, say):
+    with lock_partial(partial, say):
         if is_there(blob, size):  # another process was first
             return
-        complete(request, partial, size, report)
-        if not is_named(partial, blob.name):
+        fetch_rest(request, partial, size, report)
+        if not has_etag(partial, blob.name):
             partial.write_bytes(b"")  # not unlinked: another process may wait for it
             raise BadCheckpoint(f"What came for {blob.name} are not the bytes that the hub names; a proxy may have "
                                 "changed them. Try again.")  # fmt: skip
@@ -63,11 +63,11 @@ def is_there(path: Path, size: int | None) -> bool:
 
 
 @contextmanager
-def locked(partial: Path, say: Say | None = None) -> Iterator[None]:
+def lock_partial(partial: Path, say: Say | None = None) -> Iterator[None]:
     """Holds the file against other processes of ours; it is freed when this one ends, however it ends."""
     with partial.open("ab") as file:
         begun = time.monotonic()
-        while not is_taken(file):
+        while not try_lock(file):
             if say and time.monotonic() - begun > SILENCE_S:
                 say("Another elm-mlx fetches the same file; waiting.")
                 say = None
@@ -75,7 +75,7 @@ def locked(partial: Path, say: Say | None = None) -> Iterator[None]:
         yield
 
 
-def is_taken(file: BinaryIO) -> bool:
+def try_lock(file: BinaryIO) -> bool:
     """Whether the lock could be had."""
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -84,17 +84,17 @@ def is_taken(file: BinaryIO) -> bool:
     return True
 
 
-def complete(request: Request, partial: Path, size: int | None, report: Report) -> None:
+def fetch_rest(request: Request, partial: Path, size: int | None, report: BytesReport) -> None:
     """Adds bytes until there are `size`, or without one until the connection ends well."""
 
     def there() -> int:
         return partial.stat().st_size
 
     if size is None or there() < size:
-        patiently(lambda: append(request, partial, size, report), there)
+        retry(lambda: append_rest(request, partial, size, report), there)
 
 
-def append(request: Request, partial: Path, size: int | None, report: Report) -> None:
+def append_rest(request: Request, partial: Path, size: int | None, report: BytesReport) -> None:
     """One request for what is missing. Takes no more than `size` bytes, and raises ConnectionError for fewer."""
     with request(partial.stat().st_size) as (begin, chunks), partial.open("r+b") as file:
         file.seek(begin)
@@ -108,7 +108,7 @@ def append(request: Request, partial: Path, size: int | None, report: Report) ->
             raise ConnectionError("the connection ended early")
 
 
-def patiently(attempt: Callable[[], T], there: Callable[[], int] | None = None) -> T:
+def retry(attempt: Callable[[], T], there: Callable[[], int] | None = None) -> T:
     """What `attempt` gives, asked again over cut connections and a hub that is busy.
 
     It gives up, with the last error, where the next try would come PATIENCE_S after the last byte: `there` counts the
@@ -147,7 +147,7 @@ def asked_wait_s(error: Exception) -> int:
     return int(found[1]) if found else 0
 
 
-def is_named(path: Path, name: str, report: Report = lambda _: None) -> bool:
+def has_etag(path: Path, name: str, report: BytesReport = lambda _: None) -> bool:
     """Whether a file's content has this ETag: a sha256 for large files, else the name that git gives a blob. An ETag
     of another form says nothing. `report` hears how many bytes are read."""
     hashes = {64: hashlib.sha256(), 40: hashlib.sha1(b"blob %d\0" % path.stat().st_size, usedforsecurity=False)}

@@ -14,14 +14,14 @@ from typing import Any
 from elm_mlx.arguments import Progress
 from elm_mlx.errors import ElmError, Gated, InvalidRequest, NotFound, Unreachable, Unsupported
 from elm_mlx.files import disk_errors
-from elm_mlx.library.download import Report, Say, asked_wait_s, fetch_blob, is_there, partial_of, patiently
+from elm_mlx.library.download import BytesReport, Say, asked_wait_s, fetch_blob, is_there, partial_of, retry
 from elm_mlx.library.hub_cache import (
     COMMIT,
     cache_directory,
     cache_errors,
     check_room,
     folder_of,
-    link,
+    link_blob,
     set_reference,
     within,
 )
@@ -78,35 +78,35 @@ def is_offline() -> bool:
     return offline_switch() is not None
 
 
-def look_up(repository: Repository) -> Listing:
+def look_up_listing(repository: Repository) -> Listing:
     """Asks the hub what a revision is and which of its files a model needs.
 
     Raises NotFound, Gated, Unreachable, Unsupported.
     """
-    info = ask(repository)
+    info = ask_hub(repository)
     siblings = {file.rfilename: file for file in info.siblings or []}
     files = needed_files(list(siblings))
     if "config.json" not in files or not weight_files(files):
         raise Unsupported(f"{repository} has no config.json with weights beside it (model.safetensors or "
                           "pytorch_model.bin), so it is no model that elm-mlx reads.")  # fmt: skip
     with hub_errors(repository):
-        blobs = {name: listed(siblings[name]) or described(repository.name, name, info.sha) for name in files}
+        blobs = {name: listed_blob(siblings[name]) or ask_blob(repository.name, name, info.sha) for name in files}
     return Listing(repository, info.sha, blobs)
 
 
-def revision(repository: Repository) -> str:
-    """The commit that a revision is now. Raises as `look_up`."""
-    commit: str = ask(repository).sha
+def look_up_commit(repository: Repository) -> str:
+    """The commit that a revision is now. Raises as `look_up_listing`."""
+    commit: str = ask_hub(repository).sha
     return commit
 
 
-def ask(repository: Repository) -> Any:
+def ask_hub(repository: Repository) -> Any:
     """What the hub says of a revision: its commit (sha) and its files (siblings)."""
     network = "Check HF_HOME, and the settings of the network, such as SSL_CERT_FILE."
     with disk_errors(f"The hub cannot be asked for {repository}", network), hub_errors(repository):
         from huggingface_hub import HfApi
 
-        info = patiently(
+        info = retry(
             lambda: HfApi().model_info(
                 repository.name, revision=repository.revision, timeout=TIMEOUT_S, files_metadata=True
             )
@@ -116,24 +116,24 @@ def ask(repository: Repository) -> Any:
         return info
 
 
-def listed(file: Any) -> Blob | None:
+def listed_blob(file: Any) -> Blob | None:
     """A file's blob by the hub's listing; None from a hub that lists names alone. An ETag is the sha256 of a large
     file, else the name that git gives a blob (huggingface_hub's hf_hub_url says so)."""
     etag = (file.lfs.sha256 if file.lfs else file.blob_id) or ""
     return Blob(etag, file.size) if re.fullmatch(ETAG, etag) else None
 
 
-def described(repository: str, name: str, commit: str) -> Blob:
+def ask_blob(repository: str, name: str, commit: str) -> Blob:
     """A file's blob by a request of its own, for a hub whose listing has names alone."""
     from huggingface_hub import get_hf_file_metadata, hf_hub_url
 
-    known = patiently(lambda: get_hf_file_metadata(hf_hub_url(repository, name, revision=commit)))
+    known = retry(lambda: get_hf_file_metadata(hf_hub_url(repository, name, revision=commit)))
     if not re.fullmatch(ETAG, known.etag or ""):
         raise ValueError(f"the hub gives {name} no ETag")
     return Blob(known.etag or "", known.size)
 
 
-def check_space(listing: Listing, also: int = 0, at: Path | None = None) -> None:
+def check_room_for(listing: Listing, also: int = 0, at: Path | None = None) -> None:
     """Raises DiskFull, before the first byte, where there is no room for what of a listing is not there yet, and for
     `also` bytes that a conversion then writes `at` a place."""
     with cache_errors(f"Looking for {listing.repository}"):
@@ -141,33 +141,34 @@ def check_space(listing: Listing, also: int = 0, at: Path | None = None) -> None
     check_room(listing.repository, (cache_directory(), missing), (at or cache_directory(), also))
 
 
-def fetch(listing: Listing, progress: Progress | None = None, say: Say | None = None) -> None:
+def fetch_listing(listing: Listing, progress: Progress | None = None, say: Say | None = None) -> None:
     """Downloads a listing into the hub's cache, going on where an earlier download stopped.
 
-    `progress` hears (bytes there, in all), `say` what is waited for. Raises as `look_up`, and DiskFull, BadCheckpoint.
+    `progress` hears (bytes there, in all), `say` what is waited for. Raises as `look_up_listing`,
+    and DiskFull, BadCheckpoint.
     """
     done = 0
     for name, blob in listing.files.items():
         report = within(progress, done, listing.nbytes)
-        download(listing.repository.name, name, listing.commit, report, blob, say)
+        fetch_file(listing.repository.name, name, listing.commit, report, blob, say)
         done += blob.size or 0
     if progress:
         progress(listing.nbytes, listing.nbytes)
     set_reference(listing.repository, listing.commit)
 
 
-def download(
+def fetch_file(
     repository: str,
     name: str,
     commit: str,
-    report: Report | None = None,
+    report: BytesReport | None = None,
     blob: Blob | None = None,
     say: Say | None = None,
 ) -> Path:
     """One file of a commit into the hub's cache; where it lies. `report` hears how many of its bytes are there.
 
     With the `blob` of a listing the hub is asked for the bytes alone, and a file of another size is fetched again.
-    Raises as `look_up`, DiskFull, BadCheckpoint.
+    Raises as `look_up_listing`, DiskFull, BadCheckpoint.
     """
     path = folder_of(repository) / "snapshots" / commit / name
     with cache_errors(f"Fetching {name} of {repository}"):
@@ -176,17 +177,17 @@ def download(
         with hub_errors(Repository(repository, commit)):
             from huggingface_hub import hf_hub_url
 
-            known = blob or described(repository, name, commit)
+            known = blob or ask_blob(repository, name, commit)
             place = folder_of(repository) / "blobs" / known.etag
             if not is_there(place, known.size):
                 url = hf_hub_url(repository, name, revision=commit)
-                fetch_blob(partial(bytes_of, url), place, known.size, report or (lambda _: None), say)
-        link(place, path)
+                fetch_blob(partial(request_bytes, url), place, known.size, report or (lambda _: None), say)
+        link_blob(place, path)
     return path
 
 
 @contextmanager
-def bytes_of(url: str, start: int) -> Iterator[tuple[int, Iterator[bytes]]]:
+def request_bytes(url: str, start: int) -> Iterator[tuple[int, Iterator[bytes]]]:
     """(where they begin, the bytes of a file from there): 0 from a server that knows no ranges, or for a start beyond
     the end."""
     from huggingface_hub.utils import build_hf_headers, get_session, hf_raise_for_status
@@ -214,7 +215,7 @@ def hub_errors(repository: Repository) -> Iterator[None]:
     except errors.HFValidationError as error:
         raise InvalidRequest(f"{repository} is no name that a repository can have: {first_line(error)}.") from error
     except errors.HfHubHTTPError as error:
-        raise refusal(repository, error) from error
+        raise hub_refusal(repository, error) from error
     except UnicodeEncodeError as error:
         raise Gated(f"The token in {token_place()} is not one that the hub gives: it has letters beyond ASCII. Check "
                     "it, or remove it.") from error  # fmt: skip
@@ -227,7 +228,7 @@ def hub_errors(repository: Repository) -> Iterator[None]:
         raise unreachable(repository, error) from error
 
 
-def refusal(repository: Repository, error: Any) -> ElmError:
+def hub_refusal(repository: Repository, error: Any) -> ElmError:
     """What the hub means by an answer that is an error."""
     from huggingface_hub import errors
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from elm_mlx.arguments import Progress
 from elm_mlx.errors import DiskFull
 from elm_mlx.files import disk_errors, gigabytes, nearest_existing, reading
-from elm_mlx.library.download import Report, is_named
+from elm_mlx.library.download import BytesReport, has_etag
 from elm_mlx.library.names import Repository
 from elm_mlx.store.layout import is_complete
 from elm_mlx.store.snapshot import Snapshot
@@ -63,7 +63,7 @@ def complete_snapshot(repository: Repository) -> Snapshot | None:
     return found if found and is_complete(found.path) else None
 
 
-def link(blob: Path, path: Path) -> None:
+def link_blob(blob: Path, path: Path) -> None:
     """Makes a blob a snapshot's file as huggingface_hub does: by a relative link, or by moving it where the disk has
     no links."""
     if path.exists() and path.samefile(blob):
@@ -91,7 +91,7 @@ def set_reference(repository: Repository, commit: str) -> None:
 
 def remove_damaged(repository: Repository, progress: Progress | None = None) -> list[str]:
     """Reads every cached file of a revision, and removes the blobs whose bytes are not what their names say. Returns
-    the files whose blobs are missing now: `hub.fetch` brings these and no others.
+    the files whose blobs are missing now: `hub.fetch_listing` brings these and no others.
 
     `progress` hears (bytes read, in all). A file that is no link, on a disk without them, is taken as it is.
     """
@@ -101,13 +101,13 @@ def remove_damaged(repository: Repository, progress: Progress | None = None) -> 
         sizes = {blob: blob.stat().st_size for file in files if (blob := blobs / file.readlink().name).exists()}
         done = 0
         for blob, size in sizes.items():
-            if not is_named(blob, blob.name, within(progress, done, sum(sizes.values()))):
+            if not has_etag(blob, blob.name, within(progress, done, sum(sizes.values()))):
                 blob.unlink()
             done += size
         return [file.name for file in files if not file.exists()]
 
 
-def within(progress: Progress | None, begin: int, in_all: int) -> Report:
+def within(progress: Progress | None, begin: int, in_all: int) -> BytesReport:
     """A callback for one file's bytes that reports progress over all files, of which `begin` bytes come before it."""
 
     def report(count: int) -> None:

@@ -76,14 +76,14 @@ def locate(model: str | Path, bits: int | None = None) -> Located | None:
 
     Raises InvalidRequest and NotFound for what names nothing.
     """
-    return find(parse_name(model), bits)
+    return find_local(parse_name(model), bits)
 
 
-def find(name: Name, bits: int | None) -> Located | None:
+def find_local(name: Name, bits: int | None) -> Located | None:
     """Where the model of a parsed name lies, or None. Raises NotFound for a directory that is not there, and
     InvalidRequest for a directory in other bits than it has."""
     if not isinstance(name, Path):
-        found = (look(candidate) for look in (own_copy, cached) for candidate in candidates(name, bits))
+        found = (look(candidate) for look in (find_own_copy, find_cached) for candidate in candidates(name, bits))
         return next((located for located in found if located), None)
     if not name.is_dir():
         raise NotFound(f"There is no directory {name}. Give a model's directory, or a name.")
@@ -93,20 +93,20 @@ def find(name: Name, bits: int | None) -> Located | None:
     return Located(name)
 
 
-def own_copy(candidate: Candidate) -> Located | None:
+def find_own_copy(candidate: Candidate) -> Located | None:
     """Our own copy. Where the hub's cache does not know which commit "main" is, a copy of any commit will do; of any
     other revision only a copy of its own commit."""
     repository, commit = candidate.repository, commit_of(candidate.repository)
     if not (commit or repository.revision == "main"):
         return None
-    found = copies.find(repository.name, candidate.variant, commit)
-    published = copies.find(repository.name, copies.PUBLISHED, commit)
+    found = copies.find_copy(repository.name, candidate.variant, commit)
+    published = copies.find_copy(repository.name, copies.PUBLISHED, commit)
     if not found and published and runs_as_published(published, candidate):
         found = published
     return Located(found, repository, found.name.partition("-")[2]) if found else None
 
 
-def cached(candidate: Candidate) -> Located | None:
+def find_cached(candidate: Candidate) -> Located | None:
     """The snapshot in the hub's cache, if it runs without conversion."""
     snapshot = complete_snapshot(candidate.repository)
     if snapshot and runs_as_published(snapshot.path, candidate):
@@ -145,7 +145,7 @@ def find_in_any_bits(model: str | Path, bits: int | None) -> Path:
     Raises NotFound, with the memory that a known model would take in `bits`.
     """
     name = parse_name(model)
-    if found := find(name, None) or next(iter(copies.copies_of(name)), None):
+    if found := find_local(name, None) or next(iter(copies.copies_of(name)), None):
         return found.path
     takes = ""
     if isinstance(name, Known):
@@ -167,7 +167,7 @@ def cached_checkpoint(model: str) -> Checkpoint:
 
     Raises NotFound where the checkpoint is not here, InvalidRequest for a directory.
     """
-    repository = as_published(repository_name(model)).repository
+    repository = as_published(fetchable_name(model)).repository
     if not (snapshot := complete_checkpoint(repository)):
         raise NotFound(f"{repository} is not on this machine, and a dry run fetches nothing: the checkpoint's own "
                        "files tell what would be done.", "Leave {dry_run} out.")  # fmt: skip
@@ -182,7 +182,7 @@ def complete_checkpoint(repository: Repository) -> Snapshot | None:
     return snapshot if has_all else None
 
 
-def repository_name(model: str | Path) -> Known | Repository:
+def fetchable_name(model: str | Path) -> Known | Repository:
     """The name of a model that can be fetched. Raises InvalidRequest for a directory."""
     name = parse_name(model)
     if isinstance(name, Path):
@@ -194,10 +194,10 @@ def cached_tokenizer() -> Path | None:
     """OpenELM's tokenizer, where a mirror's is in the hub's cache."""
     snapshots = filter(None, (find_snapshot(Repository(mirror)) for mirror in names.TOKENIZER_MIRRORS))
     files = (snapshot.path / names.TOKENIZER_FILE for snapshot in snapshots)
-    return next(filter(is_the_tokenizer, files), None)
+    return next(filter(is_openelm_tokenizer, files), None)
 
 
-def is_the_tokenizer(path: Path) -> bool:
+def is_openelm_tokenizer(path: Path) -> bool:
     """Whether a file is OpenELM's tokenizer, by its hash."""
     if not path.is_file():
         return False

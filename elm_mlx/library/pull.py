@@ -29,11 +29,11 @@ from elm_mlx.library.local import (
     cached_tokenizer,
     candidates,
     complete_checkpoint,
-    find,
+    fetchable_name,
+    find_local,
     in_other_bits,
-    is_the_tokenizer,
+    is_openelm_tokenizer,
     needs_no_conversion,
-    repository_name,
     runs_as_published,
     stored_bits,
 )
@@ -45,7 +45,7 @@ log: Say = logging.getLogger("elm_mlx").info
 
 
 @dataclass(frozen=True)
-class Reports:
+class Callbacks:
     """A caller's callbacks: `say` hears a sentence before each step, `fetching` (bytes there, in all), `converting`
     (source bytes done, in all)."""
 
@@ -70,14 +70,14 @@ def pull(
     large is fetched, unless `force`.
     """
     name = parse_name(model)
-    if found := find(name, bits):
+    if found := find_local(name, bits):
         return keep(found, say)
-    reports, candidate = Reports(say, fetching, converting), choose(repository_name(model), bits)
+    callbacks, candidate = Callbacks(say, fetching, converting), choose_candidate(fetchable_name(model), bits)
     try:
-        checkpoint = fetch(candidate, reports, for_running=not force)
+        checkpoint = fetch_candidate(candidate, callbacks, for_running=not force)
     except Unreachable as error:
         raise Unreachable(str(error), in_other_bits(name)) from error
-    return make_runnable(candidate, checkpoint, reports)
+    return make_runnable(candidate, checkpoint, callbacks)
 
 
 def repair(
@@ -94,10 +94,10 @@ def repair(
     if hub.is_offline():
         raise Unreachable(f"{model} cannot be mended while the environment forbids the network: what is damaged has to "
                           "be fetched. Unset HF_HUB_OFFLINE and TRANSFORMERS_OFFLINE.")  # fmt: skip
-    reports, candidate = Reports(say, fetching, converting), choose(repository_name(model), bits)
+    callbacks, candidate = Callbacks(say, fetching, converting), choose_candidate(fetchable_name(model), bits)
     if damaged := remove_damaged(candidate.repository, checking):
         say(f"Damaged in the hub's cache, and fetched again: {', '.join(damaged)}.")
-    return make_runnable(candidate, fetch(candidate, reports, for_running=False), reports, again=True)
+    return make_runnable(candidate, fetch_candidate(candidate, callbacks, for_running=False), callbacks, again=True)
 
 
 def fetch_checkpoint(model: str | Path, fetching: Progress | None = None, say: Say = log) -> Checkpoint:
@@ -105,25 +105,25 @@ def fetch_checkpoint(model: str | Path, fetching: Progress | None = None, say: S
 
     Raises as `pull`, but for NotEnoughMemory: a conversion needs little memory.
     """
-    candidate = replace(as_published(repository_name(model)), ungated=None)
-    return fetch(candidate, Reports(say, fetching), for_running=False)
+    candidate = replace(as_published(fetchable_name(model)), ungated=None)
+    return fetch_candidate(candidate, Callbacks(say, fetching), for_running=False)
 
 
-def choose(name: Known | Repository, bits: int | None) -> Candidate:
+def choose_candidate(name: Known | Repository, bits: int | None) -> Candidate:
     """What of a name to take: the first candidate that the hub's cache holds, else the best, from the network."""
     possible = candidates(name, bits)
     return next((candidate for candidate in possible if complete_snapshot(candidate.repository)), possible[0])
 
 
-def fetch(candidate: Candidate, reports: Reports, *, for_running: bool) -> Checkpoint:
+def fetch_candidate(candidate: Candidate, callbacks: Callbacks, *, for_running: bool) -> Checkpoint:
     """Brings what is missing of a candidate into the hub's cache, and its tokenizer where the repository has none."""
     repository = candidate.repository
-    with naming_ungated(candidate.ungated):
-        listing = None if complete_checkpoint(repository) else look_up(candidate, for_running)
-        tokenizer = fetch_tokenizer(reports.say) if names.lacks_tokenizer(repository.name) else None
+    with ungated_advice(candidate.ungated):
+        listing = None if complete_checkpoint(repository) else look_up_candidate(candidate, for_running)
+        tokenizer = fetch_tokenizer(callbacks.say) if names.lacks_tokenizer(repository.name) else None
         if listing:
-            announce(candidate, listing, reports.say)
-            hub.fetch(listing, reports.fetching, reports.say)
+            announce(candidate, listing, callbacks.say)
+            hub.fetch_listing(listing, callbacks.fetching, callbacks.say)
     if not (snapshot := complete_snapshot(repository)):
         raise BadCheckpoint(f"{repository} lacks files that its own index of weights names. Try another revision.")
     return Checkpoint(repository, snapshot, tokenizer)
@@ -139,13 +139,13 @@ def announce(candidate: Candidate, listing: hub.Listing, say: Say) -> None:
     say(f"Fetching {repository} at commit {listing.commit[:12]}: {size if left == size else f'{left} of {size}'}.")
 
 
-def look_up(candidate: Candidate, for_running: bool) -> hub.Listing:
+def look_up_candidate(candidate: Candidate, for_running: bool) -> hub.Listing:
     """Asks the hub what there is to fetch, and refuses what would be of no use: a kind that does not run, other bits
     than asked for, what this machine's disk has no room for and, if it is to run, its memory."""
-    listing = hub.look_up(candidate.repository)
-    hub.check_space(listing)
+    listing = hub.look_up_listing(candidate.repository)
+    hub.check_room_for(listing)
     blob = listing.files["config.json"]
-    raw = read_json(hub.download(listing.repository.name, "config.json", listing.commit, blob=blob))
+    raw = read_json(hub.fetch_file(listing.repository.name, "config.json", listing.commit, blob=blob))
     config, stored = config_from_dict(raw), stored_bits(raw, candidate)
     bits = stored or candidate.bits
     weights = config.quantized_bytes(bits) if bits else 2 * config.parameter_count
@@ -153,12 +153,12 @@ def look_up(candidate: Candidate, for_running: bool) -> hub.Listing:
         check_memory(candidate.repository, config, weights, 16)
     if for_running and not needs_no_conversion(listing.files, candidate.bits, stored):
         copies.check_writable()
-        hub.check_space(listing, also=weights, at=copies.root())
+        hub.check_room_for(listing, also=weights, at=copies.root())
     return listing
 
 
 @contextmanager
-def naming_ungated(alternative: str | None) -> Iterator[None]:
+def ungated_advice(alternative: str | None) -> Iterator[None]:
     """Adds an ungated repository with the same model to the refusal of a gated one."""
     try:
         yield
@@ -168,13 +168,15 @@ def naming_ungated(alternative: str | None) -> Iterator[None]:
         raise
 
 
-def make_runnable(candidate: Candidate, checkpoint: Checkpoint, reports: Reports, *, again: bool = False) -> Located:
+def make_runnable(
+    candidate: Candidate, checkpoint: Checkpoint, callbacks: Callbacks, *, again: bool = False
+) -> Located:
     """A directory of ours that runs, out of a checkpoint; one that is there already unless it is to be made `again`."""
     snapshot = checkpoint.snapshot
     found = Located(snapshot.path, candidate.repository, snapshot.commit)
     if runs_as_published(snapshot.path, candidate):
-        return keep(found, reports.say, again=again)
-    return replace(found, path=convert_checkpoint(candidate, checkpoint, reports, again=again))
+        return keep(found, callbacks.say, again=again)
+    return replace(found, path=convert_checkpoint(candidate, checkpoint, callbacks, again=again))
 
 
 def keep(found: Located, say: Say, *, again: bool = False) -> Located:
@@ -188,24 +190,24 @@ def keep(found: Located, say: Say, *, again: bool = False) -> Located:
     try:
         place = copies.place(found.repository.name, found.commit, copies.PUBLISHED)
         if again and place.is_dir():
-            copies.remove(place)
+            copies.remove_copy(place)
         smaller = compact(read_json(file, MAX_LARGE_BYTES), file)
-        return replace(found, path=copies.link(place, found.path, {file.name: smaller}))
+        return replace(found, path=copies.link_directory(place, found.path, {file.name: smaller}))
     except ElmError as error:
         say(f"{error} So the next start will take a little longer.")
         return found
 
 
-def convert_checkpoint(candidate: Candidate, checkpoint: Checkpoint, reports: Reports, *, again: bool) -> Path:
+def convert_checkpoint(candidate: Candidate, checkpoint: Checkpoint, callbacks: Callbacks, *, again: bool) -> Path:
     """Our own conversion of a checkpoint, made now unless another process was first."""
     from elm_mlx.convert import convert, wait_for_other_run
 
     copies.check_writable()
     target = copies.place(candidate.repository.name, checkpoint.snapshot.commit, candidate.variant)
     if target.is_dir() and not is_complete(target):
-        copies.remove(target)
-    reports.say(f"Converting {candidate.repository} to {candidate.variant}.")
-    source, progress = checkpoint.snapshot.path, reports.converting
+        copies.remove_copy(target)
+    callbacks.say(f"Converting {candidate.repository} to {candidate.variant}.")
+    source, progress = checkpoint.snapshot.path, callbacks.converting
     try:
         done = convert(
             source, target, force=again, progress=progress, bits=candidate.bits, tokenizer=checkpoint.tokenizer
@@ -227,14 +229,14 @@ def fetch_tokenizer(say: Say) -> Path:
     refusal: ElmError | None = None
     for mirror in names.TOKENIZER_MIRRORS:
         try:
-            commit = hub.revision(Repository(mirror))
-            file = hub.download(mirror, names.TOKENIZER_FILE, commit)
+            commit = hub.look_up_commit(Repository(mirror))
+            file = hub.fetch_file(mirror, names.TOKENIZER_FILE, commit)
         except Unreachable as error:  # the others lie on the same hub
             raise Unreachable(f"OpenELM's tokenizer, which Apple does not publish: {error}") from error
         except ElmError as error:
             refusal = error
             continue
-        if is_the_tokenizer(file):
+        if is_openelm_tokenizer(file):
             say(f"OpenELM's tokenizer comes from {mirror}.")
             set_reference(Repository(mirror), commit)
             return file
