@@ -1,9 +1,9 @@
-"""The models that elm-mlx keeps for itself: one directory a commit and variant, under one root.
+"""The models that elm-mlx keeps for itself: one directory for each commit and variant, under one root.
 
     ROOT/models/apple--OpenELM-450M/4bit-COMMIT/          converted
-    ROOT/models/someone--Llama-4bit/published-COMMIT/     links into the hub's cache, and what was made smaller
+    ROOT/models/someone--Llama-4bit/published-COMMIT/     links into the hub's cache beside a compact tokenizer.json
 
-The root is ELM_MLX_CACHE, else the platform's place for caches. Nothing outside it is ever written or removed.
+The root is ELM_MLX_CACHE, else the platform's place for caches. Nothing outside the root is ever written or removed.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ PUBLISHED = "published"
 
 @dataclass(frozen=True)
 class Copy:
-    """A model of ours: where it lies, and what it was made from."""
+    """A model that elm-mlx keeps: its directory, and the repository, variant and commit that it was made from."""
 
     path: Path
     repository: str
@@ -35,7 +35,7 @@ class Copy:
 
 
 def root() -> Path:
-    """Where our own state lies."""
+    """The directory of all that elm-mlx keeps: ELM_MLX_CACHE, else the platform's place for caches."""
     if named := os.environ.get("ELM_MLX_CACHE"):
         return Path(os.path.expanduser(named)).absolute()  # noqa: PTH111, which raises for an unknown user
     if sys.platform == "darwin":
@@ -44,12 +44,12 @@ def root() -> Path:
 
 
 def place(repository: str, commit: str, variant: str) -> Path:
-    """Where the conversion of a commit belongs."""
+    """The directory where the copy of a commit in a variant belongs, whether the copy exists or not."""
     return root() / "models" / repository.replace("/", "--") / f"{variant}-{commit}"
 
 
 def check_writable() -> None:
-    """Raises ElmError where nothing can be kept."""
+    """Raises ElmError where the root cannot be written, so that no model could be kept."""
     place = root()
     while not place.exists():
         place = place.parent
@@ -59,7 +59,7 @@ def check_writable() -> None:
 
 
 def all_copies() -> list[Copy]:
-    """Every converted model, the newest first; a damaged one too."""
+    """Every copy that elm-mlx keeps, the newest first, damaged ones included."""
     with reading(root()):
         found = [path for path in (root() / "models").glob("*/*") if path.is_dir()]
         found.sort(key=lambda path: path.stat().st_mtime, reverse=True)
@@ -67,7 +67,8 @@ def all_copies() -> list[Copy]:
 
 
 def copy_at(path: Path) -> Copy | None:
-    """What the names say; None for what is no copy of ours, as an unfinished one or a link is not."""
+    """The copy in a directory, according to the directory's name and its parent's; None for anything else, such as an
+    unfinished copy or a link."""
     variant, _, commit = path.name.partition("-")
     if path.name.startswith(".") or not commit or path.is_symlink() or path.parent.is_symlink():
         return None
@@ -75,7 +76,7 @@ def copy_at(path: Path) -> Copy | None:
 
 
 def folders_of(model: Known | Repository | Path) -> list[Path]:
-    """Where our copies of what is named lie, if there are any."""
+    """The existing folders with elm-mlx's copies of a model, one for each repository; none for a user's directory."""
     if isinstance(model, Path):
         return []
     named = [model.original, model.ready] if isinstance(model, Known) else [model.name]
@@ -85,14 +86,14 @@ def folders_of(model: Known | Repository | Path) -> list[Path]:
 
 
 def copies_of(model: Known | Repository | Path) -> list[Copy]:
-    """Our copies of what is named, in every variant, and of every commit unless one is named."""
+    """elm-mlx's copies of a model in every variant, and of every commit unless the name has one as its revision."""
     revision = model.revision if isinstance(model, Repository) else "main"
     folders = folders_of(model)
     return [copy for copy in all_copies() if copy.path.parent in folders and revision in ("main", copy.commit)]
 
 
 def find_copy(repository: str, variant: str, commit: str | None = None) -> Path | None:
-    """The newest whole copy of a repository in a variant; of one commit if that is named."""
+    """The directory of the newest complete copy of a repository in a variant, of `commit` if that is given; or None."""
     for copy in all_copies():
         is_it = (copy.repository.lower(), copy.variant) == (repository.lower(), variant)
         if is_it and commit in (None, copy.commit) and is_complete(copy.path):
@@ -101,8 +102,8 @@ def find_copy(repository: str, variant: str, commit: str | None = None) -> Path 
 
 
 def link_directory(target: Path, source: Path, replaced: Mapping[str, bytes]) -> Path:
-    """Makes `target` a directory of links to the files of `source`, but for those with content of their own; leaves one
-    that is whole as it is. Raises DiskFull, ElmError."""
+    """Makes `target` a directory of links to the files of `source`, in which the files named in `replaced` are written
+    with that content instead. A complete `target` stays as it is. Raises DiskFull, ElmError."""
     if target.is_dir() and is_complete(target):
         return target
     with disk_errors(f"{target} cannot be made", "Check its permissions, or set ELM_MLX_CACHE."):
@@ -115,17 +116,18 @@ def link_directory(target: Path, source: Path, replaced: Mapping[str, bytes]) ->
                     (folder / file.name).symlink_to(file.resolve())
             for name, content in replaced.items():
                 (folder / name).write_bytes(content)
-            if target.is_dir() and not is_complete(target):  # the cache lost what it links to
+            if target.is_dir() and not is_complete(target):  # the hub's cache lost files that it links to
                 shutil.rmtree(target)
-            if not target.is_dir():  # another process was not first
+            if not target.is_dir():  # no other process made it meanwhile
                 folder.rename(target)
     return target
 
 
 def remove_copy(path: Path) -> int:
-    """Deletes a copy, and its folder if that was the last in it; the bytes that it took. Follows no link.
+    """Deletes a copy, and its folder if no other copy is in it; returns the bytes that it took. Follows no link.
 
-    It gives up its name first: whatever stops this leaves nothing that looks like a model.
+    The copy is renamed first, so that an interrupted deletion leaves nothing that looks like a model. Raises NotFound
+    for a path that is no copy.
     """
     if not path.is_dir() or path.is_symlink() or root() not in path.parents:
         raise NotFound(f"{path} is no converted model of elm-mlx; nothing was removed.")

@@ -1,7 +1,7 @@
-"""One file's bytes from the hub: goes on where an earlier process stopped, and ends as what its name says.
+"""Downloads one file from the hub: continues where an earlier process stopped, and checks the bytes by their hash.
 
-huggingface_hub (2.4) begins a file anew in every process and believes whatever bytes come. So a file is fetched here,
-to where its cache keeps the content of that ETag, and huggingface_hub then finds it there.
+huggingface_hub (2.4) begins a file again in every process and takes any bytes that come. So a file is fetched here, to
+the place where huggingface_hub's cache keeps the content of its ETag, and huggingface_hub then finds it there.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from typing import BinaryIO, TypeVar
 from elm_mlx.errors import BadCheckpoint
 
 T = TypeVar("T")
-PATIENCE_S = 30  # without a byte; the waits within it double from one second, which makes five tries
-POLL_S, SILENCE_S = 0.1, 1  # how often another's lock is tried, and how long without a word
+PATIENCE_S = 30  # without a byte before a download gives up; waits double from one second, which makes five tries
+POLL_S, SILENCE_S = 0.1, 1  # between two tries for a lock; of waiting before a message says so
 CHUNK = 1 << 20
 TRANSIENT = (408, 429, 500, 502, 503, 504)
 # The client's HTTP library differs between huggingface_hub's versions; the names of its errors do not.
@@ -29,42 +29,42 @@ CUT = {"NetworkError", "TimeoutException", "RemoteProtocolError"}
 BytesReport = Callable[[int], None]
 Say = Callable[[str], None]
 Request = Callable[[int], AbstractContextManager[tuple[int, Iterator[bytes]]]]
-"""Asks for a file's bytes from a place on; gives the place that they do begin at, and them."""
+"""Requests a file's bytes from a position on; gives (the position at which they do begin, chunks of bytes)."""
 
 
 def fetch_blob(request: Request, blob: Path, size: int | None, report: BytesReport, say: Say | None = None) -> None:
-    """Makes `blob`, whose name is the hub's ETag, from what `request` gives. `report` hears how many bytes are there,
-    `say` that another process is at it.
+    """Fetches `blob`, a file whose name is the hub's ETag, by `request`. `report` is called with the bytes there, `say`
+    with a sentence where another process fetches the file already.
 
-    Raises BadCheckpoint for bytes that are not the name's, and what the hub's client raises once trying again is of
+    Raises BadCheckpoint for bytes that do not have this ETag, and what the hub's client raises where another try is of
     no use.
     """
     blob.parent.mkdir(parents=True, exist_ok=True)
     partial = partial_of(blob)
     with lock_partial(partial, say):
-        if is_there(blob, size):  # another process was first
+        if is_there(blob, size):  # another process fetched it meanwhile
             return
         fetch_rest(request, partial, size, report)
         if not has_etag(partial, blob.name):
-            partial.write_bytes(b"")  # not unlinked: another process may wait for it
+            partial.write_bytes(b"")  # emptied, not removed: another process may wait for its lock
             raise BadCheckpoint(f"What came for {blob.name} are not the bytes that the hub names; a proxy may have "
                                 "changed them. Try again.")  # fmt: skip
         partial.replace(blob)
 
 
 def partial_of(blob: Path) -> Path:
-    """Where the bytes of a blob gather."""
+    """The file that collects the bytes of a blob until all are there."""
     return blob.with_name(f"{blob.name}.elm-mlx.partial")
 
 
 def is_there(path: Path, size: int | None) -> bool:
-    """Whether a file is there, with so many bytes if that is known."""
+    """Whether a file exists, with `size` bytes unless that is None."""
     return path.exists() and size in (None, path.stat().st_size)
 
 
 @contextmanager
 def lock_partial(partial: Path, say: Say | None = None) -> Iterator[None]:
-    """Holds the file against other processes of ours; it is freed when this one ends, however it ends."""
+    """Locks the file against other elm-mlx processes. The system unlocks it when this process ends, however it ends."""
     with partial.open("ab") as file:
         begun = time.monotonic()
         while not try_lock(file):
@@ -76,7 +76,7 @@ def lock_partial(partial: Path, say: Say | None = None) -> Iterator[None]:
 
 
 def try_lock(file: BinaryIO) -> bool:
-    """Whether the lock could be had."""
+    """Takes the lock unless another process holds it; returns whether it did."""
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -85,7 +85,7 @@ def try_lock(file: BinaryIO) -> bool:
 
 
 def fetch_rest(request: Request, partial: Path, size: int | None, report: BytesReport) -> None:
-    """Adds bytes until there are `size`, or without one until the connection ends well."""
+    """Fetches bytes until there are `size`; where that is None, until a connection ends without an error."""
 
     def there() -> int:
         return partial.stat().st_size
@@ -95,7 +95,7 @@ def fetch_rest(request: Request, partial: Path, size: int | None, report: BytesR
 
 
 def append_rest(request: Request, partial: Path, size: int | None, report: BytesReport) -> None:
-    """One request for what is missing. Takes no more than `size` bytes, and raises ConnectionError for fewer."""
+    """Appends what is missing by one request. Takes no more than `size` bytes, and raises ConnectionError for fewer."""
     with request(partial.stat().st_size) as (begin, chunks), partial.open("r+b") as file:
         file.seek(begin)
         file.truncate()
@@ -109,10 +109,10 @@ def append_rest(request: Request, partial: Path, size: int | None, report: Bytes
 
 
 def retry(attempt: Callable[[], T], there: Callable[[], int] | None = None) -> T:
-    """What `attempt` gives, asked again over cut connections and a hub that is busy.
+    """Calls `attempt`, again after a cut connection and where the hub is busy; returns what it gives.
 
-    It gives up, with the last error, where the next try would come PATIENCE_S after the last byte: `there` counts the
-    bytes. Without it nothing has come yet, and a hub that cannot be connected to is not asked again.
+    Raises the last error where the next try would come more than PATIENCE_S after the last byte. `there` counts the
+    bytes that have come; without it none come, and a hub that cannot be connected to is not asked again.
     """
     begun, failures, most = time.monotonic(), 0, there() if there else 0
     while True:
@@ -129,7 +129,8 @@ def retry(attempt: Callable[[], T], there: Callable[[], int] | None = None) -> T
 
 
 def is_transient(error: Exception, reached: bool) -> bool:
-    """Whether asking again may help: a cut connection, a hub that is busy, or out of reach though it was `reached`."""
+    """Whether another try may help: after a cut connection, where the hub is busy, and where it cannot be connected to
+    although it was `reached` before."""
     response, kinds = getattr(error, "response", None), {kind.__name__ for kind in type(error).__mro__}
     if response is not None:
         return response.status_code in TRANSIENT
@@ -139,7 +140,7 @@ def is_transient(error: Exception, reached: bool) -> bool:
 
 
 def asked_wait_s(error: Exception) -> int:
-    """Seconds that the hub asks to wait: by Retry-After, or until a rate limit that is used up (r=0) begins anew."""
+    """Seconds that the hub asks to wait: by Retry-After, or by RateLimit until a used-up limit (r=0) is reset; or 0."""
     headers = getattr(getattr(error, "response", None), "headers", {})
     found = re.fullmatch(r"(\d+)", headers.get("Retry-After", "")) or re.search(
         r"\br=0;\s*t=(\d+)", headers.get("RateLimit", "")
@@ -149,7 +150,7 @@ def asked_wait_s(error: Exception) -> int:
 
 def has_etag(path: Path, name: str, report: BytesReport = lambda _: None) -> bool:
     """Whether a file's content has this ETag: a sha256 for large files, else the name that git gives a blob. An ETag
-    of another form says nothing. `report` hears how many bytes are read."""
+    of another form cannot be checked and counts as right. `report` is called with the bytes read so far."""
     hashes = {64: hashlib.sha256(), 40: hashlib.sha1(b"blob %d\0" % path.stat().st_size, usedforsecurity=False)}
     if not (digest := hashes.get(len(name))):
         return True

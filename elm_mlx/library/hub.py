@@ -1,4 +1,5 @@
-"""The Hugging Face hub: what a repository holds and its files into the cache. The only place that uses the network."""
+"""The Hugging Face hub: lists what a repository holds and fetches its files into the cache. Nothing else in elm-mlx
+uses the network."""
 
 from __future__ import annotations
 
@@ -31,12 +32,12 @@ from elm_mlx.store.layout import needed_files, weight_files
 TRUE = ("1", "ON", "YES", "TRUE")  # as huggingface_hub reads its switches
 CHUNK, TIMEOUT_S = 1 << 16, 10
 SITE = "https://huggingface.co"
-ETAG = r"[\w-]+"  # it becomes a file's name
+ETAG = r"[\w-]+"  # an ETag becomes a file's name, so it must not hold a path
 
 
 @dataclass(frozen=True)
 class Blob:
-    """A file's content: its ETag, which is its name in the cache, and its bytes if the hub says how many."""
+    """A file's content: its ETag, which is its name in the cache, and its size in bytes, None if the hub gives none."""
 
     etag: str
     size: int | None
@@ -52,12 +53,12 @@ class Listing:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of all of them."""
+        """Bytes of all files together."""
         return sum(blob.size or 0 for blob in self.files.values())
 
     @property
     def missing_bytes(self) -> int:
-        """Those still to come: not here, nor left of them by an earlier download."""
+        """Bytes still to be fetched: those of files that are not here, less what an earlier download left of them."""
         folder, missing = folder_of(self.repository.name), 0
         for name, blob in self.files.items():
             place, file = folder / "blobs" / blob.etag, folder / "snapshots" / self.commit / name
@@ -68,7 +69,7 @@ class Listing:
 
 
 def offline_switch() -> str | None:
-    """The variable of the environment that forbids the network, if one does."""
+    """The environment variable that forbids the network, or None."""
     switches = ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE")
     return next((name for name in switches if os.environ.get(name, "").upper() in TRUE), None)
 
@@ -79,7 +80,7 @@ def is_offline() -> bool:
 
 
 def look_up_listing(repository: Repository) -> Listing:
-    """Asks the hub what a revision is and which of its files a model needs.
+    """Asks the hub which commit a revision is and which of its files a model needs.
 
     Raises NotFound, Gated, Unreachable, Unsupported.
     """
@@ -95,13 +96,13 @@ def look_up_listing(repository: Repository) -> Listing:
 
 
 def look_up_commit(repository: Repository) -> str:
-    """The commit that a revision is now. Raises as `look_up_listing`."""
+    """Asks the hub which commit a revision is now. Raises as `look_up_listing`."""
     commit: str = ask_hub(repository).sha
     return commit
 
 
 def ask_hub(repository: Repository) -> Any:
-    """What the hub says of a revision: its commit (sha) and its files (siblings)."""
+    """Asks the hub for a revision's commit (sha) and its files (siblings)."""
     network = "Check HF_HOME, and the settings of the network, such as SSL_CERT_FILE."
     with disk_errors(f"The hub cannot be asked for {repository}", network), hub_errors(repository):
         from huggingface_hub import HfApi
@@ -117,14 +118,14 @@ def ask_hub(repository: Repository) -> Any:
 
 
 def listed_blob(file: Any) -> Blob | None:
-    """A file's blob by the hub's listing; None from a hub that lists names alone. An ETag is the sha256 of a large
+    """The blob of a file in the hub's listing; None from a hub that lists names alone. An ETag is the sha256 of a large
     file, else the name that git gives a blob (huggingface_hub's hf_hub_url says so)."""
     etag = (file.lfs.sha256 if file.lfs else file.blob_id) or ""
     return Blob(etag, file.size) if re.fullmatch(ETAG, etag) else None
 
 
 def ask_blob(repository: str, name: str, commit: str) -> Blob:
-    """A file's blob by a request of its own, for a hub whose listing has names alone."""
+    """Asks the hub for the blob of one file, where the listing has names alone."""
     from huggingface_hub import get_hf_file_metadata, hf_hub_url
 
     known = retry(lambda: get_hf_file_metadata(hf_hub_url(repository, name, revision=commit)))
@@ -134,18 +135,18 @@ def ask_blob(repository: str, name: str, commit: str) -> Blob:
 
 
 def check_room_for(listing: Listing, also: int = 0, at: Path | None = None) -> None:
-    """Raises DiskFull, before the first byte, where there is no room for what of a listing is not there yet, and for
-    `also` bytes that a conversion then writes `at` a place."""
+    """Raises DiskFull where there is too little room for the missing bytes of a listing, and for the `also` bytes that
+    a conversion then writes in `at` (None: the cache). Called before the first byte is fetched."""
     with cache_errors(f"Looking for {listing.repository}"):
         missing = listing.missing_bytes
     check_room(listing.repository, (cache_directory(), missing), (at or cache_directory(), also))
 
 
 def fetch_listing(listing: Listing, progress: Progress | None = None, say: Say | None = None) -> None:
-    """Downloads a listing into the hub's cache, going on where an earlier download stopped.
+    """Fetches the files of a listing into the hub's cache, and continues where an earlier download stopped.
 
-    `progress` hears (bytes there, in all), `say` what is waited for. Raises as `look_up_listing`,
-    and DiskFull, BadCheckpoint.
+    `progress` is called with (bytes there, in all), `say` with a sentence about what it waits for. Raises as
+    `look_up_listing`, and DiskFull, BadCheckpoint.
     """
     done = 0
     for name, blob in listing.files.items():
@@ -165,10 +166,10 @@ def fetch_file(
     blob: Blob | None = None,
     say: Say | None = None,
 ) -> Path:
-    """One file of a commit into the hub's cache; where it lies. `report` hears how many of its bytes are there.
+    """Fetches one file of a commit into the hub's cache; returns its path. `report` is called with the bytes there.
 
-    With the `blob` of a listing the hub is asked for the bytes alone, and a file of another size is fetched again.
-    Raises as `look_up_listing`, DiskFull, BadCheckpoint.
+    With the `blob` of a listing the hub is asked for the bytes alone, and a cached file of another size is fetched
+    again. Raises as `look_up_listing`, DiskFull, BadCheckpoint.
     """
     path = folder_of(repository) / "snapshots" / commit / name
     with cache_errors(f"Fetching {name} of {repository}"):
@@ -188,8 +189,8 @@ def fetch_file(
 
 @contextmanager
 def request_bytes(url: str, start: int) -> Iterator[tuple[int, Iterator[bytes]]]:
-    """(where they begin, the bytes of a file from there): 0 from a server that knows no ranges, or for a start beyond
-    the end."""
+    """Requests a file's bytes from `start` on; gives (the position of the first byte, chunks of bytes). The position is
+    0 from a server that knows no ranges, and for a start beyond the end."""
     from huggingface_hub.utils import build_hf_headers, get_session, hf_raise_for_status
 
     wanted = {"Accept-Encoding": "identity"} | ({"Range": f"bytes={start}-"} if start else {})
@@ -219,7 +220,7 @@ def hub_errors(repository: Repository) -> Iterator[None]:
     except UnicodeEncodeError as error:
         raise Gated(f"The token in {token_place()} is not one that the hub gives: it has letters beyond ASCII. Check "
                     "it, or remove it.") from error  # fmt: skip
-    except ImportError as error:  # of what a proxy needs
+    except ImportError as error:  # a proxy's settings need a package that is not there
         raise Unreachable(f"{repository} could not be fetched: {first_line(error)}") from error
     except Exception as error:  # the client's HTTP library has its own errors, and which library differs by version
         foreign = isinstance(error, ConnectionError | TimeoutError | ValueError | KeyError)
@@ -229,7 +230,7 @@ def hub_errors(repository: Repository) -> Iterator[None]:
 
 
 def hub_refusal(repository: Repository, error: Any) -> ElmError:
-    """What the hub means by an answer that is an error."""
+    """The error, with what to do, for a request that the hub refused."""
     from huggingface_hub import errors
 
     status, asked = error.response.status_code, error.response.request.headers
@@ -254,7 +255,7 @@ def hub_refusal(repository: Repository, error: Any) -> ElmError:
 
 
 def token_place() -> str:
-    """Where huggingface_hub found the token."""
+    """The environment variable, or the file, in which huggingface_hub found the token."""
     from huggingface_hub.constants import HF_TOKEN_PATH
 
     named = [name for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN") if os.environ.get(name)]
@@ -262,7 +263,7 @@ def token_place() -> str:
 
 
 def unreachable(repository: Repository, error: Exception) -> Unreachable:
-    """The error of a hub that does not answer, or not as it should, with what to do."""
+    """The error, with what to do, for a hub that does not answer or answers wrongly."""
     wait, answered = asked_wait_s(error), getattr(error, "response", None) is not None
     asked = "the network and HF_ENDPOINT, and" if os.environ.get("HF_ENDPOINT") else "the network and"
     advice = f"{'Try' if answered else f'Check {asked} try'} again{f' in {wait} seconds' if wait else ''}"
@@ -270,5 +271,5 @@ def unreachable(repository: Repository, error: Exception) -> Unreachable:
 
 
 def first_line(error: Exception) -> str:
-    """The first line of an error's own words, or its kind where it has none."""
+    """The first line of an error's message, or the name of its class where it has none."""
     return next(iter(str(error).strip().splitlines()), type(error).__name__).rstrip(".")

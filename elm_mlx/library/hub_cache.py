@@ -26,7 +26,7 @@ SPARE_BYTES = 100 * 2**20
 
 
 def cache_directory() -> Path:
-    """Where huggingface_hub keeps its files."""
+    """The directory in which huggingface_hub keeps its files, by the environment variables that it reads."""
     caches = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
     home = os.environ.get("HF_HOME") or f"{caches}/huggingface"
     named = os.environ.get("HF_HUB_CACHE") or os.environ.get("HUGGINGFACE_HUB_CACHE") or f"{home}/hub"
@@ -49,7 +49,7 @@ def commit_of(repository: Repository) -> str | None:
 
 
 def find_snapshot(repository: Repository) -> Snapshot | None:
-    """The cached files of a revision, or None. They need not be all of its files."""
+    """The cached files of a revision, which need not be all of its files; None where there are none."""
     if not (commit := commit_of(repository)):
         return None
     found = Snapshot(folder_of(repository.name), repository.name, commit)
@@ -64,22 +64,22 @@ def complete_snapshot(repository: Repository) -> Snapshot | None:
 
 
 def link_blob(blob: Path, path: Path) -> None:
-    """Makes a blob a snapshot's file as huggingface_hub does: by a relative link, or by moving it where the disk has
-    no links."""
+    """Makes `path` in a snapshot a blob's file as huggingface_hub does: by a relative link, or by moving the blob where
+    the disk has no links."""
     if path.exists() and path.samefile(blob):
         return
     path.unlink(missing_ok=True)
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
         path.symlink_to(os.path.relpath(blob, path.parent))
-    except FileExistsError:  # another process was first
+    except FileExistsError:  # another process made the link first
         return
     except OSError:
         blob.replace(path)
 
 
 def set_reference(repository: Repository, commit: str) -> None:
-    """Writes into the cache which commit a revision is, as huggingface_hub does; only once the snapshot is complete."""
+    """Writes into the cache which commit a revision is, as huggingface_hub does, once the snapshot is complete."""
     if repository.revision != commit:
         reference = folder_of(repository.name) / "refs" / repository.revision
         with cache_errors(f"{reference} cannot be written"):
@@ -91,9 +91,9 @@ def set_reference(repository: Repository, commit: str) -> None:
 
 def remove_damaged(repository: Repository, progress: Progress | None = None) -> list[str]:
     """Reads every cached file of a revision, and removes the blobs whose bytes are not what their names say. Returns
-    the files whose blobs are missing now: `hub.fetch_listing` brings these and no others.
+    the files whose blobs are missing now: `hub.fetch_listing` fetches these and no others.
 
-    `progress` hears (bytes read, in all). A file that is no link, on a disk without them, is taken as it is.
+    `progress` is called with (bytes read, in all). A file that is no link, on a disk without links, is not checked.
     """
     found, blobs = find_snapshot(repository), folder_of(repository.name) / "blobs"
     with cache_errors(f"Checking {repository}"):
@@ -108,7 +108,7 @@ def remove_damaged(repository: Repository, progress: Progress | None = None) -> 
 
 
 def within(progress: Progress | None, begin: int, in_all: int) -> BytesReport:
-    """A callback for one file's bytes that reports progress over all files, of which `begin` bytes come before it."""
+    """A callback for one file's bytes that reports progress over all files; `begin` bytes come before that file."""
 
     def report(count: int) -> None:
         if progress:
@@ -118,7 +118,8 @@ def within(progress: Progress | None, begin: int, in_all: int) -> BytesReport:
 
 
 def check_room(what: object, *needs: tuple[Path, int]) -> None:
-    """Raises DiskFull where a disk lacks room for the bytes that each place `needs`; places on one disk share it."""
+    """Raises DiskFull where a disk lacks room: `needs` are (place, bytes to write there), and places on one disk share
+    its room."""
     with reading(cache_directory()):
         places = [(nearest_existing(place), count) for place, count in needs if count]
         for place, _ in places:

@@ -1,7 +1,7 @@
-"""What of a model is on this machine. Nothing here asks the network.
+"""Finds models that are on this machine. Nothing here asks the network.
 
-A name stands for one or more candidates, the best first. A candidate is here as a copy that elm-mlx keeps
-(library.copies), or in Hugging Face's cache (library.hub_cache) if what lies there runs without conversion.
+A name stands for one or more candidates, the best first. A candidate is found as a copy that elm-mlx keeps
+(library.copies), or in Hugging Face's cache (library.hub_cache) if its files there run without conversion.
 """
 
 from __future__ import annotations
@@ -34,22 +34,23 @@ class Located:
 
 @dataclass(frozen=True)
 class Candidate:
-    """A repository that a name may stand for, and the bits to have it in; None runs it as published if that loads."""
+    """A repository that a name may stand for, and the bits that are asked for; None means as published where that runs
+    without conversion, else bfloat16."""
 
     repository: Repository
     bits: int | None
-    ungated: str | None = None  # a repository with the same model that asks for no licence, where this one may
+    ungated: str | None = None  # a repository with this model for which no licence has to be accepted
     original: str | None = None  # the publisher's repository, where this is somebody else's conversion of it
 
     @property
     def variant(self) -> str:
-        """What our own conversion of it is called: bf16, or 4bit."""
+        """The name of elm-mlx's own conversion of the repository: bf16, or, for example, 4bit."""
         return f"{self.bits}bit" if self.bits else "bf16"
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A repository as it was published, on this machine, and the tokenizer from elsewhere where it has none."""
+    """A repository's published files on this machine, and a tokenizer from elsewhere where the repository has none."""
 
     repository: Repository
     snapshot: Snapshot
@@ -57,8 +58,8 @@ class Checkpoint:
 
 
 def candidates(name: Known | Repository, bits: int | None) -> list[Candidate]:
-    """What a name may stand for, the best first: of a known model its ready conversion, where it has the bits asked
-    for or none were, and its publisher's repository. Raises InvalidRequest for bits that none can have."""
+    """The repositories that a name may stand for, the best first: for a known model its ready conversion, if that has
+    the bits asked for or none are, then its publisher's. Raises InvalidRequest for bits that no model can have."""
     check_bits(bits)
     if isinstance(name, Known) and name.ready and bits in (None, names.READY_BITS):
         return [Candidate(Repository(name.ready), None, original=name.original), as_published(name, bits)]
@@ -66,22 +67,22 @@ def candidates(name: Known | Repository, bits: int | None) -> list[Candidate]:
 
 
 def as_published(name: Known | Repository, bits: int | None = None) -> Candidate:
-    """The publisher's own repository of a known model, or the repository that was named."""
+    """The candidate that is the publisher's repository of a known model, or the repository that was named."""
     repository = Repository(name.original) if isinstance(name, Known) else name
     return Candidate(repository, bits, ungated=names.ready_of(repository.name))
 
 
 def locate(model: str | Path, bits: int | None = None) -> Located | None:
-    """Where a model lies on this machine, or None.
+    """The place of a model on this machine, or None where it is not here.
 
-    Raises InvalidRequest and NotFound for what names nothing.
+    Raises InvalidRequest and NotFound for an argument that names no model.
     """
     return find_local(parse_name(model), bits)
 
 
 def find_local(name: Name, bits: int | None) -> Located | None:
-    """Where the model of a parsed name lies, or None. Raises NotFound for a directory that is not there, and
-    InvalidRequest for a directory in other bits than it has."""
+    """The place on this machine of the model with a parsed name, or None where it is not here. Raises NotFound for a
+    directory that does not exist, and InvalidRequest for a directory if `bits` are given."""
     if not isinstance(name, Path):
         found = (look(candidate) for look in (find_own_copy, find_cached) for candidate in candidates(name, bits))
         return next((located for located in found if located), None)
@@ -94,8 +95,8 @@ def find_local(name: Name, bits: int | None) -> Located | None:
 
 
 def find_own_copy(candidate: Candidate) -> Located | None:
-    """Our own copy. Where the hub's cache does not know which commit "main" is, a copy of any commit will do; of any
-    other revision only a copy of its own commit."""
+    """The copy that elm-mlx keeps of a candidate, or None. Where the hub's cache does not know which commit "main" is,
+    a copy of any commit is taken; of any other revision only a copy of its own commit."""
     repository, commit = candidate.repository, commit_of(candidate.repository)
     if not (commit or repository.revision == "main"):
         return None
@@ -107,7 +108,7 @@ def find_own_copy(candidate: Candidate) -> Located | None:
 
 
 def find_cached(candidate: Candidate) -> Located | None:
-    """The snapshot in the hub's cache, if it runs without conversion."""
+    """The snapshot of a candidate in the hub's cache if it runs without conversion, or None."""
     snapshot = complete_snapshot(candidate.repository)
     if snapshot and runs_as_published(snapshot.path, candidate):
         return Located(snapshot.path, candidate.repository, snapshot.commit)
@@ -115,7 +116,7 @@ def find_cached(candidate: Candidate) -> Located | None:
 
 
 def runs_as_published(directory: Path, candidate: Candidate) -> bool:
-    """Whether a directory as it was published needs no conversion to be the candidate."""
+    """Whether a directory of published files runs as the candidate without conversion."""
     stored = stored_bits(optional_json(directory / "config.json"), candidate)
     with reading(directory):
         return needs_no_conversion([file.name for file in directory.iterdir() if file.exists()], candidate.bits, stored)
@@ -128,7 +129,7 @@ def needs_no_conversion(files: Collection[str], bits: int | None, stored: int | 
 
 def stored_bits(raw: dict[str, Any], candidate: Candidate) -> int | None:
     """The bits of the weights according to a config.json's object; None where they are not quantized. Raises
-    InvalidRequest where the candidate is to have others."""
+    InvalidRequest where the candidate asks for others."""
     quantization = raw.get("quantization") or raw.get("quantization_config") or {}
     stored = quantization.get("bits") if isinstance(quantization, dict) else None
     if candidate.bits and stored and stored != candidate.bits:
@@ -140,7 +141,7 @@ def stored_bits(raw: dict[str, Any], candidate: Candidate) -> int | None:
 
 
 def find_in_any_bits(model: str | Path, bits: int | None) -> Path:
-    """Where a model lies on this machine, in whatever bits.
+    """The directory of a model on this machine, in any bits that it is here in.
 
     Raises NotFound, with the memory that a known model would take in `bits`.
     """
@@ -156,14 +157,14 @@ def find_in_any_bits(model: str | Path, bits: int | None) -> Path:
 
 
 def in_other_bits(name: Name) -> str:
-    """An advice with the bits of our copies of a model, where there are some."""
+    """A sentence of advice with the bits in which elm-mlx keeps a model; empty where it keeps none."""
     variants = dict.fromkeys(copy.variant for copy in copies.copies_of(name))
     bits = [f"{{bits={variant.removesuffix('bit')}}}" for variant in variants if variant.endswith("bit")]
     return f"What is here of it: {' or '.join(bits)}." if bits else ""
 
 
 def cached_checkpoint(model: str) -> Checkpoint:
-    """The published checkpoint of a name, as far as it is on this machine; its tokenizer is None where that is not.
+    """The published checkpoint of a name, from this machine alone; its tokenizer is None where that is not here.
 
     Raises NotFound where the checkpoint is not here, InvalidRequest for a directory.
     """
@@ -176,14 +177,14 @@ def cached_checkpoint(model: str) -> Checkpoint:
 
 
 def complete_checkpoint(repository: Repository) -> Snapshot | None:
-    """The cached snapshot, if it holds all of the model that the repository has, its tokenizer included."""
+    """The cached snapshot of a repository if no file of the model is missing, nor a tokenizer that it has; or None."""
     snapshot = complete_snapshot(repository)
     has_all = snapshot and (names.lacks_tokenizer(repository.name) or has_tokenizer(snapshot.path))
     return snapshot if has_all else None
 
 
 def fetchable_name(model: str | Path) -> Known | Repository:
-    """The name of a model that can be fetched. Raises InvalidRequest for a directory."""
+    """Parses the name of a model that can be fetched. Raises InvalidRequest for a directory."""
     name = parse_name(model)
     if isinstance(name, Path):
         raise InvalidRequest(f"{model} is a directory, so there is nothing to fetch. Name a model.")
@@ -191,7 +192,7 @@ def fetchable_name(model: str | Path) -> Known | Repository:
 
 
 def cached_tokenizer() -> Path | None:
-    """OpenELM's tokenizer, where a mirror's is in the hub's cache."""
+    """OpenELM's tokenizer from a mirror in the hub's cache, or None where no mirror with the right file is cached."""
     snapshots = filter(None, (find_snapshot(Repository(mirror)) for mirror in names.TOKENIZER_MIRRORS))
     files = (snapshot.path / names.TOKENIZER_FILE for snapshot in snapshots)
     return next(filter(is_openelm_tokenizer, files), None)

@@ -13,7 +13,7 @@ from elm_mlx.errors import InvalidRequest, NotFound
 
 @dataclass(frozen=True)
 class Repository:
-    """owner/name on the hub, at a branch, a tag or a commit."""
+    """A repository on the hub: owner/name, and a branch, a tag or a commit as its revision."""
 
     name: str
     revision: str = "main"
@@ -24,8 +24,8 @@ class Repository:
 
 @dataclass(frozen=True)
 class Known:
-    """A model by its short name: the publisher's repository, and a `ready` conversion to 4-bit MLX by others, which
-    asks for no licence to be accepted first, where there is one."""
+    """A model with a short name: its publisher's repository (`original`) and, where there is one, a `ready` conversion
+    to 4-bit MLX by others, for which no licence has to be accepted first."""
 
     name: str
     original: str
@@ -35,7 +35,7 @@ class Known:
 
 
 READY_BITS = 4  # affine, in groups of 64
-# Sizes: OpenELM's and Llama's published counts, a tied head counted once.
+# Repositories and parameters, as published for OpenELM and Llama; a tied head is counted once.
 OPENELM = {
     "270m": ("OpenELM-270M", 271_527_168),
     "450m": ("OpenELM-450M", 457_179_136),
@@ -54,7 +54,7 @@ LLAMA = {
 }
 WITHOUT_A_BASE = {"llama-3.3-70b"}
 
-# Apple publishes none. It is Llama 2's, the same file under a few names.
+# Apple publishes no tokenizer with OpenELM. It is Llama 2's; each of these mirrors holds a copy of that file.
 TOKENIZER_FILE = "tokenizer.model"
 TOKENIZER_SHA256 = "9e556afd44213b6bd1be2b850ebbbd98f5481437a8021afaf58ee7fb1818d347"
 TOKENIZER_MIRRORS = (
@@ -70,7 +70,7 @@ Name = Path | Repository | Known
 
 
 def known_models() -> dict[str, Known]:
-    """Every short name, in the order of the families and their sizes."""
+    """Every model with a short name, by that name, in the order of families and sizes."""
     models = []
     for size, (original, parameters) in OPENELM.items():
         models.append(Known(f"openelm-{size}", f"apple/{original}", parameters))
@@ -97,8 +97,8 @@ def lacks_tokenizer(repository: str) -> bool:
 def parse_name(model: str | Path) -> Name:
     """What a model argument names: a directory, a repository, or a known model.
 
-    What looks like a path or is a directory is one, and a Path always. Raises InvalidRequest for what can be none of
-    the three, NotFound with the nearest names for a short name that is not known.
+    A Path, a text that looks like a path and the name of an existing directory mean a directory. Raises InvalidRequest
+    for a text that can be none of the three, NotFound with the nearest names for an unknown short name.
     """
     text = str(model)
     if not text:
@@ -117,7 +117,7 @@ def parse_name(model: str | Path) -> Name:
 
 
 def unknown_name(name: str) -> NotFound:
-    """The refusal of a short name that is not known, with the nearest ones that are."""
+    """The error for an unknown short name, with the nearest known ones."""
     names = list(known_models())
     near = [known for known in names if known.startswith(name.lower())][:3]
     hint = did_you_mean(near or get_close_matches(name.lower(), names, n=3, cutoff=0.5))
@@ -125,12 +125,12 @@ def unknown_name(name: str) -> NotFound:
 
 
 def near_repositories(repository: str) -> str:
-    """A question after the known repositories that one resembles; empty where none does, and for one of them."""
+    """A question whether a similar known repository was meant; empty where none is similar, and for a known one."""
     known = {name.lower(): name for model in known_models().values() for name in (model.original, model.ready) if name}
     near = [] if repository.lower() in known else get_close_matches(repository.lower(), known, n=2, cutoff=0.9)
     return did_you_mean([known[name] for name in near])
 
 
 def did_you_mean(near: list[str]) -> str:
-    """The question after near names; empty where there is none."""
+    """A question whether one of these names was meant; empty for no names."""
     return f" Did you mean {' or '.join(near)}?" if near else ""

@@ -1,4 +1,5 @@
-"""From a name to a directory that runs: what is on this machine first, else fetched, and converted where it must be.
+"""Finds the directory of a model by its name; fetches the model where it is not on this machine, and converts it where
+it does not run as published.
 
 The phases, each with a value of its own: the name (library.names) stands for a Candidate (library.local), whose Listing
 (library.hub) says what to fetch and whether that fits; fetching gives a Checkpoint, and converting it, or linking to it
@@ -8,18 +9,19 @@ if it runs as published, a directory (Located). What runs is kept (library.copie
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import elm_mlx.device.backend  # noqa: F401  first, for its sentence where MLX has no backend
+import elm_mlx.device.backend  # noqa: F401  first, as its error says what to install where MLX has no backend
 from elm_mlx.arguments import Progress
 from elm_mlx.config import config_from_dict
 from elm_mlx.device.memory import check_memory
 from elm_mlx.errors import BadCheckpoint, ElmError, Gated, MissingTokenizer, TargetExists, Unreachable
 from elm_mlx.files import MAX_LARGE_BYTES, gigabytes, read_json
 from elm_mlx.library import copies, hub, names
+from elm_mlx.library.download import Say
 from elm_mlx.library.hub_cache import complete_snapshot, remove_damaged, set_reference
 from elm_mlx.library.local import (
     Candidate,
@@ -40,14 +42,13 @@ from elm_mlx.library.local import (
 from elm_mlx.library.names import Known, Repository, parse_name
 from elm_mlx.store.layout import is_complete
 
-Say = Callable[[str], None]
 log: Say = logging.getLogger("elm_mlx").info
 
 
 @dataclass(frozen=True)
 class Callbacks:
-    """A caller's callbacks: `say` hears a sentence before each step, `fetching` (bytes there, in all), `converting`
-    (source bytes done, in all)."""
+    """A caller's callbacks: `say` is called with a sentence before each step, `fetching` with (bytes there, in all),
+    `converting` with (source bytes done, in all)."""
 
     say: Say = log
     fetching: Progress | None = None
@@ -63,11 +64,11 @@ def pull(
     say: Say = log,
     force: bool = False,
 ) -> Located:
-    """Locates a model, and else fetches it, and converts it if it must be; says each step before it begins.
+    """Finds a model on this machine; else fetches it, and converts it where it does not run as published.
 
-    `fetching` hears (bytes there, in all), `converting` (source bytes done, in all). Raises InvalidRequest, NotFound,
-    Gated, Unreachable, DiskFull, MissingTokenizer, BadCheckpoint, Unsupported, and NotEnoughMemory before anything
-    large is fetched, unless `force`.
+    `say` is called with a sentence before each step, `fetching` with (bytes there, in all), `converting` with (source
+    bytes done, in all). Raises InvalidRequest, NotFound, Gated, Unreachable, DiskFull, MissingTokenizer, BadCheckpoint,
+    Unsupported, and NotEnoughMemory before anything large is fetched, unless `force`.
     """
     name = parse_name(model)
     if found := find_local(name, bits):
@@ -90,7 +91,7 @@ def repair(
     say: Say = log,
 ) -> Located:
     """Pulls a model and trusts nothing of it that is here: reads again what was fetched, fetches again what is damaged,
-    and makes our own copy again. `checking` hears (bytes read, in all). Raises as `pull`."""
+    and makes elm-mlx's own copy again. `checking` is called with (bytes read, in all). Raises as `pull`."""
     if hub.is_offline():
         raise Unreachable(f"{model} cannot be mended while the environment forbids the network: what is damaged has to "
                           "be fetched. Unset HF_HUB_OFFLINE and TRANSFORMERS_OFFLINE.")  # fmt: skip
@@ -103,20 +104,20 @@ def repair(
 def fetch_checkpoint(model: str | Path, fetching: Progress | None = None, say: Say = log) -> Checkpoint:
     """Fetches a model as its publisher has it, for a conversion to read, unless it is on this machine.
 
-    Raises as `pull`, but for NotEnoughMemory: a conversion needs little memory.
+    Raises as `pull`, except NotEnoughMemory: a conversion needs little memory.
     """
     candidate = replace(as_published(fetchable_name(model)), ungated=None)
     return fetch_candidate(candidate, Callbacks(say, fetching), for_running=False)
 
 
 def choose_candidate(name: Known | Repository, bits: int | None) -> Candidate:
-    """What of a name to take: the first candidate that the hub's cache holds, else the best, from the network."""
+    """Chooses what to take for a name: the first candidate in the hub's cache, else the best one, from the network."""
     possible = candidates(name, bits)
     return next((candidate for candidate in possible if complete_snapshot(candidate.repository)), possible[0])
 
 
 def fetch_candidate(candidate: Candidate, callbacks: Callbacks, *, for_running: bool) -> Checkpoint:
-    """Brings what is missing of a candidate into the hub's cache, and its tokenizer where the repository has none."""
+    """Fetches what the hub's cache lacks of a candidate, and a tokenizer from elsewhere if the repository has none."""
     repository = candidate.repository
     with ungated_advice(candidate.ungated):
         listing = None if complete_checkpoint(repository) else look_up_candidate(candidate, for_running)
@@ -140,8 +141,8 @@ def announce(candidate: Candidate, listing: hub.Listing, say: Say) -> None:
 
 
 def look_up_candidate(candidate: Candidate, for_running: bool) -> hub.Listing:
-    """Asks the hub what there is to fetch, and refuses what would be of no use: a kind that does not run, other bits
-    than asked for, what this machine's disk has no room for and, if it is to run, its memory."""
+    """Asks the hub what there is to fetch, and refuses a model that would be of no use: one of a kind that does not
+    run, in other bits than asked for, or too large for this machine's disk or, if it is to run, for its memory."""
     listing = hub.look_up_listing(candidate.repository)
     hub.check_room_for(listing)
     blob = listing.files["config.json"]
@@ -159,7 +160,7 @@ def look_up_candidate(candidate: Candidate, for_running: bool) -> hub.Listing:
 
 @contextmanager
 def ungated_advice(alternative: str | None) -> Iterator[None]:
-    """Adds an ungated repository with the same model to the refusal of a gated one."""
+    """Adds to the error of a gated repository the name of an ungated one with the same model, if there is one."""
     try:
         yield
     except Gated as error:
@@ -171,7 +172,8 @@ def ungated_advice(alternative: str | None) -> Iterator[None]:
 def make_runnable(
     candidate: Candidate, checkpoint: Checkpoint, callbacks: Callbacks, *, again: bool = False
 ) -> Located:
-    """A directory of ours that runs, out of a checkpoint; one that is there already unless it is to be made `again`."""
+    """Makes a directory that runs from a checkpoint: links to it if it runs as published, else converts it. A directory
+    that exists already is taken, unless it is to be made `again`."""
     snapshot = checkpoint.snapshot
     found = Located(snapshot.path, candidate.repository, snapshot.commit)
     if runs_as_published(snapshot.path, candidate):
@@ -180,8 +182,8 @@ def make_runnable(
 
 
 def keep(found: Located, say: Say, *, again: bool = False) -> Located:
-    """A snapshot in the hub's cache as a directory of ours: links to its files beside a compact tokenizer.json, which
-    takes most of a start. Anything else is returned as it is."""
+    """Keeps a snapshot in the hub's cache as a directory of links to its files, beside a compact tokenizer.json, since
+    reading the published one takes most of a start. Returns anything else, and what cannot be kept, as it is."""
     if not (found.repository and found.commit) or copies.root() in found.path.parents:
         return found
     from elm_mlx.convert.tokenizer.compact import compact
@@ -199,7 +201,7 @@ def keep(found: Located, say: Say, *, again: bool = False) -> Located:
 
 
 def convert_checkpoint(candidate: Candidate, checkpoint: Checkpoint, callbacks: Callbacks, *, again: bool) -> Path:
-    """Our own conversion of a checkpoint, made now unless another process was first."""
+    """Converts a checkpoint to a directory that elm-mlx keeps, or waits for another process that is doing so."""
     from elm_mlx.convert import convert, wait_for_other_run
 
     copies.check_writable()
@@ -221,17 +223,17 @@ def convert_checkpoint(candidate: Candidate, checkpoint: Checkpoint, callbacks: 
 
 
 def fetch_tokenizer(say: Say) -> Path:
-    """OpenELM's tokenizer, which Apple's repositories lack, from any mirror whose file has the right hash."""
+    """Fetches OpenELM's tokenizer, which Apple's repositories lack, from a mirror whose file has the right hash."""
     if file := cached_tokenizer():
         return file
     for mirror in names.TOKENIZER_MIRRORS:
-        remove_damaged(Repository(mirror))  # and fetch it again
+        remove_damaged(Repository(mirror))  # else a damaged file would be found in the cache again
     refusal: ElmError | None = None
     for mirror in names.TOKENIZER_MIRRORS:
         try:
             commit = hub.look_up_commit(Repository(mirror))
             file = hub.fetch_file(mirror, names.TOKENIZER_FILE, commit)
-        except Unreachable as error:  # the others lie on the same hub
+        except Unreachable as error:  # the other mirrors are on the same hub
             raise Unreachable(f"OpenELM's tokenizer, which Apple does not publish: {error}") from error
         except ElmError as error:
             refusal = error
