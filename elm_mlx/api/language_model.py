@@ -50,7 +50,7 @@ class LanguageModel:
 
     @property
     def notice(self) -> str | None:
-        """What a program may tell its user about the device; None where there is nothing to tell."""
+        """A sentence about the device that a program may show to its user, or None."""
         return self.execution.notice
 
     def generate(
@@ -74,8 +74,8 @@ class LanguageModel:
         progress: Progress | None = None,
         **options: Unpack[Options],
     ) -> Stream:
-        """Completes `prompt` as `generate` does, a Piece a token. `progress` hears (prompt tokens read, in all) while
-        the prompt is read. Raises as `generate`."""
+        """Completes `prompt` as `generate` does, and gives a Piece for each token. `progress` is called with (prompt
+        tokens read, in all) while the prompt is read. Raises as `generate`."""
         begun = time.perf_counter()
         sampling = sampling_for(self._sampling, options)
         ids = self._ids(prompt)
@@ -95,19 +95,19 @@ class LanguageModel:
 
     @property
     def has_chat_template(self) -> bool:
-        """Whether it is known how messages become the model's prompt."""
+        """Whether there is a chat template, the model's own or one from `use_chat_template`."""
         return bool(self._template) or self.tokenizer.has_chat_template
 
     def use_chat_template(self, template: str | Path) -> None:
         """Uses this chat template instead of the model's own: a file with one, or "zephyr", which is perhaps the format
-        of OpenELM-Instruct and unconfirmed. Raises NotFound, BadCheckpoint."""
+        of OpenELM-Instruct; nobody has confirmed it. Raises NotFound, BadCheckpoint."""
         from elm_mlx.text.chat.template import ChatTemplate  # here, as it imports a template engine
 
         self._template = ChatTemplate.from_name(template, optional_json(self.directory / "tokenizer_config.json"))
 
     def chat_prompt(self, messages: Sequence[Mapping[str, Any]], **variables: Any) -> list[int]:
         """The ids of `messages` by the model's chat template, ready for its answer; `variables` (tools, date_string)
-        are the template's. What the messages say is never control.
+        are the template's. Text in a message never becomes a control token.
 
         Raises InvalidRequest for messages that the template refuses, NotFound where the model has no template.
         """
@@ -143,7 +143,7 @@ class LanguageModel:
         return logits
 
     def _ids(self, prompt: str | Sequence[int]) -> list[int]:
-        """The prompt's ids, each of them one that the model has."""
+        """The prompt as ids. Raises InvalidRequest where it cannot be, and for ids that the model does not have."""
         if isinstance(prompt, str):
             prompt = self.tokenizer.encode(prompt)
         listed = prompt.tolist() if hasattr(prompt, "tolist") else prompt
@@ -160,7 +160,7 @@ class LanguageModel:
         return ids
 
     def _room(self, prompt: int, max_tokens: int) -> int:
-        """How many tokens can come: as many as asked for, or as the context has left."""
+        """How many tokens the answer may have: those asked for, at most those that the context has left."""
         wanted = whole_number("max_tokens", max_tokens)
         if wanted < 1:
             raise InvalidRequest(f"max_tokens is {wanted}; it must be above 0.")
@@ -183,11 +183,11 @@ def load(
     """Loads a model: a name that `elm-mlx list` shows, owner/name[@revision] of a repository, or the directory of a
     converted model or of a Hugging Face one with safetensors and a tokenizer.json.
 
-    A name is looked up on this machine, and else pulled as `pull` does, in `bits` if given. No model means the
-    built-in demo. `cpu_policy` "plain" computes in the stored type on the CPU backend too, and "compiled" in
-    compiled steps, as on a GPU, if there is a compiler. `progress` hears (bytes loaded, in all). Raises
-    InvalidRequest, NotFound, MissingTokenizer, BadCheckpoint, Unsupported, and NotEnoughMemory for what this machine
-    has no room for, unless `force`.
+    A model that is not on this machine is pulled as `pull` does, in `bits` if given. No model means the built-in demo.
+    `cpu_policy` "plain" computes in the stored type on the CPU backend too, and "compiled" in compiled steps, as on a
+    GPU, if there is a compiler. `progress` is called with (bytes loaded, in all). Raises InvalidRequest, NotFound,
+    MissingTokenizer, BadCheckpoint, Unsupported, and NotEnoughMemory for what this machine has no room for, unless
+    `force`.
     """
     loaded = load_directory(pull_directory(model, bits, force), cpu_policy, progress, force)
     execution = warm_up(loaded.model, loaded.config.num_layers, loaded.execution)
@@ -195,7 +195,7 @@ def load(
 
 
 def pull_directory(model: str | Path | None, bits: int | None, force: bool) -> Path:
-    """Where a model lies; it is fetched and converted first where it must be. No model means the built-in demo."""
+    """The directory of a model, which is pulled where it is not on this machine. No model means the built-in demo."""
     if model is None:
         if bits:
             raise InvalidRequest("The built-in demo has 8 bits. Name a model, or leave bits out.")

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import elm_mlx.device.backend  # noqa: F401  first, for its sentence where MLX has no backend
+import elm_mlx.device.backend  # noqa: F401  first, as its error says what to install where MLX has no backend
 from elm_mlx.arguments import whole_number
 from elm_mlx.config.quantization import check_bits
 from elm_mlx.demo import demo_directory
@@ -19,9 +19,9 @@ from elm_mlx.store.load import load_arrays, read_config, stored_dtype
 @dataclass(frozen=True)
 class ModelInfo:
     """What a model directory holds, read from its headers (and a tied head's copy, if it carries one): exact
-    parameters, a tied head counted once; bits per weight as stored; bytes of weights; cache bytes a position; the
-    context in tokens. And what it takes while it runs, in bytes: `footprint` with a cache for `footprint.context`
-    positions, of the `available` ones that this machine has for a model."""
+    `parameters`, a tied head counted once; bits per weight as stored; bytes of weights; bytes of cache for a position;
+    the context in tokens. And in bytes what the model takes while it runs, the `footprint` with a cache for
+    `footprint.context` positions, and what this machine has `available` for a model."""
 
     model: str
     family: str
@@ -42,11 +42,11 @@ class ModelInfo:
 
 
 def info(model: str | Path | None = None, context: int | None = None, bits: int | None = None) -> ModelInfo:
-    """The figures of a model that is on this machine, by name or directory (None: the demo); where a name is here in
-    other bits only, of those.
+    """The figures of a model that is on this machine, by name or directory (None: the demo). A named model is found in
+    any bits that it is here in.
 
-    The footprint is that of `context` positions (4,096 by default, at most the model's), as if it were quantized to
-    `bits` if they are given. Raises InvalidRequest, NotFound, BadCheckpoint, Unsupported.
+    The footprint is that of `context` positions (4,096 by default, at most the model's), as if the model were quantized
+    to `bits` if they are given. Raises InvalidRequest, NotFound, BadCheckpoint, Unsupported.
     """
     check_bits(bits)
     if context is not None and whole_number("context", context) < 1:

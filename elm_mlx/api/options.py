@@ -39,7 +39,7 @@ def check_names(options: Mapping[str, Any]) -> None:
 
 
 def sampling_for(own: Sampling, options: Options) -> Sampling:
-    """The model's own sampling, with the caller's options in their places.
+    """The model's own sampling, in which the caller's options replace the values of the same names.
 
     Raises InvalidRequest for values without a meaning, and for filters that would change nothing.
     """

@@ -49,7 +49,7 @@ class Completion:
 
 @dataclass(frozen=True)
 class Piece:
-    """One token as it comes: the text it settles (possibly none), its id, and on the last one why it is the last.
+    """One token as it comes: its id, the text that is certain with it (possibly none), and on the last one why it ends.
 
     The piece of an end-of-text id has finish_reason "stop" and whatever text was still held back.
     """
@@ -61,7 +61,7 @@ class Piece:
 
 @dataclass(frozen=True)
 class Asked:
-    """What was asked for, and when: tokens of the prompt, the most tokens of the answer, seconds of the clock."""
+    """One call: the tokens of its prompt, the most tokens of its answer, and the clock's seconds when it began."""
 
     prompt_tokens: int
     max_tokens: int
@@ -71,8 +71,8 @@ class Asked:
 class Stream:
     """An iterator over Pieces; once it is exhausted, or closed, `completion` sums it up.
 
-    It is read in the thread that began it, since MLX's device streams belong to threads. Times are as the reader saw
-    them: what the reader does between two pieces counts.
+    A stream is read in the thread that began it, since MLX's device streams belong to threads. Times are as the reader
+    saw them: what the reader does between two pieces counts.
     """
 
     def __init__(
@@ -109,7 +109,7 @@ class Stream:
 
     @property
     def completion(self) -> Completion:
-        """What has come so far; a stream closed early counts as ended by its length."""
+        """The answer as far as it has come; a stream closed early counts as ended by its length."""
         tokens = [piece.token for piece in self._pieces if piece.finish_reason != "stop"]
         reason = self._pieces[-1].finish_reason if self._pieces else None
         text = "".join(piece.text for piece in self._pieces)
