@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 
 class CommaList(click.ParamType):
-    """Values of another type, commas between them."""
+    """A list of values of another type, with commas between them."""
 
     name = "list"
 
@@ -147,7 +147,7 @@ def command(
     tests = cases(prompts, generations, depths)
     typed: Values = bits if bits and is_typed("bits") else [None]
     for config in configs_of_shapes(shapes) if shapes else configs_here(models, typed):
-        check_context(tests, config)  # a mistake in the last one is told before the first is measured
+        check_context(tests, config)  # a mistake in the last one is reported before the first is measured
     subjects = (
         make_each(shapes, bits or [None], dtype, force)
         if shapes
@@ -157,7 +157,7 @@ def command(
     try:
         with closing(subjects), ProgressBar("Measuring", in_bytes=False) as bar:
             reports.extend(bench(subjects, Series(tests, repetitions, cpu_policy, bool(compare), force), bar))
-    finally:  # Ctrl-C, too, leaves what was measured
+    finally:  # after Ctrl-C, too, what was measured is printed
         for report in reports:
             for notice in {model["notice"] for model in report["models"]} - {None}:
                 say(notice)
@@ -165,19 +165,19 @@ def command(
 
 
 def is_typed(option: str) -> bool:
-    """Whether the option was given with the command, and is no standing wish of the environment."""
+    """Whether the option was typed with the command, and does not come from the environment."""
     return click.get_current_context().get_parameter_source(option) == ParameterSource.COMMANDLINE
 
 
 def configs_of_shapes(shapes: Sequence[str]) -> list[ModelConfig]:
-    """What random models will have."""
-    from elm_mlx.config import config_from_dict  # here, as --help needs none
+    """The configurations that random models of these shapes will have."""
+    from elm_mlx.config import config_from_dict  # here, as --help needs no configuration
 
     return [config_from_dict(SHAPES[shape]) for shape in shapes]
 
 
 def configs_here(models: Sequence[str] | None, bits: Values) -> list[ModelConfig]:
-    """Those of the models that need not be fetched. Raises as `locate`."""
+    """The configurations of those models that are on this machine. Raises as `locate`."""
     from elm_mlx.library.local import locate  # here, as --help needs no MLX
     from elm_mlx.store.load import read_config
 
@@ -188,7 +188,7 @@ def configs_here(models: Sequence[str] | None, bits: Values) -> list[ModelConfig
 
 
 def make_each(shapes: Sequence[str], bits: Values, dtype: str | None, force: bool) -> Subjects:
-    """(name, directory) of random models. Each is made when it is asked for, and removed when the next one is."""
+    """Makes random models and gives their (name, directory). Each is removed before the next one is made."""
     from elm_mlx.bench.random_model import random_model  # here, as --help needs no MLX
 
     for shape, few in product(shapes, bits):
@@ -197,6 +197,6 @@ def make_each(shapes: Sequence[str], bits: Values, dtype: str | None, force: boo
 
 
 def find_each(models: Values, bits: Values, force: bool) -> Subjects:
-    """(name, directory) of models; each is fetched and converted first where it is not here."""
+    """Finds models and gives their (name, directory). Each is pulled first where it is not on this machine."""
     for model, few in product(models, bits):
         yield model or "demo", find_directory(model, few, force) or demo_directory()

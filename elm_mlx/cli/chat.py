@@ -63,7 +63,7 @@ def command(
 
 
 def read_entries() -> Iterator[str]:
-    """What is typed, an entry at a time, with line editing and history at a terminal; ends with the input."""
+    """Reads what is typed, an entry at a time, until the input ends; with line editing and history at a terminal."""
     if sys.stdin.isatty():
         with suppress(ImportError):  # not built into every Python
             import readline  # noqa: F401
@@ -72,7 +72,7 @@ def read_entries() -> Iterator[str]:
             yield read_entry()
         except EOFError:
             if sys.stdin.isatty():
-                tell("")  # ends the line of the prompt, for the shell's
+                tell("")  # ends the line, so that the shell's prompt begins one
             return
         except KeyboardInterrupt:
             tell("")  # Ctrl-C at the prompt drops the line
@@ -83,10 +83,10 @@ def read_entries() -> Iterator[str]:
 
 
 def read_entry() -> str:
-    """One entry: a line, lines joined by backslashes, or what stands between triple quotes."""
+    """Reads one entry: a line, lines joined by backslashes, or what stands between triple quotes."""
     shown = sys.stdin.isatty() and sys.stdout.isatty()
     text = input(PROMPT if shown else "")
-    with suppress(EOFError):  # an input that ends within a text ends it, too
+    with suppress(EOFError):  # the end of the input ends an unfinished entry, too
         if text.lstrip().startswith(BLOCK):
             text = text.lstrip().removeprefix(BLOCK)
             while not text.rstrip().endswith(BLOCK):
@@ -99,6 +99,7 @@ def read_entry() -> str:
 
 
 def expand_home(name: str) -> Path:
+    """The path of a file whose name may begin with ~."""
     return Path(os.path.expanduser(name))  # noqa: PTH111, which raises for an unknown user
 
 
@@ -125,14 +126,14 @@ class Chat:
                 self.messages = before
                 tell(f"elm-mlx: {with_flags(error)} /reset begins a new conversation.")
             except ElmError as error:
-                self.messages = before  # what cannot be answered is not said
+                self.messages = before  # a message that cannot be answered is dropped
                 tell(f"elm-mlx: {with_flags(error)}")
             except KeyboardInterrupt:
                 self.messages = before  # stopped before there was an answer
                 tell("")
 
     def handle(self, text: str) -> None:
-        """Does what one entry asks for."""
+        """Carries out one entry: a command if it begins with /, else a message to answer."""
         name, _, rest = text.strip().partition(" ")
         if name.startswith("/"):
             self.commands().get(name, self.refuse_unknown)(rest.strip())
@@ -141,7 +142,7 @@ class Chat:
             self.answer()
 
     def commands(self) -> dict[str, Callable[[str], None]]:
-        """What may be typed beside a message."""
+        """The commands that may be typed instead of a message, by name."""
         return {
             "/help": self.show_help,
             "/system": self.set_system,
@@ -153,14 +154,14 @@ class Chat:
         }
 
     def prompt(self) -> list[int]:
-        """What the model is given: the messages by its template, or the whole text so far."""
+        """The ids that the model is given: the messages by its template, or the whole text so far."""
         if not self.lm.has_chat_template:
             return self.lm.tokenizer.encode("".join(message["content"] for message in self.messages))
         told = [{"role": "system", "content": self.system}] if self.system else []
         return self.lm.chat_prompt([*told, *self.messages])
 
     def answer(self) -> None:
-        """Streams the answer to the last message; Ctrl-C stops it and keeps what came."""
+        """Prints the answer to the last message as it comes; Ctrl-C stops it and keeps what came."""
         prompt = self.prompt()
         self.last = stream = self.lm.stream(prompt, **self.options)
         with suppress(KeyboardInterrupt):
@@ -173,7 +174,7 @@ class Chat:
             tell("The answer was cut at its length; --max-tokens allows for longer ones.")
 
     def answer_text(self, prompt: list[int], done: Completion) -> str:
-        """The answer's text; where it goes on from the prompt's, with the blank that may stand between them."""
+        """The text of an answer; where that continues the prompt's text, with the blank that may stand between them."""
         if self.lm.has_chat_template:
             return done.text
         decode = self.lm.tokenizer.decode
@@ -205,7 +206,7 @@ class Chat:
         tell(str(self.last.completion.stats))
 
     def save(self, name: str) -> None:
-        """Writes the conversation as JSON. Raises InvalidRequest without a name, ElmError where it cannot."""
+        """Writes the conversation as JSON. Raises InvalidRequest without a name, ElmError if it cannot be written."""
         if not name:
             raise InvalidRequest("Give a file: /save FILE.")
         with disk_errors(f"{name} cannot be written", "Name another file."):
@@ -213,13 +214,13 @@ class Chat:
         tell(f"Saved to {name}.")
 
     def load(self, name: str) -> None:
-        """Goes on with what `save` wrote. Raises InvalidRequest for any other file, ElmError for one not readable."""
+        """Continues a conversation that `save` wrote. Raises InvalidRequest for other files, ElmError if unreadable."""
         if not name:
             raise InvalidRequest("Give a file: /load FILE.")
         path = expand_home(name)
         try:
             with disk_errors(f"{name} cannot be read", "Name another file."):
-                path.stat()  # for its sentence where there is none
+                path.stat()  # raises where there is none, with the system's reason
                 saved = json.loads(read_bytes(path, MAX_LARGE_BYTES))
             messages = [{"role": str(m["role"]), "content": str(m["content"])} for m in saved["messages"]]
             system = None if saved.get("system") is None else str(saved["system"])

@@ -93,7 +93,7 @@ def command(
 
 
 def show(planned: dict[str, Any], as_json: bool) -> None:
-    """Prints what would be done."""
+    """Prints the plan of a conversion, as JSON or in rows."""
     if as_json:
         click.echo(json.dumps(planned))
         return
@@ -114,7 +114,7 @@ def show(planned: dict[str, Any], as_json: bool) -> None:
 
 
 def name_without_owner(source: str) -> str | None:
-    """The short name of the repository that a name stands for; None for a path."""
+    """The name, without its owner, of the repository that a model's name stands for; None for a path."""
     named = parse_name(source)
     if isinstance(named, Path):
         return None
@@ -122,7 +122,7 @@ def name_without_owner(source: str) -> str | None:
 
 
 def fetch_source(source: str, dry_run: bool) -> tuple[Path, Path | None]:
-    """(where the checkpoint of a name lies, the tokenizer that it lacks); in a dry run only what is here already."""
+    """Fetches a checkpoint by name; gives (its directory, the tokenizer that it lacks). A dry run fetches nothing."""
     from elm_mlx.library.local import cached_checkpoint
     from elm_mlx.library.pull import fetch_checkpoint
 

@@ -1,4 +1,4 @@
-"""A --model argument to a directory, fetched and converted on the way if it must be, and to a loaded model."""
+"""Turns a --model argument into a directory, which is pulled where it is not here, and into a loaded model."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ BITS = click.Choice(list(map(str, QUANTIZATION_MODES["affine"][0])))
 
 
 def complete_names(_context: click.Context, _parameter: click.Parameter, begun: str) -> list[CompletionItem]:
-    """What a shell may complete the beginning of a name to: known models, else directories."""
+    """The completions that a shell offers for the beginning of a name: known models, else directories."""
     known = [CompletionItem(name) for name in known_models() if name.startswith(begun)]
     return known or [CompletionItem(begun, type="dir")]
 
@@ -44,7 +44,7 @@ MODEL = click.option(
 
 
 def load_model(model: str | None, bits: str | None, force: bool, chat_template: str | None) -> LanguageModel:
-    """The model, ready; says what a person should know of it."""
+    """Loads a model, and says what a person should know of it."""
     with repair_advice(model, bits):
         directory = find_directory(model, bits, force)
         with ProgressBar("Loading", in_bytes=True) as bar:
@@ -60,7 +60,7 @@ def load_model(model: str | None, bits: str | None, force: bool, chat_template: 
 
 @contextmanager
 def repair_advice(model: str | None, bits: str | None) -> Iterator[None]:
-    """Adds to the refusal of a damaged model how to mend it, where it was fetched."""
+    """Adds to the error of a damaged model how to repair it, where it was fetched by its name."""
     try:
         yield
     except BadCheckpoint as error:
@@ -73,10 +73,10 @@ def repair_advice(model: str | None, bits: str | None) -> Iterator[None]:
 
 
 def find_directory(model: str | None, bits: str | None, force: bool) -> Path | None:
-    """Where the model lies; None for the demo. Says once which repository and commit it is."""
+    """The directory of a model, which is pulled where it is not here; None for the demo. Says repository and commit."""
     has_bits_already = model is None or isinstance(parse_name(model), Path)
     if has_bits_already and click.get_current_context().get_parameter_source("bits") == ParameterSource.ENVIRONMENT:
-        bits = None  # a preference for named models, which nobody typed here
+        bits = None  # a preference for named models, not typed with this command
     if model is None:
         if bits:
             raise InvalidRequest("--bits picks a variant of a named model; the built-in demo has 8. Give --model, too.")

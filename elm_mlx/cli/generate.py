@@ -75,7 +75,7 @@ def command(
 
 
 def read_prompt(option: str | None) -> str | None:
-    """The prompt: the option, standard input where it is - or a pipe, or None where there is none."""
+    """Reads the prompt: the option's, that of standard input where the option is - or the input a pipe, or None."""
     if option is not None and option != "-":
         return option
     nothing = None if option is None else ""

@@ -40,8 +40,8 @@ GROUPS = {
     },
 }
 COMMANDS = {name: about for group in GROUPS.values() for name, about in group.items()}
-TYPED = {"--force", "--yes"}  # what overrides a refusal is never inherited from somewhere
-MODULES = {"list": "listing"}  # where a command's name is a built-in's
+TYPED = {"--force", "--yes"}  # what overrides a refusal has to be typed each time
+MODULES = {"list": "listing"}  # a command whose name is that of a built-in has another file
 EPILOG = """\b
 Examples:
   elm-mlx generate --prompt "Once upon a time"
@@ -67,7 +67,7 @@ Exit codes:
 
 
 class LazyGroup(click.Group):
-    """Commands by name: `elm_mlx.cli.NAME.command`, imported when it is asked for, not for the overview."""
+    """Commands by name: `elm_mlx.cli.NAME.command`, imported when a command is asked for, not for the overview."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """The names, in the overview's order."""
@@ -81,11 +81,11 @@ class LazyGroup(click.Group):
         for option in command.params:
             if isinstance(option, click.Option) and not TYPED & set(option.opts):
                 option.envvar = PREFIX + max(option.opts, key=len).lstrip("-").replace("-", "_").upper()
-                option.show_envvar = option.envvar in os.environ  # then a mistake in it is told as one
+                option.show_envvar = option.envvar in os.environ  # so that a mistake in it is reported as one
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """The overview, by what a person wants to do."""
+        """Writes the overview, ordered by what a person wants to do."""
         width = max(map(len, COMMANDS))
         for title, commands in GROUPS.items():
             with formatter.section(title):
@@ -109,7 +109,7 @@ def cli(context: click.Context) -> None:
 def call(arguments: list[str] | None) -> int:
     """Runs one command line (None: the process's own) and returns its exit code.
 
-    This is click's own `main` without its answers to an interrupt and a closed pipe, which pass through here.
+    It does what click's own `main` does, except that an interrupt and a closed pipe pass through.
     """
     if instruction := os.environ.get(COMPLETE):
         return shell_complete(cli, {}, NAME, COMPLETE, instruction)
@@ -138,6 +138,6 @@ def call(arguments: list[str] | None) -> int:
 
 
 def fail(message: str, code: int) -> int:
-    """Says what went wrong; returns the code."""
+    """Prints what went wrong on stderr; returns the code."""
     tell(f"{NAME}: {message}")
     return code

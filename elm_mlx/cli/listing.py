@@ -40,8 +40,8 @@ def command(as_json: bool, names_only: bool) -> None:
 
 
 def known_rows(model: Known) -> list[dict[str, Any]]:
-    """A row for each variant that lies here. Where none does, whether it would fit is reckoned from its parameters,
-    without a cache."""
+    """The rows of a known model, one for each variant that is on this machine. Where there is none, a row says whether
+    the model would fit, computed from its parameters without a cache."""
     named = {"name": model.name, "repository": model.ready or model.original, "parameters": model.parameters}
     try:
         found = [locate(model.name), *copies.copies_of(model)]
@@ -54,7 +54,7 @@ def known_rows(model: Known) -> list[dict[str, Any]]:
 
 
 def other_rows(shown: set[str | None]) -> list[dict[str, Any]]:
-    """Our copies that no short name stands for."""
+    """The rows of elm-mlx's copies that no short name stands for; `shown` are the paths in the rows of known models."""
     return [
         {"name": copy.repository, "repository": copy.repository, "parameters": None} | directory_figures(copy.path)
         for copy in copies.all_copies()
@@ -63,7 +63,7 @@ def other_rows(shown: set[str | None]) -> list[dict[str, Any]]:
 
 
 def directory_figures(path: Path) -> dict[str, Any]:
-    """What the headers of a directory say; a damaged one must not hide the others."""
+    """The figures of a model's directory, from its headers. A damaged one gives its error, and hides no others."""
     try:
         if not is_complete(path):
             raise NotFound(f"{path} has lost files. Pull the model again, or remove this with `elm-mlx rm`.")
@@ -80,6 +80,7 @@ def directory_figures(path: Path) -> dict[str, Any]:
 
 
 def line(row: dict[str, Any]) -> str:
+    """A row as it is printed."""
     here = f"{gigabytes(row['bytes'])}, {row['bits']} bits, {row['path']}" if row["bytes"] else row["error"]
     size = f"{row['parameters'] / 1e9:.2f}B" if row["parameters"] else ""
     fits = {True: "fits", False: "too large", None: ""}[row["fits"]]

@@ -1,4 +1,4 @@
-"""What a person is told beside the result."""
+"""Messages to a person, on stderr beside the result."""
 
 from __future__ import annotations
 
@@ -34,14 +34,14 @@ def is_quiet() -> bool:
 
 
 def say(message: str) -> None:
-    """One line on stderr about what is going on, unless nobody wants to hear it."""
+    """Prints one line on stderr about what is being done, unless the command was given --quiet."""
     if not is_quiet():
         tell(message)
 
 
 def tell(message: str) -> None:
-    """One line on stderr that was asked for, or says what went wrong; where nobody can read it, the result matters
-    more."""
+    """Prints one line on stderr even with --quiet: an error, or what was asked for. Where stderr cannot be written, the
+    line is dropped, as the result matters more."""
     try:
         if bar_consoles:
             bar_consoles[-1].print(printable(message), markup=False, highlight=False, soft_wrap=True)
@@ -52,7 +52,7 @@ def tell(message: str) -> None:
 
 
 def printable(message: str) -> str:
-    """The message, in which nothing that a file or a hub put there moves the cursor."""
+    """The message without control characters, so that no text from a file or a hub moves the cursor."""
     return "".join(c if c.isprintable() or c in "\n\t" else REPLACEMENT for c in message)
 
 
@@ -60,7 +60,7 @@ SHORT = {"prompts": "-p", "generations": "-n", "depths": "-d"}  # arguments whos
 
 
 def with_flags(error: ElmError) -> str:
-    """What an error says, each argument in its advice as a flag: {bits=4} is --bits 4, {force=True} is --force."""
+    """The text of an error, each argument in its advice as a flag: {bits=4} is --bits 4, {force=True} is --force."""
 
     def flag(found: re.Match[str]) -> str:
         name, value = found.groups()

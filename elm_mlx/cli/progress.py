@@ -1,4 +1,4 @@
-"""A progress bar for what takes longer than a second; silent where stderr is no terminal."""
+"""A progress bar for what takes longer than a second; shown only where stderr is a terminal."""
 
 from __future__ import annotations
 
@@ -35,19 +35,19 @@ class ProgressBar:
         if self.bar is None and self.is_wanted() and time.monotonic() - self.begun > PATIENCE_S:
             self.bar = self._make_bar(total)
             bar_consoles.append(self.bar.console)
-            self.bar.start()  # kept first, so that an interrupt in here finds what to stop
+            self.bar.start()  # after the bar is stored, so that an interrupt finds what to stop
         if self.bar:
             self.bar.update(self.bar.task_ids[0], completed=done)
 
     def stop(self) -> None:
-        """Takes the bar away."""
+        """Removes the bar from the terminal."""
         if self.bar:
             self.bar.stop()
             bar_consoles.remove(self.bar.console)
             self.bar = None
 
     def is_wanted(self) -> bool:
-        """Whether somebody is there to see it."""
+        """Whether stderr is a terminal and the command was not given --quiet."""
         return sys.stderr.isatty() and not is_quiet()
 
     def _make_bar(self, total: int) -> Progress:
@@ -67,6 +67,6 @@ class ProgressBar:
 
 @contextmanager
 def bars(*labels: str) -> Iterator[list[ProgressBar]]:
-    """A bar in bytes for each step of a work."""
+    """Progress bars in bytes, one for each step of a work, all removed at the end."""
     with ExitStack() as stack:
         yield [stack.enter_context(ProgressBar(label, in_bytes=True)) for label in labels]

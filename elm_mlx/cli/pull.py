@@ -1,4 +1,4 @@
-"""`elm-mlx pull`: a name in, its model on this machine."""
+"""`elm-mlx pull`: brings the model of a name to this machine."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def command(name: str, bits: str | None, force: bool, verify: bool) -> None:
 
 
 def repair_model(name: str, bits: str | None) -> Path:
-    """Where the model lies once nothing of it is damaged."""
+    """Checks a model, fetches again what is damaged, converts it again, and returns its directory."""
     from elm_mlx.library.pull import repair  # here, as --help needs no MLX
 
     with bars("Checking", "Fetching", "Converting") as (checking, fetching, converting):

@@ -1,4 +1,4 @@
-"""`elm-mlx rm`: our own copies of models, removed."""
+"""`elm-mlx rm`: removes elm-mlx's own copies of models."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def command(name: str, yes: bool) -> None:
 
 
 def find_removable(name: str) -> list[tuple[Path, str]]:
-    """Our copies of a model and what they are, of every commit unless one is named, and those not finished. Raises
+    """elm-mlx's copies of a model, finished or not, as (path, what it is); of every commit unless one is named. Raises
     NotFound where there are none."""
     from elm_mlx.convert import unfinished
 

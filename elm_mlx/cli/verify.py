@@ -49,7 +49,7 @@ def command(
 
     place: str | Path = source
     if not Path(source).exists() and name_without_owner(source):
-        open_directory(Path(converted))  # a mistake in it is told before anything large is fetched
+        open_directory(Path(converted))  # a mistake in it is reported before anything large is fetched
         place, _ = fetch_source(source, dry_run=False)
     with ProgressBar("Verifying", in_bytes=False) as bar:
         asked: dict[str, Any] = {"tokens": tokens or TOKENS, "max_kl": max_kl, "rope_factor": rope_factor}
@@ -68,12 +68,12 @@ def command(
 
 
 def finite(value: object) -> object:
-    """None for what JSON has no number for."""
+    """The value, or None for a number that JSON cannot write."""
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def weights_verdict(altered: list[str]) -> str:
-    """Whether they are the source's."""
+    """A sentence on whether the weights are the source's; `altered` names those that are not."""
     if not altered:
         return "each is the source's, rounded as it is stored, bit for bit"
     more = f" and {len(altered) - 3} more" if len(altered) > 3 else ""
@@ -81,7 +81,7 @@ def weights_verdict(altered: list[str]) -> str:
 
 
 def rows(done: Report) -> dict[str, str]:
-    """The report as a person reads it."""
+    """The report as a person reads it, texts by their labels."""
     return {
         "converted": str(done.converted),
         "source": str(done.source),
