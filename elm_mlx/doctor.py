@@ -26,7 +26,7 @@ SLOW_SELF_TEST_S = 5.0
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that was looked at: ok, slow or broken, and what to do where it is not ok."""
+    """One thing that was examined: whether it is ok, slow or broken, and what to do where it is not ok."""
 
     name: str
     status: str
@@ -35,7 +35,7 @@ class Finding:
 
 
 def examine() -> list[Finding]:
-    """Every check, in the order in which a newcomer would ask."""
+    """Runs every check, in the order in which a newcomer would ask."""
     return [check() for check in CHECKS]
 
 
@@ -74,8 +74,8 @@ def examine_blas() -> Finding:
 
 
 def examine_kernels() -> Finding:
-    """MLX's CPU backend builds kernels with a compiler into a temporary folder; elm-mlx asks it to for `cpu_policy`
-    "compiled" alone, which `bench --compare` takes."""
+    """Names the compiler and the temporary folder with which MLX's CPU backend builds kernels. elm-mlx needs them only
+    for `cpu_policy` "compiled", which `bench --compare` takes."""
     if not backend_name().startswith("CPU"):
         return Finding("kernels", OK, "come with MLX")
     folder, compiler = Path(tempfile.gettempdir()) / "mlx", shutil.which("g++")
@@ -105,7 +105,7 @@ def is_writable(path: Path) -> bool:
     try:
         place = nearest_existing(path)
         return place.is_dir() and os.access(place, os.W_OK)
-    except OSError:  # a folder on the way may not be entered
+    except OSError:  # a folder on the path that cannot be entered
         return False
 
 
@@ -121,7 +121,7 @@ def has_token() -> bool:
 
 
 def run_self_test() -> Finding:
-    """The demo tells the beginning of a story."""
+    """Loads the demo and times the first 24 tokens of a story."""
     begun = time.perf_counter()
     try:
         done = elm_mlx.load().generate("Once upon a time", max_tokens=24)

@@ -1,4 +1,4 @@
-"""How fast this machine reads memory, by means that share no code with the models."""
+"""Measures how fast this machine reads memory, by means that share no code with the models."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ READS = 8  # the best of them counts
 
 
 def measure_bandwidth() -> dict[str, Any]:
-    """Bytes a second of the fastest way to find a buffer's maximum, and which that was: MLX on its device, or NumPy
-    in so many threads."""
+    """Measures the bytes a second of the fastest way to find a buffer's maximum, and says which that was: MLX on its
+    device, or NumPy in a number of threads."""
     buffer = np.ones(BUFFER_BYTES // 4, dtype=np.float32)
     array, cores = mx.array(buffer), os.cpu_count() or 1
     ways = {f"NumPy in {n} threads": in_threads(buffer, n) for n in sorted({1, 2, cores // 2 or 1, cores})}
@@ -27,14 +27,14 @@ def measure_bandwidth() -> dict[str, Any]:
 
 
 def in_threads(buffer: np.ndarray, threads: int) -> float:
-    """Seconds of so many threads, each with its part."""
+    """Seconds that a number of threads take to read the buffer, each a part of it."""
     parts = np.array_split(buffer, threads)
     with ThreadPoolExecutor(threads) as pool:
         return best(lambda: list(pool.map(np.max, parts)))
 
 
 def best(read: Callable[[], object]) -> float:
-    """Seconds of the quickest of a few reads."""
+    """Seconds of the quickest of READS reads."""
     times = []
     for _ in range(READS):
         begun = time.perf_counter()

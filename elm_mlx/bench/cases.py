@@ -1,4 +1,4 @@
-"""What is measured: tests named as llama-bench names them, over token ids decided before."""
+"""What is measured: tests named as llama-bench names them, over token ids that are fixed before."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from elm_mlx.config import ModelConfig
 from elm_mlx.errors import InvalidRequest, PromptTooLong
 
 PROMPT, DECODE, FIRST = "pp", "tg", "ttft"
-FIRST_PROMPT = 16  # tokens of the prompt whose first answer is waited for
+FIRST_PROMPT = 16  # tokens of the prompt before the first token that is timed
 
 
 @dataclass(frozen=True)
 class Case:
     """One test: `kind` pp reads a prompt of `tokens`, tg decodes `tokens`, ttft waits for the first token after a
-    prompt of `tokens`; each with `depth` tokens in the cache before."""
+    prompt of `tokens`; each after `depth` tokens that are in the cache already."""
 
     kind: str
     tokens: int
@@ -25,7 +25,7 @@ class Case:
 
     @property
     def name(self) -> str:
-        """pp512, tg128, tg128 @ d2048."""
+        """The test's name, such as pp512, tg128 or tg128 @ d2048."""
         return f"{self.kind}{self.tokens}" + (f" @ d{self.depth}" if self.depth else "")
 
     @property
@@ -35,16 +35,16 @@ class Case:
 
     @property
     def positions(self) -> int:
-        """How many positions of the context it takes."""
+        """How many positions of the context the test takes."""
         return self.before + self.tokens + (self.kind == FIRST)
 
     def token_ids(self, vocab_size: int) -> list[int]:
-        """The ids it runs over, `positions` of them, always the same."""
+        """The ids that the test runs over, `positions` of them and always the same."""
         return random.Random(0).choices(range(vocab_size), k=self.positions)
 
 
 class Sample(NamedTuple):
-    """One run of a test: its time, what the host worked in it, and the highest that MLX's allocator reached."""
+    """One run of a test: its time, the host's processor time in it, and the most bytes that MLX's allocator reached."""
 
     seconds: float
     host_seconds: float
@@ -52,7 +52,7 @@ class Sample(NamedTuple):
 
 
 def cases(prompts: Iterable[int], generations: Iterable[int], depths: Iterable[int]) -> list[Case]:
-    """The first token, then every prompt and every generation at every depth; those of 0 tokens are left out.
+    """The tests: first token, then every prompt and every generation at every depth; those of 0 tokens are left out.
 
     Raises InvalidRequest for numbers below 0, and where nothing is left.
     """

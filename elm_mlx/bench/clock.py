@@ -15,8 +15,9 @@ from elm_mlx.engine.sampling import Sampler, Sampling
 
 
 class Program(Protocol):
-    """What is measured: `make_cache` for so many positions, `read` of ids into it up to the last one's logits, `decode`
-    of so many tokens, an item each, after a prompt; `settle` returns when nothing is being computed."""
+    """A program that is measured: `make_cache` makes a cache for `positions`, `read` reads ids into it up to the last
+    one's logits, `decode` gives an item for each of `tokens` after a prompt, `settle` returns when nothing is being
+    computed."""
 
     def make_cache(self, positions: int) -> Any: ...
     def read(self, ids: list[int], cache: Any) -> None: ...
@@ -25,7 +26,7 @@ class Program(Protocol):
 
 
 class Trace(Sampler):
-    """A sampler that samples nothing: the next of the ids decided before, as soon as the logits [B, V] are there."""
+    """A sampler that draws nothing: it gives the next of the ids fixed before, once the logits [B, V] are computed."""
 
     def __init__(self, ids: Sequence[int]) -> None:
         super().__init__(Sampling(), seed=0)
@@ -36,7 +37,7 @@ class Trace(Sampler):
 
 
 def sample(program: Program, case: Case, ids: list[int]) -> Sample:
-    """One run of `case` over `ids`, of which nothing is left when the next one begins."""
+    """Times one run of `case` over `ids`. Nothing of the run is left when the next one begins."""
     mx.reset_peak_memory()
     work = prepare(program, case, ids)
     begun, host = time.perf_counter(), time.thread_time()
@@ -48,7 +49,7 @@ def sample(program: Program, case: Case, ids: list[int]) -> Sample:
 
 
 def prepare(program: Program, case: Case, ids: list[int]) -> Callable[[], object]:
-    """What is timed of a case, with all that comes before it done."""
+    """Does what comes before the timed part of a case, and returns that part as a function."""
     before, rest = ids[: case.before], ids[case.before :]
     if case.kind == PROMPT:
         cache = program.make_cache(len(ids))
@@ -59,5 +60,5 @@ def prepare(program: Program, case: Case, ids: list[int]) -> Callable[[], object
         steps = program.decode(before, Trace(rest), case.tokens + 1)
         next(steps)
         return lambda: deque(steps, maxlen=0)
-    steps = program.decode(rest[:-1], Trace(rest), 2)  # as in a long request, the second is under way with the first
+    steps = program.decode(rest[:-1], Trace(rest), 2)  # as in a long request, step 2 is submitted with step 1
     return lambda: next(steps)

@@ -19,7 +19,7 @@ from elm_mlx.device.backend import backend_name
 from elm_mlx.device.memory import total_memory
 from elm_mlx.store.weights import DTYPE_NAMES, read_header, safetensors_files
 
-# What MLX reads when it is imported: how much goes into one of Metal's command buffers.
+# Variables that MLX reads when it is imported: how much goes into one of Metal's command buffers.
 BUDGET = ("MLX_MAX_OPS_PER_BUFFER", "MLX_MAX_MB_PER_BUFFER")
 
 
@@ -37,13 +37,13 @@ def machine_facts() -> dict[str, Any]:
 
 
 def software_facts() -> dict[str, str]:
-    """Versions by name."""
+    """The versions of elm-mlx, of the packages that it computes with, and of Python, by name."""
     packages = {name: version(name) for name in ("mlx", "numpy")}
     return {"elm-mlx": elm_mlx.__version__, **packages, "python": platform.python_version()}
 
 
 def model_facts(name: str, lm: LanguageModel) -> dict[str, Any]:
-    """What is known of a loaded model, and the type it computes in."""
+    """What is known of a loaded model, with the type that it computes in."""
     info = elm_mlx.info(lm.directory)
     stored = f"{info.quantization['bits']}-bit" if info.quantization else info.dtype
     return {
@@ -61,7 +61,7 @@ def model_facts(name: str, lm: LanguageModel) -> dict[str, Any]:
 
 def weights_fingerprint(directory: Path) -> str:
     """SHA-256 of every weight file's name and size and of its tensors' names, types and shapes; not of their data, so
-    that a model of any size has one at once, and the same random shape everywhere the same."""
+    that it is quick at any size, and random models of one shape have equal ones on every machine."""
     digest = hashlib.sha256()
     for file in sorted(safetensors_files(directory)):
         digest.update(f"{file} {(directory / file).stat().st_size}\n".encode())
@@ -71,8 +71,8 @@ def weights_fingerprint(directory: Path) -> str:
 
 
 def bytes_per_token(lm: LanguageModel, case: Case) -> int | None:
-    """Bytes that a decode step of `case` reads: every weight as it lies in memory, but for the rows of an embedding
-    that is no head, and the keys and values held on the average."""
+    """Bytes that a decode step of `case` reads: every weight as it is in memory, except an embedding that is no head,
+    and the keys and values that the cache holds on average. None for a case that does not decode."""
     if case.kind != DECODE:
         return None
     weights = {id(array): array.nbytes for array in arrays_of(lm.model)}
@@ -82,7 +82,7 @@ def bytes_per_token(lm: LanguageModel, case: Case) -> int | None:
 
 
 def arrays_of(part: object) -> Iterator[mx.array]:
-    """The arrays that a model or a part of it holds, wherever they hang."""
+    """The arrays that a model or a part of it holds, in its attributes and in those of its parts."""
     if isinstance(part, mx.array):
         yield part
     elif isinstance(part, list | tuple):

@@ -1,4 +1,4 @@
-"""A model, its tests and their samples, to one JSON-ready report; with mlx-lm both programs take turns."""
+"""Runs the tests of models and reports their samples, ready for JSON; with mlx-lm both programs take turns."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ from elm_mlx.store.load import read_config
 
 SCHEMA = "elm-mlx bench 2"
 JUDGED = 32  # greedy tokens that both programs are asked for
-BOUND = 0.01  # docs/numerics.md: mlx-lm's logit of our token below its best, in 16 bits and quantized
-PAUSE_S = 0.25  # between two programs: the threads of Intel's OpenMP go on spinning for 0.2 s
+BOUND = 0.01  # how far mlx-lm's logit of our token may be below its best, over its largest: docs/numerics.md
+PAUSE_S = 0.25  # between two programs: the threads of Intel's OpenMP keep spinning for 0.2 s
 
 
 @dataclass(frozen=True)
@@ -43,11 +43,11 @@ class Series:
 def bench(
     models: Iterable[tuple[str, Path]], series: Series, progress: Progress | None = None
 ) -> Iterator[dict[str, Any]]:
-    """The report on every (name, directory): facts of the machine, and of each model every sample of every test.
+    """Measures every (name, directory) and reports the machine's facts, and of each model every sample of every test.
 
-    It is yielded after each test, with what was measured so far. `progress` hears (runs done, runs in all) of each
-    model. Raises PromptTooLong for a test that a model's context has no room for, ElmError where mlx-lm fails or says
-    something else, and what `elm_mlx.load` raises.
+    The report is yielded after each test, with what was measured so far. `progress` is called with (runs done, runs in
+    all) of each model. Raises PromptTooLong for a test that a model's context has no room for, ElmError where mlx-lm
+    fails or disagrees, and what `elm_mlx.load` raises.
     """
     report: dict[str, Any] = {
         "schema": SCHEMA,
@@ -66,7 +66,7 @@ def bench(
 def measure_model(
     name: str, directory: Path, series: Series, read: float, progress: Progress
 ) -> Iterator[dict[str, Any]]:
-    """One model's facts and tests, after each test; `read` is the machine's bandwidth in bytes a second."""
+    """Measures one model; gives its facts and tests after each test. `read` is the machine's bandwidth in bytes/s."""
     check_context(series.tests, read_config(directory))
     policy = series.cpu_policy or ("compiled" if series.compare else "auto")
     lm, load_s = load_and_time(directory, policy, series.force)
@@ -79,12 +79,12 @@ def measure_model(
             for _ in range(1 + series.repetitions):
                 rounds.append(run_round(ours, peer, case, case.token_ids(lm.config.vocab_size)))
                 progress(done := done + 1, len(series.tests) * (1 + series.repetitions))
-            tests.append(case_report(case, rounds[1:], bytes_per_token(lm, case), read))  # the first warmed up
+            tests.append(case_report(case, rounds[1:], bytes_per_token(lm, case), read))  # the first round warmed up
             yield facts | {PEER: said, "tests": tests}
 
 
 def load_and_time(directory: Path, policy: str, force: bool) -> tuple[elm_mlx.LanguageModel, float]:
-    """The model, and the seconds of loading it a second time, when its files are in memory already."""
+    """Loads a model twice; gives it and the seconds of the second time, when its files are in memory already."""
     elm_mlx.load(directory, cpu_policy=policy, force=force)
     begun = time.perf_counter()
     lm = elm_mlx.load(directory, cpu_policy=policy, force=force)
@@ -92,7 +92,7 @@ def load_and_time(directory: Path, policy: str, force: bool) -> tuple[elm_mlx.La
 
 
 def run_round(ours: Ours, peer: Peer | None, case: Case, ids: list[int]) -> Round:
-    """One run of ours and, where there is a peer, one of theirs, neither disturbed by the other."""
+    """Runs a case in elm-mlx and, where there is a peer, in mlx-lm, with pauses so that neither disturbs the other."""
     if not peer:
         return sample(ours, case, ids), None
     time.sleep(PAUSE_S)
@@ -102,8 +102,8 @@ def run_round(ours: Ours, peer: Peer | None, case: Case, ids: list[int]) -> Roun
 
 
 def check_agreement(ours: Ours, peer: Peer, facts: dict[str, Any], vocab_size: int) -> dict[str, Any]:
-    """What mlx-lm thinks of our greedy tokens. Raises ElmError where it would not have said them: the same tokens in
-    float32, and else tokens whose logits are near its best."""
+    """Asks mlx-lm about our greedy tokens. Raises ElmError where it disagrees: in float32 by another token, in other
+    types by a logit of one of our tokens that is further below its best than BOUND."""
     prompt = Case(FIRST, FIRST_PROMPT).token_ids(vocab_size)
     tokens = list(ours.decode(prompt, Sampler(Sampling()), JUDGED))
     greedy, below = peer.judge(prompt, tokens)

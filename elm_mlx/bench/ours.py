@@ -1,4 +1,4 @@
-"""elm-mlx as it is measured: below its text, ids in and ids out, with the cache that a request gets and no other."""
+"""elm-mlx as it is measured: ids in and ids out, without text, with the kind of cache that a request gets."""
 
 from __future__ import annotations
 

@@ -1,9 +1,9 @@
-"""mlx-lm in a process of its own, both ends of it: a request a line of JSON, and its answer a line.
+"""mlx-lm in a process of its own, both ends of it: each request is a line of JSON, and so is its answer.
 
     python -m elm_mlx.bench.peer DIRECTORY BLAS
 
-It is imported in no other process, since that lowers a process's limits for good. torch stays out of it: mlx-lm needs
-none, and where there is one it brings threads of its own.
+mlx-lm is imported in no other process, since importing it lowers a process's limits for good. torch is kept out of it:
+mlx-lm does not need torch, which brings threads of its own.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from elm_mlx.errors import ElmError, NotFound
 
 
 class Peer:
-    """Our end: mlx-lm on the same directory, with the BLAS that this process has. `facts` is what it says of itself.
+    """Our end: runs mlx-lm on a directory, with this process's BLAS. `facts` is what mlx-lm reports of itself.
 
     Raises NotFound where mlx-lm is not installed, ElmError where it fails or has another BLAS.
     """
@@ -40,7 +40,7 @@ class Peer:
         self._process = subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=subprocess.DEVNULL, text=True)
         try:
             self.facts = self._introduction(blas)
-        except BaseException:  # Ctrl-C too: nobody else knows of the process yet
+        except BaseException:  # Ctrl-C too: nothing else would end the process yet
             self._end()
             raise
 
@@ -48,11 +48,11 @@ class Peer:
         return self
 
     def sample(self, case: Case, ids: list[int]) -> Sample:
-        """One run of `case`, timed over there."""
+        """One run of `case` by mlx-lm, timed in its process."""
         return Sample(*self._ask(case=asdict(case), ids=ids))
 
     def judge(self, prompt: list[int], tokens: list[int]) -> tuple[list[int], float]:
-        """As `Theirs.judge`."""
+        """Asks mlx-lm's process for what `Theirs.judge` gives."""
         greedy, below = self._ask(prompt=prompt, tokens=tokens)
         return greedy, below
 
@@ -65,7 +65,7 @@ class Peer:
 
     def _ask(self, **request: Any) -> Any:
         assert self._process.stdin
-        with suppress(BrokenPipeError):  # it ended, as the missing answer says
+        with suppress(BrokenPipeError):  # the process ended, which the missing answer reports
             print(json.dumps(request), file=self._process.stdin, flush=True)
         return self._answer()
 
@@ -85,9 +85,9 @@ class Peer:
 
 
 def main() -> None:
-    """Its end: unasked what it is, then an answer a request until stdin ends."""
+    """mlx-lm's end: prints its facts, then an answer to each request until stdin ends."""
     answers = os.fdopen(os.dup(sys.stdout.fileno()), "w", encoding="utf-8")
-    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # what others print is no answer
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # what other code prints is no answer
     directory, blas = sys.argv[1:]
     sys.modules["torch"] = None  # type: ignore[assignment]
     try:
@@ -99,7 +99,7 @@ def main() -> None:
         print(json.dumps(theirs.facts), file=answers, flush=True)
         for line in sys.stdin:
             print(json.dumps(theirs.answer(json.loads(line))), file=answers, flush=True)
-    except Exception as error:  # whatever mlx-lm raises
+    except Exception as error:  # mlx-lm may raise anything
         print(json.dumps({"error": f"{type(error).__name__}: {error}"}), file=answers, flush=True)
 
 

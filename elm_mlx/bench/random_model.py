@@ -44,7 +44,7 @@ def random_model(shape: str, bits: int | None = None, dtype: str | None = None, 
 
 
 def write_weights(folder: Path, shape: str, config: ModelConfig, dtype: mx.Dtype, force: bool) -> None:
-    """One file, of which one tensor at a time is in memory. Matrices (out, in) keep the size of what they multiply."""
+    """Writes one file, one tensor at a time in memory. Products with matrices (out, in) keep their input's size."""
     entries = stored_entries(config, dtype, lambda _: True)
     takes, free = sum(entry.nbytes for entry in entries.values()), shutil.disk_usage(folder).free
     if not force:

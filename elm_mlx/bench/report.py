@@ -1,4 +1,4 @@
-"""Samples to figures, and a report to what a person reads."""
+"""Turns samples into figures, and a report into what a person reads."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Round = tuple[Sample, Sample | None]  # one run of ours, and beside it one of th
 
 
 def case_report(case: Case, rounds: Sequence[Round], nbytes: int | None, read: float) -> dict[str, Any]:
-    """Everything on one test: `nbytes` are those that a token reads, `read` those that the machine reads a second."""
+    """All figures of one test: `nbytes` are those that a token reads, `read` those that the machine reads a second."""
     ours, theirs = [own for own, _ in rounds], [other for _, other in rounds if other]
     own = case_figures(case, ours)
     share = nbytes * own["tokens_per_s"]["median"] / read if nbytes else None
@@ -24,7 +24,7 @@ def case_report(case: Case, rounds: Sequence[Round], nbytes: int | None, read: f
 
 
 def case_figures(case: Case, samples: Sequence[Sample]) -> dict[str, Any]:
-    """One program's samples of a test, and what they come to. A first token has no rate."""
+    """One program's samples of a test, and the figures computed from them. A first token has no rate."""
     seconds = [sample.seconds for sample in samples]
     return {
         "samples_s": seconds,
@@ -43,7 +43,7 @@ def spread(values: Sequence[float]) -> dict[str, float | None]:
 
 
 def paired_ratios(ours: Sequence[Sample], theirs: Sequence[Sample]) -> dict[str, Any]:
-    """mlx-lm's time over ours, pair by pair, and the same of the host's work: above 1 we are ahead."""
+    """mlx-lm's time over ours, pair by pair, and its host's time over ours: above 1 elm-mlx is faster."""
     pairs = list(zip(ours, theirs, strict=True))
     return {
         "ratio": ratios([other.seconds / own.seconds for own, other in pairs]),
@@ -73,7 +73,7 @@ def text(report: dict[str, Any]) -> str:
 
 
 def about(model: dict[str, Any]) -> str:
-    """One line on a model."""
+    """One line about a model."""
     line = (
         f"{model['name']}: {model['parameters']:,} parameters, {model['bits_per_weight']:.2f} bits each, computed "
         f"in {model['computed_in']}; loads in {model['load_s']:.2f} s; files {model['fingerprint'][:12]}"

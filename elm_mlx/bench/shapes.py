@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-CONTEXT = 131_072  # weights that learnt nothing know no context
+CONTEXT = 131_072  # random weights were trained for no context
 NARROW_VOCAB = 2048  # the demo's, whose tokenizer goes with every shape
 
 
@@ -33,7 +33,7 @@ def llama(
     }  # fmt: skip
 
 
-# Next to nothing in these is arithmetic: their time is the work around it.
+# Arithmetic takes almost none of these models' time: they measure the work around it.
 NARROW = {
     "openelm-20x64": openelm(20, 64, 16, divisor=16, vocab=NARROW_VOCAB),
     "llama-16x64": llama(16, 64, 8, 256, kv_heads=2, vocab=NARROW_VOCAB),

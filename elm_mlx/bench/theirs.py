@@ -1,4 +1,4 @@
-"""mlx-lm as it is measured: its own loop over its own cache, made anew for each run."""
+"""mlx-lm as it is measured: its own loop over its own cache, a new one for each run."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from elm_mlx.engine.sampling import Sampler
 
 
 class Theirs:
-    """The Program (clock.py) of mlx-lm, which is imported with the first one; it answers requests."""
+    """The Program (clock.py) of mlx-lm, which is imported when the first one is made; it answers requests."""
 
     def __init__(self, directory: Path) -> None:
         import mlx_lm
@@ -54,11 +54,11 @@ class Theirs:
         return self.steps(mx.array(prompt), self.model, max_tokens=tokens, sampler=sampler)
 
     def settle(self) -> None:
-        mx.synchronize(self.stream)  # it begins a step more than it gives
+        mx.synchronize(self.stream)  # mlx-lm submits one step more than it gives
 
     def judge(self, prompt: list[int], tokens: list[int]) -> tuple[list[int], float]:
-        """(its greedy tokens after `prompt`, how far its logit of one of `tokens`, given those before, lies below its
-        best at most, as a share of the largest)."""
+        """(mlx-lm's greedy tokens after `prompt`, how far at most its logit of one of `tokens`, given those before, is
+        below its best, as a share of the largest logit)."""
         greedy = [token for token, _ in self.decode(prompt, None, len(tokens))]
         logits = self.model(mx.array([prompt + tokens[:-1]]))[0, len(prompt) - 1 :].astype(mx.float32)  # [tokens, V]
         ours = mx.take_along_axis(logits, mx.array(tokens)[:, None], axis=-1)

@@ -10,7 +10,7 @@ PROMPT = "Once upon a time"
 
 
 def demo_directory() -> Path:
-    """Where the built-in demo model lies."""
+    """The directory of the built-in demo model."""
     from importlib.resources import files  # here, as most commands do without it
 
     return Path(str(files("elm_mlx.demo")))
