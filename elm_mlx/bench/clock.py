@@ -39,7 +39,7 @@ class Trace(Sampler):
 def sample(program: Program, case: Case, ids: list[int]) -> Sample:
     """Times one run of `case` over `ids`. Nothing of the run is left when the next one begins."""
     mx.reset_peak_memory()
-    work = prepare(program, case, ids)
+    work = prepare_case(program, case, ids)
     begun, host = time.perf_counter(), time.thread_time()
     work()
     spent, worked = time.perf_counter() - begun, time.thread_time() - host
@@ -48,7 +48,7 @@ def sample(program: Program, case: Case, ids: list[int]) -> Sample:
     return Sample(spent, worked, mx.get_peak_memory())
 
 
-def prepare(program: Program, case: Case, ids: list[int]) -> Callable[[], object]:
+def prepare_case(program: Program, case: Case, ids: list[int]) -> Callable[[], object]:
     """Does what comes before the timed part of a case, and returns that part as a function."""
     before, rest = ids[: case.before], ids[case.before :]
     if case.kind == PROMPT:

@@ -39,7 +39,7 @@ class CommaList(click.ParamType):
         return [self.of.convert(word, param, ctx) for word in words]
 
 
-Values = Sequence[str | None]
+Choices = Sequence[str | None]
 Subjects = Generator[tuple[str, Path], None, None]
 COUNTS = CommaList(click.IntRange(min=0))
 
@@ -145,7 +145,7 @@ def command(
     if not shapes and is_typed("dtype"):
         raise InvalidRequest("--dtype is the type of random weights. Give --random, too, or leave it out.")
     tests = cases(prompts, generations, depths)
-    typed: Values = bits if bits and is_typed("bits") else [None]
+    typed: Choices = bits if bits and is_typed("bits") else [None]
     for config in configs_of_shapes(shapes) if shapes else configs_here(models, typed):
         check_context(tests, config)  # a mistake in the last one is reported before the first is measured
     subjects = (
@@ -176,7 +176,7 @@ def configs_of_shapes(shapes: Sequence[str]) -> list[ModelConfig]:
     return [config_from_dict(SHAPES[shape]) for shape in shapes]
 
 
-def configs_here(models: Sequence[str] | None, bits: Values) -> list[ModelConfig]:
+def configs_here(models: Sequence[str] | None, bits: Choices) -> list[ModelConfig]:
     """The configurations of those models that are on this machine. Raises as `locate`."""
     from elm_mlx.library.local import locate  # here, as --help needs no MLX
     from elm_mlx.store.load import read_config
@@ -187,7 +187,7 @@ def configs_here(models: Sequence[str] | None, bits: Values) -> list[ModelConfig
     return [read_config(place.path) for place in places if place]
 
 
-def make_each(shapes: Sequence[str], bits: Values, dtype: str | None, force: bool) -> Subjects:
+def make_each(shapes: Sequence[str], bits: Choices, dtype: str | None, force: bool) -> Subjects:
     """Makes random models and gives their (name, directory). Each is removed before the next one is made."""
     from elm_mlx.bench.random_model import random_model  # here, as --help needs no MLX
 
@@ -196,7 +196,7 @@ def make_each(shapes: Sequence[str], bits: Values, dtype: str | None, force: boo
             yield shape, directory
 
 
-def find_each(models: Values, bits: Values, force: bool) -> Subjects:
+def find_each(models: Choices, bits: Choices, force: bool) -> Subjects:
     """Finds models and gives their (name, directory). Each is pulled first where it is not on this machine."""
     for model, few in product(models, bits):
         yield model or "demo", find_directory(model, few, force) or demo_directory()

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from elm_mlx.cli.blas import prefer_fast_blas
-from elm_mlx.cli.find import BITS, MODEL, TEMPLATE_HELP, load_model
+from elm_mlx.cli.find import BITS, MODEL, TEMPLATE_HELP, load_with_notices
 from elm_mlx.cli.messages import quietable, say, tell, with_flags
 from elm_mlx.errors import ElmError, InvalidRequest, PromptTooLong
 from elm_mlx.files import MAX_LARGE_BYTES, disk_errors, read_bytes, write_json
@@ -56,7 +56,7 @@ def command(
     stops an answer, Ctrl-D ends the program.
     """
     prefer_fast_blas()
-    lm = load_model(model, bits, force, chat_template)
+    lm = load_with_notices(model, bits, force, chat_template)
     if model and not lm.has_chat_template:
         say("This model has no chat template, so it completes what you type. --chat-template gives it one.")
     Chat(lm, system, options).run(read_entries())

@@ -43,7 +43,7 @@ MODEL = click.option(
 )
 
 
-def load_model(model: str | None, bits: str | None, force: bool, chat_template: str | None) -> LanguageModel:
+def load_with_notices(model: str | None, bits: str | None, force: bool, chat_template: str | None) -> LanguageModel:
     """Loads a model, and says what a person should know of it."""
     with repair_advice(model, bits):
         directory = find_directory(model, bits, force)

@@ -12,7 +12,7 @@ import click
 
 from elm_mlx import demo
 from elm_mlx.cli.blas import prefer_fast_blas
-from elm_mlx.cli.find import BITS, MODEL, TEMPLATE_HELP, load_model
+from elm_mlx.cli.find import BITS, MODEL, TEMPLATE_HELP, load_with_notices
 from elm_mlx.cli.messages import quietable, say
 from elm_mlx.cli.progress import ProgressBar
 from elm_mlx.errors import InvalidRequest
@@ -56,7 +56,7 @@ def command(
         raise InvalidRequest("--raw uses no chat template. Leave it or --chat-template out.")
     prefer_fast_blas()
     text = read_prompt(prompt)
-    lm = load_model(model, bits, force, chat_template)
+    lm = load_with_notices(model, bits, force, chat_template)
     if text is None:
         text = demo.PROMPT if model is None else ""
     with ProgressBar("Reading the prompt", in_bytes=False) as bar:
