@@ -26,7 +26,7 @@ class Clockwork:
         self.now = 0.0
         monkeypatch.setattr(time, "perf_counter", lambda: self.now)
 
-    def cache(self, positions: int) -> list[int]:
+    def make_cache(self, positions: int) -> list[int]:
         self.now += 100
         return []
 
@@ -113,7 +113,7 @@ def test_ours_is_what_a_request_runs(lm: elm_mlx.LanguageModel) -> None:
 
 def test_reading_at_a_depth_continues_what_is_there(openelm: Path) -> None:
     ours = Ours(elm_mlx.load(openelm))
-    cache = ours.cache(30)
+    cache = ours.make_cache(30)
     ours.read(checkpoints.prompt(20), cache)
     ours.read(checkpoints.prompt(10), cache)
     assert [layer.offset for layer in cache] == [30] * checkpoints.OPENELM["num_transformer_layers"]

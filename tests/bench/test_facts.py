@@ -14,7 +14,7 @@ from helpers import checkpoints
 import elm_mlx
 from elm_mlx.bench import bandwidth
 from elm_mlx.bench.cases import Case
-from elm_mlx.bench.facts import bytes_per_token, fingerprint, machine_facts, software_facts
+from elm_mlx.bench.facts import bytes_per_token, machine_facts, software_facts, weights_fingerprint
 from elm_mlx.convert import convert
 
 
@@ -44,17 +44,17 @@ def test_quantized_weights_count_as_they_lie_in_memory(openelm: Path, tmp_path: 
 
 def test_the_fingerprint_is_of_headers_and_sizes(tmp_path: Path) -> None:
     one, other = (checkpoints.write(tmp_path / str(seed), checkpoints.LLAMA, seed=seed) for seed in (0, 1))
-    assert re.fullmatch("[0-9a-f]{64}", fingerprint(one))
-    assert fingerprint(one) == fingerprint(one) == fingerprint(other)
+    assert re.fullmatch("[0-9a-f]{64}", weights_fingerprint(one))
+    assert weights_fingerprint(one) == weights_fingerprint(one) == weights_fingerprint(other)
     halves = [checkpoints.write(tmp_path / str(t), checkpoints.LLAMA, dtype=t) for t in (mx.bfloat16, mx.float16)]
     shards = checkpoints.write(tmp_path / "shards", checkpoints.LLAMA, shards=3)
     wider = checkpoints.write(tmp_path / "wider", checkpoints.LLAMA | {"intermediate_size": 160})
-    assert len({fingerprint(folder) for folder in (one, *halves, shards, wider)}) == 5
+    assert len({weights_fingerprint(folder) for folder in (one, *halves, shards, wider)}) == 5
 
 
 def test_the_machine_reads_memory_and_says_how(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bandwidth, "BUFFER_BYTES", 2**22)
-    found = bandwidth.bandwidth()
+    found = bandwidth.measure_bandwidth()
     assert found["bytes_per_s"] > 1e6
     assert found["buffer_bytes"] == 2**22
     assert re.fullmatch(r"MLX|NumPy in \d+ threads", found["by"])
@@ -64,7 +64,7 @@ def test_the_fastest_way_is_the_bandwidth(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr(bandwidth, "BUFFER_BYTES", 2**20)
     monkeypatch.setattr(bandwidth, "in_threads", lambda buffer, threads: 4.0 if threads == 2 else 8.0)
     monkeypatch.setattr(bandwidth, "best", lambda read: 16.0)
-    assert bandwidth.bandwidth() == {"bytes_per_s": 2**18, "by": "NumPy in 2 threads", "buffer_bytes": 2**20}
+    assert bandwidth.measure_bandwidth() == {"bytes_per_s": 2**18, "by": "NumPy in 2 threads", "buffer_bytes": 2**20}
 
 
 def test_the_facts_name_no_person_and_are_json() -> None:

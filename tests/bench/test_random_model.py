@@ -9,7 +9,7 @@ import pytest
 from helpers import checkpoints
 
 import elm_mlx
-from elm_mlx.bench.facts import fingerprint
+from elm_mlx.bench.facts import weights_fingerprint
 from elm_mlx.bench.random_model import random_model
 from elm_mlx.bench.shapes import NARROW, SHAPES
 from elm_mlx.config import config_from_dict
@@ -41,14 +41,14 @@ def test_a_shape_is_the_published_one(shape: str) -> None:
 def test_it_loads_as_it_was_asked_for(shape: str, how: dict[str, Any], dtype: str, least: int, most: int) -> None:
     with random_model(shape, **how) as folder:
         info, done = elm_mlx.info(folder), elm_mlx.load(folder).generate([1, 2, 3], 4, temperature=0)
-        same = fingerprint(folder)
+        same = weights_fingerprint(folder)
     assert info.dtype == dtype
     assert least <= info.bits_per_weight <= most
     assert (info.quantization or {}).get("bits") == how.get("bits")
     assert len(done.tokens) == 4
     assert not folder.exists()
     with random_model(shape, **how) as again:
-        assert fingerprint(again) == same
+        assert weights_fingerprint(again) == same
 
 
 def test_it_stops_at_no_token_and_tells_tokens_apart() -> None:

@@ -220,10 +220,10 @@ def test_float32_must_say_the_same_and_others_nearly(
     ours, judge = measure.Ours(elm_mlx.load(tiny)), Judge(same, below, computed_in)
     facts = {"name": "tiny", "computed_in": computed_in}
     if passes:
-        assert measure.judgement(ours, judge, facts, 512)["same_tokens"] == same  # type: ignore[arg-type]
+        assert measure.check_agreement(ours, judge, facts, 512)["same_tokens"] == same  # type: ignore[arg-type]
         return
     with pytest.raises(ElmError, match=f"{same} of 32"):
-        measure.judgement(ours, judge, facts, 512)  # type: ignore[arg-type]
+        measure.check_agreement(ours, judge, facts, 512)  # type: ignore[arg-type]
 
 
 def test_mlx_lm_that_fails_says_what_it_said(tmp_path: Path) -> None:

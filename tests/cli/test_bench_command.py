@@ -78,7 +78,7 @@ def test_a_standing_wish_yields_to_random_weights(monkeypatch: pytest.MonkeyPatc
 
 
 def test_a_wrong_name_is_told_before_anything_is_measured(monkeypatch: pytest.MonkeyPatch, openelm: Path) -> None:
-    monkeypatch.setattr(measure, "bandwidth", lambda: pytest.fail("measured"))
+    monkeypatch.setattr(measure, "measure_bandwidth", lambda: pytest.fail("measured"))
     for wrong in ("nowhere", openelm / "nowhere"):
         done = bench(*SHORT, "--model", f"{openelm},{wrong}")
         assert (done.code, "nowhere" in done.err) == (66, True)
@@ -87,7 +87,7 @@ def test_a_wrong_name_is_told_before_anything_is_measured(monkeypatch: pytest.Mo
 def test_what_the_last_model_has_no_room_for_is_told_before_anything_is_measured_or_written(
     monkeypatch: pytest.MonkeyPatch, openelm: Path, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(measure, "bandwidth", lambda: pytest.fail("measured"))
+    monkeypatch.setattr(measure, "measure_bandwidth", lambda: pytest.fail("measured"))
     monkeypatch.setattr(random_model, "write_weights", lambda *_: pytest.fail("written"))
     raw = checkpoints.OPENELM | {"max_context_length": 64}
     short = checkpoints.write(tmp_path / "short", raw)
@@ -113,7 +113,7 @@ def test_what_was_measured_before_it_failed_is_told(monkeypatch: pytest.MonkeyPa
 def test_bits_of_a_directory_or_the_demo_are_refused_before_anything_is_measured(
     monkeypatch: pytest.MonkeyPatch, openelm: Path
 ) -> None:
-    monkeypatch.setattr(measure, "bandwidth", lambda: pytest.fail("measured"))
+    monkeypatch.setattr(measure, "measure_bandwidth", lambda: pytest.fail("measured"))
     for subject, complaint in ([], "the built-in demo has 8"), (["--model", openelm], "which has the bits that it has"):
         done = bench(*SHORT, *subject, "--bits", 4)
         assert (done.code, complaint in done.err) == (2, True)

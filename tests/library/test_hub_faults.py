@@ -31,7 +31,7 @@ from elm_mlx.library.names import Repository
 download.SILENCE_S = 0
 def say(what):
     print(what, flush=True)
-hub.fetch(hub.look_up(Repository("some/model")), say=say)
+hub.fetch_listing(hub.look_up_listing(Repository("some/model")), say=say)
 """
 COMPATIBLE = """
 import json
@@ -177,7 +177,7 @@ def failing(*errors: Exception) -> Callable[[], str]:
 
 def test_the_waits_double_and_end_within_the_patience(clock: Clock) -> None:
     with pytest.raises(Answered):
-        download.patiently(failing(Answered(503)))
+        download.retry(failing(Answered(503)))
     assert clock.sleeps == [1, 2, 4, 8]
 
 
@@ -187,14 +187,14 @@ def test_a_silent_hub_is_given_up_soon(clock: Clock) -> None:
         raise TimeoutError
 
     with pytest.raises(TimeoutError):
-        download.patiently(silent)
+        download.retry(silent)
     assert clock.now < 40
 
 
 def test_the_hubs_own_word_on_waiting_is_kept(clock: Clock) -> None:
     limited = Answered(429, RateLimit='"api";r=0;t=9')
     with pytest.raises(Answered):
-        download.patiently(failing(Answered(503, Retry_After="7"), limited, Answered(429, Retry_After="0")))
+        download.retry(failing(Answered(503, Retry_After="7"), limited, Answered(429, Retry_After="0")))
     assert clock.sleeps == [7, 9, 4, 8]
 
 
@@ -206,20 +206,20 @@ def test_new_bytes_renew_the_patience(clock: Clock) -> None:
         raise ConnectionError if clock.now < 400 else Answered(404)
 
     with pytest.raises(Answered):
-        download.patiently(slow, lambda: next(there))
+        download.retry(slow, lambda: next(there))
     assert set(clock.sleeps) == {0.5}
 
 
 @pytest.mark.parametrize("error", [Answered(404), Answered(401), ValueError(), OSError(28, "full"), ConnectError()])
 def test_what_another_try_cannot_change_is_not_tried(clock: Clock, error: Exception) -> None:
     with pytest.raises(type(error)):
-        download.patiently(failing(error))
+        download.retry(failing(error))
     assert not clock.sleeps
 
 
 def test_a_network_that_was_there_is_waited_for(clock: Clock) -> None:
     with pytest.raises(ConnectError):
-        download.patiently(failing(ConnectError()), lambda: 10)
+        download.retry(failing(ConnectError()), lambda: 10)
     assert len(clock.sleeps) == 4
 
 
@@ -277,9 +277,9 @@ def test_room_is_asked_for_what_is_not_here_yet(machine: Machine, monkeypatch: p
     for free in (enough, enough - 1):
         monkeypatch.setattr("shutil.disk_usage", lambda _, free=free: SimpleNamespace(free=free))
         if free == enough:
-            store.check_space(found)
+            store.check_room_for(found)
     with pytest.raises(DiskFull, match=f"{MODEL} needs"):
-        store.check_space(found)
+        store.check_room_for(found)
 
 
 def test_what_a_conversion_writes_needs_room_on_its_own_disk(
@@ -290,12 +290,12 @@ def test_what_a_conversion_writes_needs_room_on_its_own_disk(
     assert other.stat().st_dev != tmp_path.stat().st_dev
     free = {tmp_path: hub_cache.SPARE_BYTES + 99, other: hub_cache.SPARE_BYTES + 50}
     monkeypatch.setattr("shutil.disk_usage", lambda place: SimpleNamespace(free=free[place]))
-    store.check_space(found, 49, same)
-    store.check_space(found, 50, other)
+    store.check_room_for(found, 49, same)
+    store.check_room_for(found, 50, other)
     with pytest.raises(DiskFull, match=str(tmp_path)):
-        store.check_space(found, 50, same)
+        store.check_room_for(found, 50, same)
     with pytest.raises(DiskFull, match="/dev"):
-        store.check_space(found, 51, other)
+        store.check_room_for(found, 51, other)
 
 
 # Damaged files
@@ -362,7 +362,7 @@ def test_no_more_is_taken_than_was_announced(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("etag", ["../../../.profile", "a/b", "..", "", None])
 def test_an_etag_that_is_no_file_name_is_none(etag: str | None) -> None:
-    assert store.listed(SimpleNamespace(lfs=None, blob_id=etag, size=1)) is None
+    assert store.listed_blob(SimpleNamespace(lfs=None, blob_id=etag, size=1)) is None
 
 
 # The cache

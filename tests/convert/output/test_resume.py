@@ -28,7 +28,7 @@ from elm_mlx.convert.tokenizer import TokenizerFiles
 from elm_mlx.errors import DiskFull, TargetExists
 from elm_mlx.library.local import Candidate, Checkpoint
 from elm_mlx.library.names import Repository
-from elm_mlx.library.pull import Reports, convert_checkpoint
+from elm_mlx.library.pull import Callbacks, convert_checkpoint
 from elm_mlx.store.snapshot import Snapshot
 
 OPTIONS: dict[str, Any] = {"bits": 4, "group_size": 32, "max_shard_size": 0.00005}
@@ -232,10 +232,10 @@ def test_a_second_pull_waits_for_the_conversion_of_the_first(
 
     monkeypatch.setattr(conversion, "wait_for_other_run", lambda place: (refused.set(), right(place)))
     with ThreadPoolExecutor(1) as thread:
-        reports = Reports(converting=hold)
+        reports = Callbacks(converting=hold)
         first = thread.submit(convert_checkpoint, candidate, checkpoint, reports, again=False)
         assert begun.wait(30)
-        assert convert_checkpoint(candidate, checkpoint, Reports(), again=False) == first.result()
+        assert convert_checkpoint(candidate, checkpoint, Callbacks(), again=False) == first.result()
 
 
 def test_links_beside_the_target_are_not_followed(openelm: Path, tmp_path: Path) -> None:
