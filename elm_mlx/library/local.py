@@ -7,7 +7,7 @@ A name stands for one or more candidates, the best first. A candidate is found a
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -77,21 +77,25 @@ def locate(model: str | Path, bits: int | None = None) -> Located | None:
 
     Raises InvalidRequest and NotFound for an argument that names no model.
     """
-    return find_local(parse_name(model), bits)
+    name = parse_name(model)
+    return find_directory(name, bits) if isinstance(name, Path) else find_local(candidates(name, bits))
 
 
-def find_local(name: Name, bits: int | None) -> Located | None:
-    """The place on this machine of the model with a parsed name, or None where it is not here. Raises NotFound for a
-    directory that does not exist, and InvalidRequest for a directory if `bits` are given."""
-    if not isinstance(name, Path):
-        found = (look(candidate) for look in (find_own_copy, find_cached) for candidate in candidates(name, bits))
-        return next((located for located in found if located), None)
-    if not name.is_dir():
-        raise NotFound(f"There is no directory {name}. Give a model's directory, or a name.")
+def find_directory(directory: Path, bits: int | None) -> Located:
+    """The place of a model that was named by its directory. Raises NotFound for a directory that does not exist, and
+    InvalidRequest if `bits` are given: a directory has those that it has."""
+    if not directory.is_dir():
+        raise NotFound(f"There is no directory {directory}. Give a model's directory, or a name.")
     if bits:
-        raise InvalidRequest(f"{name} is a directory, which has the bits that it has. Convert it with "
-                             f"`elm-mlx convert {name} --bits {bits}`, or name a model.")  # fmt: skip
-    return Located(name)
+        raise InvalidRequest(f"{directory} is a directory, which has the bits that it has. Convert it with "
+                             f"`elm-mlx convert {directory} --bits {bits}`, or name a model.")  # fmt: skip
+    return Located(directory)
+
+
+def find_local(possible: Sequence[Candidate]) -> Located | None:
+    """The place on this machine of the best candidate that is here, elm-mlx's own copies first; None without any."""
+    found = (look(candidate) for look in (find_own_copy, find_cached) for candidate in possible)
+    return next((located for located in found if located), None)
 
 
 def find_own_copy(candidate: Candidate) -> Located | None:
@@ -146,7 +150,7 @@ def find_in_any_bits(model: str | Path, bits: int | None) -> Path:
     Raises NotFound, with the memory that a known model would take in `bits`.
     """
     name = parse_name(model)
-    if found := find_local(name, None) or next(iter(copies.copies_of(name)), None):
+    if found := locate(model) or next(iter(copies.copies_of(name)), None):
         return found.path
     takes = ""
     if isinstance(name, Known):

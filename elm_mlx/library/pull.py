@@ -9,7 +9,7 @@ if it runs as published, a directory (Located). What runs is kept (library.copie
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -32,6 +32,7 @@ from elm_mlx.library.local import (
     candidates,
     complete_checkpoint,
     fetchable_name,
+    find_directory,
     find_local,
     in_other_bits,
     is_openelm_tokenizer,
@@ -39,7 +40,7 @@ from elm_mlx.library.local import (
     runs_as_published,
     stored_bits,
 )
-from elm_mlx.library.names import Known, Repository, parse_name
+from elm_mlx.library.names import Repository, parse_name
 from elm_mlx.store.layout import is_complete
 
 log: Say = logging.getLogger("elm_mlx").info
@@ -71,9 +72,12 @@ def pull(
     Unsupported, and NotEnoughMemory before anything large is fetched, unless `force`.
     """
     name = parse_name(model)
-    if found := find_local(name, bits):
+    if isinstance(name, Path):
+        return find_directory(name, bits)
+    possible = candidates(name, bits)
+    if found := find_local(possible):
         return keep(found, say)
-    callbacks, candidate = Callbacks(say, fetching, converting), choose_candidate(fetchable_name(model), bits)
+    callbacks, candidate = Callbacks(say, fetching, converting), choose_candidate(possible)
     try:
         checkpoint = fetch_candidate(candidate, callbacks, for_running=not force)
     except Unreachable as error:
@@ -95,7 +99,8 @@ def repair(
     if hub.is_offline():
         raise Unreachable(f"{model} cannot be mended while the environment forbids the network: what is damaged has to "
                           "be fetched. Unset HF_HUB_OFFLINE and TRANSFORMERS_OFFLINE.")  # fmt: skip
-    callbacks, candidate = Callbacks(say, fetching, converting), choose_candidate(fetchable_name(model), bits)
+    candidate = choose_candidate(candidates(fetchable_name(model), bits))
+    callbacks = Callbacks(say, fetching, converting)
     if damaged := remove_damaged(candidate.repository, checking):
         say(f"Damaged in the hub's cache, and fetched again: {', '.join(damaged)}.")
     return make_runnable(candidate, fetch_candidate(candidate, callbacks, for_running=False), callbacks, again=True)
@@ -110,9 +115,8 @@ def fetch_checkpoint(model: str | Path, fetching: Progress | None = None, say: S
     return fetch_candidate(candidate, Callbacks(say, fetching), for_running=False)
 
 
-def choose_candidate(name: Known | Repository, bits: int | None) -> Candidate:
-    """Chooses what to take for a name: the first candidate in the hub's cache, else the best one, from the network."""
-    possible = candidates(name, bits)
+def choose_candidate(possible: Sequence[Candidate]) -> Candidate:
+    """Chooses what to fetch: the first candidate that the hub's cache holds already, else the best one."""
     return next((candidate for candidate in possible if complete_snapshot(candidate.repository)), possible[0])
 
 

@@ -35,7 +35,7 @@ def test_doctor_says_which_blas_is_slow_and_what_to_install(monkeypatch: pytest.
     monkeypatch.setattr(sys, "platform", "linux")
     monkeypatch.setattr(doctor, "backend_name", lambda: "CPU, some")
     monkeypatch.setattr(elm_mlx, "fast_blas", lambda: None)
-    found = doctor.blas()
+    found = doctor.examine_blas()
     assert found.status == doctor.SLOW
     assert "fast-cpu" in found.advice
     assert "libopenblas0" in found.advice
@@ -46,7 +46,7 @@ def test_doctor_finds_a_broken_demo_and_exits_with_1(monkeypatch: pytest.MonkeyP
         raise BadCheckpoint("the demo is damaged")
 
     monkeypatch.setattr(elm_mlx, "load", broken)
-    found = doctor.self_test()
+    found = doctor.run_self_test()
     assert (found.status, found.detail) == (doctor.BROKEN, "the demo is damaged")
     done = run("doctor")
     assert (done.code, "the demo is damaged" in done.out) == (1, True)
@@ -55,11 +55,11 @@ def test_doctor_finds_a_broken_demo_and_exits_with_1(monkeypatch: pytest.MonkeyP
 def test_doctor_sees_the_token_and_the_switch(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("HF_HOME", str(tmp_path))
     monkeypatch.delenv("HF_TOKEN", raising=False)
-    assert "no token" in doctor.network().detail
+    assert "no token" in doctor.examine_network().detail
     (tmp_path / "token").write_text("hf_x", encoding="utf-8")
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    assert "switched off" in doctor.network().detail
-    assert "a token is set" in doctor.network().detail
+    assert "switched off" in doctor.examine_network().detail
+    assert "a token is set" in doctor.examine_network().detail
 
 
 def test_doctor_goes_on_where_a_cache_may_not_be_entered(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -75,7 +75,7 @@ def pull(machine: Machine, **environment: str) -> Result:
 def fetch(machine: Machine) -> None:
     """What a pull does of the network: the listing, and every file."""
     with machine.here():
-        store.fetch(store.look_up(Repository(MODEL)))
+        store.fetch_listing(store.look_up_listing(Repository(MODEL)))
 
 
 def asked(hub: FakeHub, end: str) -> list[tuple[str, int]]:
@@ -110,7 +110,7 @@ def test_the_listing_and_what_is_asked_of_a_file_are_asked_for_again(machine: Ma
 def test_what_a_revision_is_is_asked_again(machine: Machine, hub: FakeHub, model: Path) -> None:
     hub.fail("revision/main", 500, times=2)
     with machine.here():
-        commit = store.revision(Repository(MODEL))
+        commit = store.look_up_commit(Repository(MODEL))
     assert commit == hub.add(MODEL, listing(model))
 
 
