@@ -1,11 +1,11 @@
 """PyTorch checkpoints (.bin, .pt, .pth) without torch: the tensors of a saved state dict, still on disk.
 
 Format: torch/serialization.py. A zip holds `data.pkl`, a pickle that says what the tensors are, and a member
-`data/KEY` for each storage: its elements as they lie in memory, little-endian. Before torch 1.6 both lay
-one after the other (`torch_legacy`).
+`data/KEY` for each storage: its elements as they lie in memory, little-endian. Before torch 1.6 the pickle and the
+storages lay one after the other (`legacy`).
 
-The file is not trusted. `torch_zip` finds the members, `torch_pickle` interprets the pickle and runs nothing,
-`torch_tensors` holds every tensor against the bounds of its storage.
+The file is not trusted. `zip` finds the members, `pickle` interprets the pickle and runs nothing, `tensors` checks
+that every tensor lies within the bounds of its storage.
 """
 
 from __future__ import annotations
@@ -18,25 +18,25 @@ from pathlib import Path
 
 from elm_mlx.convert.tensor import LazyTensor
 from elm_mlx.convert.torch_file.legacy import LEGACY_MAGIC, read_legacy
-from elm_mlx.convert.torch_file.pickle import Opaque, interpret, refusal
-from elm_mlx.convert.torch_file.tensors import Vocabulary
+from elm_mlx.convert.torch_file.pickle import Opaque, interpret, pickle_refusal
+from elm_mlx.convert.torch_file.tensors import TorchNames
 from elm_mlx.convert.torch_file.zip import LOCAL_MARK, read_members
 from elm_mlx.errors import BadCheckpoint, NotFound, Unsupported, unsupported
 from elm_mlx.files import reading
 
 LFS_MAGIC = b"version https://git-lfs"
 SAVE_AGAIN = "load it in torch 1.6 or later and save its state_dict() alone."
-MODEL_KEYS = ("model_state_dict", "state_dict", "model")  # of training checkpoints: CoreNet's own, then others'
+MODEL_KEYS = ("model_state_dict", "state_dict", "model")  # in training checkpoints: CoreNet's own, then those of others
 
 
 def read_torch_file(path: Path) -> dict[str, LazyTensor]:
     """The tensors of a state dict saved by `torch.save`, alone or in a training checkpoint, by name, in its order.
 
     Nothing is executed, and no element is read before `LazyTensor.read()`, which copies one tensor out of a
-    memory map. The map lives as long as the tensors do; meanwhile the file may be unlinked, not truncated.
+    memory map. The map lives as long as the tensors do; meanwhile the file may be unlinked, but not truncated.
     float64 is read as float32. Parameters come as their tensors, tied tensors once for each name.
 
-    Raises NotFound for a missing file, Unsupported for honest files of another kind (the tar format,
+    Raises NotFound for a missing file, Unsupported for intact files of another kind (the tar format,
     TorchScript, big-endian, no state dict, quantized, float8, complex128 or sparse tensors), and
     BadCheckpoint for a file that is damaged, hostile or no PyTorch file.
     """
@@ -45,15 +45,15 @@ def read_torch_file(path: Path) -> dict[str, LazyTensor]:
     if not there:
         raise NotFound(f"{path} is not there, or is no file; name a .bin, .pt or .pth file.")
     with _blame(path):
-        file = _mapped(path)
-        words = Vocabulary(len(file))
+        file = _map_file(path)
+        names = TorchNames(len(file))
         read = _read_zip if file[:4] == LOCAL_MARK else read_legacy
-        return _state_dict(read(file, words), words.unknown)
+        return _state_dict(read(file, names), names.unknown)
 
 
 @contextmanager
 def _blame(path: Path) -> Iterator[None]:
-    """Put the file's name before a refusal, and make a refusal of whatever broken content raises."""
+    """Puts the file's name before a refusal, and turns any error that broken content causes into a refusal."""
     try:
         yield
     except (BadCheckpoint, Unsupported) as error:
@@ -63,14 +63,14 @@ def _blame(path: Path) -> Iterator[None]:
         raise BadCheckpoint(f"{path}: damaged ({what}); download it again.") from error
 
 
-def _mapped(path: Path) -> memoryview:
+def _map_file(path: Path) -> memoryview:
     with reading(path), path.open("rb") as file:
         _require_torch(file.read(512))
         return memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
 
 
 def _require_torch(head: bytes) -> None:
-    """Tell the other files that carry these suffixes by their first bytes."""
+    """Refuses other files with these suffixes, by their first bytes."""
     if head.startswith(LOCAL_MARK) or LEGACY_MAGIC in head[:32]:
         return
     if head[257:262] == b"ustar":
@@ -80,14 +80,14 @@ def _require_torch(head: bytes) -> None:
     raise BadCheckpoint(f"no PyTorch file, it starts with {head[:8]!r}; download it again.")
 
 
-def _read_zip(file: memoryview, words: Vocabulary) -> object:
-    """The saved object, with the storages it refers to placed in the file."""
-    archive = _archive(file)
+def _read_zip(file: memoryview, names: TorchNames) -> object:
+    """Reads the saved object, and finds the bytes of each storage that it refers to."""
+    archive = _read_archive(file)
     code = archive["data.pkl"]
-    value, end = interpret(code, 0, words.look_up, words.storage)
+    value, end = interpret(code, 0, names.look_up, names.storage)
     if end != len(code):
-        raise refusal("is more than one value")
-    for key, storage in words.storages.items():
+        raise pickle_refusal("is more than one value")
+    for key, storage in names.storages.items():
         member = archive.get(f"data/{key}")
         if member is None or len(member) < storage.size:
             raise BadCheckpoint(f"storage {key[:80]!r} is missing or cut short; download the file again.")
@@ -95,9 +95,9 @@ def _read_zip(file: memoryview, words: Vocabulary) -> object:
     return value
 
 
-def _archive(file: memoryview) -> dict[str, memoryview]:
+def _read_archive(file: memoryview) -> dict[str, memoryview]:
     archive = read_members(file)
-    order = archive.get("byteorder", b"little")  # torch before 2.1 does not say
+    order = archive.get("byteorder", b"little")  # torch before 2.1 does not write it
     if order == b"big":
         raise unsupported("the byte order", "big", ["little"])
     if order != b"little" or "data.pkl" not in archive:
@@ -106,12 +106,13 @@ def _archive(file: memoryview) -> dict[str, memoryview]:
 
 
 def _state_dict(value: object, unknown: Collection[str]) -> dict[str, LazyTensor]:
-    """The value, or the model in a training checkpoint, if it is tensors by name; `unknown` is what the file names."""
+    """The value, or the model in a training checkpoint, if it is tensors by name. `unknown` lists the names in the file
+    that stand for nothing here. Raises BadCheckpoint, Unsupported."""
     model = _model(value)
-    # Beside a model lie options, counters, an optimizer: names of any kind, which are never imported or called, and
-    # refusing them would only lose the model. A state dict needs none: in one they are an attack or a mistake.
+    # A training checkpoint has options, counters and an optimizer, with names of any kind. They are never imported or
+    # called, and to refuse them would only lose the model. In a state dict alone they are an attack or a mistake.
     if model is value and unknown:
-        raise refusal(f"names {next(iter(unknown))!r}")
+        raise pickle_refusal(f"names {next(iter(unknown))!r}")
     if not isinstance(model, dict):
         raise Unsupported(f"holds one {_kind(model)}, no state dict; {SAVE_AGAIN}")
     if not any(isinstance(item, LazyTensor) for item in model.values()):
@@ -126,7 +127,7 @@ def _state_dict(value: object, unknown: Collection[str]) -> dict[str, LazyTensor
 
 
 def _model(value: object) -> object:
-    """What a training checkpoint keeps under the first usual name; any other value is meant itself."""
+    """The model in a training checkpoint, under the first key of MODEL_KEYS; any other value is returned as it is."""
     if isinstance(value, dict):
         for key in MODEL_KEYS:
             if isinstance(value.get(key), dict | Opaque):
