@@ -1,4 +1,4 @@
-"""Names of a checkpoint's tensors to the names we write: rules as data, and the check that nothing is left over."""
+"""Maps a checkpoint's tensor names to those that we write: rules as data, and a check that no tensor is left over."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from elm_mlx.convert.tensor import LazyTensor
 from elm_mlx.errors import BadCheckpoint
 from elm_mlx.store.weights import Entry, check_copy, check_entries
 
-WRAPPED = r"^(?:module\.|_orig_mod\.)"  # a model saved inside DistributedDataParallel, or compiled
+WRAPPED = r"^(?:module\.|_orig_mod\.)"  # prefixes of a model saved inside DistributedDataParallel, or compiled
 
 # (family, naming) -> (pattern, replacement) rules, the first match renames. Output uses Hugging Face's own names.
-RULES: dict[tuple[str, str], list[tuple[str, str]]] = {
+RENAME_RULES: dict[tuple[str, str], list[tuple[str, str]]] = {
     ("openelm", "hugging-face"): [(f"{WRAPPED}+", "")],
     ("llama", "hugging-face"): [(f"{WRAPPED}+", "")],
     ("openelm", "corenet"): [(f"{WRAPPED}*classifier\\.", "lm_head."), (f"{WRAPPED}*", "transformer.")],
@@ -35,13 +35,13 @@ RULES: dict[tuple[str, str], list[tuple[str, str]]] = {
         (r"^rope\.freqs$", "rotary_emb.inv_freq"),
     ],
 }
-# What a refusal calls the source of the architecture, by naming, where that is not config.json.
+# What an error calls the place that the architecture comes from, by naming, where that is not config.json.
 AUTHORITIES = {"corenet": "architecture", "meta": "params.json"}
 
 
 @dataclass(frozen=True)
 class Matched:
-    """The tensors by the name they get, the names that they had, and the names of those that nothing reads."""
+    """`tensors` by new name, `names` from new to old, and `dropped`, the old names of tensors that nothing reads."""
 
     tensors: dict[str, LazyTensor]
     names: dict[str, str]
@@ -49,7 +49,7 @@ class Matched:
 
 
 def rename(name: str, rules: list[tuple[str, str]]) -> str:
-    """The name that the first matching rule gives."""
+    """The new name of a tensor, by the first rule that matches; its old one where none does."""
     for pattern, replacement in rules:
         renamed, count = re.subn(pattern, replacement, name)
         if count:
@@ -60,11 +60,11 @@ def rename(name: str, rules: list[tuple[str, str]]) -> str:
 def match(
     config: ModelConfig, family_layout: tuple[str, str], tensors: Mapping[str, LazyTensor], where: Path
 ) -> Matched:
-    """Every tensor that the configuration calls for, under its new name.
+    """Finds every tensor that the configuration calls for, and gives it its new name.
 
-    Raises BadCheckpoint, naming both sides, where one is missing, left over, given twice or of another shape.
+    Raises BadCheckpoint, which names both sides, where a tensor is missing, left over, given twice or of another shape.
     """
-    rules = RULES.get(family_layout, [])
+    rules = RENAME_RULES.get(family_layout, [])
     named: dict[str, LazyTensor] = {}
     names: dict[str, str] = {}
     dropped: list[str] = []

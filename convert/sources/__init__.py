@@ -1,7 +1,7 @@
-"""Which layout is this? A directory or a file becomes a configuration and tensors that are still on disk.
+"""Opens a checkpoint of any layout: a directory or a file becomes a configuration and tensors that are still on disk.
 
-The layout is told by the files' own names, by config.json and by the names of the tensors, never by the directory's
-name. Where several lie in one directory, Hugging Face's comes first.
+The names of the files, config.json and the names of the tensors decide which layout it is, never the directory's name.
+Where several layouts lie in one directory, Hugging Face's comes first.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from elm_mlx.config.quantization import Quantization, read_quantization
 from elm_mlx.config.values import CONFIG, MAX_WIDTH, Values
 from elm_mlx.convert.keymap import AUTHORITIES
 from elm_mlx.convert.sources import corenet, hugging_face, meta
-from elm_mlx.convert.sources.mlx import Settings, dequantized, is_mlx
+from elm_mlx.convert.sources.mlx import Settings, expand_quantized, is_mlx
 from elm_mlx.convert.tensor import LazyTensor
 from elm_mlx.convert.torch_file import read_torch_file
 from elm_mlx.errors import InvalidRequest, NotFound, Unsupported
@@ -30,13 +30,13 @@ from elm_mlx.store.weights import gather
 class Source:
     """An opened checkpoint: `where` is what the user named, `directory` where its configuration lies.
 
-    `read` names the files that it came from. The tensors are plain, whatever `settings` says of how the source holds
-    them, and `config` is that of a plain model; `dropped` says which of their rows were left out.
+    `file_names` are those of the files that it is read from. `settings` says how the source quantizes its weights; the
+    `tensors` are plain even then, and `config` is that of a plain model. `dropped` names rows that are left out.
     """
 
     where: Path
     directory: Path
-    read: list[str]
+    file_names: list[str]
     layout: str
     raw_config: dict[str, Any]
     config: ModelConfig
@@ -47,21 +47,21 @@ class Source:
 
     @property
     def files(self) -> list[Path]:
-        """All that a conversion reads of it, the tokenizer aside."""
-        names = (*self.read, "generation_config.json")
+        """The files of the source that a conversion reads, without those of the tokenizer."""
+        names = (*self.file_names, "generation_config.json")
         return [file for name in names if (file := self.directory / name).is_file()]
 
     @property
     def family_layout(self) -> tuple[str, str]:
-        """The key of the rename rules."""
+        """The key into the rename rules: family and naming."""
         return self.config.family, self.naming
 
     def is_already(self, quantization: Quantization | None, dtype: mx.Dtype, files: list[str] | None = None) -> bool:
-        """Whether this is an MLX directory that runs, as it would be written: quantized so, or plain and of `dtype`,
-        and in these files where they are given."""
+        """Whether the source is what a conversion would write: an MLX directory that runs, quantized so or plain in
+        `dtype`, and in these `files` where they are given."""
         if not self.layout.startswith("MLX") or not (self.directory / "tokenizer.json").is_file():
             return False
-        if files is not None and files != sorted(weight_files(self.where)):
+        if files is not None and files != sorted(checkpoint_files(self.where)):
             return False
         wanted = {name: quantization.of(name, t.shape) for name, t in self.tensors.items()} if quantization else {}
         if self.settings or wanted:
@@ -70,7 +70,7 @@ class Source:
 
 
 def open_source(where: Path, *, rope_factor: float | None = None) -> Source:
-    """Opens a checkpoint directory, or one weights file; headers are read, of the tensors only what tells the layout.
+    """Opens a checkpoint directory, or one weights file: reads headers, and only the tensors that decide a setting.
 
     `rope_factor` is for Meta's layout, whose files do not say it. Raises NotFound, BadCheckpoint, Unsupported, and
     InvalidRequest where there are several checkpoints to choose from or `rope_factor` means nothing.
@@ -80,36 +80,36 @@ def open_source(where: Path, *, rope_factor: float | None = None) -> Source:
     if not there:
         raise NotFound(f"There is no {where}. Give a checkpoint's directory, or a weights file beside its config.json.")
     directory = where if where.is_dir() else where.parent
-    files = weight_files(where)
-    if meta.SHARD.fullmatch(next(iter(files))):
+    files = checkpoint_files(where)
+    if meta.CONSOLIDATED.fullmatch(next(iter(files))):
         return open_meta(where, directory, files, rope_factor)
     if rope_factor is not None:
         raise InvalidRequest("", "{rope_factor} is for Meta's own layout (params.json); elsewhere config.json says it.")
     return open_files(where, directory, files)
 
 
-def weight_files(where: Path) -> Mapping[str, list[str]]:
-    """The files to read and the tensors an index places in each."""
+def checkpoint_files(where: Path) -> Mapping[str, list[str]]:
+    """The weights files to read, each with the tensors that an index places in it. Raises as `open_source`."""
     if where.is_file():
         if where.suffix != ".safetensors" and where.suffix not in hugging_face.TORCH_SUFFIXES:
             raise Unsupported(f"{where} is not a weights file that elm-mlx reads: .safetensors, .bin, .pt or .pth.")
-        return meta.files(where.parent) if meta.SHARD.fullmatch(where.name) else {where.name: []}
+        return meta.files(where.parent) if meta.CONSOLIDATED.fullmatch(where.name) else {where.name: []}
     if found := hugging_face.files(where) or meta.files(where) or corenet.files(where):
         return found
     if (where / "adapter_config.json").exists():
-        raise hugging_face.adapter(where, "adapter_config.json")
+        raise hugging_face.adapter_refusal(where, "adapter_config.json")
     below = f" Meta's files may lie in {where / 'original'}." if (where / "original").is_dir() else ""
     raise NotFound(f"There are no weights in {where}: no model.safetensors, no pytorch_model.bin, no index, no "
                    f"consolidated.00.pth, no .pt.{below}")  # fmt: skip
 
 
 def open_files(where: Path, directory: Path, files: Mapping[str, list[str]]) -> Source:
-    """Hugging Face's layout and CoreNet's, plain or quantized by MLX."""
+    """Opens Hugging Face's layout or CoreNet's, plain or quantized by MLX."""
     tensors = gather(directory, files, hugging_face.read_file)
     hugging_face.refuse_adapter(where, tensors)
     raw = optional_json(directory / "config.json")
-    read = ["config.json", *hugging_face.index(directory, files), *files]
-    tensors, settings = dequantized(where, tensors, read_quantization(Values(raw)))
+    read = ["config.json", *hugging_face.index_names(directory, files), *files]
+    tensors, settings = expand_quantized(where, tensors, read_quantization(Values(raw)))
     first = directory / next(iter(files))
     if corenet.is_corenet(tensors):
         return open_corenet(where, first, raw, tensors, read)
@@ -120,14 +120,14 @@ def open_files(where: Path, directory: Path, files: Mapping[str, list[str]]) -> 
 def open_corenet(
     where: Path, file: Path, raw: dict[str, Any], tensors: dict[str, LazyTensor], read: list[str]
 ) -> Source:
-    """CoreNet's names: `raw` is a whole config.json, or Apple's short one, or empty."""
+    """Opens tensors with CoreNet's names; `raw` is a whole config.json, or Apple's short one, or empty."""
     authority = CONFIG
     if "model_type" not in raw:
         authority = AUTHORITIES["corenet"]
         facts, yamls = (raw, []) if raw else corenet.yaml_facts(file.parent)
         raw, read = corenet.raw_config(where, tensors, facts), [*yamls, *read]
     config = replace(config_from_dict(raw, authority), quantization=None)
-    tensors, dropped = corenet.without_padding(tensors, config.vocab_size)
+    tensors, dropped = corenet.drop_padding(tensors, config.vocab_size)
     layout = "CoreNet" if file.suffix in hugging_face.TORCH_SUFFIXES else "Apple's MLX example"
     return Source(where, file.parent, read, layout, raw, config, tensors, "corenet", dropped)
 
@@ -142,14 +142,14 @@ def layout_name(file: Path, settings: Settings) -> str:
 
 
 def open_meta(where: Path, directory: Path, files: Mapping[str, list[str]], rope_factor: float | None) -> Source:
-    """Meta's own layout: all shards, joined when they are read."""
+    """Opens Meta's own layout: all shards; they are joined when their tensors are read."""
     authority = AUTHORITIES["meta"]
     params = Values(read_json(directory / authority), authority)
-    meta.refuse_other_kinds(directory, params)
+    meta.refuse_unsupported_kinds(directory, params)
     shards = [read_torch_file(directory / name) for name in files]
-    tensors = meta.joined(where, shards, params.integer("dim", 4096, MAX_WIDTH))
+    tensors = meta.join_shards(where, shards, params.integer("dim", 4096, MAX_WIDTH))
     raw = meta.raw_config(params, tensors, shards, rope_factor)
     config = config_from_dict(raw, authority)
     layout = f"Meta, {len(shards)} shard{'s' * (len(shards) > 1)}"
     read = [authority, *files]
-    return Source(where, directory, read, layout, raw, config, meta.arranged(tensors, config), "meta")
+    return Source(where, directory, read, layout, raw, config, meta.arrange_heads(tensors, config), "meta")

@@ -1,7 +1,7 @@
 """CoreNet's own OpenELM checkpoints, and Apple's MLX copies of them: flat names, padded rows, no architecture.
 
-The architecture lies in the shapes. A CoreNet yaml, or the config.json of Apple's copies, adds the context length and
-is held against them. Source: apple/corenet, general_gpt.py, projects/openelm, mlx_examples/open_elm.
+The shapes give the architecture. A CoreNet yaml, or the config.json of Apple's copies, adds the context length and is
+checked against them. Source: apple/corenet, general_gpt.py, projects/openelm, mlx_examples/open_elm.
 """
 
 from __future__ import annotations
@@ -18,20 +18,20 @@ import yaml  # type: ignore[import-untyped]
 
 from elm_mlx.config import HEAD_NAME, OpenELMConfig, Shape
 from elm_mlx.config.values import MAX_POSITIONS, MAX_VOCAB, Values
-from elm_mlx.convert.keymap import AUTHORITIES, RULES, rename
+from elm_mlx.convert.keymap import AUTHORITIES, RENAME_RULES, rename
 from elm_mlx.convert.tensor import LazyTensor
 from elm_mlx.errors import BadCheckpoint, InvalidRequest
 from elm_mlx.files import MAX_SMALL_BYTES, read_bytes, reading
 
 APPLES = "weights.safetensors"
-AVERAGED = ("checkpoint_average.pt", "checkpoint_avg.pt")  # the mean of the last few, which Apple released
+AVERAGED = ("checkpoint_average.pt", "checkpoint_avg.pt")  # the mean of the last few checkpoints, which Apple released
 MAX_YAML_BYTES = 2**16  # CoreNet's have 3 kB
 PADDING_INDEX = 32_000  # Llama 2's vocabulary ends here; the rows after it fill up a multiple of 128
 SIZES = {"OpenELM-270M": (1280, 16), "OpenELM-450M": (1536, 20), "OpenELM-1_1B": (2048, 28), "OpenELM-3B": (3072, 36)}
 
 
 def files(directory: Path) -> Mapping[str, list[str]]:
-    """The one checkpoint of a directory: Apple's file, an average, else a .pt that is alone of its kind."""
+    """A directory's one checkpoint: Apple's file, an average, else the only .pt. Raises InvalidRequest for several."""
     with reading(directory):
         names = sorted(file.name for file in directory.iterdir() if file.suffix == ".pt" and file.is_file())
         known = [name for name in (APPLES, *AVERAGED) if (directory / name).is_file()]
@@ -44,7 +44,7 @@ def files(directory: Path) -> Mapping[str, list[str]]:
 
 def renamed_shapes(tensors: Mapping[str, LazyTensor]) -> dict[str, Shape]:
     """The shape of each tensor by its name in Hugging Face's layout."""
-    return {rename(name, RULES["openelm", "corenet"]): tensor.shape for name, tensor in tensors.items()}
+    return {rename(name, RENAME_RULES["openelm", "corenet"]): tensor.shape for name, tensor in tensors.items()}
 
 
 def is_corenet(tensors: Mapping[str, LazyTensor]) -> bool:
@@ -53,8 +53,8 @@ def is_corenet(tensors: Mapping[str, LazyTensor]) -> bool:
 
 
 def yaml_facts(directory: Path) -> tuple[dict[str, Any], list[str]]:
-    """What the CoreNet configurations of a directory say of the model, which must be one thing; and their names. Often
-    nothing, and none."""
+    """What the CoreNet configurations of a directory say of the model, and the names of their files; often both are
+    empty. Raises InvalidRequest where the configurations differ."""
     with reading(directory):
         files = [file for file in sorted(directory.iterdir()) if file.suffix in (".yaml", ".yml")]
     said = {file.name: facts for file in files if (facts := general_gpt(file))}
@@ -65,16 +65,16 @@ def yaml_facts(directory: Path) -> tuple[dict[str, Any], list[str]]:
 
 
 def general_gpt(file: Path) -> dict[str, Any]:
-    """The section model.language_modeling.general_gpt, whole numbers as such; empty in a yaml of another kind."""
+    """The section model.language_modeling.general_gpt, with whole numbers as int; empty for a yaml of another kind."""
     data = read_bytes(file, MAX_SMALL_BYTES)
     if b"general_gpt" not in data or len(data) > MAX_YAML_BYTES:
         return {}
     try:
-        section: Any = yaml.load(data, Loader=yaml.BaseLoader)  # text, lists and mappings alone: nothing is built
+        section: Any = yaml.load(data, Loader=yaml.BaseLoader)  # gives text, lists and mappings: no object is built
         for key in ("model", "language_modeling", "general_gpt"):
             section = section.get(key) if isinstance(section, dict) else None
         items = section.items() if isinstance(section, dict) else ()
-        # Texts alone: a list may stand for more than any memory holds, and comparing two such would never end.
+        # Only texts are kept: a list may stand for more than any memory holds, and to compare two would never end.
         texts = {str(key): text if isinstance(text, str) else type(text).__name__ for key, text in items}
         return {key: int(text) if text.isdecimal() else text for key, text in texts.items()}
     except (yaml.YAMLError, ValueError, RecursionError) as error:
@@ -83,26 +83,26 @@ def general_gpt(file: Path) -> dict[str, Any]:
 
 
 def raw_config(where: Path, tensors: Mapping[str, LazyTensor], facts: Mapping[str, Any]) -> dict[str, Any]:
-    """A config.json out of the shapes. Raises BadCheckpoint where they are none, or where `facts` contradict them."""
+    """A config.json made from the shapes. Raises BadCheckpoint where one is missing, or `facts` contradict them."""
     shapes, values = renamed_shapes(tensors), Values(facts, AUTHORITIES["corenet"])
 
-    def size(name: str, axis: int) -> int:
+    def length_of(name: str, axis: int) -> int:
         shape = shapes.get(f"transformer.{name}.weight", ())
         if len(shape) <= axis or not shape[axis]:
             raise BadCheckpoint(f"{where}: {name}.weight is missing or has the shape {shape}. Fetch it again.")
         return shape[axis]
 
     layers = range(sum(name.endswith(".attn.qkv_proj.weight") for name in shapes))
-    rows, model_dim = size("token_embeddings", 0), size("token_embeddings", 1)
+    rows, model_dim = length_of("token_embeddings", 0), length_of("token_embeddings", 1)
     known = SIZES.get(str(facts.get("model_name")), (model_dim, len(layers)))
     if (rows, model_dim, len(layers)) != (values.integer("vocab_size", rows, MAX_VOCAB), *known):
         raise BadCheckpoint(f"{where} has {len(layers)} layers and an embedding of {rows} rows of {model_dim}: it is "
                             f"not the model of the configuration beside it: {facts.get('model_name')!r}, vocab_size "
                             f"{facts.get('vocab_size')}. Take both from the same model.")  # fmt: skip
-    head_dim = size("layers.0.attn.q_norm", 0)
-    heads = [size(f"layers.{i}.attn.out_proj", 1) // head_dim for i in layers]
-    joined = [size(f"layers.{i}.attn.qkv_proj", 0) // head_dim for i in layers]  # H + 2 K
-    ffn_dims = [size(f"layers.{i}.ffn.proj_2", 1) for i in layers]
+    head_dim = length_of("layers.0.attn.q_norm", 0)
+    heads = [length_of(f"layers.{i}.attn.out_proj", 1) // head_dim for i in layers]
+    joined = [length_of(f"layers.{i}.attn.qkv_proj", 0) // head_dim for i in layers]  # H + 2 K
+    ffn_dims = [length_of(f"layers.{i}.ffn.proj_2", 1) for i in layers]
     return {
         "model_type": "openelm",
         "activation_fn_name": "swish",
@@ -126,24 +126,25 @@ def raw_config(where: Path, tensors: Mapping[str, LazyTensor], facts: Mapping[st
 
 
 def kept_rows(rows: int, padding_index: int) -> int:
-    """The rows of an embedding before its padding, which makes them a multiple of 128."""
+    """How many rows of an embedding come before the padding that makes `rows` a multiple of 128."""
     return padding_index if rows % 128 == 0 and 0 < rows - padding_index <= 128 and padding_index else rows
 
 
-def without_padding(tensors: Mapping[str, LazyTensor], vocab_size: int) -> tuple[dict[str, LazyTensor], list[str]]:
-    """The embedding (and an untied head) without the rows after the vocabulary, and what that left out by name."""
+def drop_padding(tensors: Mapping[str, LazyTensor], vocab_size: int) -> tuple[dict[str, LazyTensor], list[str]]:
+    """Cuts the rows after the vocabulary off the embedding (and an untied head). Returns all tensors, and the names of
+    what was cut off."""
     kept, dropped = dict(tensors), []
     for name, tensor in tensors.items():
-        is_table = rename(name, RULES["openelm", "corenet"]) in (OpenELMConfig.embedding_name, HEAD_NAME)
+        is_table = rename(name, RENAME_RULES["openelm", "corenet"]) in (OpenELMConfig.embedding_name, HEAD_NAME)
         rows = tensor.shape[0] if tensor.shape else 0
         if is_table and kept_rows(rows, vocab_size) == vocab_size < rows:
             kept[name] = replace(
-                tensor, shape=(vocab_size, *tensor.shape[1:]), read=partial(first_rows, tensor, vocab_size)
+                tensor, shape=(vocab_size, *tensor.shape[1:]), read=partial(read_first_rows, tensor, vocab_size)
             )
             dropped.append(f"{name}[{vocab_size}:]")
     return kept, dropped
 
 
-def first_rows(tensor: LazyTensor, rows: int) -> mx.array:
-    """The first `rows` rows of a tensor."""
+def read_first_rows(tensor: LazyTensor, rows: int) -> mx.array:
+    """Reads the first `rows` rows of a tensor."""
     return tensor.read()[:rows]

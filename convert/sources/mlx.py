@@ -1,4 +1,4 @@
-"""Quantized MLX weights as plain ones, each expanded when it is read; and what tells a directory of MLX's."""
+"""MLX's own files: how one is recognised, and quantized weights as plain ones, each expanded when it is read."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Settings = dict[str, Quantization]
 
 
 def is_mlx(path: Path) -> bool:
-    """Whether MLX wrote this file, whose header has been checked: it says so there."""
+    """Whether MLX wrote this file: its header, which has been checked before, names the format."""
     if path.suffix != ".safetensors":
         return False
     with reading(path), path.open("rb") as file:
@@ -29,10 +29,10 @@ def is_mlx(path: Path) -> bool:
     return (header.get("__metadata__") or {}).get("format") == "mlx"
 
 
-def dequantized(
+def expand_quantized(
     where: Path, tensors: Mapping[str, LazyTensor], quantization: Quantization | None
 ) -> tuple[dict[str, LazyTensor], Settings]:
-    """The tensors with each quantized matrix as one of float32, and the settings of those that were quantized.
+    """Returns the tensors, each quantized matrix as one of float32 that is expanded when it is read, and its settings.
 
     Raises BadCheckpoint for parts that do not fit each other.
     """
@@ -43,26 +43,26 @@ def dequantized(
         if setting and stem != name and f"{stem}scales" in tensors:
             settings[name] = replace(setting, overrides={})
             stored = {part: plain.pop(part) for part in (f"{stem}scales", f"{stem}biases") if part in tensors}
-            plain[name] = expanded(where, name, {name: tensors[name]} | stored, settings[name])
+            plain[name] = expand_weight(where, name, {name: tensors[name]} | stored, settings[name])
     return plain, settings
 
 
-def expanded(where: Path, name: str, stored: dict[str, LazyTensor], setting: Quantization) -> LazyTensor:
-    """One weight [out, in] out of its packed words, scales and biases."""
+def expand_weight(where: Path, name: str, stored: dict[str, LazyTensor], setting: Quantization) -> LazyTensor:
+    """One weight [out, in], which is expanded when it is read. Raises BadCheckpoint for parts that do not fit."""
     words = stored[name].shape
     shape = (words[0], words[1] * 32 // setting.bits) if len(words) == 2 else words
     expected = stored_parts(name, shape, setting, mx.float32) if len(shape) == 2 else {}
     if forms(expected) != forms(stored):
         raise BadCheckpoint(f"{where}: the parts of {name} do not fit the quantization in config.json ({setting.bits} "
                             f"bits, groups of {setting.group_size}). Take both from the same repository.")  # fmt: skip
-    return LazyTensor(shape, mx.float32, partial(expand_now, name, stored, setting))
+    return LazyTensor(shape, mx.float32, partial(read_expanded, name, stored, setting))
 
 
 def forms(tensors: Mapping[str, Entry] | Mapping[str, LazyTensor]) -> dict[str, tuple[object, ...]]:
-    """The shapes, and the types where they are none of the floating ones, which stand for each other."""
+    """Shape and type of each tensor by name; None for any floating type, as one may stand for another."""
     return {n: (t.shape, None if mx.issubdtype(t.dtype, mx.floating) else t.dtype) for n, t in tensors.items()}
 
 
-def expand_now(name: str, stored: dict[str, LazyTensor], setting: Quantization) -> mx.array:
-    """The elements of a quantized weight in float32."""
+def read_expanded(name: str, stored: dict[str, LazyTensor], setting: Quantization) -> mx.array:
+    """Reads the parts of a quantized weight and expands it to float32."""
     return expand({part: tensor.read() for part, tensor in stored.items()}, setting, mx.float32)[name]

@@ -20,18 +20,18 @@ STORED = {element.dtype: element for name, element in ELEMENTS.items() if name !
 
 @dataclass(frozen=True)
 class MappedTensor:
-    """The reader of one tensor: its bytes in the map, what they are elements of, and its shape."""
+    """Reads one tensor out of a memory map: `data` is its bytes, `element` the type of their elements."""
 
     data: memoryview
     element: Element
     shape: Shape
 
     def __call__(self) -> mx.array:
-        """All rows, copied out of the map."""
+        """Copies all rows out of the map."""
         return self.rows(slice(None))
 
     def rows(self, rows: slice) -> mx.array:
-        """Some rows alone, copied out of the map."""
+        """Copies only these rows out of the map."""
         there = np.ndarray(self.shape, self.element.stored, self.data)
         array = mx.array(np.require(there[rows] if self.shape else there, requirements=["ALIGNED"]))
         dtype = self.element.dtype
@@ -39,7 +39,8 @@ class MappedTensor:
 
 
 def read_safetensors(path: Path) -> dict[str, LazyTensor]:
-    """The tensors by name. The map lives as long as they do; meanwhile the file may be unlinked, not truncated.
+    """The tensors of a file by name. The memory map lives as long as they do; meanwhile the file may be unlinked, not
+    truncated.
 
     Raises NotFound, BadCheckpoint, Unsupported.
     """
