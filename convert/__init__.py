@@ -6,9 +6,9 @@ import os
 from pathlib import Path
 from typing import Any
 
-import elm_mlx.device.backend  # noqa: F401  first, for its sentence where MLX has no backend
+import elm_mlx.device.backend  # noqa: F401  first: it says what to install where MLX has no backend
 from elm_mlx.arguments import Progress, real_number
-from elm_mlx.convert.form import DTYPES, Form
+from elm_mlx.convert.form import WEIGHT_DTYPES, Form
 from elm_mlx.convert.job import Conversion, Job
 from elm_mlx.convert.keymap import match
 from elm_mlx.convert.output.config_file import output_config
@@ -16,8 +16,7 @@ from elm_mlx.convert.output.path_guards import check_places, refuse_unnameable
 from elm_mlx.convert.output.pipeline import plan_shards
 from elm_mlx.convert.output.target import discard, refuse_existing, refuse_unfit, unfinished, wait_for_other_run
 from elm_mlx.convert.sources import open_source
-from elm_mlx.convert.tokenizer import find as find_tokenizer
-from elm_mlx.convert.tokenizer import prepare as prepare_tokenizer
+from elm_mlx.convert.tokenizer import find_tokenizer, prepare_tokenizer
 from elm_mlx.errors import InvalidRequest
 from elm_mlx.files import disk_errors
 from elm_mlx.store.snapshot import snapshot_at
@@ -36,8 +35,9 @@ def check(
     max_shard_size: float | None = None,
     **form: Any,
 ) -> Path:
-    """Checks what can be checked of a conversion before `source`, a directory or a repository's name, is here: its
-    options (those of `convert`), the given tokenizer, and that the output can be written. Returns the output directory.
+    """Checks a conversion as far as that is possible before `source`, a directory or a repository's name, is on this
+    machine: the options (those of `convert`), the given tokenizer, and that the output can be written. Returns the
+    output directory.
 
     Raises InvalidRequest, TargetExists, NotFound, MissingTokenizer, ElmError.
     """
@@ -65,13 +65,13 @@ def plan(
     max_shard_size: float | None = None,
     rope_factor: float | None = None,
 ) -> Job:
-    """What `convert` would do with the same arguments: all checked and nothing written. Raises as `convert`."""
+    """Checks everything and writes nothing: returns the job that `convert` would run. Raises as `convert`."""
     form, file_bytes = Form(bits, group_size, mode, recipe, dtype), shard_bytes(max_shard_size)
     opened = open_source(Path(source), rope_factor=rope_factor)
     quantization = form.quantization(opened.config)
-    shards = plan_shards(opened.config, quantization, DTYPES[dtype], file_bytes)
+    shards = plan_shards(opened.config, quantization, WEIGHT_DTYPES[dtype], file_bytes)
     files = None if max_shard_size is None else list(shards.files)
-    if tokenizer is None and opened.is_already(quantization, DTYPES[dtype], files):
+    if tokenizer is None and opened.is_already(quantization, WEIGHT_DTYPES[dtype], files):
         raise InvalidRequest(f"{source} is an MLX model of that kind already. Run it as it is.")
     target = output_directory(output, outside_the_hub(opened.directory), form)
     given = Path(tokenizer) if tokenizer else None
@@ -91,14 +91,14 @@ def plan(
 
 
 def output_directory(output: str | Path | None, source: Path, form: Form) -> Path:
-    """Where the output goes: where the caller says, else beside the source with the form in its name."""
-    # abspath, as resolve would follow a link that is refused further on
-    return Path(os.path.abspath(output)) if output else form.beside(source)  # noqa: PTH100
+    """The output directory: the one that the caller names, else one beside the source with the form in its name."""
+    # abspath and not resolve, which would follow a link that is to be refused later
+    return Path(os.path.abspath(output)) if output else form.default_output(source)  # noqa: PTH100
 
 
 def outside_the_hub(directory: Path) -> Path:
-    """The directory itself; for one in the hub's cache, which may remove what lies beside it, a directory of the
-    repository's name in the working directory."""
+    """The path that a default output lies beside: the directory itself, or for one in the hub's cache, which may remove
+    what lies beside it, the repository's name in the working directory."""
     found = snapshot_at(directory)
     return Path(found.repository.rpartition("/")[2]) if found else directory
 
@@ -117,15 +117,16 @@ def convert(
 
     Options: unquantized in `dtype` (bfloat16, float16, float32) unless `bits` (2, 3, 4, 5, 6, 8; in groups of
     `group_size` 32, 64, 128), `mode` (affine, mxfp4, mxfp8, nvfp4) or `recipe` (mixed-2-4, mixed-3-5, mixed-4-6: more
-    bits where they count) is given. `tokenizer` is a tokenizer.json, a tokenizer.model or a directory with one; by
-    default the source's own. Files hold up to `max_shard_size` GB, 5 unless it is given.
-    `rope_factor` is Llama 3's RoPE scaling where Meta's own files do not say it: 32 in the sizes of 3.2, else 8.
-    Without `output` it writes beside the source, or here where that lies in the hub's cache. `verify` runs the result
-    against the source before it gets its name. `progress` hears (source bytes done, in all), `verifying` (layers done,
-    in all).
+    bits for the matrices that need them) is given. `tokenizer` is a tokenizer.json, a tokenizer.model or a directory
+    with one; by default the source's own. Files hold up to `max_shard_size` GB, by default 5.
+    `rope_factor` is the factor of Llama 3's RoPE scaling, which Meta's own files leave out: by default 32 in the sizes
+    of Llama 3.2, else 8. Without `output` the result lies beside the source, or in the working directory where the
+    source lies in the hub's cache. `verify` compares the result with the source before the result gets its name.
+    `progress` is called with (source bytes done, in all), `verifying` with (layers done, in all).
 
-    The output appears whole or not at all. After a kill the same call goes on with the weights that were written, once
-    they are read back and found right. conversion.json in it says what it was made of, README.md what it is.
+    The output appears whole or not at all. After a run was killed, a call with the same arguments keeps the weights
+    that were written, once they are read back and found right. The output's conversion.json says what it was made of,
+    its README.md what it is.
 
     Raises InvalidRequest, NotFound, MissingTokenizer, BadCheckpoint, Unsupported, TargetExists, DiskFull, and
     VerificationFailed.
@@ -134,7 +135,7 @@ def convert(
 
 
 def shard_bytes(gigabytes: float | None) -> int:
-    """The size limit of a file. Raises InvalidRequest."""
+    """The size limit of a weights file, in bytes. Raises InvalidRequest."""
     gigabytes = SHARD_GB if gigabytes is None else gigabytes
     if not MIN_SHARD_GB <= real_number("max_shard_size", gigabytes) <= MAX_SHARD_GB:
         raise InvalidRequest(f"max_shard_size is {gigabytes}; it must be {MIN_SHARD_GB:g} to {MAX_SHARD_GB:g} GB.")

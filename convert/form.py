@@ -13,15 +13,15 @@ from elm_mlx.config.quantization import QUANTIZATION_MODES, RECIPES, Quantizatio
 from elm_mlx.convert import recipes
 from elm_mlx.errors import InvalidRequest
 
-DTYPES = {"bfloat16": mx.bfloat16, "float16": mx.float16, "float32": mx.float32}
+WEIGHT_DTYPES = {"bfloat16": mx.bfloat16, "float16": mx.float16, "float32": mx.float32}
 SHORT_NAMES = {"bfloat16": "bf16", "float16": "fp16", "float32": "fp32"}
 
 
 @dataclass(frozen=True)
 class Form:
-    """Plain in `dtype`, or quantized: to `bits` in groups of `group_size`, in another `mode`, or by a `recipe`.
+    """Weights plain in `dtype`, or quantized: to `bits` in groups of `group_size`, in another `mode`, or by a `recipe`.
 
-    Raises InvalidRequest for what MLX does not have, and for options that contradict or mean nothing.
+    Raises InvalidRequest for what MLX does not have, and for options that contradict each other or mean nothing.
     """
 
     bits: int | None = None
@@ -31,10 +31,10 @@ class Form:
     dtype: str = "bfloat16"
 
     def __post_init__(self) -> None:
-        """Refuses what has no meaning."""
+        """Refuses values that MLX does not have, and options that contradict each other."""
         affine_bits, affine_groups = QUANTIZATION_MODES["affine"]
         known = (
-            ("dtype", self.dtype, list(DTYPES)),
+            ("dtype", self.dtype, list(WEIGHT_DTYPES)),
             ("mode", self.mode, [None, *QUANTIZATION_MODES]),
             ("recipe", self.recipe, [None, *RECIPES]),
             ("bits", self.bits, [None, *affine_bits]),
@@ -58,7 +58,7 @@ class Form:
             raise InvalidRequest("", "{group_size} means nothing without {bits}: nothing would be quantized.")
 
     def quantization(self, config: ModelConfig) -> Quantization | None:
-        """The settings for a model; None for plain weights."""
+        """The quantization settings for a model; None for plain weights."""
         return recipes.quantization(self.recipe, config) if self.recipe else self._uniform()
 
     def _uniform(self) -> Quantization | None:
@@ -68,9 +68,9 @@ class Form:
             return None
         return Quantization.from_dict({"mode": "affine", "bits": self.bits, "group_size": self.group_size})
 
-    def beside(self, source: Path) -> Path:
-        """Where an output goes that nobody gave a place: OpenELM-270M -> OpenELM-270M-mlx-4bit."""
-        # abspath, as resolve would lead from a link to where it points
+    def default_output(self, source: Path) -> Path:
+        """The output directory where the caller names none: OpenELM-270M -> OpenELM-270M-mlx-4bit."""
+        # abspath and not resolve: the output lies beside a link, not beside what the link leads to
         source, uniform = Path(os.path.abspath(source)), self._uniform()  # noqa: PTH100
         if self.recipe or not uniform:
             kind = self.recipe or SHORT_NAMES[self.dtype]

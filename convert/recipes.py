@@ -1,7 +1,7 @@
-"""Mixed recipes: more bits for the matrices that lose most, fewer for those that lose least.
+"""Mixed recipes: more bits for the matrices whose rounding costs most, fewer for those whose rounding costs least.
 
-Which they are was measured, one kind and one layer at a time, on the demo and on a Llama trained as it was
-(docs/quantization.md). Both families say the same, so the rules differ in names alone.
+Which matrices these are was measured, one kind and one layer at a time, on the demo and on a Llama trained as the demo
+was (docs/quantization.md). Both families gave one result, so their rules differ only in names.
 """
 
 from __future__ import annotations
@@ -12,30 +12,30 @@ from dataclasses import dataclass, replace
 from elm_mlx.config import ModelConfig
 from elm_mlx.config.quantization import RECIPES, Quantization
 
-FEWEST, MOST = 0, 2  # places in a recipe's bits; what no rule names has those between
-EDGE = 8  # the first layers are a model's first eighth, the last ones its last, and always at least one
+FEWEST, MOST = 0, 2  # indices into a recipe's bits; a matrix that no rule names has the bits at index 1
+EDGE = 8  # the first layers are a model's first eighth, the last ones its last eighth; each at least one layer
 
 
 @dataclass(frozen=True)
 class Rule:
-    """The bits of the matrices with `pattern` in their name; in the first, middle or last layers alone, if named."""
+    """The bits, by index, of the matrices with `pattern` in their name; only in the `layers` named, if any are."""
 
     level: int
     pattern: str
     layers: str | None = None
 
 
-RULES: dict[str, tuple[Rule, ...]] = {  # the first that fits decides
+BITS_RULES: dict[str, tuple[Rule, ...]] = {  # the first rule that fits decides
     "openelm": (
-        Rule(MOST, r"lm_head|token_embeddings"),  # where tied they lose more than all layers together
+        Rule(MOST, r"lm_head|token_embeddings"),  # where tied, they lose more than all layers together
         Rule(MOST, r"attn\.|ffn\.", "first"),  # all later layers build on them, and layer-wise scaling keeps them small
-        Rule(MOST, r"attn\.|proj_2", "last"),  # no later layer mends what the way back loses
+        Rule(MOST, r"attn\.|proj_2", "last"),  # no later layer corrects what these lose
         Rule(FEWEST, r"proj_1", "middle"),  # nearly half of all weights, and for their number the least sensitive
     ),
     "llama": (
         Rule(MOST, r"lm_head|embed_tokens"),
         Rule(MOST, r"self_attn|mlp", "first"),
-        Rule(MOST, r"self_attn|down_proj", "last"),  # q, k and v alike, or they could not be one product
+        Rule(MOST, r"self_attn|down_proj", "last"),  # q, k and v have equal bits, or they could not be one product
         Rule(FEWEST, r"gate_proj|up_proj", "middle"),
     ),
 }
@@ -44,7 +44,8 @@ RULES: dict[str, tuple[Rule, ...]] = {  # the first that fits decides
 def quantization(recipe: str, config: ModelConfig) -> Quantization:
     """The settings of a recipe for a model: its middle bits, and by name each matrix that differs.
 
-    A matrix that is not quantized, as no group divides its rows, is not named: mlx-lm takes a name as a promise.
+    A matrix that is not quantized, since no group divides its rows, is not named: mlx-lm expects every matrix that is
+    named to be quantized.
     """
     bits = RECIPES[recipe]
     base = Quantization(bits[1])
@@ -55,14 +56,14 @@ def quantization(recipe: str, config: ModelConfig) -> Quantization:
 
 
 def level(name: str, config: ModelConfig) -> int:
-    """Which of a recipe's bits a weight gets."""
+    """The index into a recipe's bits for a weight."""
     layers = layer_group(name, config.num_layers)
-    fitting = (rule for rule in RULES[config.family] if re.search(rule.pattern, name))
+    fitting = (rule for rule in BITS_RULES[config.family] if re.search(rule.pattern, name))
     return next((rule.level for rule in fitting if rule.layers in (None, layers)), 1)
 
 
 def layer_group(name: str, count: int) -> str | None:
-    """Whether a weight lies in the first, the middle or the last layers; None for those outside of all."""
+    """Whether a weight lies in the first, the middle or the last layers; None for a weight outside of all layers."""
     found = re.search(r"layers\.(\d+)\.", name)
     if not found:
         return None

@@ -13,25 +13,25 @@ from elm_mlx.store.weights import row_blocks
 
 @runtime_checkable
 class RowReader(Protocol):
-    """A `read` that can bring some rows alone."""
+    """A `read` of a LazyTensor that can also read some rows alone."""
 
     def __call__(self) -> mx.array:
-        """All of it."""
+        """Reads the whole tensor."""
 
     def rows(self, rows: slice) -> mx.array:
-        """These rows, row-major."""
+        """Reads these rows alone, row-major."""
 
 
 @dataclass(frozen=True)
 class LazyTensor:
-    """Shape and type are known; `read()` brings the elements into memory, row-major, in `dtype`."""
+    """A tensor whose shape and type are known; `read()` brings the elements into memory, row-major, in `dtype`."""
 
     shape: tuple[int, ...]
     dtype: mx.Dtype
     read: Callable[[], mx.array]
 
     def blocks(self) -> Iterator[mx.array]:
-        """Its rows in blocks of a few million elements: each read alone where `read` can, else cut from the whole."""
+        """The rows in blocks of a few million elements: each read alone by a RowReader, else cut from the whole."""
         if isinstance(self.read, RowReader):
             yield from map(self.read.rows, row_blocks(self.shape))
         else:

@@ -1,4 +1,4 @@
-"""Whatever tokenizer a source has becomes one compact tokenizer.json, so that the runtime needs nothing else."""
+"""A source's tokenizer, of any kind, becomes one compact tokenizer.json, so that the runtime needs nothing else."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ WANTED = "a tokenizer.json, a tokenizer.model (SentencePiece's or tiktoken's), o
 
 @dataclass(frozen=True)
 class TokenizerFiles:
-    """What will be written of the tokenizer in the file `source`: tokenizer.json's bytes, tokenizer_config.json's
-    object, and files as they are, by name; `files` is all that the tokenizer was read from."""
+    """What will be written for the tokenizer in the file `source`: `content` is tokenizer.json's bytes, `settings` is
+    tokenizer_config.json's object, `copied` the bytes of other files by name. `files` is what they were read from."""
 
     source: Path
     content: bytes
@@ -42,25 +42,25 @@ class TokenizerFiles:
     files: list[Path]
 
     def write(self, folder: Path) -> None:
-        """Writes them into `folder`."""
+        """Writes the tokenizer's files into `folder`."""
         (folder / "tokenizer.json").write_bytes(self.content)
         write_json(folder / SETTINGS, self.settings)
         for name, content in self.copied.items():
             (folder / name).write_bytes(content)
 
 
-def prepare(source: Path, given: Path | None, config: ModelConfig) -> TokenizerFiles:
-    """The tokenizer of `given`, else of `source`, with the settings beside it, and the source's generation_config.json;
-    all of it read and checked, so that what is written loads.
+def prepare_tokenizer(source: Path, given: Path | None, config: ModelConfig) -> TokenizerFiles:
+    """Reads and checks the tokenizer of `given`, else of `source`, with the settings beside it, and the source's
+    generation_config.json, so that what will be written can be loaded.
 
     Raises MissingTokenizer where there is none, BadCheckpoint for one that is damaged or of another model.
     """
     with reading(given or source):
-        file = find(given or source, None if given else config.family)
-        content, settings, used = read(file, config)
+        file = find_tokenizer(given or source, None if given else config.family)
+        content, settings, used = read_tokenizer(file, config)
         data = compact(content, file)
     settings = {key: value for key, value in settings.items() if key != "auto_map"}  # Python that a loader would run
-    check(Tokenizer(data, settings, config.bos_token_id, file), config, file)
+    check_ids(Tokenizer(data, settings, config.bos_token_id, file), config, file)
     load_generation(source)
     beside = [path for name in COPIED if (path := file.parent / name).exists()]
     generation = [path for path in [source / "generation_config.json"] if path.exists()]
@@ -68,13 +68,16 @@ def prepare(source: Path, given: Path | None, config: ModelConfig) -> TokenizerF
         source=file,
         content=data,
         settings=settings | {"clean_up_tokenization_spaces": False},
-        copied={path.name: checked(path) for path in [*beside, *generation]},
+        copied={path.name: read_checked(path) for path in [*beside, *generation]},
         files=[file, *(path for name in used if (path := file.parent / name).exists()), *beside],
     )
 
 
-def find(place: Path, family: str | None = None) -> Path:
-    """The tokenizer file at `place`, tokenizer.json before tokenizer.model; `family` is that of a checkpoint there."""
+def find_tokenizer(place: Path, family: str | None = None) -> Path:
+    """The tokenizer file at `place`, tokenizer.json before tokenizer.model; `family` is that of a checkpoint there.
+
+    Raises NotFound, MissingTokenizer.
+    """
     if not place.exists():
         raise NotFound(f"There is no {place}.", f"{{tokenizer}} wants {WANTED}.")
     if place.is_file():
@@ -86,16 +89,16 @@ def find(place: Path, family: str | None = None) -> Path:
     raise MissingTokenizer(f"{place} has no tokenizer.", f"{hint}Give {{tokenizer=PATH}}: {WANTED}.")
 
 
-def checked(file: Path) -> bytes:
-    """A small file's content, once it is known to be what its name says: an object in JSON, or text."""
+def read_checked(file: Path) -> bytes:
+    """Reads a small file, and checks that it is what its name says: an object in JSON, or text."""
     if file.suffix == ".json":
         read_json(file)
     return read_text(file, MAX_SMALL_BYTES).encode()
 
 
-def read(file: Path, config: ModelConfig) -> tuple[dict[str, Any], dict[str, Any], list[str]]:
-    """(tokenizer.json's object, tokenizer_config.json's object, what else is looked for beside it) for any kind of
-    file."""
+def read_tokenizer(file: Path, config: ModelConfig) -> tuple[dict[str, Any], dict[str, Any], list[str]]:
+    """Reads a tokenizer file of any kind: (tokenizer.json's object, tokenizer_config.json's object, the names of the
+    files beside it that belong to it)."""
     settings = optional_json(file.parent / SETTINGS)
     if file.suffix == ".json":
         return *from_json(file, settings), [SETTINGS]
@@ -106,13 +109,13 @@ def read(file: Path, config: ModelConfig) -> tuple[dict[str, Any], dict[str, Any
 
 
 def is_tiktoken(data: bytes) -> bool:
-    """Whether the first line is `base64 rank`."""
+    """Whether this is a vocabulary of tiktoken's: its first line is `base64 rank`."""
     words = data[:256].split(b"\n")[0].split()
     return len(words) == 2 and words[1].isdigit()
 
 
 def from_json(file: Path, settings: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """A tokenizer.json as it is. A class that rebuilds it from parts, and cuts blanks otherwise, is replaced."""
+    """A tokenizer.json as it is. A class that would rebuild it from parts, and cut blanks differently, is replaced."""
     content = read_json(file, MAX_LARGE_BYTES)
     kind = settings.get("tokenizer_class", "")
     if not isinstance(kind, str) or kind.startswith("LlamaTokenizer"):
@@ -121,10 +124,10 @@ def from_json(file: Path, settings: dict[str, Any]) -> tuple[dict[str, Any], dic
 
 
 def from_sentencepiece(file: Path, data: bytes, settings: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """A tokenizer.model, and added_tokens.json where a fine-tune brought one, by the original's own rules."""
+    """A SentencePiece tokenizer.model, and added_tokens.json if there is one, rebuilt by the original's own rules."""
     model = sentencepiece.parse(data, file)
     content = sentencepiece.tokenizer_json(model, file)
-    content["added_tokens"] += later_tokens(file.parent / ADDED, model)
+    content["added_tokens"] += read_added_tokens(file.parent / ADDED, model)
     names = {
         key: model.text_of(token)
         for key, token in (("bos_token", model.bos_id), ("eos_token", model.eos_id), ("unk_token", model.unk_id))
@@ -133,8 +136,9 @@ def from_sentencepiece(file: Path, data: bytes, settings: dict[str, Any]) -> tup
     return content, defaults | settings | {"tokenizer_class": "PreTrainedTokenizerFast"}
 
 
-def later_tokens(file: Path, model: SentencePieceModel) -> list[dict[str, Any]]:
-    """What added_tokens.json puts after the model's pieces, in the order of ids: the library counts for itself."""
+def read_added_tokens(file: Path, model: SentencePieceModel) -> list[dict[str, Any]]:
+    """The tokens that added_tokens.json puts after the model's pieces, in the order of their ids, which the tokenizers
+    library counts for itself. Raises BadCheckpoint where they do not follow the pieces, each once."""
     first, taken = len(model.pieces), {"", *(piece.text for piece in model.pieces)}
     # transformers lists the model's own control pieces here too
     listed = optional_json(file)
@@ -152,19 +156,19 @@ def from_tiktoken(
     """Meta's vocabulary for Llama 3, with the special tokens of 3.1 and later where the model scales its RoPE."""
     tokens = tiktoken.parse(data, file)
     specials = tiktoken.special_tokens(later=config.rope.kind == "llama3")
-    check_size(len(tokens) + len(specials), config, file)
+    check_id_count(len(tokens) + len(specials), config, file)
     content = tiktoken.tokenizer_json(tokens, specials, file)
     names = {"bos_token": specials[0], "eos_token": specials[1]}
     return content, names | settings | {"tokenizer_class": "PreTrainedTokenizerFast"}
 
 
-def check(tokenizer: Tokenizer, config: ModelConfig, file: Path) -> None:
-    """The tokenizer is this model's: none of its ids lies outside the embedding."""
-    check_size(max(tokenizer.vocab_size, (tokenizer.bos_token_id or 0) + 1), config, file)
+def check_ids(tokenizer: Tokenizer, config: ModelConfig, file: Path) -> None:
+    """Checks that the tokenizer is this model's: none of its ids lies outside the embedding. Raises BadCheckpoint."""
+    check_id_count(max(tokenizer.vocab_size, (tokenizer.bos_token_id or 0) + 1), config, file)
 
 
-def check_size(size: int, config: ModelConfig, file: Path) -> None:
-    """The embedding has a row for each of `size` ids."""
-    if size > config.vocab_size:
-        raise BadCheckpoint(f"{file} has ids up to {size - 1} and the model only {config.vocab_size} of them: it is "
+def check_id_count(count: int, config: ModelConfig, file: Path) -> None:
+    """Checks that the embedding has a row for each of `count` ids. Raises BadCheckpoint."""
+    if count > config.vocab_size:
+        raise BadCheckpoint(f"{file} has ids up to {count - 1} and the model only {config.vocab_size} of them: it is "
                             "another model's tokenizer.")  # fmt: skip

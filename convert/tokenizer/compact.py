@@ -10,7 +10,10 @@ from elm_mlx.errors import BadCheckpoint
 
 
 def compact(content: dict[str, Any], file: Path) -> bytes:
-    """A tokenizer.json without blanks, merges as strings where no piece holds one: start-up is mostly parsing it."""
+    """The bytes of a tokenizer.json without blanks, and with merges as strings where no piece has a blank.
+
+    Raises BadCheckpoint for text that is not valid Unicode.
+    """
     model = content.get("model")
     pairs = model.get("merges") if isinstance(model, dict) else None
     if isinstance(model, dict) and isinstance(pairs, list) and all(is_plain_pair(pair) for pair in pairs):
@@ -22,5 +25,5 @@ def compact(content: dict[str, Any], file: Path) -> bytes:
 
 
 def is_plain_pair(pair: object) -> bool:
-    """Whether a merge is a list of two strings that "left right" can say."""
+    """Whether a merge is a list of two strings that can be written as "left right"."""
     return isinstance(pair, list) and len(pair) == 2 and all(isinstance(s, str) and " " not in s for s in pair)

@@ -20,8 +20,8 @@ MAX_PIECE = 512  # characters; the trainer's own limit, and what bounds the sear
 
 
 @dataclass(frozen=True)
-class Piece:
-    """One entry of the vocabulary; its id is its place."""
+class VocabularyPiece:
+    """One entry of the vocabulary; its id is its place in it."""
 
     text: str
     score: float
@@ -32,7 +32,7 @@ class Piece:
 class SentencePieceModel:
     """The parts of a tokenizer.model that decide how text is cut."""
 
-    pieces: list[Piece] = field(default_factory=list)
+    pieces: list[VocabularyPiece] = field(default_factory=list)
     model_type: int = 1
     unk_id: int = 0
     bos_id: int = 1
@@ -80,7 +80,7 @@ def varint(data: memoryview, position: int) -> tuple[int, int]:
 
 
 def parse(data: bytes, where: object) -> SentencePieceModel:
-    """A tokenizer.model's content. Raises BadCheckpoint, naming `where`, for anything else."""
+    """Parses a tokenizer.model. Raises BadCheckpoint, which names `where`, for anything else."""
     model = SentencePieceModel()
     readers = {1: _read_piece, 2: _read_trainer, 3: _read_normalizer}
     try:
@@ -98,12 +98,12 @@ def parse(data: bytes, where: object) -> SentencePieceModel:
 
 def _read_piece(model: SentencePieceModel, data: memoryview) -> None:
     values = dict(fields(data))
-    text = str(values.get(1, b""), "utf-8")  # str() refuses an int, of which bytes() would make as many zeros
+    text = str(values.get(1, b""), "utf-8")  # str() refuses an int; bytes() would turn it into that many zeros
     kind = values.get(3, NORMAL)
     if not 0 < len(text) <= MAX_PIECE or kind not in range(NORMAL, BYTE + 1):
         raise ValueError("a piece without text, of too much, or of an unknown kind")
     (score,) = struct.unpack("<f", values.get(2, bytes(4)))
-    model.pieces.append(Piece(text, score, kind))
+    model.pieces.append(VocabularyPiece(text, score, kind))
 
 
 def _read_trainer(model: SentencePieceModel, data: memoryview) -> None:
@@ -189,13 +189,13 @@ def _added_tokens(model: SentencePieceModel) -> list[dict[str, Any]]:
 
 
 def added_token(token: int, text: str, *, special: bool) -> dict[str, Any]:
-    """An entry of `added_tokens`; one that is not special is looked for where blanks are SPACE already."""
+    """An entry of `added_tokens`; one that is not special is searched in text whose blanks are SPACE."""
     plain = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": not special}
     return {"id": token, "content": text} | plain | {"special": special}
 
 
 def bos_template(bos: str | None, token: int) -> dict[str, Any] | None:
-    """The post-processor that puts BOS in front, or None without one."""
+    """The post-processor that puts BOS in front of a text, or None for a model without BOS."""
     if bos is None:
         return None
     first = {"SpecialToken": {"id": bos, "type_id": 0}}
@@ -208,11 +208,11 @@ def bos_template(bos: str | None, token: int) -> dict[str, Any] | None:
     }
 
 
-def merges(pieces: list[Piece]) -> list[list[str]]:
-    """Pairs in the order SentencePiece would join them.
+def merges(pieces: list[VocabularyPiece]) -> list[list[str]]:
+    """Pairs of pieces in the order in which SentencePiece would join them.
 
-    It joins the pair that makes the best-scored piece, the leftmost among equals; with the longer left part ranked
-    first among equal scores, BPE's ranks do the same on runs of whitespace pieces, which all score alike.
+    SentencePiece joins the pair that makes the best-scored piece, the leftmost among equals. BPE's ranks do so on runs
+    of whitespace pieces, too, which all have one score, if the longer left part ranks first among equal scores.
     """
     scores = {piece.text: piece.score for piece in pieces if piece.kind == NORMAL}
     pairs = [

@@ -19,9 +19,9 @@ PATTERN = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*"
     r"|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
-SPECIALS = 256  # after the ranks, most of them reserved
+SPECIALS = 256  # ids after the ranks, most of them reserved
 NAMES = {0: "begin_of_text", 1: "end_of_text", 6: "start_header_id", 7: "end_header_id", 9: "eot_id"}
-LATER_NAMES = {4: "finetune_right_pad_id", 8: "eom_id", 10: "python_tag"}  # from 3.1 on
+LATER_NAMES = {4: "finetune_right_pad_id", 8: "eom_id", 10: "python_tag"}  # from Llama 3.1 on
 MAX_TOKEN = 256  # bytes: long runs of blanks fit, and the search for merges has a bound
 UNRANKED = 1 << 32  # above every rank
 # GPT-2's alphabet of bytes: a printable one is the character of that code, the others follow from 256 on.
@@ -37,12 +37,12 @@ def parse(data: bytes, where: object) -> list[bytes]:
         try:
             token = _token(line, rank)
         except ValueError as error:
-            raise _damaged(where, f"line {rank + 1}: {error}") from error
+            raise _vocabulary_refusal(where, f"line {rank + 1}: {error}") from error
         if token in tokens:
-            raise _damaged(where, f"line {rank + 1} has a token that came before")
+            raise _vocabulary_refusal(where, f"line {rank + 1} has a token that came before")
         tokens[token] = None
     if not all(bytes([byte]) in tokens for byte in range(256)):
-        raise _damaged(where, "single bytes are missing")
+        raise _vocabulary_refusal(where, "single bytes are missing")
     return list(tokens)
 
 
@@ -56,12 +56,12 @@ def _token(line: bytes, rank: int) -> bytes:
     return token
 
 
-def _damaged(where: object, why: str) -> BadCheckpoint:
+def _vocabulary_refusal(where: object, why: str) -> BadCheckpoint:
     return BadCheckpoint(f"{where} is no tiktoken vocabulary ({why}). Fetch it again.")
 
 
 def special_tokens(later: bool) -> list[str]:
-    """The special tokens in the order of their ids: those of 3.1 and later, or of 3."""
+    """The special tokens in the order of their ids: those of Llama 3.1 and later, or of 3."""
     names = NAMES | (LATER_NAMES if later else {})
     reserved = count()
     return [f"<|{names.get(i) or f'reserved_special_token_{next(reserved)}'}|>" for i in range(SPECIALS)]
@@ -75,7 +75,7 @@ def tokenizer_json(tokens: list[bytes], specials: list[str], where: object) -> d
     texts = {token: token.decode("latin-1").translate(ALPHABET) for token in tokens}
     vocab = {text: rank for rank, text in enumerate(texts.values())}
     if any(text in vocab for text in specials):
-        raise _damaged(where, "it has a special token as an ordinary one")
+        raise _vocabulary_refusal(where, "it has a special token as an ordinary one")
     return {
         "version": "1.0",
         "truncation": None,
@@ -109,8 +109,8 @@ def tokenizer_json(tokens: list[bytes], specials: list[str], where: object) -> d
 def merges(tokens: list[bytes]) -> list[tuple[bytes, bytes]]:
     """The pair that makes each token, in the order of ranks; none for a token that is found only as a whole word.
 
-    tiktoken joins whichever neighbours make the token of lowest rank. Up to the join that makes a token, nothing
-    beside its bytes takes part, so it is made in every text from the two parts that it has when it stands alone.
+    tiktoken always joins the neighbours that make the token of lowest rank. Until a token is made, only its own bytes
+    take part, so in every text it is made from the two parts from which it is made when it stands alone.
     """
     ranks = {token: rank for rank, token in enumerate(tokens)}
     pairs = (last_parts(token, ranks) for token in tokens if len(token) > 1)
@@ -118,7 +118,7 @@ def merges(tokens: list[bytes]) -> list[tuple[bytes, bytes]]:
 
 
 def last_parts(token: bytes, ranks: dict[bytes, int]) -> list[bytes]:
-    """What joining leaves of `token` before the join that would make it whole: two parts, or more that do not join."""
+    """The parts of `token` before the join that would make it whole: two, or more where no two of them join."""
     parts = [token[i : i + 1] for i in range(len(token))]
     joined = [ranks.get(token[i : i + 2], UNRANKED) for i in range(len(token) - 1)]
     while len(parts) > 2 and (lowest := min(joined)) < UNRANKED:

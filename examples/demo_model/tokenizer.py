@@ -33,10 +33,10 @@ def train_tokenizer(stories: Iterable[str], config: dict[str, Any], folder: Path
         num_threads=1,
         minloglevel=2,
     )
-    from elm_mlx.convert.tokenizer import prepare  # here, as it imports MLX
+    from elm_mlx.convert.tokenizer import prepare_tokenizer  # here, as it imports MLX
 
     (folder / "tokenizer.model").write_bytes(model.getvalue())
-    prepare(folder / "tokenizer.model", None, OpenELMConfig.from_dict(config)).write(folder)
+    prepare_tokenizer(folder / "tokenizer.model", None, OpenELMConfig.from_dict(config)).write(folder)
 
 
 def load_tokenizer(folder: Path) -> sentencepiece.SentencePieceProcessor:
