@@ -1,4 +1,4 @@
-"""A conversion that has been checked and not begun: what it will do, and doing it."""
+"""A conversion that has been checked but not started: it describes what it will do, and does it."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ from elm_mlx.convert.keymap import Matched
 from elm_mlx.convert.output import pipeline, provenance
 from elm_mlx.convert.output.card import card
 from elm_mlx.convert.output.journal import Journal
-from elm_mlx.convert.output.target import beside, refuse_existing, refuse_unfit, staged
+from elm_mlx.convert.output.target import path_beside, refuse_existing, refuse_unfit, write_atomically
 from elm_mlx.convert.sources import Source
 from elm_mlx.convert.tokenizer import TokenizerFiles
 from elm_mlx.convert.verify import Report, compare
-from elm_mlx.convert.verify.layerwise import of_source, open_directory
+from elm_mlx.convert.verify.layerwise import open_directory, source_model
 from elm_mlx.errors import DiskFull, VerificationFailed
 from elm_mlx.files import disk_errors, free_space, gigabytes, write_json
 
-BASE_BYTES = 200 * 2**20  # of memory beside the tensors
+BASE_BYTES = 200 * 2**20  # of memory that a conversion takes beside the tensors
 MARGIN_BYTES = 64 * 2**20  # of disk beside the weights, for the tokenizer and the configuration
 
 
 @dataclass(frozen=True)
 class Conversion:
-    """What was written: `bytes` of weights, `bits_per_weight` over all parameters, `dropped` tensors of the
+    """What a conversion wrote: `bytes` of weights, `bits_per_weight` over all parameters, `dropped` tensors of the
     source that nothing reads (RoPE tables, the copy of a tied embedding, padding rows as NAME[32000:]), and the
     `report` of the verification, if there was one."""
 
@@ -41,7 +41,7 @@ class Conversion:
 
 @dataclass(frozen=True)
 class Job:
-    """A checkpoint that is open, what it becomes (`config` is the config.json to write), and where."""
+    """An open checkpoint, what it will become (`config` is the object of the config.json to write), and where."""
 
     source: Source
     target: Path
@@ -53,17 +53,17 @@ class Job:
 
     @property
     def dropped(self) -> list[str]:
-        """What of the source is left out."""
+        """The tensors and rows of the source that are left out, by name."""
         return self.source.dropped + self.matched.dropped
 
     @property
     def bits_per_weight(self) -> float:
-        """Bits of the output over all parameters."""
+        """Bits of the output's weights per parameter."""
         return 8 * self.shards.nbytes / self.source.config.parameter_count
 
     def describe(self) -> dict[str, Any]:
-        """What will be done, in plain JSON; `memory` is the most that it takes."""
-        largest = max(pipeline.elements(tensor) for tensor in self.matched.tensors.values())
+        """Describes what will be done, in plain JSON; `memory` is the most that it will take, in bytes."""
+        largest = max(pipeline.element_count(tensor) for tensor in self.matched.tensors.values())
         return {
             "source": str(self.source.where),
             "layout": self.source.layout,
@@ -83,25 +83,25 @@ class Job:
         }
 
     def refuse(self, force: bool) -> None:
-        """Raises now, and writes nothing, what `run` would raise before its first tensor: TargetExists, DiskFull."""
+        """Raises what `run` would raise before its first tensor, TargetExists or DiskFull, and writes nothing."""
         with disk_errors(f"{self.target} cannot be written"):
             refuse_unfit(self.target)
             refuse_existing(self.target, force)
-            folder = beside(self.target, "partial")
-            left = folder.iterdir() if folder.is_dir() and not folder.is_symlink() else ()  # gone on with or removed
-            check_space(folder, self.shards.nbytes - sum(file.stat().st_size for file in left))
+            folder = path_beside(self.target, "partial")
+            left = folder.iterdir() if folder.is_dir() and not folder.is_symlink() else ()  # to keep or remove
+            check_disk_space(folder, self.shards.nbytes - sum(file.stat().st_size for file in left))
 
     def run(self, force: bool, verified: bool, progress: Progress | None, verifying: Progress | None) -> Conversion:
-        """Writes the output; goes on where a run that was killed stopped. Raises as `elm_mlx.convert.convert`."""
-        with disk_errors(f"Writing {self.target}"), staged(self.target, force) as (folder, log):
-            journal = Journal(log, provenance.fingerprint(self.source, self.config, self.shards))
+        """Writes the output, and keeps the weights that a killed run wrote. Raises as `elm_mlx.convert.convert`."""
+        with disk_errors(f"Writing {self.target}"), write_atomically(self.target, force) as (folder, log):
+            journal = Journal(log, provenance.source_fingerprint(self.source, self.config, self.shards))
             done = pipeline.resume(folder, self.shards, journal)
-            check_space(folder, self.shards.nbytes - sum(map(self.shards.size, done)))
+            check_disk_space(folder, self.shards.nbytes - sum(map(self.shards.size, done)))
             self.tokenizer.write(folder)
             write_json(folder / "config.json", self.config)
-            with provenance.of(self.source, self.tokenizer.files, self.options) as made:
-                pipeline.write(folder, self.shards, self.matched.tensors, done, journal, progress)
-                write_json(folder / "conversion.json", conversion := made())
+            with provenance.hash_in_background(self.source, self.tokenizer.files, self.options) as make_record:
+                pipeline.write_shards(folder, self.shards, self.matched.tensors, done, journal, progress)
+                write_json(folder / "conversion.json", conversion := make_record())
             report = self.verify(folder, verifying) if verified else None
             text = card(self.source.config, conversion, self.shards.nbytes, report)
             (folder / "README.md").write_text(text, encoding="utf-8")
@@ -112,8 +112,8 @@ class Job:
         )  # fmt: skip
 
     def verify(self, folder: Path, progress: Progress | None) -> Report:
-        """How far what was written is from the source. Raises VerificationFailed past the bound."""
-        report = compare(open_directory(folder), of_source(self.source, self.matched), progress=progress)
+        """Compares what was written with the source. Raises VerificationFailed for a difference above the bound."""
+        report = compare(open_directory(folder), source_model(self.source, self.matched), progress=progress)
         if report.altered:
             raise VerificationFailed(f"{self.target} would have other weights than {self.source.where}: "
                                      f"{', '.join(report.altered[:5])}. That is a fault of elm-mlx or of this machine; "
@@ -126,8 +126,8 @@ class Job:
         return report
 
 
-def check_space(folder: Path, nbytes: int) -> None:
-    """Raises DiskFull where the disk of `folder` has no room for so many bytes of weights."""
+def check_disk_space(folder: Path, nbytes: int) -> None:
+    """Raises DiskFull where the disk of `folder` has no room for `nbytes` of weights."""
     free = free_space(folder)
     if free < nbytes + MARGIN_BYTES:
         raise DiskFull(f"The output takes {gigabytes(nbytes)} and {folder.parent} has {gigabytes(free)} free.",

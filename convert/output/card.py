@@ -52,10 +52,10 @@ Against its source over {tokens:,} tokens, both computed in float32 (`elm-mlx ve
 | largest difference of a logit | {max_difference:.3g}, {relative_difference:.2g} of the largest |"""
 
 
-def card(config: ModelConfig, made: Mapping[str, Any], nbytes: int, report: Report | None) -> str:
-    """The card of an output with `nbytes` of weights; `made` is its conversion.json's object. It does not say where the
-    output lies, so that the same input gives the same bytes."""
-    source, how = made["source"], made["options"]["quantization"]
+def card(config: ModelConfig, record: Mapping[str, Any], nbytes: int, report: Report | None) -> str:
+    """The model card of an output with `nbytes` of weights; `record` is the object of its conversion.json. The card
+    does not name the output's place, so that equal inputs give equal bytes."""
+    source, how = record["source"], record["options"]["quantization"]
     repository, count = source.get("repository"), config.parameter_count
     name = repository or source["directory"]
     return CARD.format(
@@ -63,10 +63,10 @@ def card(config: ModelConfig, made: Mapping[str, Any], nbytes: int, report: Repo
         family=config.family,
         base=f"base_model: {repository}\n" if repository else "",
         origin=f"{repository} at revision {source['revision']}" if repository else name,
-        elm_mlx=made["elm_mlx"],
-        mlx=made["mlx"],
+        elm_mlx=record["elm_mlx"],
+        mlx=record["mlx"],
         parameters=count,
-        form=in_words(how) if how else made["options"]["dtype"],
+        form=in_words(how) if how else record["options"]["dtype"],
         size=gigabytes(nbytes),
         bits=8 * nbytes / count,
         quality=VERIFIED.format_map(vars(report)) if report else UNVERIFIED,

@@ -1,4 +1,4 @@
-"""The config.json we write: the source's own, every default spelled out, so that no reader has to guess."""
+"""The config.json that we write: the source's own with every default spelled out, so that no reader has to guess."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 from elm_mlx.config import ModelConfig
 from elm_mlx.config.quantization import Quantization
 
-# `auto_map` names Python files that a loader would run; the others are written anew.
+# `auto_map` names Python files that a loader would run; the other two are ours to write.
 LEFT_OUT = ("auto_map", "quantization", "quantization_config")
 ARCHITECTURES = {"openelm": "OpenELMForCausalLM", "llama": "LlamaForCausalLM"}
 
@@ -16,7 +16,8 @@ ARCHITECTURES = {"openelm": "OpenELMForCausalLM", "llama": "LlamaForCausalLM"}
 def output_config(
     raw: Mapping[str, Any], config: ModelConfig, quantization: Quantization | None, dtype: str
 ) -> dict[str, Any]:
-    """The source's keys with ours over them; type and RoPE in the older spelling too, as mlx-lm reads only that."""
+    """The source's keys, replaced by ours where both have one; type and RoPE in the older spelling, too, since mlx-lm
+    reads only that."""
     kept = {key: value for key, value in raw.items() if key not in LEFT_OUT}
     kind = {"architectures": [ARCHITECTURES[config.family]], "torch_dtype": dtype, "dtype": dtype}
     written = kept | config.to_dict() | kind

@@ -1,10 +1,10 @@
-"""Which weights are written, so that a killed run is gone on with: a line for each, in the order of the files.
+"""Lists the weights that are written, so that the next run can continue a killed one: a line for each, in file order.
 
-    FINGERPRINT       of all that the bytes come from: under another one, everything begins anew
+    FINGERPRINT       of all that the bytes come from: where it differs, everything is converted again
     CRC32 NAME        of the bytes of a weight, appended once they are in its file
 
-The last line may be torn. None is believed before its bytes are read back: after a power cut they may be older. This
-tells whole from torn, not friend from foe: a sha256 instead would make an unquantized conversion half as long again.
+The last line may be torn. No line is trusted before its bytes are read back: after a power cut they may be older. The
+checksum finds damage, not forgery: a sha256 would make an unquantized conversion take half as long again.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ import zlib
 from collections.abc import Iterable
 from typing import BinaryIO
 
-CHUNK = 2**20
+READ_BYTES = 2**20
 
 
 class Journal:
-    """`file` is open to read and to append, and nobody else's."""
+    """The journal in `file`, which is open to read and to append, and locked by this run."""
 
     def __init__(self, file: BinaryIO, fingerprint: str) -> None:
         self._file, self._first = file, fingerprint.encode() + b"\n"
@@ -30,22 +30,22 @@ class Journal:
             file.write(self._first)
 
     def claims(self) -> list[tuple[str, str]]:
-        """(checksum, name) of the weights written, in their order."""
+        """(checksum, name) of the weights written, in the order of writing."""
         pairs = (line.decode(errors="replace").strip().partition(" ") for line in self._lines)
         return [(found, name) for found, _, name in pairs]
 
-    def keep(self, count: int) -> None:
+    def keep_first(self, count: int) -> None:
         """Forgets all but the first `count` weights."""
         self._file.truncate(len(self._first) + sum(map(len, self._lines[:count])))
 
     def add(self, name: str, checksum: str) -> None:
-        """One more weight is in its file."""
+        """Notes that one more weight is in its file."""
         self._file.write(f"{checksum} {name}\n".encode())
         self._file.flush()
 
 
 def checksum(chunks: Iterable[bytes | memoryview]) -> str:
-    """CRC-32 of the chunks one after the other."""
+    """CRC-32 of all the chunks, one after the other, in hexadecimal."""
     found = 0
     for chunk in chunks:
         found = zlib.crc32(chunk, found)
@@ -53,5 +53,5 @@ def checksum(chunks: Iterable[bytes | memoryview]) -> str:
 
 
 def read_checksum(file: BinaryIO, nbytes: int) -> str:
-    """That of the next bytes of a file."""
-    return checksum(file.read(min(CHUNK, nbytes - at)) for at in range(0, nbytes, CHUNK))
+    """Reads the next `nbytes` of a file and returns their checksum."""
+    return checksum(file.read(min(READ_BYTES, nbytes - at)) for at in range(0, nbytes, READ_BYTES))

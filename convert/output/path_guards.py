@@ -1,4 +1,4 @@
-"""Where a conversion may read and write: nothing that is read is lost, and nothing is read that is no checkpoint's."""
+"""Where a conversion may read and write: it overwrites nothing that it reads, and reads only the checkpoint's files."""
 
 from __future__ import annotations
 
@@ -11,22 +11,23 @@ from elm_mlx.errors import BadCheckpoint, InvalidRequest, TargetExists
 from elm_mlx.files import disk_errors, reading
 from elm_mlx.store.snapshot import snapshot_at
 
-WEIGHTS = (".safetensors", *TORCH_SUFFIXES)
+WEIGHT_SUFFIXES = (".safetensors", *TORCH_SUFFIXES)
 
 
 def check_places(target: Path, files: Sequence[Path], *named: Path) -> None:
-    """Holds the target against all that is read, and the `files` against their folders: only what the user `named`, and
-    weights, may be links to anywhere. Raises InvalidRequest, TargetExists, BadCheckpoint."""
+    """Checks that the target overwrites nothing that is read, and that no file is a link out of its folder: only
+    weights, and what the user `named`, may be links to anywhere. Raises InvalidRequest, TargetExists, BadCheckpoint."""
     refuse_unnameable(target)
     for place in (*named, *files):
         refuse_overlap(place, target)
     for file in files:
-        if file not in named and file.suffix not in WEIGHTS:  # a link to anything but weights has no tensors
+        # Links to weights may lead anywhere: a file that holds no tensors ends in an error and is not copied.
+        if file not in named and file.suffix not in WEIGHT_SUFFIXES:
             refuse_link_out(file)
 
 
 def refuse_unnameable(target: Path) -> None:
-    """MLX opens no file whose path is not UTF-8, and the root has no name for a folder to get."""
+    """Refuses a path that is not UTF-8, which MLX cannot open, and the root: it has no name. Raises InvalidRequest."""
     if not target.name:
         raise InvalidRequest(f"{target} has no name that a new folder could get. Name a folder inside it.")
     try:
@@ -36,8 +37,9 @@ def refuse_unnameable(target: Path) -> None:
 
 
 def refuse_overlap(place: Path, target: Path) -> None:
-    """What is read must not be, nor lie in, what is replaced or removed on the way to the target. The system compares
-    the files: a name says too little where there are links, or where a and A are one."""
+    """Refuses a `place` to read that is, or lies in, a path that a run replaces or removes. The operating system
+    compares the files, since names are not enough where there are links, or where a and A are one file.
+    Raises TargetExists."""
     with reading(place):
         real = place.resolve()
     with disk_errors(f"{target} cannot be written"):
@@ -48,7 +50,7 @@ def refuse_overlap(place: Path, target: Path) -> None:
 
 
 def is_same(taken: Path, place: Path) -> bool:
-    """Whether both are one file; another run may remove or rename what is `taken` at any time."""
+    """Whether both are one file; no where `taken` is gone, as another run may remove or rename it at any time."""
     try:
         return taken.samefile(place)
     except FileNotFoundError:
@@ -56,8 +58,8 @@ def is_same(taken: Path, place: Path) -> bool:
 
 
 def refuse_link_out(file: Path) -> None:
-    """A checkpoint's files are its own: a link that leads elsewhere would carry a file of the user's into the output.
-    In the hub's cache they are links to the blobs of the same repository."""
+    """Refuses a link out of the checkpoint, which would copy a file of the user's into the output. In the hub's cache
+    files are links to the blobs of their repository, which may stay. Raises BadCheckpoint."""
     with reading(file):
         snapshot = snapshot_at(file.parent)
         root = snapshot.folder if snapshot else file.parent.resolve()

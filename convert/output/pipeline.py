@@ -1,4 +1,4 @@
-"""Read, cast, quantize, write: some rows of the source in memory at a time, and one weight as it is stored."""
+"""Reads, casts, quantizes and writes weights; in memory are some rows of the source, and one weight as it is stored."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ from elm_mlx.files import write_json
 from elm_mlx.store.stored_form import quantize, stored_parts
 from elm_mlx.store.weights import Entry, Writer, file_head
 
-AHEAD_BYTES = CACHE_BYTES = 48 * 2**20  # small beside the 200 MB that a conversion may take over its tensors
+AHEAD_BYTES = CACHE_BYTES = 48 * 2**20  # small beside the 200 MB that a conversion may take beside its tensors
 
 
 @dataclass(frozen=True)
 class Shards:
-    """What will be written, known to the byte before anything is read.
+    """The weights files that will be written, known to the byte before anything is read.
 
-    `stored` maps each weight to the entries it becomes, `groups` is the weights of each file in order.
+    `stored` maps each weight to the entries that it becomes, `groups` lists the weights of each file in order.
     """
 
     dtype: mx.Dtype
@@ -55,27 +55,27 @@ class Shards:
         return {f"{name}.safetensors": weights for name, weights in zip(names, self.groups, strict=True)}
 
     def entries(self, names: list[str]) -> dict[str, Entry]:
-        """What the file of these weights holds."""
+        """The tensors that a file of these weights holds, by name."""
         return {part: entry for name in names for part, entry in self.stored[name].items()}
 
 
 @dataclass(frozen=True)
 class StoredRows:
-    """Rows of a weight, by the tensors that they are stored as; `nbytes` is what they take at their source."""
+    """Rows of a weight as they are stored: `parts`, by the tensor's name. `nbytes` is their size at the source."""
 
     name: str
     nbytes: int
     parts: dict[str, mx.array]
 
     def wait(self) -> StoredRows:
-        """Returns itself once it is computed; mx.eval would wait for everything else that MLX was given to do."""
+        """Waits until the rows are computed, and returns them; mx.eval would wait for all other work of MLX, too."""
         for array in self.parts.values():
             memoryview(array)  # type: ignore[arg-type]
         return self
 
 
 def plan_shards(config: ModelConfig, quantization: Quantization | None, dtype: mx.Dtype, shard_bytes: int) -> Shards:
-    """The files for a model: a weight is never split, so one above `shard_bytes` gets a file of its own."""
+    """Divides a model's weights among files: a weight is never split, so one above `shard_bytes` has its own file."""
     settings: dict[str, Quantization | None] = {}
     stored: dict[str, dict[str, Entry]] = {}
     groups: list[list[str]] = [[]]
@@ -93,8 +93,8 @@ def plan_shards(config: ModelConfig, quantization: Quantization | None, dtype: m
 
 
 def resume(folder: Path, shards: Shards, journal: Journal) -> set[str]:
-    """The weights that a killed run has written to `folder`, read back and found to be what the journal says.
-    They are the first ones of `shards`; everything else in there is removed."""
+    """Finds the weights that a killed run has written to `folder`, by reading back what the journal lists. They are the
+    first ones of `shards`; all other files in the folder, and lines of the journal, are removed."""
     claims = journal.claims()
     done: list[str] = []
     begun: list[str] = []
@@ -104,7 +104,7 @@ def resume(folder: Path, shards: Shards, journal: Journal) -> set[str]:
             done += names[:count]
         if count < len(names):
             break
-    journal.keep(len(done))
+    journal.keep_first(len(done))
     for path in folder.iterdir():
         if path.name not in begun:
             path.unlink()
@@ -112,7 +112,7 @@ def resume(folder: Path, shards: Shards, journal: Journal) -> set[str]:
 
 
 def count_intact(path: Path, shards: Shards, names: list[str], claims: list[tuple[str, str]]) -> int:
-    """How many of a file's weights, from its first on, are as claimed."""
+    """How many of a file's weights, from the first on, have the checksums in `claims`."""
     if not path.is_file():
         return 0
     with path.open("rb") as file:
@@ -122,7 +122,7 @@ def count_intact(path: Path, shards: Shards, names: list[str], claims: list[tupl
         return next(wrong, len(pairs))
 
 
-def write(
+def write_shards(
     folder: Path,
     shards: Shards,
     tensors: dict[str, LazyTensor],
@@ -130,7 +130,7 @@ def write(
     journal: Journal,
     progress: Progress | None,
 ) -> None:
-    """Writes the files of `shards` and their index, all but the weights that are `done`."""
+    """Writes the files of `shards` and their index; the weights that are `done` stay as they are."""
     sizes = {name: source_bytes(tensor) for name, tensor in tensors.items()}
     reached, total = sum(sizes[name] for name in done), sum(sizes.values())
     places: dict[str, str] = {}
@@ -139,7 +139,7 @@ def write(
     for file, names in shards.files.items():
         entries, left = shards.entries(names), [name for name in names if name not in done]
         places |= dict.fromkeys(entries, file)
-        with small_cache(), Writer(folder / file, entries, len(entries) - len(shards.entries(left))) as writer:
+        with limit_freed_buffers(), Writer(folder / file, entries, len(entries) - len(shards.entries(left))) as writer:
             for name in left:
                 _, blocks = next(weights)
                 journal.add(name, write_weight(writer, list(blocks)))
@@ -151,8 +151,8 @@ def write(
 
 
 @contextmanager
-def small_cache() -> Iterator[None]:
-    """MLX otherwise keeps freed buffers of every size met. Clearing its cache would wait for all that it has to do."""
+def limit_freed_buffers() -> Iterator[None]:
+    """Lets MLX keep few freed buffers; else it keeps some of every size. Clearing them would wait for all its work."""
     before = mx.set_cache_limit(CACHE_BYTES)
     try:
         yield
@@ -161,13 +161,13 @@ def small_cache() -> Iterator[None]:
 
 
 def write_weight(writer: Writer, blocks: list[StoredRows]) -> str:
-    """Appends a weight, part by part; the checksum of its bytes."""
+    """Appends a weight, part by part, and returns the checksum of its bytes."""
     written = (writer.write(part, *(block.parts[part] for block in blocks)) for part in blocks[0].parts)
     return checksum(data for part in written for data in part)
 
 
 def convert_blocks(shards: Shards, tensors: dict[str, LazyTensor]) -> Iterator[StoredRows]:
-    """The weights block after block, each done; while the caller has one MLX works on AHEAD_BYTES of those after it."""
+    """Converts the weights block by block; while the caller has one, MLX computes AHEAD_BYTES of the next ones."""
     running: deque[StoredRows] = deque()
     for name, tensor in tensors.items():
         for rows in tensor.blocks():
@@ -180,14 +180,14 @@ def convert_blocks(shards: Shards, tensors: dict[str, LazyTensor]) -> Iterator[S
 
 
 def convert_rows(name: str, rows: mx.array, shards: Shards) -> dict[str, mx.array]:
-    """Rows of one weight as they are stored: cast, then quantized where `shards` says so."""
+    """Converts rows of one weight to what is stored: casts them, then quantizes them where `shards` says so."""
     cast = rows.astype(shards.dtype)
     if shards.dtype == mx.float16 and bool(mx.any(mx.isinf(cast) & ~mx.isinf(rows))):
         raise BadCheckpoint(f"{name} has values above 65504, which float16 cannot hold.", "Use {dtype=bfloat16}.")
     return quantize(name, cast, shards.settings[name])
 
 
-def elements(tensor: LazyTensor) -> int:
+def element_count(tensor: LazyTensor) -> int:
     """How many elements a tensor has."""
     return prod(tensor.shape)
 

@@ -1,5 +1,5 @@
-"""What an output is made of, from and with: conversion.json. No time and no place in it, so that the same input gives
-the same bytes anywhere."""
+"""conversion.json: which files, with which options and versions, an output was made from. It holds no time and no
+place, so that equal inputs give equal bytes anywhere."""
 
 from __future__ import annotations
 
@@ -22,16 +22,18 @@ from elm_mlx.files import reading
 from elm_mlx.store.snapshot import snapshot_at
 
 VERSIONS = {"elm_mlx": __version__, "mlx": mx.__version__}  # type: ignore[attr-defined]
-CHUNK = 2**26
+READ_BYTES = 2**26
 
 
 @contextmanager
-def of(source: Source, tokenizer: list[Path], options: dict[str, Any]) -> Iterator[Callable[[], dict[str, Any]]]:
-    """Gives conversion.json's object when it is asked for: until then a thread takes the hashes of the files of the
-    source and the tokenizer, beside the conversion, which waits for MLX most of its time."""
+def hash_in_background(
+    source: Source, tokenizer: list[Path], options: dict[str, Any]
+) -> Iterator[Callable[[], dict[str, Any]]]:
+    """Yields a function that returns the object of conversion.json. Meanwhile a thread hashes the files of the
+    source and the tokenizer, beside the conversion, which waits for MLX most of the time."""
     stop = threading.Event()
     with ThreadPoolExecutor(max_workers=1) as thread:
-        hashes = {file: thread.submit(describe, file, stop.is_set) for file in [*source.files, *tokenizer]}
+        hashes = {file: thread.submit(identify_file, file, stop.is_set) for file in [*source.files, *tokenizer]}
         try:
             yield lambda: {
                 **VERSIONS,
@@ -45,14 +47,14 @@ def of(source: Source, tokenizer: list[Path], options: dict[str, Any]) -> Iterat
 
 
 def origin(directory: Path) -> dict[str, str]:
-    """Repository and revision, where the directory lies in the hub's cache; else its name, as far as it is text."""
+    """Repository and revision of a directory in the hub's cache; for any other its name, as far as that is UTF-8."""
     if found := snapshot_at(directory):
         return {"repository": found.repository, "revision": found.commit}
     return {"directory": os.fsencode(directory.resolve().name).decode(errors="replace")}
 
 
-def describe(file: Path, stopped: Callable[[], bool]) -> dict[str, Any]:
-    """Size and sha256; the hub's cache names a large file by it."""
+def identify_file(file: Path, stopped: Callable[[], bool]) -> dict[str, Any]:
+    """Size and sha256 of a file; the hub's cache names a large file by its sha256, which then need not be computed."""
     blob, cached = file.resolve(), snapshot_at(file.parent)
     with reading(file), file.open("rb") as content:
         nbytes = file.stat().st_size
@@ -61,17 +63,17 @@ def describe(file: Path, stopped: Callable[[], bool]) -> dict[str, Any]:
 
 
 def sha256(file: BinaryIO, nbytes: int, stopped: Callable[[], bool]) -> str:
-    """The hash of a file, over a map: each time it asks for bytes it would have to wait for the interpreter."""
+    """Hashes a file through a memory map: at every read the thread would have to wait for the interpreter."""
     found = hashlib.sha256()
     content = memoryview(mmap.mmap(file.fileno(), nbytes, access=mmap.ACCESS_READ) if nbytes else b"")
-    for begin in range(0, nbytes, CHUNK):
+    for begin in range(0, nbytes, READ_BYTES):
         if not stopped():
-            found.update(content[begin : begin + CHUNK])
+            found.update(content[begin : begin + READ_BYTES])
     return found.hexdigest()
 
 
-def fingerprint(source: Source, *facts: object) -> str:
-    """Of all that the weights' bytes come from: the versions, the facts, and the source's files, which count as changed
-    with their size or time."""
+def source_fingerprint(source: Source, *facts: object) -> str:
+    """A hash of all that the weights' bytes come from: the versions, the `facts`, and the source's files, of which size
+    and time stand for the content."""
     states = [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in source.files]
     return hashlib.sha256(repr((VERSIONS, source.layout, states, facts)).encode()).hexdigest()

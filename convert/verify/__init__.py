@@ -1,4 +1,4 @@
-"""A converted model against its source: both run over the same text, a layer in memory at a time.
+"""Compares a converted model with its source: both run over one text, with one layer in memory at a time.
 
 Both compute in float32 with the weights as they are stored, so what differs is the weights and the configuration, not
 the arithmetic.
@@ -16,19 +16,19 @@ import mlx.core as mx
 import numpy as np
 
 from elm_mlx.arguments import Progress, real_number, whole_number
-from elm_mlx.convert.verify.layerwise import OnDisk, open_directory, open_original
-from elm_mlx.convert.verify.rounding import altered
+from elm_mlx.convert.verify.layerwise import ModelOnDisk, open_directory, open_original
+from elm_mlx.convert.verify.rounding import find_altered
 from elm_mlx.errors import BadCheckpoint, InvalidRequest, NotFound
 from elm_mlx.files import reading
 from elm_mlx.store.load import load_tokenizer
 
-TOKENS, MAX_TOKENS = 2048, 1_000_000
+TOKENS, MOST_TOKENS = 2048, 1_000_000
 WINDOW = 512  # positions that attend to one another
-POSITIONS = 64  # whose logits exist at a time: [64, V]
+POSITIONS = 64  # whose logits are in memory at a time: [64, V]
 CHARACTERS = 64  # of the text that are read for each token; English has about four
 
-# Mean KL divergence, in nats per token, that a way of storing the weights may cost: three times and more what it costs
-# the demo's draft, as small models lose most; at 3 and 2 bits less, or a model wrong in every layer would pass.
+# Mean KL divergence, in nats per token, that a way of storing the weights may cost: at least three times what it costs
+# the demo's draft, as small models lose most; less at 3 and 2 bits, or a model that is wrong in every layer would pass.
 MAX_KL = {
     "exact": 1e-6,  # nothing was rounded: float32's own noise
     "float16": 1e-4,
@@ -49,10 +49,10 @@ MAX_KL = {
 class Report:
     """How far `converted` is from `source` at `tokens` positions of text.
 
-    `max_difference` is between logits, `relative_difference` the same over the source's largest; `kl_divergence` the
-    mean of KL(source || converted) in nats; `same_top` the share of positions with the same likeliest token; `bound`
-    the divergence allowed for weights `stored` this way; `altered` names the weights that are not the source's rounded
-    that way, bit for bit, as a conversion of ours has none and learned quantization many.
+    `max_difference` is the largest between logits, `relative_difference` that difference over the source's largest
+    logit; `kl_divergence` the mean of KL(source || converted) in nats; `same_top` the share of positions with the same
+    likeliest token; `bound` the divergence allowed for weights `stored` this way; `altered` names the weights that are
+    not, bit for bit, the source's rounded that way: a conversion of ours has none, learned quantization many.
     """
 
     converted: Path
@@ -70,7 +70,7 @@ class Report:
 
     @property
     def passed(self) -> bool:
-        """Whether the divergence is within the bound; NaN is not."""
+        """Whether the divergence is within the bound; a NaN is not."""
         return self.kl_divergence <= self.bound
 
 
@@ -88,13 +88,14 @@ def verify(
 
     `text` is a UTF-8 file, by default the demo's held-out stories; its first `tokens` by the converted model's own
     tokenizer are read in windows of up to 512 that begin with BOS where the model has one. `max_kl` replaces the
-    bound. `rope_factor` is what a source in Meta's layout was converted with. `progress` hears (layers done, in all).
+    bound. `rope_factor` is what a source in Meta's layout was converted with. `progress` is called with (layers done,
+    in all).
 
     Raises InvalidRequest for models that do not belong together, and NotFound, MissingTokenizer, BadCheckpoint,
     Unsupported. A difference past the bound raises nothing: the report has not `passed`.
     """
-    if not 1 <= whole_number("tokens", tokens) <= MAX_TOKENS:
-        raise InvalidRequest(f"tokens is {tokens}; it must be 1 to {MAX_TOKENS:,}.")
+    if not 1 <= whole_number("tokens", tokens) <= MOST_TOKENS:
+        raise InvalidRequest(f"tokens is {tokens}; it must be 1 to {MOST_TOKENS:,}.")
     if max_kl is not None and not real_number("max_kl", max_kl) >= 0:
         raise InvalidRequest(f"max_kl is {max_kl}; it must be 0 or above, in nats per token.")
     ours, theirs = open_directory(Path(converted)), open_original(Path(source), rope_factor)
@@ -102,18 +103,18 @@ def verify(
 
 
 def compare(
-    ours: OnDisk,
-    theirs: OnDisk,
+    ours: ModelOnDisk,
+    theirs: ModelOnDisk,
     text: str | Path | None = None,
     *,
     tokens: int = TOKENS,
     max_kl: float | None = None,
     progress: Progress | None = None,
 ) -> Report:
-    """The same for models that are open."""
+    """Compares two open models as `verify` does. Raises InvalidRequest for models that do not belong together."""
     check_pair(ours, theirs)
-    windows = encoded(ours, held_out() if text is None else Path(text), tokens)
-    steps, total = count(1), 2 * (ours.config.num_layers + 2) + 1  # embedding and norm too; both heads are the last
+    windows = encode_windows(ours, held_out() if text is None else Path(text), tokens)
+    steps, total = count(1), 2 * (ours.config.num_layers + 2) + 1  # embedding and norm, too; the last is both heads
 
     def step() -> None:
         if progress:
@@ -121,12 +122,13 @@ def compare(
 
     inputs = [window[:-1] for window in windows]
     targets = mx.array([token for window in windows for token in window[1:]])
-    table = compared(ours, theirs, ours.hidden(inputs, step), theirs.hidden(inputs, step), targets)
+    table = compare_positions(ours, theirs, ours.hidden(inputs, step), theirs.hidden(inputs, step), targets)
     step()
-    return report(ours, theirs, table, max_kl, altered(ours.stored(), ours.quantization, ours.dtypes, theirs.originals))
+    changed = find_altered(ours.stored(), ours.quantization, ours.dtypes, theirs.originals)
+    return summarize(ours, theirs, table, max_kl, changed)
 
 
-def check_pair(ours: OnDisk, theirs: OnDisk) -> None:
+def check_pair(ours: ModelOnDisk, theirs: ModelOnDisk) -> None:
     """Raises InvalidRequest unless both have weights of the same names and shapes."""
     here, there = ours.config.weight_shapes(), theirs.config.weight_shapes()
     for name in here | there:
@@ -136,13 +138,14 @@ def check_pair(ours: OnDisk, theirs: OnDisk) -> None:
                                  "checkpoint that it was made from.")  # fmt: skip
 
 
-def encoded(model: OnDisk, text: Path, tokens: int) -> list[list[int]]:
-    """The text's first ids, in windows [BOS, ...] of one id more than the model reads: the last is only foretold.
+def encode_windows(model: ModelOnDisk, text: Path, tokens: int) -> list[list[int]]:
+    """Encodes the beginning of a text in windows [BOS, ...] of one id more than the model reads: the last is only
+    predicted.
 
-    Raises InvalidRequest for a text without any, MissingTokenizer, BadCheckpoint.
+    Raises InvalidRequest for a text with no id to predict, MissingTokenizer, BadCheckpoint.
     """
     tokenizer = load_tokenizer(model.where, model.config)
-    ids = tokenizer.encode_text(read_text(text, CHARACTERS * tokens))[:tokens]
+    ids = tokenizer.encode_text(read_beginning(text, CHARACTERS * tokens))[:tokens]
     if max(ids, default=0) >= model.config.vocab_size:
         raise BadCheckpoint(f"{model.where / 'tokenizer.json'} gives id {max(ids)} and the model has only "
                             f"{model.config.vocab_size}: it is another model's.")  # fmt: skip
@@ -159,8 +162,8 @@ def held_out() -> Path:
     return Path(str(files("elm_mlx.demo") / "held_out.txt"))
 
 
-def read_text(path: Path, characters: int) -> str:
-    """The beginning of a UTF-8 file. Raises NotFound, InvalidRequest."""
+def read_beginning(path: Path, characters: int) -> str:
+    """Reads the first `characters` of a UTF-8 file. Raises NotFound, InvalidRequest."""
     with reading(path):
         if not path.exists():
             raise NotFound(f"There is no {path}. Give a text file.")
@@ -171,23 +174,26 @@ def read_text(path: Path, characters: int) -> str:
             raise InvalidRequest(f"{path} is not UTF-8 text. Convert it first, for example with iconv.") from error
 
 
-def compared(ours: OnDisk, theirs: OnDisk, our_states: mx.array, their_states: mx.array, ids: mx.array) -> np.ndarray:
-    """States [N, E] of both and the ids [N] that follow -> a row each, [6, N]: largest difference of logits, the
-    source's largest logit, divergence, same likeliest token, log-probability of the id by ours and by theirs."""
+def compare_positions(
+    ours: ModelOnDisk, theirs: ModelOnDisk, our_states: mx.array, their_states: mx.array, ids: mx.array
+) -> np.ndarray:
+    """Compares what both models predict from their states [N, E] for the ids [N] that follow. Returns [6, N], a row
+    each: largest difference of logits, the source's largest logit, divergence, whether the likeliest token is the same,
+    log-probability of the id by ours and by theirs."""
     our_head, their_head = ours.head(), theirs.head()
     columns = []
     for start in range(0, len(ids), POSITIONS):
         here = slice(start, start + POSITIONS)
         a, b = our_head(our_states[here]), their_head(their_states[here])  # [P, V]
         q, p = (logits - mx.logsumexp(logits, axis=-1, keepdims=True) for logits in (a, b))
-        divergence = mx.maximum((mx.exp(p) * (p - q)).sum(axis=-1), 0.0)  # below 0 by rounding alone
+        divergence = mx.maximum((mx.exp(p) * (p - q)).sum(axis=-1), 0.0)  # rounding alone can make it negative
         same = mx.argmax(a, axis=-1) == mx.argmax(b, axis=-1)
         chosen = [mx.take_along_axis(log, ids[here, None], axis=-1)[:, 0] for log in (q, p)]
         columns.append(np.array(mx.stack([mx.abs(a - b).max(-1), mx.abs(b).max(-1), divergence, same, *chosen])))
     return np.concatenate(columns, axis=1)
 
 
-def stored_as(ours: OnDisk, theirs: OnDisk) -> str:
+def stored_as(ours: ModelOnDisk, theirs: ModelOnDisk) -> str:
     """How the weights are stored, as MAX_KL names it: of several settings the one with the fewest bits counts, of
     several types the coarsest that a weight was rounded to; "exact" where none was."""
     if how := ours.quantization:
@@ -198,8 +204,10 @@ def stored_as(ours: OnDisk, theirs: OnDisk) -> str:
     return max(rounded, key=MAX_KL.__getitem__, default="exact")
 
 
-def report(ours: OnDisk, theirs: OnDisk, table: np.ndarray, max_kl: float | None, changed: list[str]) -> Report:
-    """The figures of every position as one of each."""
+def summarize(
+    ours: ModelOnDisk, theirs: ModelOnDisk, table: np.ndarray, max_kl: float | None, changed: list[str]
+) -> Report:
+    """Makes one figure of each row of `table` [6, N], which has one for every position."""
     (difference, largest, *_), mean = table.max(axis=1), table.mean(axis=1, dtype=np.float64)
     stored = stored_as(ours, theirs)
     return Report(
@@ -219,5 +227,5 @@ def report(ours: OnDisk, theirs: OnDisk, table: np.ndarray, max_kl: float | None
 
 
 def perplexity(mean_log_probability: float) -> float:
-    """exp of the mean loss, or the most that a float holds."""
+    """exp of the mean loss, limited to what a float can hold."""
     return math.exp(min(-mean_log_probability, 700.0))

@@ -26,10 +26,12 @@ from elm_mlx.store.stored_form import expand
 
 
 @dataclass(frozen=True)
-class OnDisk:
-    """A model on disk: how it is quantized, the type of each weight's floats, and `tensors()`, its weights anew by
-    name, plain and none of them read yet; of an MLX directory `stored()`, the same as they lie there, and of any other
-    source `originals`."""
+class ModelOnDisk:
+    """A model on disk: how it is quantized, and in `dtypes` the type of each weight's floats.
+
+    `tensors()` opens its weights by name, plain and none of them read yet. An MLX directory has `stored()`, which opens
+    them as they are stored; any other source has `originals`, its tensors on disk.
+    """
 
     where: Path
     config: ModelConfig
@@ -52,7 +54,7 @@ class OnDisk:
         return mx.concatenate([state[0] for state in states])
 
     def head(self) -> Matrix:
-        """The rows of the output."""
+        """The output matrix: states [N, E] to logits [N, V]."""
         family = MODELS[type(self.config)]
         return self._parameters().linear(family.EMBEDDING if self.config.tied else family.HEAD)
 
@@ -60,16 +62,16 @@ class OnDisk:
         return Parameters(self.tensors(), None, mx.float32, mx.eval)
 
 
-class Unread(UserDict[str, Any]):
-    """Tensors on disk as a mapping to arrays: each is read when it is taken."""
+class UnreadTensors(UserDict[str, Any]):
+    """Tensors on disk as a mapping to arrays: each is read when it is looked up."""
 
     def __getitem__(self, name: str) -> mx.array:
         array: mx.array = self.data[name].read()
         return array
 
 
-def open_directory(where: Path) -> OnDisk:
-    """An MLX directory, quantized or not. Raises NotFound, BadCheckpoint, Unsupported."""
+def open_directory(where: Path) -> ModelOnDisk:
+    """Opens an MLX directory, quantized or not. Raises NotFound, BadCheckpoint, Unsupported."""
     config = read_config(where)
     arrays, _ = load_arrays(where, config)
     how = config.quantization if any(name.endswith(".scales") for name in arrays) else None
@@ -80,7 +82,7 @@ def open_directory(where: Path) -> OnDisk:
     def tensors() -> dict[str, mx.array]:
         return expand(stored(), how, mx.float32) if how else stored()
 
-    return OnDisk(where, config, how, dtypes(arrays, config), tensors, stored)
+    return ModelOnDisk(where, config, how, dtypes(arrays, config), tensors, stored)
 
 
 def dtypes(arrays: dict[str, mx.array], config: ModelConfig) -> dict[str, mx.Dtype]:
@@ -91,14 +93,14 @@ def dtypes(arrays: dict[str, mx.array], config: ModelConfig) -> dict[str, mx.Dty
     return {name: floats.get(name, floats.get(scales[name], usual)) for name in scales}
 
 
-def open_original(where: Path, rope_factor: float | None = None) -> OnDisk:
-    """A checkpoint in any layout that the converter reads; `rope_factor` is for Meta's. Raises as `open_source`."""
+def open_original(where: Path, rope_factor: float | None = None) -> ModelOnDisk:
+    """Opens a checkpoint in any layout that we convert; `rope_factor` is for Meta's. Raises as `open_source`."""
     opened = open_source(where, rope_factor=rope_factor)
-    return of_source(opened, match(opened.config, opened.family_layout, opened.tensors, where))
+    return source_model(opened, match(opened.config, opened.family_layout, opened.tensors, where))
 
 
-def of_source(source: Source, matched: Matched) -> OnDisk:
-    """The model of a checkpoint that is open; one that is quantized is expanded as it is read."""
+def source_model(source: Source, matched: Matched) -> ModelOnDisk:
+    """The model of an open checkpoint; quantized weights are expanded when they are read."""
     tensors = matched.tensors
     types = {name: tensor.dtype for name, tensor in tensors.items()}
-    return OnDisk(source.where, source.config, None, types, lambda: Unread(tensors), originals=tensors)
+    return ModelOnDisk(source.where, source.config, None, types, lambda: UnreadTensors(tensors), originals=tensors)

@@ -1,4 +1,4 @@
-"""Whether stored weights are exactly what rounding the source's gives: no rounding hides a mistake from that."""
+"""Checks that stored weights are exactly the source's, rounded: no mistake can hide behind the rounding."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from elm_mlx.convert.tensor import LazyTensor
 from elm_mlx.store.stored_form import quantize
 
 
-def altered(
+def find_altered(
     stored: MutableMapping[str, mx.array],
     how: Quantization | None,
     dtypes: Mapping[str, mx.Dtype],
     source: Mapping[str, LazyTensor],
 ) -> list[str]:
-    """The weights in `stored` that are not the source's cast to the type in `dtypes` and quantized as `how` says.
+    """Finds the weights in `stored` that are not the source's, cast to their type in `dtypes` and quantized by `how`.
 
-    One is in memory at a time, so each is taken out of `stored`. Learned quantization alters, a conversion of ours
-    nothing.
+    One weight is in memory at a time, so each is removed from `stored`. Learned quantization alters weights, a
+    conversion of ours none.
     """
     return [name for name, tensor in source.items() if not is_rounded(name, stored, how, dtypes[name], tensor)]
 
@@ -28,7 +28,7 @@ def altered(
 def is_rounded(
     name: str, stored: MutableMapping[str, mx.array], how: Quantization | None, dtype: mx.Dtype, tensor: LazyTensor
 ) -> bool:
-    """The same of one weight."""
+    """Whether one weight in `stored`, from which it is removed, is exactly the source's, cast and quantized."""
     setting = how.of(name, tensor.shape) if how and name.removesuffix("weight") + "scales" in stored else None
     weight = tensor.read().astype(dtype)
     expected = quantize(name, weight, setting)
