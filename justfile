@@ -16,11 +16,11 @@ test *options:
 parity:
     .venv/bin/pytest -m parity
 
-# Everything that is generated from something else.
+# Writes the generated files again: docs/cli.md, and the demo in the package.
 generate:
     .venv/bin/python docs/make_cli.py
     .venv/bin/python examples/demo_model/ship.py
 
-# The demo and its draft from nothing; needs the demo-training extra: torch.
+# Trains the demo and its draft from nothing; needs the demo-training extra: torch.
 demo:
     .venv/bin/python examples/demo_model/make.py

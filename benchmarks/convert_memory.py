@@ -35,7 +35,7 @@ OPENELM_1B: dict[str, Any] = {
     "normalize_qk_projections": True, "share_input_output_layers": True, "max_context_length": 2048,
     "torch_dtype": "float32",
 }  # fmt: skip
-BLOCK = 2**24  # numbers of noise
+BLOCK = 2**24  # random numbers in the block of noise
 SHARD_BYTES = 5 * 10**9
 
 OURS = "from elm_mlx.convert import convert; convert(sys.argv[1], sys.argv[2], bits=4, dtype='bfloat16')"
@@ -47,7 +47,8 @@ PROGRAMS = {"elm-mlx": OURS, "mlx-lm": THEIRS}
 
 
 def make(folder: Path, raw: dict[str, Any], kind: str) -> int:
-    """A directory of that shape in files of up to SHARD_BYTES; the bytes of its largest tensor in float32."""
+    """Writes a checkpoint of a config.json's shape, in files of up to SHARD_BYTES, as float32 noise (`kind` F32) or as
+    files with holes in place of the weights (BF16). Returns the bytes of its largest tensor in float32."""
     from elm_mlx.config import config_from_dict
     from elm_mlx.demo import demo_directory
 
@@ -74,7 +75,7 @@ def make(folder: Path, raw: dict[str, Any], kind: str) -> int:
 
 
 def write_file(path: Path, header: bytes, nbytes: int, noisy: bool) -> None:
-    """One safetensors file: a block of noise again and again, or a hole."""
+    """Writes a safetensors file with `nbytes` of weights: a repeated block of noise, or a hole, which takes no disk."""
     import numpy as np
 
     header += b" " * (-len(header) % 8)
@@ -87,7 +88,7 @@ def write_file(path: Path, header: bytes, nbytes: int, noisy: bool) -> None:
 
 
 def anonymous(process: int | str = "self") -> int:
-    """Bytes of a process that no file backs; 0 for one that has ended."""
+    """Bytes of a process's memory that no file backs (RssAnon of /proc); 0 for a process that has ended."""
     try:
         text = Path(f"/proc/{process}/status").read_text(encoding="ascii")
     except OSError:
@@ -97,13 +98,13 @@ def anonymous(process: int | str = "self") -> int:
 
 
 def bare() -> int:
-    """What the interpreter has before it imports anything."""
+    """Anonymous bytes of a Python process that has imported nothing: every peak is counted from there."""
     script = "print(open('/proc/self/status').read().split('RssAnon:')[1].split()[0])"
     return int(subprocess.check_output([sys.executable, "-c", script])) * 1024
 
 
 def sample(program: str, source: Path, output: Path) -> dict[str, float]:
-    """One process of one program: seconds from its start to its end, and its peak."""
+    """Converts once, in a process of its own: seconds from its start to its end, its peak, and the bytes it wrote."""
     shutil.rmtree(output, ignore_errors=True)
     begun, peak = time.perf_counter(), 0
     command = [sys.executable, "-c", f"import sys; {PROGRAMS[program]}", str(source), str(output)]
@@ -118,12 +119,13 @@ def sample(program: str, source: Path, output: Path) -> dict[str, float]:
 
 
 def size(folder: Path) -> int:
-    """Bytes of the weights in a directory."""
+    """Bytes of the safetensors files in a directory."""
     return sum(file.stat().st_size for file in folder.glob("*.safetensors"))
 
 
 def alone(folder: Path) -> dict[str, Any]:
-    """The large model: its peak, and the bound that it must keep."""
+    """Converts the large model with elm-mlx: its peak, and the bound that the peak must keep, which is twice the
+    largest tensor in float32 and 200 MB."""
     largest = make(folder / "source", LLAMA_8B, "BF16")
     figures = sample("elm-mlx", folder / "source", folder / "output")
     bound = 2 * largest + 200 * 10**6
@@ -131,7 +133,8 @@ def alone(folder: Path) -> dict[str, Any]:
 
 
 def compared(folder: Path, pairs: int) -> dict[str, Any]:
-    """The small one, in interleaved pairs; ratios are ours over mlx-lm's: below 1 we are ahead."""
+    """Converts the small model with both programs, in interleaved pairs. Ratios are elm-mlx's figure over mlx-lm's:
+    below 1, elm-mlx needs less."""
     largest = make(folder / "source", OPENELM_1B, "F32")
     sample("elm-mlx", folder / "source", folder / "output")  # brings the source into the page cache
     samples = [{name: sample(name, folder / "source", folder / "output") for name in PROGRAMS} for _ in range(pairs)]

@@ -1,7 +1,7 @@
 """The kernels that Metal launches for a recorded step, by rules that are stated here once, as data, with their source.
 
 Sources are files of ml-explore/mlx, read in public copies. An array's layout is a NumPy view without content: what is a
-view there is one in MLX, and NumPy's contiguity, blind to axes of one, is MLX's `row_contiguous`.
+view in NumPy is a view in MLX, and NumPy's contiguity, which ignores axes of length 1, is MLX's `row_contiguous`.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ class Kernel(NamedTuple):
 
 
 class Rule(NamedTuple):
-    """How many kernels a primitive takes, and what its inputs must be like; one that is not is copied first, which is
-    one kernel more."""
+    """How many kernels a primitive launches, and which layout its inputs need. An input of another layout is copied
+    first, which is one kernel more."""
 
     kernels: int
     needs: Callable[[Layout], bool]
@@ -44,17 +44,17 @@ def contiguous(x: Layout) -> bool:
 
 
 def rows(x: Layout) -> bool:
-    """Whole rows with nothing between them, by the strides of axes of one, too."""
+    """Whether rows lie whole with nothing between them, judged by all strides, those of axes of length 1 included."""
     return x.ndim < 2 or (x.strides[-1] == x.itemsize and x.strides[-2] == x.itemsize * x.shape[-1])
 
 
 def matrix(x: Layout) -> bool:
-    """Rows or columns whole."""
+    """Whether rows or columns lie whole."""
     return x.ndim < 2 or x.itemsize in x.strides[-2:]
 
 
 def heads(x: Layout) -> bool:
-    """[1, heads, L, D] in any order, as a view of a cache is."""
+    """Whether [1, heads, L, D] has whole rows of D, with heads and positions in any order, as a view of a cache has."""
     return contiguous(x) or (prod(x.shape[:-3]) == 1 and x.strides[-1] == x.itemsize)
 
 
@@ -64,7 +64,7 @@ ELEMENTWISE = {
     "Tanh",
 }  # fmt: skip
 FUSABLE = ELEMENTWISE | {"Broadcast"}  # mlx/compile.cpp `is_fusable`
-STAND_INS = {"RMSNorm", "RoPE", "Attention", "Dequantize", "Enter", "Leave"}  # tape.py: Depends to MLX
+STAND_INS = {"RMSNorm", "RoPE", "Attention", "Dequantize", "Enter", "Leave"}  # of tape.py; to MLX they are `Depends`
 RESHAPES = {"ExpandDims", "Flatten", "Reshape", "Squeeze", "Unflatten"}
 VIEWS = {"Broadcast", "Copy", "Enter", "Leave", "Slice", "Split", "StopGradient", "Transpose"}
 RULES = {
@@ -81,21 +81,22 @@ RULES = {
     "Softmax": Rule(1, contiguous, "backend/metal/softmax.cpp"),
     "SliceUpdate": Rule(1, anything, "backend/gpu/primitives.cpp: copies the part; all before it unless donated"),
     "DynamicSliceUpdate": Rule(2, anything, "backend/gpu/primitives.cpp: one more computes where the part begins"),
-    "DynamicSlice": Rule(2, anything, "backend/gpu/primitives.cpp: the same"),
-    "Concatenate": Rule(1, anything, "backend/metal/slicing.cpp: a copy an input"),
+    "DynamicSlice": Rule(2, anything, "backend/gpu/primitives.cpp: one more computes where the part begins"),
+    "Concatenate": Rule(1, anything, "backend/metal/slicing.cpp: a copy of each input"),
     "Full": Rule(1, anything, "backend/gpu/primitives.cpp"),
     "Arange": Rule(1, anything, "backend/metal/primitives.cpp"),
 } | dict.fromkeys(ELEMENTWISE, Rule(1, anything, "backend/metal/binary.cpp, unary.cpp, ternary.cpp, copy.cpp"))
-LONG = 1024  # keys from which attention takes two passes on Max and Ultra chips; others: 4096, where heads are grouped
+# From how many keys attention takes two passes on Max and Ultra chips; on others from 4096, where heads are grouped.
+LONG = 1024
 
 
 def kernels(tape: Tape) -> list[Kernel]:
-    """Every launch of a step in order. Raises ValueError where the tape is not the graph that MLX drew, where what is
-    taken for fused is not what MLX fused, and for a primitive without a rule."""
+    """Every launch of a step, in order. Raises ValueError if the tape is not the graph that MLX drew, if the primitives
+    that are fused here are not those that MLX fused, and for a primitive without a rule."""
     groups = fusions(tape)
     check_tape(tape)
     check_fusions(tape, groups)
-    layouts = {name: whole(form) for name, form in tape.forms.items()}
+    layouts = {name: new_layout(form) for name, form in tape.forms.items()}
     launched: list[Kernel] = []
     for place, node in enumerate(tape.nodes):
         if place in groups:
@@ -110,18 +111,19 @@ def kernels(tape: Tape) -> list[Kernel]:
     return launched
 
 
-def whole(form: Form) -> Layout:
-    """The layout that an array is made with; its memory is never touched."""
+def new_layout(form: Form) -> Layout:
+    """The layout that a new array has: row-contiguous. The memory behind it is never touched."""
     return np.empty(form.shape, dtype=np.dtype(("V", form.itemsize)))
 
 
 def span(x: Layout) -> int:
-    """The bytes there are to read, those of a broadcast axis once."""
+    """The bytes that a kernel reads of an array; those of a broadcast axis count once."""
     return x.itemsize * prod(n for n, stride in zip(x.shape, x.strides, strict=True) if stride)
 
 
 def view(node: Node, layouts: dict[str, Layout], forms: dict[str, Form]) -> list[Kernel]:
-    """Gives the outputs of a view their layout; a reshape that NumPy cannot view is a copy (common/common.cpp)."""
+    """Sets the layouts of a view's outputs, which launches nothing. Only a reshape that NumPy cannot do as a view is a
+    copy (common/common.cpp)."""
     x, shape = layouts[node.inputs[0]], forms[node.outputs[0]].shape
     if node.name in RESHAPES:
         try:
@@ -151,7 +153,7 @@ def seen(node: Node, x: Layout, shape: tuple[int, ...]) -> list[Layout]:
 
 
 def launches(node: Node, layouts: dict[str, Layout], tape: Tape) -> list[Kernel]:
-    """The kernels of one primitive: copies of inputs that it cannot read, then its own."""
+    """The kernels of one primitive: copies of the inputs whose layout it cannot read, then its own."""
     rule, inputs, shape = RULES[node.name], [layouts[name] for name in node.inputs], tape.forms[node.outputs[0]].shape
     copies = [Kernel("Copy", x.shape, 2 * x.nbytes) for x in inputs if not rule.needs(x)]
     out = sum(layouts[name].nbytes for name in node.outputs)
@@ -172,7 +174,8 @@ def launches(node: Node, layouts: dict[str, Layout], tape: Tape) -> list[Kernel]
 
 
 def compiled(tape: Tape, members: list[int]) -> Kernel:
-    """One kernel of several elementwise primitives, which reads what comes from outside and writes what leaves."""
+    """The one kernel of several fused primitives, which reads the arrays that others computed, and writes those that
+    others use."""
     nodes = [tape.nodes[place] for place in members]
     made = {name for node in nodes for name in node.outputs}
     used = {name for place, node in enumerate(tape.nodes) if place not in members for name in node.inputs}
@@ -183,8 +186,8 @@ def compiled(tape: Tape, members: list[int]) -> Kernel:
 
 
 def fusions(tape: Tape) -> dict[int, list[int]]:
-    """Which primitives are one kernel, by place: within one compiled function, elementwise ones that only one another
-    use, and at least two (mlx/compile.cpp `compile_fuse`)."""
+    """Which primitives MLX fuses into one kernel (mlx/compile.cpp `compile_fuse`): at least two elementwise ones of one
+    compiled function, of which only the last has users outside. Maps the place of each to the places of its group."""
     users: dict[str, list[int]] = {}
     for place, node in enumerate(tape.nodes):
         for name in node.inputs:
@@ -209,14 +212,16 @@ def fusable(node: Node) -> bool:
 
 
 def check_tape(tape: Tape) -> None:
-    """An export merges what is computed twice; of views alone that changes nothing."""
+    """Raises ValueError if the tape has not each primitive as often as MLX's graph has it. Views may differ: an export
+    merges what is computed twice, which changes nothing for views alone."""
     own = Counter("Depends" if node.name in STAND_INS else node.name for node in tape.nodes)
     if differ := {name for name in own | tape.drawn if own[name] != tape.drawn[name]} - RESHAPES - VIEWS:
         raise ValueError(f"MLX's export has not the graph's numbers of {', '.join(sorted(differ))}.")
 
 
 def check_fusions(tape: Tape, groups: dict[int, list[int]]) -> None:
-    """Compares what is left after fusion with the graph that mx.compile made, where shapes may cost broadcasts."""
+    """Raises ValueError if the kernels left after fusion are not those of the graph that mx.compile made. Broadcasts
+    are not compared: MLX adds some of its own, by shape."""
     counted = RULES.keys() - STAND_INS
     alone = Counter(node.name for place, node in enumerate(tape.nodes) if place not in groups and node.name in counted)
     apart = {tuple(group) for group in groups.values()}
@@ -230,5 +235,5 @@ def check_fusions(tape: Tape, groups: dict[int, list[int]]) -> None:
 
 
 def words(names: str) -> str:
-    """The primitives in a compiled one's name, in alphabetical order and without broadcasts."""
+    """The primitives in the name of a compiled kernel, in alphabetical order and without broadcasts."""
     return " ".join(sorted(word for word in re.findall("[A-Z][a-z]+", names) if word != "Broadcast"))

@@ -23,15 +23,16 @@ LAYERS = (2, 3)
 
 @dataclass(frozen=True)
 class Ledger:
-    """One program's kernels of a family, as [kind, shape, bytes]: those of a layer, and all that are outside layers."""
+    """One program's kernels for a family of models, each as [kind, shape, bytes]: those of one layer, and all that are
+    outside the layers."""
 
     layer: list[Any]
     outside: list[Any]
 
 
 def shape_of(family: str, layers: int) -> dict[str, Any]:
-    """A small config.json whose layers are all alike, with heads of 64: Metal's attention has no kernel for the 8 and
-    16 of the narrow shapes."""
+    """A small config.json whose layers are all alike, with heads 64 wide: Metal's attention has no kernel for heads 8
+    or 16 wide, which the narrow shapes have."""
     from elm_mlx.bench import shapes
 
     if family == "llama":
@@ -41,24 +42,25 @@ def shape_of(family: str, layers: int) -> dict[str, Any]:
 
 
 def count(program: str, bits: int, depth: int) -> dict[str, Ledger]:
-    """The ledger of every family, made in a process of its own."""
+    """Records a program's steps in a process of their own, and returns its ledger for every family."""
     command = [sys.executable, __file__, "--record", program, "--bits", str(bits), "--depth", str(depth)]
     done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
     return {family: Ledger(**made) for family, made in json.loads(done.stdout.splitlines()[-1]).items()}
 
 
 def record(program: str, bits: int, depth: int) -> dict[str, Any]:
-    """What `count` asks for; the stand-ins must be in place before the program is imported."""
+    """Records a program's steps in this process: the fields of its ledger for every family. The stand-ins must be in
+    place before the program is imported."""
     import tape
 
     recorder = tape.install()
-    sys.modules["torch"] = None  # type: ignore[assignment]  # mlx-lm needs none
+    sys.modules["torch"] = None  # type: ignore[assignment]  # mlx-lm does not need it
     return {family: vars(split(*(step(program, family, n, bits, depth, recorder) for n in LAYERS)))
             for family in FAMILIES}  # fmt: skip
 
 
 def step(program: str, family: str, layers: int, bits: int, depth: int, recorder: Any) -> list[Any]:
-    """The kernels of one step with `depth` positions before it, in 4 or 8 bits, or in 16 (bfloat16)."""
+    """The kernels of one decode step after `depth` positions, with weights of 4 or 8 bits, or of 16 (bfloat16)."""
     from kernels import kernels
     from tape import recorded
 
@@ -82,7 +84,8 @@ def step(program: str, family: str, layers: int, bits: int, depth: int, recorder
 
 
 def split(short: list[Any], long: list[Any]) -> Ledger:
-    """The layer that `long` has more than `short`. Raises ValueError where a model is not its layers and the rest."""
+    """The layer by which the model of `long` exceeds that of `short`, and all that is outside the layers. Raises
+    ValueError if the layers differ from one another."""
     more = len(long) - len(short)
     start = next(i for i in range(len(short) + 1) if long[i + more :] == short[i:])
     layer, outside = long[start : start + more], short[:start] + short[start + LAYERS[0] * more :]
@@ -92,7 +95,7 @@ def split(short: list[Any], long: list[Any]) -> Ledger:
 
 
 def table(counted: dict[str, dict[str, Ledger]], family: str) -> list[str]:
-    """A Markdown table's lines: for each kind of kernel how many, and their bytes, of each program."""
+    """The lines of a Markdown table: for each kind of kernel, how many each program launches, and their bytes."""
     lines = [line("part", "kernel", "elm-mlx", "bytes", "mlx-lm", "bytes"), "|---|---|--:|--:|--:|--:|"]
     for part in ("layer", "outside"):
         sides = [getattr(counted[program][family], part) for program in PROGRAMS]
@@ -103,7 +106,7 @@ def table(counted: dict[str, dict[str, Ledger]], family: str) -> list[str]:
 
 
 def cells(sides: list[list[Any]]) -> list[str]:
-    """How many kernels and how many bytes, side by side."""
+    """For each side, how many kernels it has and how many bytes they move."""
     return [cell for side in sides for cell in (f"{len(side)}", f"{sum(kernel[2] for kernel in side):,}")]
 
 

@@ -2,7 +2,8 @@
 
     python benchmarks/loading.py DIR        (a converted model)
 
-A process a figure. MLX's peak counts arrays; divided by the bytes of the weights, 1.0 is one copy of the model.
+Each program loads in a process of its own. MLX's peak counts arrays, and is divided by the bytes of the stored weights:
+1.0 is one copy of the model.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ PROGRAMS = {"elm-mlx as stored": OURS.format(policy="plain"), "elm-mlx": OURS.fo
 
 
 def main(directory: str) -> None:
-    """Prints one JSON object: seconds and peak over the stored bytes for each program."""
+    """Prints one JSON object: for each program the seconds, and the peak divided by the stored bytes."""
     import elm_mlx
 
     stored = elm_mlx.info(directory).weight_bytes

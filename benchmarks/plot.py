@@ -24,15 +24,15 @@ Documents = list[dict[str, Any]]
 
 
 class Axis(NamedTuple):
-    """How a value becomes a place between 0 and 1, and the values that are named."""
+    """How a value becomes a place between 0 and 1, and the values that are written beside the axis."""
 
     place: Callable[[float], float]
     ticks: list[float]
 
 
 def series(documents: Documents, kind: str, x: Callable[[Any, Any], float], name: str, empty: bool = False) -> Series:
-    """Median tokens a second of every test of a kind, over x(test, model), ours and mlx-lm's; `name` is a format of the
-    model, and `empty` keeps tests with nothing in the cache."""
+    """Median tokens a second of every test of a kind, over x(test, model), ours and mlx-lm's. `name` is a format string
+    for a model's fields; `empty` keeps only tests that begin with an empty cache."""
     found: Series = {}
     for model in (model for document in documents for model in document["models"]):
         for test in (test for test in model["tests"] if test["kind"] == kind and not (empty and test["depth"])):
@@ -44,7 +44,7 @@ def series(documents: Documents, kind: str, x: Callable[[Any, Any], float], name
 
 
 def roofline(documents: Documents) -> Series:
-    """Decoding over bytes a token, and what a machine that only read could do."""
+    """Decoding over bytes a token, and the limit of a machine that does nothing but read those bytes."""
     found = series(documents, "tg", lambda test, _: test["bytes_per_token"], "{name} {stored_as}")
     span = [x for points in found.values() for x, _ in points]
     for machine in (document["machine"] for document in documents if span):
@@ -54,7 +54,7 @@ def roofline(documents: Documents) -> Series:
 
 
 def axis(values: list[float], logarithmic: bool) -> Axis:
-    """From 0 to a round number, or between powers of ten."""
+    """An axis from 0 to a round number, or, if logarithmic, from one power of ten to another."""
     if logarithmic:
         low, high = math.floor(math.log10(min(values))), math.floor(math.log10(max(values))) + 1
         return Axis(lambda v: (math.log10(v) - low) / (high - low), [10.0**n for n in range(low, high + 1)])
@@ -91,7 +91,7 @@ def text(x: float, y: float, words: str, anchor: str = "middle", colour: str = "
 
 
 def pictures(documents: Documents) -> dict[str, str]:
-    """The pictures by file name, but those that there is nothing for."""
+    """The pictures by file name; one without a point is left out."""
     depth, bits = (lambda test, _: test["depth"]), (lambda _, model: model["bits_per_weight"])
     decode, prefill = (series(documents, kind, depth, "{name} {stored_as}") for kind in ("tg", "pp"))
     made: dict[str, tuple[Any, ...]] = {

@@ -1,12 +1,13 @@
-"""What OpenELM might decode at on Macs that nobody here has: time, fitted on published rows and tried on others.
+"""Predicts how fast OpenELM decodes on Macs that nobody here has: a formula for the time of a token, fitted to some
+published rows and tried on others.
 
     python benchmarks/predict.py
 
     time of a token = host time + kernels * launch + bytes / (efficiency * bandwidth)
 
-Host time is a published figure, kernels come from ledger.py, bytes from shapes; launch and efficiency are fitted, per
-chip, to two rows of published.json. The other rows of that chip say how wrong it is. Every figure it prints for OpenELM
-is predicted. docs/kernels.md says where it does not hold.
+Host time is a published figure, kernels come from ledger.py, bytes from shapes; launch and efficiency are fitted, for
+each chip, to two rows of published.json. The other rows of that chip show how wrong the formula is. Every figure
+printed for OpenELM is predicted. docs/kernels.md says where the formula does not hold.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from elm_mlx.bench.shapes import SHAPES
 from elm_mlx.config import config_from_dict
 
 PUBLISHED = json.loads((Path(__file__).parent / "published.json").read_text(encoding="utf-8"))
-BITS = {4: 4.5, 8: 8.5, 16: 16.0}  # stored, with a scale and a bias for every 64 weights
+BITS = {4: 4.5, 8: 8.5, 16: 16.0}  # per weight as stored, with a scale and a bias for every 64 weights
 OPENELM = ("openelm-270m", "openelm-450m", "openelm-1.1b", "openelm-3b")
 
 
@@ -37,7 +38,8 @@ class Work:
 
 @dataclass(frozen=True)
 class Chip:
-    """A chip as the model has it: seconds of the host and of a launch, share of the bandwidth, bytes a second."""
+    """A chip as the formula knows it: seconds of the host for a token, seconds of a launch, the share of the bandwidth
+    that is reached, and the bandwidth in bytes a second."""
 
     host: float
     launch: float
@@ -50,8 +52,8 @@ class Chip:
 
 
 def fit(host: float, bandwidth: float, measured: list[tuple[Work, float]]) -> Chip:
-    """The chip that takes exactly as long as measured for two works. Raises ValueError where there is none: rows that
-    disagree would need a launch that gives time back, or more than the bandwidth."""
+    """The chip that takes exactly the measured seconds for two works. Raises ValueError if there is none: rows that
+    disagree would need a launch of negative time, or more than the bandwidth."""
     (one, first), (two, second) = ((work, seconds - host) for work, seconds in measured)
     scale = one.kernels * two.nbytes - two.kernels * one.nbytes
     launch = (first * two.nbytes - second * one.nbytes) / scale
@@ -63,18 +65,20 @@ def fit(host: float, bandwidth: float, measured: list[tuple[Work, float]]) -> Ch
 
 @cache
 def counted(program: str, bits: int, deep: bool) -> dict[str, ledger.Ledger]:
-    """The ledger, which tells quantized from plain and one pass of attention from two."""
+    """A program's ledger. It depends only on whether weights are quantized, and on whether attention takes one pass or
+    two."""
     return ledger.count(program, 4 if bits < 16 else 16, 1100 if deep else 900)
 
 
 def launches(program: str, family: str, layers: int, bits: int, depth: int, more: int = 0) -> int:
-    """The kernels of a token; `more` a layer than the family has."""
+    """The kernels of a token; each layer has `more` of them than the ledger of the family says."""
     found = counted(program, bits, depth > 1024)[family]
     return layers * (len(found.layer) + more) + len(found.outside)
 
 
 def published_work(row: dict[str, Any]) -> Work:
-    """What a token of a published row took: mlx-lm's graph of a Llama, every matrix once and the cache."""
+    """What a token of a published row took: the kernels of mlx-lm's Llama, and the bytes of every matrix and the
+    cache, each read once."""
     m, depth = PUBLISHED["models"][row["model"]], row.get("depth", 0)
     attention = m["width"] * m["head_dim"] * 2 * (m["heads"] + m["kv_heads"])
     weights = m["layers"] * (attention + 3 * m["width"] * m["ffn"]) + m["vocab"] * m["width"]
@@ -106,19 +110,19 @@ def main() -> None:
         print("\n| published | bits | depth | tokens/s | model says | error |\n|---|--:|--:|--:|--:|--:|")
         print("\n".join(map(compared, *zip(*rows, strict=True))))
         wrong = [error for row, error in rows if not row.get("fit")]
-        told = f"{min(wrong):+.0%} to {max(wrong):+.0%}"
+        errors = f"{min(wrong):+.0%} to {max(wrong):+.0%}"
         print("\n| predicted | bits | elm-mlx | mlx-lm | ratio | error of rows held out |\n|---|--:|--:|--:|--:|--:|")
-        print("\n".join(predicted(chip, shape, bits, told) for shape in OPENELM for bits in (4, 16)))
+        print("\n".join(predicted(chip, shape, bits, errors) for shape in OPENELM for bits in (4, 16)))
 
 
 def compared(row: dict[str, Any], error: float) -> str:
-    """A published row beside what the model says."""
-    rate, told = row["tokens_per_s"], "fitted" if row.get("fit") else f"{error:+.0%}"
-    return f"| {row['model']} | {row['bits']} | {row.get('depth', 0)} | {rate} | {rate * (1 + error):.1f} | {told} |"
+    """A line of the table: a published row beside what the formula gives for it."""
+    rate, shown = row["tokens_per_s"], "fitted" if row.get("fit") else f"{error:+.0%}"
+    return f"| {row['model']} | {row['bits']} | {row.get('depth', 0)} | {rate} | {rate * (1 + error):.1f} | {shown} |"
 
 
 def predicted(chip: Chip, shape: str, bits: int, wrong: str) -> str:
-    """A line on an OpenELM, with the error to expect of it."""
+    """A line of the table: what the formula predicts for an OpenELM, with the error to expect."""
     ours, theirs = (1 / chip.seconds(openelm_work(shape, bits, program)) for program in ledger.PROGRAMS)
     return f"| predicted: {shape} | {bits} | {ours:.0f} | {theirs:.0f} | {ours / theirs:.2f} | {wrong} |"
 

@@ -66,7 +66,7 @@ LLAMA = {
 
 @dataclass(frozen=True)
 class Row:
-    """One way to store a model, and what it lost; `bytes` are those of the weights."""
+    """One way to store a model, and what is lost by it; `bytes` are those of the weights."""
 
     setting: str
     bits_per_weight: float
@@ -92,7 +92,7 @@ def main() -> None:
     parser.add_argument("--sensitivity", action="store_true", help="Round one part at a time.")
     parser.add_argument("--json", type=Path, help="Write every row here.")
     options = parser.parse_args()
-    with suppress(NotFound):  # there is none to install everywhere, and it only saves time
+    with suppress(NotFound):  # some machines have no fast BLAS, which only saves time
         elm_mlx.use_fast_blas()
     texts = options.text.read_text(encoding="utf-8").splitlines()
     if options.text == STORIES:
@@ -112,7 +112,7 @@ def main() -> None:
 
 
 def machine() -> dict[str, str]:
-    """Where it was measured."""
+    """The machine that the figures were measured on."""
     import mlx.core as mx  # here, as the fast BLAS must be loaded before
 
     device = str(mx.default_device())
@@ -120,7 +120,7 @@ def machine() -> dict[str, str]:
 
 
 def random_llama(folder: Path) -> Path:
-    """A Llama 3 checkpoint of seeded random weights, with the demo's tokenizer."""
+    """Writes a Llama 3 checkpoint of seeded random weights, with the demo's tokenizer, and returns its folder."""
     import mlx.core as mx
 
     from elm_mlx.config import config_from_dict
@@ -137,7 +137,7 @@ def random_llama(folder: Path) -> Path:
 
 
 class Exact:
-    """A checkpoint, the ids of the texts, and what it says of them in float32."""
+    """A checkpoint, the ids of the texts, and the log probabilities that the checkpoint gives them in float32."""
 
     def __init__(self, source: Path, texts: list[str], folder: Path) -> None:
         from elm_mlx.convert import convert  # here, as it imports MLX
@@ -154,16 +154,17 @@ class Exact:
         return shifted - np.log(np.exp(shifted).sum(-1, keepdims=True))
 
     def lost(self, directory: Path) -> tuple[float, float, float]:
-        """(mean KL in nats a token, perplexity, share of tokens where the likeliest is the same) of a directory."""
+        """What a directory lost from the checkpoint: (mean KL in nats a token, perplexity of the texts, share of tokens
+        for which both hold one token for the likeliest)."""
         p, q = self.truth, self.log_probabilities(elm_mlx.load(directory))
         targets = np.concatenate([ids[1:] for ids in self.ids])
         kl = (np.exp(p) * (p - q)).sum(-1).mean()
-        bits = -q[np.arange(len(targets)), targets].mean()
-        return float(kl), float(np.exp(bits)), float((p.argmax(-1) == q.argmax(-1)).mean())
+        nats = -q[np.arange(len(targets)), targets].mean()
+        return float(kl), float(np.exp(nats)), float((p.argmax(-1) == q.argmax(-1)).mean())
 
 
 def measure(exact: Exact) -> list[Row]:
-    """A row for every setting, the largest first."""
+    """Converts the checkpoint with every setting: a row for each, the largest first."""
     from elm_mlx.convert import convert
 
     rows = []
@@ -175,7 +176,7 @@ def measure(exact: Exact) -> list[Row]:
 
 
 def sensitivity(exact: Exact) -> list[Part]:
-    """A row for every kind of matrix and for every layer."""
+    """Rounds one part of the checkpoint at a time: a row for every kind of matrix, and for every layer."""
     import mlx.core as mx
 
     weights: dict[str, mx.array] = mx.load(str(exact.folder / "float32/model.safetensors"))  # type: ignore[assignment]
@@ -187,12 +188,12 @@ def sensitivity(exact: Exact) -> list[Part]:
         if layer:
             parts.setdefault(layer[0], []).append(name)
     return [Part(part, sum(weights[name].size for name in names) / count,
-                 [exact.lost(rounded(exact, weights, names, bits))[0] for bits in (2, 3, 4)])
+                 [exact.lost(write_rounded(exact, weights, names, bits))[0] for bits in (2, 3, 4)])
             for part, names in sorted(parts.items())]  # fmt: skip
 
 
-def rounded(exact: Exact, weights: dict[str, mx.array], names: list[str], bits: int) -> Path:
-    """The checkpoint in float32, with these matrices as quantization leaves them."""
+def write_rounded(exact: Exact, weights: dict[str, mx.array], names: list[str], bits: int) -> Path:
+    """Writes the checkpoint in float32 with the named matrices rounded as quantization rounds them; its directory."""
     import mlx.core as mx
 
     directory = shutil.copytree(exact.folder / "float32", exact.folder / "rounded", dirs_exist_ok=True)
@@ -205,7 +206,7 @@ def rounded(exact: Exact, weights: dict[str, mx.array], names: list[str], bits: 
 
 
 def rows_table(rows: list[Row]) -> str:
-    """In Markdown."""
+    """The rows as a Markdown table."""
     lines = ["| stored as | bits per weight | MB | KL, nats a token | perplexity | same top token |",
              "|---|---:|---:|---:|---:|---:|"]  # fmt: skip
     for row in rows:
@@ -215,7 +216,7 @@ def rows_table(rows: list[Row]) -> str:
 
 
 def parts_table(parts: list[Part]) -> str:
-    """In Markdown."""
+    """The parts as a Markdown table."""
     lines = ["| rounded alone | share of weights | KL at 2 bits | 3 bits | 4 bits |", "|---|---:|---:|---:|---:|"]
     for part in parts:
         lines.append(f"| {part.part} | {part.share:.1%} | {' | '.join(f'{kl:.5f}' for kl in part.kl)} |")

@@ -28,7 +28,8 @@ import numpy as np
 
 from elm_mlx.demo import demo_directory
 
-RUNS, VOCAB, BYTES, MERGES = 11, 128_000, 256, 280_147  # Llama 3's
+RUNS = 11
+VOCAB, BYTES, MERGES = 128_000, 256, 280_147  # Llama 3's
 NAME, COMMIT = "someone/tiny", "0123456789abcdef0123456789abcdef01234567"
 LAYERS, WIDTH, HEADS, HEAD_DIM = 2, 64, 4, 16
 ELM = [sys.executable, "-m", "elm_mlx"]
@@ -49,7 +50,7 @@ for piece in stream_generate(*load(sys.argv[1]), "Once upon a time", max_tokens=
 
 
 def words(rng: random.Random) -> tuple[dict[str, int], list[str]]:
-    """A byte-level vocabulary and merges of Llama 3's size, by joining known pieces at random."""
+    """A byte-level vocabulary and merges of Llama 3's size, made by joining known pieces at random."""
     visible = [chr(c) for c in (*range(33, 127), *range(161, 173), *range(174, 256))]
     pieces = [*visible, *(chr(256 + n) for n in range(BYTES - len(visible)))]
     ids, merges = {piece: i for i, piece in enumerate(pieces)}, {}
@@ -77,7 +78,7 @@ def tokenizer() -> dict[str, Any]:
 
 
 def weights() -> dict[str, mx.array]:
-    """A tiny Llama's, random."""
+    """The random weights of a tiny Llama, by name."""
     rng, E, D = np.random.default_rng(0), WIDTH, HEADS * HEAD_DIM
 
     def rows(*shape: int) -> mx.array:
@@ -93,7 +94,7 @@ def weights() -> dict[str, mx.array]:
 
 
 def publish(cache: Path) -> Path:
-    """The tiny model as the hub's cache holds a repository; its snapshot."""
+    """Writes the tiny model as the hub's cache holds a repository, and returns the folder of its snapshot."""
     folder = cache / f"models--{NAME.replace('/', '--')}"
     snapshot = folder / "snapshots" / COMMIT
     snapshot.mkdir(parents=True)
@@ -129,7 +130,7 @@ def first_byte(command: list[str], environment: dict[str, str]) -> float:
 
 
 def measure(folder: Path) -> dict[str, list[float]]:
-    """Seconds of every run, by case; the cases take turns, so that a busy moment meets them all."""
+    """Seconds of every run, by case. The cases take turns, so that a busy moment of the machine slows them all."""
     environment = os.environ | {"HF_HOME": str(folder / "hf"), "HF_HUB_OFFLINE": "1"}
     fresh, kept = (environment | {"ELM_MLX_CACHE": str(folder / name)} for name in ("fresh", "kept"))
     snapshot = publish(folder / "hf" / "hub")
@@ -151,7 +152,7 @@ def measure(folder: Path) -> dict[str, list[float]]:
     for turn in range(RUNS + 1):
         for name, (command, surroundings) in cases.items():
             spent = first_byte(command, surroundings)
-            if turn:  # the first warms the disk's cache
+            if turn:  # the first turn only warms the disk's cache
                 samples[name].append(spent)
     return samples
 

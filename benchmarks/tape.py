@@ -1,11 +1,12 @@
-"""One decode step of a program as the graph that a GPU would get, recorded where there is none.
+"""One decode step of a program as the graph that a GPU would get, recorded on a machine without a GPU.
 
 MLX's CPU backend expands the calls of `mx.fast`, and `mx.dequantize`, into other operations while a graph is built.
-Here each that decoding makes is held whole by a stand-in: `mx.depends`, one primitive with the same inputs and the same
-shape, tagged by a constant that spells the kernel's name. What `mx.compile` encloses is marked in the same way. All
-else is MLX's own graph of what the program submits (`mx.async_eval`), told by `mx.export_function` with every shape.
+Here a stand-in keeps each of these calls whole: `mx.depends`, one primitive with the inputs and the shape of the call,
+tagged by a constant that spells the kernel's name. Such tags also mark where a function under `mx.compile` begins and
+ends. All else is MLX's own graph of what the program submits (`mx.async_eval`), which `mx.export_function` reports with
+every shape.
 
-Import this module, and call `install`, before the program whose step is to be recorded.
+Import this module, and call `install`, before importing the program whose step is to be recorded.
 """
 
 from __future__ import annotations
@@ -25,21 +26,21 @@ import mlx.core as mx
 import numpy as np
 from mlx.utils import tree_flatten, tree_map
 
-STEP = 3  # which submission is recorded: the first comes with the prompt, and one more has warmed up
+STEP = 3  # which submission is recorded: the first comes with the prompt, and the second warms up
 FUSED_HEADS = {64, 96, 128, 256}  # mlx/backend/metal/scaled_dot_product_attention.cpp `has_fused_kernel`
 PLAIN_COMPILE, PLAIN_ATTENTION = mx.compile, mx.fast.scaled_dot_product_attention
 PLAIN_QUANTIZED, PLAIN_PRODUCT = mx.quantized_matmul, mx.array.__matmul__
 
 
 class Form(NamedTuple):
-    """What is known of an array."""
+    """The shape of an array, and the bytes of one element."""
 
     shape: tuple[int, ...]
     itemsize: int
 
 
 class Node(NamedTuple):
-    """A primitive with its arrays by name. `scope` numbers the call of a compiled function it is in; 0 is none."""
+    """A primitive with its arrays by name. `scope` numbers the call of a compiled function that it is in; 0: none."""
 
     name: str
     arguments: list[Any]
@@ -61,25 +62,25 @@ class Tape:
 
 
 class Done(Exception):
-    """The step is recorded."""
+    """Ends a program whose step is recorded."""
 
 
 class Recorder:
-    """What stands in for MLX's calls: while `fusing`, mx.compile is MLX's own; while `idle`, products, which are
-    slow on a CPU, are zeros."""
+    """The stand-ins that depend on the moment: while `fusing`, mx.compile is MLX's own; while `idle`, products, which
+    are slow on a CPU, are zeros."""
 
     def __init__(self) -> None:
         self.fusing = self.idle = self.inside = False
         self.numbers = count(1)
 
     def compile(self, fun: Callable[..., Any], *options: Any, **named: Any) -> Callable[..., Any]:
-        """mx.compile: a function whose inputs and outputs are marked, or the compiled one."""
+        """Stands in for mx.compile: a function that marks its inputs and outputs, or, while `fusing`, MLX's own."""
         compiled = PLAIN_COMPILE(fun, *options, **named)
 
         def call(*args: Any, **kwargs: Any) -> Any:
             if self.fusing:
                 return compiled(*args, **kwargs)
-            if self.inside:  # MLX, too, sees only the outermost
+            if self.inside:  # MLX, too, compiles only the outermost function
                 return fun(*args, **kwargs)
             self.inside, number = True, next(self.numbers)
             args, kwargs = tree_map(lambda leaf: marked(leaf, f"Enter {number}"), (list(args), kwargs))
@@ -91,56 +92,58 @@ class Recorder:
         return call
 
     def quantized_product(self, x: mx.array, w: mx.array, *options: Any, **named: Any) -> mx.array:
-        """mx.quantized_matmul with rows [out, in]."""
+        """Stands in for mx.quantized_matmul with w [out, in]."""
         return zeros(x, w.shape[0]) if self.idle else PLAIN_QUANTIZED(x, w, *options, **named)
 
     def product(self, x: mx.array, w: mx.array) -> mx.array:
-        """x @ w with w [in, out]."""
+        """Stands in for x @ w with w [in, out]."""
         return zeros(x, w.shape[-1]) if self.idle else PLAIN_PRODUCT(x, w)
 
 
 def zeros(x: mx.array, width: int) -> mx.array:
-    """What a product of `x` might be, once that is there: [..., width]."""
+    """Zeros [..., width] in place of a product of `x`; they depend on `x`, as the product would."""
     return mx.depends([mx.zeros((*x.shape[:-1], width), x.dtype)], [x])[0]
 
 
-def whole(name: str, x: mx.array, *others: mx.array) -> mx.array:
-    """One primitive of these inputs with the shape of `x`, tagged with a name."""
+def stand_in(name: str, x: mx.array, *others: mx.array) -> mx.array:
+    """One primitive with these inputs and the shape of `x`, tagged with a kernel's name."""
     return mx.depends([x], [*others, mx.array(list(name.encode()), dtype=mx.uint8)])[0]
 
 
 def marked(leaf: Any, name: str) -> Any:
-    """An array that goes through a mark; anything else as it is."""
-    return whole(name, leaf) if isinstance(leaf, mx.array) else leaf
+    """An array tagged with a mark's name; any other leaf as it is."""
+    return stand_in(name, leaf) if isinstance(leaf, mx.array) else leaf
 
 
 def rms_norm(x: mx.array, weight: mx.array | None, eps: float, **_: Any) -> mx.array:
-    """mx.fast.rms_norm, whole."""
-    return whole("RMSNorm", x) if weight is None else whole("RMSNorm", x, weight)
+    """Stands in for mx.fast.rms_norm, as one primitive."""
+    return stand_in("RMSNorm", x) if weight is None else stand_in("RMSNorm", x, weight)
 
 
 def rope(x: mx.array, dims: int, *, offset: Any, freqs: mx.array | None = None, **_: Any) -> mx.array:
-    """mx.fast.rope, whole."""
-    return whole("RoPE", x, *(one for one in (offset, freqs) if isinstance(one, mx.array)))
+    """Stands in for mx.fast.rope, as one primitive."""
+    return stand_in("RoPE", x, *(one for one in (offset, freqs) if isinstance(one, mx.array)))
 
 
 def attention(q: mx.array, k: mx.array, v: mx.array, **options: Any) -> mx.array:
-    """mx.fast.scaled_dot_product_attention: whole where Metal has a kernel for these heads, else what stands for it."""
-    return whole("Attention", q, k, v) if q.shape[-1] in FUSED_HEADS else PLAIN_ATTENTION(q, k, v, **options)
+    """Stands in for mx.fast.scaled_dot_product_attention: as one primitive where Metal has a kernel for heads of this
+    width, else as the operations into which MLX expands it."""
+    return stand_in("Attention", q, k, v) if q.shape[-1] in FUSED_HEADS else PLAIN_ATTENTION(q, k, v, **options)
 
 
 def dequantize(
     w: mx.array, scales: mx.array, biases: mx.array | None = None, group_size: int = 64, *_: Any, **named: Any
 ) -> mx.array:
-    """mx.dequantize, whole; what it gives has a shape of its own, so the stand-in begins with an array of that."""
+    """Stands in for mx.dequantize, as one primitive. Its result has the shape of no input, so the primitive gets one
+    more input that has it, which `read` drops."""
     width, dtype = scales.shape[-1] * group_size, named.get("dtype") or scales.dtype
     like = mx.array(np.zeros((*w.shape[:-1], width), dtype=np.float32)).astype(dtype)
     mx.eval(like)
-    return whole("Dequantize", like, w, scales, *([] if biases is None else [biases]))
+    return stand_in("Dequantize", like, w, scales, *([] if biases is None else [biases]))
 
 
 def install() -> Recorder:
-    """Puts the stand-ins in MLX's place, and all work on the CPU, in this process for good."""
+    """Puts the stand-ins in the place of MLX's calls, and all work on the CPU, until this process ends."""
     recorder = Recorder()
     mx.set_default_device(mx.cpu)
     mx.compile, mx.array.__matmul__ = recorder.compile, lambda x, w: recorder.product(x, w)
@@ -150,8 +153,8 @@ def install() -> Recorder:
 
 
 def recorded(decode: Callable[[], Iterable[Any]], recorder: Recorder) -> Tape:
-    """The step that `decode` submits. The program runs three times, since an export keeps what would be donated, and
-    what is compiled would be built if it ran."""
+    """The step that `decode` submits. The program runs three times, since an export keeps buffers that would be
+    donated, and a compiled step that ran would build its kernels."""
     tape = Tape()
 
     def export(outputs: list[mx.array]) -> None:
@@ -164,16 +167,17 @@ def recorded(decode: Callable[[], Iterable[Any]], recorder: Recorder) -> Tape:
     def run(outputs: list[mx.array]) -> None:
         tape.copied = growth(outputs) >= min(buffer_sizes(tape), default=inf)
 
-    submitted(decode, recorder, export)
-    submitted(decode, recorder, fuse, fusing=True)
-    submitted(decode, recorder, run)
+    run_to_step(decode, recorder, export)
+    run_to_step(decode, recorder, fuse, fusing=True)
+    run_to_step(decode, recorder, run)
     return tape
 
 
-def submitted(
+def run_to_step(
     decode: Callable[[], Iterable[Any]], recorder: Recorder, use: Callable[[list[mx.array]], None], fusing: bool = False
 ) -> None:
-    """Runs a program up to the recorded submission, whose arrays `use` is given; those before are computed at once."""
+    """Runs a program up to the recorded submission and calls `use` with its arrays. Earlier submissions are computed at
+    once."""
     plain, calls = mx.async_eval, count(1)
 
     def submit(*trees: Any) -> None:
@@ -182,9 +186,9 @@ def submitted(
             use(outputs)
             raise Done
         mx.eval(outputs)
-        mx.synchronize()  # the thread that computed lets go of its buffers a little later
+        mx.synchronize()  # the thread that computed releases its buffers a little later
         recorder.idle = number < STEP - 1
-        recorder.fusing = fusing and not recorder.idle  # what is compiled is never run: that would build kernels
+        recorder.fusing = fusing and not recorder.idle  # a compiled step is never run: that would build kernels
 
     mx.async_eval, recorder.idle = submit, True
     try:
@@ -195,7 +199,7 @@ def submitted(
 
 
 def primitives(outputs: list[mx.array]) -> Counter[str]:
-    """How often each primitive is in a graph, by MLX's drawing of it."""
+    """How often each primitive occurs in a graph, counted in MLX's own drawing of the graph."""
     with tempfile.TemporaryDirectory(prefix="elm-mlx-ledger-") as folder:
         path = Path(folder) / "graph.dot"
         mx.export_to_dot(str(path), *outputs)
@@ -203,7 +207,8 @@ def primitives(outputs: list[mx.array]) -> Counter[str]:
 
 
 def growth(outputs: list[mx.array]) -> int:
-    """By how many bytes memory grows at most while the step runs; a GPU donates buffers by the same rule as a CPU."""
+    """Runs the step, and returns by how many bytes memory grows at most. The figure holds for a GPU, too, which donates
+    buffers by the rule of the CPU."""
     mx.reset_peak_memory()
     held = mx.get_active_memory()
     mx.eval(outputs)
@@ -211,17 +216,17 @@ def growth(outputs: list[mx.array]) -> int:
 
 
 def buffer_sizes(tape: Tape) -> list[int]:
-    """The bytes of every array that a part is written into."""
+    """The bytes of every array into which a slice update writes a part."""
     forms = [tape.forms[node.inputs[0]] for node in tape.nodes if node.name.endswith("SliceUpdate")]
     return [form.itemsize * prod(form.shape) for form in forms]
 
 
 def read(outputs: list[mx.array], tape: Tape) -> None:
-    """Fills `tape` from MLX's export. A scope begins with what enters it and ends with what leaves it."""
+    """Fills `tape` from MLX's export of a graph. A scope begins at its `Enter` marks and ends at its `Leave` marks."""
     tags: dict[str, str] = {}
     scopes: dict[str, int] = {}
 
-    def told_by_mlx(record: dict[str, Any]) -> None:
+    def receive(record: dict[str, Any]) -> None:
         if record["type"] == "constants":
             tags.update({name: bytes(a.tolist()).decode() for name, a in record["constants"] if a.dtype == mx.uint8})
         if record["type"] == "primitive":
@@ -240,4 +245,4 @@ def read(outputs: list[mx.array], tape: Tape) -> None:
         scopes.update(dict.fromkeys(outs, scope))
         tape.nodes.append(Node(name, record["arguments"], inputs, outs, scope))
 
-    mx.export_function(told_by_mlx, lambda: outputs)
+    mx.export_function(receive, lambda: outputs)

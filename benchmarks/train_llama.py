@@ -68,7 +68,7 @@ def train(model: LlamaForCausalLM, corpus: Corpus, tokens: int) -> None:
 
 
 def make_optimizers(model: LlamaForCausalLM) -> list[torch.optim.Optimizer]:
-    """As the demo's, with Llama's names."""
+    """Muon for the layers' matrices, which Llama's names show, and AdamW for the rest, as the demo's recipe has it."""
     matrices = [weight for name, weight in model.named_parameters() if "_proj" in name]
     others = [weight for name, weight in model.named_parameters() if "_proj" not in name]
     return [

@@ -1,4 +1,4 @@
-"""Writes docs/cli.md from the commands themselves: `python docs/make_cli.py`. A test compares."""
+"""Writes docs/cli.md from the commands themselves: `python docs/make_cli.py`. A test compares the file with them."""
 
 from __future__ import annotations
 

@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from sentencepiece import SentencePieceProcessor
 
-WINDOW = 4096  # stories sorted together by length: more waste less padding, fewer mix short and long ones better
+WINDOW = 4096  # stories sorted together by length: more of them waste less padding, fewer mix short and long better
 CHUNK = 1024  # stories tokenized at once
 IGNORED = -100  # the target that cross_entropy leaves out
 
@@ -22,7 +22,7 @@ Batch = tuple[torch.Tensor, torch.Tensor]  # (ids, targets), both int64 [stories
 
 @dataclass(frozen=True)
 class Corpus:
-    """Story i is ids[offsets[i] : offsets[i + 1]]: BOS, the text, EOS."""
+    """Stories as one array of ids. Story i is ids[offsets[i] : offsets[i + 1]]: BOS, the text, EOS."""
 
     ids: NDArray[np.uint16]
     offsets: NDArray[np.int64]
@@ -35,7 +35,7 @@ class Corpus:
         return self.ids[self.offsets[i] : self.offsets[i + 1]]
 
     def split(self, held_out: int) -> tuple[Corpus, Corpus]:
-        """(for training, the last `held_out` stories)."""
+        """(the stories for training, the last `held_out` stories)."""
         cut = len(self) - held_out
         start = self.offsets[cut]
         return (
@@ -44,24 +44,24 @@ class Corpus:
         )
 
     def fingerprint(self) -> str:
-        """The same for the same ids alone."""
+        """A hash of the ids and of where stories begin; equal only for equal corpora."""
         return hashlib.sha256(self.ids.tobytes() + self.offsets.tobytes()).hexdigest()
 
     def save(self, path: Path) -> None:
-        """Writes the .npz; one that exists is whole."""
+        """Writes an .npz, under another name first, so that a file of the right name is complete."""
         with (unfinished := path.with_suffix(".part")).open("wb") as file:
             np.savez(file, ids=self.ids, offsets=self.offsets)
         unfinished.replace(path)
 
     @classmethod
     def load(cls, path: Path) -> Corpus:
-        """What `save` wrote."""
+        """Reads the file that `save` wrote."""
         with np.load(path) as arrays:
             return cls(arrays["ids"], arrays["offsets"])
 
 
 def tokenize(stories: Iterable[str], tokenizer: SentencePieceProcessor) -> Corpus:
-    """All stories, in their order."""
+    """The corpus of all stories, in their order."""
     rows: list[NDArray[np.uint16]] = []
     for texts in chunks(stories):
         rows += [np.array(row, np.uint16) for row in tokenizer.encode(texts, add_bos=True, add_eos=True)]
@@ -96,7 +96,7 @@ def epoch_groups(corpus: Corpus, batch_tokens: int, seed: int, epoch: int) -> li
 
 
 def cut(window: NDArray[np.int64], lengths: NDArray[np.int64], batch_tokens: int) -> Iterator[NDArray[np.int64]]:
-    """Stories in rising order of length, cut where the next would take its group over `batch_tokens`."""
+    """Cuts stories in rising order of length into groups, where the next story would pass `batch_tokens`."""
     first = 0
     for i, length in enumerate(lengths[window]):
         if i > first and (i + 1 - first) * (length - 1) > batch_tokens:
@@ -106,7 +106,7 @@ def cut(window: NDArray[np.int64], lengths: NDArray[np.int64], batch_tokens: int
 
 
 def batch(corpus: Corpus, group: NDArray[np.int64]) -> Batch:
-    """Each row one story and the same one position on, padded at the end."""
+    """(ids, targets) of a group, a row for each story, padded at the end; targets are the ids one position later."""
     rows = [torch.from_numpy(corpus.story(i).astype(np.int64)) for i in group]
     ids = torch.nn.utils.rnn.pad_sequence([row[:-1] for row in rows], batch_first=True)
     targets = torch.nn.utils.rnn.pad_sequence([row[1:] for row in rows], batch_first=True, padding_value=IGNORED)

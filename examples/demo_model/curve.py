@@ -13,13 +13,13 @@ Point = dict[str, float]  # as train.py writes them
 
 
 def read_curve(work: Path) -> list[Point]:
-    """The curve of a run in `work`."""
+    """Reads the curve that a training run wrote in `work`."""
     return json.loads((work / "curve.json").read_text(encoding="utf-8"))
 
 
 def plot(curves: Mapping[str, list[Point]], path: Path) -> None:
-    """An SVG of bits per token against tokens: each model's training dotted, its held-out stories solid."""
-    matplotlib.rcParams["svg.hashsalt"] = "elm-mlx"  # else every drawing names its parts anew
+    """Draws an SVG of bits per token against tokens: each model's training dotted, its held-out stories solid."""
+    matplotlib.rcParams["svg.hashsalt"] = "elm-mlx"  # else every drawing gives its parts new names
     figure, axes = pyplot.subplots(figsize=(7, 4), layout="constrained")
     for i, (name, points) in enumerate(curves.items()):
         tokens = [point["tokens"] / 1e6 for point in points]

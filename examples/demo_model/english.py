@@ -1,4 +1,5 @@
-"""The inflections the stories need: past tense, -ing form, plural, article. A phrase bends at its first word."""
+"""The inflections that the stories need: past tense, -ing form, plural, article. Of a verb phrase, the first word is
+inflected."""
 
 from __future__ import annotations
 
@@ -31,7 +32,7 @@ def bend(phrase: str, ending: str) -> str:
 
 
 def inflect(verb: str, ending: str) -> str:
-    """A regular verb with "ed" or "ing": hop, hopping; carry, carried; bake, baked; visit, visited."""
+    """A regular verb with the ending "ed" or "ing": hop, hopping; carry, carried; bake, baked; visit, visited."""
     if verb.endswith("ie") and ending == "ing":
         return verb[:-2] + "ying"
     if verb.endswith("e") and not (ending == "ing" and verb.endswith(SILENT_E_KEPT)):

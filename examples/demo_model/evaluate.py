@@ -38,7 +38,7 @@ PRECISIONS: dict[str, dict[str, Any]] = {
     "bfloat16": {"dtype": "bfloat16"},
     **{f"{bits}-bit": {"bits": bits} for bits in (8, 6, 4, 3, 2)},
 }
-SETTINGS: dict[str, tuple[dict[str, Any], int]] = {  # the first one's beginning is shown
+SETTINGS: dict[str, tuple[dict[str, Any], int]] = {  # (options, stories); README.md shows stories of the first one
     "sampled, temperature 0.5, top-p 0.9": ({"temperature": 0.5, "top_p": 0.9}, SAMPLES),
     "sampled, temperature 0.6, top-p 0.9": ({"temperature": 0.6, "top_p": 0.9}, SAMPLES),
     "sampled, temperature 0.8, top-p 0.95": ({"temperature": 0.8, "top_p": 0.95}, FEWER),
@@ -47,8 +47,8 @@ SETTINGS: dict[str, tuple[dict[str, Any], int]] = {  # the first one's beginning
 
 
 def main() -> None:
-    """Everything, in the order of the report."""
-    with suppress(NotFound):  # there is none to install everywhere, and it only saves time
+    """Computes and writes all figures, in the order of the report."""
+    with suppress(NotFound):  # some machines have no fast BLAS, which only saves time
         elm_mlx.use_fast_blas()
     held_out = list(islice(stories.held_out(MEASURED.stop), MEASURED.start, None))
     training = list(stories.training(STORIES))
@@ -81,7 +81,7 @@ def text_figures(held_out: list[str], training: list[str]) -> dict[str, float]:
 
 
 def precisions(held_out: list[str]) -> dict[str, dict[str, float]]:
-    """Bits per token of both models in every precision, each through the converter."""
+    """Bits per token and bytes of both models in every precision, each converted for it."""
     from elm_mlx.convert import convert  # here, as it imports MLX
 
     found: dict[str, dict[str, float]] = {}
@@ -97,7 +97,7 @@ def precisions(held_out: list[str]) -> dict[str, dict[str, float]]:
 
 
 def bits(lm: elm_mlx.LanguageModel, texts: Sequence[str], title: str) -> float:
-    """Mean bits per token of the stories with their ends, the model's own rounding included."""
+    """Mean bits per token that a model gives the texts with their ends, its own rounding included."""
     lost, count = 0.0, 0
     for text in progress(texts, title):
         ids = [*lm.tokenizer.encode(text), *lm.stop_ids]
@@ -109,7 +109,7 @@ def bits(lm: elm_mlx.LanguageModel, texts: Sequence[str], title: str) -> float:
 
 
 def baselines(held_out: list[str]) -> dict[str, dict[str, float]]:
-    """The interpolated n-gram models of the same text, and what the generator itself knows."""
+    """Bits per token of the held-out stories for n-gram models of the training text, and for the generator itself."""
     training, _ = Corpus.load(WORK / "corpus.npz").split(CURVE_STORIES)
     measured = tokenize(held_out, load_tokenizer(WORK))
     model = KneserNey(training.ids, training.offsets)
@@ -119,29 +119,31 @@ def baselines(held_out: list[str]) -> dict[str, dict[str, float]]:
 
 
 def samples(options: dict[str, Any], count: int, name: str = "demo") -> list[tuple[str, bool]]:
-    """Stories from the same prompt, seed after seed: (text, did it end)."""
+    """`count` stories of a model from PROMPT, one for each seed: (text, whether it ended)."""
     lm = elm_mlx.load(shipped(name))
     return [told(lm, PROMPT, seed=seed, **options) for seed in progress(range(count), f"Samples, {name}")]
 
 
 def greedy(held_out: list[str]) -> list[tuple[str, bool]]:
-    """Stories from the first sentences of held-out ones."""
+    """Greedy stories of the demo from the first sentences of held-out ones: (text, whether it ended)."""
     lm = elm_mlx.load()
     return [told(lm, sentences(text)[0], temperature=0) for text in progress(held_out[:FEWER], "Greedy")]
 
 
 def shipped(name: str) -> Path | None:
+    """The folder of a model in the package; None for the demo, which elm_mlx.load takes by itself."""
     return None if name == "demo" else HERE.parents[1] / "elm_mlx" / "demo" / name
 
 
 def told(lm: elm_mlx.LanguageModel, prompt: str, **options: Any) -> tuple[str, bool]:
+    """(the prompt and what the model adds to it, whether the story ended)."""
     done = lm.generate(prompt, MAX_TOKENS, **options)
-    ids = [*lm.tokenizer.encode(prompt), *done.tokens]  # decoded together: a first word's blank is its own
+    ids = [*lm.tokenizer.encode(prompt), *done.tokens]  # decoded together, which keeps the blank between the two
     return lm.tokenizer.decode(ids), done.finish_reason == "stop"
 
 
 def judged(told: list[tuple[str, bool]], training: list[str]) -> dict[str, Any]:
-    """How many stories the grammar reads whole, how many end, and how much of them stands in the training text."""
+    """How many stories the grammar reads whole, how many ended, and how much of them stands in the training text."""
     texts = [text for text, _ in told]
     words = [text.split() for text in texts]
     known = {sentence for text in training for sentence in sentences(text)}

@@ -39,7 +39,7 @@ AGREEMENT = {
 
 
 class NotAStory(ValueError):
-    """The text is none the grammar could have written; `place` is where the furthest reading stopped."""
+    """A text that the grammar could not have written; `place` is where the furthest reading stopped."""
 
     def __init__(self, text: str, place: int) -> None:
         super().__init__(f"read to ...{text[max(0, place - 60) : place]} | {text[place : place + 40]}")
@@ -47,7 +47,7 @@ class NotAStory(ValueError):
 
 
 class Class:
-    """A list of entries to choose from, and an index of their surface forms for reading."""
+    """A list of entries to choose from, with indexes of their surface forms for reading."""
 
     def __init__(self, entries: list[Entry]) -> None:
         self.entries = entries
@@ -57,7 +57,7 @@ class Class:
         self.lengths: dict[tuple[str, ...], list[int]] = {}
 
     def weight(self, entry: Entry) -> int:
-        """How often an entry stands in the list: one that does twice is twice as likely."""
+        """How often an entry stands in the list: one that stands there twice is twice as likely."""
         return self.counts.get(id(entry), 1)
 
     def index(self, path: tuple[str, ...], pronouns: Bindings) -> dict[str, list[Entry]]:
@@ -134,7 +134,7 @@ class Text:
 
 
 def joined(before: str, piece: str) -> str:
-    """A piece without its first space where one stands already: an empty alternative leaves no gap."""
+    """A piece without its first space where the text ends with a space: an empty alternative leaves no gap."""
     return piece[1:] if piece.startswith(" ") and (not before or before.endswith(" ")) else piece
 
 
@@ -194,7 +194,7 @@ class Grammar:
         return Slot(article, tuple(self.term(self.renamed(w, names)) for w in words))
 
     def term(self, path: str) -> tuple[str, tuple[str, ...]]:
-        """What a word is drawn from, an @class or the longest declared variable, and the path below it."""
+        """(the @class or the longest declared variable that a word comes from, the path below it)."""
         parts = path.split(".")
         if path.startswith("@"):
             return parts[0], tuple(parts[1:])
@@ -209,7 +209,7 @@ class Grammar:
         return owner, column
 
     def domain(self, name: str, bound: Bindings) -> Class:
-        """What a name may be, given the variable that its choices come from."""
+        """The entries that a variable or an @class may have, given the bound variables."""
         owner, column = self.source(name)
         if not owner:
             return self.classes[column]
@@ -255,7 +255,7 @@ class Grammar:
     # -- reading
 
     def read(self, text: str, start: str = "story") -> Bindings:
-        """The variables of a story. Raises NotAStory."""
+        """The variables of a story. Raises NotAStory for a text that the grammar could not have written."""
         text, furthest = text.strip() + " ", 0
         states: list[tuple[tuple[Item, ...], Bindings, int]] = [((Call(start, ()),), {}, 0)]
         while states:
@@ -304,7 +304,7 @@ class Grammar:
     def candidates(
         self, name: str, path: tuple[str, ...], bound: Bindings, text: str, place: int
     ) -> Iterator[tuple[Bindings, Entry]]:
-        """The entries a variable may have so that it stands at this place."""
+        """The entries that a variable may have if its surface form stands at a place, each with its bindings."""
         if name in bound:
             if text.startswith(surface(bound[name], path, self.pronouns), place):
                 yield bound, bound[name]
@@ -314,7 +314,7 @@ class Grammar:
                 yield known if name.startswith("@") else {**known, name: entry}, entry
 
     def owners(self, owner: str, bound: Bindings) -> Iterator[Bindings]:
-        """The bindings with the variable that another one's choices come from, tried one by one if it is free."""
+        """The bindings with the variable `owner`, or, while it is free, with each of its entries in turn."""
         if not owner or owner in bound:
             yield bound
             return

@@ -1,10 +1,10 @@
-"""Makes the built-in demo and its draft from nothing; README.md tells what comes of it.
+"""Makes the built-in demo and its draft from nothing; README.md describes the result.
 
     pip install -e '.[cpu,demo-training]'
     python examples/demo_model/make.py [--tokens N] [--work DIR]
 
-Stopped and started again it goes on where it was. What it makes lies in demo/ and draft/ beside it (the float
-checkpoints), in the package (their 8-bit conversions) and in README.md (the figures and samples).
+A run that was stopped continues where it was when it is started again. The results are in demo/ and draft/ beside this
+file (the float checkpoints), in the package (their 8-bit conversions) and in README.md (the figures and samples).
 """
 
 from __future__ import annotations
@@ -25,7 +25,8 @@ from train import Options, save, train
 
 
 def make_corpus(work: Path) -> Corpus:
-    """The stories of training, the curve's held-out ones last."""
+    """The stories for training, followed by the curve's held-out ones. Writes the corpus and its tokenizer to `work` if
+    they are not there."""
     path = work / "corpus.npz"
     if not path.exists():
         train_tokenizer(stories.training(TOKENIZER_STORIES), MODELS["demo"], work)
@@ -35,7 +36,7 @@ def make_corpus(work: Path) -> Corpus:
 
 
 def make_checkpoint(name: str, corpus: Corpus, tokens: int, work: Path) -> None:
-    """A trained model as a Hugging Face checkpoint, in a folder beside this file."""
+    """Trains a model, and writes it as a Hugging Face checkpoint in a folder beside this file."""
     model = train(MODELS[name], corpus, Options(tokens=tokens, **OPTIONS), work / name)
     save(model, MODELS[name], HERE / name)
     for file in ("tokenizer.model", "tokenizer.json", "tokenizer_config.json"):
@@ -54,7 +55,7 @@ def main() -> None:
         make_checkpoint(name, corpus, tokens, arguments.work)
     plot({name: read_curve(arguments.work / name) for name in MODELS}, HERE / "curve.svg")
     ship.main()
-    # In a process of its own, which can choose its BLAS: MLX is imported here already.
+    # In another process, which can still choose its BLAS: here MLX is imported already.
     subprocess.run([sys.executable, HERE / "evaluate.py"], check=True)
 
 

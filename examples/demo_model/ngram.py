@@ -21,7 +21,7 @@ ABSENT = -1  # the number of an n-gram that training never saw
 
 @dataclass(frozen=True)
 class Counts:
-    """One count for each n-gram of a level, and what each context (all but the last token) adds up to."""
+    """One count for each n-gram of a level, and the sums over each context (all tokens but the last)."""
 
     counts: Ints
     totals: Ints
@@ -36,11 +36,11 @@ class Counts:
         return cls(counts, totals, taken, held_back)
 
     def mix(self, grams: Ints, contexts: Ints, lower: Floats) -> Floats:
-        """The discounted estimate, with what the discounts held back spread as the lower order says."""
+        """The discounted estimate, and what the discounts held back, shared out as the lower order estimates."""
         count = np.where(grams == ABSENT, 0, self.counts[grams])
         total = np.where(contexts == ABSENT, 0, self.totals[contexts])
         own = count - self.discounts[np.minimum(count, 3)]
-        # A context that nothing followed knows nothing: the lower order stands alone.
+        # Where training has nothing after a context, the lower order's estimate stands alone.
         return np.where(total > 0, (own + self.held_back[contexts] * lower) / np.maximum(total, 1), lower)
 
 
@@ -49,7 +49,7 @@ class Level:
     """The n-grams of one length: an n-gram's number is its place in `keys`, sorted."""
 
     keys: Ints  # the context's number * vocabulary + the last token
-    raw: Counts  # how often it occurs: for the order that is asked for
+    raw: Counts  # how often an n-gram occurs: for the order that is asked for
     continued: Counts  # how many different tokens come before it: for the orders below
 
     def find(self, keys: Ints) -> Ints:
@@ -58,10 +58,10 @@ class Level:
 
 
 class KneserNey:
-    """Every order from 1 to `order`, counted at once; the question names the order.
+    """A model of every order from 1 to `order`, all counted at once; each question names an order.
 
-    The first tokens of a story see the shorter context that there is, from BOS on. Padding with more BOS
-    would discount the same count once for each length, and hold back more than the data asks for.
+    The first tokens of a story have a shorter context, from BOS on. Padding with more BOS would discount one
+    count once for each length, and hold back more than the data asks for.
     """
 
     def __init__(self, ids: Ints, offsets: Ints, vocabulary: int = 2048, order: int = 6) -> None:
@@ -84,12 +84,12 @@ class KneserNey:
             raw.append(times)
             sizes.append(len(found))
         raw[0][keys[0] == BOS] = 0
-        # Above the last order nothing is counted, and nothing asks the last one to continue.
+        # Nothing is counted above the last order, and no order above it asks for its continuations.
         preceded = [*preceded[1:], raw[-1]]
         self.levels = [self._level(*parts) for parts in zip(keys, raw, preceded, sizes[:-1], strict=True)]
 
     def _level(self, keys: Ints, raw: Ints, preceded: Ints, contexts: int) -> Level:
-        # Nothing comes before an n-gram that opens a story: how often it occurs is all there is to count.
+        # Nothing comes before an n-gram that opens a story, so only its occurrences can be counted.
         continued = np.where(preceded == 0, raw, preceded)
         before = keys // self.vocabulary
         return Level(keys, Counts.of(raw, before, contexts), Counts.of(continued, before, contexts))
@@ -115,13 +115,13 @@ def bits_per_token(model: KneserNey, ids: Ints, offsets: Ints, order: int) -> fl
 
 
 def depths_of(offsets: Ints) -> Ints:
-    """How far into its story each token stands: no n-gram is longer than that allows."""
+    """How many tokens of its story come before each token: no n-gram reaches further back."""
     bounds = offsets.astype(np.int64)  # unsigned ones would make floats of the difference
     return np.arange(bounds[-1]) - np.repeat(bounds[:-1], np.diff(bounds))
 
 
 def discounts(counts: Ints) -> Floats:
-    """What is taken from a count of 0, 1, 2 and 3 or more, by the numbers of n-grams counted 1 to 4 times."""
+    """What is taken from a count of 0, 1, 2, and 3 or more, computed from how many n-grams occur 1 to 4 times."""
     once, twice, thrice, four = np.bincount(counts, minlength=5)[1:5].tolist()
     if min(once, twice, thrice, four) > 0:
         y = once / (once + 2 * twice)

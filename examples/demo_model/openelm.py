@@ -1,4 +1,7 @@
-"""OpenELM in PyTorch, for training: the parameters have the names and shapes of the Hugging Face checkpoints."""
+"""OpenELM in PyTorch, for training: the parameters have the names and shapes of the Hugging Face checkpoints.
+
+Shapes: B batch, L positions, H query heads, K kv heads, D head dim, E model dim, V vocabulary.
+"""
 
 from __future__ import annotations
 
@@ -13,20 +16,20 @@ from elm_mlx.config import OpenELMConfig
 
 
 def rope_tables(length: int, width: int, base: float) -> torch.Tensor:
-    """Cosines and signed sines, [2, length, 1, width]: position p turns pair j by p * base ** (-2j / width)."""
+    """Cosines and signed sines, [2, L, 1, D]: position p turns pair j by p * base ** (-2j / D)."""
     angles = torch.outer(torch.arange(length).float(), base ** (-torch.arange(0, width, 2).float() / width))
     sin = torch.cat([-angles.sin(), angles.sin()], dim=-1)
     return torch.stack([angles.cos().repeat(1, 2), sin]).unsqueeze(2)
 
 
 def rotate(x: torch.Tensor, tables: torch.Tensor) -> torch.Tensor:
-    """x [batch, positions, heads, width], each pair (j, j + width / 2) turned by its position."""
+    """x [B, L, H, D] with each pair (j, j + D / 2) turned by its position."""
     cos, sin = tables
     return x * cos + x.roll(x.shape[-1] // 2, dims=-1) * sin
 
 
 def attend(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
-    """q [batch, positions, heads, width], k and v with fewer heads -> [batch, positions, heads * width].
+    """q [B, L, H, D], k and v [B, L, K, D] -> [B, L, H * D].
 
     Written out because PyTorch's fused attention takes three times as long in bfloat16 on a CPU.
     """
@@ -50,7 +53,7 @@ class Attention(nn.Module):
         self.k_norm: nn.Module = nn.RMSNorm(self.width, config.norm_eps) if config.normalize_qk else nn.Identity()
 
     def forward(self, x: torch.Tensor, tables: torch.Tensor) -> torch.Tensor:
-        """x [batch, positions, model_dim] -> the same shape."""
+        """x [B, L, E] -> [B, L, E]."""
         qkv = self.qkv_proj(x).unflatten(-1, (-1, self.width))
         q, k, v = qkv.split(self.parts, dim=2)
         q, k = rotate(self.q_norm(q.float()), tables).type_as(v), rotate(self.k_norm(k.float()), tables).type_as(v)
@@ -65,7 +68,7 @@ class FeedForward(nn.Module):
         self.proj_2 = nn.Linear(width, config.model_dim, bias=False)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """x [batch, positions, model_dim] -> the same shape."""
+        """x [B, L, E] -> [B, L, E]."""
         gate, up = self.proj_1(x).chunk(2, dim=-1)
         return self.proj_2(F.silu(gate) * up)
 
@@ -78,7 +81,7 @@ class Layer(nn.Module):
         self.ffn_norm = nn.RMSNorm(config.model_dim, config.norm_eps)
 
     def forward(self, h: torch.Tensor, tables: torch.Tensor) -> torch.Tensor:
-        """h [batch, positions, model_dim] -> the same shape."""
+        """h [B, L, E] -> [B, L, E]."""
         h = h + self.attn(self.attn_norm(h), tables)
         return h + self.ffn(self.ffn_norm(h))
 
@@ -95,7 +98,7 @@ class Body(nn.Module):
         self.register_buffer("tables", tables, persistent=False)
 
     def forward(self, ids: torch.Tensor) -> torch.Tensor:
-        """ids [batch, positions] -> states [batch, positions, model_dim]."""
+        """ids [B, L] -> states [B, L, E]."""
         h, tables = self.token_embeddings(ids), self.tables[:, : ids.shape[1]]
         for layer in self.layers:
             h = layer(h, tables)
@@ -111,12 +114,13 @@ class OpenELM(nn.Module):
         initialise(self, parsed)
 
     def forward(self, ids: torch.Tensor) -> torch.Tensor:
-        """ids [batch, positions] -> logits [batch, positions, vocabulary]."""
+        """ids [B, L] -> logits [B, L, V]."""
         return F.linear(self.transformer(ids), self.transformer.token_embeddings.weight)
 
 
 def initialise(model: nn.Module, config: OpenELMConfig) -> None:
-    """Matrices normal with deviation fan_in ** -0.5, those that write to the residual stream smaller with depth."""
+    """Draws matrices from a normal distribution with deviation fan_in ** -0.5; those that write to the residual stream
+    get smaller ones, the deeper the model."""
     for name, weight in model.named_parameters():
         if weight.ndim == 2:
             depth = 2 * config.num_layers if name.endswith(("out_proj.weight", "proj_2.weight")) else 1

@@ -1,7 +1,7 @@
 """How much of what the demo model writes stands word for word in the text that it learnt from.
 
 Samples and training stories come as lists of words; no run of words crosses from one text into the next.
-Every training iterable is read once. Nothing is hashed, so no figure owes anything to a collision.
+Every training iterable is read once. Nothing is hashed, so no figure can depend on a collision.
 """
 
 from __future__ import annotations
@@ -35,19 +35,19 @@ def longest_shared_run(samples: list[list[str]], training: Iterable[list[str]]) 
 
 
 def repeated_sentences(samples_text: Iterable[str], training_sentences: set[str]) -> float:
-    """The share of the samples' sentences that are in the set, which `sentences` cuts the same way."""
+    """The share of the samples' sentences that are in the set of training's; `sentences` cuts both."""
     found = [sentence in training_sentences for text in samples_text for sentence in sentences(text)]
     return sum(found) / len(found) if found else 0.0
 
 
 def sentences(text: str) -> list[str]:
-    """The sentences of a text, each with its white space made single spaces."""
+    """The sentences of a text, with single spaces for all white space."""
     return [" ".join(part.split()) for part in SENTENCE_END.split(text) if part.strip()]
 
 
 def shared_runs(samples: list[list[str]], training: Iterable[list[str]]) -> list[Ints]:
     """For each word of each sample, the length of the longest run from there that training has verbatim."""
-    # Training needs no words of its own: one that no sample uses ends a run just as the end of a story does.
+    # A word of the training text that no sample uses needs no number of its own: it only ends runs.
     words = {word: i for i, word in enumerate(dict.fromkeys(chain.from_iterable(samples)), 1)}
     other = len(words) + 1
     ours = _flat(samples, words, other, end=0)
@@ -62,7 +62,7 @@ def _flat(texts: Iterable[list[str]], words: dict[str, int], other: int, end: in
 
 
 def _run_lengths(ours: Ints, theirs: Ints, size: int) -> Ints:
-    """Grow every run by a word at a time, and keep the starts whose run still stands on both sides."""
+    """Grows every run by a word at a time, and keeps the starts whose run still stands on both sides."""
     lengths = np.zeros(len(ours), np.int64)
     starts, names = np.arange(len(ours)), np.zeros(len(ours), np.int64)
     their_starts, their_names = np.flatnonzero(theirs < size - 1), np.int64(0)

@@ -7,7 +7,7 @@ from typing import Any
 
 HERE = Path(__file__).parent
 WORK = HERE / "work"
-STORIES = 44_000  # the seeds from 0 on
+STORIES = 44_000  # for training: the seeds from 0 on
 TOKENIZER_STORIES = 20_000
 CURVE_STORIES = 256  # the first held-out ones, for the curve
 FAMILY: dict[str, Any] = {

@@ -10,7 +10,7 @@ MARKED = "(<!-- {0} -->\n).*?(<!-- /{0} -->)"
 
 
 def rewrite(readme: Path, figures: dict[str, Any], samples: list[str]) -> None:
-    """Each marked part anew; a part without its markers is an error."""
+    """Replaces each marked part of the README. Raises ValueError for a part whose markers are not there."""
     text = readme.read_text(encoding="utf-8")
     parts = {
         "text": text_rows(figures["text"]),

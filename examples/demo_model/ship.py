@@ -2,7 +2,7 @@
 
     python examples/demo_model/ship.py
 
-The same checkpoints give the same bytes; a test holds the package to that.
+Equal checkpoints give equal bytes: a test converts them again and compares the package.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ LEFT_OUT = ("README.md", "conversion.json")  # the package has its own card
 HELD_OUT_STORIES = 64
 
 
-def converted(name: str, folder: Path) -> dict[str, bytes]:
-    """The files that a checkpoint ships as."""
+def convert_to_ship(name: str, folder: Path) -> dict[str, bytes]:
+    """Converts a checkpoint in `folder`, and returns the files that the package holds of it."""
     output = convert(HERE / name, folder / name, bits=BITS).output
     return {file.name: file.read_bytes() for file in sorted(output.iterdir()) if file.name not in LEFT_OUT}
 
@@ -33,7 +33,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         for name, place in PLACES.items():
             place.mkdir(exist_ok=True)
-            for file, data in converted(name, Path(folder)).items():
+            for file, data in convert_to_ship(name, Path(folder)).items():
                 (place / file).write_bytes(data)
     held_out = "".join(f"{story}\n" for story in stories.held_out(HELD_OUT_STORIES))
     (PACKAGE / "held_out.txt").write_text(held_out, encoding="utf-8")

@@ -13,7 +13,7 @@ HERE = Path(__file__).parent
 HELD_OUT_FROM = 1_000_000_000  # seeds from here on are never trained on
 NAME_PARTS = ("starts", "vowels", "middles", "ends")
 LISTED_NAMES = 0.8  # the share of names that are in the lexicon; the others are invented
-PARTED = {"traits": 2, "hobbies": 2, "small_finds": 2, "landmarks": 2}  # classes with variables that must differ
+PARTED = {"traits": 2, "hobbies": 2, "small_finds": 2, "landmarks": 2}  # classes dealt to variables that must differ
 
 
 @cache
@@ -37,17 +37,17 @@ def grammar() -> Grammar:
 
 
 def parts(name: str, entries: list[Entry], count: int) -> dict[str, list[Entry]]:
-    """A class dealt out to as many: name_1, name_2, ..."""
+    """Deals the entries of a class out to `count` classes, so that no two of them share one: name_1, name_2, ..."""
     return {f"{name}_{part + 1}": entries[part::count] for part in range(count)}
 
 
 def mixed(listed: list[Entry], invented: list[Entry]) -> list[Entry]:
-    """Both, the listed ones so often that they make up their share."""
+    """Listed and invented names, the listed ones repeated until LISTED_NAMES of all are listed."""
     return listed * round(LISTED_NAMES / (1 - LISTED_NAMES) * len(invented) / len(listed)) + invented
 
 
 def read_lexicon(path: Path) -> dict[str, list[Entry]]:
-    """Class name -> entries; the columns whose name is plural hold lists."""
+    """The lexicon: class name -> entries; the columns `homes` and `spots` hold lists."""
     classes: dict[str, list[Entry]] = {}
     columns: list[str] = []
     for line in path.read_text(encoding="utf-8").splitlines():
@@ -72,7 +72,8 @@ def entries(line: str) -> list[Entry]:
 
 
 def invented_names() -> list[str]:
-    """All names of one or two syllables that nobody bears: a model learns to repeat a name it has never seen."""
+    """All names of one or two syllables that the lexicon does not list. From them a model learns to repeat a name that
+    it has never seen."""
     lexicon = read_lexicon(HERE / "lexicon.txt")
     listed = {str(entry["text"]) for gender in ("she", "he") for entry in lexicon["names_" + gender]}
     starts, vowels, middles, ends = ([str(e["text"]) for e in lexicon["name_" + part]] for part in NAME_PARTS)

@@ -1,4 +1,4 @@
-"""A SentencePiece BPE tokenizer for the stories, cut as Llama 2's is."""
+"""A SentencePiece BPE tokenizer for the stories, with the settings of Llama 2's."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def train_tokenizer(stories: Iterable[str], config: dict[str, Any], folder: Path
         remove_extra_whitespaces=False,
         add_dummy_prefix=True,
         split_digits=True,
-        max_sentence_length=1 << 16,  # in bytes; longer ones would be left out in silence
+        max_sentence_length=1 << 16,  # in bytes; a longer story would be left out without a word
         num_threads=1,
         minloglevel=2,
     )
@@ -40,5 +40,5 @@ def train_tokenizer(stories: Iterable[str], config: dict[str, Any], folder: Path
 
 
 def load_tokenizer(folder: Path) -> sentencepiece.SentencePieceProcessor:
-    """The tokenizer that `train_tokenizer` wrote."""
+    """Reads the tokenizer that `train_tokenizer` wrote."""
     return sentencepiece.SentencePieceProcessor(model_file=str(folder / "tokenizer.model"))

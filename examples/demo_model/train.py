@@ -1,4 +1,4 @@
-"""Trains an OpenELM on a corpus: Muon for the matrices, AdamW for the rest, and checkpoints to go on from."""
+"""Trains an OpenELM on a corpus: Muon for the matrices, AdamW for the rest, and checkpoints to continue from."""
 
 from __future__ import annotations
 
@@ -28,15 +28,15 @@ Point = dict[str, float]  # step, tokens, and bits per token: training (the mean
 
 @dataclass(frozen=True)
 class Options:
-    """What decides the result beside the config and the corpus."""
+    """The settings of a run, which decide its result together with the config and the corpus."""
 
     tokens: int
     batch_tokens: int = 4096
     matrix_rate: float = 0.01
     other_rate: float = 0.01
     matrix_decay: float = 0.1
-    warmup: float = 0.02  # the first part of the tokens
-    decay: float = 0.7  # the last part of the tokens, over which the rates fall to zero
+    warmup: float = 0.02  # the first share of the tokens, over which the rates rise
+    decay: float = 0.7  # the last share of the tokens, over which the rates fall to zero
     held_out: int = 256  # stories, the corpus's last
     measure_every: int = 100  # steps
     seed: int = 0
@@ -48,7 +48,7 @@ class State:
 
     step: int = 0
     tokens: int = 0
-    bits: float = 0.0  # lost on the tokens since the curve's last point
+    bits: float = 0.0  # that the tokens since the curve's last point cost
     curve: list[Point] = field(default_factory=list)
 
     @property
@@ -58,7 +58,7 @@ class State:
 
 
 class Run:
-    """A model on its way, and the file that it goes on from."""
+    """A model in training, with the checkpoint from which a stopped run continues."""
 
     def __init__(self, config: dict[str, Any], corpus: Corpus, options: Options, work: Path) -> None:
         torch.manual_seed(options.seed)
@@ -71,7 +71,7 @@ class Run:
         self.made_with = {"config": config, "options": asdict(options), "corpus": corpus.fingerprint()}
 
     def save(self) -> None:
-        """Writes the checkpoint, which is whole whenever it exists, and the curve."""
+        """Writes the checkpoint, under another name first so that it is never half written, and the curve."""
         unfinished = self.work / "checkpoint.part"
         parts = {"model": self.model.state_dict(), "optimizers": [o.state_dict() for o in self.optimizers]}
         torch.save({"made_with": self.made_with, "state": asdict(self.state)} | parts, unfinished)
@@ -79,7 +79,7 @@ class Run:
         write_json(self.work / "curve.json", self.state.curve)
 
     def load(self) -> None:
-        """Takes up the checkpoint, if there is one of the same config, options and corpus."""
+        """Loads the checkpoint if there is one, and if it was made with this config, these options and this corpus."""
         path = self.work / "checkpoint.pt"
         saved = torch.load(path, map_location=self.device, weights_only=True) if path.exists() else {}
         if saved.get("made_with") != self.made_with:
@@ -90,7 +90,7 @@ class Run:
         self.state = State(**saved["state"])
 
     def step(self, batch: Batch) -> float:
-        """One update; the bits per token lost on the batch before it."""
+        """Updates the weights once, and returns the bits per token that the batch cost before the update."""
         count = int((batch[1] != IGNORED).sum())
         scale_rates(self.optimizers, schedule(self.state.tokens / self.options.tokens, self.options))
         bits = self.bits(batch)
@@ -104,7 +104,7 @@ class Run:
         return bits.item() / count
 
     def bits(self, batch: Batch) -> torch.Tensor:
-        """The bits that the batch's targets cost, in all."""
+        """The bits that all targets of a batch cost together."""
         ids, targets = (part.to(self.device) for part in batch)
         with mixed_precision(self.device):
             logits = self.model(ids)
@@ -113,7 +113,7 @@ class Run:
 
     @torch.no_grad()
     def measure(self) -> None:
-        """Adds a point to the curve."""
+        """Adds a point to the curve: training since the last point, and the held-out stories now."""
         bits = sum(self.bits(batch).item() for batch in self.held_out)
         count = sum(int((targets != IGNORED).sum()) for _, targets in self.held_out)
         state = self.state
@@ -123,7 +123,8 @@ class Run:
 
 
 def train(config: dict[str, Any], corpus: Corpus, options: Options, work: Path) -> OpenELM:
-    """The model after `options.tokens`. `work` gets checkpoint.pt, which a later call goes on from, and curve.json."""
+    """Trains a model on `options.tokens` tokens. `work` gets curve.json, and checkpoint.pt, from which a later call
+    continues."""
     work.mkdir(parents=True, exist_ok=True)
     run = Run(config, corpus, options, work)
     run.load()
@@ -134,7 +135,7 @@ def train(config: dict[str, Any], corpus: Corpus, options: Options, work: Path) 
 
 
 def go_on(run: Run, advance: Callable[[float], None]) -> None:
-    """Steps to the end, with a checkpoint every few minutes and a last one."""
+    """Runs all steps that are left, with a checkpoint every few minutes and one at the end."""
     saved = time.monotonic()
     for each in batches(run.training, run.options.batch_tokens, run.options.seed, run.state.step):
         advance(run.step(each))
@@ -165,7 +166,8 @@ def is_matrix(name: str, weight: torch.Tensor) -> bool:
 
 
 def schedule(done: float, options: Options) -> float:
-    """The factor of the learning rates where `done` of the tokens are: up, level, down to zero, all of it linear."""
+    """The factor of the learning rates after the share `done` of the tokens: it rises, stays, and falls to zero, each
+    in a straight line."""
     return min(1.0, (done + 1e-3) / options.warmup, (1.0 - done) / options.decay)
 
 
@@ -177,7 +179,7 @@ def scale_rates(optimizers: Sequence[torch.optim.Optimizer], factor: float) -> N
 
 
 def mixed_precision(device: torch.device) -> AbstractContextManager[Any]:
-    """bfloat16 products where the hardware has them: elsewhere they are slower than float32's."""
+    """A context with bfloat16 products where the hardware has them: elsewhere they are slower than float32's."""
     able = torch.cpu.get_capabilities()
     native = device.type == "cuda" or bool(able.get("avx512_bf16") or able.get("amx_bf16"))
     return torch.autocast(device.type, torch.bfloat16, enabled=native)
@@ -185,7 +187,7 @@ def mixed_precision(device: torch.device) -> AbstractContextManager[Any]:
 
 @contextmanager
 def progress_bar(state: State, total: int) -> Iterator[Callable[[float], None]]:
-    """A bar on stderr; what it yields is called after each step with the step's bits per token."""
+    """Shows a bar on stderr, and yields a function to call after each step with the step's bits per token."""
     text = TextColumn("{task.percentage:.1f}% step {task.fields[step]}, {task.fields[bits]:.3f} bits per token, "
                       "{task.fields[rate]:.0f} tokens/s,")  # fmt: skip
     began, first = time.monotonic(), state.tokens

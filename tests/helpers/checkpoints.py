@@ -1,8 +1,8 @@
 """Tiny seeded checkpoints in the real layouts.
 
 Weights have a standard deviation of 0.2 and norms are not 1: with the usual initialisation even a wrong RoPE keeps
-every argmax. Embeddings are ten times smaller, as in real models, so that a norm's epsilon counts. Layers are uneven
-and query groups three, so that no axis can be taken for another.
+every argmax. Embeddings are ten times smaller, as in real models, so that a norm's epsilon counts. Layers differ in
+size and there are three query groups, so that no axis can be taken for another.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from helpers import torch_craft
 from elm_mlx.config import config_from_dict
 
 TOKENIZER = Path(__file__).parent / "tokenizer"  # a SentencePiece BPE trained on a page of text, with byte fallback
-VOCAB = 512  # its entries
+VOCAB = 512  # the tokenizer's entries
 # Configurations, parameter counts and widths of the published models.
 PUBLISHED: dict[str, Any] = json.loads((Path(__file__).parent / "published.json").read_text(encoding="utf-8"))
 
@@ -81,13 +81,13 @@ def llama3_scaling(factor: float) -> dict[str, Any]:
 
 
 def transformers5(raw: dict[str, Any]) -> dict[str, Any]:
-    """The same configuration as transformers 5 spells it."""
+    """A Llama's configuration in the spelling of transformers 5."""
     kept = {key: value for key, value in raw.items() if key not in ("rope_theta", "rope_scaling", "torch_dtype")}
     rope = {"rope_type": "default"} | (raw["rope_scaling"] or {}) | {"rope_theta": raw["rope_theta"]}
     return kept | {"rope_parameters": rope, "dtype": raw["torch_dtype"]}
 
 
-# What Meta's params.json can say: heads as wide as dim / n_heads, an FFN by its formula; for up to eight shards.
+# A shape that Meta's params.json can describe: heads dim / n_heads wide, an FFN by Meta's formula; for up to 8 shards.
 META_PARAMS: dict[str, Any] = {"dim": 128, "n_layers": 2, "n_heads": 8, "n_kv_heads": 2, "vocab_size": VOCAB,
                                "ffn_dim_multiplier": 1.1, "multiple_of": 32, "norm_eps": 1e-5,
                                "rope_theta": 500000.0}  # fmt: skip
@@ -120,7 +120,7 @@ def prompt(length: int = 72, seed: int = 1) -> list[int]:
 
 
 def add_tokenizer(folder: Path) -> None:
-    """The tests' own small tokenizer."""
+    """Copies the tests' own small tokenizer to a folder."""
     for name in ("tokenizer.json", "tokenizer_config.json"):
         shutil.copyfile(TOKENIZER / name, folder / name)
 
@@ -134,7 +134,7 @@ def write(
     tokenizer: bool = True,
     seed: int = 0,
 ) -> Path:
-    """A Hugging Face directory: config.json, safetensors (with an index when sharded) and a tokenizer."""
+    """Writes a Hugging Face directory: config.json, safetensors (with an index when sharded) and a tokenizer."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "config.json").write_text(json.dumps(raw), encoding="utf-8")
     arrays = {name: mx.array(value).astype(dtype) for name, value in weights(raw, seed).items()}
@@ -145,7 +145,7 @@ def write(
 
 
 def save(folder: Path, arrays: dict[str, mx.array], shards: int = 1) -> None:
-    """Weights as one file, or as `shards` files dealt round-robin with an index."""
+    """Writes weights as one file, or dealt round-robin to `shards` files with an index."""
     if shards == 1:
         mx.save_safetensors(str(folder / "model.safetensors"), arrays, {"format": "pt"})
         return
@@ -159,7 +159,7 @@ def save(folder: Path, arrays: dict[str, mx.array], shards: int = 1) -> None:
 
 
 def save_torch(path: Path, arrays: dict[str, np.ndarray]) -> Path:
-    """A state dict of float32 arrays as torch.save writes it, without torch."""
+    """Writes a state dict of float32 arrays as torch.save writes it, but without torch."""
     pairs, members = [], []
     for key, (name, array) in enumerate(arrays.items()):
         strides = [stride // 4 for stride in np.array(array, order="C").strides]
@@ -220,7 +220,7 @@ def dealt(arrays: dict[str, np.ndarray], shards: int, head_dim: int, copies: int
 def write_meta(
     folder: Path, params: dict[str, Any], shards: list[dict[str, np.ndarray]], *, tokenizer: bool = True
 ) -> Path:
-    """Meta's directory: params.json and a file a shard."""
+    """Writes Meta's directory: params.json, a file for each shard, and a tokenizer."""
     for rank, shard in enumerate(shards):
         save_torch(folder / f"consolidated.{rank:02d}.pth", shard)
     (folder / "params.json").write_text(json.dumps(params), encoding="utf-8")

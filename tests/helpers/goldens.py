@@ -1,6 +1,6 @@
-"""What PyTorch computed for the tiny checkpoints, and the check that our models are held to.
+"""What PyTorch computed for the tiny checkpoints, and the check that our models must pass.
 
-`python tests/parity/make_goldens.py` writes the files; the parity suite computes them anew and compares.
+`python tests/parity/make_goldens.py` writes the files; the parity suite computes them again and compares.
 """
 
 from __future__ import annotations
@@ -19,24 +19,25 @@ from elm_mlx.models.model import Model
 FOLDER = Path(__file__).parents[1] / "golden"
 COLUMNS = slice(0, checkpoints.VOCAB, 8)  # every eighth logit of every position: enough, and an eighth of the bytes
 NEW_TOKENS = 16
-# Of the largest logit. Two correct float32 implementations stay two orders of magnitude below this.
+# A share of the largest logit. Two correct float32 implementations stay two orders of magnitude below this.
 TOLERANCE = 2e-5
 
 
 def load(name: str) -> tuple[np.ndarray, list[int]]:
-    """(logits [L, V/8], greedy continuation) of the standard prompt."""
+    """(logits [L, V / 8], greedy ids) that PyTorch computed for the standard prompt."""
     with np.load(FOLDER / f"{name}.npz") as golden:
         return golden["logits"], golden["greedy"].tolist()
 
 
 def assert_close(ours: mx.array, theirs: np.ndarray, tolerance: float = TOLERANCE) -> None:
-    """Largest difference within `tolerance` of the largest logit."""
+    """Asserts that no logit differs by more than `tolerance` of the largest one."""
     difference = float(np.abs(np.array(ours.astype(mx.float32)) - theirs).max())
     assert difference <= tolerance * float(np.abs(theirs).max()), f"logits differ by {difference}"
 
 
 def check(model: Model, name: str) -> None:
-    """Logits at every position, in one pass and in chunks of 7 through the cache; then the greedy ids of decoding."""
+    """Asserts that a model gives the golden logits at every position, in one pass and in chunks of 7 through the cache,
+    and the golden ids in greedy decoding."""
     logits, greedy = load(name)
     ids = mx.array([checkpoints.prompt()])
     assert_close(model(ids)[0, :, COLUMNS], logits)

@@ -1,6 +1,6 @@
 """Llama as Meta's model.py computes it, over Meta's own names and order of rows: NumPy, slow and plain on purpose.
 
-RoPE turns neighbouring elements of a head as one complex number; that is what tells a wrong order of rows.
+RoPE turns neighbouring elements of a head as one complex number, so a wrong order of rows changes the logits.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import numpy as np
 
 
 def frequencies(params: dict[str, Any], factor: float) -> np.ndarray:
-    """The angle per position of each pair, slowed down where a turn takes longer than the original context."""
+    """The angle per position of each pair, slowed down for pairs of less than four turns in the original context."""
     width = params["dim"] // params["n_heads"]
     plain = params["rope_theta"] ** -(np.arange(0, width, 2) / width)
     if not params.get("use_scaled_rope"):

@@ -8,7 +8,7 @@ from base64 import b64encode
 import tiktoken
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 
-# Written out again, so that neither copy goes wrong alone.
+# The converter's pattern, written here a second time: a mistake in one of the two makes a test fail.
 PATTERN = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|"
     r"\s*[\r\n]+|\s+(?!\S)|\s+"
@@ -46,18 +46,18 @@ def drawn(seed: int, size: int = 60) -> list[bytes]:
 
 
 def model_file(tokens: list[bytes]) -> bytes:
-    """A tokenizer.model."""
+    """The bytes of Meta's tokenizer.model: a line for each token, base64 and rank."""
     return b"".join(b"%s %d\n" % (b64encode(token), rank) for rank, token in enumerate(tokens))
 
 
 def oracle(tokens: list[bytes], specials: list[str] | None = None) -> tiktoken.Encoding:
-    """tiktoken's own Encoding."""
+    """tiktoken's own Encoding of these tokens."""
     after = {text: len(tokens) + place for place, text in enumerate(specials or [])}
     ranks = {token: rank for rank, token in enumerate(tokens)}
     return tiktoken.Encoding("oracle", pat_str=PATTERN, mergeable_ranks=ranks, special_tokens=after)
 
 
 def texts(count: int, units: list[str], seed: int = 1) -> list[str]:
-    """Texts of up to twenty units."""
+    """Random texts of up to twenty units each."""
     draw = random.Random(seed)
     return ["".join(draw.choices(units, k=draw.randint(0, 20))) for _ in range(count)]

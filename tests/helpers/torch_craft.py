@@ -1,4 +1,4 @@
-"""PyTorch files made by hand, byte by byte, so that a test can lie in any one place."""
+"""PyTorch files made by hand, byte by byte, so that a test can falsify any one field."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ ALL_ONES = 0xFFFFFFFF
 
 @dataclass(frozen=True)
 class Member:
-    """A zip member; what is left None is told truthfully."""
+    """A zip member; a field that is None is written as it truly is."""
 
     name: str
     data: bytes
@@ -31,7 +31,7 @@ class Member:
     header: int | None = None
     extra: bytes = b""  # of the central directory
     attributes: int = 0
-    hole: int = 0  # bytes before the data that nobody writes: zeros, and no space on disk
+    hole: int = 0  # bytes before the data that are never written: zeros that take no disk
 
 
 def local_record(member: Member) -> bytes:
@@ -76,7 +76,7 @@ def write_archive(
 
 
 def archive(members: Sequence[Member], *, zip64: bool = True, count: int | None = None, shift: int = 0) -> bytes:
-    """The same in memory."""
+    """The bytes of a zip of the members, falsified as in `write_archive`."""
     file = io.BytesIO()
     write_archive(file, members, zip64=zip64, count=count, shift=shift)
     return file.getvalue()
@@ -96,7 +96,7 @@ def integers(values: Sequence[int]) -> bytes:
 
 
 def several(*items: bytes) -> bytes:
-    """A tuple."""
+    """The opcodes of a tuple."""
     return b"(" + b"".join(items) + b"t"
 
 
@@ -112,7 +112,7 @@ ORDERED = call(name("collections", "OrderedDict"))
 
 
 def storage(cls: str = "torch FloatStorage", key: str = "0", length: int = 6, *part: bytes) -> bytes:
-    """A storage by its identity; in the legacy format, `part` is the sixth entry, if it is not to be None."""
+    """A storage by its persistent id; `part` is the id's sixth entry in the legacy format, where that is not None."""
     return several(text("storage"), name(*cls.split()), text(key), text("cpu"), integer(length), *part) + b"Q"
 
 
@@ -138,7 +138,7 @@ def program(body: bytes) -> bytes:
 
 
 def members(code: bytes, data: bytes = FLOATS) -> list[Member]:
-    """What torch puts in the zip for one storage of six floats."""
+    """The members that torch puts in the zip for one storage of six floats."""
     return [
         Member("toy/data.pkl", code),
         Member("toy/byteorder", b"little"),

@@ -1,4 +1,4 @@
-"""Computes the golden files with PyTorch: `python tests/parity/make_goldens.py` from the checkout."""
+"""Computes the golden files with PyTorch and writes them: `python tests/parity/make_goldens.py` in the checkout."""
 
 from __future__ import annotations
 

@@ -1,6 +1,7 @@
 """OpenELM in PyTorch, written for the tests from its published description alone; slow and plain on purpose.
 
-It shares no code with elm_mlx: names and shapes are its own reading of config.json.
+It shares no code with elm_mlx: it reads names and shapes from config.json by code of its own. Shapes: B batch,
+L positions, H query heads, D head dim, V vocabulary.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ class RMSNorm(nn.Module):
 
 
 def rotate(x: torch.Tensor, base: float) -> torch.Tensor:
-    """x: [batch, heads, positions, width]; position p of pair j turns by p * base ** (-2j / width)."""
+    """x [B, H, L, D] with each pair j (elements j and j + D / 2) turned at position p by p * base ** (-2j / D)."""
     length, width = x.shape[-2:]
     angles = torch.outer(torch.arange(length).float(), base ** (-torch.arange(0, width, 2).float() / width))
     cos, sin = angles.cos().repeat(1, 2), angles.sin().repeat(1, 2)
@@ -103,7 +104,7 @@ class Body(nn.Module):
 
 
 class OpenELM(nn.Module):
-    """ids [batch, positions] -> logits [batch, positions, vocabulary]."""
+    """ids [B, L] -> logits [B, L, V]."""
 
     def __init__(self, c: dict[str, Any]) -> None:
         super().__init__()

@@ -14,7 +14,7 @@ pytestmark = pytest.mark.parity
 utilities = pytest.importorskip("transformers.utils.chat_template_utils")
 base = pytest.importorskip("transformers.tokenization_utils_base")
 
-# What transformers takes and we do not: no chat needs it, and each would need a price of its own.
+# Constructs that transformers renders and we refuse: no chat needs them, and each would need a bound of its own.
 REFUSED = (
     "{{ messages | groupby('role') | map('first') | list }}", "{{ messages | map(attribute='role') | unique | sort }}",
     "{{ [3, 1.5, -2] | sum }}", "{{ [3, 1] | max }}", "{{ 2.567 | round(1) }}", "{{ 'a\nb' | indent(2) }}",

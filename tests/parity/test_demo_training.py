@@ -1,4 +1,5 @@
-"""The demo's recipe in torch: its OpenELM is the oracle's, and a run that was stopped ends as one that was not."""
+"""The demo's recipe in torch: its OpenELM gives the oracle's logits, and a run that was stopped and continued ends with
+the weights of one that was not."""
 
 from __future__ import annotations
 
@@ -31,7 +32,7 @@ OPTIONS = train.Options(tokens=3000, batch_tokens=200, held_out=8, measure_every
 
 @pytest.fixture(scope="module")
 def text() -> corpus.Corpus:
-    """Rows that count upwards from anywhere."""
+    """A corpus that is quickly learnt: each story counts upwards from some id."""
     random = np.random.RandomState(0)
     rows = [(np.arange(random.randint(10, 30)) + random.randint(60)) % 60 + 3 for _ in range(200)]
     whole = [np.array([1, *row, 2], np.uint16) for row in rows]

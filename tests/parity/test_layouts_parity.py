@@ -19,7 +19,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 import torch_models
 
 IDS = checkpoints.prompt(150, seed=4)
-# Where a tensor of Hugging Face's is in Meta's files, and the axis along which the shards hold it.
+# Hugging Face's name of a tensor, Meta's name, and the axis along which Meta's shards divide it (None: all have it).
 METAS = {
     "model.embed_tokens.weight": ("tok_embeddings.weight", 0),
     "lm_head.weight": ("output.weight", 0),
@@ -37,7 +37,7 @@ METAS = {
 
 
 def save_meta(folder: Path, model: Any, params: dict[str, Any], count: int, copies: int) -> Path:
-    """transformers' model as Meta's shards: rows of queries and keys interleaved, key/value heads repeated."""
+    """Saves transformers' model as Meta's shards: rows of queries and keys interleaved, key/value heads repeated."""
     folder.mkdir(parents=True)
     (folder / "params.json").write_text(json.dumps(params), encoding="utf-8")
     checkpoints.add_tokenizer(folder)
@@ -76,7 +76,8 @@ def test_metas_shards_convert_to_transformers_logits(
 @pytest.mark.parametrize("prefix", ["", "module.", "_orig_mod."])
 @pytest.mark.parametrize("beside", ["config.yaml", "config.json"])
 def test_corenets_checkpoint_converts_to_the_original_logits(tmp_path: Path, prefix: str, beside: str) -> None:
-    """Beside its yaml, or Apple's short config.json; the embedding has rows that no id reaches."""
+    """The checkpoint lies beside CoreNet's yaml or Apple's short config.json; its embedding has rows that no id
+    reaches."""
     raw = checkpoints.OPENELM
     model = torch_models.build(raw, checkpoints.weights(raw, seed=3))
     state = {prefix + name.removeprefix("transformer."): value for name, value in model.state_dict().items()}

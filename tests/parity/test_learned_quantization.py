@@ -1,5 +1,5 @@
-"""What mlx-lm's learned quantization makes of our output loads here, with mlx-lm's own logits: its functions on a tiny
-model and local ids, saved by its own `save`. No torch, and no calibration data from the hub."""
+"""What mlx-lm's learned quantization makes of our output loads here and gives mlx-lm's own logits. Its functions run on
+a tiny model and local ids, and its own `save` writes the result: no torch, and no calibration data from the hub."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ Learned = tuple[Any, dict[str, Any]]  # a quantized model, and the config.json t
 
 
 def dwq(model: Any, config: dict[str, Any]) -> Learned:
-    """The scales, biases and norms of a 4-bit model, trained towards the unquantized one."""
+    """DWQ: the scales, biases and norms of a 4-bit model are trained towards the unquantized model."""
     from mlx_lm.utils import quantize_model
 
     student, config = quantize_model(copy.deepcopy(model), config, GROUP, 4)
@@ -39,7 +39,7 @@ def dwq(model: Any, config: dict[str, Any]) -> Learned:
 
 
 def distil(teacher: Any, student: Any) -> None:
-    """mlx-lm's DWQ; sees that something was learned."""
+    """Trains `student` towards `teacher` by mlx-lm's DWQ, and asserts that scales and biases were learned."""
     from mlx_lm.quant.dwq import dwq_quantize
 
     before = dict(tree_flatten(student.parameters()))
@@ -54,7 +54,7 @@ def distil(teacher: Any, student: Any) -> None:
 
 
 def awq(model: Any, config: dict[str, Any]) -> Learned:
-    """Columns scaled against their norms, and clipped, before rounding; the embedding in a setting of its own."""
+    """AWQ: before rounding, columns are scaled against their norms and clipped; the embedding has its own setting."""
     from mlx_lm.quant.awq import AWQ_MODEL_CONFIGS, awq_quantize, update_config
 
     how = AWQ_MODEL_CONFIGS[config["model_type"]]
@@ -63,7 +63,7 @@ def awq(model: Any, config: dict[str, Any]) -> Learned:
 
 
 def gptq(model: Any, config: dict[str, Any]) -> Learned:
-    """Rounded column by column, each error moved into the columns still to come; embeddings get 6 bits."""
+    """GPTQ: columns are rounded one by one, and each error moves into later columns; embeddings get 6 bits."""
     from mlx_lm.quant.gptq import gptq_quantize
 
     model, config["quantization"] = gptq_quantize(model, mx.array(DATA), 4, GROUP, 6, 64)
@@ -71,7 +71,7 @@ def gptq(model: Any, config: dict[str, Any]) -> Learned:
 
 
 def dynamic(model: Any, config: dict[str, Any]) -> Learned:
-    """More bits for the matrices that a gradient finds sensitive."""
+    """Dynamic quantization: the matrices that a gradient finds sensitive get more bits."""
     from mlx_lm.quant.dynamic_quant import estimate_sensitivities, estimate_threshold
     from mlx_lm.utils import quantize_model
 
@@ -87,7 +87,7 @@ def dynamic(model: Any, config: dict[str, Any]) -> Learned:
 
 
 def check(directory: Path, tokenizer: Any) -> None:
-    """It loads here, and says in float32 what it says there."""
+    """Loads a directory here and in mlx-lm, and asserts that both give one answer in float32."""
     from mlx_lm.utils import load_model
 
     theirs, _ = load_model(directory)
@@ -115,7 +115,7 @@ def test_what_mlx_lm_learned_loads_here(tmp_path: Path, learn: Callable[[Any, An
 
 
 def test_mlx_lms_awq_still_does_not_know_openelm() -> None:
-    """Else docs/quantization.md is out of date, and the test above has a case to gain."""
+    """Once mlx-lm's AWQ knows OpenELM, docs/quantization.md is out of date, and the test above needs that case."""
     from mlx_lm.quant.awq import AWQ_MODEL_CONFIGS
 
     assert "openelm" not in AWQ_MODEL_CONFIGS

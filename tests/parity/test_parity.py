@@ -1,5 +1,5 @@
-"""A checkpoint saved by torch, through our converter, gives torch's logits: OpenELM against an independent PyTorch
-implementation, Llama against transformers."""
+"""A checkpoint that torch saved, converted by our converter, gives torch's logits: OpenELM is compared with an
+independent PyTorch implementation, Llama with transformers."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ CONFIGS: dict[str, dict[str, Any]] = {
 
 
 def save_bin(folder: Path, raw: dict[str, Any], model: Any, shards: int) -> Path:
-    """The model as `pytorch_model.bin`, or as its shards with an index; a tied head is saved as torch has it."""
+    """Saves a model as `pytorch_model.bin`, or as its shards with an index; a tied head is saved as torch has it."""
     folder.mkdir(parents=True)
     (folder / "config.json").write_text(json.dumps(raw), encoding="utf-8")
     checkpoints.add_tokenizer(folder)
@@ -65,7 +65,7 @@ def test_a_torch_checkpoint_converts_to_torchs_logits(tmp_path: Path, name: str,
 
 @pytest.mark.parametrize("name", ["llama-3.1", "llama-3.2"])
 def test_a_checkpoint_that_transformers_saved_converts(tmp_path: Path, name: str) -> None:
-    """Its own config.json, in the newer spelling, and its own safetensors."""
+    """transformers writes config.json, in its newer spelling, and the safetensors."""
     raw = checkpoints.CONFIGS[name]
     model = torch_models.build(raw, checkpoints.weights(raw))
     model.save_pretrained(tmp_path / "source")

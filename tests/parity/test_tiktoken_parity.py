@@ -1,4 +1,5 @@
-"""What we write of Meta's tokenizer.model cuts text as tiktoken, and as transformers' own conversion of it."""
+"""The tokenizer.json that we write from Meta's tokenizer.model cuts text as tiktoken does, and as transformers' own
+conversion of that file does."""
 
 from __future__ import annotations
 
@@ -29,7 +30,7 @@ def tokens() -> list[bytes]:
 
 
 def prepared(folder: Path, tokens: list[bytes]) -> Tokenizer:
-    """The tokenizer in `folder/written`, made for a Llama 3.1 of Meta's file in `folder`."""
+    """Writes Meta's file in `folder`, converts it for a Llama 3.1, and loads the tokenizer from `folder/written`."""
     (folder / "tokenizer.model").write_bytes(craft.model_file(tokens))
     (folder / "written").mkdir()
     config = config_from_dict(checkpoints.CONFIGS["llama-3.1"] | {"vocab_size": len(tokens) + SPECIALS})
@@ -53,7 +54,7 @@ def theirs(folder: Path, ours: Tokenizer) -> Any:
 
 
 def characters(count: int) -> list[str]:
-    """Texts of any characters at all, control characters and unassigned ones among them."""
+    """Random texts of all characters there are, control characters and unassigned ones among them."""
     draw = random.Random(2)
     ranges = [range(0x80), range(0x300), range(0xD800), range(0xE000, 0x110000)]
     lengths = [draw.randint(0, 30) for _ in range(count)]
@@ -67,8 +68,8 @@ def test_ids_are_tiktoken_s(ours: Tokenizer, tokens: list[bytes]) -> None:
 
 
 def test_every_character_is_of_the_same_kind_as_in_tiktoken(tmp_path: Path) -> None:
-    """Two libraries of regular expressions hold the same letters, digits and blanks. With every pair of bytes a token,
-    those of ASCII and another byte first, the ids show which neighbours lie in one word."""
+    """The two libraries of regular expressions agree on what is a letter, a digit or a blank. Every pair of bytes is a
+    token, pairs of an ASCII byte and another byte first, so the ids show which neighbours lie in one word."""
     pairs = [a + b for a in craft.SINGLE for b in craft.SINGLE]
     tokens = [*craft.SINGLE, *sorted(pairs, key=lambda pair: (pair[0] < 128) == (pair[1] < 128))]
     ours, original = prepared(tmp_path, tokens), craft.oracle(tokens)

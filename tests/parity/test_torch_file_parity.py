@@ -70,7 +70,7 @@ def assert_round_trip(path: Path, tensors: dict[str, torch.Tensor], save: Save =
 
 
 def random_bits(dtype: torch.dtype, shape: tuple[int, ...]) -> torch.Tensor:
-    """Every bit pattern is as likely, NaNs and subnormals among them."""
+    """A tensor of random bits: every pattern is equally likely, NaNs and subnormals among them."""
     if dtype == torch.bool:
         return torch.randint(0, 2, shape).bool()
     count = int(np.prod(shape)) * torch.empty(0, dtype=dtype).element_size()

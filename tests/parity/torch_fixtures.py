@@ -1,6 +1,6 @@
-"""The files in tests/convert/torch_files, with their values.
+"""The files in tests/convert/torch_file/fixtures, and their values as JSON.
 
-`python tests/parity/torch_fixtures.py` makes them anew.
+`python tests/parity/torch_fixtures.py` writes them all again.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ HERE = Path(__file__).parent.parent / "convert" / "torch_file" / "fixtures"
 
 
 def elements() -> dict[str, torch.Tensor]:
-    """Each type with values at its ends."""
+    """A tensor of each type, with values at the ends of its range."""
     tensors = {}
     for dtype in (torch.float64, torch.float32, torch.float16, torch.bfloat16):
         tensors[str(dtype)[6:]] = torch.tensor([0.0, -1.5, 1 / 3, torch.finfo(torch.float16).max], dtype=dtype)
@@ -106,7 +106,7 @@ def described(tensor: torch.Tensor) -> dict[str, object]:
 
 
 def write(folder: Path) -> None:
-    """Save each case as NAME.bin and NAME-legacy.bin, and its tensors in words as NAME.json."""
+    """Saves each case as NAME.bin and NAME-legacy.bin, and the values of its tensors as NAME.json."""
     torch.save(training(), folder / "training.bin")
     for name, make in MAKERS.items():
         tensors = make()

@@ -1,4 +1,4 @@
-"""The PyTorch side of the parity suite: a model nobody here wrote (Llama, from transformers) or an independent one."""
+"""The PyTorch side of the parity suite: Llama from transformers, and OpenELM written independently of elm_mlx."""
 
 from __future__ import annotations
 
