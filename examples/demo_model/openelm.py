@@ -13,6 +13,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from elm_mlx.config import OpenELMConfig
+from elm_mlx.config.values import Values
 
 
 def rope_tables(length: int, width: int, base: float) -> torch.Tensor:
@@ -109,7 +110,7 @@ class OpenELM(nn.Module):
     def __init__(self, config: dict[str, Any]) -> None:
         """The model of a config.json that ties its output to the embedding."""
         super().__init__()
-        parsed = OpenELMConfig.from_dict(config)
+        parsed = OpenELMConfig.from_values(Values(config))
         self.transformer = Body(parsed)
         initialise(self, parsed)
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import sentencepiece
 
-from elm_mlx.config import OpenELMConfig
+from elm_mlx.config import config_from_dict
 
 
 def train_tokenizer(stories: Iterable[str], config: dict[str, Any], folder: Path) -> None:
@@ -36,7 +36,7 @@ def train_tokenizer(stories: Iterable[str], config: dict[str, Any], folder: Path
     from elm_mlx.convert.tokenizer import prepare_tokenizer  # here, as it imports MLX
 
     (folder / "tokenizer.model").write_bytes(model.getvalue())
-    prepare_tokenizer(folder / "tokenizer.model", None, OpenELMConfig.from_dict(config)).write(folder)
+    prepare_tokenizer(folder / "tokenizer.model", None, config_from_dict(config)).write(folder)
 
 
 def load_tokenizer(folder: Path) -> sentencepiece.SentencePieceProcessor:
