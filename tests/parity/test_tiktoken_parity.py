@@ -34,7 +34,7 @@ def prepared(folder: Path, tokens: list[bytes]) -> Tokenizer:
     (folder / "tokenizer.model").write_bytes(craft.model_file(tokens))
     (folder / "written").mkdir()
     config = config_from_dict(checkpoints.CONFIGS["llama-3.1"] | {"vocab_size": len(tokens) + SPECIALS})
-    tokenizer_files.prepare(folder, None, config).write(folder / "written")
+    tokenizer_files.prepare_tokenizer(folder, None, config).write(folder / "written")
     return Tokenizer.from_file(folder / "written" / "tokenizer.json", {"bos_token": NAMES[0]})
 
 

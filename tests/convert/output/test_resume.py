@@ -42,7 +42,7 @@ source, target, options, last = sys.argv[1], sys.argv[2], json.loads(sys.argv[3]
 passed = []
 def trace(frame, event, _):
     name = frame.f_code.co_qualname
-    if frame.f_globals["__name__"] not in modules or not passed and name != "staged":
+    if frame.f_globals["__name__"] not in modules or not passed and name != "write_atomically":
         return None
     if frame.f_globals["__name__"] == "elm_mlx.store.weights" and not name.startswith("Writer"):
         return None
@@ -118,7 +118,7 @@ def half_done(source: Path, target: Path, lines: list[str]) -> int:
 def kill_points(lines: list[str], count: int) -> list[int]:
     """Moments spread evenly over a run, and every line about the renames."""
     spread = range(1, len(lines), len(lines) // count)
-    renames = [at for at, name in enumerate(lines, start=1) if name == "replace"]
+    renames = [at for at, name in enumerate(lines, start=1) if name == "put_in_place"]
     assert len(renames) > 3
     return sorted({*spread, *renames})
 
@@ -193,7 +193,7 @@ def test_the_earlier_output_comes_back_to_whoever_does_not_go_on(
     openelm: Path, tmp_path: Path, lines: list[str], earlier: Path
 ) -> None:
     target = shutil.copytree(earlier, tmp_path / "out")
-    drive(openelm, target, len(lines) - lines[::-1].index("replace") - 1)
+    drive(openelm, target, len(lines) - lines[::-1].index("put_in_place") - 1)
     assert not target.exists()
     with pytest.raises(TargetExists, match="force=True"):
         convert(openelm, target)

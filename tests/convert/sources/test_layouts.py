@@ -247,7 +247,7 @@ def test_a_corenet_tensor_that_is_missing_or_misshapen_is_refused(name: str, sha
 
 def match_corenet(tensors: dict[str, LazyTensor]) -> None:
     config = config_from_dict(corenet.raw_config(Path("there"), tensors, {"vocab_size": 640, "padding_index": 512}))
-    match(config, ("openelm", "corenet"), corenet.without_padding(tensors, config.vocab_size)[0], Path("there"))
+    match(config, ("openelm", "corenet"), corenet.drop_padding(tensors, config.vocab_size)[0], Path("there"))
 
 
 @pytest.mark.parametrize("name", ["layers.0.attn.qkv_proj.base_layer.weight", "layers.0.ffn.proj_1.lora_A.lora.weight"])

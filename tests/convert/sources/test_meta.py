@@ -85,9 +85,9 @@ def test_whatever_was_dealt_is_gathered(data: st.DataObject) -> None:
     arrays = checkpoints.weights(raw, data.draw(st.integers(0, 99)))
     parts = [{n: lazy(a) for n, a in part.items()}
              for part in checkpoints.dealt(checkpoints.meta(arrays, raw), shards, D, copies)]  # fmt: skip
-    joined = meta.joined(Path("there"), parts, H * D)
+    joined = meta.join_shards(Path("there"), parts, H * D)
     config = config_from_dict(meta.raw_config(Values(params, "params.json"), joined, parts, None))
-    found = match(config, ("llama", "meta"), meta.arranged(joined, config), Path("there")).tensors
+    found = match(config, ("llama", "meta"), meta.arrange_heads(joined, config), Path("there")).tensors
     assert config.num_kv_heads == (K,)
     assert found.keys() == arrays.keys()
     assert all(np.array_equal(np.array(found[name].read()), array) for name, array in arrays.items())

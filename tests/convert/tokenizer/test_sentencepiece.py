@@ -259,7 +259,7 @@ def source(tmp_path: Path, llama2: bytes) -> Path:
 def written(source: Path, given: Path | None = None) -> Path:
     folder = source.parent / "written"
     folder.mkdir(exist_ok=True)
-    tokenizer_files.prepare(source, given, CONFIG).write(folder)
+    tokenizer_files.prepare_tokenizer(source, given, CONFIG).write(folder)
     return folder
 
 
@@ -364,14 +364,14 @@ def test_generation_settings_that_could_not_be_loaded_are_refused(tmp_path: Path
 
 def test_a_missing_tokenizer_says_what_openelm_uses(tmp_path: Path) -> None:
     with pytest.raises(MissingTokenizer, match=r"Llama 2's.*tokenizer=PATH"):
-        tokenizer_files.prepare(tmp_path, None, config_from_dict(checkpoints.OPENELM))
+        tokenizer_files.prepare_tokenizer(tmp_path, None, config_from_dict(checkpoints.OPENELM))
     with pytest.raises(MissingTokenizer, match=r"has no tokenizer\. Give tokenizer"):
-        tokenizer_files.prepare(tmp_path, None, config_from_dict(checkpoints.LLAMA))
+        tokenizer_files.prepare_tokenizer(tmp_path, None, config_from_dict(checkpoints.LLAMA))
     (tmp_path / "given").mkdir()
     with pytest.raises(MissingTokenizer, match=r"given has no tokenizer\. Give tokenizer"):
-        tokenizer_files.prepare(tmp_path, tmp_path / "given", config_from_dict(checkpoints.OPENELM))
+        tokenizer_files.prepare_tokenizer(tmp_path, tmp_path / "given", config_from_dict(checkpoints.OPENELM))
     with pytest.raises(NotFound, match=r"no .*nowhere"):
-        tokenizer_files.find(tmp_path / "nowhere")
+        tokenizer_files.find_tokenizer(tmp_path / "nowhere")
 
 
 def test_a_file_too_large_to_be_a_tokenizer_is_not_read(source: Path) -> None:

@@ -51,7 +51,7 @@ def source(tmp_path: Path, tokens: list[bytes]) -> Path:
 def written(source: Path, config: ModelConfig) -> Path:
     folder = source.parent / "written"
     folder.mkdir(exist_ok=True)
-    tokenizer_files.prepare(source, None, config).write(folder)
+    tokenizer_files.prepare_tokenizer(source, None, config).write(folder)
     return folder
 
 
@@ -149,7 +149,7 @@ def test_the_settings_name_bos_and_eos_and_invent_no_template(source: Path) -> N
 def test_settings_beside_the_file_win(source: Path) -> None:
     given = {"eos_token": "<|eot_id|>", "chat_template": "{{ messages }}", "tokenizer_class": "LlamaTokenizer"}
     (source / "tokenizer_config.json").write_text(json.dumps(given), encoding="utf-8")
-    settings = tokenizer_files.prepare(source, None, sized(PLAIN)).settings
+    settings = tokenizer_files.prepare_tokenizer(source, None, sized(PLAIN)).settings
     assert settings["bos_token"] == BOS
     assert settings["eos_token"] == "<|eot_id|>"
     assert settings["chat_template"] == "{{ messages }}"
@@ -167,9 +167,9 @@ def test_a_converted_checkpoint_carries_it(tmp_path: Path, tokens: list[bytes]) 
 
 
 def test_a_model_without_a_row_for_each_special_is_another_s(source: Path) -> None:
-    tokenizer_files.prepare(source, None, sized(PLAIN))
+    tokenizer_files.prepare_tokenizer(source, None, sized(PLAIN))
     with pytest.raises(BadCheckpoint, match=rf"ids up to {SIZE + 255} and the model only {SIZE + 255} .*another model"):
-        tokenizer_files.prepare(source, None, sized(PLAIN, SIZE + SPECIALS - 1))
+        tokenizer_files.prepare_tokenizer(source, None, sized(PLAIN, SIZE + SPECIALS - 1))
 
 
 def test_the_file_is_compact(source: Path, tokens: list[bytes]) -> None:
@@ -233,7 +233,7 @@ def test_damaged_vocabularies_are_refused(data: bytes) -> None:
 def test_a_damaged_file_is_named_with_its_place(source: Path, name: str) -> None:
     (source / "tokenizer.model").write_bytes(DAMAGED[name])
     with pytest.raises(BadCheckpoint, match=r"source/tokenizer\.model is no tiktoken"):
-        tokenizer_files.prepare(source, None, sized(PLAIN))
+        tokenizer_files.prepare_tokenizer(source, None, sized(PLAIN))
 
 
 def test_what_looks_damaged_and_is_not() -> None:
@@ -246,7 +246,7 @@ def test_a_file_too_large_to_be_a_vocabulary_is_not_read(source: Path) -> None:
     with (source / "tokenizer.model").open("r+b") as file:
         file.truncate(tokenizer_files.MAX_MODEL_BYTES + 1)
     with pytest.raises(BadCheckpoint, match="too large"):
-        tokenizer_files.prepare(source, None, sized(PLAIN))
+        tokenizer_files.prepare_tokenizer(source, None, sized(PLAIN))
 
 
 def test_a_vocabulary_cut_anywhere_is_refused_or_a_smaller_one(tokens: list[bytes]) -> None:
