@@ -105,7 +105,7 @@ CONFIGS: dict[str, dict[str, Any]] = {
     "llama-3.2-v5": transformers5(LLAMA | {"rope_scaling": llama3_scaling(32.0), "tie_word_embeddings": True}),
 }
 
-# Both architectures, tied and not, RoPE plain and scaled: enough where it does not matter how a configuration is spelled.
+# Both architectures, tied and not, RoPE plain and scaled: enough where the spelling of a configuration does not matter.
 FAMILIES = ("openelm", "llama-3.1")
 
 
