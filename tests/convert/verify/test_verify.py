@@ -106,7 +106,7 @@ def test_every_way_of_quantizing_has_its_bound(tmp_path: Path, how: dict[str, An
 
 def test_the_demo_passes_with_any_bits_and_loses_more_with_fewer(tmp_path: Path) -> None:
     outputs = [convert(DEMO, tmp_path / str(bits), bits=bits).output for bits in (8, 4, 2)]
-    reports = [verify(output, DEMO, tokens=TOKENS // 2) for output in outputs]
+    reports = [verify(output, DEMO, tokens=TOKENS // 3) for output in outputs]
     assert all(report.passed for report in reports)
     eight, four, two = (report.kl_divergence for report in reports)
     assert 10 * eight < four < two / 10
@@ -196,7 +196,8 @@ def test_two_layers_that_change_places_are_seen_at_any_bits(tmp_path: Path) -> N
 def test_windows_are_of_512_and_no_longer_than_the_context(
     tmp_path: Path, context: int, window: int, tokens: int
 ) -> None:
-    source = checkpoints.write(tmp_path / "source", checkpoints.LLAMA | {"max_position_embeddings": context})
+    raw = checkpoints.LLAMA | {"max_position_embeddings": context, "num_hidden_layers": 1}
+    source = checkpoints.write(tmp_path / "source", raw)
     output = convert(source, tmp_path / "out").output
     assert_equal_to_plain(verify(output, source, tokens=tokens), plain(output, source, tokens, window))
 
