@@ -16,11 +16,11 @@ from elm_mlx.engine.generate import generate
 from elm_mlx.engine.sampling import Sampler, Sampling
 from elm_mlx.models.model import Model
 
-STORED: list[dict[str, Any]] = [
+STORED = [
     {"dtype": "float32"},
     {"dtype": "bfloat16"},
-    {"bits": 4, "group_size": 32, "dtype": "float32"},
     {"recipe": "mixed-4-6"},
+    pytest.param({"bits": 4, "group_size": 32, "dtype": "float32"}, marks=pytest.mark.slow),  # kernels of its own
 ]
 each_family = pytest.mark.parametrize("source", checkpoints.FAMILIES, indirect=True)
 
