@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 import mlx.core as mx
 import pytest
-from helpers import checkpoints
+from helpers import checkpoints, compiler
 
 import elm_mlx
 
@@ -26,6 +27,18 @@ def pytest_configure(config: pytest.Config) -> None:
         del os.environ[name]
     os.environ["ELM_MLX_BLAS"] = "reference"  # what the tests start computes as they do
     mx.set_default_device(mx.gpu if config.getoption("--device") == "gpu" else mx.cpu)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def kernels(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """What MLX compiles goes into a folder of the session's own: the shared one may hold what is torn or another's."""
+    folder = tmp_path_factory.mktemp("kernels")
+    compiler.install(folder)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TMPDIR", str(folder))
+        patch.setenv("PATH", str(folder), prepend=os.pathsep)
+        yield
+    shutil.rmtree(folder)
 
 
 @pytest.fixture(scope="session", params=list(checkpoints.CONFIGS))

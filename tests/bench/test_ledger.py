@@ -24,7 +24,14 @@ class Counted(NamedTuple):
     families: dict[str, ledger.Ledger]
 
 
-@pytest.fixture(scope="module", params=product(ledger.PROGRAMS, (4, 16)), ids=str)
+# What mlx-lm takes changes with its release alone.
+PROGRAMS = [
+    *product(["elm-mlx"], [4, 16]),
+    *(pytest.param(("mlx-lm", bits), marks=pytest.mark.slow) for bits in (4, 16)),
+]
+
+
+@pytest.fixture(scope="module", params=PROGRAMS, ids=str)
 def counted(request: pytest.FixtureRequest) -> Counted:
     program, bits = request.param
     return Counted(program, bits, ledger.count(program, bits, depth=900))

@@ -231,7 +231,8 @@ def test_mlx_lm_that_fails_says_what_it_said(tmp_path: Path) -> None:
         peer.Peer(tmp_path / "nowhere")
 
 
-def test_mlx_lm_that_dies_is_a_sentence(tiny: Path) -> None:
+def test_mlx_lm_that_dies_is_a_sentence(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(peer.Peer, "_introduction", lambda *_: {})  # it does not live that long
     with peer.Peer(tiny) as child:
         child._process.kill()
         with pytest.raises(ElmError, match="mlx-lm failed: it ended without a word"):

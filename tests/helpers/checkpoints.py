@@ -105,6 +105,9 @@ CONFIGS: dict[str, dict[str, Any]] = {
     "llama-3.2-v5": transformers5(LLAMA | {"rope_scaling": llama3_scaling(32.0), "tie_word_embeddings": True}),
 }
 
+# Both architectures, tied and not, RoPE plain and scaled: enough where the spelling of a configuration does not matter.
+FAMILIES = ("openelm", "llama-3.1")
+
 
 def weights(raw: dict[str, Any], seed: int = 0) -> dict[str, np.ndarray]:
     """Every tensor of a configuration in float32; RandomState's stream is frozen, so goldens hold forever."""

@@ -16,12 +16,13 @@ from elm_mlx.engine.plain import generate
 from elm_mlx.engine.sampling import Sampler, Sampling
 from elm_mlx.models.model import Model
 
-STORED: list[dict[str, Any]] = [
+STORED = [
     {"dtype": "float32"},
     {"dtype": "bfloat16"},
-    {"bits": 4, "group_size": 32, "dtype": "float32"},
     {"recipe": "mixed-4-6"},
+    pytest.param({"bits": 4, "group_size": 32, "dtype": "float32"}, marks=pytest.mark.slow),  # kernels of its own
 ]
+each_family = pytest.mark.parametrize("source", checkpoints.FAMILIES, indirect=True)
 
 
 def steps(model: Model, cache: list[KVCache], tokens: list[int]) -> mx.array:
@@ -35,6 +36,7 @@ def test_the_compiled_model_computes_what_pytorch_computed(source: Path) -> None
     goldens.check(lm.model, source.name)
 
 
+@each_family
 @pytest.mark.parametrize("how", STORED, ids=str)
 def test_compiled_and_plain_say_the_same(source: Path, tmp_path: Path, how: dict[str, Any]) -> None:
     """Across a buffer that grows twice, in every form that weights are stored in."""
@@ -48,6 +50,7 @@ def test_compiled_and_plain_say_the_same(source: Path, tmp_path: Path, how: dict
     assert said[0] == said[1]
 
 
+@each_family
 def test_a_step_gives_the_numbers_of_its_plain_twin_for_a_batch_too(source: Path) -> None:
     plain, compiled = (elm_mlx.load(source, cpu_policy=policy).model for policy in ("plain", "compiled"))
     for rows in (1, 2):
@@ -61,6 +64,7 @@ def test_a_step_gives_the_numbers_of_its_plain_twin_for_a_batch_too(source: Path
         assert float(difference) <= goldens.TOLERANCE
 
 
+@each_family
 def test_the_last_state_is_the_last_of_all_states(lm: elm_mlx.LanguageModel) -> None:
     ids = mx.array([checkpoints.prompt(24), checkpoints.prompt(24, 7)])
     caches = [make_cache(lm.config.num_layers, 30) for _ in range(2)]

@@ -28,7 +28,7 @@ from elm_mlx.store.weights import (
     safetensors_files,
 )
 
-SAMPLES = 700
+each_count = pytest.mark.parametrize("count", [100, pytest.param(1000, marks=pytest.mark.slow)])
 TENSORS: dict[str, Any] = {
     "a": {"dtype": "F32", "shape": [2, 3], "data_offsets": [0, 24]},
     "b": {"dtype": "BF16", "shape": [4], "data_offsets": [24, 32]},
@@ -255,20 +255,26 @@ def mutated(data: bytes, changes: list[tuple[str, int, bytes]]) -> bytes:
     return data
 
 
-@settings(max_examples=SAMPLES, deadline=None)
-@given(changes=edits)
-def test_a_damaged_file_is_refused_or_means_what_the_library_says(
-    path: Path, changes: list[tuple[str, int, bytes]]
-) -> None:
-    path.write_bytes(mutated(VALID, changes))
-    check_agreement(path)
+@each_count
+def test_a_damaged_file_is_refused_or_means_what_the_library_says(path: Path, count: int) -> None:
+    @settings(max_examples=count, deadline=None)
+    @given(edits)
+    def check(changes: list[tuple[str, int, bytes]]) -> None:
+        path.write_bytes(mutated(VALID, changes))
+        check_agreement(path)
+
+    check()
 
 
-@settings(max_examples=200, deadline=None)
-@given(length=st.integers(0, len(VALID) - 1), more=st.binary(max_size=9))
-def test_a_file_cut_short_is_refused(path: Path, length: int, more: bytes) -> None:
-    path.write_bytes(VALID[:length] + more[: len(VALID) - length - 1])
-    assert not accepts(path)
+@each_count
+def test_a_file_cut_short_is_refused(path: Path, count: int) -> None:
+    @settings(max_examples=count, deadline=None)
+    @given(st.integers(0, len(VALID) - 1), st.binary(max_size=9))
+    def check(length: int, more: bytes) -> None:
+        path.write_bytes(VALID[:length] + more[: len(VALID) - length - 1])
+        assert not accepts(path)
+
+    check()
 
 
 numbers = st.sampled_from([-1, 0, 1, 2, 3, 4, 24, 32, 33, 2**31, 2**62, 2**64, 1.5, True, None, "1"])
@@ -279,13 +285,15 @@ parts: st.SearchStrategy[Any] = st.one_of(
 )
 
 
-@settings(max_examples=SAMPLES, deadline=None)
-@given(name=st.sampled_from([*TENSORS, "new", "__metadata__"]), part=parts, size=st.integers(24, 40))
-def test_a_header_that_lies_is_refused_or_means_what_the_library_says(
-    path: Path, name: str, part: dict[str, Any], size: int
-) -> None:
-    path.write_bytes(framed(TENSORS | {name: TENSORS.get(name, {}) | part}, bytes(size)))
-    check_agreement(path)
+@each_count
+def test_a_header_that_lies_is_refused_or_means_what_the_library_says(path: Path, count: int) -> None:
+    @settings(max_examples=count, deadline=None)
+    @given(st.sampled_from([*TENSORS, "new", "__metadata__"]), parts, st.integers(24, 40))
+    def check(name: str, part: dict[str, Any], size: int) -> None:
+        path.write_bytes(framed(TENSORS | {name: TENSORS.get(name, {}) | part}, bytes(size)))
+        check_agreement(path)
+
+    check()
 
 
 SHAPES: list[tuple[int, ...]] = [(), (1,), (0,), (2, 0, 3), (5,), (2, 3), (3, 1, 7)]

@@ -16,7 +16,7 @@ from tokenizers import AddedToken, Regex, decoders, models, pre_tokenizers, trai
 from elm_mlx.text.stream_decoder import StreamDecoder
 from elm_mlx.text.tokenizer import Tokenizer
 
-SAMPLES = 300
+each_count = pytest.mark.parametrize("count", [40, pytest.param(300, marks=pytest.mark.slow)])
 SMALL: dict[str, Any] = json.loads((checkpoints.TOKENIZER / "tokenizer.json").read_text(encoding="utf-8"))
 # An entry without text, which may stand before a blank, and specials: they vanish inside a character, too.
 EMPTY, EOT = 512, 513
@@ -97,42 +97,55 @@ def pieces(tokenizer: Tokenizer, ids: list[int]) -> list[str]:
     return [*map(decoder.add, ids), decoder.flush()]
 
 
-@settings(max_examples=SAMPLES, deadline=None)
-@given(data=st.data())
-def test_any_ids_stream_to_their_decoding(tokenizer: Tokenizer, data: st.DataObject) -> None:
+@each_count
+def test_any_ids_stream_to_their_decoding(tokenizer: Tokenizer, count: int) -> None:
     size = tokenizer.vocab_size
     drawn = st.integers(0, size + 8) | st.integers(3, 258) | st.integers(size - 8, size)
-    ids = data.draw(st.lists(drawn, max_size=30))
-    assert "".join(pieces(tokenizer, ids)) == tokenizer.decode(ids)
+
+    @settings(max_examples=count, deadline=None)
+    @given(st.lists(drawn, max_size=30))
+    def check(ids: list[int]) -> None:
+        assert "".join(pieces(tokenizer, ids)) == tokenizer.decode(ids)
+
+    check()
 
 
-@settings(max_examples=SAMPLES, deadline=None)
-@given(words=st.lists(st.sampled_from(TEXT), max_size=8), start=st.integers(0, 20), length=st.integers(0, 30))
-def test_text_cut_anywhere_streams_to_its_decoding(
-    tokenizer: Tokenizer, words: list[str], start: int, length: int
-) -> None:
-    ids = tokenizer.encode("".join(words))[start : start + length]
-    assert "".join(pieces(tokenizer, ids)) == tokenizer.decode(ids)
+@each_count
+def test_text_cut_anywhere_streams_to_its_decoding(tokenizer: Tokenizer, count: int) -> None:
+    @settings(max_examples=count, deadline=None)
+    @given(st.lists(st.sampled_from(TEXT), max_size=8), st.integers(0, 20), st.integers(0, 30))
+    def check(words: list[str], start: int, length: int) -> None:
+        ids = tokenizer.encode("".join(words))[start : start + length]
+        assert "".join(pieces(tokenizer, ids)) == tokenizer.decode(ids)
+
+    check()
 
 
-@settings(max_examples=SAMPLES, deadline=None)
-@given(text=st.text(max_size=12), cut=st.integers(0, 12), junk=st.binary(max_size=3))
-def test_bytes_cut_anywhere_stream_to_their_decoding(small: Tokenizer, text: str, cut: int, junk: bytes) -> None:
-    data = text.encode()[cut:] + junk
-    ids = [3 + byte for byte in data]
-    assert "".join(pieces(small, ids)) == small.decode(ids)
+@each_count
+def test_bytes_cut_anywhere_stream_to_their_decoding(small: Tokenizer, count: int) -> None:
     word = small.encode(" the")
-    assert "".join(pieces(small, [*word, *ids, *word])) == small.decode([*word, *ids, *word])
+
+    @settings(max_examples=count, deadline=None)
+    @given(st.text(max_size=12), st.integers(0, 12), st.binary(max_size=3))
+    def check(text: str, cut: int, junk: bytes) -> None:
+        ids = [3 + byte for byte in text.encode()[cut:] + junk]
+        assert "".join(pieces(small, ids)) == small.decode(ids)
+        assert "".join(pieces(small, [*word, *ids, *word])) == small.decode([*word, *ids, *word])
+
+    check()
 
 
-@settings(max_examples=SAMPLES, deadline=None)
-@given(data=st.data())
-def test_byte_level_text_waits_only_for_an_unfinished_character(byte_level: Tokenizer, data: st.DataObject) -> None:
-    ids = data.draw(st.lists(st.integers(0, byte_level.vocab_size), max_size=20))
-    shown = ""
-    for n, piece in enumerate(pieces(byte_level, ids)[:-1], start=1):
-        shown += piece
-        assert shown == byte_level.decode(ids[:n]).removesuffix("\ufffd")
+@each_count
+def test_byte_level_text_waits_only_for_an_unfinished_character(byte_level: Tokenizer, count: int) -> None:
+    @settings(max_examples=count, deadline=None)
+    @given(st.lists(st.integers(0, byte_level.vocab_size), max_size=20))
+    def check(ids: list[int]) -> None:
+        shown = ""
+        for n, piece in enumerate(pieces(byte_level, ids)[:-1], start=1):
+            shown += piece
+            assert shown == byte_level.decode(ids[:n]).removesuffix("\ufffd")
+
+    check()
 
 
 def test_words_come_out_token_by_token(tokenizer: Tokenizer) -> None:

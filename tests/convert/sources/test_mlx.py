@@ -27,6 +27,7 @@ def written(output: Path) -> dict[str, Any]:
     return config
 
 
+@pytest.mark.parametrize("source", checkpoints.FAMILIES, indirect=True)
 @pytest.mark.parametrize("how", [{"bits": 3, "group_size": 32}, {"bits": 8}, {"mode": "mxfp4"}, {"mode": "mxfp8"},
                                  {"mode": "nvfp4"}], ids=str)  # fmt: skip
 def test_a_quantized_source_is_expanded_exactly(source: Path, tmp_path: Path, how: dict[str, Any]) -> None:

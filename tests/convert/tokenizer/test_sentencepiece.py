@@ -229,14 +229,15 @@ def test_the_smallest_model_is_whole() -> None:
 def test_a_model_cut_anywhere_is_refused(llama2: bytes) -> None:
     """Cut between two pieces it is a smaller model, but one without its trainer's settings."""
     end = llama2.index(b"identity")  # within the normaliser's settings, which come last
-    for length in range(0, end, 11):
+    for length in range(0, end, 41):
         with pytest.raises((BadCheckpoint, Unsupported)):
             tokenizer_json(parse(llama2[:length], "x"), "x")
 
 
-def test_flipped_bytes_are_refused_or_make_another_model(llama2: bytes) -> None:
+@pytest.mark.parametrize("count", [150, pytest.param(1000, marks=pytest.mark.slow)])
+def test_flipped_bytes_are_refused_or_make_another_model(llama2: bytes, count: int) -> None:
     draw = random.Random(2)
-    for _ in range(1000):
+    for _ in range(count):
         data = bytearray(llama2)
         for _ in range(draw.randint(1, 3)):
             data[draw.randrange(len(data))] = draw.randrange(256)

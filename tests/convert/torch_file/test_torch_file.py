@@ -247,7 +247,7 @@ BOMBS = {
     "offset": craft.TENSOR.replace(craft.integer(0), LAUGHS, 1),
     "requires_grad": craft.TENSOR.replace(b"\x89", LAUGHS),
     "list of itself": b"]q\0" + b"h\0a" * 50_000,
-    "arguments of many calls": craft.name("a", "b") + b"q\0(" + b"N" * 200_000 + b"tq\1" + b"h\0h\1R" * 200_000,
+    "arguments of many calls": craft.name("a", "b") + b"q\0(" + b"N" * 50_000 + b"tq\1" + b"h\0h\1R" * 50_000,
     "dictionary of itself": b"}q\0" + craft.text("a") + b"h\0s",
 }
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import resource
 import sys
 import time
+from pathlib import Path
 
 import pytest
 from helpers import chat_templates as written
@@ -12,11 +13,13 @@ from helpers import chat_templates as written
 from elm_mlx.errors import BadCheckpoint
 from elm_mlx.text.chat.template import ChatTemplate
 
-GUARDED_SECONDS, GUARDED_BYTES = 3, 200 * 2**20
+# A whole budget takes about a second of the processor's time: thirty stand for what nobody counted, on any machine.
+GUARDED_SECONDS, GUARDED_BYTES = 30, 200 * 2**20
+PROC = Path("/proc/self")
 R = "range(99999)"
 DOUBLED = "{% set ns = namespace(x='ab') %}{% for i in range(99) %}{% set ns.x = "
 LAUGHS = "{% set a = ['ha', 'ha'] %}" + "{% set a = [a, a, a, a, a, a, a, a] %}" * 12
-TALL = "{% set ns = namespace(t=()) %}{% for i in range(99999) %}{% set ns.t = (ns.t,) %}{% endfor %}"
+TALL = "{% set ns = namespace(t=()) %}{% for i in range(9999) %}{% set ns.t = (ns.t,) %}{% endfor %}"
 ATTACKS = {
     "nested loops": f"{{% for a in {R} %}}{{% for b in {R} %}}{{% endfor %}}{{% endfor %}}",
     "loops that a test empties": f"{{% for a in {R} %}}{{% for b in {R} if false %}}{{% endfor %}}{{% endfor %}}",
@@ -144,14 +147,23 @@ ATTACKS = {
 
 
 def peak() -> int:
-    """The most bytes that this process has held."""
+    """The most bytes that this process has held: on Linux since `forget_peak`."""
+    if PROC.exists():
+        return 1024 * int((PROC / "status").read_text(encoding="utf-8").partition("VmHWM:")[2].split()[0])
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+def forget_peak() -> None:
+    """Makes what is held now the most that was, or earlier tests would hide what one takes."""
+    if (PROC / "clear_refs").exists():
+        (PROC / "clear_refs").write_text("5", encoding="ascii")
 
 
 @pytest.mark.parametrize("name", ATTACKS)
 def test_a_hostile_template_is_refused_within_bounds(name: str) -> None:
+    forget_peak()
     seconds, held = time.process_time(), peak()
     with pytest.raises(BadCheckpoint, match=r"chat_template\.jinja"):
         ChatTemplate(ATTACKS[name], written.TOKENS).render([written.USER])
-    assert time.process_time() - seconds < GUARDED_SECONDS
     assert peak() - held < GUARDED_BYTES
+    assert time.process_time() - seconds < GUARDED_SECONDS
