@@ -23,7 +23,7 @@ each_chunk = pytest.mark.parametrize("chunk", [1, 7, 71, 72, 512])
 def test_prefill_gives_the_last_rows_logits_for_any_chunk(lm: elm_mlx.LanguageModel, chunk: int) -> None:
     ids = checkpoints.prompt()
     cache = make_cache(lm.config.num_layers, len(ids))
-    last = prefill(lm.model, mx.array([ids]), cache, chunk=chunk)
+    last = prefill(lm.model, mx.array([ids]), cache, Execution(chunk=chunk))
     assert relative(last[0], full_pass(lm, ids)[-1]) <= CLOSE
     assert {layer.offset for layer in cache} == {len(ids)}
 
@@ -33,7 +33,7 @@ def test_prefill_gives_the_last_rows_logits_for_any_chunk(lm: elm_mlx.LanguageMo
 def test_all_logits_are_those_of_one_pass_for_any_chunk(lm: elm_mlx.LanguageModel, chunk: int) -> None:
     ids = checkpoints.prompt()
     cache = make_cache(lm.config.num_layers, len(ids))
-    logits = all_logits(lm.model, mx.array([ids]), cache, chunk=chunk)
+    logits = all_logits(lm.model, mx.array([ids]), cache, Execution(chunk=chunk))
     assert relative(logits[0], full_pass(lm, ids)) <= CLOSE
     assert {layer.offset for layer in cache} == {len(ids)}
 
