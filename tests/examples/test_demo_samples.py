@@ -36,5 +36,5 @@ def test_four_of_five_sampled_stories_are_read_whole_and_end() -> None:
 
 
 def test_the_shipped_held_out_text_is_the_grammar_s() -> None:
-    shipped = (elm_mlx.api.demo_directory() / "held_out.txt").read_text(encoding="utf-8").splitlines()
+    shipped = (demo.demo_directory() / "held_out.txt").read_text(encoding="utf-8").splitlines()
     assert shipped == list(stories.held_out(len(shipped)))
