@@ -12,6 +12,8 @@ import elm_mlx
 from elm_mlx.engine.cache.kv import KVCache, make_cache
 from elm_mlx.models.attention import Uncached
 
+each_family = pytest.mark.parametrize("source", checkpoints.FAMILIES, indirect=True)
+
 
 class RowsLayer:
     """A layer of rows that differ in length: each row has a cache of its own, and the offset is one for each."""
@@ -28,6 +30,7 @@ class RowsLayer:
         return mx.concatenate([row.attend(q[i : i + 1], k[i : i + 1], v[i : i + 1]) for i, row in each])
 
 
+@each_family
 @pytest.mark.parametrize("compiled", [False, True])
 def test_rows_of_different_lengths_give_what_each_gives_alone(lm: elm_mlx.LanguageModel, compiled: bool) -> None:
     lengths, layers = (3, 17, 8), lm.config.num_layers
@@ -46,6 +49,7 @@ def test_rows_of_different_lengths_give_what_each_gives_alone(lm: elm_mlx.Langua
     lm.model.set_compiled(False)
 
 
+@each_family
 def test_a_model_without_a_cache_gives_the_states_of_one_that_keeps_them(lm: elm_mlx.LanguageModel) -> None:
     ids = mx.array([checkpoints.prompt(20)])
     kept = lm.model.hidden(ids, make_cache(lm.config.num_layers, 20))
