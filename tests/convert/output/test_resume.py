@@ -28,6 +28,7 @@ from elm_mlx.errors import DiskFull, TargetExists
 from elm_mlx.library import pull as locate
 from elm_mlx.library.names import Repository
 
+HANGS = 600  # seconds, on the busiest machine
 OPTIONS: dict[str, Any] = {"bits": 4, "group_size": 32, "max_shard_size": 0.00005}
 # Converts with --force and prints the function of every line that it comes by, or dies at the line of that number.
 DRIVER = """
@@ -127,7 +128,7 @@ def kill_points(lines: list[str], count: int) -> list[int]:
     return sorted({*spread, *renames})
 
 
-@pytest.mark.parametrize("count", [6, pytest.param(100, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("count", [6, pytest.param(50, marks=pytest.mark.slow)])
 def test_a_killed_run_is_gone_on_with_and_gives_the_same_bytes(
     openelm: Path, tmp_path: Path, lines: list[str], earlier: Path, whole: Path, converted: list[str], count: int
 ) -> None:
@@ -231,12 +232,12 @@ def test_a_second_pull_waits_for_the_conversion_of_the_first(
 
     def hold(done: int, total: int) -> None:
         begun.set()
-        assert refused.wait(30)
+        assert refused.wait(HANGS)
 
     monkeypatch.setattr(staging, "wait", lambda place: (refused.set(), right(place)))
     with ThreadPoolExecutor(1) as thread:
         first = thread.submit(locate.converted, choice, snapshot, None, hold, str, False)
-        assert begun.wait(30)
+        assert begun.wait(HANGS)
         assert locate.converted(choice, snapshot, None, None, str, False) == first.result()
 
 
