@@ -259,7 +259,8 @@ def test_a_full_disk_leaves_the_earlier_output(openelm: Path, earlier: Path, tmp
     assert (openelm / "tokenizer.json").stat().st_size > 5_000
     target = shutil.copytree(earlier, tmp_path / "out")
     script = (
-        f"import resource, signal, sys; signal.signal(signal.SIGXFSZ, signal.SIG_IGN); limit = {limit};"
+        "import resource, signal, sys; sys.dont_write_bytecode = True;"  # a cut one would stay and fail others
+        f"signal.signal(signal.SIGXFSZ, signal.SIG_IGN); limit = {limit};"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit));"
         "from elm_mlx.cli import run; sys.exit(run(sys.argv[1:]))"
     )
