@@ -30,9 +30,9 @@ def test_the_likeliest_story_is_read_whole_and_ends() -> None:
 @pytest.mark.slow
 def test_four_of_five_sampled_stories_are_read_whole_and_end() -> None:
     lm = elm_mlx.load()
-    told = [lm.generate(demo.PROMPT, 400, temperature=0.6, top_p=0.9, seed=seed) for seed in range(15)]
-    assert [completion.finish_reason for completion in told] == ["stop"] * 15
-    assert sum(reads(lm, completion.tokens) for completion in told) >= 12
+    told = [lm.generate(demo.PROMPT, 400, temperature=0.6, top_p=0.9, seed=seed) for seed in range(10)]
+    assert [completion.finish_reason for completion in told] == ["stop"] * 10
+    assert sum(reads(lm, completion.tokens) for completion in told) >= 8
 
 
 def test_the_shipped_held_out_text_is_the_grammar_s() -> None:

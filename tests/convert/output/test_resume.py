@@ -31,6 +31,7 @@ from elm_mlx.library.names import Repository
 from elm_mlx.library.pull import Callbacks, convert_checkpoint
 from elm_mlx.store.snapshot import Snapshot
 
+HANGS = 600  # seconds, on the busiest machine
 OPTIONS: dict[str, Any] = {"bits": 4, "group_size": 32, "max_shard_size": 0.00005}
 # Converts with --force and prints the function of every line that it comes by, or dies at the line of that number.
 DRIVER = """
@@ -130,7 +131,7 @@ def kill_points(lines: list[str], count: int) -> list[int]:
     return sorted({*spread, *renames})
 
 
-@pytest.mark.parametrize("count", [6, pytest.param(100, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("count", [6, pytest.param(50, marks=pytest.mark.slow)])
 def test_a_killed_run_is_gone_on_with_and_gives_the_same_bytes(
     openelm: Path, tmp_path: Path, lines: list[str], earlier: Path, whole: Path, converted: list[str], count: int
 ) -> None:
@@ -235,13 +236,13 @@ def test_a_second_pull_waits_for_the_conversion_of_the_first(
 
     def hold(done: int, total: int) -> None:
         begun.set()
-        assert refused.wait(30)
+        assert refused.wait(HANGS)
 
     monkeypatch.setattr(conversion, "wait_for_other_run", lambda place: (refused.set(), right(place)))
     with ThreadPoolExecutor(1) as thread:
-        reports = Callbacks(converting=hold)
-        first = thread.submit(convert_checkpoint, candidate, checkpoint, reports, again=False)
-        assert begun.wait(30)
+        callbacks = Callbacks(converting=hold)
+        first = thread.submit(convert_checkpoint, candidate, checkpoint, callbacks, again=False)
+        assert begun.wait(HANGS)
         assert convert_checkpoint(candidate, checkpoint, Callbacks(), again=False) == first.result()
 
 
@@ -263,7 +264,8 @@ def test_a_full_disk_leaves_the_earlier_output(openelm: Path, earlier: Path, tmp
     assert (openelm / "tokenizer.json").stat().st_size > 5_000
     target = shutil.copytree(earlier, tmp_path / "out")
     script = (
-        f"import resource, signal, sys; signal.signal(signal.SIGXFSZ, signal.SIG_IGN); limit = {limit};"
+        "import resource, signal, sys; sys.dont_write_bytecode = True;"  # a cut one would stay and fail others
+        f"signal.signal(signal.SIGXFSZ, signal.SIG_IGN); limit = {limit};"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit));"
         "from elm_mlx.cli import run; sys.exit(run(sys.argv[1:]))"
     )
