@@ -30,8 +30,16 @@ class RowsLayer:
         return mx.concatenate([row.attend(q[i : i + 1], k[i : i + 1], v[i : i + 1]) for i, row in each])
 
 
-@each_family
-@pytest.mark.parametrize("compiled", [False, True])
+@pytest.mark.parametrize(
+    ("source", "compiled"),
+    [
+        ("openelm", False),
+        ("llama-3.1", False),
+        ("llama-3.1", True),
+        pytest.param("openelm", True, marks=pytest.mark.slow),  # the compiler takes most of it
+    ],
+    indirect=["source"],
+)
 def test_rows_of_different_lengths_give_what_each_gives_alone(lm: elm_mlx.LanguageModel, compiled: bool) -> None:
     lengths, layers = (3, 17, 8), lm.config.num_layers
     caches = [make_cache(layers, 32) for _ in lengths]
