@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -111,8 +112,14 @@ FAMILIES = ("openelm", "llama-3.1")
 
 def weights(raw: dict[str, Any], seed: int = 0) -> dict[str, np.ndarray]:
     """Every tensor of a configuration in float32; RandomState's stream is frozen, so goldens hold forever."""
+    return {name: tensor.copy() for name, tensor in seeded(json.dumps(raw, sort_keys=True), seed).items()}
+
+
+@cache
+def seeded(raw: str, seed: int) -> dict[str, np.ndarray]:
+    """The tensors of a configuration that is given as JSON, drawn once a session: nobody may write to them."""
     random = np.random.RandomState(seed)
-    shapes = config_from_dict(raw).weight_shapes()
+    shapes = config_from_dict(json.loads(raw)).weight_shapes()
     scales = {name: 0.02 if "embed" in name else 0.2 for name in shapes}
     return {n: (random.standard_normal(s) * scales[n] + (len(s) == 1)).astype(np.float32) for n, s in shapes.items()}
 
