@@ -43,10 +43,10 @@ def bits_of(recipe: str, raw: dict[str, Any]) -> dict[str, int]:
 
 
 def log_probabilities(directory: Path) -> mx.array:
-    """log p of every token after every prefix of a held-out story's beginning: [80, V]."""
+    """log p of every token after every prefix of a held-out story's beginning: [40, V]."""
     lm = elm_mlx.load(directory)
     text = (ROOT / "elm_mlx/demo/held_out.txt").read_text(encoding="utf-8").splitlines()[-1]
-    logits = lm.logits(lm.tokenizer.encode(text)[:80])
+    logits = lm.logits(lm.tokenizer.encode(text)[:40])
     return logits - mx.logsumexp(logits, -1, keepdims=True)
 
 

@@ -11,6 +11,7 @@ import pytest
 from helpers import chat_templates as written
 
 from elm_mlx.errors import BadCheckpoint
+from elm_mlx.text.chat import sandbox
 from elm_mlx.text.chat.template import ChatTemplate
 
 # A whole budget takes about a second of the processor's time: thirty stand for what nobody counted, on any machine.
@@ -159,8 +160,11 @@ def forget_peak() -> None:
         (PROC / "clear_refs").write_text("5", encoding="ascii")
 
 
+@pytest.mark.parametrize("share", [4, pytest.param(1, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("name", ATTACKS)
-def test_a_hostile_template_is_refused_within_bounds(name: str) -> None:
+def test_a_hostile_template_is_refused_within_bounds(name: str, share: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On the whole budget, and on a quarter of it, which is spent sooner."""
+    monkeypatch.setattr(sandbox, "BASE", sandbox.BASE // share)
     forget_peak()
     seconds, held = time.process_time(), peak()
     with pytest.raises(BadCheckpoint, match=r"chat_template\.jinja"):
