@@ -28,9 +28,9 @@ def test_logits_and_greedy_ids_equal_mlx_lm(source: Path, lm: elm_mlx.LanguageMo
     goldens.assert_close(lm.logits(ids), expected, 1e-4)
     cache = make_prompt_cache(theirs)
     token, drawn = mx.argmax(theirs(mx.array([ids]), cache=cache)[:, -1], axis=-1), []
-    for _ in range(32):
+    for _ in range(16):
         drawn.append(int(token.item()))
         token = mx.argmax(theirs(token[:, None], cache=cache)[:, -1], axis=-1)
-    ours = [piece.token for piece in lm.stream(ids, max_tokens=32)]
+    ours = [piece.token for piece in lm.stream(ids, max_tokens=16)]
     assert ours == drawn[: len(ours)]
-    assert len(ours) == 32 or ours[-1] in lm.stop_ids
+    assert len(ours) == 16 or ours[-1] in lm.stop_ids

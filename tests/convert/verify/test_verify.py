@@ -102,7 +102,12 @@ def test_every_way_of_quantizing_has_its_bound(tmp_path: Path, how: dict[str, An
     assert report.stored == (f"{how['bits']}-bit" if "bits" in how else how["mode"])
     assert report.bound == MAX_KL[report.stored]
     assert_equal_to_plain(report, plain(output, source, TOKENS))
-    assert verify(output, source, tokens=TOKENS, max_kl=1e-9).bound == 1e-9
+
+
+def test_a_bound_that_is_given_replaces_the_usual_one(openelm: Path, tmp_path: Path) -> None:
+    output = convert(openelm, tmp_path / "out").output
+    report = verify(output, openelm, tokens=TOKENS, max_kl=1e-9)
+    assert (report.bound, report.passed) == (1e-9, False)
 
 
 def test_the_demo_passes_with_any_bits_and_loses_more_with_fewer(tmp_path: Path) -> None:
