@@ -35,8 +35,8 @@ class RowsLayer:
     [
         ("openelm", False),
         ("llama-3.1", False),
-        ("llama-3.1", True),
-        pytest.param("openelm", True, marks=pytest.mark.slow),  # the compiler takes most of it
+        pytest.param("openelm", True, marks=pytest.mark.slow),  # the compiler takes most of these
+        pytest.param("llama-3.1", True, marks=pytest.mark.slow),
     ],
     indirect=["source"],
 )

@@ -19,7 +19,7 @@ from elm_mlx.models.model import Model
 STORED = [
     {"dtype": "float32"},
     {"dtype": "bfloat16"},
-    {"recipe": "mixed-4-6"},
+    pytest.param({"recipe": "mixed-4-6"}, marks=pytest.mark.slow),
     pytest.param({"bits": 4, "group_size": 32, "dtype": "float32"}, marks=pytest.mark.slow),  # kernels of its own
 ]
 each_family = pytest.mark.parametrize("source", checkpoints.FAMILIES, indirect=True)

@@ -115,9 +115,9 @@ convert(*sys.argv[1:], {options})
     ("write", "vocabulary", "options"),
     [
         (safetensors, VOCABULARY, "bits=4"),
-        (safetensors, VOCABULARY, "dtype='float16'"),
+        pytest.param(safetensors, VOCABULARY, "dtype='float16'", marks=pytest.mark.slow),
         (floats, VOCABULARY, "dtype='float16'"),
-        (columns_of_doubles, LARGE_VOCABULARY, "dtype='float16'"),
+        pytest.param(columns_of_doubles, LARGE_VOCABULARY, "dtype='float16'", marks=pytest.mark.slow),
         (metas, VOCABULARY, "dtype='float16'"),
     ],
     ids=lambda value: getattr(value, "__name__", value),

@@ -131,7 +131,7 @@ def kill_points(lines: list[str], count: int) -> list[int]:
     return sorted({*spread, *renames})
 
 
-@pytest.mark.parametrize("count", [6, pytest.param(50, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("count", [3, pytest.param(50, marks=pytest.mark.slow)])
 def test_a_killed_run_is_gone_on_with_and_gives_the_same_bytes(
     openelm: Path, tmp_path: Path, lines: list[str], earlier: Path, whole: Path, converted: list[str], count: int
 ) -> None:

@@ -164,7 +164,7 @@ def forget_peak() -> None:
 @pytest.mark.parametrize("name", ATTACKS)
 def test_a_hostile_template_is_refused_within_bounds(name: str, share: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """On the whole budget, and on a quarter of it, which is spent sooner."""
-    monkeypatch.setattr(sandbox, "BASE", sandbox.BASE // share)
+    monkeypatch.setattr(sandbox, "BASE_UNITS", sandbox.BASE_UNITS // share)
     forget_peak()
     seconds, held = time.process_time(), peak()
     with pytest.raises(BadCheckpoint, match=r"chat_template\.jinja"):
