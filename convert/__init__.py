@@ -16,6 +16,7 @@ from elm_mlx.convert.output.path_guards import check_places, refuse_unnameable
 from elm_mlx.convert.output.pipeline import plan_shards
 from elm_mlx.convert.output.target import discard, refuse_existing, refuse_unfit, unfinished, wait_for_other_run
 from elm_mlx.convert.sources import open_source
+from elm_mlx.convert.sources.meta import check_rope_factor
 from elm_mlx.convert.tokenizer import find_tokenizer, prepare_tokenizer
 from elm_mlx.errors import InvalidRequest
 from elm_mlx.files import disk_errors
@@ -33,15 +34,17 @@ def check(
     force: bool = False,
     tokenizer: str | Path | None = None,
     max_shard_size: float | None = None,
+    rope_factor: float | None = None,
     **form: Any,
 ) -> Path:
     """Checks a conversion as far as that is possible before `source`, a directory or a repository's name, is on this
-    machine: the options (those of `convert`), the given tokenizer, and that the output can be written. Returns the
-    output directory.
+    machine: its options (those of `convert`), the given tokenizer, and that the output can be written. Creates the
+    folder that the output will lie in, and returns the output directory.
 
-    Raises InvalidRequest, TargetExists, NotFound, MissingTokenizer, ElmError.
+    Raises InvalidRequest, TargetExists, NotFound, MissingTokenizer, and ElmError for a place that cannot be written.
     """
     target, _ = output_directory(output, Path(source), Form(**form)), shard_bytes(max_shard_size)
+    check_rope_factor(rope_factor)
     refuse_unnameable(target)
     with disk_errors(f"{target} cannot be written"):
         refuse_unfit(target)
@@ -65,7 +68,12 @@ def plan(
     max_shard_size: float | None = None,
     rope_factor: float | None = None,
 ) -> Job:
-    """Checks everything and writes nothing: returns the job that `convert` would run. Raises as `convert`."""
+    """Checks the source, the options and the tokenizer, and writes nothing: returns the job that `convert` would run,
+    whose `refuse` checks the target and the disk.
+
+    Raises InvalidRequest, NotFound, MissingTokenizer, BadCheckpoint, Unsupported, and TargetExists for a target that
+    would replace what is read.
+    """
     form, file_bytes = Form(bits, group_size, mode, recipe, dtype), shard_bytes(max_shard_size)
     opened = open_source(Path(source), rope_factor=rope_factor)
     quantization = form.quantization(opened.config)

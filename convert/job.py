@@ -83,7 +83,8 @@ class Job:
         }
 
     def refuse(self, force: bool) -> None:
-        """Raises what `run` would raise before its first tensor, TargetExists or DiskFull, and writes nothing."""
+        """Raises TargetExists, DiskFull or ElmError where the target or its disk would refuse the output, and writes
+        nothing. Another run that is writing the target now is not noticed."""
         with disk_errors(f"{self.target} cannot be written"):
             refuse_unfit(self.target)
             refuse_existing(self.target, force)

@@ -1,4 +1,4 @@
-"""Checks that an argument of a call is a number, of whatever library, and the type of progress callbacks."""
+"""Checks of the numbers that callers pass, NumPy's too; and `Progress`, the type of their callbacks."""
 
 from __future__ import annotations
 

@@ -6,14 +6,14 @@
     ├── BadCheckpoint            65: a file is damaged, inconsistent or hostile
     ├── NotFound                 66: no such file, directory or model (also a FileNotFoundError)
     │   └── MissingTokenizer     66: the model is there, its tokenizer is not
-    ├── MissingBackend           69: MLX is installed without a backend (also an ImportError)
+    ├── MissingBackend           69: MLX, or a backend for it, is missing (also an ImportError)
     ├── CacheFull                70: more tokens than the key/value cache was made for
     ├── NotEnoughMemory          71: the model does not fit this machine (also a MemoryError)
     ├── VerificationFailed       72: a converted model differs too much from its source
     ├── TargetExists             73: the output is there already (also a FileExistsError)
     ├── DiskFull                 74: no space left for the output (also an OSError)
-    ├── Unreachable              75: the hub does not answer, or the network is switched off
-    ├── Gated                    77: a repository asks for a licence to be accepted, or for a token
+    ├── Unreachable              75: the hub does not answer, or may not be asked (also a ConnectionError)
+    ├── Gated                    77: a repository asks for a licence or a token (also a PermissionError)
     └── Unsupported              78: a valid model of a kind that elm-mlx does not run
 
 The codes follow BSD's sysexits.h. The command line adds 129 (hung up), 130
@@ -34,8 +34,8 @@ ARGUMENT = re.compile(r"\{(\w+)(?:=([\w.-]+))?\}")
 class ElmError(Exception):
     """The root of the tree: `except ElmError` catches every error that elm-mlx raises on purpose.
 
-    `message` says what is wrong, why and what to do. Sentences that name arguments of the call stand in `advice`, with
-    each argument in braces, as ARGUMENT reads it. str(error) is the message and then the advice.
+    An error says what is wrong, why and what to do. What of that names arguments of the call stands in `advice`, each
+    argument in braces as ARGUMENT reads it; the rest is `message`, which may be empty. str(error) is both.
     """
 
     exit_code = 1

@@ -36,7 +36,7 @@ STAIR = (
     ("__main__",),
 )
 FACES = {"elm_mlx", "cli.group"}  # where modules are imported by name, when they are first used
-POLICY = {"device.cpu", "store.load", "elm_mlx"}  # where the CPU backend may be mentioned; the last offers a name of it
+POLICY = {"device", "device.cpu"}  # where the CPU backend may be mentioned; the last offers a name of it
 # package -> the room it works in; that of an extra is imported nowhere else, and never with its module
 ONLY_IN = {"click": "cli", "rich": "cli", "huggingface_hub": "library.hub", "mlx_lm": "bench.theirs"}
 EXTRAS = {"mlx_lm": "mlx-lm"}  # what the base does not bring -> the extra that does

@@ -199,10 +199,15 @@ def are_equal(a: mx.array, b: mx.array) -> bool:
     return bool(mx.array_equal(a, b).item())
 
 
+def check_rope_factor(factor: float | None) -> None:
+    """Raises InvalidRequest for a factor of RoPE scaling that is not a number above 0 and up to MAX_MULTIPLIER."""
+    if factor is not None and not 0 < real_number("rope_factor", factor) <= MAX_MULTIPLIER:
+        raise InvalidRequest(f"rope_factor is {factor}; it must be above 0 and up to {MAX_MULTIPLIER:g}.")
+
+
 def rope_scaling(params: Values, usual: float, asked: float | None) -> dict[str, Any] | None:
     """Llama 3.1's scaling of RoPE with the `asked` factor, else the `usual` one; None for a model without it."""
-    if asked is not None and not 0 < real_number("rope_factor", asked) <= MAX_MULTIPLIER:
-        raise InvalidRequest(f"rope_factor is {asked}; it must be above 0 and up to {MAX_MULTIPLIER:g}.")
+    check_rope_factor(asked)
     if not params.flag("use_scaled_rope", False):
         if asked is not None:
             raise InvalidRequest("", f"{params.where} does not say use_scaled_rope, so there is nothing for "

@@ -41,7 +41,8 @@ def check_names(options: Mapping[str, Any]) -> None:
 def sampling_for(own: Sampling, options: Options) -> Sampling:
     """The model's own sampling, in which the caller's options replace the values of the same names.
 
-    Raises InvalidRequest for values without a meaning, and for filters that would change nothing.
+    Raises InvalidRequest for values without a meaning, and for filters without a temperature where the model is greedy
+    by default; TypeError for an option that does not exist.
     """
     check_names(options)
     given = {name: value for name, value in options.items() if name != "seed" and value is not None}

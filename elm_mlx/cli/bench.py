@@ -15,7 +15,7 @@ from click.core import ParameterSource
 
 from elm_mlx.bench.shapes import SHAPES
 from elm_mlx.cli.blas import prefer_fast_blas
-from elm_mlx.cli.find import BITS, find_directory
+from elm_mlx.cli.find import BITS, pull_directory
 from elm_mlx.cli.messages import quietable, say
 from elm_mlx.cli.progress import ProgressBar
 from elm_mlx.demo import demo_directory
@@ -182,7 +182,7 @@ def configs_here(models: Sequence[str] | None, bits: Choices) -> list[ModelConfi
     from elm_mlx.store.load import read_config
 
     if models is None:
-        return [read_config(find_directory(None, few, force=False) or demo_directory()) for few in bits]
+        return [read_config(pull_directory(None, few, force=False) or demo_directory()) for few in bits]
     places = [locate(model, int(few) if few else None) for model, few in product(models, bits)]
     return [read_config(place.path) for place in places if place]
 
@@ -199,4 +199,4 @@ def make_each(shapes: Sequence[str], bits: Choices, dtype: str | None, force: bo
 def find_each(models: Choices, bits: Choices, force: bool) -> Subjects:
     """Finds models and gives their (name, directory). Each is pulled first where it is not on this machine."""
     for model, few in product(models, bits):
-        yield model or "demo", find_directory(model, few, force) or demo_directory()
+        yield model or "demo", pull_directory(model, few, force) or demo_directory()

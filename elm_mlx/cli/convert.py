@@ -68,7 +68,7 @@ def command(
     place = Path(source)
     if not place.exists() and (name := name_without_owner(source)):
         if not dry_run:
-            output = str(check(name, output, force=force, **{k: v for k, v in options.items() if k != "rope_factor"}))
+            output = str(check(name, output, force=force, **options))
         place, tokenizer = fetch_source(source, dry_run)
         options["tokenizer"] = options["tokenizer"] or tokenizer
     job = plan(place, output, **options)

@@ -46,7 +46,7 @@ MODEL = click.option(
 def load_with_notices(model: str | None, bits: str | None, force: bool, chat_template: str | None) -> LanguageModel:
     """Loads a model, and says what a person should know of it."""
     with repair_advice(model, bits):
-        directory = find_directory(model, bits, force)
+        directory = pull_directory(model, bits, force)
         with ProgressBar("Loading", in_bytes=True) as bar:
             lm = elm_mlx.load(directory, progress=bar, force=force)
     if chat_template:
@@ -72,7 +72,7 @@ def repair_advice(model: str | None, bits: str | None) -> Iterator[None]:
         ) from error
 
 
-def find_directory(model: str | None, bits: str | None, force: bool) -> Path | None:
+def pull_directory(model: str | None, bits: str | None, force: bool) -> Path | None:
     """The directory of a model, which is pulled where it is not here; None for the demo. Says repository and commit."""
     has_bits_already = model is None or isinstance(parse_name(model), Path)
     if has_bits_already and click.get_current_context().get_parameter_source("bits") == ParameterSource.ENVIRONMENT:

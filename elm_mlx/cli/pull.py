@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from elm_mlx.cli.find import BITS, complete_names, find_directory
+from elm_mlx.cli.find import BITS, complete_names, pull_directory
 from elm_mlx.cli.messages import quietable, say
 from elm_mlx.cli.progress import bars
 from elm_mlx.errors import InvalidRequest
@@ -30,7 +30,7 @@ def command(name: str, bits: str | None, force: bool, verify: bool) -> None:
         return
     if isinstance(parse_name(name), Path):
         raise InvalidRequest(f"{name} is a directory, so there is nothing to fetch. Name a model.")
-    click.echo(find_directory(name, bits, force))
+    click.echo(pull_directory(name, bits, force))
 
 
 def repair_model(name: str, bits: str | None) -> Path:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 from elm_mlx.arguments import real_number
 from elm_mlx.config.values import Values
@@ -24,7 +24,7 @@ class Sampling:
     min_p: float = 0.0
 
     def __post_init__(self) -> None:
-        for name in ("temperature", "top_k", "top_p", "min_p"):
+        for name in SAMPLING_NAMES:
             real_number(name, getattr(self, name))
         if not 0 <= self.temperature <= MAX_TEMPERATURE:
             raise InvalidRequest(f"temperature is {self.temperature}; it must be 0 (greedy) to {MAX_TEMPERATURE}.")
@@ -43,7 +43,11 @@ class Sampling:
     @property
     def filters(self) -> list[str]:
         """The names of the filters that are switched on."""
-        return [name for name in ("top_k", "top_p", "min_p") if getattr(self, name) != getattr(Sampling, name)]
+        return [name for name in FILTER_NAMES if getattr(self, name) != getattr(Sampling, name)]
+
+
+SAMPLING_NAMES = tuple(field.name for field in fields(Sampling))
+FILTER_NAMES = tuple(name for name in SAMPLING_NAMES if name != "temperature")
 
 
 def read_generation(values: Values) -> tuple[Sampling, frozenset[int]]:
@@ -55,8 +59,7 @@ def read_generation(values: Values) -> tuple[Sampling, frozenset[int]]:
     stop_ids = frozenset(values.token_ids("eos_token_id"))
     if not values.flag("do_sample", False):
         return Sampling(), stop_ids
-    named = ("temperature", "top_p", "top_k", "min_p")
-    options = {name: value for name in named if (value := values.get(name)) is not None}
+    options = {name: value for name in SAMPLING_NAMES if (value := values.get(name)) is not None}
     try:
         return Sampling(**({"temperature": 1.0} | options)), stop_ids
     except InvalidRequest as error:

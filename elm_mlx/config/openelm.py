@@ -141,7 +141,7 @@ def per_layer(values: Values, key: str, default: float, layers: int) -> list[flo
     if len(numbers) == layers:
         return numbers
     if len(numbers) != 2:
-        raise values.wrong(f"{key} has {len(numbers)} entries for {layers} layers; give 1 or 2.")
+        raise values.wrong(f"{key} has {len(numbers)} entries for {layers} layers; give 1, 2 or {layers}.")
     first, last = numbers
     return [round(first + (last - first) * i / max(layers - 1, 1), 2) for i in range(layers)]
 

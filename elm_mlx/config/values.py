@@ -17,8 +17,8 @@ CONFIG = "config.json"
 class Values:
     """The object `raw` of a configuration file; `where` is what errors call that file.
 
-    A missing key and null both mean the default. Every method raises BadCheckpoint for an impossible
-    value, or Unsupported for one that elm-mlx does not run.
+    A missing key and null both mean the default, except in `token_ids`. The methods that read and check a value raise
+    BadCheckpoint for an impossible one, and Unsupported for one that elm-mlx does not run.
     """
 
     def __init__(self, raw: Mapping[str, Any], where: str = CONFIG) -> None:
@@ -68,7 +68,7 @@ class Values:
         return tuple(ids)
 
     def require(self, key: str, known: Sequence[Any]) -> None:
-        """Raises Unsupported where `key` has a value that is not `known`; a missing key means the first known one."""
+        """Raises Unsupported where `key` has a value that is not among the `known` ones. It may be missing."""
         value = self.raw.get(key)
         if value is not None and value not in known:
             raise self.unsupported(key, value, known)

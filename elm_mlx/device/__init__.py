@@ -1,1 +1,27 @@
-"""What this machine has, and how it computes: its memory, its backend, and the policy for each device."""
+"""What this machine has, and how it computes: its memory, its backend, and the choice of an Execution for a model."""
+
+from __future__ import annotations
+
+from elm_mlx.config import ModelConfig
+from elm_mlx.device.execution import Execution
+from elm_mlx.errors import InvalidRequest
+
+POLICIES = ("auto", "plain", "compiled")  # for MLX's CPU backend
+
+
+def choose_execution(config: ModelConfig, policy: str = "auto") -> Execution:
+    """Decides how to run a model of this configuration on MLX's default device.
+
+    `policy` counts on the CPU backend alone: "auto" chooses what was fastest there (device.cpu), "plain" computes in
+    the stored type, and "compiled" does what a GPU would do: the stored type, compiled steps, one stream. Also sets the
+    threads of the process's BLAS to match. Raises InvalidRequest for any other policy.
+    """
+    if policy not in POLICIES:
+        raise InvalidRequest(f"cpu_policy is {policy!r}; it is one of {', '.join(POLICIES)}.")
+    import mlx.core as mx
+
+    if mx.default_device().type == mx.DeviceType.gpu:
+        return Execution()
+    from elm_mlx.device.cpu import choose_for_cpu  # here, as it imports MLX
+
+    return choose_for_cpu(config, policy)

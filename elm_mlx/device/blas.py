@@ -62,7 +62,7 @@ def fast_blas_files() -> Iterator[Path]:
 
 
 def fast_blas() -> str | None:
-    """The file name of the fast BLAS that this process has loaded; None means the reference one."""
+    """The file name of the fast BLAS that this process loaded; None means MLX's own (on Linux the reference one)."""
     if _loaded:
         return next(iter(_loaded))
     maps = Path("/proc/self/maps")
@@ -77,8 +77,9 @@ def fast_blas() -> str | None:
 def blas_threads() -> tuple[int, Callable[[int], object]]:
     """(the number of threads that the BLAS uses by default, a function that sets another number).
 
-    The reference BLAS computes in its caller's thread, so for it the number of cores is given. A BLAS that this process
-    did not load through `use_fast_blas`, or that has no such functions, counts as one thread, and none is set.
+    For the reference BLAS, which has no threads of its own, the number is that of the cores, since each could call it.
+    A BLAS that this process did not load through `use_fast_blas`, or that has no such functions, counts as one thread,
+    and the function sets nothing.
     """
     name = fast_blas()
     if name is None and sys.platform.startswith("linux"):

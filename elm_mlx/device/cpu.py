@@ -18,38 +18,29 @@ from __future__ import annotations
 from functools import cache
 from typing import TYPE_CHECKING
 
+import mlx.core as mx
+
 from elm_mlx.config import ModelConfig
 from elm_mlx.device import memory
 from elm_mlx.device.blas import blas_threads
 from elm_mlx.device.execution import Execution
-from elm_mlx.errors import InvalidRequest
 
 if TYPE_CHECKING:
     from elm_mlx.device.execution import DeviceStream
 
-POLICIES = ("auto", "plain", "compiled")
 CPU_CHUNK = 256  # ids; attention here computes the masked half, too, and smaller chunks have less of it
+FLOAT32_SHARE = 0.5  # of the free memory, that weights in float32 may take; chosen, not measured
 MOST_STREAMS = 4  # nothing was measured on more cores: the BLAS uses those
 NOTICE = "MLX runs on its CPU backend here, a stand-in for Metal: right results, speeds that say nothing about a Mac."
 
 
-def choose_execution(config: ModelConfig, policy: str = "auto") -> Execution:
-    """How to run a model of this configuration on MLX's default device.
-
-    On the CPU backend "auto" chooses what is fastest there, "plain" computes in the stored type, and "compiled" does
-    what a GPU would do: the stored type, compiled steps, one stream. On a GPU the policy makes no difference. Raises
-    InvalidRequest for any other policy.
-    """
-    if policy not in POLICIES:
-        raise InvalidRequest(f"cpu_policy is {policy!r}; it is one of {', '.join(POLICIES)}.")
-    import mlx.core as mx
-
-    if mx.default_device().type == mx.DeviceType.gpu:
-        return Execution()
+def choose_for_cpu(config: ModelConfig, policy: str) -> Execution:
+    """The Execution of a policy on the CPU backend. "auto" computes on several streams, and in float32 if that fits in
+    FLOAT32_SHARE of the free memory."""
     streams = open_streams() if policy == "auto" else restore_blas_threads()
     if policy == "compiled":
-        return Execution(warm_up=True, chunk=CPU_CHUNK, notice=NOTICE)
-    fits = 4 * config.parameter_count <= memory.free_memory() / 2
+        return Execution(try_first=True, chunk=CPU_CHUNK, notice=NOTICE)
+    fits = 4 * config.parameter_count <= memory.free_memory() * FLOAT32_SHARE
     if policy == "plain" or (config.quantization is None and not fits):
         return Execution(compiled=False, chunk=CPU_CHUNK, streams=streams, notice=NOTICE)
     expand = config.quantization is not None and fits
@@ -76,6 +67,4 @@ def restore_blas_threads() -> tuple[()]:
 @cache
 def make_streams(count: int) -> tuple[DeviceStream, ...]:
     """Makes `count` streams once: MLX's own and new ones. Each thread that uses them gets its own streams from MLX."""
-    import mlx.core as mx
-
     return mx.Device(mx.cpu), *(mx.new_thread_local_stream(mx.cpu) for _ in range(count - 1))

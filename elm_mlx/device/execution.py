@@ -1,4 +1,5 @@
-"""How a model is computed on this machine: decided once, when it is loaded, and passed on as one value."""
+"""How a model is computed on this machine, as one value: `device.choose_execution` decides it when the model is loaded,
+and it is passed on whole."""
 
 from __future__ import annotations
 
@@ -18,15 +19,16 @@ class Execution:
     """How to load and run a model.
 
     `dtype` is the type to compute in (None: as the weights are stored); with `expand` quantized weights are expanded
-    to it. With `compiled` a decode step runs in compiled stretches; `warm_up` says that one must be tried first, since
-    it may not be possible to build them here. A prompt is read in chunks of `chunk` ids, one on each of `streams` at a
-    time (with no streams, on MLX's own). `notice` is what a program may show its user about the device.
+    to it. With `compiled` the gate, and steps of one token, are compiled; `try_first` says that the engine's warm-up
+    must try such a step, since it may not be possible to build one here. A prompt is read in chunks of at most `chunk`
+    ids, one on each of `streams` at a time (with no streams, on MLX's own). `notice` is what a program may show its
+    user about the device.
     """
 
     dtype: mx.Dtype | None = None
     expand: bool = False
     compiled: bool = True
-    warm_up: bool = False
+    try_first: bool = False
     chunk: int = PREFILL_CHUNK
     streams: tuple[DeviceStream, ...] = ()
     notice: str | None = None

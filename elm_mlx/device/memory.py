@@ -10,8 +10,9 @@ from elm_mlx.config import ModelConfig
 from elm_mlx.errors import NotEnoughMemory
 from elm_mlx.files import gigabytes
 
-PLANNED_CONTEXT = 4096  # positions that a model's memory is planned for unless a request names its own
-HEADROOM_BYTES, HEADROOM_SHARE = 64 * 2**20, 0.1  # for activations and the program itself; a tenth of the weights
+PLANNED_CONTEXT = 4096  # positions that a model's memory is planned for; `info` takes another number
+HEADROOM_BYTES = 64 * 2**20  # for the program itself
+HEADROOM_SHARE = 0.1  # of the weights' bytes, for activations
 RECOMMENDED = "max_recommended_working_set_size"  # bytes that Metal recommends, by MLX's name
 WIRED_FROM = 0.5  # share of the recommended memory; chosen, not measured
 
@@ -102,7 +103,8 @@ def headroom(weights: int) -> int:
 
 
 def check_memory(model: object, config: ModelConfig, weights: int, float_bits: int) -> None:
-    """Raises NotEnoughMemory, with the numbers, for a model that this machine does not have room for."""
+    """Raises NotEnoughMemory, with the numbers, for a model that this machine has no room for. Loading asks before it
+    reads the weights, and a pull before it fetches them."""
     takes, available = footprint(config, weights, float_bits), memory_limit()
     if takes.total > available:
         raise NotEnoughMemory(

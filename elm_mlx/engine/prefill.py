@@ -61,8 +61,8 @@ def all_logits(
 def chunks(length: int, execution: Execution) -> list[tuple[AbstractContextManager, slice]]:
     """(where to compute it, which ids) of each chunk of a prompt of `length` ids.
 
-    Several streams take one chunk each in turn, and the prompt is cut so that each stream has one. A chunk runs one
-    layer behind the chunk before it, since it waits only for that chunk's keys and values.
+    Several streams take one chunk each in turn, and the prompt is cut so that each stream has one. On its stream a
+    chunk can begin a layer as soon as the chunk before it has left its keys and values there.
     """
     turns: Sequence[AbstractContextManager] = [mx.stream(stream) for stream in execution.streams] or [nullcontext()]
     size = min(execution.chunk, max(LEAST_CHUNK, ceil(length / len(turns))))

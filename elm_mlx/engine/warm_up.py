@@ -13,7 +13,7 @@ from elm_mlx.engine.decodes import Decodes
 
 
 class Compiles(Decodes, Protocol):
-    """A model whose decode step runs compiled or plainly, with the same results."""
+    """A model whose steps run compiled or uncompiled, with the same results."""
 
     def set_compiled(self, compiled: bool) -> None:
         """Sets which of the two steps runs."""
@@ -21,12 +21,12 @@ class Compiles(Decodes, Protocol):
 
 
 def warm_up(model: Compiles, layers: int, execution: Execution) -> Execution:
-    """Tries a compiled step where `execution` asks for it, and sets the model to plain steps where that fails.
+    """Tries a compiled step where `execution` asks for it, and sets the model to uncompiled steps where that fails.
 
     Returns the Execution that the model then runs by. MLX raises RuntimeError where its compiler, or its folder of
     built kernels, does not work.
     """
-    if not (execution.compiled and execution.warm_up):
+    if not (execution.compiled and execution.try_first):
         return execution
     try:
         mx.eval(first_step(model, layers))

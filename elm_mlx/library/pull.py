@@ -1,9 +1,10 @@
 """Finds the directory of a model by its name; fetches the model where it is not on this machine, and converts it where
 it does not run as published.
 
-The phases, each with a value of its own: the name (library.names) stands for a Candidate (library.local), whose Listing
-(library.hub) says what to fetch and whether that fits; fetching gives a Checkpoint, and converting it, or linking to it
-if it runs as published, a directory (Located). What runs is kept (library.copies) by its commit and variant.
+The phases, each with a value of its own: a name (library.names) stands for Candidates, the best first (library.local).
+One that is here gives a Located at once. Otherwise one is chosen; the hub gives its Listing, and `look_up_candidate`
+refuses what would not fit; fetching gives a Checkpoint; converting it, or linking to it if it runs as published, gives
+the Located. What runs is kept (library.copies) by its commit and variant.
 """
 
 from __future__ import annotations
@@ -95,7 +96,10 @@ def repair(
     say: Say = log,
 ) -> Located:
     """Pulls a model and trusts nothing of it that is here: reads again what was fetched, fetches again what is damaged,
-    and makes elm-mlx's own copy again. `checking` is called with (bytes read, in all). Raises as `pull`."""
+    and makes elm-mlx's own copy again. `checking` is called with (bytes read, in all).
+
+    Raises as `pull`, except NotEnoughMemory.
+    """
     if hub.is_offline():
         raise Unreachable(f"{model} cannot be mended while the environment forbids the network: what is damaged has to "
                           "be fetched. Unset HF_HUB_OFFLINE and TRANSFORMERS_OFFLINE.")  # fmt: skip
@@ -186,8 +190,9 @@ def make_runnable(
 
 
 def keep(found: Located, say: Say, *, again: bool = False) -> Located:
-    """Keeps a snapshot in the hub's cache as a directory of links to its files, beside a compact tokenizer.json, since
-    reading the published one takes most of a start. Returns anything else, and what cannot be kept, as it is."""
+    """For a snapshot of the hub's cache, makes a directory in elm-mlx's own (library.copies): links to the snapshot's
+    files, and a compact tokenizer.json, since reading the published one takes most of a start. Returns anything else,
+    and a snapshot that cannot be kept, as it is."""
     if not (found.repository and found.commit) or copies.root() in found.path.parents:
         return found
     from elm_mlx.convert.tokenizer.compact import compact

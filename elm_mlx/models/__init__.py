@@ -12,8 +12,8 @@ MODELS: dict[type[ModelConfig], type[Model]] = {OpenELMConfig: OpenELM, LlamaCon
 
 
 def build(config: ModelConfig, parameters: Parameters, *, compiled: bool = True) -> Model:
-    """Builds the model of `config`'s family and takes every parameter exactly once; its arrays are not evaluated yet.
-    With `compiled` its decode steps run in compiled stretches."""
+    """Builds the model of `config`'s family, which takes every parameter exactly once; `parameters` decides when the
+    arrays are evaluated. With `compiled` its gate, and steps of one token, are compiled."""
     model = MODELS[type(config)](config, parameters)
     model.set_compiled(compiled)
     return model

@@ -21,7 +21,7 @@ class CompiledStep:
 
     def __init__(self, embedding: Matrix, blocks: Sequence[Block], norm: Callable[[mx.array], mx.array]) -> None:
         def first(ids: mx.array, offset: mx.array) -> tuple[mx.array, ...]:
-            h = embedding.rows(ids[:, 0])  # [B, E]: each product would fold away an axis of one position
+            h = embedding.rows(ids[:, 0])  # [B, E], without L: every product would have to reshape it away
             return h, *blocks[0].before(h, offset)
 
         def between(done: Block, following: Block) -> Callable[..., tuple[mx.array, ...]]:

@@ -14,7 +14,7 @@ from elm_mlx.models.parameters import Parameters
 from elm_mlx.models.rope import Offset, Rotation
 
 
-class Attention:
+class LlamaProjections:
     """Grouped-query attention; q, k and v come from one product, and q and k rotate in one call."""
 
     def __init__(self, config: ModelConfig, layer: int, rotation: Rotation, p: Parameters) -> None:
@@ -47,4 +47,4 @@ class Llama(Model):
         gate_up = p.fuse(f"{name}.mlp.gate_proj", f"{name}.mlp.up_proj")
         ffn = FeedForward(gate_up, p.linear(f"{name}.mlp.down_proj"), gate)
         norms = p.vector(f"{name}.input_layernorm"), p.vector(f"{name}.post_attention_layernorm")
-        return Block(Attention(config, layer, rotation, p), ffn, norms, config.norm_eps)
+        return Block(LlamaProjections(config, layer, rotation, p), ffn, norms, config.norm_eps)

@@ -16,10 +16,7 @@ from elm_mlx.models.parameters import Parameters
 
 
 class Model(ABC):
-    """Token ids in, logits out. A subclass names the parameters of its architecture.
-
-    Arrays are lazy until `store.load` or the first use evaluates them.
-    """
+    """Token ids in, logits out. A subclass names the parameters of its architecture."""
 
     EMBEDDING: ClassVar[str]
     NORM: ClassVar[str]
@@ -34,7 +31,8 @@ class Model(ABC):
         self.step: CompiledStep | None = None
 
     def set_compiled(self, compiled: bool) -> None:
-        """Sets whether decode steps run in compiled stretches. Results stay; a step is built when it first runs."""
+        """Sets whether the gate, and steps of one token, are compiled, which changes no result. MLX compiles a stretch
+        when it first runs."""
         self.gate.set_compiled(compiled)
         self.step = CompiledStep(self.embedding, self.blocks, self._normalised) if compiled else None
 

@@ -14,7 +14,7 @@ from elm_mlx.models.parameters import Parameters
 from elm_mlx.models.rope import Offset, Rotation
 
 
-class Attention:
+class OpenELMProjections:
     """Grouped-query attention, q and k normalised per head before they are rotated."""
 
     def __init__(self, config: OpenELMConfig, layer: int, p: Parameters) -> None:
@@ -58,4 +58,4 @@ class OpenELM(Model):
         # proj_1 holds the gate's rows, then the up rows.
         ffn = FeedForward(p.linear(f"{name}.ffn.proj_1"), p.linear(f"{name}.ffn.proj_2"), gate)
         norms = p.vector(f"{name}.attn_norm"), p.vector(f"{name}.ffn_norm")
-        return Block(Attention(config, layer, p), ffn, norms, config.norm_eps)
+        return Block(OpenELMProjections(config, layer, p), ffn, norms, config.norm_eps)

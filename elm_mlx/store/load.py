@@ -12,7 +12,7 @@ from elm_mlx.arguments import Progress
 from elm_mlx.config import HEAD_NAME, ModelConfig, config_from_dict
 from elm_mlx.config.generation import Sampling, read_generation
 from elm_mlx.config.values import Values
-from elm_mlx.device.cpu import choose_execution
+from elm_mlx.device import choose_execution
 from elm_mlx.device.execution import Execution
 from elm_mlx.device.memory import check_memory
 from elm_mlx.device.shared_linear import SharedLinear

@@ -11,7 +11,7 @@ from elm_mlx.device.execution import Execution
 from elm_mlx.engine.cache.kv import KVCache
 from elm_mlx.engine.warm_up import warm_up
 
-DOUBTFUL = Execution(warm_up=True, chunk=7)
+DOUBTFUL = Execution(try_first=True, chunk=7)
 
 
 class Model:
@@ -44,7 +44,7 @@ def test_a_step_that_runs_keeps_the_model_compiled() -> None:
 
 def test_a_compiler_that_fails_leaves_the_model_to_run_plainly_and_all_else_as_it_was() -> None:
     model = Model(RuntimeError("the compiler failed"))
-    assert warm_up(model, 2, DOUBTFUL) == Execution(compiled=False, warm_up=True, chunk=7)
+    assert warm_up(model, 2, DOUBTFUL) == Execution(compiled=False, try_first=True, chunk=7)
     assert not model.compiled
 
 
@@ -53,7 +53,7 @@ def test_any_other_failure_is_not_swallowed() -> None:
         warm_up(Model(ZeroDivisionError()), 2, DOUBTFUL)
 
 
-@pytest.mark.parametrize("certain", [Execution(), Execution(compiled=False, warm_up=True)])
+@pytest.mark.parametrize("certain", [Execution(), Execution(compiled=False, try_first=True)])
 def test_without_a_doubt_or_without_compiling_no_step_is_spent(certain: Execution) -> None:
     model = Model(RuntimeError())
     assert warm_up(model, 2, certain) is certain

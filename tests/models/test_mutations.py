@@ -40,17 +40,17 @@ def gate_and_up_swapped(patch: pytest.MonkeyPatch) -> None:
 
 
 def q_and_k_norm_swapped(patch: pytest.MonkeyPatch) -> None:
-    def wrong(self: openelm.Attention, p: Parameters, name: str) -> mx.array:
+    def wrong(self: openelm.OpenELMProjections, p: Parameters, name: str) -> mx.array:
         q, k = p.vector(f"{name}.q_norm"), p.vector(f"{name}.k_norm")
         return mx.stack([k] * self.heads + [q] * self.kv_heads)[:, None, :]
 
-    patch.setattr(openelm.Attention, "_per_head", wrong)
+    patch.setattr(openelm.OpenELMProjections, "_per_head", wrong)
 
 
 def norm_after_rope(patch: pytest.MonkeyPatch) -> None:
     """q/k norm where it does not belong: rotate first, then normalise."""
 
-    def wrong(self: openelm.Attention, x: mx.array, offset: Offset) -> QKV:
+    def wrong(self: openelm.OpenELMProjections, x: mx.array, offset: Offset) -> QKV:
         B, L, _ = x.shape
         H, K = self.heads, self.kv_heads
         qkv = self.qkv(x).reshape(B, L, H + 2 * K, self.head_dim).swapaxes(1, 2)
@@ -58,7 +58,7 @@ def norm_after_rope(patch: pytest.MonkeyPatch) -> None:
         qk = mx.fast.rms_norm(qk, None, self.eps) * self.qk_norm
         return qk[:, :H], qk[:, H:], qkv[:, H + K :]
 
-    patch.setattr(openelm.Attention, "__call__", wrong)
+    patch.setattr(openelm.OpenELMProjections, "__call__", wrong)
 
 
 def heads_grouped_by_tiling(patch: pytest.MonkeyPatch) -> None:
