@@ -23,7 +23,7 @@ def converted(openelm: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def wrong(converted: Path, tmp_path: Path) -> Path:
-    """The same with another RoPE base in its configuration."""
+    """The converted model with another RoPE base in its configuration."""
     folder = Path(shutil.copytree(converted, tmp_path / "wrong"))
     raw = json.loads((folder / "config.json").read_text(encoding="utf-8")) | {"rope_freq_constant": 100}
     (folder / "config.json").write_text(json.dumps(raw), encoding="utf-8")

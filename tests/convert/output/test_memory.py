@@ -39,7 +39,7 @@ def safetensors(folder: Path, shapes: Shapes) -> None:
 
 
 def torch(path: Path, shapes: Shapes, kind: str = "Float", columns: bool = False) -> None:
-    """The same as PyTorch's, every tensor over one storage, row by row or column by column."""
+    """A checkpoint as PyTorch saves it, every tensor over one storage, row by row or column by column."""
     length = max(map(prod, shapes.values()))
     storage, tensors = torch_craft.storage(f"torch {kind}Storage", "0", length), []
     for name, shape in shapes.items():
@@ -57,7 +57,7 @@ def floats(folder: Path, shapes: Shapes) -> None:
 
 
 def columns_of_doubles(folder: Path, shapes: Shapes) -> None:
-    """The same of a transposed model."""
+    """A checkpoint whose matrices were saved transposed."""
     torch(folder / "pytorch_model.bin", shapes, "Double", columns=True)
 
 

@@ -27,6 +27,6 @@ def read(tmp_path: Path) -> Read:
 
 @pytest.fixture(params=craft.CONTAINERS)
 def read_body(request: pytest.FixtureRequest, read: Read) -> Read:
-    """The same for a pickle over one storage of six floats, once in each container."""
+    """Reads a pickle over one storage of six floats, once in each container."""
     wrap = craft.CONTAINERS[request.param]
     return lambda body: read(wrap(body))

@@ -146,7 +146,7 @@ def test_no_name_is_called(read_body: Read, tmp_path: Path, runner: str) -> None
 
 
 def test_the_attack_is_real_elsewhere(tmp_path: Path, read_body: Read) -> None:
-    """The same bytes run under pickle, so the test above would see it."""
+    """Pickle itself runs these bytes, so the test above would see it if elm-mlx did."""
     sentinel = tmp_path / "ran"
     body = craft.dictionary(("a", craft.call(craft.name("os", "system"), craft.text(f"touch '{sentinel}'"))))
     pickle.loads(craft.program(body))
