@@ -151,7 +151,7 @@ def test_a_killed_run_is_gone_on_with_and_gives_the_same_bytes(
         assert content(convert(openelm, target, force=True, **OPTIONS).output) == after, point
         assert len(converted) == due, point
         assert names(target.parent) == ["out"]
-    assert len({due for due, _ in seen}) > 3  # amid different weights
+    assert len({due for due, _ in seen}) >= 3  # before, amid and after the weights
     assert {there for _, there in seen} == {True, False}  # between the renames too
 
 
