@@ -1,12 +1,12 @@
-"""Memory and time of conversion, in anonymous bytes: what cannot be dropped and read again from a file.
+"""Time and memory of a conversion. Memory is counted in anonymous bytes: those that no file backs.
 
     python benchmarks/convert_memory.py [--json FILE]                       Llama-3-8B's shape, bfloat16, to 4-bit
     python benchmarks/convert_memory.py --compare [--pairs 3] [--json FILE] OpenELM-1.1B's, float32, against mlx-lm
 
 The first checkpoint has 16 GB and is sparse, so it takes no disk and a little of the page cache; the second repeats one
-block of noise. A process a sample, in turn; this one reads RssAnon of /proc every few milliseconds, so it needs Linux.
-The peak is counted over what Python itself has before it imports anything. mlx-lm's process finds no torch, as where
-none is installed: an import of it fails, and transformers then goes without.
+block of noise. Each sample is a process of its own, one after another; the benchmark reads the process's RssAnon from
+/proc every few milliseconds, so it needs Linux. The peak is counted over what Python itself has before it imports
+anything. In mlx-lm's process an import of torch fails, as where torch is not installed, and transformers does without.
 """
 
 from __future__ import annotations

@@ -2,9 +2,10 @@
 
     python benchmarks/ledger.py [--bits 4] [--depth 900] [--json]
 
-Counted, not measured, and on any machine: each program runs its own decoding loop over the same files in a process of
-its own, and what it submits for one step is recorded (`tape.py`) and counted by one set of rules (`kernels.py`). A
-layer is what a model of three layers has more than one of two. docs/kernels.md says how far this can be trusted.
+The kernels are counted, not measured, on any machine: each program runs its own decoding loop over the same files in a
+process of its own, and what it submits for one step is recorded (`tape.py`) and counted by one set of rules
+(`kernels.py`). A layer is the difference between models of three layers and of two. docs/kernels.md says how far this
+can be trusted.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Pictures of `elm-mlx bench --json` documents, as SVG: what they say against context, bits and bandwidth.
+"""Draws `elm-mlx bench --json` documents as SVG: speed over context, over bits and over bytes a token.
 
     python benchmarks/plot.py FILE.json... [--out FOLDER]
 

@@ -1,4 +1,4 @@
-"""What each way to quantize costs: size against what is lost from the unquantized model in float32.
+"""What each way to quantize costs: its size, and what it loses from the unquantized model in float32.
 
     python benchmarks/quantization.py [--source DIR [--text FILE]] [--sensitivity] [--json FILE]
 
@@ -7,8 +7,8 @@ has a text a line. KL is the mean over tokens of KL(float32 || stored) in nats; 
 how often both hold the same token for the likeliest. Every model goes through the converter, and is measured as it is
 loaded, which on the CPU backend computes in float32.
 
-With --sensitivity it rounds one kind of matrices at a time, and one layer at a time, to 2, 3 and 4 bits in groups of
-64, and leaves the rest as it is: that is how the mixed recipes were chosen, on other stories than the tables have.
+With --sensitivity one kind of matrices at a time, and one layer at a time, is rounded to 2, 3 and 4 bits in groups of
+64, and all others stay as they are. The mixed recipes were chosen by that, on other stories than the tables have.
 """
 
 from __future__ import annotations

@@ -2,11 +2,11 @@
 
     python benchmarks/start.py [--json FILE]
 
-`--help`, the demo's first token, and the first token of a tiny model in the hub's cache whose tokenizer has Llama 3's
-size: 128,256 entries and 280,147 merges, written with blanks as repositories have it. That one is measured as another
-program left it in the cache, and again once `elm-mlx pull` has kept it. The parts that no program could leave out
-(Python, MLX, parsing that tokenizer) are timed alone, as the floor. mlx-lm does the same two by its Python API, without
-torch.
+Measured are `--help`, the demo's first token, and the first token of a tiny model in the hub's cache whose tokenizer is
+of Llama 3's size: 128,256 entries and 280,147 merges, written with blanks as repositories have it. The tiny model is
+measured as another program left it in the cache, and again once `elm-mlx pull` has kept it. The parts that no program
+could leave out (Python, MLX, parsing that tokenizer) are timed alone, as the floor. mlx-lm's first tokens of both
+models are measured through its Python API, without torch.
 """
 
 from __future__ import annotations

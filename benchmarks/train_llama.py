@@ -1,10 +1,10 @@
-"""A small Llama trained on the demo's stories, to measure on: 3.5 million parameters, tied as Llama 3.2 is.
+"""Trains a small Llama on the demo's stories, to measure on: 3.5 million parameters, tied as Llama 3.2 is.
 
     python benchmarks/train_llama.py DIR [--untied] [--tokens N]
 
 Writes a Hugging Face directory with the demo's tokenizer. Needs the extras demo-training and mlx-lm (for transformers);
-it took 17 minutes on two busy x86-64 cores. It is trained briefly and loses more to quantization than a better model
-would: what matters is where.
+it took 17 minutes on two busy x86-64 cores. The model is trained briefly, and loses more to quantization than a better
+model would: what matters is which parts lose.
 """
 
 from __future__ import annotations
