@@ -252,7 +252,8 @@ def test_a_refusal_of_a_good_token_is_told_in_the_hubs_words(machine: Machine, h
 
 def test_a_full_disk_keeps_what_came(machine: Machine, hub: FakeHub, model: Path) -> None:
     room, size = 200_000, (model / FIRST).stat().st_size
-    limit = f"import resource\nresource.setrlimit(resource.RLIMIT_FSIZE, ({room}, resource.RLIM_INFINITY))\n"
+    limit = "import resource, sys\nsys.dont_write_bytecode = True  # which the limit would cut short, for good\n"
+    limit += f"resource.setrlimit(resource.RLIMIT_FSIZE, ({room}, resource.RLIM_INFINITY))\n"
     done = machine.process("pull", MODEL, program=limit + PROGRAM)
     assert (done.code, done.out) == (74, "")
     assert "disk is full" in done.err
