@@ -185,9 +185,10 @@ def load(
 
     A model that is not on this machine is pulled as `pull` does, in `bits` if given. No model means the built-in demo.
     `cpu_policy` "plain" computes in the stored type on the CPU backend too, and "compiled" in compiled steps, as on a
-    GPU, if there is a compiler. `progress` is called with (bytes loaded, in all). Raises InvalidRequest, NotFound,
-    MissingTokenizer, BadCheckpoint, Unsupported, and NotEnoughMemory for what this machine has no room for, unless
-    `force`.
+    GPU, if there is a compiler. `progress` is called with (bytes loaded, in all).
+
+    Raises InvalidRequest, NotFound, MissingTokenizer, BadCheckpoint, Unsupported, and NotEnoughMemory for a model that
+    this machine has no room for, unless `force`; where it is pulled Gated, Unreachable and DiskFull, too.
     """
     loaded = load_directory(pull_directory(model, bits, force), cpu_policy, progress, force)
     execution = warm_up(loaded.model, loaded.config.num_layers, loaded.execution)
