@@ -162,10 +162,10 @@ class Tokenizer:
         """The ids of `text`, in which each key of `stand_ins` means the added token that is its value; such a token
         written out is text. Raises as `encode`."""
         check_text(text)
-        if self._stand_ins is None or self._stand_ins.tokens != stand_ins:
-            self._stand_ins = self._ask(lambda: StandInEncoder(self._backend, stand_ins))
-        encoder = self._stand_ins
-        ids, plain = self._ask(lambda: encoder.encode(text))
+        encoder = self._stand_ins  # of the last call, which may have been another thread's
+        if encoder is None or encoder.tokens != stand_ins:
+            encoder = self._stand_ins = self._ask(lambda: StandInEncoder(self._backend, stand_ins))
+        ids, plain = self._ask(partial(encoder.encode, text))
         self._check_plain(plain)
         return ids
 

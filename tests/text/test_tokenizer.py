@@ -221,3 +221,18 @@ def test_the_vocabulary_s_size_is_what_its_highest_id_needs(tmp_path: Path, smal
     assert make(tmp_path, NAMES, added_tokens=more).vocab_size == checkpoints.VOCAB
     gap = SMALL["model"] | {"vocab": SMALL["model"]["vocab"] | {"far off": 9000}}
     assert make(tmp_path, NAMES, model=gap).vocab_size == 9001
+
+
+@pytest.mark.parametrize("text", [5, None, b"the", ["the"]])
+def test_what_is_no_text_is_the_caller_s_fault(small: Tokenizer, text: Any) -> None:
+    with pytest.raises(InvalidRequest, match="it must be text"):
+        small.encode(text)
+
+
+@pytest.mark.parametrize("ids", [[-1], [10**9], [5, 600], ["a"], [True], [1.5]])
+def test_what_is_no_id_is_the_caller_s_fault(ids: list[Any]) -> None:
+    path = checkpoints.TOKENIZER / "tokenizer.json"
+    tokenizer = Tokenizer.from_file(path, parse_settings(NAMES), entries=600)
+    assert tokenizer.decode([599]) == ""  # the model has a row for it, the tokenizer no text
+    with pytest.raises(InvalidRequest, match="token id"):
+        tokenizer.decode(ids)

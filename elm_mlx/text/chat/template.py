@@ -104,23 +104,26 @@ class ChatTemplate:
     def turn_ends(self, tokenizer: Tokenizer) -> frozenset[int]:
         """The ids of the tokens that end an answer: the added token that follows one in a short conversation, blanks
         aside, and Llama 3's <|eot_id|>, which has no other use."""
-        if self._turn_ends is None or self._turn_ends[0] is not tokenizer:
+        known = self._turn_ends
+        if known is None or known[0] is not tokenizer:
             _, answer, after = self._probe.rpartition(ANSWER)
             text, token, *_ = [*TokenSet(tokenizer.added_ids).split(after), ""]
             found = {token} if answer and token.strip() and not text.strip() else set()
             ends = frozenset(i for text, i in tokenizer.added_ids.items() if text in found | {"<|eot_id|>"})
-            self._turn_ends = tokenizer, ends
-        return self._turn_ends[1]
+            known = self._turn_ends = tokenizer, ends
+        return known[1]
 
     def _disguise(self, tokenizer: Tokenizer, used: set[str]) -> Disguise:
         """The disguise of the tokens that no caller may write: the special ones, and those by which this template sets
         messages apart, special or not."""
-        if self._prepared and self._prepared[0] is tokenizer and self._prepared[1].fits(used):
-            return self._prepared[1]
-        written = TokenSet(tokenizer.added_ids).split(self._probe)[1::2]
-        control = {*tokenizer.control_ids, *filter(str.strip, written)}
-        self._prepared = tokenizer, Disguise(tokenizer.added_tokens, control, used)
-        return self._prepared[1]
+        known = self._prepared
+        if known is None or known[0] is not tokenizer or not known[1].fits(used):
+            written = TokenSet(tokenizer.added_ids).split(self._probe)[1::2]
+            said = [text for message in PROBE for text in message.values()]
+            marks = {token for token in written if token.strip() and not any(token in text for text in said)}
+            control = marks.union(tokenizer.control_ids)
+            known = self._prepared = tokenizer, Disguise(tokenizer.added_tokens, control, used)
+        return known[1]
 
     @cached_property
     def _probe(self) -> str:
