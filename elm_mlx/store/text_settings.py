@@ -13,7 +13,16 @@ from typing import Any
 from elm_mlx.config.generation import Sampling, read_generation
 from elm_mlx.config.values import Values
 from elm_mlx.files import optional_json, read_bytes
-from elm_mlx.store.side_files import ADDED, GENERATION, SETTINGS, SPECIAL, files_beside, is_template, template_name
+from elm_mlx.store.side_files import (
+    ADDED,
+    GENERATION,
+    SETTINGS,
+    SPECIAL,
+    TEMPLATE,
+    files_beside,
+    is_template,
+    template_name,
+)
 from elm_mlx.text.chat.template import ChatTemplate, named_templates, read_template
 from elm_mlx.text.settings import TokenizerSettings, parse_settings
 
@@ -41,7 +50,9 @@ def has_template(directory: Path, settings: TokenizerSettings) -> bool:
 def read_templates(directory: Path, settings: TokenizerSettings) -> dict[str, ChatTemplate]:
     """The chat templates of a model by their names, of which "default" is the usual one; each is compiled when it is
     used. Raises BadCheckpoint for a file that is no text, or too large."""
-    files = {template_name(name): directory / name for name in files_beside(directory) if is_template(name)}
+    # default.jinja in the folder comes last, and wins.
+    found = sorted(filter(is_template, files_beside(directory)), key=lambda name: name != TEMPLATE)
+    files = {template_name(name): directory / name for name in found}
     place = directory / SETTINGS
     older = {} if "default" in files else named_templates(settings.chat_template, place)
     sources = {name: (text, place) for name, text in older.items()}

@@ -84,6 +84,8 @@ def test_a_file_beside_the_model_comes_first(tmp_path: Path) -> None:
     put(tmp_path, {"additional_chat_templates/tool_use.jinja": "{{ tools | length }}"})
     assert rendered(tmp_path, TOOLS) == "1"
     assert rendered(tmp_path) == "é<s>"
+    put(tmp_path, {"additional_chat_templates/default.jinja": "last"})
+    assert rendered(tmp_path) == "last"
 
 
 def test_no_template_is_not_found(tmp_path: Path) -> None:
