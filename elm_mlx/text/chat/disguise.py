@@ -33,6 +33,10 @@ class Disguise:
         middle = len(text) - tail
         return text[:head].translate(self._mask) + text[head:middle] + text[max(head, middle) :].translate(self._mask)
 
+    def reveal(self, text: str) -> str:
+        """Returns `text` in its original characters; those of the result stand where those of `text` did."""
+        return text.translate(self._unmask)
+
     def split(self, text: str) -> list[str]:
         """Splits a rendered text into text, control token, text, ..., text, in the original characters again."""
         return [piece.translate(self._unmask) for piece in self.control.split(text)]

@@ -128,10 +128,12 @@ class ChatTemplate:
         try:
             return sandbox.compile_template(self._source)
         except Exception as error:
-            raise self._unusable(f"is not one that elm-mlx can use ({_brief(error)}). Fetch it again") from error
+            raise self._unusable(f"is not one that elm-mlx can use ({_brief(error)}). Mend it") from error
 
     def _unusable(self, why: str) -> BadCheckpoint:
-        return BadCheckpoint(f"{self._where}: the chat template {why}, or give a prompt as plain text.")
+        return BadCheckpoint(
+            f"{self._where}: the chat template {why},", "give another by {chat_template}, or the prompt as plain text."
+        )
 
 
 def _named_tokens(settings: Mapping[str, Any]) -> dict[str, str]:
