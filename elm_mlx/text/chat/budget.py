@@ -7,7 +7,7 @@ work, not seconds, so that a template ends in one way on every machine.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from functools import partial, wraps
+from functools import partial
 from types import GeneratorType
 from typing import Any
 
@@ -74,10 +74,12 @@ class Budget:
 
     def meter(self, name: str, function: Any) -> Callable[..., Any]:
         """Makes a filter or test pay. Where it has Jinja's mark for it, it still gets Jinja's context first."""
-        given = hasattr(function, "jinja_pass_arg")
+        mark = getattr(function, "jinja_pass_arg", None)
+        if mark is None:
+            return partial(self.run, name, function)
 
-        @wraps(function)
-        def call(*args: Any, **kwargs: Any) -> Any:
-            return self.run(name, partial(function, *args[:given]), *args[given:], **kwargs)
+        def call(context: Any, /, *args: Any, **kwargs: Any) -> Any:
+            return self.run(name, partial(function, context), *args, **kwargs)
 
+        call.jinja_pass_arg = mark  # type: ignore[attr-defined]
         return call

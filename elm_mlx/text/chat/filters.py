@@ -1,4 +1,4 @@
-"""Filters that are written anew: those that order by keys, and those whose result Jinja would not pay for as it grows."""
+"""Filters that are written anew: those that order by keys, and those that Jinja would not pay for as they grow."""
 
 from __future__ import annotations
 
@@ -37,8 +37,10 @@ class Filters:
 
     def named(self) -> dict[str, Callable[..., Any]]:
         """The filters by their names in templates."""
-        ordered = {"dictsort": self.dictsort, "groupby": self.groupby, "max": partial(self.extreme, "max"),
-                   "min": partial(self.extreme, "min"), "sort": self.sort, "unique": self.unique}  # fmt: skip
+        ordered: dict[str, Callable[..., Any]] = {
+            "dictsort": self.dictsort, "groupby": self.groupby, "max": partial(self.extreme, "max"),
+            "min": partial(self.extreme, "min"), "sort": self.sort, "unique": self.unique,
+        }  # fmt: skip
         return ordered | {"join": self.join, "list": self.letters, "safe": self.safe, "string": self.string,
                           "sum": self.total, "tojson": self.tojson}  # fmt: skip
 

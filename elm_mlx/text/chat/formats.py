@@ -15,9 +15,7 @@ if TYPE_CHECKING:
     from elm_mlx.text.chat.budget import Budget
 
 # One conversion: (name) flags width .precision kind. Python reads the same, and at most nine digits fit a budget.
-CONVERSION = re.compile(
-    r"%(?:\([^()]*\))?[#0\- +]*([0-9]{1,9}|\*)?(?:\.([0-9]{1,9}|\*)?)?[hlL]?([diouxXeEfFgGcrsa%])"
-)
+CONVERSION = re.compile(r"%(?:\([^()]*\))?[#0\- +]*([0-9]{1,9}|\*)?(?:\.([0-9]{1,9}|\*)?)?[hlL]?([diouxXeEfFgGcrsa%])")
 NUMBER_LETTERS = 400  # more than '%f' writes of any float
 
 
@@ -34,7 +32,7 @@ def percent_units(text: str, values: Any) -> int:
 
 def only_inserts(text: str, values: Any) -> bool:
     """Whether `text % values` puts texts in as they are: none quoted, none cut, no list or object written out."""
-    plain = all(precision == "" and kind not in "ra" or kind not in "sra" for _, precision, kind in
+    plain = all((precision == "" and kind == "s") or kind not in "sra" for _, precision, kind in
                 CONVERSION.findall(text))  # fmt: skip
     if isinstance(values, tuple) and len(values) == 1 and isinstance(values[0], tuple | dict):
         values = values[0]

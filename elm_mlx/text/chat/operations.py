@@ -5,7 +5,8 @@ All that transformers' sandbox offers is here, or in REFUSED; docs/chat.md repea
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Iterable
+from typing import Any, NamedTuple
 
 from jinja2.runtime import LoopContext
 from jinja2.utils import Cycler
@@ -27,11 +28,11 @@ TESTS = frozenset(
 class Dicts:
     """The global `dict`: makes objects, and shows nothing of Python's type."""
 
-    def __call__(self, /, *args: object, **kwargs: object) -> dict[object, object]:
-        return dict(*args, **kwargs)  # type: ignore[call-overload,no-any-return]
+    def __call__(self, /, *args: Any, **kwargs: Any) -> dict[Any, Any]:
+        return dict(*args, **kwargs)
 
-    def fromkeys(self, *args: object) -> dict[object, object]:
-        return dict.fromkeys(*args)  # type: ignore[call-overload,no-any-return]
+    def fromkeys(self, keys: Iterable[Any], value: Any = None) -> dict[Any, Any]:
+        return dict.fromkeys(keys, value)
 
 
 METHODS: dict[type, frozenset[str]] = {

@@ -189,4 +189,6 @@ def render(code: CodeType, variables: dict[str, Any], disguise: Hiding | None = 
     except (Overrun, TemplateRefusal):
         raise
     except Exception as error:
-        raise TemplateFault(f"line {line_in(template, error.__traceback__)}: {error or type(error).__name__}") from error
+        raise TemplateFault(
+            f"line {line_in(template, error.__traceback__)}: {error or type(error).__name__}"
+        ) from error

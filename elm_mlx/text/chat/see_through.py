@@ -21,7 +21,7 @@ from elm_mlx.text.chat.units import CONTAINERS, VIEWS
 
 # What passes its operands' texts on whole. The operations that call others by name do so through these again.
 CARRY = frozenset(
-    "|attr |batch |center |count |d |default |dictsort |first |groupby |items |join |last |length |list |map |max |min "
+    "|attr |batch |count |d |default |dictsort |first |groupby |items |join |last |length |list |map |max |min "
     "|reject |rejectattr |safe |select |selectattr |slice |sort |string |sum |unique "
     ".center .copy .cycle .fromkeys .get .items .join .keys .ljust .next .reset .rjust .values .zfill "
     "Cycler() Dicts() Joiner() Variables() format() is:callable is:defined is:iterable is:mapping is:none is:sameas "
@@ -145,14 +145,16 @@ def cut(sight: Sight, name: str, call: Callable[..., Any], text: str, *args: Any
     return type(found)(sight.pieces(text, found, gap=len(between or "")))
 
 
-def replace(sight: Sight, _name: str, _call: object, text: Any, old: Any, new: Any, count: Any = -1) -> str:
+def replace(sight: Sight, _name: str, call: Callable[..., Any], text: str, old: Any, new: Any, count: Any = -1) -> Any:
     """Puts `new` between the pieces that `old` stands between in the plain text."""
-    plain, old, most = sight.reveal(text), str(sight.reveal(old)), -1 if count is None else count
+    if not (isinstance(old, str) and isinstance(new, str)):
+        return sight.redo(call, text, old, new, count)
+    plain, old, most = sight.reveal(text), sight.reveal(old), -1 if count is None else count
     if old:
-        return str(sight.text(new)).join(sight.pieces(text, plain.split(old, most), gap=len(old)))
+        return new.join(sight.pieces(text, plain.split(old, most), gap=len(old)))
     places = len(plain) + 1 if most < 0 else min(most, len(plain) + 1)
     parts = ["", *plain[: places - 1], plain[places - 1 :]] if places else [plain]
-    return str(sight.text(new)).join(sight.pieces(text, parts))
+    return new.join(sight.pieces(text, parts))
 
 
 def indent(
@@ -165,9 +167,15 @@ def indent(
     return space + whole if first else whole
 
 
+def widen(_sight: Sight, _name: str, call: Callable[..., Any], text: str, *args: Any, **kwargs: Any) -> Any:
+    """Passes a text on as it is, though what is no text would be written as one."""
+    return call(text, *args, **kwargs)
+
+
 CUT: dict[str, Callable[..., Any]] = {
     **dict.fromkeys("|trim .strip .lstrip .rstrip .removeprefix .removesuffix .split .rsplit .splitlines .partition "
                     ".rpartition".split(), cut),
     **dict.fromkeys(("|replace", ".replace"), replace),
     "|indent": indent,
+    "|center": widen,
 }  # fmt: skip

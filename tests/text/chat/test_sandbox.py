@@ -161,8 +161,8 @@ ATTACKS = {
     "attribute path, to sort": "{{ ([{}] * 99999) | sort(attribute='a.' * 9999) | list }}",
     "attribute paths, to sort": "{{ ([{}] * 999) | sort(attribute='a,' * 999999) | list }}",
     "words": "{% for a in range(999) %}{% set x = ('a ' * 99999) | wordcount %}{% endfor %}",
-    "lines": "{% set ns = namespace(l=[]) %}{% for a in range(999) %}{% set ns.l = [ns.l, ('é\n' * 99999).splitlines()] %}"
-    "{% endfor %}",
+    "lines": "{% set ns = namespace(l=[]) %}{% for a in range(999) %}"
+    "{% set ns.l = [ns.l, ('é\n' * 99999).splitlines()] %}{% endfor %}",
     "lines of other ends": "{% for a in range(999) %}{% set x = ('\x1c' * 99999) | indent(99) %}{% endfor %}",
     "wrapped long word": "{{ ('x' * 999999) | wordwrap(1) | length }}",
     "urlencode": "{{ ('é' * 9999999) | urlencode | length }}",
@@ -170,11 +170,12 @@ ATTACKS = {
     "striptags": "{{ ('&amp;' * 9999999) | striptags | length }}",
     "rjust": "{{ 'x'.rjust(1000000000) }}",
     "a width that is no number": "{{ 'x'.center('nan' | float) ~ 'x'.rjust('inf' | float) }}",
-    "a width below nothing": "{% for a in range(99999) %}{% set x = 'x'.center(-9999999999) %}{% for b in range(99999) %}"
-    "{% endfor %}{% endfor %}",
+    "a width below nothing": "{% for a in range(99999) %}{% set x = 'x'.center(-9999999999) %}"
+    "{% for b in range(99999) %}{% endfor %}{% endfor %}",
     "times, to the left of nothing": f"{{% for a in {R} %}}{{% set x = 'x' * -99999999 ~ {R} | sum %}}{{% endfor %}}",
     "searches from the end": "{{ ('a' * 999999).rfind('ab' ~ 'a' * 9999) }}",
-    "cuts from the end": "{{ ('a' * 999999).rsplit('ab' ~ 'a' * 9999) }}{{ ('a' * 999999).rpartition('ab' ~ 'a' * 9999) }}",
+    "cuts from the end": "{{ ('a' * 999999).rsplit('ab' ~ 'a' * 9999) }}",
+    "parts from the end": "{{ ('a' * 999999).rpartition('ab' ~ 'a' * 9999) }}",
     "percent, by name": "{{ ('%(a)s' * 9999) % {'a': 'x' * 9999} }}",
     "percent, wide name": "{{ '%(a(b))99999999d' % {'a(b)': 1} }}",
     "percent, many digits": "{{ '%9999999999d' % 1 }}",
@@ -185,7 +186,8 @@ ATTACKS = {
     "str.format, quoted": LAUGHS + "{{ '{!r}'.format(a) }}",
     "str.format, marked": "{{ (('{0}' * 9999) | safe).format('x' * 9999) }}",
     "str.format, stored": "{% set f = '{:99999999}'.format %}{{ f(1) }}",
-    "str.format, by map": "{{ ['{0:99999999}'] | map('attr', 'format') | list | first | string }}{{ ('{:99999999}' | attr('format'))(1) }}",
+    "str.format, by map": "{{ (['{:99999999}'] | map('attr', 'format') | first)(1) }}",
+    "str.format, by name": "{{ ('{:99999999}' | attr('format'))(1) }}",
     "str.format of internals": "{{ '{0._Cycler__x}{0.__init__.__globals__}'.format(cycler('a')) }}",
     "str.format of a macro": "{% macro m() %}{% endmacro %}{{ '{0._environment.globals}'.format(m) }}",
     "format_map of internals": "{{ '{a.__class__.__mro__}'.format_map({'a': 1}) }}",
@@ -204,7 +206,8 @@ ATTACKS = {
     "sort of tall tuples": TALL + "{{ [ns.t, ns.t] | sort }}",
     "a group of tall tuples": TALL + "{{ [{'a': ns.t}] | groupby('a') }}",
     "tall tuples in a namespace": TALL + "{{ [ns, ns] | unique(attribute='t') | list }}",
-    "rounded": "{{ 7 | round(-1000000000) }}", "power, in a loop": "{% set ns = namespace(x=3) %}{% for a in range(99) %}"
+    "rounded": "{{ 7 | round(-1000000000) }}",
+    "power, in a loop": "{% set ns = namespace(x=3) %}{% for a in range(99) %}"
     "{% set ns.x = ns.x ** 9 %}{% endfor %}",
     "power of many": "{{ (2 ** 4000) ** 4000 }}", "sum of powers": "{{ ([2 ** 4000] * 99999) | sum * 2 ** 200 }}",
     "slice, filled": "{{ [1] | slice(1000000000, 'x') | list }}",
