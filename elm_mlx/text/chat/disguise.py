@@ -37,6 +37,26 @@ class Disguise:
         """Returns `text` in its original characters; those of the result stand where those of `text` did."""
         return text.translate(self._unmask)
 
+    def ends(self, text: str) -> str:
+        """Disguises the ends of a text that was cut, where a neighbour might complete them; whole tokens stay."""
+        sizes = range(min(self._longest, len(text)), 0, -1)
+        head = next((n for n in sizes if text[:n] in self._tails), 0)
+        tail = next((n for n in sizes if text[-n:] in self._heads), 0)
+        if head:
+            near = head + self._longest
+            text = self._without_tokens(text[:near], 0, head) + text[near:]
+        if tail:
+            far = max(0, len(text) - tail - self._longest)
+            text = text[:far] + self._without_tokens(text[far:], len(text) - far - tail, len(text))
+        return text
+
+    def _without_tokens(self, text: str, start: int, end: int) -> str:
+        """Disguises text[start:end], but for the parts of whole tokens."""
+        hidden = text[:start] + text[start:end].translate(self._mask) + text[end:]
+        for token in self.control.finditer(text):
+            hidden = hidden[: token.start()] + token[0] + hidden[token.end() :]
+        return hidden
+
     def split(self, text: str) -> list[str]:
         """Splits a rendered text into text, control token, text, ..., text, in the original characters again."""
         return [piece.translate(self._unmask) for piece in self.control.split(text)]
