@@ -21,6 +21,7 @@ class Budget:
 
     def __init__(self, units: int, sight: Sight) -> None:
         self.left, self.sight = units, sight
+        sight.pay = self.pay
 
     def pay(self, units: int) -> None:
         """Takes `units`, or raises Overrun."""

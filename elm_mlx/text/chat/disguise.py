@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections.abc import Collection, Iterable
-from itertools import accumulate, chain
+from itertools import chain
 
 from tokenizers import AddedToken
 
@@ -58,14 +58,25 @@ class Disguise:
         pieces = self._control.split(text)
         return "".join(piece.translate(self._mask) if place % 2 else piece for place, piece in enumerate(pieces))
 
-    def hide_ends(self, text: str) -> str:
-        """Disguises the ends of a text where they might be completed to a control token; whole tokens in it stay."""
-        hidden, pieces = self(text), self._control.split(text)
-        starts = accumulate(map(len, pieces), initial=0)
-        return "".join(
-            piece if place % 2 else hidden[start : start + len(piece)]
-            for place, (start, piece) in enumerate(zip(starts, pieces, strict=False))
-        )
+    def ends(self, text: str) -> str:
+        """Disguises the ends of a text that was cut, where a neighbour might complete them; whole tokens stay."""
+        reach, head, tail = self._control.longest, self._control.tail_size(text), self._control.head_size(text)
+        if head:
+            text = self._hide_end(text[: head + reach], 0, head) + text[head + reach :]
+        if tail:
+            far = max(0, len(text) - tail - reach)
+            text = text[:far] + self._hide_end(text[far:], len(text) - far - tail, len(text))
+        return text
+
+    def _hide_end(self, text: str, start: int, end: int) -> str:
+        """Disguises text[start:end], but for the parts of whole tokens."""
+        hidden = text[:start] + text[start:end].translate(self._mask) + text[end:]
+        pieces, place = self._control.split(text), 0
+        for number, piece in enumerate(pieces):
+            if number % 2:
+                hidden = hidden[:place] + piece + hidden[place + len(piece) :]
+            place += len(piece)
+        return hidden
 
     def reveal(self, text: str) -> str:
         """The text with its original characters again, each in its place."""

@@ -9,9 +9,8 @@ from typing import Any
 
 from jinja2.exceptions import FilterArgumentError
 from jinja2.filters import FILTERS, ignore_case, make_attrgetter
-from markupsafe import Markup
 
-from elm_mlx.text.chat.units import collision_units
+from elm_mlx.text.chat.units import Markup, collision_units
 
 WHOLE: Any = object()  # the path of an item itself
 MAX_INDENT = 16
@@ -89,7 +88,7 @@ class Filters:
     def string(self, value: Any) -> str:
         return value if isinstance(value, str) else str(self.budget.shown(value))
 
-    def safe(self, value: Any) -> Markup:
+    def safe(self, value: Any) -> Any:
         return Markup(self.budget.shown(value))
 
     def tojson(

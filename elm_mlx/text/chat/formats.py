@@ -4,15 +4,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from jinja2.sandbox import SandboxedFormatter
-from markupsafe import EscapeFormatter, Markup
+from jinja2.sandbox import SandboxedEscapeFormatter, SandboxedFormatter
 
-from elm_mlx.text.chat.units import CONTAINERS, units_of
-
-if TYPE_CHECKING:
-    from elm_mlx.text.chat.budget import Budget
+from elm_mlx.text.chat.units import CONTAINERS, Markup, units_of
 
 # One conversion: (name) flags width .precision kind. Python reads the same, and at most nine digits fit a budget.
 CONVERSION = re.compile(r"%(?:\([^()]*\))?[#0\- +]*([0-9]{1,9}|\*)?(?:\.([0-9]{1,9}|\*)?)?[hlL]?([diouxXeEfFgGcrsa%])")
@@ -43,7 +39,7 @@ def only_inserts(text: str, values: Any) -> bool:
 class Formatter(SandboxedFormatter):
     """str.format as Jinja's sandbox has it, in which every field pays for what it reads and writes."""
 
-    def __init__(self, env: Any, budget: Budget, **kwargs: Any) -> None:
+    def __init__(self, env: Any, budget: Any, **kwargs: Any) -> None:
         super().__init__(env, **kwargs)
         self.budget = budget
 
@@ -64,11 +60,11 @@ class Formatter(SandboxedFormatter):
         return self.budget.pay_new(self.budget.sight.piece(super().format_field(value, format_spec)))
 
 
-class MarkupFormatter(Formatter, EscapeFormatter):
+class MarkupFormatter(Formatter, SandboxedEscapeFormatter):
     """The same for texts that are marked as HTML: what is put in is escaped."""
 
 
-def format_text(env: Any, budget: Budget, text: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> str:
+def format_text(env: Any, budget: Any, text: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> str:
     """Formats `text` as str.format does, with all looked up as the sandbox `env` allows."""
     if not isinstance(text, Markup):
         return Formatter(env, budget).vformat(text, args, kwargs)

@@ -10,7 +10,8 @@ from typing import Any, NamedTuple
 
 from jinja2.runtime import LoopContext
 from jinja2.utils import Cycler
-from markupsafe import Markup
+
+from elm_mlx.text.chat.units import Markup
 
 FILTERS = frozenset(
     "abs attr batch capitalize center count d default dictsort e escape filesizeformat first float forceescape format "

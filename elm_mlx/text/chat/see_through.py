@@ -14,10 +14,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Protocol
 
-from markupsafe import Markup
-
 from elm_mlx.text.chat.formats import only_inserts
-from elm_mlx.text.chat.units import CONTAINERS, VIEWS
+from elm_mlx.text.chat.units import CONTAINERS, VIEWS, Markup
 
 # What passes its operands' texts on whole. The operations that call others by name do so through these again.
 CARRY = frozenset(
@@ -28,6 +26,7 @@ CARRY = frozenset(
     "is:sequence is:string is:undefined + * ".split()
 )
 INSERT = frozenset("|format %".split())  # pass on what they only put in
+HIDING_UNITS = 256  # the cost of disguising a text, beside that of its letters: about eight microseconds
 ESCAPING = frozenset("+ % |format |indent .join .replace".split())  # write HTML where an operand is marked as such
 
 # How many letters an operation takes off the start of its text; those that are not here take none.
@@ -37,13 +36,18 @@ START: dict[str, Callable[..., int]] = {
 }
 
 
+def rebuilt(value: Any, items: Iterable[Any]) -> Any:
+    """A list or tuple of the kind of `value`, the named tuples of groupby among them, of other items."""
+    return getattr(value, "_make", type(value))(items)
+
+
 class Hiding(Protocol):
-    """What the sandbox needs of a Disguise: each way keeps the length of a text."""
+    """What the sandbox needs of a Disguise: all of them keep the length of a text."""
 
     def __call__(self, text: str) -> str: ...
-    def hide_ends(self, text: str) -> str: ...
-    def name(self, text: str) -> str: ...
     def reveal(self, text: str) -> str: ...
+    def ends(self, text: str) -> str: ...
+    def name(self, text: str) -> str: ...
 
 
 class Sight:
@@ -51,6 +55,8 @@ class Sight:
 
     def __init__(self, disguise: Hiding | None = None) -> None:
         self.disguise = disguise
+        self.pay: Callable[[int], None] = lambda units: None  # its budget's
+        self.letters: dict[str, str] = {}  # as they are alone
 
     def reveal(self, value: Any) -> Any:
         """Returns a value without disguise, with all that it holds; for what only looks."""
@@ -59,8 +65,7 @@ class Sight:
         if isinstance(value, str):
             return value if value.isascii() else self.disguise.reveal(value)
         if isinstance(value, list | tuple):
-            return type(value)._make(map(self.reveal, value)) if hasattr(value, "_make") else type(value)(
-                map(self.reveal, value))  # fmt: skip
+            return rebuilt(value, map(self.reveal, value))
         if isinstance(value, dict):
             return {self.reveal(key): self.reveal(item) for key, item in value.items()}
         if isinstance(value, VIEWS):
@@ -73,9 +78,10 @@ class Sight:
         if self.disguise is None or value is None or isinstance(value, int | float):
             return value
         if isinstance(value, str):
+            self.pay(HIDING_UNITS)
             return Markup(self.disguise(str(value))) if isinstance(value, Markup) else self.disguise(value)
         if isinstance(value, list | tuple):
-            return type(value)(map(self.hide, value))
+            return rebuilt(value, map(self.hide, value))
         if isinstance(value, dict):
             return {self.hide(key): self.hide(item) for key, item in value.items()}
         return map(self.hide, value) if isinstance(value, Iterator) else value
@@ -95,7 +101,12 @@ class Sight:
         """Disguises the ends of a text that was cut where they might be completed to a token; whole tokens stay."""
         if self.disguise is None or not isinstance(value, str) or not value:
             return value
-        hidden = self.disguise.hide_ends(str(value))
+        if len(value) == 1 and not isinstance(value, Markup) and value in self.letters:
+            return self.letters[value]
+        self.pay(HIDING_UNITS)
+        hidden = self.disguise.ends(str(value))
+        if len(value) == 1:
+            self.letters[str(value)] = hidden
         return Markup(hidden) if isinstance(value, Markup) else hidden
 
     def key(self, mapping: Any, key: Any) -> Any:

@@ -6,12 +6,15 @@ from collections import Counter
 from collections.abc import Iterable
 from typing import Any
 
+from jinja2.filters import FILTERS
+
 from elm_mlx.text.chat.messages import MAX_BITS, MAX_DEPTH
 
 VALUE_UNITS = 32  # the cost of a value, about a microsecond and its memory; each of its characters adds one unit
 VIEWS: tuple[Any, ...] = (type({}.keys()), type({}.values()), type({}.items()))
 LISTS: tuple[Any, ...] = (list, tuple, *VIEWS)
 CONTAINERS: tuple[Any, ...] = (dict, *LISTS)
+Markup: Any = type(FILTERS["safe"](""))  # a text that is marked as HTML: what is added to one is escaped
 COUNTED: tuple[Any, ...] = (range, *CONTAINERS)
 
 

@@ -9,9 +9,13 @@ from pathlib import Path
 
 import pytest
 from helpers import chat_templates as written
+from jinja2 import TemplateSyntaxError
+from tokenizers import AddedToken
 
 from elm_mlx.errors import BadCheckpoint
 from elm_mlx.text.chat import sandbox
+from elm_mlx.text.chat.disguise import Disguise
+from elm_mlx.text.chat.messages import plain_json
 from elm_mlx.text.chat.template import ChatTemplate
 
 # A whole budget takes about a second of the processor's time: thirty stand for what nobody counted, on any machine.
@@ -228,6 +232,24 @@ def forget_peak() -> None:
     """Makes what is held now the most that was, or earlier tests would hide what one takes."""
     if (PROC / "clear_refs").exists():
         (PROC / "clear_refs").write_text("5", encoding="ascii")
+
+
+def attack(source: str, disguise: Disguise) -> None:
+    values = plain_json({"messages": [written.USER]}, disguise)
+    sandbox.render(sandbox.compile_template(source), values, disguise)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [name for name in ATTACKS if name != "too long"])
+def test_so_it_is_where_operations_see_through_a_disguise(name: str) -> None:
+    tokens = [f"<|reserved_special_token_{i}|>" for i in range(250)] + ["\n\n", "ab", "x"]
+    disguise = Disguise([AddedToken(token, special=True) for token in tokens], tokens, set(ATTACKS[name]))
+    forget_peak()
+    seconds, held = time.process_time(), peak()
+    with pytest.raises((sandbox.Overrun, sandbox.TemplateFault, TemplateSyntaxError, ValueError, RecursionError)):
+        attack(ATTACKS[name], disguise)
+    assert peak() - held < GUARDED_BYTES
+    assert time.process_time() - seconds < GUARDED_SECONDS
 
 
 @pytest.mark.parametrize("share", [4, pytest.param(1, marks=pytest.mark.slow)])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from typing import Any
 
@@ -103,7 +104,8 @@ def check(written: list[str], own: list[str], texts: tuple[str, str, str]) -> No
     """Both renderings must be one text, and the disguised one may hold the template's own tokens only, in order."""
     source = "".join(f"{literal}{{{{ {one} }}}}" for literal, one in zip([*own, "", "", ""], written, strict=False))
     plain, hidden, disguise = renderings(source, texts)
-    assert (None if hidden is None else disguise.reveal(hidden)) == plain
+    shown = [None if one is None else re.sub("0x[0-9a-f]+", "", disguise.reveal(one)) for one in (plain, hidden)]
+    assert shown[0] == shown[1]
     put = [literal for literal, _ in zip(own, written, strict=False) if literal in TOKENS]
     assert hidden is None or found(TOKENS, hidden) == put
 
