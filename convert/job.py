@@ -16,11 +16,10 @@ from elm_mlx.convert.sources import Source
 from elm_mlx.convert.tokenizer import TokenizerFiles
 from elm_mlx.convert.verify import Report, compare
 from elm_mlx.convert.verify.layerwise import open_directory, source_model
-from elm_mlx.errors import DiskFull, VerificationFailed
-from elm_mlx.files import disk_errors, free_space, gigabytes, write_json
+from elm_mlx.errors import VerificationFailed
+from elm_mlx.files import check_room, disk_errors, free_space, write_json
 
 BASE_BYTES = 200 * 2**20  # of memory that a conversion takes beside the tensors
-MARGIN_BYTES = 64 * 2**20  # of disk beside the weights, for the tokenizer and the configuration
 
 
 @dataclass(frozen=True)
@@ -90,14 +89,19 @@ class Job:
             refuse_existing(self.target, force)
             folder = path_beside(self.target, "partial")
             left = folder.iterdir() if folder.is_dir() and not folder.is_symlink() else ()  # to keep or remove
-            check_disk_space(folder, self.shards.nbytes - sum(file.stat().st_size for file in left))
+            self.check_room(sum(file.stat().st_size for file in left))
+
+    def check_room(self, written: int) -> None:
+        """Raises DiskFull where the disk has no room for the weights beyond the bytes that are `written` already."""
+        advice = "Free some space, or name another {output}."
+        check_room(self.target, advice, (self.target.parent, self.shards.nbytes - written))
 
     def run(self, force: bool, verified: bool, progress: Progress | None, verifying: Progress | None) -> Conversion:
         """Writes the output, and keeps the weights that a killed run wrote. Raises as `elm_mlx.convert.convert`."""
         with disk_errors(f"Writing {self.target}"), write_atomically(self.target, force) as (folder, log):
             journal = Journal(log, provenance.source_fingerprint(self.source, self.config, self.shards))
             done = pipeline.resume(folder, self.shards, journal)
-            check_disk_space(folder, self.shards.nbytes - sum(map(self.shards.size, done)))
+            self.check_room(sum(map(self.shards.size, done)))
             self.tokenizer.write(folder)
             write_json(folder / "config.json", self.config)
             with provenance.hash_in_background(self.source, self.tokenizer.files, self.options) as make_record:
@@ -125,11 +129,3 @@ class Job:
                 f"more than the {report.bound:g} that {report.stored} weights may cost, so it was not kept.",
                 "Convert with more bits, or without {verify} and then compare by `elm-mlx verify`.")  # fmt: skip
         return report
-
-
-def check_disk_space(folder: Path, nbytes: int) -> None:
-    """Raises DiskFull where the disk of `folder` has no room for `nbytes` of weights."""
-    free = free_space(folder)
-    if free < nbytes + MARGIN_BYTES:
-        raise DiskFull(f"The output takes {gigabytes(nbytes)} and {folder.parent} has {gigabytes(free)} free.",
-                       "Free some space, or name another {output}.")  # fmt: skip

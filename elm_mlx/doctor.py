@@ -17,7 +17,7 @@ import elm_mlx
 from elm_mlx.device.backend import backend_name
 from elm_mlx.device.memory import memory_limit, total_memory
 from elm_mlx.errors import ElmError
-from elm_mlx.files import free_space, gigabytes, nearest_existing
+from elm_mlx.files import free_space, nearest_existing, readable_size
 from elm_mlx.library import copies, hub, hub_cache
 
 OK, SLOW, BROKEN = "ok", "slow", "broken"
@@ -85,7 +85,7 @@ def examine_kernels() -> Finding:
 
 def examine_memory() -> Finding:
     limit = memory_limit()
-    detail = f"{gigabytes(total_memory())} in the machine, {gigabytes(limit)} for a model now"
+    detail = f"{readable_size(total_memory())} in the machine, {readable_size(limit)} for a model now"
     if limit < 2e9:
         return Finding("memory", SLOW, detail, "Close other programs; openelm-270m in 4 bits still fits.")
     return Finding("memory", OK, detail)
@@ -97,7 +97,7 @@ def examine_caches() -> Finding:
     if unwritable:
         advice = "Set ELM_MLX_CACHE and HF_HOME to folders of yours."
         return Finding("caches", BROKEN, f"no permission to write {', '.join(unwritable)}", advice)
-    free = [f"{name} {path} ({gigabytes(free_space(path))} free)" for name, path in places.items()]
+    free = [f"{name} {path} ({readable_size(free_space(path))} free)" for name, path in places.items()]
     return Finding("caches", OK, ", ".join(free))
 
 

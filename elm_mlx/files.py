@@ -1,4 +1,4 @@
-"""Small files read within bounds, free disk space, the operating system's errors as sentences, and bytes in words."""
+"""Small files read within bounds, room on disks, the operating system's errors as sentences, and bytes in words."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from elm_mlx.errors import BadCheckpoint, DiskFull, ElmError, NotFound
 
 MAX_SMALL_BYTES = 2**20  # of a configuration or a template: Llama 3.1's largest has 55 kB
 MAX_LARGE_BYTES = 100 * 2**20  # of an index or a tokenizer.json: the largest have 1 MB and 20 MB
+SPARE_BYTES = 64 * 10**6  # of disk that stay free beside what is written: for small files, and other programs
 
 
 def read_bytes(path: Path, limit: int) -> bytes:
@@ -92,6 +93,23 @@ def free_space(path: Path) -> int:
     return shutil.disk_usage(nearest_existing(path)).free
 
 
-def gigabytes(count: int) -> str:
-    """A number of bytes in gigabytes, for people to read."""
-    return f"{count / 1e9:.2f} GB" if count < 1e10 else f"{count / 1e9:.0f} GB"
+def check_room(what: object, advice: str, *needs: tuple[Path, int]) -> None:
+    """Raises DiskFull, with `advice` what to do, where a disk lacks room for what `what` names and SPARE_BYTES beside
+    it: `needs` are (place, bytes to write there), and places on one disk share its room."""
+    places = [(nearest_existing(place), count) for place, count in needs if count > 0]
+    for place, _ in places:
+        device, free = place.stat().st_dev, shutil.disk_usage(place).free
+        taken = sum(count for other, count in places if other.stat().st_dev == device)
+        if (lacking := taken + SPARE_BYTES - free) > 0:
+            spare, short = readable_size(SPARE_BYTES), readable_size(lacking)
+            raise DiskFull(f"{what} needs {readable_size(taken)} of disk, and {spare} have to stay free: {place} has "
+                           f"{readable_size(free)} free, {short} too little.", advice)  # fmt: skip
+
+
+def readable_size(count: int) -> str:
+    """A number of bytes for people to read, in the largest unit of which there is one."""
+    for unit, nbytes in (("GB", 10**9), ("MB", 10**6), ("kB", 10**3)):
+        if count >= nbytes:
+            digits = 0 if count >= 10 * nbytes else 2 if unit == "GB" else 1
+            return f"{count / nbytes:.{digits}f} {unit}"
+    return f"{count} byte{'s' * (count != 1)}"

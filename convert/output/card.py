@@ -11,7 +11,7 @@ from typing import Any
 from elm_mlx.config import ModelConfig
 from elm_mlx.config.quantization import in_words
 from elm_mlx.convert.verify import Report
-from elm_mlx.files import gigabytes
+from elm_mlx.files import readable_size
 
 CARD = """\
 ---
@@ -67,7 +67,7 @@ def card(config: ModelConfig, record: Mapping[str, Any], nbytes: int, report: Re
         mlx=record["mlx"],
         parameters=count,
         form=in_words(how) if how else record["options"]["dtype"],
-        size=gigabytes(nbytes),
+        size=readable_size(nbytes),
         bits=8 * nbytes / count,
         quality=VERIFIED.format_map(vars(report)) if report else UNVERIFIED,
     )

@@ -14,8 +14,9 @@ from elm_mlx.cli.find import BITS
 from elm_mlx.cli.messages import printable, quietable, say
 from elm_mlx.cli.progress import ProgressBar
 from elm_mlx.config.quantization import QUANTIZATION_MODES, RECIPES, in_words
-from elm_mlx.files import gigabytes
+from elm_mlx.files import readable_size
 from elm_mlx.library.names import Known, parse_name
+from elm_mlx.shell import command_line
 
 GROUP_SIZES = list(map(str, QUANTIZATION_MODES["affine"][1]))
 
@@ -69,7 +70,7 @@ def command(
     if not place.exists() and (name := name_without_owner(source)):
         if not dry_run:
             output = str(check(name, output, force=force, **options))
-        place, tokenizer = fetch_source(source, dry_run)
+        place, tokenizer = fetch_source(source, dry_run=dry_run, with_tokenizer=not options["tokenizer"])
         options["tokenizer"] = options["tokenizer"] or tokenizer
     job = plan(place, output, **options)
     if dry_run:
@@ -89,7 +90,8 @@ def command(
         say(f"Left out, as nothing reads them: {', '.join(done.dropped)}")
     if report := done.report:
         say(f"Verified: {report.kl_divergence:.3g} nats per token from its source, of {report.bound:g} allowed")
-    say(f'Try it: elm-mlx generate --model "{done.output}" --prompt "Once upon a time"')
+    command = command_line("elm-mlx", "generate", "--model", done.output, "--prompt", "Once upon a time")
+    say(f"Try it: {command}")
 
 
 def show(planned: dict[str, Any], as_json: bool) -> None:
@@ -104,10 +106,10 @@ def show(planned: dict[str, Any], as_json: bool) -> None:
         "left out": ", ".join(planned["dropped"]) or "nothing",
         "tokenizer": planned["tokenizer"],
         "stored as": in_words(how) if how else planned["dtype"],
-        "output": f"{planned['output']}: {gigabytes(planned['bytes'])} at {planned['bits_per_weight']:.2f} bits per "
-        f"weight, {len(planned['files'])} file{'s' * (len(planned['files']) > 1)}",
-        "memory": f"at most {gigabytes(planned['memory'])}",
-        "disk": f"{gigabytes(planned['disk_free'])} free",
+        "output": f"{planned['output']}: {readable_size(planned['bytes'])} at {planned['bits_per_weight']:.2f} bits "
+        f"per weight, {len(planned['files'])} file{'s' * (len(planned['files']) > 1)}",
+        "memory": f"at most {readable_size(planned['memory'])}",
+        "disk": f"{readable_size(planned['disk_free'])} free",
     }
     for name, value in rows.items():
         click.echo(printable(f"{name:<12} {value}"))
@@ -121,12 +123,16 @@ def name_without_owner(source: str) -> str | None:
     return (named.original if isinstance(named, Known) else named.name).partition("/")[2]
 
 
-def fetch_source(source: str, dry_run: bool) -> tuple[Path, Path | None]:
-    """Fetches a checkpoint by name; gives (its directory, the tokenizer that it lacks). A dry run fetches nothing."""
+def fetch_source(source: str, *, dry_run: bool, with_tokenizer: bool) -> tuple[Path, Path | None]:
+    """Fetches a checkpoint by name, and its tokenizer where one is wanted; gives (its directory, the tokenizer if that
+    is from elsewhere). A dry run fetches nothing."""
     from elm_mlx.library.local import cached_checkpoint
     from elm_mlx.library.pull import fetch_checkpoint
 
     with ProgressBar("Fetching", in_bytes=True) as bar:
-        found = cached_checkpoint(source) if dry_run else fetch_checkpoint(source, bar, say)
+        if dry_run:
+            found = cached_checkpoint(source, tokenizer=with_tokenizer)
+        else:
+            found = fetch_checkpoint(source, bar, say, tokenizer=with_tokenizer)
     say(f"{found.repository.name} at commit {found.snapshot.commit[:12]}")
     return found.snapshot.path, found.tokenizer

@@ -18,6 +18,7 @@ from elm_mlx.cli.progress import ProgressBar, bars
 from elm_mlx.config.quantization import QUANTIZATION_MODES
 from elm_mlx.errors import BadCheckpoint, InvalidRequest
 from elm_mlx.library.names import known_models, parse_name
+from elm_mlx.shell import command_line
 
 if TYPE_CHECKING:
     from elm_mlx import LanguageModel
@@ -66,10 +67,8 @@ def repair_advice(model: str | None, bits: str | None) -> Iterator[None]:
     except BadCheckpoint as error:
         if model is None or isinstance(parse_name(model), Path):
             raise
-        more = f" --bits {bits}" if bits else ""
-        raise BadCheckpoint(
-            f"{with_flags(error)} `elm-mlx pull {model}{more} --verify` mends what is damaged."
-        ) from error
+        command = command_line("elm-mlx", "pull", model, *(("--bits", bits) if bits else ()), "--verify")
+        raise BadCheckpoint(f"{with_flags(error)} `{command}` repairs what is damaged.") from error
 
 
 def pull_directory(model: str | None, bits: str | None, force: bool) -> Path | None:

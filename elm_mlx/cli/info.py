@@ -12,7 +12,7 @@ from elm_mlx import demo
 from elm_mlx.cli.find import BITS, complete_names
 from elm_mlx.cli.messages import quietable
 from elm_mlx.config.quantization import in_words
-from elm_mlx.files import gigabytes
+from elm_mlx.files import readable_size
 
 
 @click.command()
@@ -43,7 +43,7 @@ def command(model: str | None, context: int | None, bits: str | None, as_json: b
         "cache": f"{info.kv_bytes_per_token:,} bytes per token",
         "context": f"{info.context_length:,} tokens",
         "memory": str(info.footprint),
-        "fits": f"{'yes' if info.fits else 'no'}: this machine has {gigabytes(info.available)} for a model",
+        "fits": f"{'yes' if info.fits else 'no'}: this machine has {readable_size(info.available)} for a model",
     }
     for name, value in rows.items():
         click.echo(f"{name:<16} {value}")

@@ -56,6 +56,11 @@ def printable(message: str) -> str:
     return "".join(c if c.isprintable() or c in "\n\t" else REPLACEMENT for c in message)
 
 
+def one_line(text: str) -> str:
+    """The text as `printable` gives it and without newlines, for a row of a table."""
+    return printable(text).replace("\n", REPLACEMENT)
+
+
 SHORT = {"prompts": "-p", "generations": "-n", "depths": "-d"}  # arguments whose flags have other names
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import click
@@ -17,7 +18,7 @@ from elm_mlx.library.names import parse_name
 @click.argument("name", shell_complete=complete_names)
 @click.option("--bits", type=BITS, help="Make this variant.")
 @click.option("--force", is_flag=True, help="Fetch it even if this machine's memory seems too small for it.")
-@click.option("--verify", is_flag=True, help="Believe nothing that is here: check what was fetched, and convert anew.")
+@click.option("--verify", is_flag=True, help="Check what was fetched, fetch again what is damaged, convert again.")
 @quietable
 def command(name: str, bits: str | None, force: bool, verify: bool) -> None:
     """Fetch NAME, and convert it unless it is MLX's already.
@@ -25,19 +26,17 @@ def command(name: str, bits: str | None, force: bool, verify: bool) -> None:
     NAME is one that `elm-mlx list` shows, or OWNER/NAME[@REVISION] of a repository. What is on this machine
     already is not fetched again. Prints the model's directory.
     """
-    if verify:
-        click.echo(repair_model(name, bits))
-        return
     if isinstance(parse_name(name), Path):
         raise InvalidRequest(f"{name} is a directory, so there is nothing to fetch. Name a model.")
-    click.echo(pull_directory(name, bits, force))
+    path = repair_model(name, bits, force) if verify else pull_directory(name, bits, force)
+    click.echo(os.fsencode(str(path)))  # as bytes, since a path need not be UTF-8
 
 
-def repair_model(name: str, bits: str | None) -> Path:
+def repair_model(name: str, bits: str | None, force: bool) -> Path:
     """Checks a model, fetches again what is damaged, converts it again, and returns its directory."""
     from elm_mlx.library.pull import repair  # here, as --help needs no MLX
 
     with bars("Checking", "Fetching", "Converting") as (checking, fetching, converting):
         number = int(bits) if bits else None
-        found = repair(name, number, checking=checking, fetching=fetching, converting=converting, say=say)
+        found = repair(name, number, checking=checking, fetching=fetching, converting=converting, say=say, force=force)
     return found.path

@@ -50,7 +50,7 @@ def command(
     place: str | Path = source
     if not Path(source).exists() and name_without_owner(source):
         open_directory(Path(converted))  # a mistake in it is reported before anything large is fetched
-        place, _ = fetch_source(source, dry_run=False)
+        place, _ = fetch_source(source, dry_run=False, with_tokenizer=False)
     with ProgressBar("Verifying", in_bytes=False) as bar:
         asked: dict[str, Any] = {"tokens": tokens or TOKENS, "max_kl": max_kl, "rope_factor": rope_factor}
         done = verify(converted, place, text, **asked, progress=bar)

@@ -22,6 +22,7 @@ from elm_mlx.models import build
 from elm_mlx.models.matrices import Linear
 from elm_mlx.models.model import Model
 from elm_mlx.models.parameters import Parameters
+from elm_mlx.shell import command_line
 from elm_mlx.store.stored_form import expand, stored_entries
 from elm_mlx.store.weights import check_copy, check_entries, gather, read_arrays, safetensors_files
 from elm_mlx.text.tokenizer import Tokenizer
@@ -119,7 +120,7 @@ def load_arrays(directory: Path, config: ModelConfig) -> tuple[dict[str, mx.arra
     files = safetensors_files(directory)
     if not files:
         raise NotFound(f"There are no weights in {directory} (model.safetensors or its index). For a PyTorch "
-                       f"checkpoint run: elm-mlx convert {directory}")  # fmt: skip
+                       f"checkpoint run: {command_line('elm-mlx', 'convert', directory)}")  # fmt: skip
     found = gather(directory, files, read_arrays)
     if config.tied and HEAD_NAME in found and config.embedding_name in found:
         check_copy(directory, found[HEAD_NAME][1], found[config.embedding_name][1])

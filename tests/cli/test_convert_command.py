@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import shlex
 import shutil
 from pathlib import Path
 
@@ -13,15 +15,17 @@ from helpers.command_line import answer, run
 import elm_mlx
 from elm_mlx.convert import convert
 from elm_mlx.convert import verify as verification
-from elm_mlx.convert.job import MARGIN_BYTES
+from elm_mlx.files import SPARE_BYTES
 
 
 def test_convert_writes_beside_the_source_and_says_so(damaged: Path) -> None:
     done = run("convert", damaged, "--bits", 8, "--group-size", 32)
     target = damaged.parent / "model-mlx-8bit"
     assert (done.code, done.out) == (0, "")
-    assert f'elm-mlx generate --model "{target}"' in done.err
-    assert run("generate", "--model", target, "--max-tokens", 1).code == 0
+    tried = re.search(r"Try it: elm-mlx (.*)", done.err)
+    assert tried
+    assert run(*shlex.split(tried[1]), "--max-tokens", 1).code == 0
+    assert str(target) in shlex.split(tried[1])
 
 
 def test_convert_prints_its_summary_as_json(openelm: Path, tmp_path: Path) -> None:
@@ -66,7 +70,7 @@ def test_a_dry_run_ends_as_the_real_one_would(openelm: Path, tmp_path: Path, mon
     (target / "config.json").rename(target / "thesis.txt")
     assert run(*command, "--force").code == 73
     shutil.rmtree(target)
-    free = answer(run(*command, "--json"))["bytes"] + MARGIN_BYTES - 1
+    free = answer(run(*command, "--json"))["bytes"] + SPARE_BYTES - 1
     monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(free, 0, free))  # type: ignore[attr-defined]
     full = run(*command)
     assert (full.code, "stored as" in full.out) == (74, True)
