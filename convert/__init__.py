@@ -20,6 +20,7 @@ from elm_mlx.convert.sources.meta import check_rope_factor
 from elm_mlx.convert.tokenizer import find_tokenizer, prepare_tokenizer
 from elm_mlx.errors import InvalidRequest
 from elm_mlx.files import disk_errors
+from elm_mlx.shell import command_line
 from elm_mlx.store.snapshot import snapshot_at
 
 MIN_SHARD_GB, SHARD_GB, MAX_SHARD_GB = 1e-6, 5.0, 1e6
@@ -80,7 +81,8 @@ def plan(
     shards = plan_shards(opened.config, quantization, WEIGHT_DTYPES[dtype], file_bytes)
     files = None if max_shard_size is None else list(shards.files)
     if tokenizer is None and opened.is_already(quantization, WEIGHT_DTYPES[dtype], files):
-        raise InvalidRequest(f"{source} is an MLX model of that kind already. Run it as it is.")
+        command = command_line("elm-mlx", "generate", "--model", opened.directory)
+        raise InvalidRequest(f"{source} is an MLX model of that kind already. Run it as it is: `{command}`.")
     target = output_directory(output, outside_the_hub(opened.directory), form)
     given = Path(tokenizer) if tokenizer else None
     tokens = prepare_tokenizer(opened.directory, given, opened.config)

@@ -10,6 +10,7 @@ from elm_mlx.arguments import Progress
 from elm_mlx.convert.keymap import Matched
 from elm_mlx.convert.output import pipeline, provenance
 from elm_mlx.convert.output.card import card
+from elm_mlx.convert.output.chat_check import chat_refusal
 from elm_mlx.convert.output.journal import Journal
 from elm_mlx.convert.output.target import path_beside, refuse_existing, refuse_unfit, write_atomically
 from elm_mlx.convert.sources import Source
@@ -25,8 +26,8 @@ BASE_BYTES = 200 * 2**20  # of memory that a conversion takes beside the tensors
 @dataclass(frozen=True)
 class Conversion:
     """What a conversion wrote: `bytes` of weights, `bits_per_weight` over all parameters, `dropped` tensors of the
-    source that nothing reads (RoPE tables, the copy of a tied embedding, padding rows as NAME[32000:]), and the
-    `report` of the verification, if there was one."""
+    source that nothing reads (RoPE tables, the copy of a tied embedding, padding rows as NAME[32000:]), the `report` of
+    the verification, if there was one, and why the chat template, if there is one, cannot be used: `chat_refusal`."""
 
     output: Path
     family: str
@@ -36,6 +37,7 @@ class Conversion:
     bits_per_weight: float
     dropped: list[str]
     report: Report | None = None
+    chat_refusal: str | None = None
 
 
 @dataclass(frozen=True)
@@ -113,7 +115,7 @@ class Job:
         config = self.source.config
         return Conversion(
             self.target, config.family, self.source.layout, config.parameter_count, self.shards.nbytes,
-            self.bits_per_weight, self.dropped, report,
+            self.bits_per_weight, self.dropped, report, chat_refusal(self.target, config),
         )  # fmt: skip
 
     def verify(self, folder: Path, progress: Progress | None) -> Report:
@@ -127,5 +129,5 @@ class Job:
             raise VerificationFailed(
                 f"{self.target} would differ from {self.source.where} by {report.kl_divergence:.3g} nats per token, "
                 f"more than the {report.bound:g} that {report.stored} weights may cost, so it was not kept.",
-                "Convert with more bits, or without {verify} and then compare by `elm-mlx verify`.")  # fmt: skip
+                "Convert with more bits, or keep the result all the same: leave {verify} out.")  # fmt: skip
         return report

@@ -126,7 +126,7 @@ def run_self_test() -> Finding:
     try:
         done = elm_mlx.load().generate("Once upon a time", max_tokens=24)
     except ElmError as error:
-        return Finding("self-test", BROKEN, str(error), "Install elm-mlx anew.")
+        return Finding("self-test", BROKEN, str(error), "Install elm-mlx again.")
     spent = time.perf_counter() - begun
     rate = done.stats.decode_tokens_per_s or 0.0
     status = OK if spent < SLOW_SELF_TEST_S else SLOW

@@ -153,7 +153,7 @@ def encode_windows(model: ModelOnDisk, text: Path, tokens: int) -> list[list[int
     length = min(WINDOW, model.config.context_length) + 1 - len(bos)
     windows = [bos + ids[start : start + length] for start in range(0, len(ids), length)]
     if not (windows := [window for window in windows if len(window) > 1]):
-        raise InvalidRequest(f"{text} has no token to foretell. Give a longer text.")
+        raise InvalidRequest(f"{text} has no token to predict. Give a longer text.")
     return windows
 
 

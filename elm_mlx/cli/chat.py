@@ -25,7 +25,7 @@ PROMPT, MORE = "> ", ". "
 BLOCK = '"""'  # begins and ends a text of several lines
 HELP = {
     "/help": "show this",
-    "/system TEXT": "set what the model is told about its role, and begin anew",
+    "/system TEXT": "set what the model is told about its role, and begin again",
     "/reset": "forget the conversation",
     "/regen": "answer the last message again",
     "/stats": "show the figures of the last answer",

@@ -26,7 +26,7 @@ GROUP_SIZES = list(map(str, QUANTIZATION_MODES["affine"][1]))
 @click.option(
     "--output",
     type=click.Path(),
-    help="Directory to write. Default: beside SOURCE, for a name or a hub's snapshot here, with the bits in its own.",
+    help="Directory to write. Default: beside SOURCE, or here where SOURCE was fetched, with the bits in its name.",
 )
 @click.option("--bits", type=BITS, help="Quantize to this many bits.")
 @click.option("--group-size", type=click.Choice(GROUP_SIZES), help="Weights that share a scale. Default: 64.")
@@ -90,7 +90,10 @@ def command(
         say(f"Left out, as nothing reads them: {', '.join(done.dropped)}")
     if report := done.report:
         say(f"Verified: {report.kl_divergence:.3g} nats per token from its source, of {report.bound:g} allowed")
-    command = command_line("elm-mlx", "generate", "--model", done.output, "--prompt", "Once upon a time")
+    if done.chat_refusal:
+        say(f"It completes text, and cannot chat: {done.chat_refusal}")
+    raw = ["--raw"] if done.chat_refusal else []
+    command = command_line("elm-mlx", "generate", "--model", done.output, *raw, "--prompt", "Once upon a time")
     say(f"Try it: {command}")
 
 

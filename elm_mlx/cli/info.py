@@ -17,8 +17,8 @@ from elm_mlx.files import readable_size
 
 @click.command()
 @click.argument("model", required=False, shell_complete=complete_names)
-@click.option("--context", type=click.IntRange(min=1), help="Reckon memory with a cache for this many tokens.")
-@click.option("--bits", type=BITS, help="Reckon memory as if it were quantized to this many bits.")
+@click.option("--context", type=click.IntRange(min=1), help="Show the memory with a cache for this many tokens.")
+@click.option("--bits", type=BITS, help="Show the memory as if it were quantized to this many bits.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 @quietable
 def command(model: str | None, context: int | None, bits: str | None, as_json: bool) -> None:

@@ -16,7 +16,7 @@ from elm_mlx.library.names import parse_name
 
 @click.command()
 @click.argument("name", shell_complete=complete_names)
-@click.option("--bits", type=BITS, help="Make this variant.")
+@click.option("--bits", type=BITS, help="Bits of a weight. Default: those published, or 16.")
 @click.option("--force", is_flag=True, help="Fetch it even if this machine's memory seems too small for it.")
 @click.option("--verify", is_flag=True, help="Check what was fetched, fetch again what is damaged, convert again.")
 @quietable

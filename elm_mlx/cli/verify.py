@@ -62,7 +62,7 @@ def command(
             click.echo(f"{name:<16} {value}")
     if not done.passed:
         raise VerificationFailed(
-            f"{converted} differs from {source} by more than the bound. Convert it anew, with more bits if it was "
+            f"{converted} differs from {source} by more than the bound. Convert it again, with more bits if it was "
             "quantized; --max-kl sets another bound."
         )
 

@@ -379,7 +379,7 @@ def test_a_tar_is_named(read: Read) -> None:
             craft.torch_file(craft.dictionary(("a", craft.TENSOR), ("step", b"K\3"))),
             "'step' is no tensor .* a int",
         ),
-        (craft.torch_file(b"}K\3" + craft.TENSOR + b"s"), "3 is no tensor under a name"),
+        (craft.torch_file(b"}K\3" + craft.TENSOR + b"s"), "3 is no named tensor"),
     ],
 )
 def test_what_else_is_refused(read: Read, data: bytes, advice: str) -> None:

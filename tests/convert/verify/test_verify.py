@@ -331,7 +331,7 @@ def test_what_is_missing_is_named(openelm: Path, tmp_path: Path) -> None:
             verify(*places)
 
 
-@pytest.mark.parametrize(("content", "complaint"), [(b"", "no token to foretell"), (b"\xff\xfe", "not UTF-8")])
+@pytest.mark.parametrize(("content", "complaint"), [(b"", "no token to predict"), (b"\xff\xfe", "not UTF-8")])
 def test_a_text_that_cannot_be_read_is_refused(openelm: Path, tmp_path: Path, content: bytes, complaint: str) -> None:
     (tmp_path / "text").write_bytes(content)
     with pytest.raises(InvalidRequest, match=complaint):
