@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
 import shutil
@@ -28,10 +29,25 @@ def test_convert_writes_beside_the_source_and_says_so(damaged: Path) -> None:
     assert str(target) in shlex.split(tried[1])
 
 
+@pytest.mark.parametrize("template", ["{% if %}", "{{ nothing.at.all }}", "{{ raise_exception('no') }}"])
+def test_a_chat_template_that_cannot_be_used_is_told_and_not_tried(damaged: Path, template: str) -> None:
+    settings = json.loads((damaged / "tokenizer_config.json").read_text(encoding="utf-8"))
+    (damaged / "tokenizer_config.json").write_text(json.dumps(settings | {"chat_template": template}), encoding="utf-8")
+    done = run("convert", damaged, "--output", damaged.parent / "out")
+    assert (done.code, done.out) == (0, "")
+    assert "cannot chat" in done.err
+    refused = run("generate", "--model", damaged.parent / "out", "--prompt", "Hi", "--max-tokens", 1)
+    assert refused.err.splitlines()[-1].removeprefix("elm-mlx: ") in done.err
+    tried = re.search(r"Try it: elm-mlx (.*)", done.err)
+    assert tried
+    assert run(*shlex.split(tried[1]), "--max-tokens", 1).code == 0
+
+
 def test_convert_prints_its_summary_as_json(openelm: Path, tmp_path: Path) -> None:
     command = ["convert", openelm, "--output", tmp_path / "out", "--mode", "mxfp4", "--json"]
     summary = answer(run(*command))
-    keys = ["output", "family", "layout", "parameters", "bytes", "bits_per_weight", "dropped", "report"]
+    keys = ["output", "family", "layout", "parameters", "bytes", "bits_per_weight", "dropped", "report",
+            "chat_refusal"]  # fmt: skip
     assert list(summary) == keys
     assert summary["output"] == str(tmp_path / "out")
     assert summary["parameters"] == sum(array.size for array in checkpoints.weights(checkpoints.OPENELM).values())
