@@ -12,6 +12,7 @@ printed for OpenELM is predicted. docs/kernels.md says where the formula does no
 
 from __future__ import annotations
 
+import argparse
 import json
 from dataclasses import dataclass
 from functools import cache
@@ -103,6 +104,7 @@ def fitted(name: str) -> tuple[Chip, list[tuple[dict[str, Any], float]]]:
 
 
 def main() -> None:
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     for name in PUBLISHED["bandwidth_gb_s"]:
         chip, rows = fitted(name)
         launch, limit = chip.launch * 1e6, chip.bandwidth / 1e9

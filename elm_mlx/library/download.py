@@ -69,7 +69,7 @@ def lock_partial(partial: Path, say: Say | None = None) -> Iterator[None]:
         begun = time.monotonic()
         while not try_lock(file):
             if say and time.monotonic() - begun > SILENCE_S:
-                say("Another elm-mlx fetches the same file; waiting.")
+                say("Another elm-mlx is fetching the same file; waiting for it.")
                 say = None
             time.sleep(POLL_S)
         yield

@@ -220,7 +220,7 @@ def hub_errors(repository: Repository) -> Iterator[None]:
     """Turns what the hub's client raises into errors that say what to do."""
     if switch := offline_switch():
         raise Unreachable(f"{repository} is not on this machine, and {switch} forbids the network.",
-                          "Unset it, or pull the model on a machine with a network.")  # fmt: skip
+                          "Unset it, or copy the hub's cache of a machine that has the model.")  # fmt: skip
     from huggingface_hub import errors
 
     try:

@@ -181,8 +181,8 @@ def cached_checkpoint(model: str, *, tokenizer: bool = True) -> Checkpoint:
     """
     repository = as_published(fetchable_name(model)).repository
     if not (snapshot := complete_checkpoint(repository, tokenizer=tokenizer)):
-        raise NotFound(f"{repository} is not on this machine, and a dry run fetches nothing, although it has to read "
-                       "the checkpoint's headers.", "Leave {dry_run} out.")  # fmt: skip
+        raise NotFound(f"{repository} is not on this machine. A dry run fetches nothing, and reads the checkpoint to "
+                       "say what would be done.", "Leave {dry_run} out.")  # fmt: skip
     elsewhere = tokenizer and names.lacks_tokenizer(repository.name)
     return Checkpoint(repository, snapshot, cached_tokenizer() if elsewhere else None)
 

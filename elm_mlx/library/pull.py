@@ -147,7 +147,7 @@ def fetch_candidate(candidate: Candidate, callbacks: Callbacks, use: Use) -> Che
         is_here = complete_checkpoint(repository, tokenizer=use.tokenizer)
         listing = None if is_here else look_up_candidate(candidate, use)
         if use.tokenizer and names.lacks_tokenizer(repository.name):
-            tokenizer = fetch_tokenizer(candidate, callbacks.say)
+            tokenizer = fetch_tokenizer(candidate, use, callbacks.say)
         if listing:
             announce(candidate, listing, callbacks.say)
             hub.fetch_listing(listing, callbacks.fetching, callbacks.say)
@@ -175,7 +175,7 @@ def look_up_candidate(candidate: Candidate, use: Use) -> hub.Listing:
     from_elsewhere = names.lacks_tokenizer(candidate.repository.name)
     if use.tokenizer and not (from_elsewhere or {"tokenizer.json", "tokenizer.model"} & set(listing.files)):
         why = f"{candidate.repository} has no tokenizer.json and no tokenizer.model."
-        raise MissingTokenizer(why, own_tokenizer(candidate))
+        raise MissingTokenizer(why, own_tokenizer(candidate, use))
     blob = listing.files["config.json"]
     raw = read_json(hub.fetch_file(listing.repository.name, "config.json", listing.commit, blob=blob))
     config, stored = config_from_dict(raw), stored_bits(raw)
@@ -263,10 +263,10 @@ def tokenizer_advice(candidate: Candidate) -> Iterator[None]:
     try:
         yield
     except MissingTokenizer as error:
-        raise MissingTokenizer(error.message, own_tokenizer(candidate)) from error
+        raise MissingTokenizer(error.message, own_tokenizer(candidate, Use(run=True))) from error
 
 
-def fetch_tokenizer(candidate: Candidate, say: Say) -> Path:
+def fetch_tokenizer(candidate: Candidate, use: Use, say: Say) -> Path:
     """Fetches OpenELM's tokenizer, which Apple's repositories lack, from a mirror whose file has the right hash.
 
     Raises MissingTokenizer with what each mirror refused, Unreachable, DiskFull.
@@ -279,14 +279,14 @@ def fetch_tokenizer(candidate: Candidate, say: Say) -> Path:
             return fetch_from_mirror(Repository(mirror), say)
         except Unreachable as error:  # the other mirrors are on the same hub
             told = " ".join([*refusals, error.message])
-            advice = f"{error.advice} {own_tokenizer(candidate)}"
+            advice = f"{error.advice} {own_tokenizer(candidate, use)}"
             raise Unreachable(f"OpenELM's tokenizer, which Apple does not publish: {told}", advice) from error
         except (BadCheckpoint, Gated, NotFound) as error:
             say(f"Not taken: {error.message}")
             refusals.append(error.message)
     told = " ".join(dict.fromkeys(refusals))
     raise MissingTokenizer("OpenELM's tokenizer, which Apple does not publish (it is Llama 2's tokenizer.model), is on "
-                           f"none of its mirrors. {told}", own_tokenizer(candidate))  # fmt: skip
+                           f"none of its mirrors. {told}", own_tokenizer(candidate, use))  # fmt: skip
 
 
 def fetch_from_mirror(mirror: Repository, say: Say) -> Path:
@@ -301,9 +301,11 @@ def fetch_from_mirror(mirror: Repository, say: Say) -> Path:
     return file
 
 
-def own_tokenizer(candidate: Candidate) -> str:
-    """Advice for a candidate without a tokenizer: the command that makes a model of it and of a tokenizer that the user
-    has."""
+def own_tokenizer(candidate: Candidate, use: Use) -> str:
+    """Advice for a candidate without a tokenizer: to give one that the user has, by the argument where there is such
+    one, else by the command that makes a model of both."""
+    if not use.run:
+        return "If you have one, give it: {tokenizer=FILE}."
     bits = ("--bits", candidate.bits) if candidate.bits else ()
     command = command_line("elm-mlx", "convert", candidate.repository, *bits, "--tokenizer", "FILE")
     return f"If you have one, give it: `{command}` makes a directory that runs."

@@ -91,6 +91,8 @@ def test_without_mirrors_the_command_of_the_refusal_makes_a_model(
     environment = {"HF_HUB_OFFLINE": "1"} if lost == "network" else {"SHA256": "0" * 64}
     refused = machine.run("pull", "openelm-450m", "--bits", 4, **environment)
     assert refused.code == (75 if lost == "network" else 66)
+    converting = machine.run("convert", APPLE, **environment)
+    assert (converting.code, "give it: --tokenizer FILE." in converting.err) == (refused.code, True)
     advice = re.search(r"`elm-mlx (convert .*)`", refused.err)
     assert advice
     typed = [str(own_tokenizer) if word == "FILE" else word for word in shlex.split(advice[1])]

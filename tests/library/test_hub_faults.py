@@ -423,7 +423,7 @@ def test_two_pulls_at_once_send_the_weights_once(machine: Machine, hub: FakeHub,
     assert held.wait(PATIENCE_S)
     second = machine.start(program=FETCH)
     assert second.stdout
-    assert second.stdout.readline() == b"Another elm-mlx fetches the same file; waiting.\n"
+    assert second.stdout.readline() == b"Another elm-mlx is fetching the same file; waiting for it.\n"
     hub.mend()
     for process in (first, second):
         well(ended(process))
