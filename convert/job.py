@@ -129,5 +129,5 @@ class Job:
             raise VerificationFailed(
                 f"{self.target} would differ from {self.source.where} by {report.kl_divergence:.3g} nats per token, "
                 f"more than the {report.bound:g} that {report.stored} weights may cost, so it was not kept.",
-                "Convert with more bits, or keep the result all the same: leave {verify} out.")  # fmt: skip
+                "Convert with more bits, or without {verify} and then compare by `elm-mlx verify`.")  # fmt: skip
         return report

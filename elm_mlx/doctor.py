@@ -60,7 +60,7 @@ def version_of(package: str) -> str | None:
 def examine_backend() -> Finding:
     found = backend_name()
     if found.startswith("CPU"):
-        return Finding("MLX backend", SLOW, found, "Right results, slow ones: MLX is made for Apple silicon.")
+        return Finding("MLX backend", SLOW, found, "Right results, but slow ones: MLX is made for Apple silicon.")
     return Finding("MLX backend", OK, found)
 
 
@@ -79,7 +79,7 @@ def examine_kernels() -> Finding:
     if not backend_name().startswith("CPU"):
         return Finding("kernels", OK, "come with MLX")
     folder, compiler = Path(tempfile.gettempdir()) / "mlx", shutil.which("g++")
-    asked = f"compiled for bench --compare and --cpu-policy compiled alone; compiler {compiler or 'none'}"
+    asked = f"needed for bench --compare and --cpu-policy compiled alone; compiler {compiler or 'none'}"
     return Finding("kernels", OK, f"{asked}, MLX's folder {folder}")
 
 
@@ -92,11 +92,13 @@ def examine_memory() -> Finding:
 
 
 def examine_caches() -> Finding:
-    places = {"own": copies.root(), "Hugging Face": hub_cache.cache_directory()}
-    unwritable = [str(path) for path in places.values() if not is_writable(path)]
+    own, theirs = copies.root(), hub_cache.cache_directory()
+    unwritable = {variable: path for variable, path in (("ELM_MLX_CACHE", own), (hub_cache.cache_variable(), theirs))
+                  if not is_writable(path)}  # fmt: skip
     if unwritable:
-        advice = "Set ELM_MLX_CACHE and HF_HOME to folders of yours."
-        return Finding("caches", BROKEN, f"no permission to write {', '.join(unwritable)}", advice)
+        advice = f"Set {' and '.join(unwritable)} to a folder of yours."
+        return Finding("caches", BROKEN, f"no permission to write {', '.join(map(str, unwritable.values()))}", advice)
+    places = {"own": own, "Hugging Face": theirs}
     free = [f"{name} {path} ({readable_size(free_space(path))} free)" for name, path in places.items()]
     return Finding("caches", OK, ", ".join(free))
 

@@ -11,7 +11,7 @@ import click
 
 from elm_mlx.cli.blas import prefer_fast_blas
 from elm_mlx.cli.find import BITS
-from elm_mlx.cli.messages import printable, quietable, say
+from elm_mlx.cli.messages import one_line, quietable, say
 from elm_mlx.cli.progress import ProgressBar
 from elm_mlx.config.quantization import QUANTIZATION_MODES, RECIPES, in_words
 from elm_mlx.files import readable_size
@@ -115,7 +115,7 @@ def show(planned: dict[str, Any], as_json: bool) -> None:
         "disk": f"{readable_size(planned['disk_free'])} free",
     }
     for name, value in rows.items():
-        click.echo(printable(f"{name:<12} {value}"))
+        click.echo(one_line(f"{name:<12} {value}"))
 
 
 def name_without_owner(source: str) -> str | None:

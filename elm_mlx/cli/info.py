@@ -10,7 +10,7 @@ import click
 import elm_mlx
 from elm_mlx import demo
 from elm_mlx.cli.find import BITS, complete_names
-from elm_mlx.cli.messages import quietable
+from elm_mlx.cli.messages import one_line, quietable
 from elm_mlx.config.quantization import in_words
 from elm_mlx.files import readable_size
 
@@ -46,4 +46,4 @@ def command(model: str | None, context: int | None, bits: str | None, as_json: b
         "fits": f"{'yes' if info.fits else 'no'}: this machine has {readable_size(info.available)} for a model",
     }
     for name, value in rows.items():
-        click.echo(f"{name:<16} {value}")
+        click.echo(one_line(f"{name:<16} {value}"))

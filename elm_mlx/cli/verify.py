@@ -12,7 +12,7 @@ import click
 
 from elm_mlx.cli.blas import prefer_fast_blas
 from elm_mlx.cli.convert import fetch_source, name_without_owner
-from elm_mlx.cli.messages import quietable
+from elm_mlx.cli.messages import one_line, quietable
 from elm_mlx.cli.progress import ProgressBar
 from elm_mlx.errors import VerificationFailed
 
@@ -59,10 +59,10 @@ def command(
         click.echo(json.dumps({name: finite(value) for name, value in figures.items()}))
     else:
         for name, value in rows(done).items():
-            click.echo(f"{name:<16} {value}")
+            click.echo(one_line(f"{name:<16} {value}"))
     if not done.passed:
         raise VerificationFailed(
-            f"{converted} differs from {source} by more than the bound. Convert it again, with more bits if it was "
+            f"{converted} differs from {source} by more than the bound. Convert it anew, with more bits if it was "
             "quantized; --max-kl sets another bound."
         )
 

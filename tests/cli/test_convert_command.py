@@ -76,6 +76,14 @@ def test_a_checkpoint_moves_no_cursor(damaged: Path, tmp_path: Path) -> None:
     assert "\x1b" not in told.out
 
 
+def test_a_path_breaks_no_row_of_a_table(damaged: Path) -> None:
+    odd = damaged.rename(damaged.with_name("a\nb\x1b[2J"))
+    for command in (["info", odd], ["convert", odd, "--bits", 4, "--dry-run"], ["verify", odd, "--against", odd]):
+        rows = run(*command, *(["--tokens", 2] if command[0] == "verify" else [])).out.splitlines()
+        assert rows
+        assert all(row.isprintable() and row[:1].isalpha() for row in rows)
+
+
 def test_a_dry_run_ends_as_the_real_one_would(openelm: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     target = tmp_path / "a" / "out"
     command = ["convert", openelm, "--output", target, "--dry-run"]

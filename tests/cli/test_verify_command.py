@@ -59,7 +59,7 @@ def test_past_the_bound_it_exits_with_72_and_still_reports(openelm: Path, wrong:
     done = verify(wrong, "--against", openelm, "--max-kl", "1e-5")
     assert done.code == 72
     assert done.out.endswith("FAILED\n")
-    assert done.err == (f"elm-mlx: {wrong} differs from {openelm} by more than the bound. Convert it again, with more "
+    assert done.err == (f"elm-mlx: {wrong} differs from {openelm} by more than the bound. Convert it anew, with more "
                         "bits if it was quantized; --max-kl sets another bound.\n")  # fmt: skip
     failed = verify(wrong, "--against", openelm, "--max-kl", "1e-5", "--json")
     assert (failed.code, json.loads(failed.out)["passed"]) == (72, False)
