@@ -19,17 +19,16 @@ import elm_mlx.device.backend  # noqa: F401  first, as its error says what to in
 from elm_mlx.arguments import Progress
 from elm_mlx.config import config_from_dict
 from elm_mlx.device.memory import check_memory
-from elm_mlx.errors import BadCheckpoint, ElmError, Gated, MissingTokenizer, NotFound, TargetExists, Unreachable
+from elm_mlx.errors import BadCheckpoint, ElmError, Gated, MissingTokenizer, TargetExists, Unreachable
 from elm_mlx.files import MAX_LARGE_BYTES, optional_json, read_json, readable_size
 from elm_mlx.library import copies, hub, names
 from elm_mlx.library.download import Say
-from elm_mlx.library.hub_cache import complete_snapshot, remove_damaged, set_reference
+from elm_mlx.library.hub_cache import complete_snapshot, remove_damaged
 from elm_mlx.library.local import (
     Candidate,
     Checkpoint,
     Located,
     as_published,
-    cached_tokenizer,
     candidates,
     check_stored_bits,
     complete_checkpoint,
@@ -37,12 +36,12 @@ from elm_mlx.library.local import (
     find_directory,
     find_local,
     in_other_bits,
-    is_openelm_tokenizer,
     needs_no_conversion,
     runs_as_published,
     stored_bits,
 )
-from elm_mlx.library.names import Repository, parse_name
+from elm_mlx.library.mirrors import fetch_tokenizer
+from elm_mlx.library.names import parse_name
 from elm_mlx.shell import command_line
 from elm_mlx.store.layout import is_complete
 
@@ -61,7 +60,7 @@ class Callbacks:
 
 @dataclass(frozen=True)
 class Use:
-    """What a checkpoint is fetched for: to `run` here, by `force` in too little memory, too; else to be read alone. And
+    """What a checkpoint is fetched for: to `run` here (with `force` even in too little memory), or only to be read; and
     whether a `tokenizer` has to come with it."""
 
     run: bool
@@ -147,7 +146,7 @@ def fetch_candidate(candidate: Candidate, callbacks: Callbacks, use: Use) -> Che
         is_here = complete_checkpoint(repository, tokenizer=use.tokenizer)
         listing = None if is_here else look_up_candidate(candidate, use)
         if use.tokenizer and names.lacks_tokenizer(repository.name):
-            tokenizer = fetch_tokenizer(candidate, use, callbacks.say)
+            tokenizer = fetch_tokenizer(callbacks.say, own_tokenizer(candidate, use))
         if listing:
             announce(candidate, listing, callbacks.say)
             hub.fetch_listing(listing, callbacks.fetching, callbacks.say)
@@ -188,6 +187,16 @@ def look_up_candidate(candidate: Candidate, use: Use) -> hub.Listing:
         copies.check_writable()
         hub.check_room_for(listing, also=weights, at=copies.root())
     return listing
+
+
+def own_tokenizer(candidate: Candidate, use: Use) -> str:
+    """Advice for a candidate without a tokenizer: to give one that the user has, by the argument where there is such
+    one, else by the command that makes a model of both."""
+    if not use.run:
+        return "If you have one, give it: {tokenizer=FILE}."
+    bits = ("--bits", candidate.bits) if candidate.bits else ()
+    command = command_line("elm-mlx", "convert", candidate.repository, *bits, "--tokenizer", "FILE")
+    return f"If you have one, give it: `{command}` makes a directory that runs."
 
 
 @contextmanager
@@ -244,7 +253,7 @@ def convert_checkpoint(candidate: Candidate, checkpoint: Checkpoint, callbacks: 
         copies.remove_copy(target)
     callbacks.say(f"Converting {candidate.repository} to {candidate.variant}.")
     source, progress = checkpoint.snapshot.path, callbacks.converting
-    with copies.copy_errors(), tokenizer_advice(candidate):
+    with copies.copy_errors():
         try:
             done = convert(
                 source, target, force=again, progress=progress, bits=candidate.bits, tokenizer=checkpoint.tokenizer
@@ -255,57 +264,3 @@ def convert_checkpoint(candidate: Candidate, checkpoint: Checkpoint, callbacks: 
             if not target.is_dir() or not is_complete(target):
                 raise
             return target
-
-
-@contextmanager
-def tokenizer_advice(candidate: Candidate) -> Iterator[None]:
-    """Puts, in the error of a checkpoint without a tokenizer, the command that takes one: a pull has no such option."""
-    try:
-        yield
-    except MissingTokenizer as error:
-        raise MissingTokenizer(error.message, own_tokenizer(candidate, Use(run=True))) from error
-
-
-def fetch_tokenizer(candidate: Candidate, use: Use, say: Say) -> Path:
-    """Fetches OpenELM's tokenizer, which Apple's repositories lack, from a mirror whose file has the right hash.
-
-    Raises MissingTokenizer with what each mirror refused, Unreachable, DiskFull.
-    """
-    if file := cached_tokenizer():
-        return file
-    refusals: list[str] = []
-    for mirror in names.TOKENIZER_MIRRORS:
-        try:
-            return fetch_from_mirror(Repository(mirror), say)
-        except Unreachable as error:  # the other mirrors are on the same hub
-            told = " ".join([*refusals, error.message])
-            advice = f"{error.advice} {own_tokenizer(candidate, use)}"
-            raise Unreachable(f"OpenELM's tokenizer, which Apple does not publish: {told}", advice) from error
-        except (BadCheckpoint, Gated, NotFound) as error:
-            say(f"Not taken: {error.message}")
-            refusals.append(error.message)
-    told = " ".join(dict.fromkeys(refusals))
-    raise MissingTokenizer("OpenELM's tokenizer, which Apple does not publish (it is Llama 2's tokenizer.model), is on "
-                           f"none of its mirrors. {told}", own_tokenizer(candidate, use))  # fmt: skip
-
-
-def fetch_from_mirror(mirror: Repository, say: Say) -> Path:
-    """Fetches OpenELM's tokenizer from one mirror. Raises BadCheckpoint for another one, and as `hub.fetch_file`."""
-    remove_damaged(mirror)  # else a damaged file would be found in the cache again
-    commit = hub.look_up_commit(mirror)
-    file = hub.fetch_file(mirror.name, names.TOKENIZER_FILE, commit)
-    if not is_openelm_tokenizer(file):
-        raise BadCheckpoint(f"{mirror} has a {names.TOKENIZER_FILE} that is not Llama 2's.")
-    say(f"OpenELM's tokenizer comes from {mirror}.")
-    set_reference(mirror, commit)
-    return file
-
-
-def own_tokenizer(candidate: Candidate, use: Use) -> str:
-    """Advice for a candidate without a tokenizer: to give one that the user has, by the argument where there is such
-    one, else by the command that makes a model of both."""
-    if not use.run:
-        return "If you have one, give it: {tokenizer=FILE}."
-    bits = ("--bits", candidate.bits) if candidate.bits else ()
-    command = command_line("elm-mlx", "convert", candidate.repository, *bits, "--tokenizer", "FILE")
-    return f"If you have one, give it: `{command}` makes a directory that runs."
