@@ -57,7 +57,7 @@ def card(config: ModelConfig, record: Mapping[str, Any], nbytes: int, report: Re
     does not name the output's place, so that equal inputs give equal bytes."""
     source, how = record["source"], record["options"]["quantization"]
     repository, count = source.get("repository"), config.parameter_count
-    name = repository or source["directory"]
+    name = repository or "".join(c if c.isprintable() else "\ufffd" for c in source["directory"])  # one line
     return CARD.format(
         name=name.rpartition("/")[2],
         family=config.family,

@@ -16,10 +16,10 @@ QUESTION = [{"role": "user", "content": "Hello"}]
 def chat_refusal(directory: Path, config: ModelConfig) -> str | None:
     """Says why the chat template of a directory refuses a plain question, as `elm-mlx generate` would; None where it
     takes it, or where there is no template."""
-    settings = optional_json(directory / "tokenizer_config.json")
-    if not (settings.get("chat_template") or (directory / "chat_template.jinja").exists()):
-        return None
     try:
+        settings = optional_json(directory / "tokenizer_config.json")
+        if settings.get("chat_template") is None and not (directory / "chat_template.jinja").exists():
+            return None
         ChatTemplate.from_directory(directory, settings).encode(QUESTION, load_tokenizer(directory, config))
     except ElmError as error:
         return str(error)
