@@ -104,7 +104,6 @@ def fitted(name: str) -> tuple[Chip, list[tuple[dict[str, Any], float]]]:
 
 
 def main() -> None:
-    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     for name in PUBLISHED["bandwidth_gb_s"]:
         chip, rows = fitted(name)
         launch, limit = chip.launch * 1e6, chip.bandwidth / 1e9
@@ -130,4 +129,5 @@ def predicted(chip: Chip, shape: str, bits: int, wrong: str) -> str:
 
 
 if __name__ == "__main__":
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     main()

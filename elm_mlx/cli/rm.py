@@ -29,12 +29,12 @@ def command(name: str, yes: bool) -> None:
     removed: list[str] = []
     for place, repository, what in find_removable(name):
         if not yes and not sys.stdin.isatty():
-            raise InvalidRequest("rm asks before it removes, and there is nobody to ask. Give --yes.")
+            raise InvalidRequest("rm asks before it removes, and standard input is no terminal. Give --yes.")
         if not (yes or click.confirm(one_line(f"Remove {what} in {place}?"), err=True)):
             continue
         if what == UNFINISHED:
             discard(place)
-            say(f"Removed what was begun of {place}.")
+            say(f"Removed {what} in {place}.")
         else:
             say(f"Removed {place}: {copies.remove_copy(place) / 1e6:,.1f} MB.")
         removed.append(repository)
