@@ -6,9 +6,9 @@ from pathlib import Path
 
 from elm_mlx.config import ModelConfig
 from elm_mlx.errors import ElmError
-from elm_mlx.files import optional_json
 from elm_mlx.store.load import load_tokenizer
-from elm_mlx.text.chat.template import ChatTemplate
+from elm_mlx.store.text_settings import has_template, read_settings, read_templates
+from elm_mlx.text.chat.template import choose
 
 QUESTION = [{"role": "user", "content": "Hello"}]
 
@@ -17,10 +17,11 @@ def chat_refusal(directory: Path, config: ModelConfig) -> str | None:
     """Says why the chat template of a directory refuses a plain question, as `elm-mlx generate` would; None where it
     takes it, or where there is no template."""
     try:
-        settings = optional_json(directory / "tokenizer_config.json")
-        if settings.get("chat_template") is None and not (directory / "chat_template.jinja").exists():
+        settings = read_settings(directory)
+        if not has_template(directory, settings):
             return None
-        ChatTemplate.from_directory(directory, settings).encode(QUESTION, load_tokenizer(directory, config))
+        template = choose(read_templates(directory, settings), directory, None)
+        template.encode(QUESTION, load_tokenizer(directory, settings, config))
     except ElmError as error:
         return str(error)
     return None
