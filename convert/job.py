@@ -101,7 +101,7 @@ class Job:
             self.tokenizer.write(folder)
             write_json(folder / "config.json", self.config)
             with provenance.hash_in_background(self.source, self.tokenizer.files, self.options) as make_record:
-                pipeline.write_shards(folder, self.shards, self.matched.tensors, done, journal, progress)
+                pipeline.write_shards(folder, self.shards, self.matched, done, journal, progress)
                 write_json(folder / "conversion.json", conversion := make_record())
             report = self.verify(folder, verifying) if verified else None
             text = card(self.source.config, conversion, self.shards.nbytes, report)
