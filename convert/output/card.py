@@ -39,7 +39,7 @@ mlx_lm.generate --model DIRECTORY --prompt "Once upon a time"
 
 {quality}
 """
-NONFINITE = " Weights that are NaN or infinite there were kept as they are (`--allow-nonfinite`)."
+NONFINITE = " Weights that are NaN or infinite there were let through (`--allow-nonfinite`)."
 UNVERIFIED = "Not measured. `elm-mlx verify DIRECTORY --against SOURCE` compares it with its source."
 VERIFIED = """\
 Against its source over {tokens:,} tokens, both computed in float32 (`elm-mlx verify`):

@@ -35,7 +35,7 @@ class Shards:
     """The weights files that will be written, known to the byte before anything is read.
 
     `stored` maps each weight to the entries that it becomes, `groups` lists the weights of each file in order.
-    `allow_nonfinite`: NaN and infinite weights are kept, else refused.
+    `allow_nonfinite`: NaN and infinite weights are let through, else refused.
     """
 
     dtype: mx.Dtype
@@ -223,7 +223,7 @@ def check_peaks(name: str, peaks: mx.array, dtype: mx.Dtype) -> None:
         raise NotFinite(
             f"{name} of the source holds {'NaN' if math.isnan(there) else 'infinity'}: its file is damaged, or it was "
             "saved so. Fetch it again;",
-            "to convert it as it is, allow that with {allow_nonfinite=True}.",
+            "{allow_nonfinite=True} converts it all the same.",
         )
     if not math.isfinite(cast):
         other = "bfloat16" if dtype == mx.float16 and there <= mx.finfo(mx.bfloat16).max else "float32"
