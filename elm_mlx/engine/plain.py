@@ -34,7 +34,7 @@ def generate(
     """
     logits = prefill(model, mx.array([prompt]), cache, execution, progress)
     ahead = sampler(logits), peaks(logits)
-    mx.async_eval(ahead)
+    mx.async_eval(*ahead)
     held = cache[0].offset
     try:
         for count in range(1, max_tokens + 1):
@@ -42,7 +42,7 @@ def generate(
             if count < max_tokens:
                 logits = model.head(model.last_hidden(current[:, None], cache))
                 ahead = sampler(logits), peaks(logits)
-                mx.async_eval(ahead)
+                mx.async_eval(*ahead)
             token = int(current.item())  # type: ignore[arg-type]
             refuse_not_finite(highest.item(), count)  # type: ignore[arg-type]
             yield token
