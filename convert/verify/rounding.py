@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import mlx.core as mx
 
 from elm_mlx.config.quantization import Quantization
-from elm_mlx.convert.finite import is_finite
+from elm_mlx.convert.finite import WORDS, is_finite
 from elm_mlx.convert.tensor import LazyTensor
 from elm_mlx.store.stored_form import quantize
 
@@ -32,7 +32,7 @@ def compare_weights(
     and those with NaN or infinity in them.
 
     One weight is in memory at a time, so each is removed from `stored`. Learned quantization alters weights, a
-    conversion of ours none. NaN is equal to NaN.
+    conversion of ours none.
     """
     found = Weights()
     for name, tensor in source.items():
@@ -43,9 +43,24 @@ def compare_weights(
         expected = quantize(name, weight.astype(dtypes[name]), setting)
         del weight
         here = {part: stored.pop(part) for part in expected}
-        if not all(mx.array_equal(here[part], array, equal_nan=True).item() for part, array in expected.items()):
+        if not all(are_same(here[part], array) for part, array in expected.items()):
             found.altered.append(name)
-        if not all(is_finite(array) for array in here.values() if mx.issubdtype(array.dtype, mx.floating)):
+        if not all(is_finite(array) for array in here.values() if is_float(array)):
             found.not_finite.append(name)
         mx.clear_cache()
     return found
+
+
+def is_float(array: mx.array) -> bool:
+    """Whether an array holds floats."""
+    return mx.issubdtype(array.dtype, mx.floating)
+
+
+def are_same(a: mx.array, b: mx.array) -> bool:
+    """Whether two arrays of one shape are equal bit for bit, or by value where their types differ. All NaNs are one, as
+    a cast may give any of them."""
+    if a.dtype != b.dtype or not is_float(a):
+        return bool(mx.array_equal(a, b).item())
+    word = WORDS[a.dtype.size][0]
+    same = a.view(word) == b.view(word)
+    return bool(mx.all(same).item()) or bool(mx.all(same | (mx.isnan(a) & mx.isnan(b))).item())
