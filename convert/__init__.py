@@ -65,6 +65,7 @@ def plan(
     mode: str | None = None,
     recipe: str | None = None,
     dtype: str = "bfloat16",
+    allow_nonfinite: bool = False,
     tokenizer: str | Path | None = None,
     max_shard_size: float | None = None,
     rope_factor: float | None = None,
@@ -75,10 +76,10 @@ def plan(
     Raises InvalidRequest, NotFound, MissingTokenizer, BadCheckpoint, Unsupported, and TargetExists for a target that
     would replace what is read.
     """
-    form, file_bytes = Form(bits, group_size, mode, recipe, dtype), shard_bytes(max_shard_size)
+    form, file_bytes = Form(bits, group_size, mode, recipe, dtype, allow_nonfinite), shard_bytes(max_shard_size)
     opened = open_source(Path(source), rope_factor=rope_factor)
     quantization = form.quantization(opened.config)
-    shards = plan_shards(opened.config, quantization, WEIGHT_DTYPES[dtype], file_bytes)
+    shards = plan_shards(opened.config, quantization, WEIGHT_DTYPES[dtype], file_bytes, allow_nonfinite)
     files = None if max_shard_size is None else list(shards.files)
     if tokenizer is None and opened.is_already(quantization, WEIGHT_DTYPES[dtype], files):
         command = command_line("elm-mlx", "generate", "--model", opened.directory)
@@ -96,7 +97,8 @@ def plan(
         config=config,
         shards=shards,
         options={"quantization": config.get("quantization"), "dtype": dtype, "max_shard_size": file_bytes / 1e9}
-        | ({} if rope_factor is None else {"rope_factor": float(rope_factor)}),
+        | ({} if rope_factor is None else {"rope_factor": float(rope_factor)})
+        | ({"allow_nonfinite": True} if allow_nonfinite else {}),
     )
 
 
@@ -127,7 +129,8 @@ def convert(
 
     Options: unquantized in `dtype` (bfloat16, float16, float32) unless `bits` (2, 3, 4, 5, 6, 8; in groups of
     `group_size` 32, 64, 128), `mode` (affine, mxfp4, mxfp8, nvfp4) or `recipe` (mixed-2-4, mixed-3-5, mixed-4-6: more
-    bits for the matrices that need them) is given. `tokenizer` is a tokenizer.json, a tokenizer.model or a directory
+    bits for the matrices that need them) is given. Weights that are NaN or infinite are refused unless
+    `allow_nonfinite` is true. `tokenizer` is a tokenizer.json, a tokenizer.model or a directory
     with one; by default the source's own. Files hold up to `max_shard_size` GB, by default 5.
     `rope_factor` is the factor of Llama 3's RoPE scaling, which Meta's own files leave out: by default 32 in the sizes
     of Llama 3.2, else 8. Without `output` the result lies beside the source, or in the working directory where the

@@ -21,6 +21,12 @@ from elm_mlx.errors import VerificationFailed
 from elm_mlx.files import check_room, disk_errors, free_space, write_json
 
 BASE_BYTES = 200 * 2**20  # of memory that a conversion takes beside the tensors
+ADVICE = {  # where a verification fails, by the kind of failure
+    "altered": "That is a fault of elm-mlx or of this machine; please report it.",
+    "source": "There is nothing to compare the result with: convert without {verify}, or fetch the source again.",
+    "broken": "Convert with more bits, or unquantized.",
+    "diverged": "Convert with more bits, or keep the result all the same: leave {verify} out.",
+}
 
 
 @dataclass(frozen=True)
@@ -107,7 +113,7 @@ class Job:
             self.tokenizer.write(folder)
             write_json(folder / "config.json", self.config)
             with provenance.hash_in_background(self.source, self.tokenizer.files, self.options) as make_record:
-                pipeline.write_shards(folder, self.shards, self.matched.tensors, done, journal, progress)
+                pipeline.write_shards(folder, self.shards, self.matched, done, journal, progress)
                 write_json(folder / "conversion.json", conversion := make_record())
             report = self.verify(folder, verifying) if verified else None
             text = card(self.source.config, conversion, self.shards.nbytes, report)
@@ -119,15 +125,9 @@ class Job:
         )  # fmt: skip
 
     def verify(self, folder: Path, progress: Progress | None) -> Report:
-        """Compares what was written with the source. Raises VerificationFailed for a difference above the bound."""
+        """Compares what was written with the source. Raises VerificationFailed where it does not pass."""
         report = compare(open_directory(folder), source_model(self.source, self.matched), progress=progress)
-        if report.altered:
-            raise VerificationFailed(f"{self.target} would have other weights than {self.source.where}: "
-                                     f"{', '.join(report.altered[:5])}. That is a fault of elm-mlx or of this machine; "
-                                     "please report it.")  # fmt: skip
-        if not report.passed:
-            raise VerificationFailed(
-                f"{self.target} would differ from {self.source.where} by {report.kl_divergence:.3g} nats per token, "
-                f"more than the {report.bound:g} that {report.stored} weights may cost, so it was not kept.",
-                "Convert with more bits, or without {verify} and then compare by `elm-mlx verify`.")  # fmt: skip
+        if failure := report.failure:
+            raise VerificationFailed(f"{self.target} does not pass against {self.source.where}, so it was not kept: "
+                                     f"{failure.what}.", ADVICE[failure.kind])  # fmt: skip
         return report

@@ -26,7 +26,7 @@ tags:
 
 {origin}, converted to MLX by elm-mlx {elm_mlx} (MLX {mlx}): {parameters:,} parameters, {form}, {size} at
 {bits:.2f} bits per weight. Files, hashes and options: [conversion.json](conversion.json). The licence is that of the
-original.
+original.{nonfinite}
 
 ## Use
 
@@ -39,6 +39,7 @@ mlx_lm.generate --model DIRECTORY --prompt "Once upon a time"
 
 {quality}
 """
+NONFINITE = " Weights that are NaN or infinite there were let through (`--allow-nonfinite`)."
 UNVERIFIED = "Not measured. `elm-mlx verify DIRECTORY --against SOURCE` compares it with its source."
 VERIFIED = """\
 Against its source over {tokens:,} tokens, both computed in float32 (`elm-mlx verify`):
@@ -69,5 +70,6 @@ def card(config: ModelConfig, record: Mapping[str, Any], nbytes: int, report: Re
         form=in_words(how) if how else record["options"]["dtype"],
         size=readable_size(nbytes),
         bits=8 * nbytes / count,
+        nonfinite=NONFINITE if record["options"].get("allow_nonfinite") else "",
         quality=VERIFIED.format_map(vars(report)) if report else UNVERIFIED,
     )

@@ -7,7 +7,6 @@ the arithmetic.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from importlib.resources import files
 from itertools import count
 from pathlib import Path
@@ -17,7 +16,8 @@ import numpy as np
 
 from elm_mlx.arguments import Progress, real_number, whole_number
 from elm_mlx.convert.verify.layerwise import ModelOnDisk, open_directory, open_original
-from elm_mlx.convert.verify.rounding import find_altered
+from elm_mlx.convert.verify.report import Report
+from elm_mlx.convert.verify.rounding import Weights, compare_weights
 from elm_mlx.errors import BadCheckpoint, InvalidRequest, NotFound
 from elm_mlx.files import reading
 from elm_mlx.store.load import load_tokenizer
@@ -46,35 +46,6 @@ MAX_KL = {
 }
 
 
-@dataclass(frozen=True)
-class Report:
-    """How far `converted` is from `source` at `tokens` positions of text.
-
-    `max_difference` is the largest between logits, `relative_difference` that difference over the source's largest
-    logit; `kl_divergence` the mean of KL(source || converted) in nats; `same_top` the share of positions with the same
-    likeliest token; `bound` the divergence allowed for weights `stored` this way; `altered` names the weights that are
-    not, bit for bit, the source's rounded that way: a conversion of ours has none, learned quantization many.
-    """
-
-    converted: Path
-    source: Path
-    tokens: int
-    max_difference: float
-    relative_difference: float
-    kl_divergence: float
-    same_top: float
-    perplexity: float
-    source_perplexity: float
-    stored: str
-    bound: float
-    altered: list[str]
-
-    @property
-    def passed(self) -> bool:
-        """Whether the divergence is within the bound; a NaN is not."""
-        return self.kl_divergence <= self.bound
-
-
 def verify(
     converted: str | Path,
     source: str | Path,
@@ -88,12 +59,13 @@ def verify(
     """Compares `converted`, an MLX directory, with `source`, what it was made from or another MLX directory.
 
     `text` is a UTF-8 file, by default the demo's held-out stories; its first `tokens` by the converted model's own
-    tokenizer are read in windows of up to 512 that begin with BOS where the model has one. `max_kl` replaces the
-    bound. `rope_factor` is what a source in Meta's layout was converted with. `progress` is called with (layers done,
-    in all).
+    tokenizer are read in windows of up to 512 that begin with BOS where the model has one. Where conversion.json in
+    `converted` says that elm-mlx rounded the weights, each must be the source's, rounded. `max_kl` replaces the bound,
+    and makes the divergence alone decide. `rope_factor` is what a source in Meta's layout was converted with.
+    `progress` is called with (layers done, in all).
 
     Raises InvalidRequest for models that do not belong together, and NotFound, MissingTokenizer, BadCheckpoint,
-    Unsupported. A difference past the bound raises nothing: the report has not `passed`.
+    Unsupported. A difference raises nothing: the report says whether the model `passed`, and its `failure`.
     """
     if not 1 <= whole_number("tokens", tokens) <= MOST_TOKENS:
         raise InvalidRequest(f"tokens is {tokens}; it must be 1 to {MOST_TOKENS:,}.")
@@ -125,8 +97,8 @@ def compare(
     targets = mx.array([token for window in windows for token in window[1:]])
     table = compare_positions(ours, theirs, ours.hidden(inputs, step), theirs.hidden(inputs, step), targets)
     step()
-    changed = find_altered(ours.stored(), ours.quantization, ours.dtypes, theirs.originals)
-    return summarize(ours, theirs, table, max_kl, changed)
+    weights = compare_weights(ours.stored(), ours.quantization, ours.dtypes, theirs.originals)
+    return summarize(ours, theirs, table, max_kl, weights)
 
 
 def check_pair(ours: ModelOnDisk, theirs: ModelOnDisk) -> None:
@@ -206,7 +178,7 @@ def stored_as(ours: ModelOnDisk, theirs: ModelOnDisk) -> str:
 
 
 def summarize(
-    ours: ModelOnDisk, theirs: ModelOnDisk, table: np.ndarray, max_kl: float | None, changed: list[str]
+    ours: ModelOnDisk, theirs: ModelOnDisk, table: np.ndarray, max_kl: float | None, weights: Weights
 ) -> Report:
     """Makes one figure of each row of `table` [6, N], which has one for every position."""
     (difference, largest, *_), mean = table.max(axis=1), table.mean(axis=1, dtype=np.float64)
@@ -223,7 +195,10 @@ def summarize(
         source_perplexity=perplexity(mean[5]),
         stored=stored,
         bound=MAX_KL[stored] if max_kl is None else float(max_kl),
-        altered=changed,
+        altered=weights.altered,
+        not_finite=weights.not_finite,
+        source_not_finite=weights.source_not_finite,
+        must_match=ours.rounded and max_kl is None,
     )
 
 

@@ -59,7 +59,7 @@ class LanguageModel:
         """Completes `prompt`: text, encoded with one BOS where the model wants it, or ids taken as they are.
 
         `options` are those of `elm_mlx.api.options.Options`. Raises InvalidRequest for options without a meaning,
-        PromptTooLong for a prompt that leaves no room in the context.
+        PromptTooLong for a prompt that leaves no room in the context, NotFinite for a model whose logits are NaN.
         """
         stream = self.stream(prompt, max_tokens, **options)
         for _ in stream:

@@ -33,6 +33,7 @@ GROUP_SIZES = list(map(str, QUANTIZATION_MODES["affine"][1]))
 @click.option("--mode", type=click.Choice(list(QUANTIZATION_MODES)), help="How to quantize.")
 @click.option("--recipe", type=click.Choice(list(RECIPES)), help="More bits where they count, fewer elsewhere.")
 @click.option("--dtype", type=click.Choice(["bfloat16", "float16", "float32"]), default="bfloat16", show_default=True)
+@click.option("--allow-nonfinite", is_flag=True, help="Let weights through that are NaN or infinite.")
 @click.option(
     "--tokenizer",
     type=click.Path(),

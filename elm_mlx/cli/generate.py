@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import sys
+from collections import deque
+from collections.abc import Iterable
 from dataclasses import asdict
 from itertools import chain
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -15,7 +17,10 @@ from elm_mlx.cli.blas import prefer_fast_blas
 from elm_mlx.cli.find import BITS, MODEL, TEMPLATE_HELP, load_with_notices
 from elm_mlx.cli.messages import quietable, say
 from elm_mlx.cli.progress import ProgressBar
-from elm_mlx.errors import InvalidRequest
+from elm_mlx.errors import ElmError, InvalidRequest
+
+if TYPE_CHECKING:
+    from elm_mlx.api.stream import Piece
 
 # Ranges are checked here as well, since loading a model may take long.
 COUNT, WARMTH, SHARE = click.IntRange(min=1), click.FloatRange(min=0), click.FloatRange(0, 1, min_open=True)
@@ -63,15 +68,25 @@ def command(
         asked = text if raw or not lm.has_chat_template else lm.chat_prompt([{"role": "user", "content": text}])
         stream = lm.stream(asked, progress=bar, **options)
         first = next(stream)  # there when the prompt has been read
-    for piece in chain([first], stream):
-        if not as_json:
-            print(piece.text, end="", flush=True)  # click.echo would take escape codes out
+    pieces = chain([first], stream)
     if as_json:
+        deque(pieces, maxlen=0)
         print(json.dumps({"model": "demo" if model is None else model} | asdict(stream.completion)))
         return
-    print()
+    show(pieces)
     if sys.stderr.isatty():
         say(str(stream.completion.stats))
+
+
+def show(pieces: Iterable[Piece]) -> None:
+    """Prints the text of each piece as it comes, and ends the line, also where the model fails amid its answer."""
+    try:
+        for piece in pieces:
+            print(piece.text, end="", flush=True)  # click.echo would take escape codes out
+    except ElmError:
+        print()  # what came so far stays, and the error begins a line
+        raise
+    print()
 
 
 def read_prompt(option: str | None) -> str | None:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from pathlib import Path
 
+import mlx.core as mx
 import pexpect
 import pytest
 from helpers import checkpoints
@@ -85,6 +87,17 @@ def test_the_template_is_what_the_model_reads(instruct: Path) -> None:
     sampled = ("--temperature", "1", "--seed", "3")
     plain, told = (chat(instruct, "Hi\n", *sampled, *more).out for more in ((), ("--system", "Be brief.")))
     assert plain != told
+
+
+def test_a_damaged_model_answers_with_a_sentence_and_the_message_is_dropped(instruct: Path, tmp_path: Path) -> None:
+    model = Path(shutil.copytree(instruct, tmp_path / "model"))
+    arrays = mx.load(str(model / "model.safetensors"))
+    assert isinstance(arrays, dict)
+    arrays["model.norm.weight"][3] = float("nan")
+    checkpoints.save(model, arrays)
+    done = chat(model, f"Hi\n/save {tmp_path / 'chat.json'}\n")
+    assert "elm-mlx: The model's logits are NaN at token 1 of the answer" in done.err
+    assert json.loads((tmp_path / "chat.json").read_text(encoding="utf-8"))["messages"] == []
 
 
 def test_a_base_model_completes_and_goes_on(base: Path, tmp_path: Path) -> None:

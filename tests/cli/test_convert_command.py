@@ -122,6 +122,21 @@ def test_convert_verify_keeps_what_passes_and_says_so_in_its_card(
     assert "Not measured" in (tmp_path / "plain" / "README.md").read_text(encoding="utf-8")
 
 
+def test_weights_that_are_no_numbers_are_refused_by_name_and_converted_when_that_is_asked_for(
+    openelm: Path, tmp_path: Path
+) -> None:
+    source, name = Path(shutil.copytree(openelm, tmp_path / "source")), "transformer.norm.weight"
+    arrays = mx.load(str(source / "model.safetensors"))
+    assert isinstance(arrays, dict)
+    arrays[name][3] = float("nan")
+    checkpoints.save(source, arrays)
+    refused = run("convert", source, "--output", tmp_path / "out")
+    assert (refused.code, refused.out) == (65, "")
+    assert refused.err == (f"elm-mlx: {name} of the source holds NaN: its file is damaged, or it was saved so. Fetch "
+                           "it again; --allow-nonfinite converts it all the same.\n")  # fmt: skip
+    assert run("convert", source, "--output", tmp_path / "out", "--allow-nonfinite").code == 0
+
+
 def test_convert_replaces_nothing_unless_forced(openelm: Path, tmp_path: Path) -> None:
     target = tmp_path / "out"
     target.mkdir()
