@@ -10,7 +10,7 @@ import mlx.core as mx
 
 from elm_mlx.arguments import Progress
 from elm_mlx.config import HEAD_NAME, ModelConfig, config_from_dict
-from elm_mlx.config.generation import Sampling, read_generation
+from elm_mlx.config.generation import Generation, Sampling, read_generation
 from elm_mlx.config.values import Values
 from elm_mlx.device import choose_execution
 from elm_mlx.device.execution import Execution
@@ -30,7 +30,7 @@ from elm_mlx.text.tokenizer import Tokenizer
 @dataclass(frozen=True)
 class LoadedModel:
     """A model with all that belongs to it: `sampling` is how it wants to be sampled, `stop_ids` every id that ends its
-    text, `execution` how it runs on this machine."""
+    text, `execution` how it runs on this machine, `notices` sentences about what in its files has no meaning."""
 
     directory: Path
     config: ModelConfig
@@ -39,6 +39,7 @@ class LoadedModel:
     sampling: Sampling
     stop_ids: frozenset[int]
     execution: Execution
+    notices: tuple[str, ...] = ()
 
 
 def load_directory(
@@ -51,17 +52,18 @@ def load_directory(
     """
     config = read_config(directory)
     tokenizer = load_tokenizer(directory, config)
-    sampling, named = load_generation(directory)
+    generation = load_generation(directory)
     execution = choose_execution(config, cpu_policy)
     return LoadedModel(
         directory=directory,
         config=config,
         model=load_model(directory, config, execution, progress, force),
         tokenizer=tokenizer,
-        sampling=sampling,
+        sampling=generation.sampling,
         # Each of the three may name stop ids: one outdated file must not keep a model from stopping.
-        stop_ids=frozenset(config.eos_token_ids) | named | tokenizer.stop_ids,
+        stop_ids=frozenset(config.eos_token_ids) | generation.stop_ids | tokenizer.stop_ids,
         execution=execution,
+        notices=generation.notices,
     )
 
 
@@ -106,9 +108,8 @@ def load_tokenizer(directory: Path, config: ModelConfig) -> Tokenizer:
     return tokenizer
 
 
-def load_generation(directory: Path) -> tuple[Sampling, frozenset[int]]:
-    """Reads (how the model wants to be sampled, the stop ids that it names) from a directory's generation_config.json,
-    if there is one. Raises BadCheckpoint for values without a meaning."""
+def load_generation(directory: Path) -> Generation:
+    """Reads a directory's generation_config.json, if there is one. Raises BadCheckpoint for stop ids that are none."""
     path = directory / "generation_config.json"
     return read_generation(Values(optional_json(path), str(path)))
 
