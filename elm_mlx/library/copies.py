@@ -106,7 +106,7 @@ def link_directory(target: Path, source: Path, replaced: Mapping[str, bytes]) ->
     with that content instead. A complete `target` stays as it is. Raises DiskFull, ElmError."""
     if target.is_dir() and is_complete(target):
         return target
-    with disk_errors(f"{target} cannot be made", "Check its permissions, or set ELM_MLX_CACHE."):
+    with disk_errors(f"{target} cannot be made", "Check its permissions, or set ELM_MLX_CACHE.", "set ELM_MLX_CACHE"):
         target.parent.mkdir(parents=True, exist_ok=True)
         with TemporaryDirectory(prefix=".", dir=target.parent) as scratch:
             folder = Path(scratch, target.name)
@@ -131,7 +131,7 @@ def remove_copy(path: Path) -> int:
     """
     if not path.is_dir() or path.is_symlink() or root() not in path.parents:
         raise NotFound(f"{path} is no converted model of elm-mlx; nothing was removed.")
-    with disk_errors(f"Removing {path}", "Check its permissions."):
+    with disk_errors(f"Removing {path}", "Check its permissions.", instead=""):
         freed = sum(file.lstat().st_size for file in path.rglob("*"))
         doomed = path.rename(path.with_name(f".{path.name}.removed-{os.getpid()}"))
         shutil.rmtree(doomed)
