@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 import click
 
-from elm_mlx.cli.find import BITS, complete_names, pull_directory
+from elm_mlx.cli.find import complete_names, pull_directory
+from elm_mlx.cli.kinds import BITS, NAME
 from elm_mlx.cli.messages import quietable, say
 from elm_mlx.cli.progress import bars
+from elm_mlx.cli.wishes import settle
 from elm_mlx.errors import InvalidRequest
 from elm_mlx.library.names import parse_name
 
 
 @click.command()
-@click.argument("name", shell_complete=complete_names)
+@click.argument("name", type=NAME, shell_complete=complete_names)
 @click.option("--bits", type=BITS, help="Make this variant.")
 @click.option("--force", is_flag=True, help="Fetch it even if this machine's memory seems too small for it.")
 @click.option("--verify", is_flag=True, help="Believe nothing that is here: check what was fetched, and convert anew.")
@@ -25,12 +28,10 @@ def command(name: str, bits: str | None, force: bool, verify: bool) -> None:
     NAME is one that `elm-mlx list` shows, or OWNER/NAME[@REVISION] of a repository. What is on this machine
     already is not fetched again. Prints the model's directory.
     """
-    if verify:
-        click.echo(repair_model(name, bits))
-        return
     if isinstance(parse_name(name), Path):
         raise InvalidRequest(f"{name} is a directory, so there is nothing to fetch. Name a model.")
-    click.echo(pull_directory(name, bits, force))
+    asked = {"bits": bits}
+    click.echo(settle(partial(repair_model, name), asked, "bits") if verify else pull_directory(name, asked, force))
 
 
 def repair_model(name: str, bits: str | None) -> Path:
