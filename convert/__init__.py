@@ -19,7 +19,7 @@ from elm_mlx.convert.sources import open_source
 from elm_mlx.convert.sources.meta import check_rope_factor
 from elm_mlx.convert.tokenizer import find_tokenizer, prepare_tokenizer
 from elm_mlx.errors import InvalidRequest
-from elm_mlx.files import disk_errors
+from elm_mlx.files import disk_errors, reading
 from elm_mlx.store.snapshot import snapshot_at
 
 MIN_SHARD_GB, SHARD_GB, MAX_SHARD_GB = 1e-6, 5.0, 1e6
@@ -51,7 +51,8 @@ def check(
         refuse_existing(target, force)
         target.parent.mkdir(parents=True, exist_ok=True)
     if tokenizer is not None:
-        find_tokenizer(named_path("tokenizer", tokenizer))
+        with reading(given := named_path("tokenizer", tokenizer)):
+            find_tokenizer(given)
     return target
 
 

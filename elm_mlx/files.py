@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import secrets
 import shutil
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -69,9 +70,9 @@ def write_whole(path: Path, text: str) -> None:
     """Writes a file in UTF-8 whole or not at all: beside its place first, then under its name, so that an earlier file
     of that name stays until the new one is complete. A link stays a link. Raises OSError."""
     place = Path(os.path.realpath(path))
-    beside = place.with_name(f".elm-mlx-{os.getpid()}.partial")
+    beside = place.with_name(f".elm-mlx-{secrets.token_hex(8)}.partial")
     try:
-        with beside.open("w", encoding="utf-8") as file:
+        with beside.open("x", encoding="utf-8") as file:
             file.write(text)
             file.flush()
             os.fsync(file.fileno())

@@ -24,12 +24,14 @@ from elm_mlx.demo import demo_directory
 from elm_mlx.errors import InvalidRequest
 
 if TYPE_CHECKING:
+    from elm_mlx.bench.cases import Case
     from elm_mlx.config import ModelConfig
 
 
 Bits = Sequence[str | None] | None
 Subject = tuple[str | None, str | None]  # (a model, a shape, or None for the demo; its bits)
 Measured = Generator[tuple[str, Path], None, None]
+USUAL_PROMPT, USUAL_ANSWER = 512, 128  # tokens
 COUNTS = CommaList(Whole(min=0))
 
 
@@ -59,7 +61,7 @@ COUNTS = CommaList(Whole(min=0))
     "--n-prompt",
     "prompts",
     type=COUNTS,
-    default="512",
+    default=str(USUAL_PROMPT),
     show_default=True,
     metavar="N,...",
     help="Read prompts of so many tokens; 0 for none.",
@@ -69,7 +71,7 @@ COUNTS = CommaList(Whole(min=0))
     "--n-gen",
     "generations",
     type=COUNTS,
-    default="128",
+    default=str(USUAL_ANSWER),
     show_default=True,
     metavar="N,...",
     help="Decode so many tokens; 0 for none.",
@@ -125,19 +127,18 @@ def command(
     and the greatest. docs/benchmarks.md has the method.
     """
     prefer_fast_blas()
-    from elm_mlx.bench.cases import cases, check_context  # here, as --help needs no MLX
-    from elm_mlx.bench.measure import Series, bench
+    from elm_mlx.bench.measure import Series, bench  # here, as --help needs no MLX
     from elm_mlx.bench.report import text
 
     asked: dict[str, Any] = {"models": models, "shapes": shapes, "dtype": dtype, "cpu_policy": cpu_policy}
     settle(refuse_contradictions, asked, "models", "shapes", "dtype")
     if compare and cpu_policy == "auto" and is_wish("cpu_policy"):  # typed, it compares what is stored in float32
         drop(asked, "cpu_policy", "Beside mlx-lm both compute as the weights are stored.")
-    tests = cases(prompts, generations, depths)
+    given = {"depths": depths, "prompts": prompts, "generations": generations}
+    settle(partial(plan_tests, []), given, *given)
     shapes = asked["shapes"]
     wanted, configs = choose_shapes(shapes, bits) if shapes else choose_models(asked["models"], bits)
-    for config in configs:
-        check_context(tests, config)  # a mistake in the last one is reported before the first is measured
+    tests = settle(partial(plan_tests, configs), given, *given)
     subjects = make_each(wanted, asked["dtype"], force) if shapes else find_each(wanted, force)
     reports: deque[dict[str, Any]] = deque(maxlen=1)
     try:
@@ -158,6 +159,19 @@ def refuse_contradictions(
         raise InvalidRequest("", "{shapes} makes its own model. Leave it or {models} out.")
     if dtype and not shapes:
         raise InvalidRequest("", "{dtype} is the type of random weights. Give {shapes}, too, or leave it out.")
+
+
+def plan_tests(
+    configs: Sequence[ModelConfig], depths: list[int] | None, prompts: list[int] | None, generations: list[int] | None
+) -> list[Case]:
+    """The tests to run. Raises InvalidRequest where there are none, or one of the models has no room for one: a mistake
+    in the last is reported before the first is measured."""
+    from elm_mlx.bench.cases import cases, check_context  # here, as --help needs no MLX
+
+    tests = cases(prompts or [USUAL_PROMPT], generations or [USUAL_ANSWER], depths or [0])
+    for config in configs:
+        check_context(tests, config)
+    return tests
 
 
 def choose_shapes(shapes: Sequence[str], bits: Bits) -> tuple[list[Subject], list[ModelConfig]]:

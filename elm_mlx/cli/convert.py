@@ -11,13 +11,13 @@ from typing import Any
 import click
 
 from elm_mlx.cli.blas import prefer_fast_blas
-from elm_mlx.cli.kinds import BITS, NAME, ROPE_FACTOR, Number
+from elm_mlx.cli.kinds import BITS, NAME, ROPE_FACTOR, SHARD_GB
 from elm_mlx.cli.messages import printable, quietable, say
 from elm_mlx.cli.progress import ProgressBar
-from elm_mlx.cli.wishes import settle
+from elm_mlx.cli.wishes import naming, settle
 from elm_mlx.config.quantization import QUANTIZATION_MODES, RECIPES, in_words
 from elm_mlx.errors import InvalidRequest
-from elm_mlx.files import can_name_a_file, gigabytes
+from elm_mlx.files import can_name_a_file, gigabytes, reading
 from elm_mlx.library.names import Known, parse_name
 
 GROUP_SIZES = list(map(str, QUANTIZATION_MODES["affine"][1]))
@@ -41,7 +41,7 @@ GROUP_SIZES = list(map(str, QUANTIZATION_MODES["affine"][1]))
     help="tokenizer.json or tokenizer.model, with the settings beside it, or its directory.",
 )
 @click.option("--rope-factor", type=ROPE_FACTOR, help="RoPE scaling of Meta's files. Default: 8, in 3.2's sizes 32.")
-@click.option("--max-shard-size", type=Number(min=0, min_open=True), metavar="GB", help="Largest file. Default: 5.")
+@click.option("--max-shard-size", type=SHARD_GB, metavar="GB", help="Largest file. Default: 5.")
 @click.option("--force", is_flag=True, help="Replace an output that is there already.")
 @click.option("--verify", is_flag=True, help="Run the result against SOURCE before it is kept (see elm-mlx verify).")
 @click.option("--dry-run", is_flag=True, help="Print what would be done, with every tensor in --json, and do nothing.")
@@ -68,10 +68,14 @@ def command(
     if verify:
         prefer_fast_blas()
     from elm_mlx.convert import check, check_options, plan  # here, as --help needs no MLX
+    from elm_mlx.convert.tokenizer import find_tokenizer
 
     options |= {"bits": int(bits) if bits else None, "group_size": int(group_size) if group_size else None}
     tokenizer = options.pop("tokenizer")
     settle(check_options, options, "bits", "group_size", "mode", "recipe")
+    if tokenizer:
+        with naming("tokenizer"), reading(Path(tokenizer)):
+            find_tokenizer(Path(tokenizer))
     place = Path(source)
     if name := fetched_name(source):
         settle(refuse_rope_factor, options, "rope_factor")

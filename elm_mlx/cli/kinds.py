@@ -75,3 +75,5 @@ COUNT, NAME, TEXT = Whole(min=1), Name(), Text()
 TEMPERATURE, TOP_K, MIN_P = Number(0, MAX_TEMPERATURE), Whole(0, MAX_TOP_K), Number(0, 1)
 TOP_P = Number(0, 1, min_open=True)
 ROPE_FACTOR = Number(0, MAX_MULTIPLIER, min_open=True)
+# As convert and verify judge them, which --help does without: they bring MLX.
+SHARD_GB, TEXT_TOKENS = Number(1e-6, 1e6), Whole(1, 1_000_000)

@@ -13,10 +13,10 @@ import click
 
 from elm_mlx.cli.blas import prefer_fast_blas
 from elm_mlx.cli.convert import fetch_source, fetched_name, refuse_rope_factor
-from elm_mlx.cli.kinds import COUNT, NAME, ROPE_FACTOR, Number
+from elm_mlx.cli.kinds import NAME, ROPE_FACTOR, TEXT_TOKENS, Number
 from elm_mlx.cli.messages import quietable
 from elm_mlx.cli.progress import ProgressBar
-from elm_mlx.cli.wishes import settle
+from elm_mlx.cli.wishes import naming, settle
 from elm_mlx.errors import VerificationFailed
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 @click.argument("converted", type=NAME)
 @click.option("--against", "source", type=NAME, required=True, metavar="SOURCE", help="What it was made from.")
 @click.option("--text", type=NAME, help="UTF-8 text to read. Default: the demo's held-out stories.")
-@click.option("--tokens", type=COUNT, help="Read this many tokens of it. Default: 2048.")
+@click.option("--tokens", type=TEXT_TOKENS, help="Read this many tokens of it. Default: 2048.")
 @click.option("--max-kl", type=Number(min=0), metavar="NATS", help="Allow this divergence per token.")
 @click.option("--rope-factor", type=ROPE_FACTOR, help="What a SOURCE in Meta's layout was converted with.")
 @click.option("--json", "as_json", is_flag=True, help="Print the report as one JSON object.")
@@ -51,7 +51,8 @@ def command(
     from elm_mlx.convert.verify import TOKENS, check_options, open_directory, verify  # here, as --help needs no MLX
 
     read: dict[str, Any] = {"text": text, "tokens": tokens or TOKENS, "max_kl": max_kl}
-    check_options(**read)
+    with naming("text"):
+        check_options(**read)
     asked: dict[str, Any] = {"rope_factor": rope_factor}
     place: str | Path = source
     if fetched_name(source):
