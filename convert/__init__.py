@@ -51,9 +51,16 @@ def check(
         refuse_existing(target, force)
         target.parent.mkdir(parents=True, exist_ok=True)
     if tokenizer is not None:
-        with reading(given := named_path("tokenizer", tokenizer)):
-            find_tokenizer(given)
+        check_tokenizer(tokenizer)
     return target
+
+
+def check_tokenizer(tokenizer: str | Path) -> Path:
+    """Returns the path of a tokenizer that was given. Raises InvalidRequest, NotFound, MissingTokenizer."""
+    given = named_path("tokenizer", tokenizer)
+    with reading(given):
+        find_tokenizer(given)
+    return given
 
 
 def check_options(*, max_shard_size: float | None = None, rope_factor: float | None = None, **form: Any) -> Form:
@@ -87,7 +94,7 @@ def plan(
     asked = {"bits": bits, "group_size": group_size, "mode": mode, "recipe": recipe, "dtype": dtype}
     form = check_options(max_shard_size=max_shard_size, rope_factor=rope_factor, **asked)
     file_bytes = shard_bytes(max_shard_size)
-    given = None if tokenizer is None else named_path("tokenizer", tokenizer)
+    given = None if tokenizer is None else check_tokenizer(tokenizer)
     opened = open_source(named_path("source", source), rope_factor=rope_factor)
     quantization = form.quantization(opened.config)
     shards = plan_shards(opened.config, quantization, WEIGHT_DTYPES[dtype], file_bytes)

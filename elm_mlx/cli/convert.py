@@ -17,7 +17,7 @@ from elm_mlx.cli.progress import ProgressBar
 from elm_mlx.cli.wishes import naming, settle
 from elm_mlx.config.quantization import QUANTIZATION_MODES, RECIPES, in_words
 from elm_mlx.errors import InvalidRequest
-from elm_mlx.files import can_name_a_file, gigabytes, reading
+from elm_mlx.files import can_name_a_file, gigabytes
 from elm_mlx.library.names import Known, parse_name
 
 GROUP_SIZES = list(map(str, QUANTIZATION_MODES["affine"][1]))
@@ -67,15 +67,14 @@ def command(
     """
     if verify:
         prefer_fast_blas()
-    from elm_mlx.convert import check, check_options, plan  # here, as --help needs no MLX
-    from elm_mlx.convert.tokenizer import find_tokenizer
+    from elm_mlx.convert import check, check_options, check_tokenizer, plan  # here, as --help needs no MLX
 
     options |= {"bits": int(bits) if bits else None, "group_size": int(group_size) if group_size else None}
     tokenizer = options.pop("tokenizer")
     settle(check_options, options, "bits", "group_size", "mode", "recipe")
     if tokenizer:
-        with naming("tokenizer"), reading(Path(tokenizer)):
-            find_tokenizer(Path(tokenizer))
+        with naming("tokenizer"):
+            check_tokenizer(tokenizer)
     place = Path(source)
     if name := fetched_name(source):
         settle(refuse_rope_factor, options, "rope_factor")

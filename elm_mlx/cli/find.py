@@ -86,7 +86,7 @@ def yield_temperature(options: dict[str, Any]) -> None:
 def check_sampling(directory: Path | None, **options: Any) -> None:
     """Raises InvalidRequest for options of sampling that mean nothing to the model in a directory (None: the demo)."""
     from elm_mlx.api.options import Options, sampling_for  # here, as --help needs no MLX
-    from elm_mlx.store.load import load_generation
+    from elm_mlx.store.text_settings import load_generation
 
     own = load_generation(directory or demo.demo_directory()).sampling
     sampling_for(own, {name: value for name, value in options.items() if name in Options.__annotations__})  # type: ignore[arg-type]

@@ -71,7 +71,7 @@ def ask(line: str, places: dict[str, Path]) -> Result:
         ("RANDOM=llama-16x64", f"{BENCH} --model MODEL"),
         ("DTYPE=float16", BENCH),
         ("N_DEPTH=9000", BENCH),
-        ("N_PROMPT=9000", "bench --json --random llama-16x64 -d 100000 -n 4"),
+        ("N_PROMPT=900000", "bench --json --random llama-16x64 -n 4"),
         ("JSON=1", "list --names"),
         ("NAMES=1", "list --json"),
     ],
