@@ -14,7 +14,8 @@ from pathlib import Path
 import mlx.core as mx
 import numpy as np
 
-from elm_mlx.arguments import Progress, real_number, whole_number
+from elm_mlx.arguments import Progress, named_path, real_number, whole_number
+from elm_mlx.convert.sources.meta import check_rope_factor
 from elm_mlx.convert.verify.layerwise import ModelOnDisk, open_directory, open_original
 from elm_mlx.convert.verify.report import Report
 from elm_mlx.convert.verify.rounding import Weights, compare_weights
@@ -67,12 +68,23 @@ def verify(
     Raises InvalidRequest for models that do not belong together, and NotFound, MissingTokenizer, BadCheckpoint,
     Unsupported. A difference raises nothing: the report says whether the model `passed`, and its `failure`.
     """
+    check_options(text, tokens, max_kl, rope_factor)
+    places = named_path("converted", converted), named_path("source", source)
+    ours, theirs = open_directory(places[0]), open_original(places[1], rope_factor)
+    return compare(ours, theirs, text, tokens=tokens, max_kl=max_kl, progress=progress)
+
+
+def check_options(
+    text: str | Path | None, tokens: int, max_kl: float | None = None, rope_factor: float | None = None
+) -> None:
+    """Checks the options of `verify` that need no model. Raises InvalidRequest, and NotFound without a text."""
     if not 1 <= whole_number("tokens", tokens) <= MOST_TOKENS:
         raise InvalidRequest(f"tokens is {tokens}; it must be 1 to {MOST_TOKENS:,}.")
     if max_kl is not None and not real_number("max_kl", max_kl) >= 0:
         raise InvalidRequest(f"max_kl is {max_kl}; it must be 0 or above, in nats per token.")
-    ours, theirs = open_directory(Path(converted)), open_original(Path(source), rope_factor)
-    return compare(ours, theirs, text, tokens=tokens, max_kl=max_kl, progress=progress)
+    check_rope_factor(rope_factor)
+    if text is not None:
+        read_beginning(named_path("text", text), 1)
 
 
 def compare(

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import click
 
 from elm_mlx.cli.blas import prefer_fast_blas
-from elm_mlx.cli.find import BITS
+from elm_mlx.cli.kinds import BITS, NAME, ROPE_FACTOR, SHARD_GB
 from elm_mlx.cli.messages import one_line, quietable, say
 from elm_mlx.cli.progress import ProgressBar
+from elm_mlx.cli.wishes import naming, settle
 from elm_mlx.config.quantization import QUANTIZATION_MODES, RECIPES, in_words
-from elm_mlx.files import readable_size
+from elm_mlx.errors import InvalidRequest
+from elm_mlx.files import can_name_a_file, readable_size
 from elm_mlx.library.names import Known, parse_name
 from elm_mlx.shell import command_line
 
@@ -22,10 +25,10 @@ GROUP_SIZES = list(map(str, QUANTIZATION_MODES["affine"][1]))
 
 
 @click.command()
-@click.argument("source", type=click.Path())
+@click.argument("source", type=NAME)
 @click.option(
     "--output",
-    type=click.Path(),
+    type=NAME,
     help="Directory to write. Default: beside SOURCE, or here where SOURCE was fetched, with the bits in its name.",
 )
 @click.option("--bits", type=BITS, help="Quantize to this many bits.")
@@ -36,11 +39,11 @@ GROUP_SIZES = list(map(str, QUANTIZATION_MODES["affine"][1]))
 @click.option("--allow-nonfinite", is_flag=True, help="Let weights through that are NaN or infinite.")
 @click.option(
     "--tokenizer",
-    type=click.Path(),
+    type=NAME,
     help="tokenizer.json or tokenizer.model, with the settings beside it, or its directory.",
 )
-@click.option("--rope-factor", type=float, help="RoPE scaling of Meta's files. Default: 8, in 3.2's sizes 32.")
-@click.option("--max-shard-size", type=float, metavar="GB", help="Largest file. Default: 5.")
+@click.option("--rope-factor", type=ROPE_FACTOR, help="RoPE scaling of Meta's files. Default: 8, in 3.2's sizes 32.")
+@click.option("--max-shard-size", type=SHARD_GB, metavar="GB", help="Largest file. Default: 5.")
 @click.option("--force", is_flag=True, help="Replace an output that is there already.")
 @click.option("--verify", is_flag=True, help="Run the result against SOURCE before it is kept (see elm-mlx verify).")
 @click.option("--dry-run", is_flag=True, help="Print what would be done, with every tensor in --json, and do nothing.")
@@ -64,22 +67,28 @@ def command(
     Face, CoreNet, Meta and MLX, without torch and without running anything in them. Unquantized unless --bits,
     --mode or --recipe is given.
     """
-    from elm_mlx.convert import check, plan  # here, as --help needs no MLX
+    if verify:
+        prefer_fast_blas()
+    from elm_mlx.convert import check, check_options, check_tokenizer, plan  # here, as --help needs no MLX
 
     options |= {"bits": int(bits) if bits else None, "group_size": int(group_size) if group_size else None}
+    tokenizer = options.pop("tokenizer")
+    settle(check_options, options, "bits", "group_size", "mode", "recipe")
+    if tokenizer:
+        with naming("tokenizer"):
+            check_tokenizer(tokenizer)
     place = Path(source)
-    if not place.exists() and (name := name_without_owner(source)):
+    if name := fetched_name(source):
+        settle(refuse_rope_factor, options, "rope_factor")
         if not dry_run:
-            output = str(check(name, output, force=force, **options))
-        place, tokenizer = fetch_source(source, dry_run=dry_run, with_tokenizer=not options["tokenizer"])
-        options["tokenizer"] = options["tokenizer"] or tokenizer
-    job = plan(place, output, **options)
+            output = str(check(name, output, force=force, tokenizer=tokenizer, **options))
+        place, found = fetch_source(source, dry_run=dry_run, with_tokenizer=not tokenizer)
+        tokenizer = tokenizer or found
+    job = settle(partial(plan, place, output, tokenizer=tokenizer), options, "rope_factor")
     if dry_run:
         show(job.describe(), as_json)
         job.refuse(force)  # after the plan, which says what it would take
         return
-    if verify:
-        prefer_fast_blas()
     with ProgressBar("Converting", in_bytes=True) as bar, ProgressBar("Verifying", in_bytes=False) as verifying:
         done = job.run(force, verify, bar, verifying)
     if as_json:
@@ -119,8 +128,18 @@ def show(planned: dict[str, Any], as_json: bool) -> None:
         click.echo(one_line(f"{name:<12} {value}"))
 
 
-def name_without_owner(source: str) -> str | None:
-    """The name, without its owner, of the repository that a model's name stands for; None for a path."""
+def refuse_rope_factor(rope_factor: float | None, **_: object) -> None:
+    """Raises InvalidRequest for a factor of Meta's layout, which no repository that is fetched by name has."""
+    if rope_factor is not None:
+        raise InvalidRequest("", "{rope_factor} is for Meta's own layout (params.json), which is not fetched by name. "
+                             "Leave it out.")  # fmt: skip
+
+
+def fetched_name(source: str) -> str | None:
+    """The name, without its owner, of the repository that a model's name stands for; None for a path and for what is on
+    this machine, a file or a directory."""
+    if can_name_a_file(Path(source)) and Path(source).exists():
+        return None
     named = parse_name(source)
     if isinstance(named, Path):
         return None

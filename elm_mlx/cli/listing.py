@@ -10,8 +10,9 @@ import click
 
 import elm_mlx
 from elm_mlx.cli.messages import one_line, with_flags
+from elm_mlx.cli.wishes import settle
 from elm_mlx.device.memory import memory_limit, rough_bytes
-from elm_mlx.errors import ElmError, NotFound
+from elm_mlx.errors import ElmError, InvalidRequest, NotFound
 from elm_mlx.files import readable_size
 from elm_mlx.library import copies
 from elm_mlx.library.local import locate
@@ -28,16 +29,24 @@ def command(as_json: bool, names_only: bool) -> None:
 
     Asks no network.
     """
+    shown = {"as_json": as_json, "names_only": names_only}
+    settle(refuse_contradiction, shown, "as_json", "names_only")
     rows = [row for model in known_models().values() for row in known_rows(model)]
     rows += other_rows({row["path"] for row in rows})
-    if as_json:
+    if shown["as_json"]:
         click.echo(json.dumps(rows))
         return
-    if names_only:
+    if shown["names_only"]:
         click.echo("\n".join(dict.fromkeys(row["name"] for row in rows)))
         return
     for row in rows:
         click.echo(one_line(line(row)))
+
+
+def refuse_contradiction(as_json: bool, names_only: bool) -> None:
+    """Raises InvalidRequest where both ways to print are asked for."""
+    if as_json and names_only:
+        raise InvalidRequest("", "{as_json} prints everything and {names_only} names alone. Leave one out.")
 
 
 def known_rows(model: Known) -> list[dict[str, Any]]:

@@ -61,7 +61,9 @@ def one_line(text: str) -> str:
     return printable(text).replace("\n", REPLACEMENT)
 
 
-SHORT = {"prompts": "-p", "generations": "-n", "depths": "-d"}  # arguments whose flags have other names
+# Arguments whose flags have other names.
+FLAGS = {"prompts": "-p", "generations": "-n", "depths": "-d", "models": "--model", "shapes": "--random"}
+FLAGS |= {"as_json": "--json", "names_only": "--names"}
 
 
 def with_flags(error: ElmError) -> str:
@@ -69,7 +71,7 @@ def with_flags(error: ElmError) -> str:
 
     def flag(found: re.Match[str]) -> str:
         name, value = found.groups()
-        option = SHORT.get(name) or f"--{name.replace('_', '-')}"
+        option = FLAGS.get(name) or f"--{name.replace('_', '-')}"
         return f"{option} {value}" if value not in (None, "True") else option
 
     return f"{error.message} {ARGUMENT.sub(flag, error.advice)}".strip()

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import os
+from functools import partial
 from pathlib import Path
 
 import click
 
-from elm_mlx.cli.find import BITS, complete_names, pull_directory
+from elm_mlx.cli.find import complete_names, pull_directory
+from elm_mlx.cli.kinds import BITS, NAME
 from elm_mlx.cli.messages import quietable, say
 from elm_mlx.cli.progress import bars
+from elm_mlx.cli.wishes import settle
 from elm_mlx.errors import InvalidRequest
 from elm_mlx.library.names import parse_name
 
 
 @click.command()
-@click.argument("name", shell_complete=complete_names)
+@click.argument("name", type=NAME, shell_complete=complete_names)
 @click.option("--bits", type=BITS, help="Bits of a weight. Default: those published, or 16.")
 @click.option("--force", is_flag=True, help="Fetch it even if this machine's memory seems too small for it.")
 @click.option("--verify", is_flag=True, help="Check what was fetched, fetch again what is damaged, convert again.")
@@ -28,11 +31,13 @@ def command(name: str, bits: str | None, force: bool, verify: bool) -> None:
     """
     if isinstance(parse_name(name), Path):
         raise InvalidRequest(f"{name} is a directory, so there is nothing to fetch. Name a model.")
-    path = repair_model(name, bits, force) if verify else pull_directory(name, bits, force)
+    asked = {"bits": bits}
+    repairing = partial(repair_model, name, force)
+    path = settle(repairing, asked, "bits") if verify else pull_directory(name, asked, force)
     click.echo(os.fsencode(str(path)))  # as bytes, since a path need not be UTF-8
 
 
-def repair_model(name: str, bits: str | None, force: bool) -> Path:
+def repair_model(name: str, force: bool, bits: str | None) -> Path:
     """Checks a model, fetches again what is damaged, converts it again, and returns its directory."""
     from elm_mlx.library.pull import repair  # here, as --help needs no MLX
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import click
 
 from elm_mlx.cli.find import complete_names
+from elm_mlx.cli.kinds import NAME
 from elm_mlx.cli.messages import one_line, quietable, say
 from elm_mlx.errors import InvalidRequest, NotFound
 from elm_mlx.library import copies
@@ -19,7 +20,7 @@ UNFINISHED = "what a stopped conversion left"
 
 
 @click.command()
-@click.argument("name", shell_complete=complete_names)
+@click.argument("name", type=NAME, shell_complete=complete_names)
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @quietable
 def command(name: str, yes: bool) -> None:

@@ -5,15 +5,18 @@ from __future__ import annotations
 import json
 import math
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from elm_mlx.cli.blas import prefer_fast_blas
-from elm_mlx.cli.convert import fetch_source, name_without_owner
+from elm_mlx.cli.convert import fetch_source, fetched_name, refuse_rope_factor
+from elm_mlx.cli.kinds import NAME, ROPE_FACTOR, TEXT_TOKENS, Number
 from elm_mlx.cli.messages import one_line, quietable
 from elm_mlx.cli.progress import ProgressBar
+from elm_mlx.cli.wishes import naming, settle
 from elm_mlx.errors import VerificationFailed
 
 if TYPE_CHECKING:
@@ -29,17 +32,12 @@ ADVICE = {  # by the kind of failure
 
 
 @click.command()
-@click.argument("converted", type=click.Path())
-@click.option("--against", "source", type=click.Path(), required=True, metavar="SOURCE", help="What it was made from.")
-@click.option("--text", type=click.Path(), help="UTF-8 text to read. Default: the demo's held-out stories.")
-@click.option("--tokens", type=click.IntRange(min=1), help="Read this many tokens of it. Default: 2048.")
-@click.option(
-    "--max-kl",
-    type=click.FloatRange(min=0),
-    metavar="NATS",
-    help="Allow this divergence per token; nothing else counts.",
-)
-@click.option("--rope-factor", type=float, help="What a SOURCE in Meta's layout was converted with.")
+@click.argument("converted", type=NAME)
+@click.option("--against", "source", type=NAME, required=True, metavar="SOURCE", help="What it was made from.")
+@click.option("--text", type=NAME, help="UTF-8 text to read. Default: the demo's held-out stories.")
+@click.option("--tokens", type=TEXT_TOKENS, help="Read this many tokens of it. Default: 2048.")
+@click.option("--max-kl", type=Number(min=0), metavar="NATS", help="Allow this divergence, and let it alone decide.")
+@click.option("--rope-factor", type=ROPE_FACTOR, help="What a SOURCE in Meta's layout was converted with.")
 @click.option("--json", "as_json", is_flag=True, help="Print the report as one JSON object.")
 @quietable
 def command(
@@ -59,15 +57,19 @@ def command(
     rounded. With --max-kl the divergence alone decides.
     """
     prefer_fast_blas()
-    from elm_mlx.convert.verify import TOKENS, open_directory, verify  # here, as --help needs no MLX
+    from elm_mlx.convert.verify import TOKENS, check_options, open_directory, verify  # here, as --help needs no MLX
 
+    read: dict[str, Any] = {"text": text, "tokens": tokens or TOKENS, "max_kl": max_kl}
+    with naming("text"):
+        check_options(**read)
+    asked: dict[str, Any] = {"rope_factor": rope_factor}
     place: str | Path = source
-    if not Path(source).exists() and name_without_owner(source):
+    if fetched_name(source):
+        settle(refuse_rope_factor, asked, "rope_factor")
         open_directory(Path(converted))  # a mistake in it is reported before anything large is fetched
         place, _ = fetch_source(source, dry_run=False, with_tokenizer=False)
     with ProgressBar("Verifying", in_bytes=False) as bar:
-        asked: dict[str, Any] = {"tokens": tokens or TOKENS, "max_kl": max_kl, "rope_factor": rope_factor}
-        done = verify(converted, place, text, **asked, progress=bar)
+        done = settle(partial(verify, converted, place, progress=bar, **read), asked, "rope_factor")
     if as_json:
         outcome = {"passed": done.passed, "failure": done.failure and done.failure.what}
         figures = asdict(done) | {"converted": converted, "source": source} | outcome

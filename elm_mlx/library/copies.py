@@ -134,7 +134,7 @@ def link_directory(target: Path, source: Path, replaced: Mapping[str, bytes]) ->
     with that content instead. A complete `target` stays as it is. Raises DiskFull, ElmError."""
     if target.is_dir() and is_complete(target):
         return target
-    with disk_errors(f"{target} cannot be made", "Check its permissions, or set ELM_MLX_CACHE."):
+    with disk_errors(f"{target} cannot be made", "Check its permissions, or set ELM_MLX_CACHE.", "set ELM_MLX_CACHE"):
         target.parent.mkdir(parents=True, exist_ok=True)
         with TemporaryDirectory(prefix=".", dir=target.parent) as scratch:
             folder = Path(scratch, target.name)
@@ -161,7 +161,7 @@ def remove_copy(path: Path) -> int:
     if not path.is_dir() or path.is_symlink() or root() not in path.parents:
         raise NotFound(f"{path} is not one of the models that elm-mlx keeps, so nothing was removed. `elm-mlx list` "
                        "shows those.")  # fmt: skip
-    with disk_errors(f"Removing {path}", "Check its permissions."):
+    with disk_errors(f"Removing {path}", "Check its permissions.", instead=""):
         freed = sum(file.lstat().st_size for file in path.rglob("*"))
         doomed = path.rename(path.with_name(f".{path.name}.removed-{os.getpid()}"))
         shutil.rmtree(doomed)

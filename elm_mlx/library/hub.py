@@ -104,7 +104,7 @@ def look_up_commit(repository: Repository) -> str:
 def ask_hub(repository: Repository) -> Any:
     """Asks the hub for a revision's commit (sha) and its files (siblings)."""
     network = "Check HF_HOME, and the settings of the network, such as SSL_CERT_FILE."
-    with disk_errors(f"The hub cannot be asked for {repository}", network), hub_errors(repository):
+    with disk_errors(f"The hub cannot be asked for {repository}", network, "set HF_HOME"), hub_errors(repository):
         from huggingface_hub import HfApi
 
         info = retry(

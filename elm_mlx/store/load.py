@@ -32,7 +32,8 @@ from elm_mlx.text.tokenizer import Tokenizer
 @dataclass(frozen=True)
 class LoadedModel:
     """A model with all that belongs to it: `settings` is what the files beside its tokenizer say, `sampling` how it
-    wants to be sampled, `stop_ids` the ids that its files name as the end of a text, `execution` how it runs here."""
+    wants to be sampled, `stop_ids` the ids that its files name as the end of a text, `execution` how it runs here,
+    `notices` sentences about what in its files has no meaning."""
 
     directory: Path
     config: ModelConfig
@@ -42,6 +43,7 @@ class LoadedModel:
     sampling: Sampling
     stop_ids: frozenset[int]
     execution: Execution
+    notices: tuple[str, ...] = ()
 
 
 def load_directory(
@@ -55,7 +57,7 @@ def load_directory(
     config = read_config(directory)
     settings = read_settings(directory)
     tokenizer = load_tokenizer(directory, settings, config)
-    sampling, named = load_generation(directory)
+    generation = load_generation(directory)
     execution = choose_execution(config, cpu_policy)
     return LoadedModel(
         directory=directory,
@@ -63,10 +65,13 @@ def load_directory(
         model=load_model(directory, config, execution, progress, force),
         tokenizer=tokenizer,
         settings=settings,
-        sampling=sampling,
+        sampling=generation.sampling,
         # Each of the three may name stop ids: one outdated file must not keep a model from stopping.
-        stop_ids=frozenset(config.eos_token_ids) | named | {i for i in [tokenizer.eos_token_id] if i is not None},
+        stop_ids=frozenset(config.eos_token_ids)
+        | generation.stop_ids
+        | {i for i in [tokenizer.eos_token_id] if i is not None},
         execution=execution,
+        notices=generation.notices,
     )
 
 

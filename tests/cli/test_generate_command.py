@@ -52,7 +52,7 @@ def test_json_is_one_object_with_these_keys(endless: Path) -> None:
 
 def test_escape_codes_of_a_model_are_text_too(monkeypatch: pytest.MonkeyPatch) -> None:
     class Coloured:
-        notice = None
+        notices = ()
         has_chat_template = False
 
         def stream(self, *_: object, **__: object) -> Any:

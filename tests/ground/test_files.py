@@ -2,23 +2,29 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import shutil
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
-from elm_mlx.errors import BadCheckpoint, DiskFull, NotFound
+from elm_mlx import files
+from elm_mlx.errors import BadCheckpoint, DiskFull, ElmError, NotFound
 from elm_mlx.files import (
     MAX_SMALL_BYTES,
     SPARE_BYTES,
+    can_name_a_file,
     check_room,
+    disk_errors,
     optional_json,
     read_bytes,
     read_json,
     read_text,
     readable_size,
+    write_whole,
 )
 
 
@@ -80,3 +86,54 @@ def test_a_refusal_for_want_of_room_says_what_is_asked_for_and_how_much_is_lacki
 def test_what_writes_nothing_needs_no_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=0))
     check_room("It", "", (tmp_path, 0), (tmp_path, -1))
+
+
+def test_a_file_is_written_whole_or_stays_as_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file, link = tmp_path / "file", tmp_path / "link"
+    write_whole(file, "grüße")
+    file.chmod(0o640)
+    link.symlink_to(file)
+    write_whole(link, "new")
+    assert (file.read_text(encoding="utf-8"), link.is_symlink(), file.stat().st_mode & 0o777) == ("new", True, 0o640)
+
+    def full(_: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(files.os, "fsync", full)
+    for path in (file, tmp_path / "other"):
+        with pytest.raises(OSError, match="No space left"):
+            write_whole(path, "newer")
+    assert file.read_text(encoding="utf-8") == "new"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "link"]
+
+
+@pytest.mark.parametrize(
+    ("number", "kind", "advice"),
+    [
+        (errno.ENOSPC, DiskFull, "Free some space, or name another {output}."),
+        (errno.EDQUOT, DiskFull, "Free some space, or name another {output}."),
+        (errno.EMFILE, ElmError, "Let this process open more files: ulimit -n 1024."),
+        (errno.EACCES, ElmError, "Check its permissions, or name another {output}."),
+    ],
+)
+def test_what_the_system_refuses_comes_with_advice_that_helps(number: int, kind: type[ElmError], advice: str) -> None:
+    with pytest.raises(kind) as caught, disk_errors("OUT cannot be written"):
+        raise OSError(number, os.strerror(number))
+    assert (type(caught.value), caught.value.advice) == (kind, advice)
+
+
+@pytest.mark.parametrize(
+    ("instead", "advice"), [("take a walk", "Free some space, or take a walk."), ("", "Free some space.")]
+)
+def test_the_advice_for_a_full_disk_is_the_callers_own(instead: str, advice: str) -> None:
+    with pytest.raises(DiskFull) as caught, disk_errors("It failed", "Look at it.", instead):
+        raise OSError(errno.ENOSPC, "full")
+    assert caught.value.advice == advice
+
+
+def test_a_path_that_the_system_does_not_take_names_no_file(tmp_path: Path) -> None:
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    for path in (tmp_path, tmp_path / "nowhere", tmp_path / "loop", tmp_path / "loop" / "more"):
+        assert can_name_a_file(path)
+    for path in (tmp_path / ("x" * 300), tmp_path / "a\0b"):
+        assert not can_name_a_file(path)
