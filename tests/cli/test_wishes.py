@@ -72,6 +72,7 @@ def ask(line: str, places: dict[str, Path]) -> Result:
         ("DTYPE=float16", BENCH),
         ("N_DEPTH=9000", BENCH),
         ("N_PROMPT=900000", "bench --json --random llama-16x64 -n 4"),
+        ("CPU_POLICY=auto", f"{BENCH} --compare mlx-lm"),
         ("JSON=1", "list --names"),
         ("NAMES=1", "list --json"),
     ],
