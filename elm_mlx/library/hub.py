@@ -137,7 +137,7 @@ def ask_blob(repository: str, name: str, commit: str) -> Blob:
 def check_room_for(listing: Listing, also: int = 0, at: Path | None = None) -> None:
     """Raises DiskFull where there is too little room for the missing bytes of a listing, and for the `also` bytes that
     a conversion then writes in `at` (None: the cache). Called before the first byte is fetched."""
-    advice = f"Free some space, or set {cache_variable()} or ELM_MLX_CACHE (elm-mlx's own copies) to another disk."
+    advice = f"Free some space, or set {cache_variable()} and ELM_MLX_CACHE to folders on another disk."
     with cache_errors(f"Looking for {listing.repository}"):
         missing = (cache_directory(), listing.missing_bytes)
         check_room(listing.repository, advice, missing, (at or cache_directory(), also))

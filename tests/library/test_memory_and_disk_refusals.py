@@ -58,7 +58,7 @@ def test_too_little_disk_is_said_before_the_first_byte(
 def test_a_full_disk_is_answered_with_the_settings_of_a_name_s_places(
     machine: Machine, hub: FakeHub, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    machine.run("convert", APPLE, "--output", machine.home / "out")  # brings the checkpoint and its tokenizer
+    well(machine.run("convert", APPLE, "--output", machine.home / "out"))  # brings the checkpoint and its tokenizer
     monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(total=10, used=5, free=5))
     made = machine.run("pull", "openelm-450m", "--bits", 4)
     assert (made.code, "ELM_MLX_CACHE" in made.err, "--output" in made.err) == (74, True, False)

@@ -10,6 +10,7 @@ import shutil
 from contextlib import redirect_stdout
 from pathlib import Path
 
+import pytest
 from helpers.command_line import recorder
 from helpers.fake_hub import FakeHub
 from helpers.machine import READY, Machine, pulled, well
@@ -53,13 +54,24 @@ def test_rm_of_a_published_model_leaves_the_hubs_cache(machine: Machine, hub: Fa
     assert not hub.requests
 
 
-def test_rm_says_how_to_remove_what_a_conversion_was_made_from(machine: Machine, hub: FakeHub) -> None:
+def hint_of_rm(machine: Machine) -> str:
+    """The command that rm names for what a conversion was made from."""
     well(machine.run("pull", "openelm-450m"))
     done = well(machine.run("rm", "openelm-450m", "--yes"))
     command = re.search(r"`(hf cache rm .*?)`", done.err)
     assert command
-    assert command[0] in machine.run("rm", "openelm-450m", "--yes").err  # where nothing is kept, too
-    well(machine.process(*shlex.split(command[1])[1:], "--yes", program=HF))
+    return command[1]
+
+
+def test_rm_says_how_to_remove_what_a_conversion_was_made_from(machine: Machine, hub: FakeHub) -> None:
+    command = hint_of_rm(machine)
+    assert command == "hf cache rm model/apple/OpenELM-450M"
+    assert command in machine.run("rm", "openelm-450m", "--yes").err  # where nothing is kept, too
+
+
+@pytest.mark.slow
+def test_what_rm_says_removes_it(machine: Machine, hub: FakeHub) -> None:
+    well(machine.process(*shlex.split(hint_of_rm(machine))[1:], "--yes", program=HF))
     assert not [*(machine.home / "hub").rglob("model.safetensors")]
     assert "hf cache" not in machine.run("rm", "openelm-450m", "--yes").err
 
