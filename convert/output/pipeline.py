@@ -223,7 +223,7 @@ def check_peaks(name: str, peaks: mx.array, dtype: mx.Dtype) -> None:
         raise NotFinite(
             f"{name} of the source holds {'NaN' if math.isnan(there) else 'infinity'}: its file is damaged, or it was "
             "saved so. Fetch it again;",
-            "{allow_nonfinite=True} converts it all the same.",
+            "`elm-mlx convert` takes it all the same with {allow_nonfinite=True}.",
         )
     if not math.isfinite(cast):
         other = "bfloat16" if dtype == mx.float16 and there <= mx.finfo(mx.bfloat16).max else "float32"

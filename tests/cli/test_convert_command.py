@@ -133,7 +133,7 @@ def test_weights_that_are_no_numbers_are_refused_by_name_and_converted_when_that
     refused = run("convert", source, "--output", tmp_path / "out")
     assert (refused.code, refused.out) == (65, "")
     assert refused.err == (f"elm-mlx: {name} of the source holds NaN: its file is damaged, or it was saved so. Fetch "
-                           "it again; --allow-nonfinite converts it all the same.\n")  # fmt: skip
+                           "it again; `elm-mlx convert` takes it all the same with --allow-nonfinite.\n")  # fmt: skip
     assert run("convert", source, "--output", tmp_path / "out", "--allow-nonfinite").code == 0
 
 
