@@ -14,14 +14,11 @@ from elm_mlx.config.values import CONFIG
 from elm_mlx.convert.tensor import LazyTensor
 from elm_mlx.errors import BadCheckpoint
 from elm_mlx.store.weights import Entry, check_copy, check_entries
-
-WRAPPED = r"^(?:module\.|_orig_mod\.)"  # prefixes of a model saved inside DistributedDataParallel, or compiled
+from elm_mlx.store.wrapped_names import unwrap
 
 # (family, naming) -> (pattern, replacement) rules, the first match renames. Output uses Hugging Face's own names.
 RENAME_RULES: dict[tuple[str, str], list[tuple[str, str]]] = {
-    ("openelm", "hugging-face"): [(f"{WRAPPED}+", "")],
-    ("llama", "hugging-face"): [(f"{WRAPPED}+", "")],
-    ("openelm", "corenet"): [(f"{WRAPPED}*classifier\\.", "lm_head."), (f"{WRAPPED}*", "transformer.")],
+    ("openelm", "corenet"): [(r"^classifier\.", "lm_head."), (r"^", "transformer.")],
     ("llama", "meta"): [
         (r"^tok_embeddings\.", "model.embed_tokens."),
         (r"^layers\.(\d+)\.attention\.w([qkvo])\.", r"model.layers.\1.self_attn.\2_proj."),
@@ -49,7 +46,8 @@ class Matched:
 
 
 def rename(name: str, rules: list[tuple[str, str]]) -> str:
-    """The new name of a tensor, by the first rule that matches; its old one where none does."""
+    """The new name of a tensor: without the words of wrappers, and by the first rule that matches, if one does."""
+    name = unwrap(name)
     for pattern, replacement in rules:
         renamed, count = re.subn(pattern, replacement, name)
         if count:

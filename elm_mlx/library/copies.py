@@ -111,9 +111,10 @@ def link_directory(target: Path, source: Path, replaced: Mapping[str, bytes]) ->
         with TemporaryDirectory(prefix=".", dir=target.parent) as scratch:
             folder = Path(scratch, target.name)
             folder.mkdir()
-            for file in source.iterdir():
-                if file.is_file() and file.name not in replaced:
-                    (folder / file.name).symlink_to(file.resolve())
+            for file in source.rglob("*"):
+                if file.is_file() and (name := file.relative_to(source).as_posix()) not in replaced:
+                    (folder / name).parent.mkdir(parents=True, exist_ok=True)
+                    (folder / name).symlink_to(file.resolve())
             for name, content in replaced.items():
                 (folder / name).write_bytes(content)
             if target.is_dir() and not is_complete(target):  # the hub's cache lost files that it links to

@@ -7,7 +7,7 @@ A name stands for one or more candidates, the best first. A candidate is found a
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from elm_mlx.library.hub_cache import commit_of, complete_snapshot, find_snapsho
 from elm_mlx.library.names import Known, Name, Repository, parse_name
 from elm_mlx.store.layout import has_tokenizer
 from elm_mlx.store.snapshot import Snapshot
+from elm_mlx.store.weight_files import WeightFiles, check_directory, weight_files
 
 
 @dataclass(frozen=True)
@@ -82,10 +83,9 @@ def locate(model: str | Path, bits: int | None = None) -> Located | None:
 
 
 def find_directory(directory: Path, bits: int | None) -> Located:
-    """The place of a model that was named by its directory. Raises NotFound for a directory that does not exist, and
-    InvalidRequest if `bits` are given: a directory has those that it has."""
-    if not directory.is_dir():
-        raise NotFound(f"There is no directory {directory}. Give a model's directory, or a name.")
+    """The place of a model that was named by its directory. Raises NotFound for a directory that does not exist,
+    InvalidRequest if `bits` are given: a directory has those that it has; and as `check_directory`."""
+    check_directory(directory)
     if bits:
         raise InvalidRequest(f"{directory} is a directory, which has the bits that it has. Convert it with "
                              f"`elm-mlx convert {directory} --bits {bits}`, or name a model.")  # fmt: skip
@@ -123,12 +123,13 @@ def runs_as_published(directory: Path, candidate: Candidate) -> bool:
     """Whether a directory of published files runs as the candidate without conversion."""
     stored = stored_bits(optional_json(directory / "config.json"), candidate)
     with reading(directory):
-        return needs_no_conversion([file.name for file in directory.iterdir() if file.exists()], candidate.bits, stored)
+        has_json = (directory / "tokenizer.json").exists()
+    return has_json and needs_no_conversion(weight_files(directory), candidate.bits, stored)
 
 
-def needs_no_conversion(files: Collection[str], bits: int | None, stored: int | None) -> bool:
-    """Whether a repository with these files, its weights in `stored` bits, runs as it is where `bits` are asked for."""
-    return "tokenizer.json" in files and any(file.endswith(".safetensors") for file in files) and bits in (None, stored)
+def needs_no_conversion(weights: WeightFiles, bits: int | None, stored: int | None) -> bool:
+    """Whether weights in `stored` bits run as they are where `bits` are asked for, beside a tokenizer.json."""
+    return weights.are_safetensors and bits in (None, stored)
 
 
 def stored_bits(raw: dict[str, Any], candidate: Candidate) -> int | None:

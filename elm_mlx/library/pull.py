@@ -19,11 +19,11 @@ import elm_mlx.device.backend  # noqa: F401  first, as its error says what to in
 from elm_mlx.arguments import Progress
 from elm_mlx.config import config_from_dict
 from elm_mlx.device.memory import check_memory
-from elm_mlx.errors import BadCheckpoint, ElmError, Gated, MissingTokenizer, TargetExists, Unreachable
+from elm_mlx.errors import BadCheckpoint, ElmError, Gated, MissingTokenizer, NotFound, TargetExists, Unreachable
 from elm_mlx.files import MAX_LARGE_BYTES, gigabytes, read_json
 from elm_mlx.library import copies, hub, names
 from elm_mlx.library.download import Say
-from elm_mlx.library.hub_cache import complete_snapshot, remove_damaged, set_reference
+from elm_mlx.library.hub_cache import complete_snapshot, folder_of, remove_damaged, set_reference
 from elm_mlx.library.local import (
     Candidate,
     Checkpoint,
@@ -121,7 +121,15 @@ def fetch_checkpoint(model: str | Path, fetching: Progress | None = None, say: S
 
 def choose_candidate(possible: Sequence[Candidate]) -> Candidate:
     """Chooses what to fetch: the first candidate that the hub's cache holds already, else the best one."""
-    return next((candidate for candidate in possible if complete_snapshot(candidate.repository)), possible[0])
+    return next((candidate for candidate in possible if is_cached(candidate)), possible[0])
+
+
+def is_cached(candidate: Candidate) -> bool:
+    """Whether the hub's cache holds all files of a candidate, sound or damaged."""
+    try:
+        return complete_snapshot(candidate.repository) is not None
+    except BadCheckpoint:  # its index is damaged, so it is here
+        return True
 
 
 def fetch_candidate(candidate: Candidate, callbacks: Callbacks, *, for_running: bool) -> Checkpoint:
@@ -134,7 +142,8 @@ def fetch_candidate(candidate: Candidate, callbacks: Callbacks, *, for_running: 
             announce(candidate, listing, callbacks.say)
             hub.fetch_listing(listing, callbacks.fetching, callbacks.say)
     if not (snapshot := complete_snapshot(repository)):
-        raise BadCheckpoint(f"{repository} lacks files that its own index of weights names. Try another revision.")
+        raise NotFound(f"{folder_of(repository.name)} has weights beside those that the hub lists. Remove that "
+                       "folder, and pull again.")  # fmt: skip
     return Checkpoint(repository, snapshot, tokenizer)
 
 
@@ -160,7 +169,8 @@ def look_up_candidate(candidate: Candidate, for_running: bool) -> hub.Listing:
     weights = config.quantized_bytes(bits) if bits else 2 * config.parameter_count
     if for_running:
         check_memory(candidate.repository, config, weights, 16)
-    if for_running and not needs_no_conversion(listing.files, candidate.bits, stored):
+    as_it_is = "tokenizer.json" in listing.files and needs_no_conversion(listing.weights, candidate.bits, stored)
+    if for_running and not as_it_is:
         copies.check_writable()
         hub.check_room_for(listing, also=weights, at=copies.root())
     return listing
