@@ -23,10 +23,10 @@ from elm_mlx.convert.tensor import LazyTensor
 from elm_mlx.convert.torch_file import read_torch_file
 from elm_mlx.errors import InvalidRequest, NotFound, Unsupported
 from elm_mlx.files import optional_json, read_json, reading
+from elm_mlx.store.other_names import unwrap
 from elm_mlx.store.stored_form import refuse_lost_quantization
 from elm_mlx.store.weight_files import TORCH_SUFFIXES, WeightFiles, gguf_among, weight_files
 from elm_mlx.store.weights import Entry, gather
-from elm_mlx.store.wrapped_names import unwrap
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -51,7 +51,7 @@ class Listing:
     repository: Repository
     commit: str
     files: dict[str, Blob]
-    weights: WeightFiles = WeightFiles()
+    weights: WeightFiles = field(default_factory=WeightFiles)
 
     @property
     def nbytes(self) -> int:

@@ -22,10 +22,10 @@ from elm_mlx.models import build
 from elm_mlx.models.matrices import Linear
 from elm_mlx.models.model import Model
 from elm_mlx.models.parameters import Parameters
+from elm_mlx.store.other_names import head_as_embedding, refuse_other_names
 from elm_mlx.store.stored_form import expand, refuse_lost_quantization, stored_entries
 from elm_mlx.store.weight_files import check_directory, gguf_among, weight_files
 from elm_mlx.store.weights import check_copy, check_entries, gather, read_arrays
-from elm_mlx.store.wrapped_names import refuse_wrapped
 from elm_mlx.text.tokenizer import Tokenizer
 
 
@@ -116,14 +116,14 @@ def load_generation(directory: Path) -> tuple[Sampling, frozenset[int]]:
 def load_arrays(directory: Path, config: ModelConfig) -> tuple[dict[str, mx.array], int]:
     """(the weights by name, not read yet; their bytes in all): exactly the tensors that `config` calls for. Raises
     NotFound without weights, BadCheckpoint for other tensors, and Unsupported for names that only `convert` reads."""
-    files = runnable_weight_files(directory)
-    found = gather(directory, files, read_arrays)
-    refuse_wrapped(directory, found)
+    found = gather(directory, runnable_weight_files(directory), read_arrays)
+    refuse_other_names(directory, config, found)
     if config.quantization is None:
         stored = {name: entry for name, (entry, _) in found.items()}
         refuse_lost_quantization(directory / "config.json", stored, config.weight_shapes())
     if config.tied and HEAD_NAME in found and config.embedding_name in found:
         check_copy(directory, found[HEAD_NAME][1], found[config.embedding_name][1])
+    found = head_as_embedding(config, found)
     arrays = {name: array for name, (_, array) in found.items() if not config.is_redundant(name)}
     entries = {name: entry for name, (entry, _) in found.items() if not config.is_redundant(name)}
     is_quantized = {name for name in entries if name.removesuffix("weight") + "scales" in entries}

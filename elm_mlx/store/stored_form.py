@@ -64,11 +64,13 @@ def refuse_lost_quantization(config: Path, stored: Mapping[str, Entry], shapes: 
 def told_setting(name: str, stored: Mapping[str, Entry], shapes: Mapping[str, Shape]) -> Quantization | None:
     """The setting that a quantized matrix has by the shapes of its parts; None where none fits, or its plain shape is
     not known."""
+    if len(shapes.get(name, ())) != 2:
+        return None
     parts = [name.removesuffix("weight") + part for part in ("weight", "scales", "biases")]
     there = {part: stored[part].shape for part in parts if part in stored}
     for mode, (bits, sizes) in QUANTIZATION_MODES.items():
         for setting in (Quantization(count, size, mode) for count in bits for size in sizes):
-            expected = stored_parts(name, shapes.get(name, (0, 0)), setting, mx.float32)
+            expected = stored_parts(name, shapes[name], setting, mx.float32)
             if there == {part: entry.shape for part, entry in expected.items()}:
                 return setting
     return None
