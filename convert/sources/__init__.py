@@ -95,8 +95,9 @@ def checkpoint_files(where: Path) -> WeightFiles:
     """The weights files to read; there is at least one. Raises as `open_source`."""
     if where.is_file():
         if where.suffix != ".safetensors" and where.suffix not in TORCH_SUFFIXES:
-            raise Unsupported(f"{where} is not a weights file that elm-mlx reads: .safetensors, .bin, .pt or .pth."
-                              f"{gguf_among([where.name])}")  # fmt: skip
+            gguf = gguf_among([where.name]).strip()
+            kinds = f"{where} is not a weights file that elm-mlx reads: .safetensors, .bin, .pt or .pth."
+            raise Unsupported(gguf or kinds)
         return WeightFiles(meta.files(where.parent) if meta.CONSOLIDATED.fullmatch(where.name) else [where.name])
     if (found := weight_files(where)).files:
         return found

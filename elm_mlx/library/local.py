@@ -189,9 +189,11 @@ def complete_checkpoint(repository: Repository) -> Snapshot | None:
 
 
 def fetchable_name(model: str | Path) -> Known | Repository:
-    """Parses the name of a model that can be fetched. Raises InvalidRequest for a directory."""
+    """Parses the name of a model that can be fetched. Raises InvalidRequest for a directory, and as `check_directory`
+    for one that there is not."""
     name = parse_name(model)
     if isinstance(name, Path):
+        check_directory(name)
         raise InvalidRequest(f"{model} is a directory, so there is nothing to fetch. Name a model.")
     return name
 

@@ -9,7 +9,7 @@ from difflib import get_close_matches
 from pathlib import Path
 
 from elm_mlx.errors import InvalidRequest, NotFound
-from elm_mlx.store.weight_files import is_weights_name
+from elm_mlx.store.weight_files import is_file_name
 
 
 @dataclass(frozen=True)
@@ -99,13 +99,13 @@ def parse_name(model: str | Path) -> Name:
     """What a model argument names: a directory, a repository, or a known model.
 
     A Path, a text that looks like a path and the name of an existing directory mean a directory; so does, to be
-    refused as one, a file of weights. Raises InvalidRequest
+    refused as one, a file. Raises InvalidRequest
     for a text that can be none of the three, NotFound with the nearest names for an unknown short name.
     """
     text = str(model)
     if not text:
         raise InvalidRequest("The model's name is empty. Give one that `elm-mlx list` shows.")
-    if isinstance(model, Path) or text.startswith((".", "/", "~")) or Path(text).is_dir() or is_weights_name(text):
+    if isinstance(model, Path) or text.startswith((".", "/", "~")) or Path(text).is_dir() or is_file_name(text):
         return Path(os.path.expanduser(text))  # noqa: PTH111, which raises for an unknown user
     if found := known_models().get(text.lower()):
         return found

@@ -11,7 +11,6 @@ import mlx.core as mx
 from elm_mlx.config import ModelConfig, Shape
 from elm_mlx.config.quantization import QUANTIZATION_MODES, Quantization
 from elm_mlx.errors import BadCheckpoint
-from elm_mlx.store.weight_files import some
 from elm_mlx.store.weights import Entry
 
 
@@ -57,8 +56,8 @@ def refuse_lost_quantization(config: Path, stored: Mapping[str, Entry], shapes: 
     settings = {json.dumps(told.to_dict()) for told in (told_setting(n, stored, shapes) for n in quantized) if told}
     add = f' Or add "quantization": {settings.pop()} to it, which fits their shapes.' if len(settings) == 1 else ""
     raise BadCheckpoint(f"{config} has lost its key `quantization`, which says in how many bits the weights are: "
-                        f"{some(quantized)} are quantized, as their .scales show. Take config.json from the "
-                        f"repository of the weights.{add}")  # fmt: skip
+                        f"{len(quantized)} of them are quantized ({quantized[0]} has .scales). Take config.json from "
+                        f"the repository of the weights.{add}")  # fmt: skip
 
 
 def told_setting(name: str, stored: Mapping[str, Entry], shapes: Mapping[str, Shape]) -> Quantization | None:

@@ -22,7 +22,7 @@ SUFFIXES = (".safetensors", *TORCH_SUFFIXES, ".gguf")
 MAX_INDEX_BYTES = 20 * 2**20  # the largest published ones have 9 MB
 # What a training leaves beside a model, an adapter, and Mistral's own layout are other things than the model's weights.
 OTHER = r"(?i:.*(?<![a-z])(adapters?|lora|consolidated|optimizer|scheduler|training)(?![a-z]))"
-LOOSE = (rf"(?!{OTHER})[^/]+\.safetensors", r"pytorch_model-\d{5}-of-\d{5}\.bin")
+LOOSE = (rf"(?!{OTHER})[^/.][^/]*\.safetensors", r"pytorch_model-\d{5}-of-\d{5}\.bin")
 NUMBERED = re.compile(r"(.*)-\d{5}-of-(\d{5})(\..*)")
 GGUF = "a GGUF file, which elm-mlx does not read. Give the safetensors repository that it was made from."
 
@@ -56,15 +56,16 @@ def choose_weights(names: Collection[str], read_index: Callable[[str], list[str]
             return WeightFiles(read_index(index), index)
     loose = ([name for name in sorted(names) if re.fullmatch(pattern, name)] for pattern in LOOSE)
     found = next(filter(None, loose), [])
-    return WeightFiles(list(dict.fromkeys(member for name in found for member in series(name))))
+    return WeightFiles(found + sorted({lost for name in found if (lost := _lost_member(name, {*found}))}))
 
 
-def series(name: str) -> list[str]:
-    """The files of the numbered series (-00001-of-00003) that one of them belongs to; any other file alone."""
+def _lost_member(name: str, there: Collection[str]) -> str | None:
+    """The first file that is missing from the numbered series (-00001-of-00003) of one; None where none is."""
     if not (numbered := NUMBERED.fullmatch(name)):
-        return [name]
+        return None
     begin, count, end = numbered.groups()
-    return list(dict.fromkeys([*(f"{begin}-{number:05}-of-{count}{end}" for number in range(1, int(count) + 1)), name]))
+    members = (f"{begin}-{number:05}-of-{count}{end}" for number in range(1, int(count) + 1))
+    return next((member for member in members if member not in there), None)
 
 
 def read_index(path: Path) -> list[str]:
@@ -122,10 +123,10 @@ def gguf_among(names: Collection[str]) -> str:
     return f" {found[0]} is {GGUF}" if found else ""
 
 
-def is_weights_name(path: str) -> bool:
-    """Whether a text can only mean one file of weights, not a model: an existing file, or any GGUF."""
-    suffix = Path(path).suffix.lower()
-    return suffix == ".gguf" or (suffix in SUFFIXES and Path(path).is_file())
+def is_file_name(text: str) -> bool:
+    """Whether a text means a file and not a model's name: any GGUF, and what exists of weights, or in a folder."""
+    suffix = Path(text).suffix.lower()
+    return suffix == ".gguf" or ((suffix in SUFFIXES or "/" in text) and Path(text).is_file())
 
 
 def check_directory(path: Path) -> None:

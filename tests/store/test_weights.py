@@ -16,6 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from elm_mlx.errors import BadCheckpoint, ElmError, NotFound, Unsupported
+from elm_mlx.store.bounded_json import parse_bounded
 from elm_mlx.store.weights import (
     DTYPE_NAMES,
     DTYPES,
@@ -396,11 +397,11 @@ def test_a_header_is_refused_before_it_is_read_if_it_would_cost_much(
         read_header(tmp_path / "x.safetensors")
 
 
-def test_a_header_may_list_as_many_tensors_as_the_largest_models_have(tmp_path: Path) -> None:
-    tensor = {"dtype": "U8", "shape": [0, 1], "data_offsets": [0, 0]}
-    header = {f"model.layers.{i}.weight": tensor for i in range(30_000)}
-    (tmp_path / "x.safetensors").write_bytes(framed(header, b""))
-    assert len(read_header(tmp_path / "x.safetensors")) == 30_000
+def test_a_header_may_list_as_many_tensors_as_the_largest_models_have() -> None:
+    raw = b",".join(
+        b'"%x":{"dtype":"BF16","shape":[4096,4096],"data_offsets":[0,33554432]}' % i for i in range(120_000)
+    )
+    assert len(parse_bounded(b"{" + raw + b"}", Path("x"))) == 30_000
 
 
 def test_entries_are_compared_by_name_shape_and_kind() -> None:
