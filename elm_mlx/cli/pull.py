@@ -9,8 +9,6 @@ import click
 from elm_mlx.cli.find import BITS, complete_names, pull_directory
 from elm_mlx.cli.messages import quietable, say
 from elm_mlx.cli.progress import bars
-from elm_mlx.errors import InvalidRequest
-from elm_mlx.library.names import parse_name
 
 
 @click.command()
@@ -28,8 +26,9 @@ def command(name: str, bits: str | None, force: bool, verify: bool) -> None:
     if verify:
         click.echo(repair_model(name, bits))
         return
-    if isinstance(parse_name(name), Path):
-        raise InvalidRequest(f"{name} is a directory, so there is nothing to fetch. Name a model.")
+    from elm_mlx.library.local import fetchable_name  # here, as --help needs no MLX
+
+    fetchable_name(name)
     click.echo(pull_directory(name, bits, force))
 
 
