@@ -43,6 +43,7 @@ from elm_mlx.library.local import (
 )
 from elm_mlx.library.names import Repository, parse_name
 from elm_mlx.store.layout import is_complete
+from elm_mlx.store.weight_files import weight_files
 
 log: Say = logging.getLogger("elm_mlx").info
 
@@ -107,7 +108,9 @@ def repair(
     callbacks = Callbacks(say, fetching, converting)
     if damaged := remove_damaged(candidate.repository, checking):
         say(f"Damaged in the hub's cache, and fetched again: {', '.join(damaged)}.")
-    return make_runnable(candidate, fetch_candidate(candidate, callbacks, for_running=False), callbacks, again=True)
+    return make_runnable(
+        candidate, fetch_candidate(candidate, callbacks, for_running=False, again=True), callbacks, again=True
+    )
 
 
 def fetch_checkpoint(model: str | Path, fetching: Progress | None = None, say: Say = log) -> Checkpoint:
@@ -132,11 +135,16 @@ def is_cached(candidate: Candidate) -> bool:
         return True
 
 
-def fetch_candidate(candidate: Candidate, callbacks: Callbacks, *, for_running: bool) -> Checkpoint:
-    """Fetches what the hub's cache lacks of a candidate, and a tokenizer from elsewhere if the repository has none."""
+def fetch_candidate(
+    candidate: Candidate, callbacks: Callbacks, *, for_running: bool, again: bool = False
+) -> Checkpoint:
+    """Fetches what the hub's cache lacks of a candidate, and a tokenizer from elsewhere if the repository has none.
+    Where the files there do not show how many they are, the hub is asked `again`."""
     repository = candidate.repository
     with ungated_advice(candidate.ungated):
-        listing = None if complete_checkpoint(repository) else look_up_candidate(candidate, for_running)
+        here = complete_checkpoint(repository)
+        has_all = here and not (again and not weight_files(here.path).show_their_number)
+        listing = None if has_all else look_up_candidate(candidate, for_running)
         tokenizer = fetch_tokenizer(callbacks.say) if names.lacks_tokenizer(repository.name) else None
         if listing:
             announce(candidate, listing, callbacks.say)

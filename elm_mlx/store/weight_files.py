@@ -45,6 +45,11 @@ class WeightFiles:
         """Whether there are files, all in safetensors: what runs without a conversion."""
         return bool(self.files) and all(file.endswith(".safetensors") for file in self.files)
 
+    @property
+    def show_their_number(self) -> bool:
+        """Whether a missing one would be noticed: by an index, or by their own names."""
+        return self.index is not None or all(file in WHOLE or NUMBERED.fullmatch(file) for file in self.files)
+
 
 def choose_weights(names: Collection[str], read_index: Callable[[str], list[str]]) -> WeightFiles:
     """Chooses among the `names` of all files; none may be the weights'. `read_index` gives the files that an index

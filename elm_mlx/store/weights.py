@@ -180,8 +180,8 @@ def check_entries(
     missing, extra = [n for n in expected if n not in found], [n for n in found if n not in expected]
     if missing or extra:
         sides = [f"missing {some(missing)}"] * bool(missing) + [f"not expected {some(extra)}"] * bool(extra)
-        raise BadCheckpoint(f"{where} does not match its {authority}: {'; '.join(sides)}. "
-                            "Take both from the same repository.")  # fmt: skip
+        advice = "Take both from the same repository" if extra else "Fetch the weights again, all of their files"
+        raise BadCheckpoint(f"{where} does not match its {authority}: {'; '.join(sides)}. {advice}.")
     for name, entry in expected.items():
         if found[name].shape != entry.shape:
             raise BadCheckpoint(f"{where}: {name} has shape {found[name].shape}, {authority} gives "

@@ -98,6 +98,26 @@ def test_shards_without_an_index_are_fetched_together(
     assert len([name for name in sent(hub) if name.endswith(".safetensors")]) == 2
 
 
+def test_a_lost_shard_that_nothing_names_is_mended_as_the_error_says(
+    machine: Machine, hub: FakeHub, shards: dict[str, Content]
+) -> None:
+    hub.add(
+        "some/model", {name: file for name, file in renamed(shards, "layers-{}.safetensors").items() if name != INDEX}
+    )
+    first = well(machine.generate("some/model"))
+    for file in [*machine.home.rglob("layers-1.safetensors")]:
+        file.resolve().unlink(missing_ok=True)
+        file.unlink()
+    done = machine.generate("some/model")
+    assert (done.code, "missing model" in done.err, "pull some/model --verify" in done.err) == (65, True, True), (
+        done.err
+    )
+    hub.reset()
+    well(machine.run("pull", "some/model", "--verify"))
+    assert set(sent(hub)) == {"layers-1.safetensors"}
+    assert machine.generate("some/model").out == first.out
+
+
 def test_a_series_that_is_not_whole_on_the_hub_is_refused_before_it_is_fetched(
     machine: Machine, hub: FakeHub, shards: dict[str, Content]
 ) -> None:
@@ -147,3 +167,19 @@ def test_a_repository_of_gguf_alone_says_what_to_give(
     done = machine.generate("some/model-GGUF")
     assert done.code == 78
     assert "model-Q4.gguf is a GGUF file, which elm-mlx does not read. Give the safetensors repository" in done.err
+
+
+def test_weights_that_lie_beside_the_hub_s_in_its_cache_are_said(
+    machine: Machine, hub: FakeHub, shards: dict[str, Content]
+) -> None:
+    sha = hub.add("some/model", shards)
+    (place,) = [machine.home / "hub" / "models--some--model" / "snapshots" / sha]
+    place.mkdir(parents=True)
+    (place / "model.safetensors").symlink_to("nowhere")
+    done = machine.generate("some/model")
+    assert (done.code, "models--some--model has weights beside those that the hub lists. Remove" in done.err) == (
+        66,
+        True,
+    )
+    (place / "model.safetensors").unlink()
+    well(machine.generate("some/model"))
