@@ -68,7 +68,7 @@ def repair_advice(model: str | None, bits: str | None) -> Iterator[None]:
             raise
         more = f" --bits {bits}" if bits else ""
         raise BadCheckpoint(
-            f"{with_flags(error)} `elm-mlx pull {model}{more} --verify` finds what is damaged here, and mends it."
+            f"{with_flags(error)} `elm-mlx pull {model}{more} --verify` tells what is damaged here, and mends it."
         ) from error
 
 

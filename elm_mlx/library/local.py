@@ -14,14 +14,16 @@ from typing import Any
 
 from elm_mlx.config.quantization import check_bits
 from elm_mlx.device.memory import memory_limit, rough_bytes
-from elm_mlx.errors import InvalidRequest, NotFound
+from elm_mlx.errors import ElmError, InvalidRequest, NotFound
 from elm_mlx.files import gigabytes, optional_json, reading
 from elm_mlx.library import copies, names
 from elm_mlx.library.hub_cache import commit_of, complete_snapshot, find_snapshot
 from elm_mlx.library.names import Known, Name, Repository, parse_name
 from elm_mlx.store.layout import has_tokenizer
+from elm_mlx.store.other_names import are_usual
 from elm_mlx.store.snapshot import Snapshot
 from elm_mlx.store.weight_files import WeightFiles, check_directory, weight_files
+from elm_mlx.store.weights import read_header
 
 
 @dataclass(frozen=True)
@@ -124,7 +126,16 @@ def runs_as_published(directory: Path, candidate: Candidate) -> bool:
     stored = stored_bits(optional_json(directory / "config.json"), candidate)
     with reading(directory):
         has_json = (directory / "tokenizer.json").exists()
-    return has_json and needs_no_conversion(weight_files(directory), candidate.bits, stored)
+    weights = weight_files(directory)
+    return has_json and needs_no_conversion(weights, candidate.bits, stored) and has_usual_names(directory, weights)
+
+
+def has_usual_names(directory: Path, weights: WeightFiles) -> bool:
+    """Whether tensors have names that load, by those of the first file."""
+    try:
+        return are_usual(read_header(directory / weights.files[0]))
+    except ElmError:  # a damaged file: who loads it says what is wrong
+        return True
 
 
 def needs_no_conversion(weights: WeightFiles, bits: int | None, stored: int | None) -> bool:

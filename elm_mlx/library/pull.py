@@ -106,8 +106,9 @@ def repair(
                           "be fetched. Unset HF_HUB_OFFLINE and TRANSFORMERS_OFFLINE.")  # fmt: skip
     candidate = choose_candidate(candidates(fetchable_name(model), bits))
     callbacks = Callbacks(say, fetching, converting)
-    if damaged := remove_damaged(candidate.repository, checking):
-        say(f"Damaged in the hub's cache, and fetched again: {', '.join(damaged)}.")
+    damaged = remove_damaged(candidate.repository, checking)
+    again = f"Damaged in the hub's cache, and fetched again: {', '.join(damaged)}."
+    say(again if damaged else "No file of it in the hub's cache is damaged.")
     return make_runnable(
         candidate, fetch_candidate(candidate, callbacks, for_running=False, again=True), callbacks, again=True
     )

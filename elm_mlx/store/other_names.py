@@ -29,6 +29,12 @@ def unwrap(name: str) -> str:
     return OUTER.sub("", WRAPPERS.sub("", name))
 
 
+def are_usual(names: Iterable[str]) -> bool:
+    """Whether tensors have names that load, of whatever family they are."""
+    patterns = [pattern for pattern, _ in HEADLESS.values()]
+    return not any(unwrap(name) != name or any(re.match(pattern, name) for pattern in patterns) for name in names)
+
+
 def refuse_other_names(directory: Path, config: ModelConfig, names: Iterable[str]) -> None:
     """Raises Unsupported for names that only a conversion reads."""
     for name in names:

@@ -89,6 +89,14 @@ def test_pull_verify_fetches_what_is_damaged_again_and_nothing_else(machine: Mac
     assert machine.run("pull", str(path), "--verify").code == 2
 
 
+def test_verify_says_where_nothing_is_damaged(machine: Machine, hub: FakeHub) -> None:
+    well(machine.run("pull", "llama-3.2-1b-instruct"))
+    assert (
+        "No file of it in the hub's cache is damaged."
+        in well(machine.run("pull", "llama-3.2-1b-instruct", "--verify")).err
+    )
+
+
 def test_a_truncated_cache_entry_is_said_and_mended(machine: Machine, hub: FakeHub) -> None:
     well(machine.run("pull", "llama-3.2-1b-instruct"))
     blob = next(machine.home.rglob("snapshots/*/model.safetensors")).resolve()

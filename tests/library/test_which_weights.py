@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import mlx.core as mx
 import pytest
 from helpers import checkpoints
 from helpers.fake_hub import Content, FakeHub
 from helpers.machine import Machine, listing, pulled, sent, well
+from huggingface_hub import snapshot_download
 
 from elm_mlx.store.weight_files import MAX_INDEX_BYTES
 
@@ -155,7 +157,7 @@ def test_a_damaged_index_is_mended_as_the_error_says(
     blob = (path / INDEX).resolve()
     blob.write_bytes(b"[" * blob.stat().st_size)
     done = machine.generate("some/model")
-    assert (done.code, "`elm-mlx pull some/model --verify` finds what is damaged" in done.err) == (65, True), done.err
+    assert (done.code, "`elm-mlx pull some/model --verify` tells what is damaged" in done.err) == (65, True), done.err
     well(machine.run("pull", "some/model", "--verify"))
     well(machine.generate("some/model"))
 
@@ -183,3 +185,26 @@ def test_weights_that_lie_beside_the_hub_s_in_its_cache_are_said(
     )
     (place / "model.safetensors").unlink()
     well(machine.generate("some/model"))
+
+
+@pytest.mark.parametrize("others_fetched_it", [False, True])
+def test_weights_under_other_names_are_converted_by_their_model_s_name(
+    machine: Machine, hub: FakeHub, whole: dict[str, Content], others_fetched_it: bool
+) -> None:
+    hub.add("some/model", whole)
+    expected = well(machine.generate("some/model")).out
+    path = whole["model.safetensors"]
+    assert isinstance(path, Path)
+    arrays = mx.load(str(path))
+    assert isinstance(arrays, dict)
+    wrapped = path.with_name("wrapped.safetensors")
+    mx.save_safetensors(str(wrapped), {f"_orig_mod.{name}": array for name, array in arrays.items()})
+    hub.add("some/wrapped", whole | {"model.safetensors": wrapped})
+    if others_fetched_it:
+        with machine.here():
+            snapshot_download("some/wrapped")
+    done = well(machine.generate("some/wrapped"))
+    assert done.out == expected
+    assert "Converting some/wrapped to bf16" in done.err
+    hub.offline()
+    assert well(machine.generate("some/wrapped", HF_HUB_OFFLINE="1")).out == expected
