@@ -8,7 +8,7 @@ from typing import Any
 
 from elm_mlx.errors import BadCheckpoint
 
-MAX_VALUES = 1_000_000  # eight for each tensor of a header: 125,000 tensors, and the largest model here has 27,000
+MAX_VALUES = 500_000  # eight for each matrix of a header; the largest model that elm-mlx runs has 27,000 tensors
 
 
 def parse_bounded(raw: bytes, path: Path, what: str = "it", **hooks: Any) -> dict[str, Any]:
@@ -17,7 +17,7 @@ def parse_bounded(raw: bytes, path: Path, what: str = "it", **hooks: Any) -> dic
     Raises BadCheckpoint for more than MAX_VALUES values, and for anything but an object in JSON.
     """
     if sum(map(raw.count, (b",", b"[", b"{"))) > MAX_VALUES:  # before a value stands one of these
-        raise BadCheckpoint(f"{path}: {what} lists more tensors than any model has. Fetch it again.")
+        raise BadCheckpoint(f"{path}: {what} lists over 60,000 tensors, more than any model here has. Fetch it again.")
     try:
         value = json.loads(raw.decode(), **hooks)
         json.dumps(value, ensure_ascii=False).encode()  # half a surrogate pair fails here

@@ -134,15 +134,13 @@ def test_an_index_with_half_a_letter_is_refused(tmp_path: Path) -> None:
         weight_files(indexed(tmp_path, {"a": "\ud800"}))
 
 
-@pytest.mark.parametrize(
-    "content", [b'{"weight_map":{' + b'"a":"b",' * 1_000_001 + b"}}", b" " * (MAX_INDEX_BYTES + 1)]
-)
+@pytest.mark.parametrize("content", [b'{"weight_map":{' + b'"a":"b",' * 500_001 + b"}}", b" " * (MAX_INDEX_BYTES + 1)])
 def test_an_index_is_refused_before_it_is_read_if_it_would_cost_much(
     tmp_path: Path, content: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / INDEX).write_bytes(content)
     monkeypatch.setattr(json, "loads", pytest.fail)
-    with pytest.raises(BadCheckpoint, match=rf"{INDEX}(: it lists more tensors than any model has| is over 20 MB)"):
+    with pytest.raises(BadCheckpoint, match=rf"{INDEX}(: it lists over 60,000 tensors| is over 20 MB)"):
         read_index(tmp_path / INDEX)
 
 

@@ -380,10 +380,10 @@ def test_a_tensor_in_two_files_is_refused(tmp_path: Path) -> None:
 
 
 HOSTILE = {
-    "tensors": b"".join(b'"%x":{"dtype":"F32","shape":[0],"data_offsets":[0,0]},' % i for i in range(150_000)),
-    "a shape": b'{"a":{"dtype":"F32","shape":[' + b"1," * 1_000_001 + b'1],"data_offsets":[0,4]}}',
-    "metadata": b'{"__metadata__":{' + b",".join(b'"%x":""' % i for i in range(1_000_001)) + b"}}",
-    "lists": b'{"a":[' + b"[],[]," * 600_000 + b"[]]}",
+    "tensors": b"".join(b'"%x":{"dtype":"F32","shape":[0],"data_offsets":[0,0]},' % i for i in range(75_000)),
+    "a shape": b'{"a":{"dtype":"F32","shape":[' + b"1," * 500_001 + b'1],"data_offsets":[0,4]}}',
+    "metadata": b'{"__metadata__":{' + b",".join(b'"%x":""' % i for i in range(500_001)) + b"}}",
+    "lists": b'{"a":[' + b"[],[]," * 300_000 + b"[]]}",
 }
 
 
@@ -393,7 +393,7 @@ def test_a_header_is_refused_before_it_is_read_if_it_would_cost_much(
 ) -> None:
     (tmp_path / "x.safetensors").write_bytes(framed(HOSTILE[kind], b""))
     monkeypatch.setattr(json, "loads", pytest.fail)
-    with pytest.raises(BadCheckpoint, match=r"x\.safetensors: its header lists more tensors than any model has"):
+    with pytest.raises(BadCheckpoint, match=r"x\.safetensors: its header lists over 60,000 tensors"):
         read_header(tmp_path / "x.safetensors")
 
 
