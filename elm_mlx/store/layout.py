@@ -7,21 +7,13 @@ from pathlib import Path
 
 from elm_mlx.errors import NotFound
 from elm_mlx.files import reading
+from elm_mlx.store.side_files import file_names, side_files
 from elm_mlx.store.weight_files import choose_weights, read_index
-
-SMALL_FILES = (
-    "config.json",
-    "generation_config.json",
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "chat_template.jinja",
-)
 
 
 def small_files(names: Collection[str]) -> list[str]:
     """The files beside the weights that a model needs; a tokenizer.model only where there is no tokenizer.json."""
-    small = [name for name in SMALL_FILES if name in names]
+    small = [name for name in names if name == "config.json"] + side_files(names)
     if "tokenizer.json" not in names and "tokenizer.model" in names:
         small.append("tokenizer.model")
     return small
@@ -31,7 +23,7 @@ def is_complete(directory: Path) -> bool:
     """Whether a directory has a configuration and all its weight files, and no file that it needs is a broken link.
     Raises BadCheckpoint for an index that cannot be read."""
     with reading(directory):
-        names = [file.name for file in directory.iterdir()]
+        names = file_names(directory)
         try:
             weights = choose_weights(names, lambda index: read_index(directory / index))
         except NotFound:  # the index is a link to nothing
