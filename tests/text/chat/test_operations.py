@@ -98,7 +98,7 @@ USES = {
     "Markup.striptags": ["('<b>a</b>' | safe).striptags()"], "Markup.unescape": ["('<' | e).unescape()"],
     "Cycler.next": ["cycler('a', 'b').next()"], "Cycler.reset": ["cycler('a').reset()"],
     "Dicts.fromkeys": ["dict.fromkeys('ab', 2)"],
-    "operators": ["2 ** 10", "2 ** -1", "2 ** 0.5", "7 // 2", "-7 % 3", "'%d%% %s' % (5, 'x')", "'%(k)s' % rows[0]",
+    "operators": ["2 ** 10", "2 ** 4000 % 97", "2 ** -1", "2 ** 0.5", "7 // 2", "-7 % 3", "'%d%% %s' % (5, 'x')", "'%(k)s' % rows[0]",
                   "'%s' % ws",
                   "'a' * 3 + 'b'", "[1] + [2]", "1 + 1.5", "t[2:-1:2]", "t[3]", "'a' < 'b' < 'c'", "+3 - -2",
                   "'%s' % 'a'"],
