@@ -58,7 +58,7 @@ class Form:
             raise InvalidRequest("", f"{{mode={self.mode}}} fixes its bits and group size; leave {{bits}} and "
                                      "{group_size} out.")  # fmt: skip
         if self.group_size and not (self.bits or self.mode):
-            raise InvalidRequest("", "{group_size} means nothing without {bits}: nothing would be quantized.")
+            raise InvalidRequest("", "{group_size} means nothing without {bits}. Give both, or leave it out.")
 
     def quantization(self, config: ModelConfig) -> Quantization | None:
         """The quantization settings for a model; None for plain weights."""

@@ -77,7 +77,8 @@ def match(
             dropped.append(old)
             head = tensor if new == HEAD_NAME else head
         elif new in named:
-            raise BadCheckpoint(f"{where}: {old} and another tensor both become {new}.")
+            raise BadCheckpoint(f"{where} holds {new} twice, as {names[new]} and as {old}. Fetch it again, or save it "
+                                "with one of them.")  # fmt: skip
         else:
             named[new], names[new] = tensor, old
     expected = {name: Entry(mx.float32, shape) for name, shape in config.weight_shapes().items()}

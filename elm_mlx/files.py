@@ -33,7 +33,7 @@ def read_bytes(path: Path, limit: int) -> bytes:
         with path.open("rb") as file:
             data = file.read(limit + 1)
     if len(data) > limit:
-        raise BadCheckpoint(f"{path} is over {limit / 2**20:g} MB, too large to be what its name says.")
+        raise BadCheckpoint(f"{path} is over {limit / 2**20:g} MB, too large to be what its name says; fetch it again.")
     return data
 
 
@@ -52,8 +52,15 @@ def read_json(path: Path, limit: int = MAX_SMALL_BYTES) -> dict[str, Any]:
     except (ValueError, RecursionError) as error:
         raise BadCheckpoint(f"{path} is not valid JSON ({type(error).__name__}); fetch it again.") from error
     if not isinstance(value, dict):
-        raise BadCheckpoint(f"{path} holds a {type(value).__name__}, where an object belongs.")
+        raise BadCheckpoint(f"{path} holds {json_kind(value)}, where an object belongs; fetch it again.")
     return value
+
+
+def json_kind(value: object) -> str:
+    """Says in words of which kind a value of a JSON file is."""
+    return {list: "a list", str: "a text", dict: "an object", bool: "true or false", type(None): "null"}.get(
+        type(value), "a number"
+    )
 
 
 def optional_json(path: Path, limit: int = MAX_SMALL_BYTES) -> dict[str, Any]:

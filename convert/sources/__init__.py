@@ -28,6 +28,8 @@ from elm_mlx.store.stored_form import refuse_lost_quantization
 from elm_mlx.store.weight_files import TORCH_SUFFIXES, WeightFiles, gguf_among, weight_files
 from elm_mlx.store.weights import Entry, gather
 
+NOWHERE = " Fetch them, or give the directory that holds them."
+
 
 @dataclass(frozen=True)
 class Source:
@@ -81,13 +83,15 @@ def open_source(where: Path, *, rope_factor: float | None = None) -> Source:
     with reading(where):
         there = where.exists()
     if not there:
-        raise NotFound(f"There is no {where}. Give a checkpoint's directory, or a weights file beside its config.json.")
+        raise NotFound(f"There is no file or directory {where}. Give a checkpoint's directory, or a weights file "
+                       "beside its config.json.")  # fmt: skip
     directory = where if where.is_dir() else where.parent
     weights = checkpoint_files(where)
     if meta.CONSOLIDATED.fullmatch(weights.files[0]):
         return open_meta(where, directory, weights.files, rope_factor)
     if rope_factor is not None:
-        raise InvalidRequest("", "{rope_factor} is for Meta's own layout (params.json); elsewhere config.json says it.")
+        raise InvalidRequest("", "{rope_factor} is for Meta's own layout (params.json); elsewhere config.json says it. "
+                                 "Leave it out.")  # fmt: skip
     return open_files(where, directory, weights)
 
 
@@ -96,7 +100,7 @@ def checkpoint_files(where: Path) -> WeightFiles:
     if where.is_file():
         if where.suffix != ".safetensors" and where.suffix not in TORCH_SUFFIXES:
             gguf = gguf_among([where.name]).strip()
-            kinds = f"{where} is not a weights file that elm-mlx reads: .safetensors, .bin, .pt or .pth."
+            kinds = f"{where} is no file of weights. Give a .safetensors, .bin, .pt or .pth file, or a directory."
             raise Unsupported(gguf or kinds)
         return WeightFiles(meta.files(where.parent) if meta.CONSOLIDATED.fullmatch(where.name) else [where.name])
     if (found := weight_files(where)).files:
@@ -108,7 +112,7 @@ def checkpoint_files(where: Path) -> WeightFiles:
     below = f" Meta's files may lie in {where / 'original'}." if (where / "original").is_dir() else ""
     below += gguf_among([file.name for file in where.iterdir()])
     raise NotFound(f"There are no weights in {where}: no safetensors, no pytorch_model.bin, no index, no "
-                   f"consolidated.00.pth, no .pt.{below}")  # fmt: skip
+                   f"consolidated.00.pth, no .pt.{below or NOWHERE}")  # fmt: skip
 
 
 def open_files(where: Path, directory: Path, weights: WeightFiles) -> Source:

@@ -160,7 +160,7 @@ def raw_config(
 def refuse_other_model(params: Values, tensors: Mapping[str, LazyTensor], dim: int, heads: int) -> None:
     """Checks params.json against the shapes of the tensors. Raises BadCheckpoint, which names the key that is wrong."""
     if missing := [key for key in REQUIRED if params.get(key) is None]:
-        raise BadCheckpoint(f"{params.where} says no {missing[0]}. Fetch it again.")
+        raise BadCheckpoint(f"{params.where} has no {missing[0]}. Fetch it again.")
     if dim % (2 * heads):
         raise BadCheckpoint(f"params.json: n_heads is {heads}, and dim {dim} does not make so many heads of an even "
                             "width. Take it from the same model.")  # fmt: skip

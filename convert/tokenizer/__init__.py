@@ -12,7 +12,7 @@ from elm_mlx.convert.tokenizer.compact import compact
 from elm_mlx.convert.tokenizer.sentencepiece import SentencePieceModel, added_token
 from elm_mlx.errors import BadCheckpoint, MissingTokenizer, NotFound
 from elm_mlx.files import MAX_LARGE_BYTES, read_bytes, read_json, reading, write_json
-from elm_mlx.store.load import check_tokenizer
+from elm_mlx.store.load import OWN_TOKENIZER, check_tokenizer
 from elm_mlx.store.side_files import ADDED, GENERATION, SETTINGS, TOKENIZER, files_beside
 from elm_mlx.store.text_settings import load_generation, read_checked, read_settings, read_tokens
 from elm_mlx.text.tokenizer import Tokenizer
@@ -75,7 +75,7 @@ def find_tokenizer(place: Path, family: str | None = None) -> Path:
     Raises NotFound, MissingTokenizer.
     """
     if not place.exists():
-        raise NotFound(f"There is no {place}.", f"{{tokenizer}} wants {WANTED}.")
+        raise NotFound(f"There is no file or directory {place}.", f"{{tokenizer}} wants {WANTED}.")
     if place.is_file():
         return place
     for name in (TOKENIZER, "tokenizer.model"):
@@ -154,4 +154,4 @@ def check_id_count(count: int, config: ModelConfig, file: Path) -> None:
     """Checks that the embedding has a row for each of `count` ids. Raises BadCheckpoint."""
     if count > config.vocab_size:
         raise BadCheckpoint(f"{file} has ids up to {count - 1} and the model only {config.vocab_size} of them: it is "
-                            "another model's tokenizer.")  # fmt: skip
+                            "another model's tokenizer.", OWN_TOKENIZER)  # fmt: skip

@@ -87,8 +87,10 @@ def parse(data: bytes, where: object) -> SentencePieceModel:
         for number, value in fields(memoryview(data)):
             if number in readers:
                 readers[number](model, value)
-    except (ValueError, IndexError, struct.error, TypeError) as error:
+    except ValueError as error:
         raise BadCheckpoint(f"{where} is no SentencePiece model ({error}). Fetch it again.") from error
+    except (IndexError, struct.error, TypeError) as error:  # whose words are of Python, not of the file
+        raise BadCheckpoint(f"{where} is no SentencePiece model, or is cut short. Fetch it again.") from error
     if not model.pieces:
         raise BadCheckpoint(f"{where} is no SentencePiece model: it has no pieces. Fetch it again.")
     if len({piece.text for piece in model.pieces}) < len(model.pieces):

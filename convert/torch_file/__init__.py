@@ -43,7 +43,7 @@ def read_torch_file(path: Path) -> dict[str, LazyTensor]:
     with reading(path):
         there = path.is_file()
     if not there:
-        raise NotFound(f"{path} is not there, or is no file; name a .bin, .pt or .pth file.")
+        raise NotFound(f"{path} is not there, or is no file; give a .bin, .pt or .pth file.")
     with _blame(path):
         file = _map_file(path)
         names = TorchNames(len(file))
@@ -77,7 +77,7 @@ def _require_torch(head: bytes) -> None:
         raise Unsupported(f"PyTorch's oldest format, a tar file; {SAVE_AGAIN}")
     if head.startswith(LFS_MAGIC):
         raise BadCheckpoint("a Git LFS pointer, not the weights; run `git lfs pull` where it was cloned.")
-    raise BadCheckpoint(f"no PyTorch file, it starts with {head[:8]!r}; download it again.")
+    raise BadCheckpoint(f"not a PyTorch file: it starts with {head[:8]!r}; download it again.")
 
 
 def _read_zip(file: memoryview, names: TorchNames) -> object:
@@ -101,7 +101,7 @@ def _read_archive(file: memoryview) -> dict[str, memoryview]:
     if order == b"big":
         raise unsupported("the byte order", "big", ["little"])
     if order != b"little" or "data.pkl" not in archive:
-        raise BadCheckpoint("a zip, but not as torch.save makes it; download it again.")
+        raise BadCheckpoint("a zip, but not one that torch.save makes; download it again.")
     return archive
 
 

@@ -132,13 +132,12 @@ def encode_windows(model: ModelOnDisk, text: Path, tokens: int) -> list[list[int
     tokenizer = load_tokenizer(model.where, read_settings(model.where), model.config)
     ids = tokenizer.encode_text(read_beginning(text, CHARACTERS * tokens))[:tokens]
     if max(ids, default=0) >= model.config.vocab_size:
-        raise BadCheckpoint(f"{model.where / 'tokenizer.json'} gives id {max(ids)} and the model has only "
-                            f"{model.config.vocab_size}: it is another model's.")  # fmt: skip
+        raise BadCheckpoint(tokenizer.why_beyond(max(ids), model.config.vocab_size))
     bos = tokenizer.encode("")
     length = min(WINDOW, model.config.context_length) + 1 - len(bos)
     windows = [bos + ids[start : start + length] for start in range(0, len(ids), length)]
     if not (windows := [window for window in windows if len(window) > 1]):
-        raise InvalidRequest(f"{text} has no token to predict. Give a longer text.")
+        raise InvalidRequest(f"{text} is too short: no token in it is left to predict. Give a longer text.")
     return windows
 
 
@@ -151,7 +150,7 @@ def read_beginning(path: Path, characters: int) -> str:
     """Reads the first `characters` of a UTF-8 file. Raises NotFound, InvalidRequest."""
     with reading(path):
         if not path.exists():
-            raise NotFound(f"There is no {path}. Give a text file.")
+            raise NotFound(f"There is no file {path}. Give a text file.")
         try:
             with path.open(encoding="utf-8") as file:
                 return file.read(characters)

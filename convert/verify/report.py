@@ -79,12 +79,13 @@ class Report:
     def _not_finite(self) -> Failure:
         """Which of the two models has numbers that are no numbers."""
         if self.source_not_finite:
-            return Failure("source", f"the source's own weights are not finite: {some(self.source_not_finite)}")
+            return Failure("source", f"the source's own weights are NaN or infinite: {some(self.source_not_finite)}")
         if math.isnan(self.source_perplexity):
-            return Failure("source", "the source's own logits are not finite, though its weights are")
+            return Failure("source", "the source's own logits are NaN or infinite, though its weights are not")
         if self.not_finite:
-            return Failure("broken", f"its weights are not finite, and the source's are: {some(self.not_finite)}")
-        return Failure("broken", "its logits are not finite, and the source's are")
+            named = some(self.not_finite)
+            return Failure("broken", f"its weights are NaN or infinite, and the source's are not: {named}")
+        return Failure("broken", "its logits are NaN or infinite, and the source's are not")
 
 
 def some(names: list[str]) -> str:

@@ -176,15 +176,13 @@ class LanguageModel:
             prompt = self.tokenizer.encode(prompt)
         listed = prompt.tolist() if hasattr(prompt, "tolist") else prompt
         if isinstance(listed, bytes | bytearray | Mapping) or not isinstance(listed, Iterable):
-            raise InvalidRequest(f"The prompt is a {type(prompt).__name__}; give text or a list of token ids.")
+            raise InvalidRequest(f"The prompt is of type {type(prompt).__name__}; give text or a list of token ids.")
         ids = [whole_number("A token id", token) for token in listed]
         if not ids:
-            raise InvalidRequest("The prompt is empty, and this model has no BOS to begin with. Give some text.")
+            raise InvalidRequest("The prompt holds no token, and the model needs one to begin with. Give some text.")
         for token in ids:
             if not 0 <= token < self.config.vocab_size:
-                raise InvalidRequest(
-                    f"{token} is no token id of this model, which has 0 to {self.config.vocab_size - 1}."
-                )
+                raise InvalidRequest(self.tokenizer.why_beyond(token, self.config.vocab_size))
         return ids
 
     def _room(self, prompt: int, max_tokens: int) -> int:

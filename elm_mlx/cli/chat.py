@@ -204,12 +204,12 @@ class Chat:
         if self.messages and self.messages[-1]["role"] == "assistant":
             self.messages.pop()
         if not self.messages:
-            raise InvalidRequest("There is nothing to answer again.")
+            raise InvalidRequest("There is no message to answer yet.")
         self.answer()
 
     def show_stats(self, _: str) -> None:
         if self.last is None:
-            raise InvalidRequest("There is no answer yet.")
+            raise InvalidRequest("There is no answer yet, and so there are no figures.")
         tell(str(self.last.completion.stats))
 
     def save(self, name: str) -> None:
@@ -235,6 +235,10 @@ def print_pieces(stream: Stream) -> bool:
             print(piece.text, end="", flush=True)
     except KeyboardInterrupt:
         return False
+    except ElmError:
+        if stream.completion.text:
+            print()  # what came stays, and the error begins a line
+        raise
     finally:
         stream.close()
     return True

@@ -34,7 +34,7 @@ def refuse_other_file(path: Path) -> None:
         parse(path)
     except (ValueError, BadCheckpoint) as error:
         raise InvalidRequest(
-            f"{path} is there already, and no conversation that /save wrote. Name another file."
+            f"{path} is there already, and is no conversation that /save wrote. Name another file."
         ) from error
 
 
@@ -47,7 +47,7 @@ def load(name: str) -> tuple[str | None, Messages]:
         try:
             return parse(path)
         except ValueError as error:
-            raise InvalidRequest(f"{name} is no conversation that /save wrote.") from error
+            raise InvalidRequest(f"{name} is no conversation that /save wrote. Name another file.") from error
 
 
 def parse(path: Path) -> tuple[str | None, Messages]:

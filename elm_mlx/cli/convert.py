@@ -101,7 +101,7 @@ def command(
     if report := done.report:
         say(f"Verified: {report.kl_divergence:.3g} nats per token from its source, of {report.bound:g} allowed")
     if done.chat_refusal:
-        say(f"It completes text, and cannot chat: {done.chat_refusal}")
+        say(f"The model completes text, but cannot chat: {done.chat_refusal}")
     raw = ["--raw"] if done.chat_refusal else []
     command = command_line("elm-mlx", "generate", "--model", done.output, *raw, "--prompt", "Once upon a time")
     say(f"Try it: {command}")

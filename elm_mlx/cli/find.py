@@ -137,5 +137,5 @@ def refuse_bits(model: str | None, bits: str | None) -> None:
     """Raises InvalidRequest for bits that are asked of the demo or of a directory."""
     if bits and has_own_bits(model):
         what = "The built-in demo" if model is None else f"The model in {model}"
-        raise InvalidRequest(f"{what} has the bits that it has.",
+        raise InvalidRequest(f"{what} runs in the bits that it is stored in.",
                              "Leave {bits} out, or name a model; `elm-mlx convert` makes other bits.")  # fmt: skip

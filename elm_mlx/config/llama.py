@@ -105,6 +105,6 @@ def refuse_windows(values: Values) -> None:
         if kind != "full_attention":
             raise values.unsupported("layer_types", kind, ["full_attention"])
     if (window := values.get("sliding_window")) is not None:
-        raise Unsupported(f"{values.where}: sliding_window is {window!r} (a mistral's is {MISTRAL_WINDOW} where it "
-                          "does not say), and elm-mlx runs attention to all positions alone. Write null there if the "
-                          "model was trained so.")  # fmt: skip
+        raise Unsupported(f"{values.where}: sliding_window is {window!r} (a mistral without the key has "
+                          f"{MISTRAL_WINDOW}), and elm-mlx only runs models without a window. If yours was trained "
+                          "without one, write null there.")  # fmt: skip

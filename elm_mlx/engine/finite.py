@@ -20,8 +20,8 @@ def refuse_not_finite(peak: float, place: int) -> None:
     if not math.isfinite(peak):
         what = "NaN" if math.isnan(peak) else "infinite"
         raise NotFinite(
-            f"The model's logits are {what} at token {place} of the answer: its weights are damaged, or its sums too "
-            "large for the type that it computes in.",
-            "Fetch or convert it again, with {dtype=bfloat16} if it is float16. `elm-mlx verify DIRECTORY --against "
-            "DIRECTORY` names weights that are NaN or infinite.",
+            f"The model's logits are {what} at token {place} of the answer: its weights are damaged, or its sums are "
+            "too large for the type that it computes in.",
+            "Fetch it again, or convert it again, with {dtype=bfloat16} if it is float16. `elm-mlx verify DIRECTORY "
+            "--against DIRECTORY`, with the model's own directory twice, names weights that are NaN or infinite.",
         )

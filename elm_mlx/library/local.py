@@ -91,8 +91,8 @@ def find_directory(directory: Path, bits: int | None) -> Located:
     check_directory(directory)
     if bits:
         command = command_line("elm-mlx", "convert", directory, "--bits", bits)
-        raise InvalidRequest(f"{directory} is a directory, which has the bits that it has. Convert it by `{command}`, "
-                             "or name a model.")  # fmt: skip
+        raise InvalidRequest(f"{directory} is a directory, and runs in the bits that it is stored in. Convert it by "
+                             f"`{command}`, or name a model.")  # fmt: skip
     return Located(directory)
 
 

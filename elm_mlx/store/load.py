@@ -30,6 +30,8 @@ from elm_mlx.store.weights import check_copy, check_entries, gather, read_arrays
 from elm_mlx.text.settings import TokenizerSettings
 from elm_mlx.text.tokenizer import Tokenizer
 
+OWN_TOKENIZER = "Convert the model with {tokenizer=PATH}, where PATH is its own tokenizer.json or tokenizer.model."
+
 
 @dataclass(frozen=True)
 class LoadedModel:
@@ -120,7 +122,7 @@ def check_tokenizer(tokenizer: Tokenizer, config: ModelConfig, path: Path) -> No
     needed = max(tokenizer.vocab_size, (tokenizer.bos_token_id or 0) + 1)
     if needed > config.vocab_size:
         raise BadCheckpoint(f"{path} has ids up to {needed - 1} and the model only {config.vocab_size} of them: it is "
-                            "another model's tokenizer.")  # fmt: skip
+                            "another model's tokenizer.", OWN_TOKENIZER)  # fmt: skip
 
 
 def load_arrays(directory: Path, config: ModelConfig) -> tuple[dict[str, mx.array], int]:
@@ -147,8 +149,8 @@ def runnable_weight_files(directory: Path) -> list[str]:
     found = weight_files(directory)
     if not found.are_safetensors:
         gguf = "" if found.files else gguf_among([file.name for file in directory.iterdir()])
-        convert = f" For a PyTorch checkpoint run: {command_line('elm-mlx', 'convert', directory)}"
-        raise NotFound(f"There are no weights in {directory} that run as they are, in safetensors.{gguf or convert}")
+        convert = f" A PyTorch checkpoint has to be converted first: {command_line('elm-mlx', 'convert', directory)}"
+        raise NotFound(f"{directory} has no weights in safetensors, the format that elm-mlx runs.{gguf or convert}")
     return found.files
 
 
@@ -158,7 +160,7 @@ def stored_dtype(arrays: dict[str, mx.array], config: ModelConfig) -> mx.Dtype:
     for name in (config.embedding_name, scales, *arrays):
         if name in arrays and mx.issubdtype(arrays[name].dtype, mx.floating):
             return arrays[name].dtype
-    raise BadCheckpoint("The weights hold no floating-point tensor, so they are not a language model's.")
+    raise BadCheckpoint("The weights are all whole numbers, so they are no language model's. Fetch the model again.")
 
 
 class _Evaluate:

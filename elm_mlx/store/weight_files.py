@@ -84,7 +84,8 @@ def read_index(path: Path) -> list[str]:
         raise BadCheckpoint(f"{path} lists no tensors. Fetch it again.")
     for name, file in places.items():
         if not _is_inside(file):
-            raise BadCheckpoint(f"{path} places {name} in {file!r}, which is outside the directory.")
+            raise BadCheckpoint(f"{path} places {name} in {file!r}, which names no file in its "
+                                "directory. Fetch it again.")  # fmt: skip
     return list(dict.fromkeys(places.values()))
 
 

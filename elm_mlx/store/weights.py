@@ -80,7 +80,7 @@ def read_places(path: Path) -> dict[str, tuple[int, Entry]]:
         size = path.stat().st_size
         length = int.from_bytes(file.read(8), "little")
         if size < 8 or length > min(size - 8, MAX_HEADER_BYTES):
-            raise BadCheckpoint(f"{path} is cut short or is no safetensors file{_pointer(path)}. Fetch it again.")
+            raise BadCheckpoint(f"{path} is no safetensors file, or is cut short{_pointer(path)}. Fetch it again.")
         raw = file.read(length)
     header = parse_bounded(raw, path, "its header", object_pairs_hook=_unique, parse_int=_natural)
     return _places(path, header, 8 + length, size)
@@ -108,7 +108,7 @@ def _places(path: Path, header: dict[str, Any], start: int, size: int) -> dict[s
     """(first byte in the file, tensor) by name. Checks that the tensors fill the data, from `start` to the file's end,
     without a gap or an overlap, as the format demands."""
     if not _is_metadata(header.pop("__metadata__", None)):
-        raise BadCheckpoint(f"{path}: its header's metadata is more than text. Fetch it again.")
+        raise BadCheckpoint(f"{path}: the metadata in its header holds more than texts. Fetch it again.")
     spans: list[tuple[int, int, str, Entry]] = []
     for name, value in header.items():
         begin, end, entry = _entry(f"{path}: tensor {name}", value)
@@ -131,7 +131,7 @@ def _is_metadata(value: object) -> bool:
 
 def _entry(where: str, value: Any) -> tuple[int, int, Entry]:
     if not isinstance(value, dict) or value.keys() != {"dtype", "shape", "data_offsets"}:
-        raise BadCheckpoint(f"{where} has no type, shape or place, or more than these. Fetch the file again.")
+        raise BadCheckpoint(f"{where} is not described by its type, shape and place alone. Fetch the file again.")
     dtype, shape, span = value["dtype"], value["shape"], value["data_offsets"]
     if not _is_shape(shape) or not isinstance(span, list) or [type(n) for n in span] != [int, int]:
         raise BadCheckpoint(f"{where} has an impossible shape or place. Fetch the file again.")
@@ -195,8 +195,9 @@ def check_copy(where: Path, head: mx.array, embedding: mx.array) -> None:
     """Raises BadCheckpoint for a tied head that does not repeat the embedding, since dropping it would lose it."""
     blocks = row_blocks(head.shape) if head.shape == embedding.shape else []
     if not blocks or not all(mx.array_equal(head[rows], embedding[rows], equal_nan=True).item() for rows in blocks):
-        raise BadCheckpoint(f"{where}: lm_head.weight differs from the embedding, though config.json ties the two. "
-                            "Set tie_word_embeddings (OpenELM: share_input_output_layers) right.")  # fmt: skip
+        raise BadCheckpoint(f"{where}: lm_head.weight differs from the embedding, though config.json says that they "
+                            "are one. Take both from the same repository, or set tie_word_embeddings (for OpenELM "
+                            "share_input_output_layers) in config.json to false, which keeps both.")  # fmt: skip
 
 
 def row_blocks(shape: Shape) -> list[slice]:

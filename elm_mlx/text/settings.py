@@ -15,6 +15,7 @@ from typing import Any
 from tokenizers import AddedToken
 
 from elm_mlx.errors import BadCheckpoint
+from elm_mlx.files import json_kind
 
 NAMES = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 FLAGS = ("single_word", "lstrip", "rstrip", "normalized", "special")
@@ -105,7 +106,9 @@ def parse_settings(
 def listed_tokens(decoder: object, where: Path) -> Iterator[tuple[int, AddedToken]]:
     """Reads (id, token) of each entry of added_tokens_decoder."""
     if not isinstance(decoder, Mapping | None):
-        raise BadCheckpoint(f"{where}: added_tokens_decoder holds a {type(decoder).__name__}, where an object belongs.")
+        raise BadCheckpoint(
+            f"{where}: added_tokens_decoder holds {json_kind(decoder)}, where an object belongs. Fetch it again."
+        )
     for number, token in (decoder or {}).items():
         if not (number.isascii() and number.isdigit() and len(number) < 10):
             raise BadCheckpoint(f"{where}: added_tokens_decoder has {number!r}, which is no token id. Fetch it again.")

@@ -174,8 +174,8 @@ class Tokenizer:
         token's text is a word of its vocabulary, too."""
         if found := self._control.intersection(ids):
             token = self._backend.id_to_token(min(found))
-            raise InvalidRequest(f"The text holds {token!r}, and this tokenizer makes a control token even of plain "
-                                 "text that reads so. Leave it out.")  # fmt: skip
+            raise InvalidRequest(f"{self._where} makes the control token {token!r} even out of plain text, as that is "
+                                 "a word in it, too. Write the prompt without it, or in another way.")  # fmt: skip
 
     def decode(self, ids: Iterable[int]) -> str:
         """The text of `ids`, special tokens left out; ids that a model has beyond its tokenizer's have no text.
@@ -187,6 +187,15 @@ class Tokenizer:
             wrong = min(listed) if min(listed) < 0 else max(listed)
             raise InvalidRequest(f"{wrong} is no token id of this model, which has 0 to {self._entries - 1}.")
         return self._ask(lambda: self._backend.decode(listed, skip_special_tokens=True))
+
+    def why_beyond(self, token: int, rows: int) -> str:
+        """Says why a model with `rows` ids cannot read `token`. An added token's id stands in the tokenizer's files, so
+        that no user gave it."""
+        text = next((text for text, i in self.added_ids.items() if i == token), None)
+        if text is None:
+            return f"{token} is no token id of this model, which has 0 to {rows - 1}."
+        return (f"{self._where}, with the files beside it, gives {text!r} the id {token}, and the model has only 0 to "
+                f"{rows - 1}, so it can read no text with {text!r}. Leave that out.")  # fmt: skip
 
     def has_text(self, token: int) -> bool:
         """Whether decoding shows the text of this id."""
@@ -200,6 +209,6 @@ class Tokenizer:
 def check_text(text: object) -> None:
     """Raises InvalidRequest for what is no text, or no valid Unicode."""
     if not isinstance(text, str):
-        raise InvalidRequest(f"The prompt is a {type(text).__name__}; it must be text.")
+        raise InvalidRequest(f"The prompt is of type {type(text).__name__}; it must be text.")
     if not text.isascii() and any("\ud800" <= c <= "\udfff" for c in text):
         raise InvalidRequest("The prompt holds bytes that are not valid text; give it as UTF-8.")

@@ -18,7 +18,7 @@ NUMBER_LETTERS = 400  # more than '%f' writes of any float
 def percent_units(text: str, values: Any) -> int:
     """The units of `text % values`. Raises ValueError for conversions that it cannot tell the length of."""
     if "%" in CONVERSION.sub("", text):
-        raise ValueError("a % format is none of Python's, or has a width of over nine digits")
+        raise ValueError("a % format is unknown in Python, or has a width of over nine digits")
     found = CONVERSION.findall(text)
     given = values if isinstance(values, tuple) else (values,)
     starred = max((abs(one) for one in given if isinstance(one, int)), default=0)

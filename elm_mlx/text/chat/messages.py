@@ -29,25 +29,25 @@ def plain_json(value: object, text: Edit = str, name: Edit | None = None, depth:
         return {name(str.__str__(key)): plain_json(item, edits[key], name, depth - 1) for key, item in value.items()}
     if isinstance(value, list | tuple) and depth:
         return [plain_json(item, text, name, depth - 1) for item in value]
-    raise InvalidRequest(f"The messages hold a {type(value).__name__} that is not JSON: give them as texts, numbers, "
-                         "lists and objects with texts as keys.")  # fmt: skip
+    raise InvalidRequest(f"The messages hold a value of type {type(value).__name__} that is not JSON, or is too large. "
+                         f"Give texts, numbers, lists and objects, up to {MAX_DEPTH} within one another.")  # fmt: skip
 
 
 def check_message(place: int, message: object) -> dict[str, Any]:
     """Returns one message as transformers gives it to templates: without keys that are null, and its reasoning under
     the names that templates read. Raises InvalidRequest for anything that is no message."""
     if not isinstance(message, Mapping) or not isinstance(message.get("role"), str):
-        raise InvalidRequest(f"Message {place} is no object with a role, such as {EXAMPLE}.")
+        raise InvalidRequest(f"Message {place} is no object with a role that is a text, such as {EXAMPLE}.")
     given = {key: value for key, value in message.items() if value is not None}
     content, reasoning = given.get("content"), next((given[name] for name in REASONING if name in given), None)
     parts = isinstance(content, list | tuple) and all(isinstance(part, Mapping) for part in content)
     if not (isinstance(content, str) or parts or (content is None and (reasoning or given.get("tool_calls")))):
-        raise InvalidRequest(f"Message {place} has no content: it needs a text, or a list of parts, or tool_calls.")
+        raise InvalidRequest(f"Message {place} has neither content (a text or a list of parts) nor tool_calls. Add it.")
     return given if reasoning is None else {"thinking": reasoning} | given | {"reasoning_content": reasoning}
 
 
 def check_messages(messages: object) -> list[dict[str, Any]]:
     """Returns the messages of a conversation, without keys that are null. Raises InvalidRequest for anything else."""
     if not isinstance(messages, Sequence) or isinstance(messages, str | bytes) or not messages:
-        raise InvalidRequest(f"A chat is a list of messages, such as [{EXAMPLE}].")
+        raise InvalidRequest(f"A chat is a list of one message or more, such as [{EXAMPLE}].")
     return [check_message(place, message) for place, message in enumerate(messages, 1)]

@@ -87,4 +87,4 @@ REASONS = {(one.kind, name): one.reason for one in REFUSED for name in one.names
 def method_reason(value: object, name: str) -> str:
     """Why an attribute of a value is refused, as the end of a sentence."""
     reasons = [reason for (kind, known), reason in REASONS.items() if known == name and kind == type(value).__name__]
-    return f": it {reasons[0]}" if reasons else ""
+    return f", since it {reasons[0]}" if reasons else ""

@@ -50,7 +50,7 @@ def strftime_now(format: str) -> str:
 
 def check_name(name: object) -> None:
     if str(name).startswith("_"):
-        raise SecurityError(f"a namespace holds no name with an underscore first, as {str(name)[:40]!r} has")
+        raise SecurityError(f"a namespace holds no name that begins with an underscore, such as {str(name)[:40]!r}")
 
 
 class Variables(Namespace):
@@ -98,7 +98,7 @@ class Sandbox(ImmutableSandboxedEnvironment):
 
     def call_binop(self, context: Any, operator: str, left: Any, right: Any) -> Any:
         if isinstance(left, VIEWS) or isinstance(right, VIEWS):
-            raise TypeError("keys and items of an object are no sets in chat templates")
+            raise TypeError("the keys, values or items of an object are no set in chat templates")
         return self.budget.run(operator, partial(super().call_binop, context, operator), left, right)
 
     def call(__self, __context: Context, __obj: Any, *args: Any, **kwargs: Any) -> Any:
@@ -142,7 +142,7 @@ class Sandbox(ImmutableSandboxedEnvironment):
         return super().is_safe_attribute(obj, attr, value)
 
     def unsafe_undefined(self, obj: Any, attribute: str) -> Undefined:
-        what = f"{attribute} of a value of type {type(obj).__name__} is refused{method_reason(obj, attribute)}"
+        what = f"{attribute} of a {type(obj).__name__} is refused{method_reason(obj, attribute)}"
         return self.undefined(what, name=attribute, obj=obj, exc=SecurityError)
 
     def getattr(self, obj: Any, attribute: str) -> Any:
@@ -160,7 +160,7 @@ def compile_template(source: str) -> CodeType:
     sandbox = Sandbox(Budget(0, Sight()))
     tree = sandbox.parse(source)
     if nesting(tree) > MAX_NESTING:
-        raise ValueError("it nests its blocks too deep")
+        raise ValueError("its blocks lie too deep within one another")
     return sandbox.compile(Metering().visit(tree))
 
 

@@ -39,6 +39,7 @@ PROBE = [
     {"role": "assistant", "content": ANSWER},
     {"role": "user", "content": "Why?"},
 ]
+OTHERWISE = "Give one by {chat_template}, or complete plain text, as `elm-mlx generate --raw` does."
 MAX_TEMPLATE = 1 << 16  # characters; Llama 3.1's template has 4 thousand
 
 
@@ -54,9 +55,7 @@ class ChatTemplate:
     ) -> None:
         self._source, self._tokens, self._where = source, dict(special_tokens), where
         if len(source) > MAX_TEMPLATE:
-            raise BadCheckpoint(
-                f"{where} holds over {MAX_TEMPLATE >> 10} thousand characters, too many for a chat template."
-            )
+            raise self._unusable(f"holds over {MAX_TEMPLATE >> 10} thousand characters, more than any chat needs")
         self._code: CodeType | None = None
         self._prepared: tuple[Tokenizer, Disguise] | None = None
         self._turn_ends: tuple[Tokenizer, frozenset[int]] | None = None
@@ -70,7 +69,8 @@ class ChatTemplate:
             source = source or read_template(Path(template))
         except NotFound as error:
             named = ", ".join(UNCONFIRMED_FORMATS)
-            raise NotFound(f"{template} is neither a file with a chat template nor one of {named}.") from error
+            raise NotFound(f"{template} is no file with a chat template, and no format known by name ({named}). Give a "
+                           "file.") from error  # fmt: skip
         found = cls(source, special_tokens, Path(template))
         found.compile()
         return found
@@ -167,8 +167,7 @@ class ChatTemplate:
             raise self._unusable(f"is not one that elm-mlx can use ({_brief(error)})") from error
 
     def _unusable(self, why: str) -> BadCheckpoint:
-        advice = "Give another by {chat_template}, or the prompt as plain text."
-        return BadCheckpoint(f"{self._where}: the chat template {why}.", advice)
+        return BadCheckpoint(f"{self._where}: the chat template {why}.", OTHERWISE)
 
 
 def _brief(error: Exception) -> str:
@@ -191,7 +190,8 @@ def named_templates(setting: object, where: Path) -> dict[str, str]:
     listed = setting if isinstance(setting, list) else [setting]
     named: dict[str, Any] = {str(one.get("name")): one.get("template") for one in listed if isinstance(one, Mapping)}
     if not named or not all(isinstance(text, str) for text in named.values()):
-        raise BadCheckpoint(f"{where}: chat_template holds neither a text nor a list of templates with their names.")
+        what = f"{where}: chat_template holds neither a text nor a list of templates with their names."
+        raise BadCheckpoint(what, OTHERWISE)
     return named
 
 
@@ -200,6 +200,6 @@ def choose(templates: Mapping[str, T], where: Path, tools: object) -> T:
     there is one, else the default. Raises NotFound where the model in `where` has neither."""
     found = (templates.get("tool_use") if tools is not None else None) or templates.get("default")
     if found is None:
-        named = f", only one for {', '.join(templates)}" if templates else ": the model was not made for chats"
-        raise NotFound(f"There is no chat template in {where}{named}. Give a prompt as plain text.")
+        named = f" but one for {', '.join(templates)}" if templates else ", as in models that were not made for chats"
+        raise NotFound(f"There is no chat template in {where}{named}.", OTHERWISE)
     return found
