@@ -221,7 +221,7 @@ def check_peaks(name: str, peaks: mx.array, dtype: mx.Dtype) -> None:
     there, cast = np.array(peaks).tolist()
     if not math.isfinite(there):
         raise NotFinite(
-            f"{name} of the source holds {'NaN' if math.isnan(there) else 'infinity'}: the file is damaged, or was "
+            f"{name} of the source holds {'NaN' if math.isnan(there) else 'infinity'}: its file is damaged, or it was "
             "saved so. Fetch it again;",
             "`elm-mlx convert` takes it all the same with {allow_nonfinite=True}.",
         )

@@ -115,8 +115,8 @@ def test_bits_of_a_directory_or_the_demo_are_refused_before_anything_is_measured
 ) -> None:
     monkeypatch.setattr(measure, "measure_bandwidth", lambda: pytest.fail("measured"))
     for subject, complaint in (
-        ([], "The built-in demo has the bits"),
-        (["--model", openelm], f"{openelm} has the bits that it has"),
+        ([], "The built-in demo runs in the bits"),
+        (["--model", openelm], f"{openelm} runs in the bits that it is stored in"),
     ):
         done = bench(*SHORT, *subject, "--bits", 4)
         assert (done.code, complaint in done.err) == (2, True)

@@ -105,6 +105,18 @@ def test_a_damaged_model_answers_with_a_sentence_and_the_message_is_dropped(inst
     assert json.loads((tmp_path / "chat.json").read_text(encoding="utf-8"))["messages"] == []
 
 
+def test_an_error_amid_an_answer_begins_a_line(instruct: Path, tmp_path: Path) -> None:
+    spoken = elm_mlx.load(instruct).chat([{"role": "user", "content": "Hi"}], 3)
+    model = Path(shutil.copytree(instruct, tmp_path / "model"))
+    arrays = mx.load(str(model / "model.safetensors"))
+    assert isinstance(arrays, dict)
+    arrays["model.embed_tokens.weight"][spoken.tokens[2]] = float("nan")
+    checkpoints.save(model, arrays)
+    done = chat(model, "Hi\n")
+    assert (done.code, done.out) == (65, spoken.text + "\n")
+    assert "logits are NaN at token 4 of the answer" in done.err
+
+
 def test_a_base_model_completes_and_goes_on(base: Path, tmp_path: Path) -> None:
     conversation = saved(base, "the cat\n and the dog\n", tmp_path)
     messages = conversation["messages"]

@@ -40,7 +40,7 @@ def test_a_chat_template_that_cannot_be_used_is_told_and_not_tried(damaged: Path
     why = (
         refused.err.splitlines()[-1]
         .removeprefix("elm-mlx: ")
-        .removesuffix(" Give another by --chat-template, or the prompt as plain text.")
+        .removesuffix(" Give one by --chat-template, or complete plain text, as `elm-mlx generate --raw` does.")
     )
     assert f"cannot chat: {why}\n" in done.err
     tried = re.search(r"Try it: elm-mlx (.*)", done.err)

@@ -95,7 +95,7 @@ def test_no_number_is_null_in_json(openelm: Path, tmp_path: Path) -> None:
     done = verify(wrong, "--against", openelm, "--json")
     told = json.loads(done.out, parse_constant=lambda constant: pytest.fail(f"{constant} is not JSON"))
     assert (done.code, told["kl_divergence"], told["passed"]) == (72, None, False)
-    assert told["failure"] == "its weights are not finite, and the source's are: transformer.norm.weight"
+    assert told["failure"] == "its weights are NaN or infinite, and the source's are not: transformer.norm.weight"
 
 
 def test_the_rope_factor_of_metas_files_can_be_said(tmp_path: Path) -> None:
@@ -114,7 +114,7 @@ def test_the_rope_factor_of_metas_files_can_be_said(tmp_path: Path) -> None:
         (["nowhere", "--against", "{model}"], 66, "There is no directory nowhere"),
         (["nowhere", "--against", "openelm-450m"], 66, "There is no directory nowhere"),
         (["{model}", "--against", "nowhere"], 66, "There is no model"),
-        (["{model}", "--against", "{model}", "--text", "nowhere.txt"], 66, "There is no nowhere.txt"),
+        (["{model}", "--against", "{model}", "--text", "nowhere.txt"], 66, "There is no file nowhere.txt"),
         (["{model}", "--against", "{other}"], 2, "is no conversion of"),
         (["{model}"], 2, "Missing option '--against'"),
         (["{model}", "--against", "{model}", "--max-kl", "-1"], 2, "not in the range"),

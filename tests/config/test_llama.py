@@ -58,7 +58,7 @@ def test_impossible_heads_are_refused(change: dict[str, Any], complaint: str) ->
         ({"layer_types": "sliding_attention"}, "layer_types 'sliding_attention'"),
         ({"layer_types": [None]}, "layer_types None"),
         ({"sliding_window": 64}, "sliding_window is 64 "),
-        ({"model_type": "mistral"}, "sliding_window is 4096 .*where it does not say.* null"),
+        ({"model_type": "mistral"}, "sliding_window is 4096 .*a mistral without the key.* null"),
         ({"model_type": "mistral", "sliding_window": 0}, "sliding_window is 0 "),
     ],
 )

@@ -389,7 +389,7 @@ def test_values_beyond_float16_are_refused_not_lost(openelm: Path, tmp_path: Pat
     [
         ({"mode": "mxfp4", "bits": 4}, "fixes its bits"),
         ({"mode": "nvfp4", "group_size": 32}, "fixes its bits"),
-        ({"group_size": 64}, "nothing would be quantized"),
+        ({"group_size": 64}, "group_size means nothing without bits"),
         ({"dtype": "int8"}, "dtype"),
         ({"bits": 7}, "bits is 7; it is one of 2, 3, 4"),
         ({"bits": "4"}, "bits is '4'"),

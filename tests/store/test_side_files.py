@@ -93,7 +93,7 @@ def test_no_template_is_not_found(tmp_path: Path) -> None:
     with pytest.raises(NotFound, match=r"no chat template in .*plain text"):
         rendered(tmp_path)
     put(tmp_path, {"additional_chat_templates/rag.jinja": "x"})
-    with pytest.raises(NotFound, match="only one for rag"):
+    with pytest.raises(NotFound, match=r"no chat template in .* but one for rag"):
         rendered(tmp_path)
 
 
@@ -218,8 +218,17 @@ def test_an_added_token_beyond_the_model_is_allowed_and_its_use_is_refused(tmp_p
         lm = elm_mlx.load(place)
         assert lm.generate("the cat", max_tokens=2).tokens
         if not special:
-            with pytest.raises(elm_mlx.errors.InvalidRequest, match="512 is no token id of this model"):
+            with pytest.raises(
+                elm_mlx.errors.InvalidRequest, match=r"tokenizer\.json, .* gives '<pad>' the id 512, .* 0 to 511"
+            ):
                 lm.generate("the <pad>")
+        template = tmp_path / "pad.jinja"
+        template.write_text("<pad>{{ messages[0].content }}", encoding="utf-8")
+        lm.use_chat_template(template)
+        with pytest.raises(elm_mlx.errors.InvalidRequest, match="gives '<pad>' the id 512"):
+            lm.chat([{"role": "user", "content": "the cat"}])
+        with pytest.raises(elm_mlx.errors.InvalidRequest, match="513 is no token id of this model, which has 0 to 511"):
+            lm.generate([1, 513])
 
 
 def test_an_entry_of_the_vocabulary_beyond_the_model_is_refused_by_all(tmp_path: Path) -> None:

@@ -113,7 +113,7 @@ OUTSIDE = ["../other.safetensors", "/etc/passwd", ".", "..", "", "./a", "a/", "a
 
 @pytest.mark.parametrize("file", OUTSIDE, ids=repr)
 def test_an_index_may_not_leave_its_directory(tmp_path: Path, file: object) -> None:
-    with pytest.raises(BadCheckpoint, match="outside the directory"):
+    with pytest.raises(BadCheckpoint, match="names no file in its directory"):
         weight_files(indexed(tmp_path, {"a": file}))
 
 
@@ -140,7 +140,7 @@ def test_an_index_is_refused_before_it_is_read_if_it_would_cost_much(
 ) -> None:
     (tmp_path / INDEX).write_bytes(content)
     monkeypatch.setattr(json, "loads", pytest.fail)
-    with pytest.raises(BadCheckpoint, match=rf"{INDEX}(: it lists over 60,000 tensors| is over 20 MB)"):
+    with pytest.raises(BadCheckpoint, match=rf"{INDEX}( lists over 60,000 tensors| is over 20 MB)"):
         read_index(tmp_path / INDEX)
 
 

@@ -82,6 +82,6 @@ def test_a_vocabulary_that_makes_control_out_of_text_is_refused() -> None:
     tokenizer = make(model=words, normalizer=None, pre_tokenizer={"type": "WhitespaceSplit"}, decoder=None)
     assert tokenizer.encode_chat("the \U000f0000", MEANT) == [3, 2]
     for ids in (lambda: tokenizer.encode_text("the </s>"), lambda: tokenizer.encode_chat("the </s>", MEANT)):
-        with pytest.raises(InvalidRequest, match=r"'</s>'.*Leave it out"):
+        with pytest.raises(InvalidRequest, match=r"tokenizer\.json makes the control token '</s>' even"):
             ids()
     assert tokenizer.encode_text("nobody knows") == [0, 0]

@@ -335,6 +335,14 @@ def test_a_wrapped_model_is_unwrapped(tmp_path: Path, name: str) -> None:
     assert np.array_equal(logits(output), logits(plain))
 
 
+def test_a_weight_under_two_names_is_refused_with_both(tmp_path: Path) -> None:
+    folder = checkpoints.write(tmp_path / "s", checkpoints.CONFIGS["llama-3"])
+    norm = "model.norm.weight"
+    checkpoints.save(folder, mx.load(str(folder / "model.safetensors")) | {f"module.{norm}": mx.ones(96)})  # type: ignore[operator]
+    with pytest.raises(BadCheckpoint, match=f"holds {norm} twice, as (module.)?{norm} and as (module.)?{norm}"):
+        convert(folder, tmp_path / "out")
+
+
 @pytest.mark.parametrize("name", ["openelm", "llama-3.1"])
 def test_a_changed_vocabulary_is_taken_from_config_json(tmp_path: Path, name: str) -> None:
     raw = checkpoints.CONFIGS[name] | {"vocab_size": checkpoints.VOCAB + 5, "eos_token_id": checkpoints.VOCAB + 3}

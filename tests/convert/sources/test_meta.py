@@ -244,9 +244,9 @@ def test_parameters_that_cannot_be_are_refused_in_a_sentence(tmp_path: Path, par
 @pytest.mark.parametrize(
     ("params", "complaint"),
     [
-        ({"dim": None}, r"params\.json says no dim\."),
-        ({"n_layers": None}, r"params\.json says no n_layers\."),
-        ({"n_heads": None}, r"params\.json says no n_heads\."),
+        ({"dim": None}, r"params\.json has no dim\."),
+        ({"n_layers": None}, r"params\.json has no n_layers\."),
+        ({"n_heads": None}, r"params\.json has no n_heads\."),
         ({"dim": 256}, "dim is 256, and the shards have 128"),
         ({"n_layers": 3}, "n_layers is 3, and the shards have 2"),
         ({"vocab_size": 500}, "vocab_size is 500, and the shards have 512"),

@@ -373,8 +373,8 @@ def test_a_tar_is_named(read: Read) -> None:
     "data, advice",
     [
         (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "git lfs pull"),
-        (b"<!doctype html>", "no PyTorch file, it starts with b'<!doctyp'"),
-        (b"", "no PyTorch file"),
+        (b"<!doctype html>", "not a PyTorch file: it starts with b'<!doctyp'"),
+        (b"", "not a PyTorch file"),
         (
             craft.torch_file(craft.dictionary(("a", craft.TENSOR), ("step", b"K\3"))),
             "'step' is no named tensor .* a int",

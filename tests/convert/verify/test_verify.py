@@ -399,7 +399,7 @@ def test_a_source_that_is_not_finite_is_named_and_nobody_else_is_blamed(
     source = with_number(checkpoints.write(tmp_path / "good", WIDE), tmp_path / "source", UP, value)
     output = convert(source, tmp_path / "out", allow_nonfinite=True, **how).output
     report = verify(output, source, tokens=TOKENS)
-    assert report.failure == ("source", f"the source's own weights are not finite: {UP}")
+    assert report.failure == ("source", f"the source's own weights are NaN or infinite: {UP}")
     assert (report.altered, report.source_not_finite) == ([], [UP])
     assert f"NaN or infinite in the source: {UP}" in report.weights
 
@@ -408,7 +408,7 @@ def test_a_converted_model_that_is_not_finite_is_named(tmp_path: Path) -> None:
     source = checkpoints.write(tmp_path / "source", WIDE)
     wrong = with_number(source, tmp_path / "wrong", UP, float("nan"))
     report = verify(wrong, source, tokens=TOKENS)
-    assert report.failure == ("broken", f"its weights are not finite, and the source's are: {UP}")
+    assert report.failure == ("broken", f"its weights are NaN or infinite, and the source's are not: {UP}")
     assert (report.not_finite, report.source_not_finite, report.altered) == ([UP], [], [UP])
 
 
@@ -416,14 +416,19 @@ def test_sums_that_overflow_are_told_from_weights_that_are_not_finite(tmp_path: 
     source = checkpoints.write(tmp_path / "source", WIDE)
     large = with_number(source, tmp_path / "large", "lm_head.weight", 3e38)
     both = verify(convert(large, tmp_path / "out").output, large, tokens=TOKENS)
-    assert both.failure == ("source", "the source's own logits are not finite, though its weights are")
-    assert verify(large, source, tokens=TOKENS).failure == ("broken", "its logits are not finite, and the source's are")
+    assert both.failure == ("source", "the source's own logits are NaN or infinite, though its weights are not")
+    assert verify(large, source, tokens=TOKENS).failure == (
+        "broken",
+        "its logits are NaN or infinite, and the source's are not",
+    )
 
 
 @pytest.mark.usefixtures("short_text")
 def test_a_conversion_that_verifies_itself_blames_the_source_for_its_numbers(tmp_path: Path) -> None:
     source = with_number(checkpoints.write(tmp_path / "good", WIDE), tmp_path / "source", UP, float("inf"))
-    with pytest.raises(VerificationFailed, match=rf"the source's own weights are not finite: {UP}\. There is nothing"):
+    with pytest.raises(
+        VerificationFailed, match=rf"the source's own weights are NaN or infinite: {UP}\. There is nothing"
+    ):
         convert(source, tmp_path / "out", bits=8, allow_nonfinite=True, verify=True)
     assert not (tmp_path / "out").exists()
 
@@ -472,20 +477,20 @@ def test_what_is_missing_is_named(openelm: Path, tmp_path: Path) -> None:
             verify(*places)
 
 
-@pytest.mark.parametrize(("content", "complaint"), [(b"", "no token to predict"), (b"\xff\xfe", "not UTF-8")])
+@pytest.mark.parametrize(("content", "complaint"), [(b"", "no token in it is left"), (b"\xff\xfe", "not UTF-8")])
 def test_a_text_that_cannot_be_read_is_refused(openelm: Path, tmp_path: Path, content: bytes, complaint: str) -> None:
     (tmp_path / "text").write_bytes(content)
     with pytest.raises(InvalidRequest, match=complaint):
         verify(openelm, openelm, tmp_path / "text")
 
 
-def test_a_tokenizer_with_more_ids_than_the_model_is_refused(openelm: Path, tmp_path: Path) -> None:
+def test_a_text_with_a_token_beyond_the_model_is_refused_by_that_token(openelm: Path, tmp_path: Path) -> None:
     model = shutil.copytree(openelm, tmp_path / "model")
     tokenizer = json.loads((model / "tokenizer.json").read_text(encoding="utf-8"))
     word = {"content": "Once", "single_word": False, "lstrip": False, "rstrip": False, "normalized": False}
     tokenizer["added_tokens"].append(word | {"id": checkpoints.VOCAB, "special": False})
     (model / "tokenizer.json").write_text(json.dumps(tokenizer), encoding="utf-8")
-    with pytest.raises(BadCheckpoint, match=r"gives id 512"):
+    with pytest.raises(BadCheckpoint, match=r"gives 'Once' the id 512, and the model has only 0 to 511"):
         verify(model, openelm)
 
 

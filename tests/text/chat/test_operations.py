@@ -213,10 +213,10 @@ def test_the_docs_repeat_what_is_refused() -> None:
 REFUSED_USES = {
     "{{ 1 }}\n{{ [1] | random }}": "line 2: the filter random is refused, since it makes another prompt",
     "\n\n{{ lipsum() }}": "line 3: the global lipsum is refused, since",
-    "{% if true %}\n{{ 'a'.encode() }}\n{% endif %}": "line 2: encode of a value of type str is refused: it makes or",
-    "{% for w in ws %}\n{{ ws.append(w) }}{% endfor %}": "line 2: append of a value of type list is refused: it",
-    "{{ 1 }}\n{{ t.__class__.x }}": "line 2: __class__ of a value of type str is refused",
-    "{{ (d | attr('pop'))('b') }}": "line 1: pop of a value of type dict is refused: it changes a value",
+    "{% if true %}\n{{ 'a'.encode() }}\n{% endif %}": "line 2: encode of a str is refused, since it makes or",
+    "{% for w in ws %}\n{{ ws.append(w) }}{% endfor %}": "line 2: append of a list is refused, since it",
+    "{{ 1 }}\n{{ t.__class__.x }}": "line 2: __class__ of a str is refused",
+    "{{ (d | attr('pop'))('b') }}": "line 1: pop of a dict is refused, since it changes a value",
 }
 
 

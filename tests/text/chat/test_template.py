@@ -218,5 +218,5 @@ def test_a_template_s_refusal_quotes_it() -> None:
                  "{{ messages | tojson(cls=1) }}", "{{ x | tojson }}"],
 )  # fmt: skip
 def test_a_template_that_fails_names_its_file(template: str) -> None:
-    with pytest.raises(BadCheckpoint, match=r"chat_template\.jinja: .*plain text\."):
+    with pytest.raises(BadCheckpoint, match=r"chat_template\.jinja: .*Give one by .*, or complete plain text"):
         ChatTemplate(template, {}).render([written.USER])
