@@ -28,7 +28,7 @@ def config_from_dict(raw: Mapping[str, Any], where: str = CONFIG) -> OpenELMConf
     """
     model_type = raw.get("model_type")
     if model_type is None:
-        raise BadCheckpoint(f"{where} has no model_type, so it is not a Hugging Face model configuration.")
+        raise BadCheckpoint(f"{where} has no model_type, so it is no model's configuration. Fetch it again.")
     if model_type == "mistral":  # Llama's architecture, but for a window that is there unless switched off
         raw, model_type = {"sliding_window": MISTRAL_WINDOW, **raw}, LlamaConfig.family
     values = Values(raw, where)

@@ -38,7 +38,7 @@ class LlamaConfig(ModelConfig):
         model_dim = values.integer("hidden_size", 4096, MAX_WIDTH)
         heads = values.integer("num_attention_heads", 32, MAX_WIDTH)
         if values.get("head_dim") is None and model_dim % heads:
-            raise values.wrong(f"hidden_size {model_dim} does not divide by {heads}; give head_dim.")
+            raise values.wrong(f"hidden_size {model_dim} does not divide by {heads}.", "Give head_dim.")
         head_dim = values.integer("head_dim", model_dim // heads, MAX_WIDTH)
         kv_heads = values.integer("num_key_value_heads", heads, MAX_WIDTH)
         check_heads(values, head_dim, [heads], [kv_heads])

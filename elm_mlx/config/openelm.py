@@ -115,8 +115,7 @@ def head_counts(values: Values, layers: int, model_dim: int, head_dim: int) -> t
     derived = heads, tuple(h // groups for h in heads)
     for key, listed, computed in zip(("num_query_heads", "num_kv_heads"), stored, derived, strict=True):
         if listed is not None and listed != computed:
-            raise values.wrong(f"{key} {list(listed)} disagrees with qkv_multipliers, which give {list(computed)}. "
-                               "Take config.json from the model's own repository.")  # fmt: skip
+            raise values.wrong(f"{key} {list(listed)} disagrees with qkv_multipliers, which give {list(computed)}.")
     return derived
 
 
@@ -141,7 +140,7 @@ def per_layer(values: Values, key: str, default: float, layers: int) -> list[flo
     if len(numbers) == layers:
         return numbers
     if len(numbers) != 2:
-        raise values.wrong(f"{key} has {len(numbers)} entries for {layers} layers; give 1, 2 or {layers}.")
+        raise values.wrong(f"{key} has {len(numbers)} entries for {layers} layers.", f"Give 1, 2 or {layers}.")
     first, last = numbers
     return [round(first + (last - first) * i / max(layers - 1, 1), 2) for i in range(layers)]
 

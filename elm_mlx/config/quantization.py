@@ -99,6 +99,6 @@ def read_quantization(values: Values) -> Quantization | None:
         known = [f"MLX's {mode}" for mode in QUANTIZATION_MODES]
         raise values.unsupported("quantization", other["quant_method"], known)
     if own and other and own != other:
-        raise values.wrong("quantization and quantization_config disagree. Keep the right one.")
+        raise values.wrong("quantization and quantization_config disagree.", "Keep the right one.")
     chosen = own or other
     return Quantization.from_dict(chosen, values.where) if chosen else None

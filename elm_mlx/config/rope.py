@@ -43,7 +43,7 @@ class RopeConfig:
         theta = cls._theta(values, *scalings)
         readings = {cls._scaled(theta, scaling) for scaling in scalings if set(scaling.raw) - cls.UNSCALED}
         if len(readings) > 1:
-            raise values.wrong("rope_scaling and rope_parameters disagree. Keep the right one.")
+            raise values.wrong("rope_scaling and rope_parameters disagree.", "Keep the right one.")
         return readings.pop() if readings else cls(theta)
 
     @staticmethod
@@ -61,7 +61,7 @@ class RopeConfig:
         if kind == "default":
             return cls(theta)
         if scaling.get("factor") is None:
-            raise scaling.wrong(f"{kind} RoPE scaling has no factor. Take config.json from the source.")
+            raise scaling.wrong(f"{kind} RoPE scaling has no factor.")
         factor = scaling.positive("factor", 1.0, MAX_MULTIPLIER)
         return cls(theta, kind, factor) if kind == "linear" else cls._llama3(theta, factor, scaling)
 

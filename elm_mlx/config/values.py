@@ -35,7 +35,7 @@ class Values:
         if isinstance(value, bool) or not isinstance(value, int | float) or value != value // 1:
             raise self.wrong(f"{key} is {value!r}, where a whole number belongs.")
         if not least <= value <= limit:
-            raise self.wrong(f"{key} is {value}, outside {least} to {limit}; the file is damaged.")
+            raise self.wrong(f"{key} is {value}, outside {least} to {limit}.")
         return int(value)
 
     def positive(self, key: str, default: float, most: float = MAX_NUMBER) -> float:
@@ -79,9 +79,9 @@ class Values:
             raise self.wrong(f"{key} gives a width of {value}, outside 1 to {MAX_WIDTH}.")
         return value
 
-    def wrong(self, what: str) -> BadCheckpoint:
-        """Makes the error for an impossible value; `what` says which and why."""
-        return BadCheckpoint(f"{self.where}: {what}")
+    def wrong(self, what: str, remedy: str = "Take the file from the model's own repository.") -> BadCheckpoint:
+        """Makes the error for an impossible value; `what` says which and why, `remedy` what to do."""
+        return BadCheckpoint(f"{self.where}: {what} {remedy}")
 
     def unsupported(self, what: str, found: object, known: Iterable[object]) -> Unsupported:
         """Makes the error for `found`, which elm-mlx does not run; its message lists the `known` ones that it runs."""
