@@ -14,7 +14,7 @@ from typing import Any
 
 from elm_mlx.errors import BadCheckpoint, DiskFull, ElmError, NotFound
 
-MAX_SMALL_BYTES = 2**20  # of a configuration or a template: Llama 3.1's largest has 55 kB
+MAX_SMALL_BYTES = 2**20  # of a configuration: the largest have a few kB
 MAX_LARGE_BYTES = 100 * 2**20  # of an index or a tokenizer.json: the largest have 1 MB and 20 MB
 SPARE_BYTES = 64 * 10**6  # of disk that stay free beside what is written: for small files, and other programs
 
@@ -50,7 +50,7 @@ def read_json(path: Path, limit: int = MAX_SMALL_BYTES) -> dict[str, Any]:
     try:
         value = json.loads(read_bytes(path, limit))
     except (ValueError, RecursionError) as error:
-        raise BadCheckpoint(f"{path} is not valid JSON ({type(error).__name__}); fetch it again.") from error
+        raise BadCheckpoint(f"{path} is not valid JSON; fetch it again.") from error
     if not isinstance(value, dict):
         raise BadCheckpoint(f"{path} holds {json_kind(value)}, where an object belongs; fetch it again.")
     return value

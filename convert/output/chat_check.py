@@ -1,4 +1,4 @@
-"""Whether a model that was just written can chat: a chat template that cannot be used is kept, and told."""
+"""Whether a model that was just written can chat: a chat template that cannot be used is kept and reported."""
 
 from __future__ import annotations
 

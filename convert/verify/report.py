@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
+from elm_mlx.store.weight_files import some
+
 
 class Failure(NamedTuple):
     """Why a converted model does not pass, in words, and of which kind that is.
@@ -86,8 +88,3 @@ class Report:
             named = some(self.not_finite)
             return Failure("broken", f"its weights are NaN or infinite, and the source's are not: {named}")
         return Failure("broken", "its logits are NaN or infinite, and the source's are not")
-
-
-def some(names: list[str]) -> str:
-    """The first three names, and how many more there are."""
-    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")

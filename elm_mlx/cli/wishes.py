@@ -19,7 +19,7 @@ from elm_mlx.cli.messages import say
 from elm_mlx.errors import ARGUMENT, ElmError, InvalidRequest
 
 T = TypeVar("T")
-DROPPED = "elm_mlx.dropped"  # in click's context: the names of the wishes of which it was said
+DROPPED = "elm_mlx.dropped"  # in click's context: the names of the wishes that a note was printed of
 NOTHING = "It means nothing with this model and these options."
 
 

@@ -28,6 +28,7 @@ def lines(text: Any) -> int:
 
 
 def letters(value: Any) -> int:
+    """How many letters a value has as a text."""
     return len(str(value))
 
 
@@ -46,6 +47,7 @@ def power_units(base: Any, exponent: Any) -> int:
 
 
 def remainder_units(left: Any, right: Any) -> int:
+    """The units of a text that % formats; none for a remainder of numbers."""
     return percent_units(left, right) if isinstance(left, str) else 0
 
 
@@ -55,17 +57,19 @@ def join_units(one: Any, d: Any = "", attribute: object = None) -> int:
 
 
 def replace_units(text: Any, old: Any = "", new: Any = "", count: object = None) -> int:
+    """The units of all that a replacement puts in."""
     return str(text).count(str(old)) * (VALUE_UNITS + letters(new))
 
 
 def indent_units(text: Any, width: Any = 4, first: object = False, blank: object = False) -> int:
+    """The units of the blanks before every line."""
     return lines(text) * (VALUE_UNITS + (len(width) if isinstance(width, str) else width))
 
 
 def wordwrap_units(
     text: Any, width: Any = 79, break_long_words: object = True, wrapstring: Any = "", break_on_hyphens: object = True
 ) -> int:
-    """Every letter may be a line, and the rest of a long word is copied for each of its lines."""
+    """The units of a wrapped text: every letter may be a line, and each line of a long word copies the word's rest."""
     return len(text) * (2 * VALUE_UNITS + len(wrapstring or "")) + len(text) ** 2 // (256 * max(width, 1))
 
 
@@ -76,14 +80,17 @@ def path_units(_: object, *args: Any, **kwargs: Any) -> int:
 
 
 def key_units(_: object, pairs: Any = (), /, **kwargs: object) -> int:
+    """The units of an object that is made of (key, value) pairs: its keys are compared."""
     return 0 if isinstance(pairs, dict) else collision_units(key for key, *_ in pairs)
 
 
 def for_each(names: str, cost: Callable[..., int]) -> dict[str, Callable[..., int]]:
+    """Gives one cost to each of several operations."""
     return dict.fromkeys(names.split(), cost)
 
 
-def parts(text: Any, sep: Any = None, maxsplit: object = -1) -> int:
+def split_units(text: Any, sep: Any = None, maxsplit: object = -1) -> int:
+    """The units of the pieces of a text that is split from its start."""
     return VALUE_UNITS * (text.count(sep) if sep else len(text) // 2)
 
 
@@ -93,18 +100,22 @@ def backward_units(text: Any, sep: Any, *_: object) -> int:
 
 
 def rsplit_units(text: Any, sep: Any = None, maxsplit: object = -1) -> int:
-    return parts(text, sep) + backward_units(text, sep or "")
+    """The units of a text that is split from its end: of its pieces, and of the search for them."""
+    return split_units(text, sep) + backward_units(text, sep or "")
 
 
-def rows(_: object, linecount: Any, fill_with: object = None) -> int:
+def batch_units(_: object, linecount: Any, fill_with: object = None) -> int:
+    """The units of the values that fill up the last row of a batch."""
     return 0 if fill_with is None else VALUE_UNITS * linecount
 
 
-def digits(value: object, precision: Any = 0, method: object = "") -> int:
+def round_units(value: object, precision: Any = 0, method: object = "") -> int:
+    """Raises Overrun for more digits than a number may have; rounding costs nothing more."""
     return power_units(10, abs(precision))
 
 
-def each_key(_: object, keys: Iterable[Any] = (), value: object = None) -> int:
+def fromkeys_units(_: object, keys: Iterable[Any] = (), value: object = None) -> int:
+    """The units of comparing the keys of a new object."""
     return collision_units(keys)
 
 
@@ -115,7 +126,7 @@ COSTS: dict[str, Callable[..., int]] = {
     **for_each("|join .join", join_units),
     **for_each("|replace .replace", replace_units),
     **for_each(".rfind .rindex .rpartition", backward_units),
-    ".split": parts,
+    ".split": split_units,
     ".rsplit": rsplit_units,
     **for_each("|title |wordcount |striptags |urlencode .unescape .striptags",
                lambda value: VALUE_UNITS * letters(value)),
@@ -124,11 +135,11 @@ COSTS: dict[str, Callable[..., int]] = {
     "|indent": indent_units,
     "|wordwrap": wordwrap_units,
     "|xmlattr": lambda value, autospace=True: 8 * letters(value),
-    "|batch": rows,
-    "|round": digits,
+    "|batch": batch_units,
+    "|round": round_units,
     ".splitlines": lambda text, keepends=False: VALUE_UNITS * lines(text),
     ".expandtabs": lambda text, tabsize=8: text.count("\t") * tabsize,
     **for_each("Dicts() Variables()", key_units),
-    ".fromkeys": each_key,
+    ".fromkeys": fromkeys_units,
     "strftime_now()": lambda _, format: 256 * len(format),
 }  # fmt: skip

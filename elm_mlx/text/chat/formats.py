@@ -53,7 +53,7 @@ class Formatter(SandboxedFormatter):
         return self.budget.sight.redo(super().convert_field, value, conversion)
 
     def format_field(self, value: Any, format_spec: str) -> Any:
-        """Writes one field. A precision cuts a text, so that its ends are looked at again."""
+        """Writes one field. A precision may cut a text, whose ends are then disguised as those of any cut text."""
         self.budget.pay(sum(map(int, re.findall(r"\d+", format_spec))))
         if not format_spec:
             value = self.budget.sight.text(value)
@@ -61,7 +61,7 @@ class Formatter(SandboxedFormatter):
 
 
 class MarkupFormatter(Formatter, SandboxedEscapeFormatter):
-    """The same for texts that are marked as HTML: what is put in is escaped."""
+    """Formats texts that are marked as HTML: what is put in is escaped."""
 
 
 def format_text(env: Any, budget: Any, text: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> str:

@@ -1,7 +1,7 @@
 """Runs a chat template as a program on a budget: Jinja as transformers offers it, with every operation paid for.
 
-A template comes from the internet. What it may use is in operations.py, what it pays in budget.py; through see_through
-it finds control tokens in texts that are disguised.
+A template comes from the internet. What it may use is in operations.py, and what it pays in budget.py; see_through.py
+lets it find control tokens in disguised texts.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from types import BuiltinMethodType, CodeType, MethodType, TracebackType
 from typing import Any
 
 from jinja2 import Template
-from jinja2.exceptions import SecurityError
+from jinja2.exceptions import SecurityError, TemplateSyntaxError
 from jinja2.runtime import Context, LoopContext, Macro, Undefined
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 from jinja2.utils import Namespace
@@ -41,14 +41,17 @@ class TemplateFault(Exception):
 
 
 def raise_exception(message: object) -> None:
+    """The global by which a template refuses messages. Raises TemplateRefusal."""
     raise TemplateRefusal(str(message))
 
 
 def strftime_now(format: str) -> str:
+    """The global that gives a template today's date."""
     return datetime.now().strftime(format)
 
 
 def check_name(name: object) -> None:
+    """Raises SecurityError for a name that no namespace may hold."""
     if str(name).startswith("_"):
         raise SecurityError(f"a namespace holds no name that begins with an underscore, such as {str(name)[:40]!r}")
 
@@ -102,7 +105,8 @@ class Sandbox(ImmutableSandboxedEnvironment):
         return self.budget.run(operator, partial(super().call_binop, context, operator), left, right)
 
     def call(__self, __context: Context, __obj: Any, *args: Any, **kwargs: Any) -> Any:
-        """Calls what a template calls. A method's subject is an operand, too; a macro only passes its arguments on."""
+        """Calls what a template calls, and pays for it. The value that a method belongs to is paid as an operand; a
+        macro only passes its arguments on."""
         kwargs = {key: value for key, value in kwargs.items() if key not in ("_loop_vars", "_block_vars")}
         subject, call = getattr(__obj, "__self__", None), super().call
         if subject is __self.budget:
@@ -156,9 +160,12 @@ class Sandbox(ImmutableSandboxedEnvironment):
 
 
 def compile_template(source: str) -> CodeType:
-    """Compiles a template. Raises Jinja's errors, and ValueError for a template with a tag that is refused."""
+    """Compiles a template. Raises ValueError, with the line, for a mistake in it or a tag that is refused."""
     sandbox = Sandbox(Budget(0, Sight()))
-    tree = sandbox.parse(source)
+    try:
+        tree = sandbox.parse(source)
+    except TemplateSyntaxError as error:
+        raise ValueError(f"line {error.lineno}: {error.message}") from error
     if nesting(tree) > MAX_NESTING:
         raise ValueError("its blocks lie too deep within one another")
     return sandbox.compile(Metering().visit(tree))

@@ -55,8 +55,8 @@ class Sight:
 
     def __init__(self, disguise: Hiding | None = None) -> None:
         self.disguise = disguise
-        self.pay: Callable[[int], None] = lambda units: None  # its budget's
-        self.letters: dict[str, str] = {}  # as they are alone
+        self.pay: Callable[[int], None] = lambda units: None  # the budget puts its own here
+        self.letters: dict[str, str] = {}  # the disguised form of each letter that was cut out alone
 
     def reveal(self, value: Any) -> Any:
         """Returns a value without disguise, with all that it holds; for what only looks."""
@@ -117,7 +117,7 @@ class Sight:
         return next((form for form in (self.disguise.name(plain), self.disguise(plain)) if form in mapping), key)
 
     def see(self, name: str, call: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """Calls an operation by its name, in its way."""
+        """Calls an operation in one of the three ways, which its name decides."""
         if self.disguise is None:
             return call(*args, **kwargs)
         if name == ".get":
@@ -177,7 +177,7 @@ def indent(
 
 
 def widen(_sight: Sight, _name: str, call: Callable[..., Any], text: str, *args: Any, **kwargs: Any) -> Any:
-    """Passes a text on as it is, though what is no text would be written as one."""
+    """Puts blanks around a text, which may stay disguised. (|center writes any other value as a text: see `see`.)"""
     return call(text, *args, **kwargs)
 
 
