@@ -104,7 +104,7 @@ def plan(
     files = None if max_shard_size is None else list(shards.files)
     if given is None and opened.is_already(quantization, WEIGHT_DTYPES[dtype], files):
         command = command_line("elm-mlx", "generate", "--model", opened.directory)
-        raise InvalidRequest(f"{source} is an MLX model of that kind already. Run it as it is: `{command}`.")
+        raise InvalidRequest(f"{source} is an MLX model already, stored as you ask. Run it as it is: `{command}`.")
     target = output_directory(output, outside_the_hub(opened.directory), form)
     tokens = prepare_tokenizer(opened.directory, given, opened.config)
     check_places(target, [*opened.files, *tokens.files], opened.where, opened.directory, given or opened.directory)

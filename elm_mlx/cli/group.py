@@ -52,7 +52,7 @@ Examples:
 Environment:
   Every option but --force and --yes reads its value from ELM_MLX_ and its
   name if it is not given: ELM_MLX_MODEL, ELM_MLX_MAX_TOKENS, ELM_MLX_QUIET.
-  What is typed wins, and what means nothing there is left aside with a note.
+  What is typed wins, and what means nothing there is ignored with a note.
   ELM_MLX_CACHE is where converted models are kept; ELM_MLX_BLAS=reference
   leaves MLX the BLAS that it brings on Linux. HF_HOME, HF_TOKEN, HF_ENDPOINT,
   HF_HUB_OFFLINE and NO_COLOR mean what they do elsewhere.

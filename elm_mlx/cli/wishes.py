@@ -1,7 +1,7 @@
 """Who wins: what is typed, then the environment, then the model's own files, then the default.
 
 An option in the environment is a standing wish, for every command and every model. So one that means nothing here is no
-mistake: it is left aside, with a note. The same option typed is an error. The library knows what means nothing, and its
+mistake: it is ignored, with a note. The same option typed is an error. The library knows what means nothing, and its
 refusals name the options in their advice (errors.ARGUMENT); only this module knows who gave them.
 """
 
@@ -57,7 +57,7 @@ def drop(options: dict[str, Any], wish: str, why: str) -> None:
     if wish not in said:
         said.add(wish)
         name = variable(wish)
-        say(f"{name}={os.environ[name]:.40} is left aside. {why or NOTHING}")
+        say(f"{name}={os.environ[name]:.40} is ignored. {why or NOTHING}")
 
 
 @contextmanager

@@ -66,7 +66,7 @@ def read_generation(values: Values) -> Generation:
     """Reads a generation_config.json.
 
     Without `do_sample` in the file sampling is greedy, whatever other values the file has, and so it is at a
-    temperature of 0. A value without a meaning is left aside, with a notice. The file's length limits are never used.
+    temperature of 0. A value without a meaning is ignored, with a notice. The file's length limits are never used.
     Raises BadCheckpoint for stop ids that are none.
     """
     stop_ids = frozenset(values.token_ids("eos_token_id"))

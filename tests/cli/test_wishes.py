@@ -1,4 +1,4 @@
-"""Who wins: what is typed, then the environment, then the model's files; a wish that means nothing is left aside."""
+"""Who wins: what is typed, then the environment, then the model's files; a wish that means nothing is ignored."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ def test_a_wish_that_means_nothing_here_changes_nothing_and_is_told_once(
     monkeypatch.setenv(name, value)
     done = ask(typed, places)
     assert (done.code, without.code, done.out) == (0, 0, without.out), done.err
-    notes = [line for line in done.err.splitlines() if "left aside" in line]
+    notes = [line for line in done.err.splitlines() if "is ignored" in line]
     assert [note.partition(" ")[0] for note in notes] == [f"{name}={value}"]
     assert [line for line in done.err.splitlines() if line not in notes] == without.err.splitlines()
 
@@ -127,7 +127,7 @@ def test_of_two_wishes_that_contradict_each_other_the_one_for_fewer_commands_is_
     both = run("convert", openelm, "--dry-run")
     monkeypatch.delenv("ELM_MLX_BITS")
     assert both.out == run("convert", openelm, "--dry-run").out
-    assert "ELM_MLX_BITS=8 is left aside" in both.err
+    assert "ELM_MLX_BITS=8 is ignored" in both.err
 
 
 def test_a_wish_that_means_something_wins_over_the_models_file_and_loses_to_what_is_typed(
@@ -148,7 +148,7 @@ def test_a_wish_that_means_something_wins_over_the_models_file_and_loses_to_what
     assert answer(run(*command))["tokens"] == tokens(temperature=0)
     typed = run(*command, "--top-p", 0.3)  # a filter is typed by who wants to sample
     assert answer(typed)["tokens"] == tokens(top_p=0.3)
-    assert "ELM_MLX_TEMPERATURE=0 is left aside" in typed.err
+    assert "ELM_MLX_TEMPERATURE=0 is ignored" in typed.err
 
 
 def test_info_shows_the_model_of_the_environment_unless_one_is_typed(
@@ -204,5 +204,5 @@ def test_bits_that_a_repository_cannot_have_are_left_aside_only_as_a_wish(
         monkeypatch.setenv("ELM_MLX_BITS", "8")
         wished = run(*command)
         assert wished.code == 0, wished.err
-        assert "ELM_MLX_BITS=8 is left aside. a/b is quantized to 4 bits already." in wished.err
+        assert "ELM_MLX_BITS=8 is ignored. a/b is quantized to 4 bits already." in wished.err
         monkeypatch.delenv("ELM_MLX_BITS")

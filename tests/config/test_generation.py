@@ -1,4 +1,4 @@
-"""generation_config.json: greedy unless it asks to sample, and what in it has no meaning is named and left aside."""
+"""generation_config.json: greedy unless it asks to sample, and what in it has no meaning is named and ignored."""
 
 from __future__ import annotations
 
