@@ -137,6 +137,8 @@ class Unsupported(ElmError):
     exit_code = 78
 
 
-def unsupported(what: str, found: object, known: Iterable[object]) -> Unsupported:
-    """Makes the error for `found`, which elm-mlx does not run; its message lists the `known` ones that it runs."""
-    return Unsupported(f"{what} {found!r} is not one that elm-mlx runs; it runs {', '.join(map(str, known))}.")
+def unsupported(what: str, found: object, known: Iterable[object], remedy: str = "") -> Unsupported:
+    """Makes the error for `found`, which elm-mlx does not run; its message lists the `known` ones that it runs, and
+    `remedy` says what to do where that is not to take another model."""
+    runs = f"{what} {found!r} is not one that elm-mlx runs; it runs {', '.join(map(str, known))}."
+    return Unsupported(f"{runs} {remedy}".strip())

@@ -97,7 +97,8 @@ def read_quantization(values: Values) -> Quantization | None:
     own, other = values.section("quantization").raw, values.section("quantization_config").raw
     if other.get("quant_method") is not None:
         known = [f"MLX's {mode}" for mode in QUANTIZATION_MODES]
-        raise values.unsupported("quantization", other["quant_method"], known)
+        what = f"{values.where}: quantization"
+        raise unsupported(what, other["quant_method"], known, "Take the weights from before they were quantized.")
     if own and other and own != other:
         raise values.wrong("quantization and quantization_config disagree.", "Keep the right one.")
     chosen = own or other

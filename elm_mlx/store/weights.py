@@ -136,7 +136,7 @@ def _entry(where: str, value: Any) -> tuple[int, int, Entry]:
     if not _is_shape(shape) or not isinstance(span, list) or [type(n) for n in span] != [int, int]:
         raise BadCheckpoint(f"{where} has an impossible shape or place. Fetch the file again.")
     if not isinstance(dtype, str) or dtype not in DTYPES:
-        raise unsupported(f"{where}: type", dtype, DTYPES)
+        raise unsupported(f"{where}: type", dtype, DTYPES, "Save the model in one of these.")
     return span[0], span[1], Entry(DTYPES[dtype], tuple(shape))
 
 

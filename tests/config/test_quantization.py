@@ -31,7 +31,7 @@ def test_two_settings_that_disagree_are_refused() -> None:
 @pytest.mark.parametrize(
     ("change", "named"),
     [
-        ({"quantization_config": {"quant_method": "gptq"}}, "'gptq'.*affine"),
+        ({"quantization_config": {"quant_method": "gptq"}}, "'gptq'.*affine.*from before they were quantized"),
         ({"quantization": {"bits": 7, "group_size": 64}}, "bits 7"),
         ({"quantization": {"bits": 4, "group_size": 48}}, "group size 48"),
         ({"quantization": {"mode": "ternary"}}, "'ternary'"),

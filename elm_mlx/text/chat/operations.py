@@ -68,17 +68,17 @@ class Refusal(NamedTuple):
 IN_PLACE = "changes a value in place; transformers refuses it, too"
 BYTES = "makes or reads bytes, which are no text"
 REFUSED = (
-    Refusal("filter", "pprint", "is for debugging, and needs more time than its text is long"),
+    Refusal("filter", "pprint", "is for debugging, and its time grows faster than its text"),
     Refusal("filter", "random", "makes another prompt of the same messages each time"),
-    Refusal("filter", "urlize", "makes links of HTML, in more time than its text is long"),
+    Refusal("filter", "urlize", "makes links for HTML, and its time grows faster than its text"),
     Refusal("global", "lipsum", "makes another prompt of the same messages each time"),
     Refusal("str", "encode", BYTES),
-    Refusal("str", "maketrans translate", "replaces single characters by their numbers; replace does without"),
+    Refusal("str", "maketrans translate", "changes characters by their numbers; use replace instead"),
     Refusal("list", "append clear extend insert pop remove reverse sort", IN_PLACE),
     Refusal("dict", "clear pop popitem setdefault update", IN_PLACE),
     Refusal("int", "from_bytes to_bytes", BYTES),
-    Refusal("float", "fromhex", "is reached through Python's type, not through a number"),
-    Refusal("tag", "autoescape", "makes all texts HTML"),
+    Refusal("float", "fromhex", "belongs to Python's type, not to a number"),
+    Refusal("tag", "autoescape", "turns all texts into HTML"),
     Refusal("tag", "block extends from import include", "joins several templates, and a chat has one"),
 )
 REASONS = {(one.kind, name): one.reason for one in REFUSED for name in one.names.split()}
