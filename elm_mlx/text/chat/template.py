@@ -92,7 +92,7 @@ class ChatTemplate:
         """Renders the prompt of `messages` as ids. The template's control tokens become control ids, BOS only where it
         writes one; control tokens in the caller's strings become text. Raises as `render`.
 
-        A template that cuts strings up itself and joins them to a token, or builds a token around a role, is trusted.
+        A template that builds a token around a role or a key, which are the program's, is trusted.
         """
         inputs = self._inputs(messages, tools, add_generation_prompt, variables)
         used = set(self._source).union(json.dumps(inputs, ensure_ascii=False), *self._tokens.values())
