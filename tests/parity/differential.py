@@ -23,6 +23,7 @@ from elm_mlx.store.load import load_tokenizer
 from elm_mlx.text.chat.template import ChatTemplate
 
 transformers.logging.set_verbosity_error()
+REFUSED = "refused"
 
 
 class Ours:
@@ -95,104 +96,123 @@ class Theirs:
 class Difference:
     """A case in which the two differ: `what` was compared, on which directory and chat (or text), with what result."""
 
-    seed: int
-    number: int
     what: str
-    theirs: Any
-    ours: Any
     directory: Directory
     given: Any
+    theirs: Any
+    ours: Any
 
     def __str__(self) -> str:
         files = public(self.directory.files)
-        model = files["tokenizer.json"].pop("model")
-        brief = {key: value for key, value in model.items() if key not in ("vocab", "merges")}
-        lines = [f"seed {self.seed}, case {self.number}: {self.what}", f"model: {brief}"]
-        lines += [f"{name}: {json.dumps(content, ensure_ascii=False)}" for name, content in files.items()
-                  if name != "config.json"]  # fmt: skip
-        return "\n".join([*lines, f"given: {self.given}", f"theirs: {self.theirs}", f"ours:   {self.ours}"])
+        tokenizer = files.pop("tokenizer.json")
+        model = {key: value for key, value in tokenizer.pop("model").items() if key not in ("vocab", "merges")}
+        shown = {"model": model, "tokenizer.json": tokenizer, **files, "given": self.given}
+        lines = [f"{name}: {value!r}" for name, value in shown.items() if name != "config.json"]
+        return "\n".join([self.what, *lines, f"theirs: {self.theirs}", f"ours:   {self.ours}"])
 
 
-def outcome(call: Callable[[], Any], refusal: type[Exception]) -> Any:
-    """What a call returns, or "refused"."""
+def ours_of(call: Callable[[], Any]) -> Any:
+    """What a call of elm-mlx returns, or REFUSED where it raises one of its own errors."""
     try:
         return call()
-    except refusal as error:
-        return "refused"
+    except ElmError:
+        return REFUSED
+
+
+def theirs_of(call: Callable[[], Any]) -> Any:
+    """What a call of transformers returns, or REFUSED where it fails; its tokenizers can fail with a BaseException."""
+    try:
+        return call()
+    except (KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException:
+        return REFUSED
 
 
 class Comparison:
-    """The directory of a seed in both spellings, with transformers on each and elm-mlx on the public one."""
+    """A directory in both spellings, with transformers on each and elm-mlx on the public one."""
 
-    def __init__(self, seed: int, path: Path) -> None:
-        self.seed, self.rng = seed, Random(seed)
-        self.directory = random_directory(self.rng)
-        public_path = self.directory.write(path / "public", published=True)
-        self.theirs = outcome(lambda: Theirs(public_path), Exception)
-        self.ours = outcome(lambda: Ours(public_path), ElmError)
-        self.hidden: Any = "refused"
-        if self.theirs != "refused":
-            self.hidden = Theirs(self.directory.write(path / "private", published=False))
+    def __init__(self, directory: Directory, path: Path) -> None:
+        self.directory = directory
+        published = directory.write(path / "public", published=True)
+        self.theirs = theirs_of(lambda: Theirs(published))
+        self.ours = ours_of(lambda: Ours(published))
+        self.hidden: Any = REFUSED
+        if self.theirs != REFUSED:
+            self.hidden = Theirs(directory.write(path / "private", published=False))
 
-    def differences(self, chats: int) -> Iterator[Difference | None]:
-        """Compares the directory, `chats` conversations and as many texts: None for each case that is equal."""
-        if self.theirs == "refused" or self.ours == "refused":
-            if self.ours != self.theirs and self.theirs != "refused":
-                yield self.difference(0, "load", None, self.theirs, self.ours)
-            return
-        for number in range(chats):
-            kind = self.rng.choice([PLAIN, PLAIN, PLAIN, ORDINARY, SOFT, CONTROL, CONTROL])
-            yield self.case(number, kind)
+    def loading(self) -> Difference | None:
+        """The difference that there is if only transformers can load the directory."""
+        if self.theirs != REFUSED and self.ours == REFUSED:
+            return Difference("loading", self.directory, None, "loads", REFUSED)
+        return None
 
-    def writer(self, kind: str) -> Writer:
+    def random_cases(self, rng: Random, count: int) -> Iterator[tuple[Chat, str]]:
+        """Random conversations, each with a text."""
+        for _ in range(count):
+            kind = rng.choice([PLAIN, PLAIN, PLAIN, ORDINARY, SOFT, CONTROL, CONTROL])
+            yield random_chat(rng, kind, self._writer(rng, kind)), self._writer(rng, PLAIN).text()
+
+    def _writer(self, rng: Random, kind: str) -> Writer:
+        """A writer of texts for a chat of this kind."""
         special = [token for token, is_special in self.theirs.added.items() if is_special]
         others = [token for token in self.theirs.added if token not in special]
-        marks = set(self.directory.control)
-        soft = [token for token in others if token in marks and not any(one in token for one in special)]
-        words = [token for token in others if token not in marks]
-        control = [token for token in special if token in marks]
-        planted = {PLAIN: [], ORDINARY: words, SOFT: soft, CONTROL: fragments(self.rng, control)}[kind]
-        forbidden = {PLAIN: [*self.theirs.added], ORDINARY: [*special, *soft], SOFT: special + words,
-                     CONTROL: [*soft, *(token for token in special if token not in marks)]}[kind]  # fmt: skip
-        return Writer(self.rng, forbidden, planted)
+        marked = set(self.directory.control)
+        soft = [token for token in others if token in marked and not any(one in token for one in special)]
+        words = [token for token in others if token not in marked]
+        control, forged = [token for token in special if token in marked], set(special) - marked
+        planted, forbidden = {
+            PLAIN: ([], [*special, *others]),
+            ORDINARY: (words, [*special, *soft]),
+            SOFT: (soft, [*special, *words]),
+            CONTROL: (fragments(rng, control), [*soft, *sorted(forged)]),
+        }[kind]
+        return Writer(rng, forbidden, planted)
 
-    def case(self, number: int, kind: str) -> Difference | None:
-        writer = self.writer(kind)
-        chat, text = random_chat(self.rng, kind, writer), self.writer(PLAIN).text()
+    def difference(self, chat: Chat, text: str) -> Difference | None:
+        """The first difference in a case: the chat as text, as ids, the text as ids."""
         return (
-            self.compare(number, f"text of a {kind} chat", chat, lambda side: side.chat_text(chat))
-            or self.compare_ids(number, chat)
-            or self.compare(number, "ids of a text", text, lambda side: side.text_ids(text))
-        )
+            self._compare(f"text of a {chat.kind} chat", chat, lambda side: side.chat_text(chat))
+            or (self._control(chat) if chat.kind == CONTROL else None)
+            or (self._compare(f"ids of a {chat.kind} chat", chat, lambda side: side.chat_ids(chat))
+                if chat.kind != CONTROL else None)
+            or self._compare("ids of a text", text, lambda side: side.text_ids(text))
+        )  # fmt: skip
 
-    def compare_ids(self, number: int, chat: Chat) -> Difference | None:
-        what = f"ids of a {chat.kind} chat"
-        reference = self.hidden if chat.kind == CONTROL else self.theirs
-        theirs = outcome(lambda: reference.chat_ids(chat), Exception)
-        ours = outcome(lambda: self.ours.chat_ids(chat), ElmError)
-        if theirs != ours and chat.kind == CONTROL and "refused" not in (theirs, ours):
-            if not self.hidden.is_written_whole(chat):
-                control = {i for i, token in self.hidden.tokenizer.added_tokens_decoder.items() if token.special}
-                theirs, ours = ([i for i in ids if i in control] for ids in (theirs, ours))
-                what = f"control {what}"
-        return None if theirs == ours else self.difference(number, what, chat, theirs, ours)
+    def _control(self, chat: Chat) -> Difference | None:
+        """Compares with what a tokenizer makes of the prompt to which a caller's text cannot look like control. Where
+        a token of the template is no token in its place, only the control ids can be compared."""
+        theirs, ours = theirs_of(lambda: self.hidden.chat_ids(chat)), ours_of(lambda: self.ours.chat_ids(chat))
+        what = "ids of a control chat"
+        if REFUSED not in (theirs, ours) and not self.hidden.is_written_whole(chat):
+            control = {i for i, token in self.hidden.tokenizer.added_tokens_decoder.items() if token.special}
+            theirs, ours = ([i for i in ids if i in control] for ids in (theirs, ours))
+            what = "control ids of a control chat"
+        return None if theirs == ours else Difference(what, self.directory, chat, theirs, ours)
 
-    def compare(self, number: int, what: str, given: Any, ask: Callable[[Any], Any]) -> Difference | None:
-        theirs, ours = outcome(lambda: ask(self.theirs), Exception), outcome(lambda: ask(self.ours), ElmError)
-        return None if theirs == ours else self.difference(number, what, given, theirs, ours)
-
-    def difference(self, number: int, what: str, given: Any, theirs: Any, ours: Any) -> Difference:
-        return Difference(self.seed, number, what, theirs, ours, self.directory, given)
+    def _compare(self, what: str, given: Any, ask: Callable[[Any], Any]) -> Difference | None:
+        theirs, ours = theirs_of(lambda: ask(self.theirs)), ours_of(lambda: ask(self.ours))
+        return None if theirs == ours else Difference(what, self.directory, given, theirs, ours)
 
 
 @contextmanager
-def comparison(seed: int) -> Iterator[Comparison]:
+def comparison(directory: Directory) -> Iterator[Comparison]:
     with tempfile.TemporaryDirectory() as path:
-        yield Comparison(seed, Path(path))
+        yield Comparison(directory, Path(path))
 
 
-def replay(seed: int, chats: int = 8) -> None:
-    """Prints every difference of a seed."""
-    with comparison(seed) as pair:
-        for one in filter(None, pair.differences(chats)):
-            print(one, end="\n\n")
+def cases(seed: int, chats: int = 8) -> Iterator[Difference | None]:
+    """Compares the random directory of `seed` on as many random cases; None for each that is equal."""
+    rng = Random(seed)
+    with comparison(random_directory(rng)) as pair:
+        if pair.theirs == REFUSED or pair.ours == REFUSED:
+            yield from filter(None, [pair.loading()])
+            return
+        for chat, text in pair.random_cases(rng, chats):
+            yield pair.difference(chat, text)
+
+
+def replay(seed: int) -> None:
+    """Prints the differences of a seed."""
+    for difference in filter(None, cases(seed)):
+        print(difference, end="\n\n")
