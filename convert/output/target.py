@@ -133,7 +133,7 @@ def put_in_place(target: Path, folder: Path) -> None:
 def sync_folder(folder: Path) -> None:
     """Waits until a folder and the files in it are on the disk: otherwise a power cut could leave a name without its
     content."""
-    for path in folder.iterdir():
+    for path in folder.rglob("*"):
         sync(path)
     with suppress(OSError):  # not every file system can do this for a folder
         sync(folder)

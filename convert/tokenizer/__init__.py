@@ -11,29 +11,21 @@ from elm_mlx.convert.tokenizer import sentencepiece, tiktoken
 from elm_mlx.convert.tokenizer.compact import compact
 from elm_mlx.convert.tokenizer.sentencepiece import SentencePieceModel, added_token
 from elm_mlx.errors import BadCheckpoint, MissingTokenizer, NotFound
-from elm_mlx.files import (
-    MAX_LARGE_BYTES,
-    MAX_SMALL_BYTES,
-    optional_json,
-    read_bytes,
-    read_json,
-    read_text,
-    reading,
-    write_json,
-)
-from elm_mlx.store.load import load_generation
+from elm_mlx.files import MAX_LARGE_BYTES, read_bytes, read_json, reading, write_json
+from elm_mlx.store.load import check_tokenizer
+from elm_mlx.store.side_files import ADDED, GENERATION, SETTINGS, TOKENIZER, files_beside
+from elm_mlx.store.text_settings import load_generation, read_checked, read_settings, read_tokens
 from elm_mlx.text.tokenizer import Tokenizer
 
 MAX_MODEL_BYTES = 16 * 2**20  # Llama 2's tokenizer.model has 0.5 MB, Llama 3's 2, one with 256,000 pieces 4
-SETTINGS, ADDED = "tokenizer_config.json", "added_tokens.json"
-COPIED = ("special_tokens_map.json", "chat_template.jinja")
 WANTED = "a tokenizer.json, a tokenizer.model (SentencePiece's or tiktoken's), or a directory with one"
 
 
 @dataclass(frozen=True)
 class TokenizerFiles:
     """What will be written for the tokenizer in the file `source`: `content` is tokenizer.json's bytes, `settings` is
-    tokenizer_config.json's object, `copied` the bytes of other files by name. `files` is what they were read from."""
+    tokenizer_config.json's object, `copied` the bytes of the other side files by their path in the directory. `files`
+    is what they were read from."""
 
     source: Path
     content: bytes
@@ -43,9 +35,10 @@ class TokenizerFiles:
 
     def write(self, folder: Path) -> None:
         """Writes the tokenizer's files into `folder`."""
-        (folder / "tokenizer.json").write_bytes(self.content)
+        (folder / TOKENIZER).write_bytes(self.content)
         write_json(folder / SETTINGS, self.settings)
         for name, content in self.copied.items():
+            (folder / name).parent.mkdir(exist_ok=True)
             (folder / name).write_bytes(content)
 
 
@@ -57,19 +50,22 @@ def prepare_tokenizer(source: Path, given: Path | None, config: ModelConfig) -> 
     """
     with reading(given or source):
         file = find_tokenizer(given or source, None if given else config.family)
-        content, settings, used = read_tokenizer(file, config)
+        beside = files_beside(file.parent)
+        content, settings = read_tokenizer(file, config)
         data = compact(content, file)
     settings = {key: value for key, value in settings.items() if key != "auto_map"}  # Python that a loader would run
-    check_ids(Tokenizer(data, settings, config.bos_token_id, file), config, file)
+    said = read_settings(file.parent, settings)
+    check_tokenizer(Tokenizer(data, said, file, config.bos_token_id, config.vocab_size), config, file)
     load_generation(source)
-    beside = [path for name in COPIED if (path := file.parent / name).exists()]
-    generation = [path for path in [source / "generation_config.json"] if path.exists()]
+    copied = {name: read_checked(file.parent, name) for name in beside if name != SETTINGS}
+    if (source / GENERATION).exists():
+        copied[GENERATION] = read_checked(source, GENERATION)
     return TokenizerFiles(
         source=file,
         content=data,
         settings=settings | {"clean_up_tokenization_spaces": False},
-        copied={path.name: read_checked(path) for path in [*beside, *generation]},
-        files=[file, *(path for name in used if (path := file.parent / name).exists()), *beside],
+        copied=copied,
+        files=[file, *(file.parent / name for name in beside)],
     )
 
 
@@ -82,30 +78,22 @@ def find_tokenizer(place: Path, family: str | None = None) -> Path:
         raise NotFound(f"There is no {place}.", f"{{tokenizer}} wants {WANTED}.")
     if place.is_file():
         return place
-    for name in ("tokenizer.json", "tokenizer.model"):
+    for name in (TOKENIZER, "tokenizer.model"):
         if (place / name).is_file():
             return place / name
     hint = "OpenELM's repositories ship none: it uses Llama 2's. " if family == "openelm" else ""
     raise MissingTokenizer(f"{place} has no tokenizer.", f"{hint}Give {{tokenizer=PATH}}: {WANTED}.")
 
 
-def read_checked(file: Path) -> bytes:
-    """Reads a small file, and checks that it is what its name says: an object in JSON, or text."""
+def read_tokenizer(file: Path, config: ModelConfig) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Reads a tokenizer file of any kind: (tokenizer.json's object, tokenizer_config.json's object)."""
+    settings = read_tokens(file.parent / SETTINGS)
     if file.suffix == ".json":
-        read_json(file)
-    return read_text(file, MAX_SMALL_BYTES).encode()
-
-
-def read_tokenizer(file: Path, config: ModelConfig) -> tuple[dict[str, Any], dict[str, Any], list[str]]:
-    """Reads a tokenizer file of any kind: (tokenizer.json's object, tokenizer_config.json's object, the names of the
-    files beside it that belong to it)."""
-    settings = optional_json(file.parent / SETTINGS)
-    if file.suffix == ".json":
-        return *from_json(file, settings), [SETTINGS]
+        return from_json(file, settings)
     data = read_bytes(file, MAX_MODEL_BYTES)
     if is_tiktoken(data):
-        return *from_tiktoken(file, data, settings, config), [SETTINGS]
-    return *from_sentencepiece(file, data, settings), [SETTINGS, ADDED]
+        return from_tiktoken(file, data, settings, config)
+    return from_sentencepiece(file, data, settings)
 
 
 def is_tiktoken(data: bytes) -> bool:
@@ -141,7 +129,7 @@ def read_added_tokens(file: Path, model: SentencePieceModel) -> list[dict[str, A
     library counts for itself. Raises BadCheckpoint where they do not follow the pieces, each once."""
     first, taken = len(model.pieces), {"", *(piece.text for piece in model.pieces)}
     # transformers lists the model's own control pieces here too
-    listed = optional_json(file)
+    listed = read_tokens(file)
     if not all(type(i) is int for i in listed.values()):
         raise BadCheckpoint(f"{file} gives a token an id that is no whole number. Fetch it again.")
     later = sorted((i, text) for text, i in listed.items() if i >= first)
@@ -160,11 +148,6 @@ def from_tiktoken(
     content = tiktoken.tokenizer_json(tokens, specials, file)
     names = {"bos_token": specials[0], "eos_token": specials[1]}
     return content, names | settings | {"tokenizer_class": "PreTrainedTokenizerFast"}
-
-
-def check_ids(tokenizer: Tokenizer, config: ModelConfig, file: Path) -> None:
-    """Checks that the tokenizer is this model's: none of its ids lies outside the embedding. Raises BadCheckpoint."""
-    check_id_count(max(tokenizer.vocab_size, (tokenizer.bos_token_id or 0) + 1), config, file)
 
 
 def check_id_count(count: int, config: ModelConfig, file: Path) -> None:

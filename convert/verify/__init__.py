@@ -21,6 +21,7 @@ from elm_mlx.convert.verify.rounding import find_altered
 from elm_mlx.errors import BadCheckpoint, InvalidRequest, NotFound
 from elm_mlx.files import reading
 from elm_mlx.store.load import load_tokenizer
+from elm_mlx.store.text_settings import read_settings
 
 TOKENS, MOST_TOKENS = 2048, 1_000_000
 WINDOW = 512  # positions that attend to one another
@@ -144,7 +145,7 @@ def encode_windows(model: ModelOnDisk, text: Path, tokens: int) -> list[list[int
 
     Raises InvalidRequest for a text with no id to predict, MissingTokenizer, BadCheckpoint.
     """
-    tokenizer = load_tokenizer(model.where, model.config)
+    tokenizer = load_tokenizer(model.where, read_settings(model.where), model.config)
     ids = tokenizer.encode_text(read_beginning(text, CHARACTERS * tokens))[:tokens]
     if max(ids, default=0) >= model.config.vocab_size:
         raise BadCheckpoint(f"{model.where / 'tokenizer.json'} gives id {max(ids)} and the model has only "

@@ -5,8 +5,9 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Unpack
+from typing import Any, Unpack
 
 from elm_mlx.api.options import MAX_TOKENS, Options, sampling_for
 from elm_mlx.api.stream import Asked, Completion, Stream
@@ -21,15 +22,13 @@ from elm_mlx.engine.plain import generate
 from elm_mlx.engine.prefill import all_logits
 from elm_mlx.engine.sampling import Sampler
 from elm_mlx.engine.warm_up import warm_up
-from elm_mlx.errors import InvalidRequest, PromptTooLong
-from elm_mlx.files import optional_json
+from elm_mlx.errors import BadCheckpoint, InvalidRequest, PromptTooLong
 from elm_mlx.library.pull import pull
 from elm_mlx.models.model import Model
 from elm_mlx.store.load import LoadedModel, load_directory
+from elm_mlx.store.text_settings import has_template, read_templates
+from elm_mlx.text.chat.template import ChatTemplate, choose
 from elm_mlx.text.tokenizer import Tokenizer
-
-if TYPE_CHECKING:
-    from elm_mlx.text.chat.template import ChatTemplate
 
 
 class LanguageModel:
@@ -43,10 +42,11 @@ class LanguageModel:
         self.config: ModelConfig = loaded.config
         self.tokenizer: Tokenizer = loaded.tokenizer
         self.model: Model = loaded.model
-        self.stop_ids: frozenset[int] = loaded.stop_ids
         self.execution: Execution = loaded.execution
         self._sampling = loaded.sampling
-        self._template: ChatTemplate | None = None
+        self._settings = loaded.settings
+        self._named_stop_ids = loaded.stop_ids
+        self._given_template: ChatTemplate | None = None
 
     @property
     def notice(self) -> str | None:
@@ -94,29 +94,48 @@ class LanguageModel:
         return Stream(Asked(len(ids), room, begun), answer, self.tokenizer, self.stop_ids)
 
     @property
+    def stop_ids(self) -> frozenset[int]:
+        """Every id that ends an answer: those that config.json, generation_config.json and the tokenizer's files name,
+        and those that end a turn in the chat templates, the model's own and one from `use_chat_template`."""
+        # All are one set: an outdated file must not keep a model from stopping.
+        return self._named_stop_ids.union(
+            *(template.turn_ends(self.tokenizer) for template in self._usable_templates())
+        )
+
+    @property
     def has_chat_template(self) -> bool:
         """Whether there is a chat template, the model's own or one from `use_chat_template`."""
-        return bool(self._template) or self.tokenizer.has_chat_template
+        return bool(self._given_template) or has_template(self.directory, self._settings)
+
+    @cached_property
+    def _own_templates(self) -> dict[str, ChatTemplate]:
+        """The model's own chat templates by name."""
+        return read_templates(self.directory, self._settings)
+
+    def _usable_templates(self) -> list[ChatTemplate]:
+        """Every chat template that may be used; what is wrong with the model's own is said when a chat needs them."""
+        try:
+            own = list(self._own_templates.values())
+        except BadCheckpoint:
+            own = []
+        return [*own, *([self._given_template] if self._given_template else [])]
 
     def use_chat_template(self, template: str | Path) -> None:
         """Uses this chat template instead of the model's own: a file with one, or "zephyr", which is perhaps the format
-        of OpenELM-Instruct; nobody has confirmed it. Raises NotFound, BadCheckpoint."""
-        from elm_mlx.text.chat.template import ChatTemplate  # here, as it imports a template engine
+        of OpenELM-Instruct; nobody has confirmed it. The token that ends a turn in it ends answers from now on.
 
-        self._template = ChatTemplate.from_name(template, optional_json(self.directory / "tokenizer_config.json"))
+        Raises NotFound, BadCheckpoint.
+        """
+        self._given_template = ChatTemplate.from_name(template, self._settings.texts)
 
     def chat_prompt(self, messages: Sequence[Mapping[str, Any]], **variables: Any) -> list[int]:
         """The ids of `messages` by the model's chat template, ready for its answer; `variables` (tools, date_string)
-        are the template's. Text in a message never becomes a control token.
+        are the template's. Where the model has a template named tool_use, tools are asked for by that one. Text in a
+        message never becomes a control token.
 
         Raises InvalidRequest for messages that the template refuses, NotFound where the model has no template.
         """
-        from elm_mlx.text.chat.template import ChatTemplate  # here, as it imports a template engine
-
-        settings = optional_json(self.directory / "tokenizer_config.json")
-        template = self._template or ChatTemplate.from_directory(
-            self.directory, settings, with_tools=bool(variables.get("tools"))
-        )
+        template = self._given_template or choose(self._own_templates, self.directory, variables.get("tools"))
         return template.encode(messages, self.tokenizer, **variables)
 
     def chat(

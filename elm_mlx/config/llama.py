@@ -1,6 +1,8 @@
 """Llama's configuration, and Mistral's, whose architecture is the same but for its attention window.
 
-Source: the model cards' config.json; defaults of missing keys are those of transformers' LlamaConfig.
+Source: the model cards' config.json; defaults of missing keys are those of transformers' LlamaConfig, but for the
+original context of llama3's RoPE scaling: 8192, as in every published model and in mlx-lm. transformers 5 takes
+max_position_embeddings there.
 """
 
 from __future__ import annotations

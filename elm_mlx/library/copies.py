@@ -20,6 +20,7 @@ from elm_mlx.errors import ElmError, NotFound
 from elm_mlx.files import disk_errors, reading
 from elm_mlx.library.names import Known, Repository
 from elm_mlx.store.layout import is_complete
+from elm_mlx.store.side_files import file_names
 
 PUBLISHED = "published"
 
@@ -111,9 +112,10 @@ def link_directory(target: Path, source: Path, replaced: Mapping[str, bytes]) ->
         with TemporaryDirectory(prefix=".", dir=target.parent) as scratch:
             folder = Path(scratch, target.name)
             folder.mkdir()
-            for file in source.iterdir():
-                if file.is_file() and file.name not in replaced:
-                    (folder / file.name).symlink_to(file.resolve())
+            for name in file_names(source):
+                if (source / name).is_file() and name not in replaced:
+                    (folder / name).parent.mkdir(exist_ok=True)
+                    (folder / name).symlink_to((source / name).resolve())
             for name, content in replaced.items():
                 (folder / name).write_bytes(content)
             if target.is_dir() and not is_complete(target):  # the hub's cache lost files that it links to

@@ -7,15 +7,8 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from elm_mlx.files import MAX_LARGE_BYTES, optional_json, reading
+from elm_mlx.store.side_files import file_names, side_files
 
-SMALL_FILES = (
-    "config.json",
-    "generation_config.json",
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "chat_template.jinja",
-)
 WEIGHT_PATTERNS = (
     r"model(-\d+-of-\d+)?\.safetensors(\.index\.json)?",
     r"pytorch_model(-\d+-of-\d+)?\.bin(\.index\.json)?",
@@ -33,7 +26,7 @@ def weight_files(names: Iterable[str]) -> list[str]:
 
 def needed_files(names: list[str]) -> list[str]:
     """The files of a repository that a model needs; a tokenizer.model only where there is no tokenizer.json."""
-    small = [name for name in SMALL_FILES if name in names]
+    small = [name for name in names if name == "config.json"] + side_files(names)
     if "tokenizer.json" not in names and "tokenizer.model" in names:
         small.append("tokenizer.model")
     return small + weight_files(names)
@@ -42,7 +35,7 @@ def needed_files(names: list[str]) -> list[str]:
 def is_complete(directory: Path) -> bool:
     """Whether a directory has a configuration and all its weight files, and no file that it needs is a broken link."""
     with reading(directory):
-        names = needed_files([file.name for file in directory.iterdir()])
+        names = needed_files(file_names(directory))
         there = {name for name in names if (directory / name).exists()}
         weights = weight_files(there)
         needed = {shard for name in weights for shard in shard_names(directory, name)}

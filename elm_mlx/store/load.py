@@ -10,32 +10,34 @@ import mlx.core as mx
 
 from elm_mlx.arguments import Progress
 from elm_mlx.config import HEAD_NAME, ModelConfig, config_from_dict
-from elm_mlx.config.generation import Sampling, read_generation
-from elm_mlx.config.values import Values
+from elm_mlx.config.generation import Sampling
 from elm_mlx.device import choose_execution
 from elm_mlx.device.execution import Execution
 from elm_mlx.device.memory import check_memory
 from elm_mlx.device.shared_linear import SharedLinear
 from elm_mlx.errors import BadCheckpoint, NotFound
-from elm_mlx.files import optional_json, read_json, reading
+from elm_mlx.files import read_json, reading
 from elm_mlx.models import build
 from elm_mlx.models.matrices import Linear
 from elm_mlx.models.model import Model
 from elm_mlx.models.parameters import Parameters
 from elm_mlx.store.stored_form import expand, stored_entries
+from elm_mlx.store.text_settings import load_generation, read_settings
 from elm_mlx.store.weights import check_copy, check_entries, gather, read_arrays, safetensors_files
+from elm_mlx.text.settings import TokenizerSettings
 from elm_mlx.text.tokenizer import Tokenizer
 
 
 @dataclass(frozen=True)
 class LoadedModel:
-    """A model with all that belongs to it: `sampling` is how it wants to be sampled, `stop_ids` every id that ends its
-    text, `execution` how it runs on this machine."""
+    """A model with all that belongs to it: `settings` is what the files beside its tokenizer say, `sampling` how it
+    wants to be sampled, `stop_ids` the ids that its files name as the end of a text, `execution` how it runs here."""
 
     directory: Path
     config: ModelConfig
     model: Model
     tokenizer: Tokenizer
+    settings: TokenizerSettings
     sampling: Sampling
     stop_ids: frozenset[int]
     execution: Execution
@@ -50,7 +52,8 @@ def load_directory(
     Unsupported, and NotEnoughMemory unless `force`.
     """
     config = read_config(directory)
-    tokenizer = load_tokenizer(directory, config)
+    settings = read_settings(directory)
+    tokenizer = load_tokenizer(directory, settings, config)
     sampling, named = load_generation(directory)
     execution = choose_execution(config, cpu_policy)
     return LoadedModel(
@@ -58,9 +61,10 @@ def load_directory(
         config=config,
         model=load_model(directory, config, execution, progress, force),
         tokenizer=tokenizer,
+        settings=settings,
         sampling=sampling,
         # Each of the three may name stop ids: one outdated file must not keep a model from stopping.
-        stop_ids=frozenset(config.eos_token_ids) | named | tokenizer.stop_ids,
+        stop_ids=frozenset(config.eos_token_ids) | named | {i for i in [tokenizer.eos_token_id] if i is not None},
         execution=execution,
     )
 
@@ -92,25 +96,25 @@ def read_config(directory: Path) -> ModelConfig:
     return config_from_dict(read_json(directory / "config.json"))
 
 
-def load_tokenizer(directory: Path, config: ModelConfig) -> Tokenizer:
-    """Reads a directory's tokenizer.json with its settings; a chat template may lie in a file of its own. Raises
-    MissingTokenizer, and BadCheckpoint for a tokenizer with more entries than the model."""
-    settings = optional_json(directory / "tokenizer_config.json")
-    if (directory / "chat_template.jinja").exists():
-        settings["chat_template"] = True
-    tokenizer = Tokenizer.from_file(directory / "tokenizer.json", settings, config.bos_token_id)
-    needed = max(tokenizer.ordinary_entries, (tokenizer.bos_token_id or 0) + 1)
-    if needed > config.vocab_size:
-        raise BadCheckpoint(f"{directory / 'tokenizer.json'} needs {needed} entries and the model has only "
-                            f"{config.vocab_size}: it is another model's.")  # fmt: skip
+def load_tokenizer(directory: Path, settings: TokenizerSettings, config: ModelConfig) -> Tokenizer:
+    """Reads the tokenizer.json of a directory, of whose other files `settings` is the content. Raises MissingTokenizer,
+    and BadCheckpoint for a tokenizer of another model."""
+    path = directory / "tokenizer.json"
+    tokenizer = Tokenizer.from_file(path, settings, config.bos_token_id, config.vocab_size)
+    check_tokenizer(tokenizer, config, path)
     return tokenizer
 
 
-def load_generation(directory: Path) -> tuple[Sampling, frozenset[int]]:
-    """Reads (how the model wants to be sampled, the stop ids that it names) from a directory's generation_config.json,
-    if there is one. Raises BadCheckpoint for values without a meaning."""
-    path = directory / "generation_config.json"
-    return read_generation(Values(optional_json(path), str(path)))
+def check_tokenizer(tokenizer: Tokenizer, config: ModelConfig, path: Path) -> None:
+    """Checks that the embedding has a row for each entry of a tokenizer's vocabulary, and for BOS. Added tokens may lie
+    beyond, as transformers allows: many tokenizers have a padding token that their model never sees.
+
+    Raises BadCheckpoint, which names the tokenizer's `path`.
+    """
+    needed = max(tokenizer.vocab_size, (tokenizer.bos_token_id or 0) + 1)
+    if needed > config.vocab_size:
+        raise BadCheckpoint(f"{path} has ids up to {needed - 1} and the model only {config.vocab_size} of them: it is "
+                            "another model's tokenizer.")  # fmt: skip
 
 
 def load_arrays(directory: Path, config: ModelConfig) -> tuple[dict[str, mx.array], int]:

@@ -1,18 +1,24 @@
-"""From text to ids and from ids to text, with a tokenizer.json alone."""
+"""From text to ids and from ids to text, with a tokenizer.json and what other files say of its tokens."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import tokenizers
+from tokenizers import AddedToken
 
+from elm_mlx.arguments import whole_number
 from elm_mlx.errors import BadCheckpoint, InvalidRequest, MissingTokenizer, NotFound, Unsupported
 from elm_mlx.files import MAX_LARGE_BYTES, read_bytes
+from elm_mlx.text.settings import TokenizerSettings
+from elm_mlx.text.stand_ins import StandInEncoder
 
 T = TypeVar("T")
+MAX_IDS = 2**32  # of the tokenizers library
 BYTE_TOKEN = re.compile(r"<0x[0-9A-F]{2}>")
 WORD_PREFIX = re.compile(rb'"continuing_subword_prefix"\s*:\s*"[^"]')
 
@@ -28,21 +34,23 @@ def call_guarded(call: Callable[[], T], error: Exception) -> T:
         raise error from cause
 
 
-def token_text(token: object) -> str | None:
-    """The text of a special token in tokenizer_config.json, which is that text or an object with `content`."""
-    value = token.get("content") if isinstance(token, Mapping) else token
-    return value if isinstance(value, str) else None
-
-
 class Tokenizer:
     """A model's tokenizer. Special tokens that a user writes out are text, never control.
 
-    `data` is the content of a tokenizer.json and `where` its path, for messages; `settings` is the object of
-    tokenizer_config.json; `bos_token_id` is the model configuration's, used where `settings` name none. Raises
-    BadCheckpoint where the tokenizers library cannot use the data, and Unsupported for a word prefix.
+    `data` is the content of a tokenizer.json and `where` its path, for messages; `settings` is what the files beside it
+    say; `bos_token_id` is the model configuration's, used where `settings` name none; `entries` is how many ids the
+    model has, which may be more than the tokenizer's; 0 leaves that open. Raises BadCheckpoint where the
+    tokenizers library cannot use the data, and Unsupported for a word prefix.
     """
 
-    def __init__(self, data: bytes, settings: Mapping[str, Any], bos_token_id: int | None, where: Path) -> None:
+    def __init__(
+        self,
+        data: bytes,
+        settings: TokenizerSettings,
+        where: Path,
+        bos_token_id: int | None = None,
+        entries: int = 0,
+    ) -> None:
         self._where = where
         if WORD_PREFIX.search(data):
             raise Unsupported(f"{where} marks the insides of words with a prefix, as no tokenizer of OpenELM or Llama "
@@ -52,14 +60,20 @@ class Tokenizer:
         self._backend.no_truncation()
         self._backend.no_padding()
         self._backend.encode_special_tokens = True
-        self._dropped = {i for i, t in self._backend.get_added_tokens_decoder().items() if t.special}
-        self.bos_token_id = self._id(settings.get("bos_token"), bos_token_id)
-        self.eos_token_id = self._id(settings.get("eos_token"), None)
-        self.has_chat_template = bool(settings.get("chat_template"))
-        self._adds_bos = self._wants_bos(settings.get("add_bos_token"))
+        self.special_tokens = settings.texts
+        self.bos_token_id = self._add_tokens(settings, bos_token_id)
+        self.eos_token_id = self._id("eos_token")
+        self._added = self._backend.get_added_tokens_decoder()
+        self._dropped = {i for i, token in self._added.items() if token.special}
+        self._control = self._dropped - self._unknown_ids()
+        self._adds_bos = self._wants_bos(settings.adds_bos)
+        self._entries = max(entries, self._backend.get_vocab_size()) if entries else MAX_IDS
+        self._stand_ins: StandInEncoder | None = None
 
     @classmethod
-    def from_file(cls, path: Path, settings: Mapping[str, Any], bos_token_id: int | None = None) -> Tokenizer:
+    def from_file(
+        cls, path: Path, settings: TokenizerSettings, bos_token_id: int | None = None, entries: int = 0
+    ) -> Tokenizer:
         """Reads the tokenizer in a tokenizer.json. Raises MissingTokenizer where there is none."""
         try:
             data = read_bytes(path, MAX_LARGE_BYTES)
@@ -69,65 +83,110 @@ class Tokenizer:
                 "Convert the model with {tokenizer=PATH}, where PATH is a tokenizer.json, a tokenizer.model, or a "
                 "directory with one.",
             ) from error
-        return cls(data, settings, bos_token_id, path)
+        return cls(data, settings, path, bos_token_id, entries)
 
     def _ask(self, call: Callable[[], T]) -> T:
         """Calls the tokenizers library. Raises BadCheckpoint for any failure in it, since the file is the cause."""
         damaged = f"{self._where} is not a tokenizer that the tokenizers library can use; fetch it again."
         return call_guarded(call, BadCheckpoint(damaged))
 
-    def _id(self, token: object, otherwise: int | None) -> int | None:
-        text = token_text(token) or ""  # no token is empty
-        found = self._ask(lambda: self._backend.token_to_id(text))
-        return otherwise if found is None else found
+    def _add_tokens(self, settings: TokenizerSettings, otherwise: int | None) -> int | None:
+        """Adds the tokens that other files have, and returns BOS: `otherwise` where the files name one that no file
+        lists, as that one has a new id, which no model was trained with."""
+        listed = self._ask(self._backend.get_added_tokens_decoder)
+        missing = settings.missing(listed)
+        bos = settings.texts.get("bos_token", "")
+        known = self._ask(lambda: self._backend.token_to_id(bos)) is not None
+        self._ask(lambda: self._backend.add_tokens(missing))
+        if known or otherwise is None or bos in {token.content for token in settings.listed.values()}:
+            otherwise = self._id("bos_token") if bos else otherwise
+        return otherwise
 
-    def _wants_bos(self, setting: object) -> bool:
+    def _id(self, name: str) -> int | None:
+        """The id of the special token of this name, if there is one."""
+        text = self.special_tokens.get(name)
+        return None if text is None else self._ask(lambda: self._backend.token_to_id(text))
+
+    def _unknown_ids(self) -> set[int | None]:
+        """The ids that the vocabulary itself makes out of plain text, special or not: those of unknown text."""
+        texts = {"<unk>", self.special_tokens.get("unk_token"), getattr(self._backend.model, "unk_token", None)}
+        return {self._ask(partial(self._backend.token_to_id, text)) for text in texts if isinstance(text, str)}
+
+    def _wants_bos(self, setting: bool | None) -> bool:
         """Whether ids begin with BOS: as the settings say, else as the post-processor in the file does."""
-        if self.bos_token_id is None or isinstance(setting, bool):
+        if self.bos_token_id is None or setting is not None:
             return bool(setting) and self.bos_token_id is not None
         probe = self._ask(lambda: self._backend.encode("a", add_special_tokens=True).ids)
         return probe[:1] == [self.bos_token_id]
 
     @property
     def vocab_size(self) -> int:
-        """How many ids a model needs for every text: one more than the highest id, special tokens not counted."""
-        vocabulary = self._backend.get_vocab(with_added_tokens=True).values()
-        return max((i for i in vocabulary if i not in self._dropped), default=-1) + 1
-
-    @property
-    def ordinary_entries(self) -> int:
-        """How many entries the vocabulary has without added tokens; quicker than `vocab_size`, which looks at each."""
-        return self._backend.get_vocab_size(with_added_tokens=False)
-
-    @property
-    def stop_ids(self) -> frozenset[int]:
-        """The ids that end an answer: EOS and, where there is a chat template, Llama 3's end of a turn, <|eot_id|>."""
-        turn_end = self._backend.token_to_id("<|eot_id|>") if self.has_chat_template else None
-        return frozenset(i for i in (self.eos_token_id, turn_end) if i is not None)
+        """How many ids the vocabulary takes, added tokens not counted: one more than its highest id. Only a vocabulary
+        that lacks its last id is looked at whole, since that takes a tenth of a second."""
+        count = self._backend.get_vocab_size(with_added_tokens=False)
+        if count == 0 or self._backend.id_to_token(count - 1) is not None:
+            return count
+        return max(self._backend.get_vocab(with_added_tokens=False).values()) + 1
 
     @property
     def control_ids(self) -> dict[str, int]:
         """The id of every special token by its text."""
-        added = self._backend.get_added_tokens_decoder()
-        return {token.content: i for i, token in added.items() if token.special}
+        return {token.content: i for i, token in self._added.items() if token.special}
+
+    @property
+    def added_tokens(self) -> list[AddedToken]:
+        """The tokens that are looked for in a text before anything else, special or not."""
+        return list(self._added.values())
+
+    @property
+    def added_ids(self) -> dict[str, int]:
+        """The id of every token by its text that is looked for in a text before anything else, special or not."""
+        return {token.content: i for i, token in self._added.items()}
 
     def encode(self, text: str) -> list[int]:
         """The ids of `text`, with one BOS in front where the model wants it.
 
-        Raises InvalidRequest for text that is not valid Unicode (a lone surrogate).
+        Raises InvalidRequest for what is no text, or no valid Unicode (a lone surrogate).
         """
         ids = self.encode_text(text)
         return [self.bos_token_id, *ids] if self._adds_bos and self.bos_token_id is not None else ids
 
     def encode_text(self, text: str) -> list[int]:
         """The ids of `text` alone, without BOS. Raises as `encode`."""
-        if not text.isascii() and any("\ud800" <= c <= "\udfff" for c in text):
-            raise InvalidRequest("The prompt holds bytes that are not valid text; give it as UTF-8.")
-        return self._ask(lambda: self._backend.encode(text, add_special_tokens=False).ids)
+        check_text(text)
+        ids = self._ask(lambda: self._backend.encode(text, add_special_tokens=False).ids)
+        self._check_plain(ids)
+        return ids
+
+    def encode_chat(self, text: str, stand_ins: Mapping[str, str]) -> list[int]:
+        """The ids of `text`, in which each key of `stand_ins` means the added token that is its value; such a token
+        written out is text. Raises as `encode`."""
+        check_text(text)
+        encoder = self._stand_ins  # of the last call, which may have been another thread's
+        if encoder is None or encoder.tokens != stand_ins:
+            encoder = self._stand_ins = self._ask(lambda: StandInEncoder(self._backend, stand_ins))
+        ids, plain = self._ask(partial(encoder.encode, text))
+        self._check_plain(plain)
+        return ids
+
+    def _check_plain(self, ids: list[int]) -> None:
+        """Raises InvalidRequest for a control id among those that plain text became: a tokenizer gives one where the
+        token's text is a word of its vocabulary, too."""
+        if found := self._control.intersection(ids):
+            token = self._backend.id_to_token(min(found))
+            raise InvalidRequest(f"The text holds {token!r}, and this tokenizer makes a control token even of plain "
+                                 "text that reads so. Leave it out.")  # fmt: skip
 
     def decode(self, ids: Iterable[int]) -> str:
-        """The text of `ids`, special tokens left out; ids outside the vocabulary have no text."""
-        return self._ask(lambda: self._backend.decode(list(ids), skip_special_tokens=True))
+        """The text of `ids`, special tokens left out; ids that a model has beyond its tokenizer's have no text.
+
+        Raises InvalidRequest for what is no id of the model.
+        """
+        listed = [whole_number("A token id", token) for token in ids]
+        if listed and not (min(listed) >= 0 and max(listed) < self._entries):
+            wrong = min(listed) if min(listed) < 0 else max(listed)
+            raise InvalidRequest(f"{wrong} is no token id of this model, which has 0 to {self._entries - 1}.")
+        return self._ask(lambda: self._backend.decode(listed, skip_special_tokens=True))
 
     def has_text(self, token: int) -> bool:
         """Whether decoding shows the text of this id."""
@@ -136,3 +195,11 @@ class Tokenizer:
     def is_byte(self, token: int) -> bool:
         """Whether this id stands for one byte, <0x00> to <0xFF>."""
         return bool(BYTE_TOKEN.fullmatch(self._backend.id_to_token(token) or ""))
+
+
+def check_text(text: object) -> None:
+    """Raises InvalidRequest for what is no text, or no valid Unicode."""
+    if not isinstance(text, str):
+        raise InvalidRequest(f"The prompt is a {type(text).__name__}; it must be text.")
+    if not text.isascii() and any("\ud800" <= c <= "\udfff" for c in text):
+        raise InvalidRequest("The prompt holds bytes that are not valid text; give it as UTF-8.")

@@ -120,7 +120,9 @@ def test_a_missing_tokenizer_names_the_option(folder: Path) -> None:
 
 def test_another_models_tokenizer_is_named(tmp_path: Path) -> None:
     small = checkpoints.write(tmp_path / "small", checkpoints.OPENELM | {"vocab_size": 300})
-    with pytest.raises(BadCheckpoint, match="needs 512 entries and the model has only 300"):
+    with pytest.raises(
+        BadCheckpoint, match="has ids up to 511 and the model only 300 of them: it is another model's tokenizer"
+    ):
         elm_mlx.load(small)
 
 

@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import AddedToken, Regex, decoders, models, pre_tokenizers, trainers
 
+from elm_mlx.text.settings import TokenizerSettings
 from elm_mlx.text.stream_decoder import StreamDecoder
 from elm_mlx.text.tokenizer import Tokenizer
 
@@ -76,19 +77,19 @@ def tokenizer(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathF
         llama3(path)
     else:
         sentencepiece(path, DECODERS[request.param])
-    return Tokenizer.from_file(path, {})
+    return Tokenizer.from_file(path, TokenizerSettings())
 
 
 @pytest.fixture(scope="module")
 def small() -> Tokenizer:
-    return Tokenizer.from_file(checkpoints.TOKENIZER / "tokenizer.json", {})
+    return Tokenizer.from_file(checkpoints.TOKENIZER / "tokenizer.json", TokenizerSettings())
 
 
 @pytest.fixture(scope="module")
 def byte_level(tmp_path_factory: pytest.TempPathFactory) -> Tokenizer:
     path = tmp_path_factory.mktemp("byte-level") / "tokenizer.json"
     llama3(path)
-    return Tokenizer.from_file(path, {})
+    return Tokenizer.from_file(path, TokenizerSettings())
 
 
 def pieces(tokenizer: Tokenizer, ids: list[int]) -> list[str]:
@@ -99,7 +100,7 @@ def pieces(tokenizer: Tokenizer, ids: list[int]) -> list[str]:
 
 @each_count
 def test_any_ids_stream_to_their_decoding(tokenizer: Tokenizer, count: int) -> None:
-    size = tokenizer.vocab_size
+    size = tokenizer.vocab_size + len(tokenizer.added_ids)
     drawn = st.integers(0, size + 8) | st.integers(3, 258) | st.integers(size - 8, size)
 
     @settings(max_examples=count, deadline=None)
@@ -138,7 +139,7 @@ def test_bytes_cut_anywhere_stream_to_their_decoding(small: Tokenizer, count: in
 @each_count
 def test_byte_level_text_waits_only_for_an_unfinished_character(byte_level: Tokenizer, count: int) -> None:
     @settings(max_examples=count, deadline=None)
-    @given(st.lists(st.integers(0, byte_level.vocab_size), max_size=20))
+    @given(st.lists(st.integers(0, byte_level.vocab_size + 4), max_size=20))
     def check(ids: list[int]) -> None:
         shown = ""
         for n, piece in enumerate(pieces(byte_level, ids)[:-1], start=1):
@@ -173,13 +174,13 @@ def test_special_tokens_inside_a_character_do_not_break_it(small: Tokenizer, byt
     assert "".join(pieces(small, [first, 2, *rest])) == "é"
     first, *rest = byte_level.encode("ÿ")
     assert rest
-    end = byte_level.vocab_size - 2  # <|eot_id|>
+    end = byte_level.control_ids["<|eot_id|>"]
     assert "".join(pieces(byte_level, [first, end, *rest, end])) == "ÿ"
 
 
 def test_an_entry_without_text_does_not_swallow_the_next_blank(tmp_path: Path) -> None:
     sentencepiece(tmp_path / "tokenizer.json", SMALL["decoder"])
-    tokenizer = Tokenizer.from_file(tmp_path / "tokenizer.json", {})
+    tokenizer = Tokenizer.from_file(tmp_path / "tokenizer.json", TokenizerSettings())
     word = tokenizer.encode("the")
     assert "".join(pieces(tokenizer, [*word, EMPTY, *word])) == "the the"
 

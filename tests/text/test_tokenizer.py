@@ -12,6 +12,7 @@ import tokenizers
 from helpers import checkpoints
 
 from elm_mlx.errors import BadCheckpoint, InvalidRequest, MissingTokenizer, Unsupported
+from elm_mlx.text.settings import parse_settings
 from elm_mlx.text.tokenizer import Tokenizer, call_guarded
 
 BOS, EOS, EOT = 1, 2, 512
@@ -42,12 +43,14 @@ def make(folder: Path, settings: dict[str, Any], bos: int | None = None, **chang
     """The small tokenizer with some parts of its tokenizer.json replaced."""
     path = folder / "tokenizer.json"
     path.write_text(json.dumps(SMALL | changes), encoding="utf-8")
-    return Tokenizer.from_file(path, settings, bos)
+    return Tokenizer.from_file(path, parse_settings(settings), bos)
 
 
 @pytest.fixture(scope="module")
 def small() -> Tokenizer:
-    return Tokenizer.from_file(checkpoints.TOKENIZER / "tokenizer.json", NAMES | {"add_bos_token": True})
+    return Tokenizer.from_file(
+        checkpoints.TOKENIZER / "tokenizer.json", parse_settings(NAMES | {"add_bos_token": True})
+    )
 
 
 def test_bos_comes_once_and_first(small: Tokenizer) -> None:
@@ -212,23 +215,24 @@ def test_an_interrupt_is_nobody_s_fault(stop: type[BaseException]) -> None:
         call_guarded(interrupted, BadCheckpoint("damaged"))
 
 
-def test_eos_ends_an_answer_and_the_end_of_a_turn_where_there_is_a_chat_template(tmp_path: Path) -> None:
-    extra = [*SMALL["added_tokens"], added(EOT, "<|eot_id|>")]
-    for settings, ids in (
-        ({}, set()),
-        (NAMES, {EOS}),
-        (NAMES | {"chat_template": ""}, {EOS}),
-        (NAMES | {"chat_template": "{{ messages }}"}, {EOS, EOT}),
-        ({"chat_template": "{{ messages }}"}, {EOT}),
-    ):
-        assert make(tmp_path, settings, added_tokens=extra).stop_ids == ids
-    assert make(tmp_path, NAMES | {"chat_template": "{{ messages }}"}).stop_ids == {EOS}
-
-
 def test_the_vocabulary_s_size_is_what_its_highest_id_needs(tmp_path: Path, small: Tokenizer) -> None:
     assert small.vocab_size == checkpoints.VOCAB
-    for special, size in ((True, 512), (False, 513)):  # text never becomes a special token
-        more = [*SMALL["added_tokens"], added(512, "<x>", special=special)]
-        assert make(tmp_path, NAMES, added_tokens=more).vocab_size == size
+    more = [*SMALL["added_tokens"], added(512, "<x>"), added(513, "<y>", special=False)]
+    assert make(tmp_path, NAMES, added_tokens=more).vocab_size == checkpoints.VOCAB
     gap = SMALL["model"] | {"vocab": SMALL["model"]["vocab"] | {"far off": 9000}}
     assert make(tmp_path, NAMES, model=gap).vocab_size == 9001
+
+
+@pytest.mark.parametrize("text", [5, None, b"the", ["the"]])
+def test_what_is_no_text_is_the_caller_s_fault(small: Tokenizer, text: Any) -> None:
+    with pytest.raises(InvalidRequest, match="it must be text"):
+        small.encode(text)
+
+
+@pytest.mark.parametrize("ids", [[-1], [10**9], [5, 600], ["a"], [True], [1.5]])
+def test_what_is_no_id_is_the_caller_s_fault(ids: list[Any]) -> None:
+    path = checkpoints.TOKENIZER / "tokenizer.json"
+    tokenizer = Tokenizer.from_file(path, parse_settings(NAMES), entries=600)
+    assert tokenizer.decode([599]) == ""  # the model has a row for it, the tokenizer no text
+    with pytest.raises(InvalidRequest, match="token id"):
+        tokenizer.decode(ids)

@@ -10,6 +10,7 @@ from elm_mlx.errors import InvalidRequest
 MAX_DEPTH = 64  # of lists in lists: hashing deeper tuples can overflow the C stack
 MAX_BITS = 4096  # of an integer
 EXAMPLE = "{'role': 'user', 'content': 'Hi'}"
+REASONING = ("reasoning_content", "thinking", "reasoning")  # names of one thing, in the order in which they are read
 
 
 def plain_json(value: object, text: Callable[[str], str] = str, depth: int = MAX_DEPTH) -> Any:
@@ -29,14 +30,16 @@ def plain_json(value: object, text: Callable[[str], str] = str, depth: int = MAX
 
 
 def check_message(place: int, message: object) -> dict[str, Any]:
-    """Returns one message without keys that are null, as transformers does. Raises InvalidRequest for anything else."""
+    """Returns one message as transformers gives it to templates: without keys that are null, and its reasoning under
+    the names that templates read. Raises InvalidRequest for anything that is no message."""
     if not isinstance(message, Mapping) or not isinstance(message.get("role"), str):
         raise InvalidRequest(f"Message {place} is no object with a role, such as {EXAMPLE}.")
-    content = message.get("content")
+    given = {key: value for key, value in message.items() if value is not None}
+    content, reasoning = given.get("content"), next((given[name] for name in REASONING if name in given), None)
     parts = isinstance(content, list | tuple) and all(isinstance(part, Mapping) for part in content)
-    if not (isinstance(content, str) or parts or (content is None and message.get("tool_calls"))):
+    if not (isinstance(content, str) or parts or (content is None and (reasoning or given.get("tool_calls")))):
         raise InvalidRequest(f"Message {place} has no content: it needs a text, or a list of parts, or tool_calls.")
-    return {key: value for key, value in message.items() if value is not None}
+    return given if reasoning is None else {"thinking": reasoning} | given | {"reasoning_content": reasoning}
 
 
 def check_messages(messages: object) -> list[dict[str, Any]]:

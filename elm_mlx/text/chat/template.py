@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from itertools import chain
+from functools import cached_property
 from pathlib import Path
 from types import CodeType
-from typing import Any
+from typing import Any, TypeVar
 
-from elm_mlx.errors import BadCheckpoint, InvalidRequest, NotFound
+from elm_mlx.errors import BadCheckpoint, ElmError, InvalidRequest, NotFound
 from elm_mlx.files import read_text
 from elm_mlx.text.chat.disguise import Disguise
 from elm_mlx.text.chat.messages import check_messages, plain_json
-from elm_mlx.text.tokenizer import Tokenizer, token_text
+from elm_mlx.text.token_set import TokenSet
+from elm_mlx.text.tokenizer import Tokenizer
+
+T = TypeVar("T")
 
 ZEPHYR = """\
 {{ bos_token }}{% if messages[0]['role'] != 'system' %}
@@ -30,6 +33,12 @@ UNCONFIRMED_FORMATS = {"zephyr": ZEPHYR}
 """Formats that a caller may ask for by name. zephyr is perhaps OpenELM-Instruct's: Apple published none, its tuning
 recipe points to zephyr, and reports of it are mixed. BOS is our addition: OpenELM was trained with one."""
 
+ANSWER = "Blue."
+PROBE = [
+    {"role": "user", "content": "Which colour?"},
+    {"role": "assistant", "content": ANSWER},
+    {"role": "user", "content": "Why?"},
+]
 MAX_TEMPLATE = 1 << 16  # characters; Llama 3.1's template has 4 thousand
 
 
@@ -48,30 +57,23 @@ class ChatTemplate:
             raise BadCheckpoint(
                 f"{where} holds over {MAX_TEMPLATE >> 10} thousand characters, too many for a chat template."
             )
-        self._code = self._compile()
+        self._code: CodeType | None = None
+        self._prepared: tuple[Tokenizer, Disguise] | None = None
+        self._turn_ends: tuple[Tokenizer, frozenset[int]] | None = None
 
     @classmethod
-    def from_directory(cls, directory: Path, settings: Mapping[str, Any], *, with_tools: bool = False) -> ChatTemplate:
-        """Reads the template of a model directory: its chat_template.jinja, else the one in `settings`, the object of
-        tokenizer_config.json. Of several templates there it takes the one for tools, if `with_tools`, or the default.
-
-        Raises NotFound where there is none.
-        """
-        source, where = _read_source(directory / "chat_template.jinja"), directory / "chat_template.jinja"
-        if source is None:
-            where = directory / "tokenizer_config.json"
-            source = _choose(settings.get("chat_template"), where, with_tools)
-        return cls(source, _named_tokens(settings), where)
-
-    @classmethod
-    def from_name(cls, template: str | Path, settings: Mapping[str, Any]) -> ChatTemplate:
-        """The unconfirmed format of this name, or the template in this file. Raises NotFound where there is neither."""
-        source = UNCONFIRMED_FORMATS.get(str(template)) or _read_source(Path(template))
-        if source is None:
-            raise NotFound(
-                f"{template} is neither a file with a chat template nor one of {', '.join(UNCONFIRMED_FORMATS)}."
-            )
-        return cls(source, _named_tokens(settings), Path(template))
+    def from_name(cls, template: str | Path, special_tokens: Mapping[str, str]) -> ChatTemplate:
+        """The unconfirmed format of this name, or the template in this file. Raises NotFound where there is neither,
+        and BadCheckpoint for a file that is no template."""
+        source = UNCONFIRMED_FORMATS.get(str(template))
+        try:
+            source = source or read_template(Path(template))
+        except NotFound as error:
+            named = ", ".join(UNCONFIRMED_FORMATS)
+            raise NotFound(f"{template} is neither a file with a chat template nor one of {named}.") from error
+        found = cls(source, special_tokens, Path(template))
+        found.compile()
+        return found
 
     def render(
         self, messages: Sequence[Mapping[str, Any]], *, tools: Sequence[Mapping[str, Any]] | None = None,
@@ -95,11 +97,41 @@ class ChatTemplate:
         """
         inputs = self._inputs(messages, tools, add_generation_prompt, variables)
         used = set(self._source).union(json.dumps(inputs, ensure_ascii=False), *self._tokens.values())
-        disguise = Disguise(tokenizer.control_ids, used)
-        pieces = disguise.split(self._run({key: plain_json(value, disguise) for key, value in inputs.items()}))
-        ids = [tokenizer.encode_text(piece) if place % 2 == 0 else [tokenizer.control_ids[piece]]
-               for place, piece in enumerate(pieces) if piece]  # fmt: skip
-        return list(chain.from_iterable(ids))
+        disguise = self._disguise(tokenizer, used)
+        disguised = {key: plain_json(value, disguise) for key, value in inputs.items()}
+        return tokenizer.encode_chat(disguise.mark(self._run(disguised)), disguise.stand_ins)
+
+    def turn_ends(self, tokenizer: Tokenizer) -> frozenset[int]:
+        """The ids of the tokens that end an answer: the added token that follows one in a short conversation, blanks
+        aside, and Llama 3's <|eot_id|>, which has no other use."""
+        known = self._turn_ends
+        if known is None or known[0] is not tokenizer:
+            _, answer, after = self._probe.rpartition(ANSWER)
+            text, token, *_ = [*TokenSet(tokenizer.added_ids).split(after), ""]
+            found = {token} if answer and token.strip() and not text.strip() else set()
+            ends = frozenset(i for text, i in tokenizer.added_ids.items() if text in found | {"<|eot_id|>"})
+            known = self._turn_ends = tokenizer, ends
+        return known[1]
+
+    def _disguise(self, tokenizer: Tokenizer, used: set[str]) -> Disguise:
+        """The disguise of the tokens that no caller may write: the special ones, and those by which this template sets
+        messages apart, special or not."""
+        known = self._prepared
+        if known is None or known[0] is not tokenizer or not known[1].fits(used):
+            written = TokenSet(tokenizer.added_ids).split(self._probe)[1::2]
+            said = [text for message in PROBE for text in message.values()]
+            marks = {token for token in written if token.strip() and not any(token in text for text in said)}
+            control = marks.union(tokenizer.control_ids)
+            known = self._prepared = tokenizer, Disguise(tokenizer.added_tokens, control, used)
+        return known[1]
+
+    @cached_property
+    def _probe(self) -> str:
+        """A short conversation as this template writes it; an empty text where the template refuses it."""
+        try:
+            return self._run(self._inputs(PROBE, None, False, {}))
+        except ElmError:  # a template may ask for more than that, and says so when it is used
+            return ""
 
     def _inputs(self, messages: object, tools: object, add_generation_prompt: bool, variables: dict[str, Any]) -> Any:
         if tools is not None and not (isinstance(tools, list | tuple) and all(isinstance(t, Mapping) for t in tools)):
@@ -111,7 +143,7 @@ class ChatTemplate:
         from elm_mlx.text.chat import sandbox
 
         try:
-            return sandbox.render(self._code, self._tokens | inputs)
+            return sandbox.render(self.compile(), self._tokens | inputs)
         except InvalidRequest:
             raise
         except sandbox.TemplateRefusal as said:
@@ -122,11 +154,13 @@ class ChatTemplate:
         except Exception as error:
             raise self._unusable(f"fails on these messages ({_brief(error)}). Check what it expects of them") from error
 
-    def _compile(self) -> CodeType:
+    def compile(self) -> CodeType:
+        """Compiles the template, once. Raises BadCheckpoint for a source that is no template."""
         from elm_mlx.text.chat import sandbox
 
         try:
-            return sandbox.compile_template(self._source)
+            self._code = self._code or sandbox.compile_template(self._source)
+            return self._code
         except Exception as error:
             raise self._unusable(f"is not one that elm-mlx can use ({_brief(error)}). Fetch it again") from error
 
@@ -134,35 +168,35 @@ class ChatTemplate:
         return BadCheckpoint(f"{self._where}: the chat template {why}, or give a prompt as plain text.")
 
 
-def _named_tokens(settings: Mapping[str, Any]) -> dict[str, str]:
-    """The texts of the special tokens that the object of tokenizer_config.json names."""
-    return {key: text for key, value in settings.items() if key.endswith("_token") and (text := token_text(value))}
-
-
 def _brief(error: Exception) -> str:
     """An error's message on one line, or the kind of error where it has no message."""
     return " ".join(str(error).split())[:200] or type(error).__name__
 
 
-def _read_source(path: Path) -> str | None:
-    """Reads a template file; None where there is none."""
-    try:
-        return read_text(path, 4 * MAX_TEMPLATE)  # UTF-8's longest characters have four bytes
-    except NotFound:
-        return None
+def read_template(path: Path) -> str:
+    """Reads a template file. Raises NotFound where there is none, and BadCheckpoint for one that is too large."""
+    return read_text(path, 4 * MAX_TEMPLATE)  # UTF-8's longest characters have four bytes
 
 
-def _choose(setting: object, where: Path, with_tools: bool) -> str:
-    """Takes the template from `chat_template` of tokenizer_config.json: a text, or objects with name and template."""
+def named_templates(setting: object, where: Path) -> dict[str, str]:
+    """Reads the templates in `chat_template` of tokenizer_config.json, whose path is `where`: a text, which is the
+    default, or objects with name and template. Raises BadCheckpoint for anything else."""
     if setting is None:
-        raise NotFound(f"There is no chat template in {where.parent}: the model was not made for chats. Give a prompt "
-                       "as plain text.")  # fmt: skip
+        return {}
     if isinstance(setting, str):
-        return setting
-    named = {}
-    if isinstance(setting, list) and all(isinstance(one, Mapping) for one in setting):
-        named = {str(one.get("name")): one.get("template") for one in setting}
-    found = (with_tools and named.get("tool_use")) or named.get("default")
-    if not isinstance(found, str):
-        raise BadCheckpoint(f"{where}: chat_template holds no text, nor a list with a template named default.")
+        return {"default": setting}
+    listed = setting if isinstance(setting, list) else [setting]
+    named: dict[str, Any] = {str(one.get("name")): one.get("template") for one in listed if isinstance(one, Mapping)}
+    if not named or not all(isinstance(text, str) for text in named.values()):
+        raise BadCheckpoint(f"{where}: chat_template holds neither a text nor a list of templates with their names.")
+    return named
+
+
+def choose(templates: Mapping[str, T], where: Path, tools: object) -> T:
+    """Chooses among a model's templates as transformers does: the one for tools where `tools` are given, even none, and
+    there is one, else the default. Raises NotFound where the model in `where` has neither."""
+    found = (templates.get("tool_use") if tools is not None else None) or templates.get("default")
+    if found is None:
+        named = f", only one for {', '.join(templates)}" if templates else ": the model was not made for chats"
+        raise NotFound(f"There is no chat template in {where}{named}. Give a prompt as plain text.")
     return found

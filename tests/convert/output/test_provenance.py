@@ -72,12 +72,13 @@ def test_files_of_the_tokenizer_are_named(openelm: Path, tmp_path: Path) -> None
     given = Path(shutil.copytree(openelm, tmp_path / "given", ignore=shutil.ignore_patterns("model*", "config*")))
     (given / "chat_template.jinja").write_text("{{ messages }}", encoding="utf-8")
     (given / "special_tokens_map.json").write_text("{}", encoding="utf-8")
-    (given / "added_tokens.json").write_text("read for a tokenizer.model alone", encoding="utf-8")
+    (given / "added_tokens.json").write_text('{"<x>": 512}', encoding="utf-8")
     output = convert(openelm, tmp_path / "out", tokenizer=given).output
     said = written(output)
-    names = ["tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "special_tokens_map.json"]
+    copied = ["added_tokens.json", "chat_template.jinja", "special_tokens_map.json"]
+    names = ["tokenizer.json", "tokenizer_config.json", *copied]
     assert said["tokenizer"] == {name: facts(given / name) for name in names}
-    assert all((output / name).read_bytes() == (given / name).read_bytes() for name in names[2:])
+    assert all((output / name).read_bytes() == (given / name).read_bytes() for name in copied)
 
 
 @pytest.mark.parametrize("folder", ["blobs", "models--a--b/blobs"])

@@ -19,6 +19,7 @@ from elm_mlx.config import config_from_dict
 from elm_mlx.convert import tokenizer as tokenizer_files
 from elm_mlx.convert.tokenizer.sentencepiece import BYTE, SPACE, merges, parse, tokenizer_json
 from elm_mlx.errors import BadCheckpoint, MissingTokenizer, NotFound, Unsupported
+from elm_mlx.text.settings import TokenizerSettings, parse_settings
 from elm_mlx.text.tokenizer import Tokenizer
 
 PROSE = "the cat sat on a mat and looked at the moon while small dogs ran home to eat bread with jam"
@@ -73,7 +74,7 @@ def rebuilt(data: bytes, folder: Path, **settings: Any) -> Tokenizer:
     path = folder / "tokenizer.json"
     where = Path("tokenizer.model")
     path.write_bytes(tokenizer_files.compact(tokenizer_json(parse(data, where), where), where))
-    return Tokenizer.from_file(path, {"bos_token": "<s>", "add_bos_token": False} | settings)
+    return Tokenizer.from_file(path, parse_settings({"bos_token": "<s>", "add_bos_token": False} | settings))
 
 
 def texts(count: int, units: list[str]) -> list[str]:
@@ -132,7 +133,7 @@ def test_control_pieces_are_never_made_from_text(llama2: bytes, tmp_path: Path) 
 def test_bos_is_the_model_s_and_comes_once(llama2: bytes, tmp_path: Path) -> None:
     path = tmp_path / "tokenizer.json"
     path.write_text(json.dumps(tokenizer_json(parse(llama2, "x"), "x")), encoding="utf-8")
-    assert Tokenizer.from_file(path, {"bos_token": "<s>"}).encode("<s>the").count(1) == 1
+    assert Tokenizer.from_file(path, parse_settings({"bos_token": "<s>"})).encode("<s>the").count(1) == 1
     assert tokenizers.Tokenizer.from_file(str(path)).encode("the").ids[0] == 1
 
 
@@ -275,7 +276,7 @@ def test_a_directory_with_a_tokenizer_model_becomes_a_fast_tokenizer(source: Pat
         "tokenizer_class": "PreTrainedTokenizerFast",
         "clean_up_tokenization_spaces": False,
     }
-    assert Tokenizer.from_file(folder / "tokenizer.json", settings).encode("the")[0] == 1
+    assert Tokenizer.from_file(folder / "tokenizer.json", parse_settings(settings)).encode("the")[0] == 1
 
 
 def test_the_tokens_of_a_fine_tune_keep_their_ids(source: Path, llama2: bytes) -> None:
@@ -306,7 +307,7 @@ def test_a_tokenizer_file_may_lie_anywhere_and_json_comes_first(source: Path, tm
     sizes = {}
     for given in (None, elsewhere, elsewhere / "tokenizer.json", source / "tokenizer.model"):
         folder = written(source, given)
-        sizes[given] = Tokenizer.from_file(folder / "tokenizer.json", {}).vocab_size
+        sizes[given] = Tokenizer.from_file(folder / "tokenizer.json", TokenizerSettings()).vocab_size
     assert sizes[elsewhere] == sizes[elsewhere / "tokenizer.json"] == checkpoints.VOCAB
     assert sizes[None] == sizes[source / "tokenizer.model"] != checkpoints.VOCAB
 

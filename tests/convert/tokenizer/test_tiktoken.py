@@ -16,6 +16,7 @@ from elm_mlx.convert import convert
 from elm_mlx.convert import tokenizer as tokenizer_files
 from elm_mlx.convert.tokenizer.tiktoken import MAX_TOKEN, SPECIALS, merges, parse, special_tokens, tokenizer_json
 from elm_mlx.errors import BadCheckpoint
+from elm_mlx.text.settings import parse_settings
 from elm_mlx.text.tokenizer import Tokenizer
 
 SIZE = 600
@@ -31,7 +32,7 @@ def sized(raw: dict[str, object], rows: int = SIZE + SPECIALS) -> ModelConfig:
 def rebuilt(tokens: list[bytes]) -> Tokenizer:
     """What our conversion makes of a vocabulary."""
     content = tokenizer_json(tokens, special_tokens(later=True), WHERE)
-    return Tokenizer(tokenizer_files.compact(content, WHERE), {"bos_token": BOS}, None, WHERE)
+    return Tokenizer(tokenizer_files.compact(content, WHERE), parse_settings({"bos_token": BOS}), WHERE)
 
 
 @pytest.fixture(scope="session")
@@ -141,9 +142,9 @@ def test_the_settings_name_bos_and_eos_and_invent_no_template(source: Path) -> N
         "tokenizer_class": "PreTrainedTokenizerFast",
         "clean_up_tokenization_spaces": False,
     }
-    tokenizer = Tokenizer.from_file(folder / "tokenizer.json", settings)
+    tokenizer = Tokenizer.from_file(folder / "tokenizer.json", parse_settings(settings))
     assert tokenizer.encode("").count(SIZE) == 1
-    assert tokenizer.stop_ids == {SIZE + 1}
+    assert tokenizer.eos_token_id == SIZE + 1
 
 
 def test_settings_beside_the_file_win(source: Path) -> None:
@@ -162,7 +163,7 @@ def test_a_converted_checkpoint_carries_it(tmp_path: Path, tokens: list[bytes]) 
     (folder / "tokenizer.model").write_bytes(craft.model_file(tokens))
     done = convert(folder, tmp_path / "out")
     settings = json.loads((done.output / "tokenizer_config.json").read_text(encoding="utf-8"))
-    tokenizer = Tokenizer.from_file(done.output / "tokenizer.json", settings)
+    tokenizer = Tokenizer.from_file(done.output / "tokenizer.json", parse_settings(settings))
     assert tokenizer.encode("hello world") == [SIZE, *craft.oracle(tokens).encode_ordinary("hello world")]
 
 

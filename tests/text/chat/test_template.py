@@ -14,8 +14,9 @@ from helpers import checkpoints
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from elm_mlx.errors import BadCheckpoint, ElmError, InvalidRequest, NotFound
+from elm_mlx.errors import BadCheckpoint, InvalidRequest
 from elm_mlx.text.chat.template import ZEPHYR, ChatTemplate
+from elm_mlx.text.settings import parse_settings
 from elm_mlx.text.tokenizer import Tokenizer
 
 DATE = "02 Jan 2025"
@@ -84,42 +85,6 @@ def test_zephyr_is_the_handbook_s() -> None:
     assert ChatTemplate(ZEPHYR, {"bos_token": "<s>", "eos_token": "</s>"}).render([written.USER]).count("<s>") == 1
 
 
-# Where the template comes from.
-
-
-def test_a_file_beside_the_model_comes_first(tmp_path: Path) -> None:
-    tokens = {"bos_token": {"content": "<s>"}, "eos_token": "</s>", "pad_token": None, "add_bos_token": True}
-    named = [{"name": "default", "template": "d{{ bos_token }}"}, {"name": "tool_use", "template": "t{{ eos_token }}"}]
-    listed = tokens | {"chat_template": named}
-    assert ChatTemplate.from_directory(tmp_path, tokens | {"chat_template": "x"}).render([written.USER]) == "x"
-    assert ChatTemplate.from_directory(tmp_path, listed).render([written.USER]) == "d<s>"
-    assert ChatTemplate.from_directory(tmp_path, listed, with_tools=True).render([written.USER]) == "t</s>"
-    (tmp_path / "chat_template.jinja").write_text("é{{ bos_token }}{{ pad_token }}", encoding="utf-8")
-    assert ChatTemplate.from_directory(tmp_path, listed, with_tools=True).render([written.USER]) == "é<s>"
-
-
-def test_no_template_is_not_found(tmp_path: Path) -> None:
-    with pytest.raises(NotFound, match=r"no chat template in .*plain text"):
-        ChatTemplate.from_directory(tmp_path, {})
-
-
-@pytest.mark.parametrize("setting", [7, True, [], [1], {}, [{"name": "rag", "template": "x"}], [{"name": "default"}]])
-def test_what_is_no_template_is_a_bad_checkpoint(tmp_path: Path, setting: object) -> None:
-    with pytest.raises(BadCheckpoint, match=r"tokenizer_config\.json: chat_template"):
-        ChatTemplate.from_directory(tmp_path, {"chat_template": setting})
-
-
-def test_a_file_that_is_no_text(tmp_path: Path) -> None:
-    path = tmp_path / "chat_template.jinja"
-    path.write_bytes(b"\xff\xfe")
-    with pytest.raises(BadCheckpoint, match="UTF-8"):
-        ChatTemplate.from_directory(tmp_path, {})
-    path.unlink()
-    path.mkdir()
-    with pytest.raises(ElmError, match="cannot be read"):
-        ChatTemplate.from_directory(tmp_path, {})
-
-
 # Ids.
 
 
@@ -131,7 +96,7 @@ def tokenizer() -> Tokenizer:
     names = ("begin_of_text", "eot_id", "start_header_id", "end_header_id", "python_tag", "eom_id")
     raw["added_tokens"] += [{"id": 512 + i, "content": f"<|{name}|>", **flags} for i, name in enumerate(names)]
     named = {"bos_token": "<|begin_of_text|>", "add_bos_token": True}
-    return Tokenizer(json.dumps(raw).encode(), named, None, Path("tokenizer.json"))
+    return Tokenizer(json.dumps(raw).encode(), parse_settings(named), Path("tokenizer.json"))
 
 
 BOS, EOT, START, END = range(512, 516)
@@ -252,7 +217,6 @@ def test_a_template_s_refusal_quotes_it() -> None:
                  "{% for m in messages recursive %}{{ loop(messages) }}{% endfor %}", ""
                  "{{ messages | tojson(cls=1) }}", "{{ x | tojson }}"],
 )  # fmt: skip
-def test_a_template_that_fails_names_its_file(tmp_path: Path, template: str) -> None:
-    (tmp_path / "chat_template.jinja").write_text(template)
+def test_a_template_that_fails_names_its_file(template: str) -> None:
     with pytest.raises(BadCheckpoint, match=r"chat_template\.jinja: .*plain text\."):
-        ChatTemplate.from_directory(tmp_path, {}).render([written.USER])
+        ChatTemplate(template, {}).render([written.USER])

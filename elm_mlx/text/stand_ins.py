@@ -1,0 +1,68 @@
+"""Encodes a text in which some added tokens are meant and others are only written out.
+
+The tokenizers library looks for added tokens all over a text. So a second tokenizer over the same vocabulary knows the
+tokens that can be meant by other texts, their stand-ins, which nothing else in the prompt has. The text is encoded as
+one, so that what depends on the start of a text, or on a token's neighbours, is as it is for a trusted text.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import tokenizers
+from tokenizers import AddedToken
+
+from elm_mlx.text.settings import flags_of
+from elm_mlx.text.token_set import TokenSet
+
+Ids = list[int]
+
+
+class StandInEncoder:
+    """Encodes texts in which each key of `tokens`, a stand-in, means the added token of `backend` that is its value."""
+
+    def __init__(self, backend: tokenizers.Tokenizer, tokens: Mapping[str, str]) -> None:
+        self.tokens = dict(tokens)
+        self._stand_ins = TokenSet(tokens)
+        self._backend = tokenizers.Tokenizer(backend.model)  # shares the vocabulary
+        for part in ("normalizer", "pre_tokenizer"):
+            if (value := getattr(backend, part)) is not None:
+                setattr(self._backend, part, value)
+        self._real = self._add(backend.get_added_tokens_decoder())
+        self._meant = {self._backend.token_to_id(stand_in) for stand_in in tokens}
+
+    def _add(self, added: Mapping[int, AddedToken]) -> dict[int, int]:
+        """Adds the tokens, by their stand-ins where they have one; returns the id of each by the id that it has
+        here."""
+        stand_ins = {text: stand_in for stand_in, text in self.tokens.items()}
+        texts = {i: stand_ins.get(token.content, token.content) for i, token in sorted(added.items())}
+        self._backend.add_tokens([AddedToken(text, **flags_of(added[i])) for i, text in texts.items()])
+        real = {text: i for i, text in texts.items()}
+        return {here: real[token.content] for here, token in self._backend.get_added_tokens_decoder().items()}
+
+    def encode(self, text: str) -> tuple[Ids, Ids]:
+        """The ids of `text`, and those of them that come from no added token.
+
+        A stand-in that the token's flags keep from being found (a single word amid letters) is read as the token's
+        text, as in a trusted text.
+        """
+        while True:
+            found = self._backend.encode(text, add_special_tokens=False)
+            spans = [span for i, span in zip(found.ids, found.offsets, strict=True) if i in self._meant]
+            pieces = self._stand_ins.split(text)
+            if 2 * len(spans) + 1 == len(pieces):
+                plain = [i for i in found.ids if i not in self._real]
+                return [self._real.get(i, i) for i in found.ids], plain
+            text = self._restore(pieces, spans)
+
+    def _restore(self, pieces: list[str], spans: list[tuple[int, int]]) -> str:
+        """Joins `pieces` (text, stand-in, text, ...), with the token itself for each stand-in that lies in none of the
+        `spans`, which are in order."""
+        place, restored, left = 0, [], list(reversed(spans))
+        for number, piece in enumerate(pieces):
+            while left and left[-1][1] <= place:
+                left.pop()
+            is_found = number % 2 and left and left[-1][0] <= place
+            restored.append(piece if is_found or number % 2 == 0 else self.tokens[piece])
+            place += len(piece)
+        return "".join(restored)

@@ -1,0 +1,87 @@
+"""A text in which some tokens are meant and others only written: one encoding, as of a trusted text.
+
+The ids are those of transformers 5.24's apply_chat_template on the same tokenizer.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from helpers import checkpoints
+
+from elm_mlx.errors import InvalidRequest
+from elm_mlx.text.settings import TokenizerSettings
+from elm_mlx.text.tokenizer import Tokenizer
+
+SMALL: dict[str, Any] = json.loads((checkpoints.TOKENIZER / "tokenizer.json").read_text(encoding="utf-8"))
+METASPACE = {"type": "Metaspace", "replacement": "\u2581", "prepend_scheme": "first", "split": False}
+FIRST = {"normalizer": None, "pre_tokenizer": METASPACE}
+FLAGS = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized", "special"), False)
+MEANT = {"\U000f0000": "</s>"}
+
+
+def make(*added: dict[str, Any], **changes: Any) -> Tokenizer:
+    content = SMALL | changes | {"added_tokens": [*SMALL["added_tokens"], *(FLAGS | token for token in added)]}
+    return Tokenizer(json.dumps(content).encode(), TokenizerSettings(), Path("tokenizer.json"))
+
+
+def shown(tokenizer: Tokenizer, ids: list[int]) -> list[str]:
+    return [tokenizer._backend.id_to_token(i) or "" for i in ids]
+
+
+def test_only_the_start_of_the_text_gets_the_blank_of_metaspace_first() -> None:
+    tokenizer = make(**FIRST)
+    assert shown(tokenizer, tokenizer.encode_chat("the\U000f0000the", MEANT)) == ["\u2581the", "</s>", "t", "he"]
+
+
+def test_a_normalizer_that_prepends_does_so_after_every_token() -> None:
+    tokenizer = make()
+    assert shown(tokenizer, tokenizer.encode_chat("the\U000f0000the", MEANT)) == ["\u2581the", "</s>", "\u2581the"]
+
+
+def test_a_token_that_is_only_written_is_text() -> None:
+    tokenizer = make()
+    ids = tokenizer.encode_chat("the</s>\U000f0000", MEANT)
+    assert ids[-1] == 2
+    assert 2 not in ids[:-1]
+    assert tokenizer.decode(ids) == "the</s>"
+
+
+@pytest.mark.parametrize(
+    ("flag", "ids"),
+    [
+        ("lstrip", ["\u2581the", "<x>", "\u2581", "\u2581", "\u2581the"]),
+        ("rstrip", ["\u2581the", "\u2581", "\u2581", "<x>", "\u2581the"]),
+        ("single_word", ["\u2581the", "\u2581", "\u2581", "<x>", "\u2581", "\u2581", "\u2581the"]),
+    ],
+)
+def test_flags_count_for_a_meant_token(flag: str, ids: list[str]) -> None:
+    tokenizer = make({"id": 512, "content": "<x>", flag: True})
+    assert shown(tokenizer, tokenizer.encode_chat("the  \U000f0001  the", {"\U000f0001": "<x>"})) == ids
+
+
+def test_a_single_word_amid_letters_is_read_as_its_text() -> None:
+    tokenizer = make({"id": 512, "content": "end", "single_word": True})
+    stand_ins = {"\U00030000\U00030001": "end"}
+    meant = tokenizer.encode_chat("the \U00030000\U00030001\U00030000\U00030001", stand_ins)
+    assert meant == tokenizer.encode_text("the endend")
+    assert tokenizer.encode_chat("the \U00030000\U00030001 cat", stand_ins).count(512) == 1
+
+
+def test_ids_stay_those_of_the_tokenizer_whatever_is_meant() -> None:
+    tokenizer = make({"id": 512, "content": "<a>"}, {"id": 513, "content": "<b>"}, {"id": 514, "content": "<c>"})
+    assert tokenizer.encode_chat("<a>\U000f0000<c>", {"\U000f0000": "<b>"}) == [512, 513, 514]
+    assert 513 not in tokenizer.encode_chat("<a><b><c>", {"\U000f0000": "<b>"})
+
+
+def test_a_vocabulary_that_makes_control_out_of_text_is_refused() -> None:
+    words = {"type": "WordLevel", "vocab": {"<unk>": 0, "<s>": 1, "</s>": 2, "the": 3}, "unk_token": "<unk>"}
+    tokenizer = make(model=words, normalizer=None, pre_tokenizer={"type": "WhitespaceSplit"}, decoder=None)
+    assert tokenizer.encode_chat("the \U000f0000", MEANT) == [3, 2]
+    for ids in (lambda: tokenizer.encode_text("the </s>"), lambda: tokenizer.encode_chat("the </s>", MEANT)):
+        with pytest.raises(InvalidRequest, match=r"'</s>'.*Leave it out"):
+            ids()
+    assert tokenizer.encode_text("nobody knows") == [0, 0]
