@@ -4,92 +4,23 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from random import Random
 from typing import Any
 
-import transformers
-from helpers.wild.chats import CONTROL, ORDINARY, PLAIN, SOFT, Chat, Writer, fragments, random_chat
+from helpers.wild.chats import CONTROL, ORDINARY, PLAIN, SOFT, Chat, Writer, fragments, random_chat, random_tools
 from helpers.wild.directory import Directory, random_directory
-from helpers.wild.spelling import is_private, public
+from helpers.wild.spelling import public
+from sides import Ours, Theirs
 
-from elm_mlx.config import config_from_dict
 from elm_mlx.errors import ElmError
-from elm_mlx.files import optional_json
-from elm_mlx.store.load import load_tokenizer
-from elm_mlx.text.chat.template import ChatTemplate
 
-transformers.logging.set_verbosity_error()
 REFUSED = "refused"
-
-
-class Ours:
-    """elm-mlx on a directory. This is the only place of the differential tests that knows how it is called."""
-
-    def __init__(self, directory: Path) -> None:
-        config = config_from_dict(json.loads((directory / "config.json").read_text(encoding="utf-8")))
-        self.directory, self.tokenizer = directory, load_tokenizer(directory, config)
-        self.settings = optional_json(directory / "tokenizer_config.json")
-        self._templates: dict[bool, ChatTemplate] = {}
-
-    def template(self, tools: Any) -> ChatTemplate:
-        if bool(tools) not in self._templates:
-            self._templates[bool(tools)] = ChatTemplate.from_directory(
-                self.directory, self.settings, with_tools=bool(tools)
-            )
-        return self._templates[bool(tools)]
-
-    def chat_ids(self, chat: Chat) -> list[int]:
-        return self.template(chat.tools).encode(chat.messages, self.tokenizer, tools=chat.tools, **chat.variables)
-
-    def chat_text(self, chat: Chat) -> str:
-        return self.template(chat.tools).render(chat.messages, tools=chat.tools, **chat.variables)
-
-    def text_ids(self, text: str) -> list[int]:
-        return self.tokenizer.encode(text)
-
-
-class Theirs:
-    """transformers on a directory."""
-
-    def __init__(self, directory: Path) -> None:
-        self.directory = directory
-        self.tokenizer = transformers.AutoTokenizer.from_pretrained(directory)
-
-    @property
-    def added(self) -> dict[str, bool]:
-        """Every added token, and whether it is special."""
-        return {token.content: token.special for token in self.tokenizer.added_tokens_decoder.values()}
-
-    def chat_ids(self, chat: Chat) -> list[int]:
-        return self.tokenizer.apply_chat_template(
-            chat.messages, tools=chat.tools, tokenize=True, return_dict=False, **chat.variables
-        )
-
-    def chat_text(self, chat: Chat) -> str:
-        return self.tokenizer.apply_chat_template(chat.messages, tools=chat.tools, tokenize=False, **chat.variables)
-
-    def text_ids(self, text: str) -> list[int]:
-        """The ids of a prompt, BOS in front by our rule: as add_bos_token says, else as the tokenizer itself does."""
-        settings = json.loads((self.directory / "tokenizer_config.json").read_text(encoding="utf-8"))
-        config = json.loads((self.directory / "config.json").read_text(encoding="utf-8"))
-        bos = config["bos_token_id"] if self.tokenizer.bos_token_id is None else self.tokenizer.bos_token_id
-        adds = self.tokenizer("a").input_ids[:1] == [bos]
-        wanted = settings["add_bos_token"] if isinstance(settings.get("add_bos_token"), bool) else adds
-        ids = self.tokenizer(text, add_special_tokens=False).input_ids
-        return [bos, *ids] if wanted and bos is not None else ids
-
-    def is_written_whole(self, chat: Chat) -> bool:
-        """Whether every private letter of the prompt is part of an added token, so that no spelling shows in its ids."""
-        prompt = self.chat_text(chat)
-        found = self.tokenizer.backend_tokenizer.encode(prompt, add_special_tokens=False)
-        ids = self.tokenizer.added_tokens_decoder
-        seen = {place for token, (start, end) in zip(found.ids, found.offsets, strict=True)
-                if token in ids for place in range(start, end)}  # fmt: skip
-        return all(place in seen for place, letter in enumerate(prompt) if is_private(letter))
+NO_ANSWER = "no answer"
+NO_PLAIN_TEXT = "refused, as plain text becomes a control token here"
 
 
 @dataclass(frozen=True)
@@ -115,18 +46,20 @@ def ours_of(call: Callable[[], Any]) -> Any:
     """What a call of elm-mlx returns, or REFUSED where it raises one of its own errors."""
     try:
         return call()
-    except ElmError:
-        return REFUSED
+    except ElmError as error:
+        return NO_PLAIN_TEXT if "even of plain text" in str(error) else REFUSED
 
 
 def theirs_of(call: Callable[[], Any]) -> Any:
-    """What a call of transformers returns, or REFUSED where it fails; its tokenizers can fail with a BaseException."""
+    """What a call of transformers returns, or REFUSED where it raises an error; NO_ANSWER where that says nothing about
+    the right one: its tokenizers panic, or there are templates of which none is the default, which ours may have."""
     try:
         return call()
     except (KeyboardInterrupt, SystemExit):
         raise
-    except BaseException:
-        return REFUSED
+    except BaseException as error:
+        none = "multiple chat templates with no default" in str(error)
+        return REFUSED if isinstance(error, Exception) and not none else NO_ANSWER
 
 
 class Comparison:
@@ -150,22 +83,23 @@ class Comparison:
     def random_cases(self, rng: Random, count: int) -> Iterator[tuple[Chat, str]]:
         """Random conversations, each with a text."""
         for _ in range(count):
-            kind = rng.choice([PLAIN, PLAIN, PLAIN, ORDINARY, SOFT, CONTROL, CONTROL])
-            yield random_chat(rng, kind, self._writer(rng, kind)), self._writer(rng, PLAIN).text()
+            kind, words = rng.choice([PLAIN, PLAIN, PLAIN, ORDINARY, SOFT, CONTROL, CONTROL]), self._writer(rng, PLAIN)
+            tools = random_tools(rng, words)
+            yield random_chat(rng, kind, self._writer(rng, kind, self.theirs.marks(tools)), tools), words.text()
 
-    def _writer(self, rng: Random, kind: str) -> Writer:
-        """A writer of texts for a chat of this kind."""
+    def _writer(self, rng: Random, kind: str, marks: Collection[str] = ()) -> Writer:
+        """A writer of texts for a chat of this kind, in which the template sets messages apart by `marks`."""
         special = [token for token, is_special in self.theirs.added.items() if is_special]
         others = [token for token in self.theirs.added if token not in special]
-        marked = set(self.directory.control)
-        soft = [token for token in others if token in marked and not any(one in token for one in special)]
-        words = [token for token in others if token not in marked]
-        control, forged = [token for token in special if token in marked], set(special) - marked
+        hidden = set(self.directory.control)  # those whose private spelling differs
+        soft = [token for token in others if token in marks]
+        words = [token for token in others if token not in marks and not any(one in token for one in special + soft)]
+        loose, forged = [t for t in others if t not in soft + words], [t for t in special + soft if t not in hidden]
         planted, forbidden = {
             PLAIN: ([], [*special, *others]),
-            ORDINARY: (words, [*special, *soft]),
-            SOFT: (soft, [*special, *words]),
-            CONTROL: (fragments(rng, control), [*soft, *sorted(forged)]),
+            ORDINARY: (words, [*special, *soft, *loose]),
+            SOFT: ([t for t in soft if t in hidden], [*special, *words, *loose, *forged]),
+            CONTROL: (fragments(rng, [t for t in special if t in hidden]), [*others, *forged]),
         }[kind]
         return Writer(rng, forbidden, planted)
 
@@ -173,26 +107,35 @@ class Comparison:
         """The first difference in a case: the chat as text, as ids, the text as ids."""
         return (
             self._compare(f"text of a {chat.kind} chat", chat, lambda side: side.chat_text(chat))
-            or (self._control(chat) if chat.kind == CONTROL else None)
-            or (self._compare(f"ids of a {chat.kind} chat", chat, lambda side: side.chat_ids(chat))
-                if chat.kind != CONTROL else None)
+            or self._ids(chat)
             or self._compare("ids of a text", text, lambda side: side.text_ids(text))
-        )  # fmt: skip
+        )
 
-    def _control(self, chat: Chat) -> Difference | None:
-        """Compares with what a tokenizer makes of the prompt to which a caller's text cannot look like control. Where
-        a token of the template is no token in its place, only the control ids can be compared."""
-        theirs, ours = theirs_of(lambda: self.hidden.chat_ids(chat)), ours_of(lambda: self.ours.chat_ids(chat))
-        what = "ids of a control chat"
-        if REFUSED not in (theirs, ours) and not self.hidden.is_written_whole(chat):
-            control = {i for i, token in self.hidden.tokenizer.added_tokens_decoder.items() if token.special}
-            theirs, ours = ([i for i in ids if i in control] for ids in (theirs, ours))
-            what = "control ids of a control chat"
-        return None if theirs == ours else Difference(what, self.directory, chat, theirs, ours)
+    def _ids(self, chat: Chat) -> Difference | None:
+        """Compares with what transformers makes of the chat; where a caller writes control tokens, in the spelling in
+        which they are none."""
+        theirs = self.theirs if chat.kind in (PLAIN, ORDINARY) else self.hidden
+        found = self._compare(f"ids of a {chat.kind} chat", chat, lambda side: side.chat_ids(chat), theirs)
+        if found and found.ours == NO_PLAIN_TEXT and self.theirs.makes_control_of_plain_text(chat):
+            return None
+        if found and theirs is self.hidden and isinstance(found.theirs, list) and isinstance(found.ours, list):
+            return self._control_ids(found)
+        return found
 
-    def _compare(self, what: str, given: Any, ask: Callable[[Any], Any]) -> Difference | None:
-        theirs, ours = theirs_of(lambda: ask(self.theirs)), ours_of(lambda: ask(self.ours))
-        return None if theirs == ours else Difference(what, self.directory, given, theirs, ours)
+    def _control_ids(self, found: Difference) -> Difference | None:
+        """The difference in ids that is left where the private spelling shows, since a token of the template is no
+        token in its place: that of the control ids."""
+        if self.hidden.is_written_whole(found.given):
+            return found
+        control = {i for i, token in self.hidden.tokenizer.added_tokens_decoder.items() if token.special}
+        theirs, ours = ([i for i in ids if i in control] for ids in (found.theirs, found.ours))
+        return None if theirs == ours else replace(found, what=f"control {found.what}", theirs=theirs, ours=ours)
+
+    def _compare(
+        self, what: str, given: Any, ask: Callable[[Any], Any], reference: Theirs | None = None
+    ) -> Difference | None:
+        theirs, ours = theirs_of(lambda: ask(reference or self.theirs)), ours_of(lambda: ask(self.ours))
+        return None if theirs in (ours, NO_ANSWER) else Difference(what, self.directory, given, theirs, ours)
 
 
 @contextmanager

@@ -16,14 +16,27 @@ from helpers.wild.directory import Directory
 PARTS = re.compile(r"\{%.*?%\}|\{\{.*?\}\}|\n|[^{\n]+|\{", re.DOTALL)
 KEPT = {"vocab", "merges", "model", "added_tokens", "version", "id", "role", "content", "type", "config.json",
         "tokenizer.json", "tokenizer_config.json", "tokenizer_class", "normalizer", "pre_tokenizer", "post_processor",
-        "decoder", "single_word", "lstrip", "rstrip", "normalized", "special", "start", "stop", "name",
+        "decoder", "variables", "single_word", "lstrip", "rstrip", "normalized", "special", "start", "stop", "name",
         "template"}  # fmt: skip
-WHOLE = {"vocab", "merges", "config.json", "type", "role", "tokenizer_class", "model", "decoder", "name"}
+WHOLE = {
+    "variables",
+    "additional_special_tokens",
+    "extra_special_tokens",
+    "vocab",
+    "merges",
+    "config.json",
+    "type",
+    "role",
+    "tokenizer_class",
+    "model",
+    "decoder",
+    "name",
+}
 
 
 def smaller(value: Any, name: str = "") -> Iterator[Any]:
     """The values that are a step smaller than `value`."""
-    if name in WHOLE:
+    if name in WHOLE or name.endswith("_token"):
         return
     if isinstance(value, bool):
         yield from [False] if value else []
@@ -41,10 +54,10 @@ def smaller(value: Any, name: str = "") -> Iterator[Any]:
         for key, item in value.items():
             if key != "content" or "single_word" not in value:  # a token's text stays
                 yield from ({**value, key: less} for less in smaller(item, key))
-    elif isinstance(value, list):
+    elif isinstance(value, list) and name != "extra_special_tokens":
         yield from (value[:place] + value[place + 1 :] for place in range(len(value)))
         for place, item in enumerate(value):
-            yield from ([*value[:place], less, *value[place + 1 :]] for less in smaller(item))
+            yield from ([*value[:place], less, *value[place + 1 :]] for less in smaller(item, name))
 
 
 def shrink(found: Difference, attempts: int = 1000) -> Difference:

@@ -27,7 +27,7 @@ PLAIN, ORDINARY, SOFT, CONTROL = "plain", "ordinary", "soft", "control"
 @dataclass(frozen=True)
 class Chat:
     """What one calls a template with. `kind` says what its texts hold beside words: nothing (PLAIN), added tokens that
-    are no part of the format (ORDINARY), tokens of the format that are not special (SOFT), special ones (CONTROL)."""
+    are no control (ORDINARY), tokens that set messages apart and are not special (SOFT), special ones (CONTROL)."""
 
     kind: str
     messages: list[dict[str, Any]]
@@ -59,7 +59,13 @@ def fragments(rng: Random, tokens: list[str]) -> list[str]:
     return [*tokens, *tokens, *(t + t for t in tokens), *(t[:n] for t, n in cut), *(t[n:] for t, n in cut)]
 
 
-def random_chat(rng: Random, kind: str, writer: Writer) -> Chat:
+def random_tools(rng: Random, writer: Writer) -> list[dict[str, Any]] | None:
+    """No tools, none in a list, one, or two."""
+    other = {**TOOL, "function": {**TOOL["function"], "description": writer.text()}}
+    return rng.choice([None, None, None, [TOOL], [TOOL, other], []])
+
+
+def random_chat(rng: Random, kind: str, writer: Writer, tools: list[dict[str, Any]] | None) -> Chat:
     """A conversation in the usual order of roles, or now and then in none."""
     messages: list[dict[str, Any]] = []
     if rng.random() < 0.4:
@@ -72,11 +78,10 @@ def random_chat(rng: Random, kind: str, writer: Writer) -> Chat:
         rng.shuffle(messages)
     if rng.random() < 0.04:
         messages[-1]["role"] = rng.choice(["critic", "developer", "model", ""])
-    tools = [TOOL, {**TOOL, "function": {**TOOL["function"], "description": writer.text()}}]
     variables: dict[str, Any] = {"add_generation_prompt": rng.random() < 0.7}
     if rng.random() < 0.1:
         variables["date_string"] = "02 Jan 2025"
-    return Chat(kind, messages, rng.choice([None, None, None, tools[:1], tools, []]), variables)
+    return Chat(kind, messages, tools, variables)
 
 
 def content(rng: Random, writer: Writer) -> Any:

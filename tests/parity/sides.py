@@ -1,0 +1,115 @@
+"""The two sides of the differential tests: elm-mlx and transformers on one model directory, asked in the same words."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import transformers
+from helpers.wild.chats import Chat
+from helpers.wild.spelling import is_private
+
+from elm_mlx.config import config_from_dict
+from elm_mlx.store.load import load_tokenizer
+from elm_mlx.store.text_settings import read_settings, read_templates
+from elm_mlx.text.chat.template import ChatTemplate, choose
+
+transformers.logging.set_verbosity_error()
+PROBE = [
+    {"role": "user", "content": "Which?"},
+    {"role": "assistant", "content": "This."},
+    {"role": "user", "content": "Why?"},
+]
+
+
+def read_json(path: Path) -> Any:
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+class Ours:
+    """elm-mlx on a directory. This is the only place of the differential tests that knows how it is called."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory, settings = directory, read_settings(directory)
+        config = config_from_dict(read_json(directory / "config.json"))
+        self.tokenizer = load_tokenizer(directory, settings, config)
+        self._templates = read_templates(directory, settings)
+
+    def _template(self, chat: Chat) -> ChatTemplate:
+        return choose(self._templates, self.directory, chat.tools)
+
+    def chat_ids(self, chat: Chat) -> list[int]:
+        return self._template(chat).encode(chat.messages, self.tokenizer, tools=chat.tools, **chat.variables)
+
+    def chat_text(self, chat: Chat) -> str:
+        return self._template(chat).render(chat.messages, tools=chat.tools, **chat.variables)
+
+    def text_ids(self, text: str) -> list[int]:
+        return self.tokenizer.encode(text)
+
+
+class Theirs:
+    """transformers on a directory."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self.tokenizer = transformers.AutoTokenizer.from_pretrained(directory)
+
+    @property
+    def added(self) -> dict[str, bool]:
+        """Every added token, and whether it is special."""
+        return {token.content: token.special for token in self.tokenizer.added_tokens_decoder.values()}
+
+    def chat_ids(self, chat: Chat) -> list[int]:
+        return self.tokenizer.apply_chat_template(
+            chat.messages, tools=chat.tools, tokenize=True, return_dict=False, **chat.variables
+        )
+
+    def chat_text(self, chat: Chat) -> str:
+        return self.tokenizer.apply_chat_template(chat.messages, tools=chat.tools, tokenize=False, **chat.variables)
+
+    def text_ids(self, text: str) -> list[int]:
+        """The ids of a prompt, with our BOS: written where add_bos_token says so, else where the tokenizer writes one;
+        config.json's where none of the files lists the one that they name."""
+        bos, settings = self._bos(), read_json(self.directory / "tokenizer_config.json")
+        adds = self.tokenizer("a").input_ids[:1] == [bos]
+        wanted = settings["add_bos_token"] if isinstance(settings.get("add_bos_token"), bool) else adds
+        ids = self.tokenizer(text, add_special_tokens=False).input_ids
+        return [bos, *ids] if wanted and bos is not None else ids
+
+    def _bos(self) -> int | None:
+        config, settings = (read_json(self.directory / name) for name in ("config.json", "tokenizer_config.json"))
+        tokenizer = read_json(self.directory / "tokenizer.json")
+        decoder = settings.get("added_tokens_decoder", {}).values()
+        listed = {token["content"] for token in [*tokenizer["added_tokens"], *decoder]}
+        added = self.directory / "added_tokens.json"
+        listed |= set(read_json(added)) if "added_tokens_decoder" not in settings and added.exists() else set()
+        name, otherwise = self.tokenizer.bos_token, config["bos_token_id"]
+        if name is None or (otherwise is not None and name not in listed | set(tokenizer["model"]["vocab"])):
+            return otherwise
+        return self.tokenizer.bos_token_id
+
+    def marks(self, tools: Any) -> set[str]:
+        """The added tokens by which the template sets the messages of a short conversation apart."""
+        try:
+            text = self.chat_text(Chat("", PROBE, tools, {"add_generation_prompt": False}))
+        except Exception:
+            return set()
+        ids = set(self.tokenizer(text, add_special_tokens=False).input_ids)
+        return {token.content for i, token in self.tokenizer.added_tokens_decoder.items() if i in ids}
+
+    def makes_control_of_plain_text(self, chat: Chat) -> bool:
+        """Whether the prompt holds a special token whose id the vocabulary gives even to plain text."""
+        prompt, tokenizer = self.chat_text(chat), self.tokenizer
+        written = [token for token, special in self.added.items() if special and token in prompt]
+        return any(tokenizer.convert_tokens_to_ids(t) in tokenizer._encode_without_added_tokens(t) for t in written)
+
+    def is_written_whole(self, chat: Chat) -> bool:
+        """Whether every private letter of the prompt is in an added token, so that no spelling shows in its ids."""
+        prompt = self.chat_text(chat)
+        found = self.tokenizer.backend_tokenizer.encode(prompt, add_special_tokens=False)
+        ids = self.tokenizer.added_tokens_decoder
+        seen = {place for token, (start, end) in zip(found.ids, found.offsets, strict=True)
+                if token in ids for place in range(start, end)}  # fmt: skip
+        return all(place in seen for place, letter in enumerate(prompt) if is_private(letter))
