@@ -127,7 +127,8 @@ class Comparison:
         token in its place: that of the control ids."""
         if self.hidden.is_written_whole(found.given):
             return found
-        control = {i for i, token in self.hidden.tokenizer.added_tokens_decoder.items() if token.special}
+        tokenizer = self.hidden.tokenizer
+        control = {i for i, token in tokenizer.added_tokens_decoder.items() if token.special and public(token.content) != "<unk>"}
         theirs, ours = ([i for i in ids if i in control] for ids in (found.theirs, found.ours))
         return None if theirs == ours else replace(found, what=f"control {found.what}", theirs=theirs, ours=ours)
 

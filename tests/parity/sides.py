@@ -109,7 +109,7 @@ class Theirs:
         """Whether every private letter of the prompt is in an added token, so that no spelling shows in its ids."""
         prompt = self.chat_text(chat)
         found = self.tokenizer.backend_tokenizer.encode(prompt, add_special_tokens=False)
-        ids = self.tokenizer.added_tokens_decoder
-        seen = {place for token, (start, end) in zip(found.ids, found.offsets, strict=True)
-                if token in ids for place in range(start, end)}  # fmt: skip
+        texts = {i: token.content for i, token in self.tokenizer.added_tokens_decoder.items()}
+        seen = {place for i, (start, end) in zip(found.ids, found.offsets, strict=True)
+                if i in texts and texts[i] in prompt[start:end] for place in range(start, end)}  # fmt: skip
         return all(place in seen for place, letter in enumerate(prompt) if is_private(letter))
