@@ -87,21 +87,31 @@ class Comparison:
             tools = random_tools(rng, words)
             yield random_chat(rng, kind, self._writer(rng, kind, self.theirs.marks(tools)), tools), words.text()
 
-    def _writer(self, rng: Random, kind: str, marks: Collection[str] = ()) -> Writer:
-        """A writer of texts for a chat of this kind, in which the template sets messages apart by `marks`."""
+    def _words(self, rng: Random, kind: str, marks: Collection[str]) -> tuple[list[str], list[str]]:
+        """What texts of a chat of this kind hold, and what they must not; `marks` set its messages apart."""
         special = [token for token, is_special in self.theirs.added.items() if is_special]
         others = [token for token in self.theirs.added if token not in special]
         hidden = set(self.directory.control)  # those whose private spelling differs
         soft = [token for token in others if token in marks]
         words = [token for token in others if token not in marks and not any(one in token for one in special + soft)]
         loose, forged = [t for t in others if t not in soft + words], [t for t in special + soft if t not in hidden]
-        planted, forbidden = {
+        return {
             PLAIN: ([], [*special, *others]),
             ORDINARY: (words, [*special, *soft, *loose]),
             SOFT: ([t for t in soft if t in hidden], [*special, *words, *loose, *forged]),
             CONTROL: (fragments(rng, [t for t in special if t in hidden]), [*others, *forged]),
         }[kind]
+
+    def _writer(self, rng: Random, kind: str, marks: Collection[str] = ()) -> Writer:
+        """A writer of texts for a chat of this kind."""
+        planted, forbidden = self._words(rng, kind, marks)
         return Writer(rng, forbidden, planted)
+
+    def fits(self, chat: Chat) -> bool:
+        """Whether the texts of a chat hold only what its kind says."""
+        _, forbidden = self._words(Random(0), chat.kind, self.theirs.marks(chat.tools))
+        texts = json.dumps(chat.messages, ensure_ascii=False)
+        return not any(json.dumps(word, ensure_ascii=False)[1:-1] in texts for word in forbidden if word)
 
     def difference(self, chat: Chat, text: str) -> Difference | None:
         """The first difference in a case: the chat as text, as ids, the text as ids."""

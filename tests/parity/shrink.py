@@ -96,7 +96,7 @@ def attempt(found: Difference, directory: Directory, given: Any) -> Difference |
             if differential.REFUSED in (pair.theirs, pair.ours):
                 again = pair.loading()
             elif isinstance(given, Chat):
-                again = pair.difference(given, "")
+                again = pair.difference(given, "") if pair.fits(given) else None
             else:
                 again = pair._compare(found.what, given, lambda side: side.text_ids(given))
     except Exception:

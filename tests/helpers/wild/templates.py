@@ -66,6 +66,8 @@ CONTENT = (
     "{%- set content = message['content'] %}",
     "{%- set content = message.content | trim %}",
     "{%- set content = message.get('content') or '' %}",
+    "{%- set content = message.content if message.content else '(empty)' %}",
+    "{%- set content = (message.content or '').replace('\\r', '').split('\\n') | join('\\n') %}",
     "{%- set content = message['content'].strip() if message['content'] is string else '' %}",
     "{%- if message.content is string %}{% set content = message.content %}{% else %}{% set ns.text = '' %}"
     "{% for part in message.content or [] %}{% if part.type == 'text' %}{% set ns.text = ns.text + part.text %}"
@@ -82,6 +84,7 @@ LOOKS = (
     f"{{% set content = '{p('<think>')}\\n' + reasoning + '\\n{p('</think>')}\\n\\n' + content %}}{{% endif %}}",
     "{%- if content.startswith('<think>') and not content.endswith('<think>') %}"
     f"{{% set content = content.replace('<think>', '{p('<think>')}') %}}{{% endif %}}",
+    "{%- if '<tool_call>' in content or content.endswith('>') %}{% set content = content ~ '\\n' %}{% endif %}",
 )
 TOOLS = (
     "{%- if tools %}{{ 'Tools:\\n' }}{% for tool in tools %}{{ tool | tojson(indent=4) + '\\n\\n' }}{% endfor %}"
@@ -90,6 +93,7 @@ TOOLS = (
     "{{- tool.function.name ~ ': ' ~ tool.function.get('description', '') ~ '\\n' }}"
     "{{- tool | tojson | indent(2, true) }}{% endfor %}{% endif %}",
     "{%- if tools %}{{ '# Tools\\n' ~ (tools | map(attribute='function') | map('tojson') | join('\\n')) }}{% endif %}",
+    "{%- if tools %}{{ tools | tojson(ensure_ascii=true) }}{% endif %}",
 )
 CALLS = (
     "{%- if message.tool_calls %}{% for call in message.tool_calls %}{{ '\\n' if not loop.first }}"
