@@ -170,7 +170,9 @@ def main() -> None:
     text = json.dumps({"machine": machine} | figures, indent=1)
     print(text)
     if options.json:
-        options.json.write_text(text + "\n", encoding="utf-8")
+        from elm_mlx.files import write_whole  # here, as this process measures what others import
+
+        write_whole(options.json, text + "\n")
 
 
 if __name__ == "__main__":

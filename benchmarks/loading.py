@@ -8,6 +8,7 @@ Each program loads in a process of its own. MLX's peak counts arrays, and is div
 
 from __future__ import annotations
 
+import argparse
 import json
 import subprocess
 import sys
@@ -29,9 +30,12 @@ print(time.perf_counter() - begun, mx.get_peak_memory())
 PROGRAMS = {"elm-mlx as stored": OURS.format(policy="plain"), "elm-mlx": OURS.format(policy="auto"), "mlx-lm": THEIRS}
 
 
-def main(directory: str) -> None:
+def main() -> None:
     """Prints one JSON object: for each program the seconds, and the peak divided by the stored bytes."""
-    import elm_mlx
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("directory", help="A converted model.")
+    directory = parser.parse_args().directory
+    import elm_mlx  # here, as --help needs no MLX
 
     stored = elm_mlx.info(directory).weight_bytes
     figures = {}
@@ -43,4 +47,4 @@ def main(directory: str) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    main()

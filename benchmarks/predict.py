@@ -12,6 +12,7 @@ printed for OpenELM is predicted. docs/kernels.md says where the formula does no
 
 from __future__ import annotations
 
+import argparse
 import json
 from dataclasses import dataclass
 from functools import cache
@@ -128,4 +129,5 @@ def predicted(chip: Chip, shape: str, bits: int, wrong: str) -> str:
 
 
 if __name__ == "__main__":
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     main()

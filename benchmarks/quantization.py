@@ -30,6 +30,7 @@ import numpy as np
 
 import elm_mlx
 from elm_mlx.errors import NotFound
+from elm_mlx.files import write_whole
 
 if TYPE_CHECKING:
     import mlx.core as mx
@@ -108,7 +109,7 @@ def main() -> None:
             print(f"\n{name}\n\n{(parts_table if options.sensitivity else rows_table)(tables[name])}")
     if options.json:
         document = {"machine": machine()} | {name: [asdict(row) for row in rows] for name, rows in tables.items()}
-        options.json.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
+        write_whole(options.json, json.dumps(document, indent=1) + "\n")
 
 
 def machine() -> dict[str, str]:

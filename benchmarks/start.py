@@ -27,6 +27,7 @@ import mlx.core as mx
 import numpy as np
 
 from elm_mlx.demo import demo_directory
+from elm_mlx.files import write_whole
 
 RUNS = 11
 VOCAB, BYTES, MERGES = 128_000, 256, 280_147  # Llama 3's
@@ -166,7 +167,7 @@ def main() -> None:
     for name, seconds in samples.items():
         print(f"{statistics.median(seconds):.3f} s  {name}")
     if options.json:
-        options.json.write_text(json.dumps({"unit": "s", "samples": samples}, indent=1) + "\n", encoding="utf-8")
+        write_whole(options.json, json.dumps({"unit": "s", "samples": samples}, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import elm_mlx.device.backend  # noqa: F401  first: it says what to install where MLX has no backend
-from elm_mlx.arguments import Progress, real_number
+from elm_mlx.arguments import Progress, named_path, real_number
 from elm_mlx.convert.form import WEIGHT_DTYPES, Form
 from elm_mlx.convert.job import Conversion, Job
 from elm_mlx.convert.keymap import match
@@ -19,7 +19,8 @@ from elm_mlx.convert.sources import open_source
 from elm_mlx.convert.sources.meta import check_rope_factor
 from elm_mlx.convert.tokenizer import find_tokenizer, prepare_tokenizer
 from elm_mlx.errors import InvalidRequest
-from elm_mlx.files import disk_errors
+from elm_mlx.files import disk_errors, reading
+from elm_mlx.shell import command_line
 from elm_mlx.store.snapshot import snapshot_at
 
 MIN_SHARD_GB, SHARD_GB, MAX_SHARD_GB = 1e-6, 5.0, 1e6
@@ -43,16 +44,33 @@ def check(
 
     Raises InvalidRequest, TargetExists, NotFound, MissingTokenizer, and ElmError for a place that cannot be written.
     """
-    target, _ = output_directory(output, Path(source), Form(**form)), shard_bytes(max_shard_size)
-    check_rope_factor(rope_factor)
+    asked = check_options(max_shard_size=max_shard_size, rope_factor=rope_factor, **form)
+    target = output_directory(output, named_path("source", source), asked)
     refuse_unnameable(target)
     with disk_errors(f"{target} cannot be written"):
         refuse_unfit(target)
         refuse_existing(target, force)
         target.parent.mkdir(parents=True, exist_ok=True)
-    if tokenizer:
-        find_tokenizer(Path(tokenizer))
+    if tokenizer is not None:
+        check_tokenizer(tokenizer)
     return target
+
+
+def check_tokenizer(tokenizer: str | Path) -> Path:
+    """Returns the path of a tokenizer that was given. Raises InvalidRequest, NotFound, MissingTokenizer."""
+    given = named_path("tokenizer", tokenizer)
+    with reading(given):
+        find_tokenizer(given)
+    return given
+
+
+def check_options(*, max_shard_size: float | None = None, rope_factor: float | None = None, **form: Any) -> Form:
+    """Checks the options of a conversion that need no source, and returns the form of its weights. Raises
+    InvalidRequest."""
+    asked = Form(**form)
+    shard_bytes(max_shard_size)
+    check_rope_factor(rope_factor)
+    return asked
 
 
 def plan(
@@ -64,6 +82,7 @@ def plan(
     mode: str | None = None,
     recipe: str | None = None,
     dtype: str = "bfloat16",
+    allow_nonfinite: bool = False,
     tokenizer: str | Path | None = None,
     max_shard_size: float | None = None,
     rope_factor: float | None = None,
@@ -74,15 +93,19 @@ def plan(
     Raises InvalidRequest, NotFound, MissingTokenizer, BadCheckpoint, Unsupported, and TargetExists for a target that
     would replace what is read.
     """
-    form, file_bytes = Form(bits, group_size, mode, recipe, dtype), shard_bytes(max_shard_size)
-    opened = open_source(Path(source), rope_factor=rope_factor)
+    asked = {"bits": bits, "group_size": group_size, "mode": mode, "recipe": recipe, "dtype": dtype,
+             "allow_nonfinite": allow_nonfinite}  # fmt: skip
+    form = check_options(max_shard_size=max_shard_size, rope_factor=rope_factor, **asked)
+    file_bytes = shard_bytes(max_shard_size)
+    given = None if tokenizer is None else check_tokenizer(tokenizer)
+    opened = open_source(named_path("source", source), rope_factor=rope_factor)
     quantization = form.quantization(opened.config)
-    shards = plan_shards(opened.config, quantization, WEIGHT_DTYPES[dtype], file_bytes)
+    shards = plan_shards(opened.config, quantization, WEIGHT_DTYPES[dtype], file_bytes, allow_nonfinite)
     files = None if max_shard_size is None else list(shards.files)
-    if tokenizer is None and opened.is_already(quantization, WEIGHT_DTYPES[dtype], files):
-        raise InvalidRequest(f"{source} is an MLX model of that kind already. Run it as it is.")
+    if given is None and opened.is_already(quantization, WEIGHT_DTYPES[dtype], files):
+        command = command_line("elm-mlx", "generate", "--model", opened.directory)
+        raise InvalidRequest(f"{source} is an MLX model of that kind already. Run it as it is: `{command}`.")
     target = output_directory(output, outside_the_hub(opened.directory), form)
-    given = Path(tokenizer) if tokenizer else None
     tokens = prepare_tokenizer(opened.directory, given, opened.config)
     check_places(target, [*opened.files, *tokens.files], opened.where, opened.directory, given or opened.directory)
     config = output_config(opened.raw_config, opened.config, quantization, dtype)
@@ -94,14 +117,17 @@ def plan(
         config=config,
         shards=shards,
         options={"quantization": config.get("quantization"), "dtype": dtype, "max_shard_size": file_bytes / 1e9}
-        | ({} if rope_factor is None else {"rope_factor": float(rope_factor)}),
+        | ({} if rope_factor is None else {"rope_factor": float(rope_factor)})
+        | ({"allow_nonfinite": True} if allow_nonfinite else {}),
     )
 
 
 def output_directory(output: str | Path | None, source: Path, form: Form) -> Path:
     """The output directory: the one that the caller names, else one beside the source with the form in its name."""
     # abspath and not resolve, which would follow a link that is to be refused later
-    return Path(os.path.abspath(output)) if output else form.default_output(source)  # noqa: PTH100
+    if output is None:
+        return form.default_output(source)
+    return Path(os.path.abspath(named_path("output", output)))  # noqa: PTH100
 
 
 def outside_the_hub(directory: Path) -> Path:
@@ -125,7 +151,8 @@ def convert(
 
     Options: unquantized in `dtype` (bfloat16, float16, float32) unless `bits` (2, 3, 4, 5, 6, 8; in groups of
     `group_size` 32, 64, 128), `mode` (affine, mxfp4, mxfp8, nvfp4) or `recipe` (mixed-2-4, mixed-3-5, mixed-4-6: more
-    bits for the matrices that need them) is given. `tokenizer` is a tokenizer.json, a tokenizer.model or a directory
+    bits for the matrices that need them) is given. Weights that are NaN or infinite are refused unless
+    `allow_nonfinite` is true. `tokenizer` is a tokenizer.json, a tokenizer.model or a directory
     with one; by default the source's own. Files hold up to `max_shard_size` GB, by default 5.
     `rope_factor` is the factor of Llama 3's RoPE scaling, which Meta's own files leave out: by default 32 in the sizes
     of Llama 3.2, else 8. Without `output` the result lies beside the source, or in the working directory where the

@@ -19,7 +19,8 @@ SHORT_NAMES = {"bfloat16": "bf16", "float16": "fp16", "float32": "fp32"}
 
 @dataclass(frozen=True)
 class Form:
-    """Weights plain in `dtype`, or quantized: to `bits` in groups of `group_size`, in another `mode`, or by a `recipe`.
+    """Weights plain in `dtype`, or quantized: to `bits` in groups of `group_size`, in another `mode`, or by a `recipe`;
+    with NaN and infinity among them only where `allow_nonfinite` says so.
 
     Raises InvalidRequest for what MLX does not have, and for options that contradict each other or mean nothing.
     """
@@ -29,6 +30,7 @@ class Form:
     mode: str | None = None
     recipe: str | None = None
     dtype: str = "bfloat16"
+    allow_nonfinite: bool = False
 
     def __post_init__(self) -> None:
         """Refuses values that MLX does not have, and options that contradict each other."""
@@ -39,6 +41,7 @@ class Form:
             ("recipe", self.recipe, [None, *RECIPES]),
             ("bits", self.bits, [None, *affine_bits]),
             ("group_size", self.group_size, [None, *affine_groups]),
+            ("allow_nonfinite", self.allow_nonfinite, [False, True]),
         )
         for name, value, values in known:
             if value not in values:

@@ -10,24 +10,30 @@ from elm_mlx.arguments import Progress
 from elm_mlx.convert.keymap import Matched
 from elm_mlx.convert.output import pipeline, provenance
 from elm_mlx.convert.output.card import card
+from elm_mlx.convert.output.chat_check import chat_refusal
 from elm_mlx.convert.output.journal import Journal
 from elm_mlx.convert.output.target import path_beside, refuse_existing, refuse_unfit, write_atomically
 from elm_mlx.convert.sources import Source
 from elm_mlx.convert.tokenizer import TokenizerFiles
 from elm_mlx.convert.verify import Report, compare
 from elm_mlx.convert.verify.layerwise import open_directory, source_model
-from elm_mlx.errors import DiskFull, VerificationFailed
-from elm_mlx.files import disk_errors, free_space, gigabytes, write_json
+from elm_mlx.errors import VerificationFailed
+from elm_mlx.files import check_room, disk_errors, free_space, write_json
 
 BASE_BYTES = 200 * 2**20  # of memory that a conversion takes beside the tensors
-MARGIN_BYTES = 64 * 2**20  # of disk beside the weights, for the tokenizer and the configuration
+ADVICE = {  # where a verification fails, by the kind of failure
+    "altered": "That is a fault of elm-mlx or of this machine; please report it.",
+    "source": "There is nothing to compare the result with: convert without {verify}, or fetch the source again.",
+    "broken": "Convert with more bits, or unquantized.",
+    "diverged": "Convert with more bits, or keep the result all the same: leave {verify} out.",
+}
 
 
 @dataclass(frozen=True)
 class Conversion:
     """What a conversion wrote: `bytes` of weights, `bits_per_weight` over all parameters, `dropped` tensors of the
-    source that nothing reads (RoPE tables, the copy of a tied embedding, padding rows as NAME[32000:]), and the
-    `report` of the verification, if there was one."""
+    source that nothing reads (RoPE tables, the copy of a tied embedding, padding rows as NAME[32000:]), the `report` of
+    the verification, if there was one, and why the chat template, if there is one, cannot be used: `chat_refusal`."""
 
     output: Path
     family: str
@@ -37,6 +43,7 @@ class Conversion:
     bits_per_weight: float
     dropped: list[str]
     report: Report | None = None
+    chat_refusal: str | None = None
 
 
 @dataclass(frozen=True)
@@ -90,18 +97,23 @@ class Job:
             refuse_existing(self.target, force)
             folder = path_beside(self.target, "partial")
             left = folder.iterdir() if folder.is_dir() and not folder.is_symlink() else ()  # to keep or remove
-            check_disk_space(folder, self.shards.nbytes - sum(file.stat().st_size for file in left))
+            self.check_room(sum(file.stat().st_size for file in left))
+
+    def check_room(self, written: int) -> None:
+        """Raises DiskFull where the disk has no room for the weights beyond the bytes that are `written` already."""
+        advice = "Free some space, or name another {output}."
+        check_room(self.target, advice, (self.target.parent, self.shards.nbytes - written))
 
     def run(self, force: bool, verified: bool, progress: Progress | None, verifying: Progress | None) -> Conversion:
         """Writes the output, and keeps the weights that a killed run wrote. Raises as `elm_mlx.convert.convert`."""
         with disk_errors(f"Writing {self.target}"), write_atomically(self.target, force) as (folder, log):
             journal = Journal(log, provenance.source_fingerprint(self.source, self.config, self.shards))
             done = pipeline.resume(folder, self.shards, journal)
-            check_disk_space(folder, self.shards.nbytes - sum(map(self.shards.size, done)))
+            self.check_room(sum(map(self.shards.size, done)))
             self.tokenizer.write(folder)
             write_json(folder / "config.json", self.config)
             with provenance.hash_in_background(self.source, self.tokenizer.files, self.options) as make_record:
-                pipeline.write_shards(folder, self.shards, self.matched.tensors, done, journal, progress)
+                pipeline.write_shards(folder, self.shards, self.matched, done, journal, progress)
                 write_json(folder / "conversion.json", conversion := make_record())
             report = self.verify(folder, verifying) if verified else None
             text = card(self.source.config, conversion, self.shards.nbytes, report)
@@ -109,27 +121,13 @@ class Job:
         config = self.source.config
         return Conversion(
             self.target, config.family, self.source.layout, config.parameter_count, self.shards.nbytes,
-            self.bits_per_weight, self.dropped, report,
+            self.bits_per_weight, self.dropped, report, chat_refusal(self.target, config),
         )  # fmt: skip
 
     def verify(self, folder: Path, progress: Progress | None) -> Report:
-        """Compares what was written with the source. Raises VerificationFailed for a difference above the bound."""
+        """Compares what was written with the source. Raises VerificationFailed where it does not pass."""
         report = compare(open_directory(folder), source_model(self.source, self.matched), progress=progress)
-        if report.altered:
-            raise VerificationFailed(f"{self.target} would have other weights than {self.source.where}: "
-                                     f"{', '.join(report.altered[:5])}. That is a fault of elm-mlx or of this machine; "
-                                     "please report it.")  # fmt: skip
-        if not report.passed:
-            raise VerificationFailed(
-                f"{self.target} would differ from {self.source.where} by {report.kl_divergence:.3g} nats per token, "
-                f"more than the {report.bound:g} that {report.stored} weights may cost, so it was not kept.",
-                "Convert with more bits, or without {verify} and then compare by `elm-mlx verify`.")  # fmt: skip
+        if failure := report.failure:
+            raise VerificationFailed(f"{self.target} does not pass against {self.source.where}, so it was not kept: "
+                                     f"{failure.what}.", ADVICE[failure.kind])  # fmt: skip
         return report
-
-
-def check_disk_space(folder: Path, nbytes: int) -> None:
-    """Raises DiskFull where the disk of `folder` has no room for `nbytes` of weights."""
-    free = free_space(folder)
-    if free < nbytes + MARGIN_BYTES:
-        raise DiskFull(f"The output takes {gigabytes(nbytes)} and {folder.parent} has {gigabytes(free)} free.",
-                       "Free some space, or name another {output}.")  # fmt: skip

@@ -1,10 +1,11 @@
-"""Checks of the numbers that callers pass, NumPy's too; and `Progress`, the type of their callbacks."""
+"""Checks of the numbers and paths that callers pass; and `Progress`, the type of their callbacks."""
 
 from __future__ import annotations
 
 import operator
 from collections.abc import Callable
 from numbers import Real
+from pathlib import Path
 from typing import Any
 
 from elm_mlx.errors import InvalidRequest
@@ -26,3 +27,13 @@ def real_number(name: str, value: Any) -> Any:
     if isinstance(value, bool) or not isinstance(value, Real):
         raise InvalidRequest(f"{name} is {value!r}; it must be a number.")
     return value
+
+
+def named_path(name: str, value: str | Path) -> Path:
+    """Returns the path that the argument `name` gives. Raises InvalidRequest for a NUL in it, and for an empty text,
+    which would mean the working directory and is most often a variable of a shell that is not set."""
+    if not str(value):
+        raise InvalidRequest(f"{name} is empty; it must be a path.")
+    if "\0" in str(value):
+        raise InvalidRequest(f"{name} is {str(value)!r:.100}; no path holds a NUL.")
+    return Path(value)

@@ -17,7 +17,7 @@ import elm_mlx
 from elm_mlx.device.backend import backend_name
 from elm_mlx.device.memory import memory_limit, total_memory
 from elm_mlx.errors import ElmError
-from elm_mlx.files import free_space, gigabytes, nearest_existing
+from elm_mlx.files import free_space, nearest_existing, readable_size
 from elm_mlx.library import copies, hub, hub_cache
 
 OK, SLOW, BROKEN = "ok", "slow", "broken"
@@ -60,7 +60,7 @@ def version_of(package: str) -> str | None:
 def examine_backend() -> Finding:
     found = backend_name()
     if found.startswith("CPU"):
-        return Finding("MLX backend", SLOW, found, "Right results, slow ones: MLX is made for Apple silicon.")
+        return Finding("MLX backend", SLOW, found, "Right results, but slow ones: MLX is made for Apple silicon.")
     return Finding("MLX backend", OK, found)
 
 
@@ -79,25 +79,27 @@ def examine_kernels() -> Finding:
     if not backend_name().startswith("CPU"):
         return Finding("kernels", OK, "come with MLX")
     folder, compiler = Path(tempfile.gettempdir()) / "mlx", shutil.which("g++")
-    asked = f"compiled for bench --compare and --cpu-policy compiled alone; compiler {compiler or 'none'}"
+    asked = f"needed for bench --compare and --cpu-policy compiled alone; compiler {compiler or 'none'}"
     return Finding("kernels", OK, f"{asked}, MLX's folder {folder}")
 
 
 def examine_memory() -> Finding:
     limit = memory_limit()
-    detail = f"{gigabytes(total_memory())} in the machine, {gigabytes(limit)} for a model now"
+    detail = f"{readable_size(total_memory())} in the machine, {readable_size(limit)} for a model now"
     if limit < 2e9:
         return Finding("memory", SLOW, detail, "Close other programs; openelm-270m in 4 bits still fits.")
     return Finding("memory", OK, detail)
 
 
 def examine_caches() -> Finding:
-    places = {"own": copies.root(), "Hugging Face": hub_cache.cache_directory()}
-    unwritable = [str(path) for path in places.values() if not is_writable(path)]
+    own, theirs = copies.root(), hub_cache.cache_directory()
+    unwritable = {variable: path for variable, path in (("ELM_MLX_CACHE", own), (hub_cache.cache_variable(), theirs))
+                  if not is_writable(path)}  # fmt: skip
     if unwritable:
-        advice = "Set ELM_MLX_CACHE and HF_HOME to folders of yours."
-        return Finding("caches", BROKEN, f"no permission to write {', '.join(unwritable)}", advice)
-    free = [f"{name} {path} ({gigabytes(free_space(path))} free)" for name, path in places.items()]
+        advice = f"Set {' and '.join(unwritable)} to a folder of yours."
+        return Finding("caches", BROKEN, f"no permission to write {', '.join(map(str, unwritable.values()))}", advice)
+    places = {"own": own, "Hugging Face": theirs}
+    free = [f"{name} {path} ({readable_size(free_space(path))} free)" for name, path in places.items()]
     return Finding("caches", OK, ", ".join(free))
 
 
@@ -126,7 +128,7 @@ def run_self_test() -> Finding:
     try:
         done = elm_mlx.load().generate("Once upon a time", max_tokens=24)
     except ElmError as error:
-        return Finding("self-test", BROKEN, str(error), "Install elm-mlx anew.")
+        return Finding("self-test", BROKEN, str(error), "Install elm-mlx again.")
     spent = time.perf_counter() - begun
     rate = done.stats.decode_tokens_per_s or 0.0
     status = OK if spent < SLOW_SELF_TEST_S else SLOW

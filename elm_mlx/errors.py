@@ -4,6 +4,7 @@
     ├── InvalidRequest           2: an argument has no meaning (also a ValueError)
     │   └── PromptTooLong        2: the prompt does not fit the model's context
     ├── BadCheckpoint            65: a file is damaged, inconsistent or hostile
+    │   └── NotFinite            65: weights are NaN or infinite, or a model gives such logits
     ├── NotFound                 66: no such file, directory or model (also a FileNotFoundError)
     │   └── MissingTokenizer     66: the model is there, its tokenizer is not
     ├── MissingBackend           69: MLX, or a backend for it, is missing (also an ImportError)
@@ -62,6 +63,10 @@ class BadCheckpoint(ElmError):
     """A file of a checkpoint is damaged, inconsistent or hostile."""
 
     exit_code = 65
+
+
+class NotFinite(BadCheckpoint):
+    """Weights are NaN or infinite, or the logits that a model gives are."""
 
 
 class NotFound(ElmError, FileNotFoundError):

@@ -1,9 +1,11 @@
-"""Small files read within bounds, free disk space, the operating system's errors as sentences, and bytes in words."""
+"""Small files read within bounds, room on disks, the operating system's errors as sentences, and bytes in words."""
 
 from __future__ import annotations
 
 import errno
 import json
+import os
+import secrets
 import shutil
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -14,6 +16,7 @@ from elm_mlx.errors import BadCheckpoint, DiskFull, ElmError, NotFound
 
 MAX_SMALL_BYTES = 2**20  # of a configuration or a template: Llama 3.1's largest has 55 kB
 MAX_LARGE_BYTES = 100 * 2**20  # of an index or a tokenizer.json: the largest have 1 MB and 20 MB
+SPARE_BYTES = 64 * 10**6  # of disk that stay free beside what is written: for small files, and other programs
 
 
 def read_bytes(path: Path, limit: int) -> bytes:
@@ -64,22 +67,64 @@ def write_json(path: Path, value: object) -> None:
     path.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
 
 
+def write_whole(path: Path, text: str) -> None:
+    """Writes a file in UTF-8 whole or not at all: beside its place first, then under its name, so that an earlier file
+    of that name stays until the new one is complete. A link stays a link. Raises OSError."""
+    place = Path(os.path.realpath(path))
+    beside = place.with_name(f".elm-mlx-{secrets.token_hex(8)}.partial")
+    try:
+        with beside.open("x", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        if place.exists():
+            shutil.copymode(place, beside)
+        beside.replace(place)
+    finally:
+        beside.unlink(missing_ok=True)
+
+
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+TOO_MANY_FILES = (errno.EMFILE, errno.ENFILE)
+RAISE_THE_LIMIT = "Let this process open more files: ulimit -n 1024."
+
+
 @contextmanager
-def disk_errors(what: str, advice: str = "Check its permissions, or name another {output}.") -> Iterator[None]:
-    """Turns an error of the operating system into DiskFull or ElmError: `what` went wrong, with `advice` what to do."""
+def disk_errors(
+    what: str, advice: str = "Check its permissions, or name another {output}.", instead: str = "name another {output}"
+) -> Iterator[None]:
+    """Turns an error of the operating system into DiskFull or ElmError: `what` went wrong, with `advice` what to do.
+    Where the disk is full, the advice is to free some space, or `instead` (which may be empty)."""
     try:
         yield
     except OSError as error:
         if isinstance(error, ElmError):
             raise
-        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-            raise DiskFull(f"{what}: the disk is full.", "Free some space, or name another {output}.") from error
-        raise ElmError(f"{what}: {error.strerror or error}.", advice) from error
+        if error.errno in FULL:
+            advice = f"Free some space, or {instead}." if instead else "Free some space."
+            raise DiskFull(f"{what}: the disk is full.", advice) from error
+        why = f"{what}: {error.strerror or error}."
+        raise ElmError(why, RAISE_THE_LIMIT if error.errno in TOO_MANY_FILES else advice) from error
 
 
 def reading(path: Path) -> AbstractContextManager[None]:
     """Turns an error of the operating system while `path` is read into an ElmError that names the path."""
-    return disk_errors(f"{path} cannot be read", "Check its permissions.")
+    return disk_errors(f"{path} cannot be read", "Check its permissions.", instead="")
+
+
+def can_name_a_file(path: Path) -> bool:
+    """Whether the operating system takes this path at all: no part of it is too long, and none holds a NUL. Raises
+    ElmError for a path that may not be looked at."""
+    with reading(path):
+        try:
+            path.stat()
+        except ValueError:  # a NUL
+            return False
+        except OSError as error:
+            if error.errno not in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG):
+                raise
+            return error.errno != errno.ENAMETOOLONG
+    return True
 
 
 def nearest_existing(path: Path) -> Path:
@@ -92,6 +137,23 @@ def free_space(path: Path) -> int:
     return shutil.disk_usage(nearest_existing(path)).free
 
 
-def gigabytes(count: int) -> str:
-    """A number of bytes in gigabytes, for people to read."""
-    return f"{count / 1e9:.2f} GB" if count < 1e10 else f"{count / 1e9:.0f} GB"
+def check_room(what: object, advice: str, *needs: tuple[Path, int]) -> None:
+    """Raises DiskFull, with `advice` what to do, where a disk lacks room for what `what` names and SPARE_BYTES beside
+    it: `needs` are (place, bytes to write there), and places on one disk share its room."""
+    places = [(nearest_existing(place), count) for place, count in needs if count > 0]
+    for place, _ in places:
+        device, free = place.stat().st_dev, shutil.disk_usage(place).free
+        taken = sum(count for other, count in places if other.stat().st_dev == device)
+        if (lacking := taken + SPARE_BYTES - free) > 0:
+            spare, short = readable_size(SPARE_BYTES), readable_size(lacking)
+            raise DiskFull(f"{what} needs {readable_size(taken)} of disk, and {spare} have to stay free: {place} has "
+                           f"{readable_size(free)} free, {short} too little.", advice)  # fmt: skip
+
+
+def readable_size(count: int) -> str:
+    """A number of bytes for people to read, in the largest unit of which there is one."""
+    for unit, nbytes in (("GB", 10**9), ("MB", 10**6), ("kB", 10**3)):
+        if count >= nbytes:
+            digits = 0 if count >= 10 * nbytes else 2 if unit == "GB" else 1
+            return f"{count / nbytes:.{digits}f} {unit}"
+    return f"{count} byte{'s' * (count != 1)}"

@@ -11,7 +11,7 @@ from typing import Any
 from elm_mlx.config import ModelConfig
 from elm_mlx.config.quantization import in_words
 from elm_mlx.convert.verify import Report
-from elm_mlx.files import gigabytes
+from elm_mlx.files import readable_size
 
 CARD = """\
 ---
@@ -26,7 +26,7 @@ tags:
 
 {origin}, converted to MLX by elm-mlx {elm_mlx} (MLX {mlx}): {parameters:,} parameters, {form}, {size} at
 {bits:.2f} bits per weight. Files, hashes and options: [conversion.json](conversion.json). The licence is that of the
-original.
+original.{nonfinite}
 
 ## Use
 
@@ -39,6 +39,7 @@ mlx_lm.generate --model DIRECTORY --prompt "Once upon a time"
 
 {quality}
 """
+NONFINITE = " Weights that are NaN or infinite there were let through (`--allow-nonfinite`)."
 UNVERIFIED = "Not measured. `elm-mlx verify DIRECTORY --against SOURCE` compares it with its source."
 VERIFIED = """\
 Against its source over {tokens:,} tokens, both computed in float32 (`elm-mlx verify`):
@@ -57,7 +58,7 @@ def card(config: ModelConfig, record: Mapping[str, Any], nbytes: int, report: Re
     does not name the output's place, so that equal inputs give equal bytes."""
     source, how = record["source"], record["options"]["quantization"]
     repository, count = source.get("repository"), config.parameter_count
-    name = repository or source["directory"]
+    name = repository or "".join(c if c.isprintable() else "\ufffd" for c in source["directory"])  # one line
     return CARD.format(
         name=name.rpartition("/")[2],
         family=config.family,
@@ -67,7 +68,8 @@ def card(config: ModelConfig, record: Mapping[str, Any], nbytes: int, report: Re
         mlx=record["mlx"],
         parameters=count,
         form=in_words(how) if how else record["options"]["dtype"],
-        size=gigabytes(nbytes),
+        size=readable_size(nbytes),
         bits=8 * nbytes / count,
+        nonfinite=NONFINITE if record["options"].get("allow_nonfinite") else "",
         quality=VERIFIED.format_map(vars(report)) if report else UNVERIFIED,
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,13 +13,16 @@ from operator import attrgetter
 from pathlib import Path
 
 import mlx.core as mx
+import numpy as np
 
 from elm_mlx.arguments import Progress
 from elm_mlx.config import ModelConfig
 from elm_mlx.config.quantization import Quantization
+from elm_mlx.convert.finite import largest
+from elm_mlx.convert.keymap import Matched
 from elm_mlx.convert.output.journal import Journal, checksum, read_checksum
 from elm_mlx.convert.tensor import LazyTensor
-from elm_mlx.errors import BadCheckpoint
+from elm_mlx.errors import BadCheckpoint, NotFinite
 from elm_mlx.files import write_json
 from elm_mlx.store.stored_form import quantize, stored_parts
 from elm_mlx.store.weights import Entry, Writer, file_head
@@ -31,12 +35,14 @@ class Shards:
     """The weights files that will be written, known to the byte before anything is read.
 
     `stored` maps each weight to the entries that it becomes, `groups` lists the weights of each file in order.
+    `allow_nonfinite`: NaN and infinite weights are let through, else refused.
     """
 
     dtype: mx.Dtype
     settings: dict[str, Quantization | None]
     stored: dict[str, dict[str, Entry]]
     groups: list[list[str]]
+    allow_nonfinite: bool = False
 
     @property
     def nbytes(self) -> int:
@@ -61,11 +67,13 @@ class Shards:
 
 @dataclass(frozen=True)
 class StoredRows:
-    """Rows of a weight as they are stored: `parts`, by the tensor's name. `nbytes` is their size at the source."""
+    """Rows of a weight as they are stored: `parts`, by the tensor's name. `nbytes` is their size at the source, `peaks`
+    [2] their largest magnitude there and once it is cast."""
 
     name: str
     nbytes: int
     parts: dict[str, mx.array]
+    peaks: mx.array
 
     def wait(self) -> StoredRows:
         """Waits until the rows are computed, and returns them; mx.eval would wait for all other work of MLX, too."""
@@ -74,7 +82,13 @@ class StoredRows:
         return self
 
 
-def plan_shards(config: ModelConfig, quantization: Quantization | None, dtype: mx.Dtype, shard_bytes: int) -> Shards:
+def plan_shards(
+    config: ModelConfig,
+    quantization: Quantization | None,
+    dtype: mx.Dtype,
+    shard_bytes: int,
+    allow_nonfinite: bool = False,
+) -> Shards:
     """Divides a model's weights among files: a weight is never split, so one above `shard_bytes` has its own file."""
     settings: dict[str, Quantization | None] = {}
     stored: dict[str, dict[str, Entry]] = {}
@@ -89,7 +103,7 @@ def plan_shards(config: ModelConfig, quantization: Quantization | None, dtype: m
             filled = 0
         groups[-1].append(name)
         filled += size
-    return Shards(dtype, settings, stored, groups)
+    return Shards(dtype, settings, stored, groups, allow_nonfinite)
 
 
 def resume(folder: Path, shards: Shards, journal: Journal) -> set[str]:
@@ -125,17 +139,20 @@ def count_intact(path: Path, shards: Shards, names: list[str], claims: list[tupl
 def write_shards(
     folder: Path,
     shards: Shards,
-    tensors: dict[str, LazyTensor],
+    source: Matched,
     done: set[str],
     journal: Journal,
     progress: Progress | None,
 ) -> None:
-    """Writes the files of `shards` and their index; the weights that are `done` stay as they are."""
-    sizes = {name: source_bytes(tensor) for name, tensor in tensors.items()}
+    """Writes the files of `shards` and their index; the weights that are `done` stay as they are.
+
+    Raises NotFinite for a weight of the source that is NaN or infinite, BadCheckpoint for one that would become so.
+    """
+    sizes = {name: source_bytes(tensor) for name, tensor in source.tensors.items()}
     reached, total = sum(sizes[name] for name in done), sum(sizes.values())
     places: dict[str, str] = {}
-    pending = {name: tensors[name] for name in shards.stored if name not in done}
-    weights = groupby(convert_blocks(shards, pending), key=attrgetter("name"))
+    blocks_of_all = convert_blocks(shards, source, [name for name in shards.stored if name not in done])
+    weights = groupby(blocks_of_all, key=attrgetter("name"))
     for file, names in shards.files.items():
         entries, left = shards.entries(names), [name for name in names if name not in done]
         places |= dict.fromkeys(entries, file)
@@ -166,25 +183,57 @@ def write_weight(writer: Writer, blocks: list[StoredRows]) -> str:
     return checksum(data for part in written for data in part)
 
 
-def convert_blocks(shards: Shards, tensors: dict[str, LazyTensor]) -> Iterator[StoredRows]:
-    """Converts the weights block by block; while the caller has one, MLX computes AHEAD_BYTES of the next ones."""
+def convert_blocks(shards: Shards, source: Matched, names: list[str]) -> Iterator[StoredRows]:
+    """Converts the weights `names` block by block, and checks each block; while the caller has one, MLX computes
+    AHEAD_BYTES of the next ones."""
+
+    def next_block() -> StoredRows:
+        block = running.popleft().wait()
+        check_peaks(source.names[block.name], block.peaks, shards.dtype)
+        return block
+
     running: deque[StoredRows] = deque()
-    for name, tensor in tensors.items():
-        for rows in tensor.blocks():
-            running.append(StoredRows(name, rows.nbytes, convert_rows(name, rows, shards)))
-            mx.async_eval(*running[-1].parts.values())
+    for name in names:
+        for rows in source.tensors[name].blocks():
+            running.append(StoredRows(name, rows.nbytes, convert_rows(name, rows, shards), peaks(rows, shards)))
+            mx.async_eval(*running[-1].parts.values(), running[-1].peaks)
             while sum(block.nbytes for block in running) > AHEAD_BYTES:
-                yield running.popleft().wait()
+                yield next_block()
     while running:
-        yield running.popleft().wait()
+        yield next_block()
 
 
 def convert_rows(name: str, rows: mx.array, shards: Shards) -> dict[str, mx.array]:
     """Converts rows of one weight to what is stored: casts them, then quantizes them where `shards` says so."""
-    cast = rows.astype(shards.dtype)
-    if shards.dtype == mx.float16 and bool(mx.any(mx.isinf(cast) & ~mx.isinf(rows))):
-        raise BadCheckpoint(f"{name} has values above 65504, which float16 cannot hold.", "Use {dtype=bfloat16}.")
-    return quantize(name, cast, shards.settings[name])
+    return quantize(name, rows.astype(shards.dtype), shards.settings[name])
+
+
+def peaks(rows: mx.array, shards: Shards) -> mx.array:
+    """The largest magnitude in `rows`, as it is and cast: [2]. Where they are allowed, NaN and infinity do not count.
+    A cast keeps the order of numbers, so that of the largest stands for all."""
+    peak = largest(mx.where(mx.isfinite(rows), rows, 0) if shards.allow_nonfinite else rows)
+    return mx.stack([peak.astype(mx.float32), peak.astype(shards.dtype).astype(mx.float32)])
+
+
+def check_peaks(name: str, peaks: mx.array, dtype: mx.Dtype) -> None:
+    """Raises NotFinite for a tensor `name` of the source with NaN or infinity in it, BadCheckpoint for one with numbers
+    that `dtype` cannot hold."""
+    there, cast = np.array(peaks).tolist()
+    if not math.isfinite(there):
+        raise NotFinite(
+            f"{name} of the source holds {'NaN' if math.isnan(there) else 'infinity'}: its file is damaged, or it was "
+            "saved so. Fetch it again;",
+            "`elm-mlx convert` takes it all the same with {allow_nonfinite=True}.",
+        )
+    if not math.isfinite(cast):
+        other = "bfloat16" if dtype == mx.float16 and there <= mx.finfo(mx.bfloat16).max else "float32"
+        raise BadCheckpoint(f"{name} has values above {mx.finfo(dtype).max:g}, which {dtype_name(dtype)} cannot hold.",
+                            f"Use {{dtype={other}}}.")  # fmt: skip
+
+
+def dtype_name(dtype: mx.Dtype) -> str:
+    """What the option `dtype` calls a type."""
+    return str(dtype).removeprefix("mlx.core.")
 
 
 def element_count(tensor: LazyTensor) -> int:

@@ -195,8 +195,8 @@ def is_tied(tensors: Mapping[str, LazyTensor], dim: int) -> bool:
 
 
 def are_equal(a: mx.array, b: mx.array) -> bool:
-    """Whether two arrays of one shape hold equal elements."""
-    return bool(mx.array_equal(a, b).item())
+    """Whether two arrays of one shape hold equal elements; NaN is equal to NaN, as a copy of it is."""
+    return bool(mx.array_equal(a, b, equal_nan=True).item())
 
 
 def check_rope_factor(factor: float | None) -> None:
@@ -250,7 +250,7 @@ def has_copies(tensor: LazyTensor, rows: int) -> bool:
 def read_without_copies(name: str, tensor: LazyTensor, kv_heads: int, head_dim: int) -> mx.array:
     """Reads [K * copies * D, E] as [K * D, E]. Raises BadCheckpoint where heads that should be copies differ."""
     heads = tensor.read().reshape(kv_heads, -1, head_dim, tensor.shape[1])
-    if not mx.all(heads == heads[:, :1]).item():
+    if not are_equal(heads, mx.broadcast_to(heads[:, :1], heads.shape)):
         raise BadCheckpoint(f"{name} has more heads than n_heads and n_kv_heads in params.json make, and they are no "
                             f"copies of {kv_heads}. Take both from the same model.")  # fmt: skip
     return heads[:, 0].reshape(-1, tensor.shape[1])

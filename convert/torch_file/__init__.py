@@ -117,11 +117,11 @@ def _state_dict(value: object, unknown: Collection[str]) -> dict[str, LazyTensor
         raise Unsupported(f"holds one {_kind(model)}, no state dict; {SAVE_AGAIN}")
     if not any(isinstance(item, LazyTensor) for item in model.values()):
         found = ", ".join(repr(key)[:40] for key in list(model)[:8]) or "nothing"
-        raise Unsupported(f"holds {found} and no tensors beside, like a training checkpoint; {SAVE_AGAIN}")
+        raise Unsupported(f"holds {found} and no tensors by their names; {SAVE_AGAIN}")
     for key, item in model.items():
         if type(key) is not str or not isinstance(item, LazyTensor):
             raise BadCheckpoint(
-                f"its {repr(key)[:80]} is no tensor under a name but a {_kind(item)}, which would be lost; {SAVE_AGAIN}"
+                f"its entry {repr(key)[:80]} is no named tensor but a {_kind(item)}, which would be lost; {SAVE_AGAIN}"
             )
     return model
 

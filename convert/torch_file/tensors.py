@@ -206,7 +206,8 @@ class TorchNames:
         if len(view.shape) != len(view.stride) or max(view.shape, default=0) > MAX_DIM or not view.inside():
             raise BadCheckpoint("a tensor reaches out of its storage; download the file again.")
         if prod(view.shape) * element.size > self.largest:
-            raise BadCheckpoint("a tensor repeats its elements until it is larger than the file; refused.")
+            raise BadCheckpoint("a tensor repeats its elements until it is larger than the file; take a safetensors "
+                                "copy of the model.")  # fmt: skip
         return LazyTensor(view.shape, element.dtype, view)
 
     def rebuild_v2(self, storage: object, offset: object, shape: object, stride: object, *rest: object) -> LazyTensor:

@@ -7,7 +7,6 @@ the arithmetic.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from importlib.resources import files
 from itertools import count
 from pathlib import Path
@@ -15,9 +14,11 @@ from pathlib import Path
 import mlx.core as mx
 import numpy as np
 
-from elm_mlx.arguments import Progress, real_number, whole_number
+from elm_mlx.arguments import Progress, named_path, real_number, whole_number
+from elm_mlx.convert.sources.meta import check_rope_factor
 from elm_mlx.convert.verify.layerwise import ModelOnDisk, open_directory, open_original
-from elm_mlx.convert.verify.rounding import find_altered
+from elm_mlx.convert.verify.report import Report
+from elm_mlx.convert.verify.rounding import Weights, compare_weights
 from elm_mlx.errors import BadCheckpoint, InvalidRequest, NotFound
 from elm_mlx.files import reading
 from elm_mlx.store.load import load_tokenizer
@@ -46,35 +47,6 @@ MAX_KL = {
 }
 
 
-@dataclass(frozen=True)
-class Report:
-    """How far `converted` is from `source` at `tokens` positions of text.
-
-    `max_difference` is the largest between logits, `relative_difference` that difference over the source's largest
-    logit; `kl_divergence` the mean of KL(source || converted) in nats; `same_top` the share of positions with the same
-    likeliest token; `bound` the divergence allowed for weights `stored` this way; `altered` names the weights that are
-    not, bit for bit, the source's rounded that way: a conversion of ours has none, learned quantization many.
-    """
-
-    converted: Path
-    source: Path
-    tokens: int
-    max_difference: float
-    relative_difference: float
-    kl_divergence: float
-    same_top: float
-    perplexity: float
-    source_perplexity: float
-    stored: str
-    bound: float
-    altered: list[str]
-
-    @property
-    def passed(self) -> bool:
-        """Whether the divergence is within the bound; a NaN is not."""
-        return self.kl_divergence <= self.bound
-
-
 def verify(
     converted: str | Path,
     source: str | Path,
@@ -88,19 +60,31 @@ def verify(
     """Compares `converted`, an MLX directory, with `source`, what it was made from or another MLX directory.
 
     `text` is a UTF-8 file, by default the demo's held-out stories; its first `tokens` by the converted model's own
-    tokenizer are read in windows of up to 512 that begin with BOS where the model has one. `max_kl` replaces the
-    bound. `rope_factor` is what a source in Meta's layout was converted with. `progress` is called with (layers done,
-    in all).
+    tokenizer are read in windows of up to 512 that begin with BOS where the model has one. Where conversion.json in
+    `converted` says that elm-mlx rounded the weights, each must be the source's, rounded. `max_kl` replaces the bound,
+    and makes the divergence alone decide. `rope_factor` is what a source in Meta's layout was converted with.
+    `progress` is called with (layers done, in all).
 
     Raises InvalidRequest for models that do not belong together, and NotFound, MissingTokenizer, BadCheckpoint,
-    Unsupported. A difference past the bound raises nothing: the report has not `passed`.
+    Unsupported. A difference raises nothing: the report says whether the model `passed`, and its `failure`.
     """
+    check_options(text, tokens, max_kl, rope_factor)
+    places = named_path("converted", converted), named_path("source", source)
+    ours, theirs = open_directory(places[0]), open_original(places[1], rope_factor)
+    return compare(ours, theirs, text, tokens=tokens, max_kl=max_kl, progress=progress)
+
+
+def check_options(
+    text: str | Path | None, tokens: int, max_kl: float | None = None, rope_factor: float | None = None
+) -> None:
+    """Checks the options of `verify` that need no model. Raises InvalidRequest, and NotFound without a text."""
     if not 1 <= whole_number("tokens", tokens) <= MOST_TOKENS:
         raise InvalidRequest(f"tokens is {tokens}; it must be 1 to {MOST_TOKENS:,}.")
     if max_kl is not None and not real_number("max_kl", max_kl) >= 0:
         raise InvalidRequest(f"max_kl is {max_kl}; it must be 0 or above, in nats per token.")
-    ours, theirs = open_directory(Path(converted)), open_original(Path(source), rope_factor)
-    return compare(ours, theirs, text, tokens=tokens, max_kl=max_kl, progress=progress)
+    check_rope_factor(rope_factor)
+    if text is not None:
+        read_beginning(named_path("text", text), 1)
 
 
 def compare(
@@ -125,8 +109,8 @@ def compare(
     targets = mx.array([token for window in windows for token in window[1:]])
     table = compare_positions(ours, theirs, ours.hidden(inputs, step), theirs.hidden(inputs, step), targets)
     step()
-    changed = find_altered(ours.stored(), ours.quantization, ours.dtypes, theirs.originals)
-    return summarize(ours, theirs, table, max_kl, changed)
+    weights = compare_weights(ours.stored(), ours.quantization, ours.dtypes, theirs.originals)
+    return summarize(ours, theirs, table, max_kl, weights)
 
 
 def check_pair(ours: ModelOnDisk, theirs: ModelOnDisk) -> None:
@@ -154,7 +138,7 @@ def encode_windows(model: ModelOnDisk, text: Path, tokens: int) -> list[list[int
     length = min(WINDOW, model.config.context_length) + 1 - len(bos)
     windows = [bos + ids[start : start + length] for start in range(0, len(ids), length)]
     if not (windows := [window for window in windows if len(window) > 1]):
-        raise InvalidRequest(f"{text} has no token to foretell. Give a longer text.")
+        raise InvalidRequest(f"{text} has no token to predict. Give a longer text.")
     return windows
 
 
@@ -206,7 +190,7 @@ def stored_as(ours: ModelOnDisk, theirs: ModelOnDisk) -> str:
 
 
 def summarize(
-    ours: ModelOnDisk, theirs: ModelOnDisk, table: np.ndarray, max_kl: float | None, changed: list[str]
+    ours: ModelOnDisk, theirs: ModelOnDisk, table: np.ndarray, max_kl: float | None, weights: Weights
 ) -> Report:
     """Makes one figure of each row of `table` [6, N], which has one for every position."""
     (difference, largest, *_), mean = table.max(axis=1), table.mean(axis=1, dtype=np.float64)
@@ -223,7 +207,10 @@ def summarize(
         source_perplexity=perplexity(mean[5]),
         stored=stored,
         bound=MAX_KL[stored] if max_kl is None else float(max_kl),
-        altered=changed,
+        altered=weights.altered,
+        not_finite=weights.not_finite,
+        source_not_finite=weights.source_not_finite,
+        must_match=ours.rounded and max_kl is None,
     )
 
 

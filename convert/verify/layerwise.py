@@ -18,6 +18,7 @@ from elm_mlx.config.quantization import Quantization
 from elm_mlx.convert.keymap import Matched, match
 from elm_mlx.convert.sources import Source, open_source
 from elm_mlx.convert.tensor import LazyTensor
+from elm_mlx.files import optional_json
 from elm_mlx.models import MODELS
 from elm_mlx.models.matrices import Matrix
 from elm_mlx.models.parameters import Parameters
@@ -30,7 +31,8 @@ class ModelOnDisk:
     """A model on disk: how it is quantized, and in `dtypes` the type of each weight's floats.
 
     `tensors()` opens its weights by name, plain and none of them read yet. An MLX directory has `stored()`, which opens
-    them as they are stored; any other source has `originals`, its tensors on disk.
+    them as they are stored, and is `rounded` where its conversion.json says that elm-mlx rounded them; any other source
+    has `originals`, its tensors on disk.
     """
 
     where: Path
@@ -40,6 +42,7 @@ class ModelOnDisk:
     tensors: Callable[[], MutableMapping[str, mx.array]]
     stored: Callable[[], MutableMapping[str, mx.array]] = dict
     originals: Mapping[str, LazyTensor] = field(default_factory=dict)
+    rounded: bool = False
 
     def hidden(self, windows: Sequence[Sequence[int]], step: Callable[[], None]) -> mx.array:
         """The normalised states [N, E] of all positions of the windows of ids; `step` is called after each layer."""
@@ -82,7 +85,9 @@ def open_directory(where: Path) -> ModelOnDisk:
     def tensors() -> dict[str, mx.array]:
         return expand(stored(), how, mx.float32) if how else stored()
 
-    return ModelOnDisk(where, config, how, dtypes(arrays, config), tensors, stored)
+    record = optional_json(where / "conversion.json")
+    rounded = "elm_mlx" in record and "options" in record
+    return ModelOnDisk(where, config, how, dtypes(arrays, config), tensors, stored, rounded=rounded)
 
 
 def dtypes(arrays: dict[str, mx.array], config: ModelConfig) -> dict[str, mx.Dtype]:

@@ -13,7 +13,9 @@ from elm_mlx.api.options import MAX_TOKENS, Options, sampling_for
 from elm_mlx.api.stream import Asked, Completion, Stream
 from elm_mlx.arguments import Progress, whole_number
 from elm_mlx.config import ModelConfig
+from elm_mlx.config.quantization import check_bits
 from elm_mlx.demo import demo_directory
+from elm_mlx.device import check_policy
 from elm_mlx.device.backend import mx
 from elm_mlx.device.execution import Execution
 from elm_mlx.device.memory import wire
@@ -44,6 +46,7 @@ class LanguageModel:
         self.model: Model = loaded.model
         self.execution: Execution = loaded.execution
         self._sampling = loaded.sampling
+        self._file_notices = loaded.notices
         self._settings = loaded.settings
         self._named_stop_ids = loaded.stop_ids
         self._given_template: ChatTemplate | None = None
@@ -53,13 +56,19 @@ class LanguageModel:
         """A sentence about the device that a program may show to its user, or None."""
         return self.execution.notice
 
+    @property
+    def notices(self) -> tuple[str, ...]:
+        """Sentences that a program may show to its user: about the device, and about what in the model's files has no
+        meaning."""
+        return (*((self.notice,) if self.notice else ()), *self._file_notices)
+
     def generate(
         self, prompt: str | Sequence[int], max_tokens: int = MAX_TOKENS, **options: Unpack[Options]
     ) -> Completion:
         """Completes `prompt`: text, encoded with one BOS where the model wants it, or ids taken as they are.
 
         `options` are those of `elm_mlx.api.options.Options`. Raises InvalidRequest for options without a meaning,
-        PromptTooLong for a prompt that leaves no room in the context.
+        PromptTooLong for a prompt that leaves no room in the context, NotFinite for a model whose logits are NaN.
         """
         stream = self.stream(prompt, max_tokens, **options)
         for _ in stream:
@@ -209,6 +218,8 @@ def load(
     Raises InvalidRequest, NotFound, MissingTokenizer, BadCheckpoint, Unsupported, and NotEnoughMemory for a model that
     this machine has no room for, unless `force`; where it is pulled Gated, Unreachable and DiskFull, too.
     """
+    check_bits(bits)
+    check_policy(cpu_policy)
     loaded = load_directory(pull_directory(model, bits, force), cpu_policy, progress, force)
     execution = warm_up(loaded.model, loaded.config.num_layers, loaded.execution)
     return LanguageModel(replace(loaded, execution=execution))

@@ -41,13 +41,16 @@ def check_names(options: Mapping[str, Any]) -> None:
 def sampling_for(own: Sampling, options: Options) -> Sampling:
     """The model's own sampling, in which the caller's options replace the values of the same names.
 
-    Raises InvalidRequest for values without a meaning, and for filters without a temperature where the model is greedy
-    by default; TypeError for an option that does not exist.
+    Raises InvalidRequest for values without a meaning, and for filters of the caller's without a temperature where the
+    model is greedy by default; TypeError for an option that does not exist.
     """
     check_names(options)
     given = {name: value for name, value in options.items() if name != "seed" and value is not None}
     sampling = replace(own, **given)  # type: ignore[arg-type]
-    if options.get("temperature") is None and sampling.is_greedy and sampling.filters:
-        filters = " and ".join(sampling.filters)
-        raise InvalidRequest(f"{filters} would change nothing: this model is greedy by default. Give a temperature.")
+    useless = [name for name in sampling.filters if name in given]
+    if useless and "temperature" not in given and sampling.is_greedy:
+        raise InvalidRequest(
+            f"{' and '.join(useless)} would change nothing: this model is greedy by default.",
+            f"Give a {{temperature}}, or leave {' and '.join(f'{{{name}}}' for name in useless)} out.",
+        )
     return sampling

@@ -19,7 +19,7 @@ from elm_mlx.bench.ours import Ours
 from elm_mlx.bench.peer import Peer
 from elm_mlx.bench.report import PEER, Round, case_report
 from elm_mlx.engine.sampling import Sampler, Sampling
-from elm_mlx.errors import ElmError
+from elm_mlx.errors import ElmError, InvalidRequest
 from elm_mlx.store.load import read_config
 
 SCHEMA = "elm-mlx bench 2"
@@ -103,7 +103,14 @@ def run_round(ours: Ours, peer: Peer | None, case: Case, ids: list[int]) -> Roun
 
 def check_agreement(ours: Ours, peer: Peer, facts: dict[str, Any], vocab_size: int) -> dict[str, Any]:
     """Asks mlx-lm about our greedy tokens. Raises ElmError where it disagrees: in float32 by another token, in other
-    types by a logit of one of our tokens that is further below its best than BOUND."""
+    types by a logit of one of our tokens that is further below its best than BOUND; InvalidRequest where a `cpu_policy`
+    has us compute in another type than mlx-lm."""
+    if facts["cpu_policy"] == "auto" and facts["computed_in"] != peer.facts["computed_in"]:
+        raise InvalidRequest(
+            f"elm-mlx would compute {facts['name']} in {facts['computed_in']}, which is fastest here, and mlx-lm in "
+            f"{peer.facts['computed_in']}: different work.",
+            "Leave {cpu_policy} out, or {compare}.",
+        )
     prompt = Case(FIRST, FIRST_PROMPT).token_ids(vocab_size)
     tokens = list(ours.decode(prompt, Sampler(Sampling()), JUDGED))
     greedy, below = peer.judge(prompt, tokens)

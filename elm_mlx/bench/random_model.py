@@ -18,8 +18,7 @@ from elm_mlx.config.quantization import Quantization
 from elm_mlx.convert.output.config_file import output_config
 from elm_mlx.demo import demo_directory
 from elm_mlx.device.memory import check_memory
-from elm_mlx.errors import DiskFull
-from elm_mlx.files import gigabytes, write_json
+from elm_mlx.files import check_room, write_json
 from elm_mlx.store.stored_form import quantize, stored_entries
 from elm_mlx.store.weights import Writer
 
@@ -46,12 +45,10 @@ def random_model(shape: str, bits: int | None = None, dtype: str | None = None, 
 def write_weights(folder: Path, shape: str, config: ModelConfig, dtype: mx.Dtype, force: bool) -> None:
     """Writes one file, one tensor at a time in memory. Products with matrices (out, in) keep their input's size."""
     entries = stored_entries(config, dtype, lambda _: True)
-    takes, free = sum(entry.nbytes for entry in entries.values()), shutil.disk_usage(folder).free
+    takes = sum(entry.nbytes for entry in entries.values())
     if not force:
         check_memory(shape, config, takes, 8 * dtype.size)
-    if takes > free:
-        raise DiskFull(f"{shape} takes {gigabytes(takes)} of disk, and {folder.parent} has {gigabytes(free)} free. "
-                       "Set TMPDIR to a folder with room.")  # fmt: skip
+    check_room(shape, "Set TMPDIR to a folder on another disk.", (folder, takes))
     key = mx.random.key(0)
     with Writer(folder / "model.safetensors", entries) as writer:
         for name, form in config.weight_shapes().items():

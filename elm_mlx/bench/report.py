@@ -8,7 +8,7 @@ from dataclasses import asdict
 from typing import Any
 
 from elm_mlx.bench.cases import DECODE, FIRST, Case, Sample
-from elm_mlx.files import gigabytes
+from elm_mlx.files import readable_size
 
 PEER = "mlx-lm"
 Round = tuple[Sample, Sample | None]  # one run of ours, and beside it one of theirs
@@ -62,8 +62,8 @@ def text(report: dict[str, Any]) -> str:
     read, software = machine["read"], (f"{name} {version}" for name, version in report["software"].items())
     rows = [row(model, test) for model in models for test in model["tests"]]
     return "\n".join([
-        f"{machine['device']}, {machine['cores']} cores, {gigabytes(machine['memory_bytes'])}, {machine['system']}, "
-        f"BLAS {machine['blas']}, command buffers {machine['budget']}",
+        f"{machine['device']}, {machine['cores']} cores, {readable_size(machine['memory_bytes'])}, "
+        f"{machine['system']}, BLAS {machine['blas']}, command buffers {machine['budget']}",
         f"reads {read['bytes_per_s'] / 1e9:,.1f} GB/s ({read['by']})",
         f"{', '.join(software)}; {report['repetitions']} runs a test, after a warm-up",
         *map(about, models),

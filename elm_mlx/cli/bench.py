@@ -6,49 +6,40 @@ import json
 from collections import deque
 from collections.abc import Generator, Sequence
 from contextlib import closing
+from functools import partial
 from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
-from click.core import ParameterSource
 
 from elm_mlx.bench.shapes import SHAPES
 from elm_mlx.cli.blas import prefer_fast_blas
-from elm_mlx.cli.find import BITS, pull_directory
+from elm_mlx.cli.find import pull_directory, refuse_bits
+from elm_mlx.cli.kinds import BITS, COUNT, NAME, CommaList, Whole
 from elm_mlx.cli.messages import quietable, say
 from elm_mlx.cli.progress import ProgressBar
+from elm_mlx.cli.wishes import drop, is_wish, naming, settle
 from elm_mlx.demo import demo_directory
 from elm_mlx.errors import InvalidRequest
 
 if TYPE_CHECKING:
+    from elm_mlx.bench.cases import Case
     from elm_mlx.config import ModelConfig
 
 
-class CommaList(click.ParamType):
-    """A list of values of another type, with commas between them."""
-
-    name = "list"
-
-    def __init__(self, of: click.ParamType) -> None:
-        self.of = of
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        """The values as a list."""
-        words = value.split(",") if isinstance(value, str) else value
-        return [self.of.convert(word, param, ctx) for word in words]
-
-
-Choices = Sequence[str | None]
-Subjects = Generator[tuple[str, Path], None, None]
-COUNTS = CommaList(click.IntRange(min=0))
+Bits = Sequence[str | None] | None
+Subject = tuple[str | None, str | None]  # (a model, a shape, or None for the demo; its bits)
+Measured = Generator[tuple[str, Path], None, None]
+USUAL_PROMPT, USUAL_ANSWER = 512, 128  # tokens
+COUNTS = CommaList(Whole(min=0))
 
 
 @click.command()
 @click.option(
     "--model",
     "models",
-    type=CommaList(click.STRING),
+    type=CommaList(NAME),
     metavar="MODEL,...",
     help="Names, OWNER/NAME or directories. Default: the built-in demo.",
 )
@@ -70,7 +61,7 @@ COUNTS = CommaList(click.IntRange(min=0))
     "--n-prompt",
     "prompts",
     type=COUNTS,
-    default="512",
+    default=str(USUAL_PROMPT),
     show_default=True,
     metavar="N,...",
     help="Read prompts of so many tokens; 0 for none.",
@@ -80,7 +71,7 @@ COUNTS = CommaList(click.IntRange(min=0))
     "--n-gen",
     "generations",
     type=COUNTS,
-    default="128",
+    default=str(USUAL_ANSWER),
     show_default=True,
     metavar="N,...",
     help="Decode so many tokens; 0 for none.",
@@ -98,7 +89,7 @@ COUNTS = CommaList(click.IntRange(min=0))
 @click.option(
     "-r",
     "--repetitions",
-    type=click.IntRange(min=1),
+    type=COUNT,
     default=5,
     show_default=True,
     help="Measure every test so often, after a warm-up.",
@@ -136,27 +127,23 @@ def command(
     and the greatest. docs/benchmarks.md has the method.
     """
     prefer_fast_blas()
-    from elm_mlx.bench.cases import cases, check_context  # here, as --help needs no MLX
-    from elm_mlx.bench.measure import Series, bench
+    from elm_mlx.bench.measure import Series, bench  # here, as --help needs no MLX
     from elm_mlx.bench.report import text
 
-    if shapes and is_typed("models"):
-        raise InvalidRequest("--random makes its own model. Leave it or --model out.")
-    if not shapes and is_typed("dtype"):
-        raise InvalidRequest("--dtype is the type of random weights. Give --random, too, or leave it out.")
-    tests = cases(prompts, generations, depths)
-    typed: Choices = bits if bits and is_typed("bits") else [None]
-    for config in configs_of_shapes(shapes) if shapes else configs_here(models, typed):
-        check_context(tests, config)  # a mistake in the last one is reported before the first is measured
-    subjects = (
-        make_each(shapes, bits or [None], dtype, force)
-        if shapes
-        else find_each(models or [None], bits or [None], force)
-    )
+    asked: dict[str, Any] = {"models": models, "shapes": shapes, "dtype": dtype, "cpu_policy": cpu_policy}
+    settle(refuse_contradictions, asked, "models", "shapes", "dtype")
+    if compare and cpu_policy == "auto" and is_wish("cpu_policy"):  # typed, it compares what is stored in float32
+        drop(asked, "cpu_policy", "Beside mlx-lm both compute as the weights are stored.")
+    given = {"depths": depths, "prompts": prompts, "generations": generations}
+    settle(partial(plan_tests, []), given, *given)
+    shapes = asked["shapes"]
+    wanted, configs = choose_shapes(shapes, bits) if shapes else choose_models(asked["models"], bits)
+    tests = settle(partial(plan_tests, configs), given, *given)
+    subjects = make_each(wanted, asked["dtype"], force) if shapes else find_each(wanted, force)
     reports: deque[dict[str, Any]] = deque(maxlen=1)
     try:
         with closing(subjects), ProgressBar("Measuring", in_bytes=False) as bar:
-            reports.extend(bench(subjects, Series(tests, repetitions, cpu_policy, bool(compare), force), bar))
+            reports.extend(bench(subjects, Series(tests, repetitions, asked["cpu_policy"], bool(compare), force), bar))
     finally:  # after Ctrl-C, too, what was measured is printed
         for report in reports:
             for notice in {model["notice"] for model in report["models"]} - {None}:
@@ -164,39 +151,75 @@ def command(
             click.echo(json.dumps(report) if as_json else text(report))
 
 
-def is_typed(option: str) -> bool:
-    """Whether the option was typed with the command, and does not come from the environment."""
-    return click.get_current_context().get_parameter_source(option) == ParameterSource.COMMANDLINE
+def refuse_contradictions(
+    models: Sequence[str] | None, shapes: Sequence[str] | None, dtype: str | None, **_: object
+) -> None:
+    """Raises InvalidRequest for options of models and of random ones together."""
+    if shapes and models:
+        raise InvalidRequest("", "{shapes} makes its own model. Leave it or {models} out.")
+    if dtype and not shapes:
+        raise InvalidRequest("", "{dtype} is the type of random weights. Give {shapes}, too, or leave it out.")
 
 
-def configs_of_shapes(shapes: Sequence[str]) -> list[ModelConfig]:
-    """The configurations that random models of these shapes will have."""
+def plan_tests(
+    configs: Sequence[ModelConfig], depths: list[int] | None, prompts: list[int] | None, generations: list[int] | None
+) -> list[Case]:
+    """The tests to run. Raises InvalidRequest where there are none, or one of the models has no room for one: a mistake
+    in the last is reported before the first is measured."""
+    from elm_mlx.bench.cases import cases, check_context  # here, as --help needs no MLX
+
+    tests = cases(prompts or [USUAL_PROMPT], generations or [USUAL_ANSWER], depths or [0])
+    for config in configs:
+        check_context(tests, config)
+    return tests
+
+
+def choose_shapes(shapes: Sequence[str], bits: Bits) -> tuple[list[Subject], list[ModelConfig]]:
+    """(the random models to make, the configurations that they will have)."""
     from elm_mlx.config import config_from_dict  # here, as --help needs no configuration
 
-    return [config_from_dict(SHAPES[shape]) for shape in shapes]
+    return list(product(shapes, bits or [None])), [config_from_dict(SHAPES[shape]) for shape in shapes]
 
 
-def configs_here(models: Sequence[str] | None, bits: Choices) -> list[ModelConfig]:
-    """The configurations of those models that are on this machine. Raises as `locate`."""
+def choose_models(models: Sequence[str | None] | None, bits: Bits) -> tuple[list[Subject], list[ModelConfig]]:
+    """(the models to find, the configurations of those that are on this machine). Raises as `locate`."""
+    from elm_mlx.store.load import read_config  # here, as --help needs no MLX
+
+    wanted: list[Subject] = []
+    configs = []
+    for model, few in product(models or [None], bits or [None]):
+        asked = {"bits": few}
+        with naming("models"):
+            place = settle(partial(find_here, model), asked, "bits")
+        if few and not asked["bits"] and (model, None) in wanted:
+            continue  # several wishes for bits came to nothing
+        wanted.append((model, asked["bits"]))
+        configs += [read_config(place)] if place else []
+    return wanted, configs
+
+
+def find_here(model: str | None, bits: str | None) -> Path | None:
+    """The directory of a model, or None where it is not on this machine. Raises as `locate`."""
     from elm_mlx.library.local import locate  # here, as --help needs no MLX
-    from elm_mlx.store.load import read_config
 
-    if models is None:
-        return [read_config(pull_directory(None, few, force=False) or demo_directory()) for few in bits]
-    places = [locate(model, int(few) if few else None) for model, few in product(models, bits)]
-    return [read_config(place.path) for place in places if place]
+    refuse_bits(model, bits)
+    if model is None:
+        return demo_directory()
+    found = locate(model, int(bits) if bits else None)
+    return found.path if found else None
 
 
-def make_each(shapes: Sequence[str], bits: Choices, dtype: str | None, force: bool) -> Subjects:
+def make_each(wanted: Sequence[Subject], dtype: str | None, force: bool) -> Measured:
     """Makes random models and gives their (name, directory). Each is removed before the next one is made."""
     from elm_mlx.bench.random_model import random_model  # here, as --help needs no MLX
 
-    for shape, few in product(shapes, bits):
+    for shape, few in wanted:
+        assert shape is not None  # only the demo has no name
         with random_model(shape, int(few) if few else None, dtype, force) as directory:
             yield shape, directory
 
 
-def find_each(models: Choices, bits: Choices, force: bool) -> Subjects:
+def find_each(wanted: Sequence[Subject], force: bool) -> Measured:
     """Finds models and gives their (name, directory). Each is pulled first where it is not on this machine."""
-    for model, few in product(models, bits):
-        yield model or "demo", pull_directory(model, few, force) or demo_directory()
+    for model, few in wanted:
+        yield model or "demo", pull_directory(model, {"bits": few}, force) or demo_directory()

@@ -2,30 +2,31 @@
 
 from __future__ import annotations
 
-import json
-import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from pathlib import Path
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from elm_mlx.cli import conversation
 from elm_mlx.cli.blas import prefer_fast_blas
-from elm_mlx.cli.find import BITS, MODEL, TEMPLATE_HELP, load_with_notices
+from elm_mlx.cli.find import MODEL, TEMPLATE_HELP, load_with_notices
+from elm_mlx.cli.kinds import BITS, COUNT, NAME, TEMPERATURE, TEXT, TOP_P
 from elm_mlx.cli.messages import quietable, say, tell, with_flags
+from elm_mlx.cli.wishes import settle
 from elm_mlx.errors import ElmError, InvalidRequest, PromptTooLong
-from elm_mlx.files import MAX_LARGE_BYTES, disk_errors, read_bytes, write_json
 
 if TYPE_CHECKING:
     from elm_mlx.api import Completion, LanguageModel, Stream
 
 PROMPT, MORE = "> ", ". "
 BLOCK = '"""'  # begins and ends a text of several lines
+NO_SYSTEM = "This model has no chat template, so it can be given no system message."
 HELP = {
     "/help": "show this",
-    "/system TEXT": "set what the model is told about its role, and begin anew",
+    "/system TEXT": "set what the model is told about its role, and begin again",
     "/reset": "forget the conversation",
     "/regen": "answer the last message again",
     "/stats": "show the figures of the last answer",
@@ -38,12 +39,12 @@ HELP = {
 @click.command()
 @MODEL
 @click.option("--bits", type=BITS, help="The variant of a named model to run; made if it is not there.")
-@click.option("--system", help="What the model is told about its role.")
-@click.option("--max-tokens", type=click.IntRange(min=1), default=1024, show_default=True, help="Of an answer.")
-@click.option("--temperature", "--temp", type=click.FloatRange(min=0), help="0 is greedy. Default: the model's own.")
-@click.option("--top-p", type=click.FloatRange(0, 1, min_open=True), help="Keep the likeliest tokens of this share.")
+@click.option("--system", type=TEXT, help="What the model is told about its role.")
+@click.option("--max-tokens", type=COUNT, default=1024, show_default=True, help="Of an answer.")
+@click.option("--temperature", "--temp", type=TEMPERATURE, help="0 is greedy. Default: the model's own.")
+@click.option("--top-p", type=TOP_P, help="Keep the likeliest tokens of this share.")
 @click.option("--seed", type=int, help="The same seed gives the same answers.")
-@click.option("--chat-template", metavar="FILE", help=TEMPLATE_HELP)
+@click.option("--chat-template", type=NAME, metavar="FILE", help=TEMPLATE_HELP)
 @click.option("--force", is_flag=True, help="Load it even if the memory seems too small.")
 @quietable
 def command(
@@ -56,10 +57,21 @@ def command(
     stops an answer, Ctrl-D ends the program.
     """
     prefer_fast_blas()
-    lm = load_with_notices(model, bits, force, chat_template)
+    lm = load_with_notices(model, bits, force, chat_template, options)
+    asked = {"system": system}
+    settle(partial(refuse_system, lm), asked, "system")
     if model and not lm.has_chat_template:
         say("This model has no chat template, so it completes what you type. --chat-template gives it one.")
-    Chat(lm, system, options).run(read_entries())
+    talk = Chat(lm, asked["system"], options)
+    talk.run(read_entries())
+    if talk.failure and not sys.stdin.isatty():  # at a terminal a person has seen it
+        raise click.exceptions.Exit(talk.failure.exit_code)
+
+
+def refuse_system(lm: LanguageModel, system: str | None) -> None:
+    """Raises InvalidRequest for a system message to a model that cannot be given one."""
+    if system and not lm.has_chat_template:
+        raise InvalidRequest(NO_SYSTEM, "Leave {system} out, or give a {chat_template}.")
 
 
 def read_entries() -> Iterator[str]:
@@ -98,11 +110,6 @@ def read_entry() -> str:
     return text
 
 
-def expand_home(name: str) -> Path:
-    """The path of a file whose name may begin with ~."""
-    return Path(os.path.expanduser(name))  # noqa: PTH111, which raises for an unknown user
-
-
 class Chat:
     """A conversation: messages for a model with a template, one growing text for any other."""
 
@@ -111,23 +118,22 @@ class Chat:
         self.messages: list[dict[str, str]] = []
         self.system = system
         self.last: Stream | None = None
-        if system and not lm.has_chat_template:
-            raise InvalidRequest("This model has no chat template, so it can be given no system message.")
+        self.failure: ElmError | None = None  # the first one
 
     def run(self, entries: Iterator[str]) -> None:
-        """Answers each entry, until there are no more or one asks to leave."""
+        """Answers each entry, until there are no more or one asks to leave. Of those that fail the error is told, and
+        the first stays in `failure`."""
         for text in entries:
             if text.strip() in ("/exit", "/quit", "/bye"):
                 return
             before = list(self.messages)
             try:
                 self.handle(text)
-            except PromptTooLong as error:
-                self.messages = before
-                tell(f"elm-mlx: {with_flags(error)} /reset begins a new conversation.")
             except ElmError as error:
                 self.messages = before  # a message that cannot be answered is dropped
-                tell(f"elm-mlx: {with_flags(error)}")
+                self.failure = self.failure or error
+                anew = " /reset begins a new conversation." if isinstance(error, PromptTooLong) else ""
+                tell(f"elm-mlx: {with_flags(error)}{anew}")
             except KeyboardInterrupt:
                 self.messages = before  # stopped before there was an answer
                 tell("")
@@ -161,16 +167,17 @@ class Chat:
         return self.lm.chat_prompt([*told, *self.messages])
 
     def answer(self) -> None:
-        """Prints the answer to the last message as it comes; Ctrl-C stops it and keeps what came."""
+        """Prints the answer to the last message as it comes. Ctrl-C stops it: what came stays as the answer. Raises
+        KeyboardInterrupt where nothing came."""
         prompt = self.prompt()
-        self.last = stream = self.lm.stream(prompt, **self.options)
-        with suppress(KeyboardInterrupt):
-            for piece in stream:
-                print(piece.text, end="", flush=True)
-        stream.close()
+        stream = self.lm.stream(prompt, **self.options)
+        is_whole = print_pieces(stream)
+        if not (is_whole or stream.completion.tokens):
+            raise KeyboardInterrupt
+        self.last = stream
         print()
         self.messages.append({"role": "assistant", "content": self.answer_text(prompt, stream.completion)})
-        if self.lm.has_chat_template and stream.completion.finish_reason == "length":
+        if is_whole and self.lm.has_chat_template and stream.completion.finish_reason == "length":
             tell("The answer was cut at its length; --max-tokens allows for longer ones.")
 
     def answer_text(self, prompt: list[int], done: Completion) -> str:
@@ -181,7 +188,7 @@ class Chat:
         return decode([*prompt, *done.tokens]).removeprefix(decode(prompt))
 
     def refuse_unknown(self, _: str) -> None:
-        tell("There is no such command; /help lists them.")
+        raise InvalidRequest("There is no such command; /help lists them.")
 
     def show_help(self, _: str) -> None:
         for name, meaning in HELP.items():
@@ -189,7 +196,7 @@ class Chat:
 
     def set_system(self, text: str) -> None:
         if not self.lm.has_chat_template:
-            raise InvalidRequest("This model has no chat template, so it can be given no system message.")
+            raise InvalidRequest(NO_SYSTEM)
         self.system = text or None
         self.messages.clear()
 
@@ -206,25 +213,28 @@ class Chat:
         tell(str(self.last.completion.stats))
 
     def save(self, name: str) -> None:
-        """Writes the conversation as JSON. Raises InvalidRequest without a name, ElmError if it cannot be written."""
+        """Writes the conversation as JSON. Raises InvalidRequest without a name, and as `conversation.save`."""
         if not name:
             raise InvalidRequest("Give a file: /save FILE.")
-        with disk_errors(f"{name} cannot be written", "Name another file."):
-            write_json(expand_home(name), {"system": self.system, "messages": self.messages})
+        conversation.save(name, self.system, self.messages)
         tell(f"Saved to {name}.")
 
     def load(self, name: str) -> None:
-        """Continues a conversation that `save` wrote. Raises InvalidRequest for other files, ElmError if unreadable."""
+        """Goes on with a conversation that `save` wrote. Raises InvalidRequest without a name, and as
+        `conversation.load`."""
         if not name:
             raise InvalidRequest("Give a file: /load FILE.")
-        path = expand_home(name)
-        try:
-            with disk_errors(f"{name} cannot be read", "Name another file."):
-                path.stat()  # raises where there is none, with the system's reason
-                saved = json.loads(read_bytes(path, MAX_LARGE_BYTES))
-            messages = [{"role": str(m["role"]), "content": str(m["content"])} for m in saved["messages"]]
-            system = None if saved.get("system") is None else str(saved["system"])
-        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-            raise InvalidRequest(f"{name} is no conversation that /save wrote.") from error
-        self.messages, self.system = messages, system
-        tell(f"{len(messages)} messages loaded.")
+        self.system, self.messages = conversation.load(name)
+        tell(f"{len(self.messages)} messages loaded.")
+
+
+def print_pieces(stream: Stream) -> bool:
+    """Prints an answer as it comes; returns whether it came to its end, and was not stopped by Ctrl-C."""
+    try:
+        for piece in stream:
+            print(piece.text, end="", flush=True)
+    except KeyboardInterrupt:
+        return False
+    finally:
+        stream.close()
+    return True

@@ -4,41 +4,46 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import click
 
 from elm_mlx.cli.blas import prefer_fast_blas
-from elm_mlx.cli.find import BITS
-from elm_mlx.cli.messages import printable, quietable, say
+from elm_mlx.cli.kinds import BITS, NAME, ROPE_FACTOR, SHARD_GB
+from elm_mlx.cli.messages import one_line, quietable, say
 from elm_mlx.cli.progress import ProgressBar
+from elm_mlx.cli.wishes import naming, settle
 from elm_mlx.config.quantization import QUANTIZATION_MODES, RECIPES, in_words
-from elm_mlx.files import gigabytes
+from elm_mlx.errors import InvalidRequest
+from elm_mlx.files import can_name_a_file, readable_size
 from elm_mlx.library.names import Known, parse_name
+from elm_mlx.shell import command_line
 
 GROUP_SIZES = list(map(str, QUANTIZATION_MODES["affine"][1]))
 
 
 @click.command()
-@click.argument("source", type=click.Path())
+@click.argument("source", type=NAME)
 @click.option(
     "--output",
-    type=click.Path(),
-    help="Directory to write. Default: beside SOURCE, for a name or a hub's snapshot here, with the bits in its own.",
+    type=NAME,
+    help="Directory to write. Default: beside SOURCE, or here where SOURCE was fetched, with the bits in its name.",
 )
 @click.option("--bits", type=BITS, help="Quantize to this many bits.")
 @click.option("--group-size", type=click.Choice(GROUP_SIZES), help="Weights that share a scale. Default: 64.")
 @click.option("--mode", type=click.Choice(list(QUANTIZATION_MODES)), help="How to quantize.")
 @click.option("--recipe", type=click.Choice(list(RECIPES)), help="More bits where they count, fewer elsewhere.")
 @click.option("--dtype", type=click.Choice(["bfloat16", "float16", "float32"]), default="bfloat16", show_default=True)
+@click.option("--allow-nonfinite", is_flag=True, help="Let weights through that are NaN or infinite.")
 @click.option(
     "--tokenizer",
-    type=click.Path(),
+    type=NAME,
     help="tokenizer.json or tokenizer.model, with the settings beside it, or its directory.",
 )
-@click.option("--rope-factor", type=float, help="RoPE scaling of Meta's files. Default: 8, in 3.2's sizes 32.")
-@click.option("--max-shard-size", type=float, metavar="GB", help="Largest file. Default: 5.")
+@click.option("--rope-factor", type=ROPE_FACTOR, help="RoPE scaling of Meta's files. Default: 8, in 3.2's sizes 32.")
+@click.option("--max-shard-size", type=SHARD_GB, metavar="GB", help="Largest file. Default: 5.")
 @click.option("--force", is_flag=True, help="Replace an output that is there already.")
 @click.option("--verify", is_flag=True, help="Run the result against SOURCE before it is kept (see elm-mlx verify).")
 @click.option("--dry-run", is_flag=True, help="Print what would be done, with every tensor in --json, and do nothing.")
@@ -62,22 +67,28 @@ def command(
     Face, CoreNet, Meta and MLX, without torch and without running anything in them. Unquantized unless --bits,
     --mode or --recipe is given.
     """
-    from elm_mlx.convert import check, plan  # here, as --help needs no MLX
+    if verify:
+        prefer_fast_blas()
+    from elm_mlx.convert import check, check_options, check_tokenizer, plan  # here, as --help needs no MLX
 
     options |= {"bits": int(bits) if bits else None, "group_size": int(group_size) if group_size else None}
+    tokenizer = options.pop("tokenizer")
+    settle(check_options, options, "bits", "group_size", "mode", "recipe")
+    if tokenizer:
+        with naming("tokenizer"):
+            check_tokenizer(tokenizer)
     place = Path(source)
-    if not place.exists() and (name := name_without_owner(source)):
+    if name := fetched_name(source):
+        settle(refuse_rope_factor, options, "rope_factor")
         if not dry_run:
-            output = str(check(name, output, force=force, **options))
-        place, tokenizer = fetch_source(source, dry_run)
-        options["tokenizer"] = options["tokenizer"] or tokenizer
-    job = plan(place, output, **options)
+            output = str(check(name, output, force=force, tokenizer=tokenizer, **options))
+        place, found = fetch_source(source, dry_run=dry_run, with_tokenizer=not tokenizer)
+        tokenizer = tokenizer or found
+    job = settle(partial(plan, place, output, tokenizer=tokenizer), options, "rope_factor")
     if dry_run:
         show(job.describe(), as_json)
         job.refuse(force)  # after the plan, which says what it would take
         return
-    if verify:
-        prefer_fast_blas()
     with ProgressBar("Converting", in_bytes=True) as bar, ProgressBar("Verifying", in_bytes=False) as verifying:
         done = job.run(force, verify, bar, verifying)
     if as_json:
@@ -89,7 +100,11 @@ def command(
         say(f"Left out, as nothing reads them: {', '.join(done.dropped)}")
     if report := done.report:
         say(f"Verified: {report.kl_divergence:.3g} nats per token from its source, of {report.bound:g} allowed")
-    say(f'Try it: elm-mlx generate --model "{done.output}" --prompt "Once upon a time"')
+    if done.chat_refusal:
+        say(f"It completes text, and cannot chat: {done.chat_refusal}")
+    raw = ["--raw"] if done.chat_refusal else []
+    command = command_line("elm-mlx", "generate", "--model", done.output, *raw, "--prompt", "Once upon a time")
+    say(f"Try it: {command}")
 
 
 def show(planned: dict[str, Any], as_json: bool) -> None:
@@ -104,29 +119,43 @@ def show(planned: dict[str, Any], as_json: bool) -> None:
         "left out": ", ".join(planned["dropped"]) or "nothing",
         "tokenizer": planned["tokenizer"],
         "stored as": in_words(how) if how else planned["dtype"],
-        "output": f"{planned['output']}: {gigabytes(planned['bytes'])} at {planned['bits_per_weight']:.2f} bits per "
-        f"weight, {len(planned['files'])} file{'s' * (len(planned['files']) > 1)}",
-        "memory": f"at most {gigabytes(planned['memory'])}",
-        "disk": f"{gigabytes(planned['disk_free'])} free",
+        "output": f"{planned['output']}: {readable_size(planned['bytes'])} at {planned['bits_per_weight']:.2f} bits "
+        f"per weight, {len(planned['files'])} file{'s' * (len(planned['files']) > 1)}",
+        "memory": f"at most {readable_size(planned['memory'])}",
+        "disk": f"{readable_size(planned['disk_free'])} free",
     }
     for name, value in rows.items():
-        click.echo(printable(f"{name:<12} {value}"))
+        click.echo(one_line(f"{name:<12} {value}"))
 
 
-def name_without_owner(source: str) -> str | None:
-    """The name, without its owner, of the repository that a model's name stands for; None for a path."""
+def refuse_rope_factor(rope_factor: float | None, **_: object) -> None:
+    """Raises InvalidRequest for a factor of Meta's layout, which no repository that is fetched by name has."""
+    if rope_factor is not None:
+        raise InvalidRequest("", "{rope_factor} is for Meta's own layout (params.json), which is not fetched by name. "
+                             "Leave it out.")  # fmt: skip
+
+
+def fetched_name(source: str) -> str | None:
+    """The name, without its owner, of the repository that a model's name stands for; None for a path and for what is on
+    this machine, a file or a directory."""
+    if can_name_a_file(Path(source)) and Path(source).exists():
+        return None
     named = parse_name(source)
     if isinstance(named, Path):
         return None
     return (named.original if isinstance(named, Known) else named.name).partition("/")[2]
 
 
-def fetch_source(source: str, dry_run: bool) -> tuple[Path, Path | None]:
-    """Fetches a checkpoint by name; gives (its directory, the tokenizer that it lacks). A dry run fetches nothing."""
+def fetch_source(source: str, *, dry_run: bool, with_tokenizer: bool) -> tuple[Path, Path | None]:
+    """Fetches a checkpoint by name, and its tokenizer where one is wanted; gives (its directory, the tokenizer if that
+    is from elsewhere). A dry run fetches nothing."""
     from elm_mlx.library.local import cached_checkpoint
     from elm_mlx.library.pull import fetch_checkpoint
 
     with ProgressBar("Fetching", in_bytes=True) as bar:
-        found = cached_checkpoint(source) if dry_run else fetch_checkpoint(source, bar, say)
+        if dry_run:
+            found = cached_checkpoint(source, tokenizer=with_tokenizer)
+        else:
+            found = fetch_checkpoint(source, bar, say, tokenizer=with_tokenizer)
     say(f"{found.repository.name} at commit {found.snapshot.commit[:12]}")
     return found.snapshot.path, found.tokenizer

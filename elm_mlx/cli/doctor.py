@@ -8,7 +8,7 @@ from dataclasses import asdict
 import click
 
 from elm_mlx.cli.blas import prefer_fast_blas
-from elm_mlx.cli.messages import quietable
+from elm_mlx.cli.messages import one_line, quietable
 from elm_mlx.errors import ElmError
 
 
@@ -29,7 +29,7 @@ def command(as_json: bool) -> None:
         click.echo(json.dumps([asdict(finding) for finding in findings]))
     else:
         for finding in findings:
-            click.echo(f"{finding.status:<7} {finding.name:<12} {finding.detail}")
+            click.echo(one_line(f"{finding.status:<7} {finding.name:<12} {finding.detail}"))
             if finding.advice:
                 click.echo(f"{'':<20} {finding.advice}")
     if any(finding.status == BROKEN for finding in findings):

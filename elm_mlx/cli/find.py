@@ -4,28 +4,30 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
-from click.core import ParameterSource
 from click.shell_completion import CompletionItem
 
 import elm_mlx
 from elm_mlx import demo
+from elm_mlx.cli.kinds import NAME
 from elm_mlx.cli.messages import say, with_flags
 from elm_mlx.cli.progress import ProgressBar, bars
-from elm_mlx.config.quantization import QUANTIZATION_MODES
+from elm_mlx.cli.wishes import drop, is_wish, naming, settle
+from elm_mlx.config.generation import FILTER_NAMES
 from elm_mlx.errors import BadCheckpoint, InvalidRequest
 from elm_mlx.library.names import known_models, parse_name
+from elm_mlx.shell import command_line
 
 if TYPE_CHECKING:
-    from elm_mlx import LanguageModel
+    from elm_mlx import LanguageModel, Located
 
 DEMO_NOTICE = f"No --model given: this is the built-in demo, {demo.ABOUT}."
 UNCONFIRMED = "zephyr is perhaps the format of OpenELM-Instruct; nobody has confirmed it."
 TEMPLATE_HELP = 'Use the chat template in this file, or "zephyr": perhaps OpenELM-Instruct\'s, unconfirmed.'
-BITS = click.Choice(list(map(str, QUANTIZATION_MODES["affine"][0])))
 
 
 def complete_names(_context: click.Context, _parameter: click.Parameter, begun: str) -> list[CompletionItem]:
@@ -37,53 +39,103 @@ def complete_names(_context: click.Context, _parameter: click.Parameter, begun: 
 MODEL = click.option(
     "-m",
     "--model",
+    type=NAME,
     metavar="MODEL",
     shell_complete=complete_names,
     help="A name, OWNER/NAME or a directory. Default: the built-in demo.",
 )
 
 
-def load_with_notices(model: str | None, bits: str | None, force: bool, chat_template: str | None) -> LanguageModel:
-    """Loads a model, and says what a person should know of it."""
-    with repair_advice(model, bits):
-        directory = pull_directory(model, bits, force)
+def load_with_notices(
+    model: str | None, bits: str | None, force: bool, chat_template: str | None, options: dict[str, Any]
+) -> LanguageModel:
+    """Loads a model to be asked with these options, and says what a person should know of it. What can be judged before
+    the model is fetched or its weights are read is judged then. Drops wishes from `options` that mean nothing to it."""
+    if chat_template:
+        check_template(chat_template)
+    asked = {"bits": bits}
+    with repair_advice(model, asked):
+        directory = pull_directory(model, asked, force)
+        yield_temperature(options)
+        settle(partial(check_sampling, directory), options, *FILTER_NAMES)
         with ProgressBar("Loading", in_bytes=True) as bar:
             lm = elm_mlx.load(directory, progress=bar, force=force)
     if chat_template:
         lm.use_chat_template(chat_template)
     unconfirmed = UNCONFIRMED if chat_template == "zephyr" else None
-    for notice in (DEMO_NOTICE if model is None else None, lm.notice, unconfirmed):
+    for notice in (DEMO_NOTICE if model is None else None, *lm.notices, unconfirmed):
         if notice:
             say(notice)
     return lm
 
 
+def check_template(name: str) -> None:
+    """Raises NotFound and BadCheckpoint for a --chat-template that cannot be used with any model."""
+    from elm_mlx.text.chat.template import ChatTemplate  # here, as it imports a template engine
+
+    with naming("chat_template"):
+        ChatTemplate.from_name(name, {})
+
+
+def yield_temperature(options: dict[str, Any]) -> None:
+    """Drops a wish for greedy decoding where a filter was typed, which would mean nothing then."""
+    typed = [name for name in FILTER_NAMES if options.get(name) is not None and not is_wish(name)]
+    if typed and options["temperature"] == 0 and is_wish("temperature"):
+        drop(options, "temperature", "What was typed is for sampling.")
+
+
+def check_sampling(directory: Path | None, **options: Any) -> None:
+    """Raises InvalidRequest for options of sampling that mean nothing to the model in a directory (None: the demo)."""
+    from elm_mlx.api.options import Options, sampling_for  # here, as --help needs no MLX
+    from elm_mlx.store.text_settings import load_generation
+
+    own = load_generation(directory or demo.demo_directory()).sampling
+    sampling_for(own, {name: value for name, value in options.items() if name in Options.__annotations__})  # type: ignore[arg-type]
+
+
 @contextmanager
-def repair_advice(model: str | None, bits: str | None) -> Iterator[None]:
-    """Adds to the error of a damaged model how to repair it, where it was fetched by its name."""
+def repair_advice(model: str | None, asked: dict[str, str | None]) -> Iterator[None]:
+    """Adds to the error of a damaged model how to repair it, where it was fetched by its name and the `asked` bits."""
     try:
         yield
     except BadCheckpoint as error:
-        if model is None or isinstance(parse_name(model), Path):
+        if has_own_bits(model):
             raise
-        more = f" --bits {bits}" if bits else ""
-        raise BadCheckpoint(
-            f"{with_flags(error)} `elm-mlx pull {model}{more} --verify` mends what is damaged."
-        ) from error
+        bits = ("--bits", asked["bits"]) if asked["bits"] else ()
+        command = command_line("elm-mlx", "pull", model, *bits, "--verify")
+        raise BadCheckpoint(f"{with_flags(error)} `{command}` repairs what is damaged.") from error
 
 
-def pull_directory(model: str | None, bits: str | None, force: bool) -> Path | None:
-    """The directory of a model, which is pulled where it is not here; None for the demo. Says repository and commit."""
-    has_bits_already = model is None or isinstance(parse_name(model), Path)
-    if has_bits_already and click.get_current_context().get_parameter_source("bits") == ParameterSource.ENVIRONMENT:
-        bits = None  # a preference for named models, not typed with this command
+def pull_directory(model: str | None, asked: dict[str, str | None], force: bool) -> Path | None:
+    """The directory of a model in the `asked` bits, pulled where it is not here; None for the demo. Says repository and
+    commit. Drops a wish for bits that the model cannot have."""
+    if model is not None:
+        with naming("model"):
+            parse_name(model)  # a name that can be none is no matter of its bits
+    found = settle(partial(pull_bits, model, force), asked, "bits")
+    if found and found.repository and found.commit:
+        say(f"{found.repository.name} at commit {found.commit[:12]}, in {found.path}")
+    return found.path if found else None
+
+
+def pull_bits(model: str | None, force: bool, bits: str | None) -> Located | None:
+    """Finds a model in these bits, or pulls it; None for the demo."""
+    refuse_bits(model, bits)
     if model is None:
-        if bits:
-            raise InvalidRequest("--bits picks a variant of a named model; the built-in demo has 8. Give --model, too.")
         return None
     with bars("Fetching", "Converting") as (fetching, converting):
         number = int(bits) if bits else None
-        found = elm_mlx.pull(model, number, fetching=fetching, converting=converting, say=say, force=force)
-    if found.repository and found.commit:
-        say(f"{found.repository.name} at commit {found.commit[:12]}, in {found.path}")
-    return found.path
+        return elm_mlx.pull(model, number, fetching=fetching, converting=converting, say=say, force=force)
+
+
+def has_own_bits(model: str | None) -> bool:
+    """Whether a model is the demo (None) or a directory, for which bits cannot be chosen."""
+    return model is None or isinstance(parse_name(model), Path)
+
+
+def refuse_bits(model: str | None, bits: str | None) -> None:
+    """Raises InvalidRequest for bits that are asked of the demo or of a directory."""
+    if bits and has_own_bits(model):
+        what = "The built-in demo" if model is None else f"The model in {model}"
+        raise InvalidRequest(f"{what} has the bits that it has.",
+                             "Leave {bits} out, or name a model; `elm-mlx convert` makes other bits.")  # fmt: skip

@@ -4,35 +4,39 @@ from __future__ import annotations
 
 import json
 import sys
+from collections import deque
+from collections.abc import Iterable
 from dataclasses import asdict
 from itertools import chain
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from elm_mlx import demo
 from elm_mlx.cli.blas import prefer_fast_blas
-from elm_mlx.cli.find import BITS, MODEL, TEMPLATE_HELP, load_with_notices
+from elm_mlx.cli.find import MODEL, TEMPLATE_HELP, load_with_notices
+from elm_mlx.cli.kinds import BITS, COUNT, MIN_P, NAME, TEMPERATURE, TEXT, TOP_K, TOP_P
 from elm_mlx.cli.messages import quietable, say
 from elm_mlx.cli.progress import ProgressBar
-from elm_mlx.errors import InvalidRequest
+from elm_mlx.cli.wishes import settle
+from elm_mlx.errors import ElmError, InvalidRequest
 
-# Ranges are checked here as well, since loading a model may take long.
-COUNT, WARMTH, SHARE = click.IntRange(min=1), click.FloatRange(min=0), click.FloatRange(0, 1, min_open=True)
+if TYPE_CHECKING:
+    from elm_mlx.api.stream import Piece
 
 
 @click.command()
 @MODEL
 @click.option("--bits", type=BITS, help="The variant of a named model to run; made if it is not there.")
-@click.option("-p", "--prompt", metavar="TEXT", help="What to complete; - reads standard input, as does a pipe.")
+@click.option("-p", "--prompt", type=TEXT, help="What to complete; - reads standard input, as does a pipe.")
 @click.option("-n", "--max-tokens", type=COUNT, default=256, show_default=True, help="At most this many tokens.")
-@click.option("--temperature", "--temp", type=WARMTH, help="0 is greedy. Default: the model's own, else greedy.")
-@click.option("--top-p", type=SHARE, help="Keep the likeliest tokens that make up this share.")
-@click.option("--top-k", type=click.IntRange(min=0), help="Keep this many of the likeliest tokens.")
-@click.option("--min-p", type=click.FloatRange(0, 1), help="Keep tokens this share as likely as the likeliest.")
+@click.option("--temperature", "--temp", type=TEMPERATURE, help="0 is greedy. Default: the model's own, else greedy.")
+@click.option("--top-p", type=TOP_P, help="Keep the likeliest tokens that make up this share.")
+@click.option("--top-k", type=TOP_K, help="Keep this many of the likeliest tokens.")
+@click.option("--min-p", type=MIN_P, help="Keep tokens this share as likely as the likeliest.")
 @click.option("--seed", type=int, help="The same seed gives the same text.")
 @click.option("--raw", is_flag=True, help="Complete the prompt as it is, even if the model has a chat template.")
-@click.option("--chat-template", metavar="FILE", help=TEMPLATE_HELP)
+@click.option("--chat-template", type=NAME, metavar="FILE", help=TEMPLATE_HELP)
 @click.option("--force", is_flag=True, help="Load it even if the memory seems too small.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of the text.")
 @quietable
@@ -52,26 +56,43 @@ def command(
     starts from nothing, and the demo from "Once upon a time". One newline at the end of piped input is not
     part of it.
     """
-    if raw and chat_template:
-        raise InvalidRequest("--raw uses no chat template. Leave it or --chat-template out.")
+    asked: dict[str, Any] = {"raw": raw, "chat_template": chat_template}
+    settle(refuse_contradiction, asked, "chat_template", "raw")
     prefer_fast_blas()
     text = read_prompt(prompt)
-    lm = load_with_notices(model, bits, force, chat_template)
+    lm = load_with_notices(model, bits, force, asked["chat_template"], options)
     if text is None:
         text = demo.PROMPT if model is None else ""
     with ProgressBar("Reading the prompt", in_bytes=False) as bar:
-        asked = text if raw or not lm.has_chat_template else lm.chat_prompt([{"role": "user", "content": text}])
-        stream = lm.stream(asked, progress=bar, **options)
+        is_plain = asked["raw"] or not lm.has_chat_template
+        given = text if is_plain else lm.chat_prompt([{"role": "user", "content": text}])
+        stream = lm.stream(given, progress=bar, **options)
         first = next(stream)  # there when the prompt has been read
-    for piece in chain([first], stream):
-        if not as_json:
-            print(piece.text, end="", flush=True)  # click.echo would take escape codes out
+    pieces = chain([first], stream)
     if as_json:
+        deque(pieces, maxlen=0)
         print(json.dumps({"model": "demo" if model is None else model} | asdict(stream.completion)))
         return
-    print()
+    show(pieces)
     if sys.stderr.isatty():
         say(str(stream.completion.stats))
+
+
+def show(pieces: Iterable[Piece]) -> None:
+    """Prints the text of each piece as it comes, and ends the line, also where the model fails amid its answer."""
+    try:
+        for piece in pieces:
+            print(piece.text, end="", flush=True)  # click.echo would take escape codes out
+    except ElmError:
+        print()  # what came so far stays, and the error begins a line
+        raise
+    print()
+
+
+def refuse_contradiction(raw: bool, chat_template: str | None) -> None:
+    """Raises InvalidRequest for a template that is given and not to be used."""
+    if raw and chat_template:
+        raise InvalidRequest("", "{raw} uses no chat template. Leave it or {chat_template} out.")
 
 
 def read_prompt(option: str | None) -> str | None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import importlib
 import os
 import sys
@@ -14,6 +13,7 @@ from click.shell_completion import shell_complete
 from elm_mlx import __version__
 from elm_mlx.cli.messages import tell, with_flags
 from elm_mlx.errors import DiskFull, ElmError
+from elm_mlx.files import FULL, RAISE_THE_LIMIT, TOO_MANY_FILES
 
 NAME, COMPLETE, PREFIX = "elm-mlx", "_ELM_MLX_COMPLETE", "ELM_MLX_"
 GROUPS = {
@@ -52,6 +52,7 @@ Examples:
 Environment:
   Every option but --force and --yes reads its value from ELM_MLX_ and its
   name if it is not given: ELM_MLX_MODEL, ELM_MLX_MAX_TOKENS, ELM_MLX_QUIET.
+  What is typed wins, and what means nothing there is left aside with a note.
   ELM_MLX_CACHE is where converted models are kept; ELM_MLX_BLAS=reference
   leaves MLX the BLAS that it brings on Linux. HF_HOME, HF_TOKEN, HF_ENDPOINT,
   HF_HUB_OFFLINE and NO_COLOR mean what they do elsewhere.
@@ -79,8 +80,10 @@ class LazyGroup(click.Group):
             return None
         command: click.Command = importlib.import_module(f"elm_mlx.cli.{MODULES.get(cmd_name, cmd_name)}").command
         for option in command.params:
-            if isinstance(option, click.Option) and not TYPED & set(option.opts):
-                option.envvar = PREFIX + max(option.opts, key=len).lstrip("-").replace("-", "_").upper()
+            if TYPED & set(option.opts) or (isinstance(option, click.Argument) and option.required):
+                continue
+            option.envvar = PREFIX + max(option.opts, key=len).lstrip("-").replace("-", "_").upper()
+            if isinstance(option, click.Option):
                 option.show_envvar = option.envvar in os.environ  # so that a mistake in it is reported as one
         return command
 
@@ -131,10 +134,17 @@ def call(arguments: list[str] | None) -> int:
     except BrokenPipeError:
         raise
     except OSError as error:
-        full = error.errno == errno.ENOSPC
-        advice = "Free some space." if full else "Check that it is there and yours."
-        message = f"{error.filename or 'The output'}: {error.strerror or error}. {advice}"
-        return fail(message, (DiskFull if full else ElmError).exit_code)
+        return fail(*describe(error))
+
+
+def describe(error: OSError) -> tuple[str, int]:
+    """(the message, the exit code) for an error of the operating system that no file of the library explained."""
+    kind, advice = ElmError, "Check that it is there and yours."
+    if error.errno in FULL:
+        kind, advice = DiskFull, "Free some space."
+    if error.errno in TOO_MANY_FILES:
+        return f"{error.strerror}. {RAISE_THE_LIMIT}", kind.exit_code
+    return f"{error.filename or 'The output'}: {error.strerror or error}. {advice}", kind.exit_code
 
 
 def fail(message: str, code: int) -> int:

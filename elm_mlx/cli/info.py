@@ -4,21 +4,24 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict
+from functools import partial
 
 import click
 
 import elm_mlx
 from elm_mlx import demo
-from elm_mlx.cli.find import BITS, complete_names
-from elm_mlx.cli.messages import quietable
+from elm_mlx.cli.find import complete_names, refuse_bits
+from elm_mlx.cli.kinds import BITS, COUNT, NAME
+from elm_mlx.cli.messages import one_line, quietable
+from elm_mlx.cli.wishes import is_wish, naming, settle
 from elm_mlx.config.quantization import in_words
-from elm_mlx.files import gigabytes
+from elm_mlx.files import readable_size
 
 
 @click.command()
-@click.argument("model", required=False, shell_complete=complete_names)
-@click.option("--context", type=click.IntRange(min=1), help="Reckon memory with a cache for this many tokens.")
-@click.option("--bits", type=BITS, help="Reckon memory as if it were quantized to this many bits.")
+@click.argument("model", type=NAME, required=False, shell_complete=complete_names)
+@click.option("--context", type=COUNT, help="Show the memory with a cache for this many tokens.")
+@click.option("--bits", type=BITS, help="Show the memory as if it were quantized to this many bits.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 @quietable
 def command(model: str | None, context: int | None, bits: str | None, as_json: bool) -> None:
@@ -27,7 +30,12 @@ def command(model: str | None, context: int | None, bits: str | None, as_json: b
     MODEL is a name or a directory; the built-in demo by default. Only headers are read, so this is quick for any
     size.
     """
-    info = elm_mlx.info(model, context, int(bits) if bits else None)
+    if is_wish("bits"):  # which is for what is run: typed, the question is what the model would take in these bits
+        asked = {"bits": bits}
+        settle(partial(refuse_bits, model), asked, "bits")
+        bits = asked["bits"]
+    with naming("model"):
+        info = elm_mlx.info(model, context, int(bits) if bits else None)
     if as_json:
         click.echo(json.dumps(asdict(info) | {"fits": info.fits}))
         return
@@ -42,8 +50,8 @@ def command(model: str | None, context: int | None, bits: str | None, as_json: b
         "weights": f"{info.weight_bytes:,} bytes",
         "cache": f"{info.kv_bytes_per_token:,} bytes per token",
         "context": f"{info.context_length:,} tokens",
-        "memory": str(info.footprint),
-        "fits": f"{'yes' if info.fits else 'no'}: this machine has {gigabytes(info.available)} for a model",
+        "memory": f"{info.footprint}{f', as if in {bits} bits' if bits else ''}",
+        "fits": f"{'yes' if info.fits else 'no'}: this machine has {readable_size(info.available)} for a model",
     }
     for name, value in rows.items():
-        click.echo(f"{name:<16} {value}")
+        click.echo(one_line(f"{name:<16} {value}"))

@@ -56,7 +56,14 @@ def printable(message: str) -> str:
     return "".join(c if c.isprintable() or c in "\n\t" else REPLACEMENT for c in message)
 
 
-SHORT = {"prompts": "-p", "generations": "-n", "depths": "-d"}  # arguments whose flags have other names
+def one_line(text: str) -> str:
+    """The text as `printable` gives it and without newlines, for a row of a table."""
+    return printable(text).replace("\n", REPLACEMENT)
+
+
+# Arguments whose flags have other names.
+FLAGS = {"prompts": "-p", "generations": "-n", "depths": "-d", "models": "--model", "shapes": "--random"}
+FLAGS |= {"as_json": "--json", "names_only": "--names"}
 
 
 def with_flags(error: ElmError) -> str:
@@ -64,7 +71,7 @@ def with_flags(error: ElmError) -> str:
 
     def flag(found: re.Match[str]) -> str:
         name, value = found.groups()
-        option = SHORT.get(name) or f"--{name.replace('_', '-')}"
+        option = FLAGS.get(name) or f"--{name.replace('_', '-')}"
         return f"{option} {value}" if value not in (None, "True") else option
 
     return f"{error.message} {ARGUMENT.sub(flag, error.advice)}".strip()

@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
+import os
+from functools import partial
 from pathlib import Path
 
 import click
 
-from elm_mlx.cli.find import BITS, complete_names, pull_directory
+from elm_mlx.cli.find import complete_names, pull_directory
+from elm_mlx.cli.kinds import BITS, NAME
 from elm_mlx.cli.messages import quietable, say
 from elm_mlx.cli.progress import bars
+from elm_mlx.cli.wishes import settle
 from elm_mlx.errors import InvalidRequest
 from elm_mlx.library.names import parse_name
 
 
 @click.command()
-@click.argument("name", shell_complete=complete_names)
-@click.option("--bits", type=BITS, help="Make this variant.")
+@click.argument("name", type=NAME, shell_complete=complete_names)
+@click.option("--bits", type=BITS, help="Bits of a weight. Default: those published, or 16.")
 @click.option("--force", is_flag=True, help="Fetch it even if this machine's memory seems too small for it.")
-@click.option("--verify", is_flag=True, help="Believe nothing that is here: check what was fetched, and convert anew.")
+@click.option("--verify", is_flag=True, help="Check what was fetched, fetch again what is damaged, convert again.")
 @quietable
 def command(name: str, bits: str | None, force: bool, verify: bool) -> None:
     """Fetch NAME, and convert it unless it is MLX's already.
@@ -25,19 +29,19 @@ def command(name: str, bits: str | None, force: bool, verify: bool) -> None:
     NAME is one that `elm-mlx list` shows, or OWNER/NAME[@REVISION] of a repository. What is on this machine
     already is not fetched again. Prints the model's directory.
     """
-    if verify:
-        click.echo(repair_model(name, bits))
-        return
     if isinstance(parse_name(name), Path):
         raise InvalidRequest(f"{name} is a directory, so there is nothing to fetch. Name a model.")
-    click.echo(pull_directory(name, bits, force))
+    asked = {"bits": bits}
+    repairing = partial(repair_model, name, force)
+    path = settle(repairing, asked, "bits") if verify else pull_directory(name, asked, force)
+    click.echo(os.fsencode(str(path)))  # as bytes, since a path need not be UTF-8
 
 
-def repair_model(name: str, bits: str | None) -> Path:
+def repair_model(name: str, force: bool, bits: str | None) -> Path:
     """Checks a model, fetches again what is damaged, converts it again, and returns its directory."""
     from elm_mlx.library.pull import repair  # here, as --help needs no MLX
 
     with bars("Checking", "Fetching", "Converting") as (checking, fetching, converting):
         number = int(bits) if bits else None
-        found = repair(name, number, checking=checking, fetching=fetching, converting=converting, say=say)
+        found = repair(name, number, checking=checking, fetching=fetching, converting=converting, say=say, force=force)
     return found.path

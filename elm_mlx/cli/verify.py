@@ -5,28 +5,39 @@ from __future__ import annotations
 import json
 import math
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from elm_mlx.cli.blas import prefer_fast_blas
-from elm_mlx.cli.convert import fetch_source, name_without_owner
-from elm_mlx.cli.messages import quietable
+from elm_mlx.cli.convert import fetch_source, fetched_name, refuse_rope_factor
+from elm_mlx.cli.kinds import NAME, ROPE_FACTOR, TEXT_TOKENS, Number
+from elm_mlx.cli.messages import one_line, quietable
 from elm_mlx.cli.progress import ProgressBar
+from elm_mlx.cli.wishes import naming, settle
 from elm_mlx.errors import VerificationFailed
 
 if TYPE_CHECKING:
     from elm_mlx.convert.verify import Report
 
+ADVICE = {  # by the kind of failure
+    "altered": "Fetch or convert it again, or name the checkpoint that it was made from; with --max-kl the divergence "
+    "alone decides.",
+    "source": "Fetch the source again, or name another checkpoint.",
+    "broken": "Fetch or convert it again.",
+    "diverged": "Convert it again, with more bits if it was quantized; --max-kl sets another bound.",
+}
+
 
 @click.command()
-@click.argument("converted", type=click.Path())
-@click.option("--against", "source", type=click.Path(), required=True, metavar="SOURCE", help="What it was made from.")
-@click.option("--text", type=click.Path(), help="UTF-8 text to read. Default: the demo's held-out stories.")
-@click.option("--tokens", type=click.IntRange(min=1), help="Read this many tokens of it. Default: 2048.")
-@click.option("--max-kl", type=click.FloatRange(min=0), metavar="NATS", help="Allow this divergence per token.")
-@click.option("--rope-factor", type=float, help="What a SOURCE in Meta's layout was converted with.")
+@click.argument("converted", type=NAME)
+@click.option("--against", "source", type=NAME, required=True, metavar="SOURCE", help="What it was made from.")
+@click.option("--text", type=NAME, help="UTF-8 text to read. Default: the demo's held-out stories.")
+@click.option("--tokens", type=TEXT_TOKENS, help="Read this many tokens of it. Default: 2048.")
+@click.option("--max-kl", type=Number(min=0), metavar="NATS", help="Allow this divergence, and let it alone decide.")
+@click.option("--rope-factor", type=ROPE_FACTOR, help="What a SOURCE in Meta's layout was converted with.")
 @click.option("--json", "as_json", is_flag=True, help="Print the report as one JSON object.")
 @quietable
 def command(
@@ -42,29 +53,32 @@ def command(
 
     SOURCE is what `elm-mlx convert` reads, a name too, or another MLX directory. Both compute in float32, a layer at
     a time from disk, so a model larger than the memory can be verified. Exits with 72 where the divergence is above
-    the bound: the one for the way the weights are stored, or --max-kl.
+    the bound for the way the weights are stored, or where elm-mlx converted the model and a weight is not SOURCE's,
+    rounded. With --max-kl the divergence alone decides.
     """
     prefer_fast_blas()
-    from elm_mlx.convert.verify import TOKENS, open_directory, verify  # here, as --help needs no MLX
+    from elm_mlx.convert.verify import TOKENS, check_options, open_directory, verify  # here, as --help needs no MLX
 
+    read: dict[str, Any] = {"text": text, "tokens": tokens or TOKENS, "max_kl": max_kl}
+    with naming("text"):
+        check_options(**read)
+    asked: dict[str, Any] = {"rope_factor": rope_factor}
     place: str | Path = source
-    if not Path(source).exists() and name_without_owner(source):
+    if fetched_name(source):
+        settle(refuse_rope_factor, asked, "rope_factor")
         open_directory(Path(converted))  # a mistake in it is reported before anything large is fetched
-        place, _ = fetch_source(source, dry_run=False)
+        place, _ = fetch_source(source, dry_run=False, with_tokenizer=False)
     with ProgressBar("Verifying", in_bytes=False) as bar:
-        asked: dict[str, Any] = {"tokens": tokens or TOKENS, "max_kl": max_kl, "rope_factor": rope_factor}
-        done = verify(converted, place, text, **asked, progress=bar)
+        done = settle(partial(verify, converted, place, progress=bar, **read), asked, "rope_factor")
     if as_json:
-        figures = asdict(done) | {"converted": converted, "source": source, "passed": done.passed}
+        outcome = {"passed": done.passed, "failure": done.failure and done.failure.what}
+        figures = asdict(done) | {"converted": converted, "source": source} | outcome
         click.echo(json.dumps({name: finite(value) for name, value in figures.items()}))
     else:
         for name, value in rows(done).items():
-            click.echo(f"{name:<16} {value}")
-    if not done.passed:
-        raise VerificationFailed(
-            f"{converted} differs from {source} by more than the bound. Convert it anew, with more bits if it was "
-            "quantized; --max-kl sets another bound."
-        )
+            click.echo(one_line(f"{name:<16} {value}"))
+    if failure := done.failure:
+        raise VerificationFailed(f"{converted} does not pass against {source}: {failure.what}. {ADVICE[failure.kind]}")
 
 
 def finite(value: object) -> object:
@@ -72,12 +86,11 @@ def finite(value: object) -> object:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def weights_verdict(altered: list[str]) -> str:
-    """A sentence on whether the weights are the source's; `altered` names those that are not."""
-    if not altered:
-        return "each is the source's, rounded as it is stored, bit for bit"
-    more = f" and {len(altered) - 3} more" if len(altered) > 3 else ""
-    return f"not the source's as they round: {', '.join(altered[:3])}{more}"
+def verdict(done: Report) -> str:
+    """Whether the model passed, and by what alone where its weights say nothing."""
+    if not done.passed:
+        return "FAILED"
+    return "passed by its divergence alone, as its weights are not the source's" if done.altered else "passed"
 
 
 def rows(done: Report) -> dict[str, str]:
@@ -86,12 +99,12 @@ def rows(done: Report) -> dict[str, str]:
         "converted": str(done.converted),
         "source": str(done.source),
         "computed in": "float32, from the weights as they are stored",
-        "weights": weights_verdict(done.altered),
+        "weights": done.weights,
         "tokens": f"{done.tokens:,}",
         "logits": f"differ by up to {done.max_difference:.3g}, {done.relative_difference:.2g} of the largest",
         "KL divergence": f"{done.kl_divergence:.3g} nats per token, of the converted model from the source",
         "same likeliest": f"{done.same_top:.2%} of the tokens",
         "perplexity": f"{done.perplexity:.4g}, of the source {done.source_perplexity:.4g}",
         "bound": f"{done.bound:g} nats per token, the weights being stored as {done.stored}",
-        "verdict": "passed" if done.passed else "FAILED",
+        "verdict": verdict(done),
     }

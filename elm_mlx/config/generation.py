@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
+from typing import Any
 
 from elm_mlx.arguments import real_number
 from elm_mlx.config.values import Values
-from elm_mlx.errors import BadCheckpoint, InvalidRequest
+from elm_mlx.errors import InvalidRequest
 
 MIN_TEMPERATURE, MAX_TEMPERATURE = 1e-5, 1e4
+MAX_TOP_K = 2**31 - 1
 
 
 @dataclass(frozen=True)
@@ -28,7 +30,7 @@ class Sampling:
             real_number(name, getattr(self, name))
         if not 0 <= self.temperature <= MAX_TEMPERATURE:
             raise InvalidRequest(f"temperature is {self.temperature}; it must be 0 (greedy) to {MAX_TEMPERATURE}.")
-        if not 0 <= self.top_k < 2**31 or self.top_k != int(self.top_k):
+        if not 0 <= self.top_k <= MAX_TOP_K or self.top_k != int(self.top_k):
             raise InvalidRequest(f"top_k is {self.top_k}; it must be a whole number, 0 to switch it off.")
         if not 0 < self.top_p <= 1:
             raise InvalidRequest(f"top_p is {self.top_p}; it must be above 0 and at most 1 (off).")
@@ -50,17 +52,51 @@ SAMPLING_NAMES = tuple(field.name for field in fields(Sampling))
 FILTER_NAMES = tuple(name for name in SAMPLING_NAMES if name != "temperature")
 
 
-def read_generation(values: Values) -> tuple[Sampling, frozenset[int]]:
-    """Reads (how the model wants to be sampled, the stop ids that it names) from a generation_config.json.
+@dataclass(frozen=True)
+class Generation:
+    """What a generation_config.json says: how the model wants to be sampled, the stop ids that it names, and sentences
+    about what in it has no meaning."""
 
-    Without `do_sample` in the file sampling is greedy, whatever other values the file has. Its length limits are never
-    used. Raises BadCheckpoint for values without a meaning.
+    sampling: Sampling
+    stop_ids: frozenset[int]
+    notices: tuple[str, ...] = ()
+
+
+def read_generation(values: Values) -> Generation:
+    """Reads a generation_config.json.
+
+    Without `do_sample` in the file sampling is greedy, whatever other values the file has, and so it is at a
+    temperature of 0. A value without a meaning is left aside, with a notice. The file's length limits are never used.
+    Raises BadCheckpoint for stop ids that are none.
     """
     stop_ids = frozenset(values.token_ids("eos_token_id"))
-    if not values.flag("do_sample", False):
-        return Sampling(), stop_ids
-    options = {name: value for name in SAMPLING_NAMES if (value := values.get(name)) is not None}
-    try:
-        return Sampling(**({"temperature": 1.0} | options)), stop_ids
-    except InvalidRequest as error:
-        raise BadCheckpoint(f"{values.where} asks for sampling without a meaning: {error}") from error
+    samples = values.get("do_sample", False)
+    if not isinstance(samples, bool):
+        why = f"do_sample is {samples!r:.40}; it must be true or false."
+        return Generation(Sampling(), stop_ids, (left_aside(values, why),))
+    if not samples:
+        return Generation(Sampling(), stop_ids)
+    sampling, notices = read_sampling(values)
+    if sampling.is_greedy:
+        greedy = f"{values.where} asks for sampling at temperature {sampling.temperature:g}, which is greedy decoding."
+        notices = (*notices, greedy)
+    return Generation(sampling, stop_ids, notices)
+
+
+def read_sampling(values: Values) -> tuple[Sampling, tuple[str, ...]]:
+    """Reads (the sampling of a file that asks for it, a notice for each value without a meaning). The temperature is 1
+    where the file has none, as in transformers."""
+    kept: dict[str, Any] = {"temperature": 1.0}
+    notices = []
+    for name in SAMPLING_NAMES:
+        value = values.get(name)
+        try:
+            kept |= {} if value is None else {name: getattr(Sampling(**{name: value}), name)}
+        except InvalidRequest as error:
+            notices.append(left_aside(values, f"{error!s:.200}"))
+    return Sampling(**kept), tuple(notices)
+
+
+def left_aside(values: Values, why: str) -> str:
+    """The notice about a value of a file that is not used."""
+    return f"{values.where}: {why} So this value is not used."

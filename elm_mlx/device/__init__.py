@@ -9,6 +9,12 @@ from elm_mlx.errors import InvalidRequest
 POLICIES = ("auto", "plain", "compiled")  # for MLX's CPU backend
 
 
+def check_policy(policy: str) -> None:
+    """Raises InvalidRequest for a policy that does not exist."""
+    if policy not in POLICIES:
+        raise InvalidRequest(f"cpu_policy is {policy!r}; it is one of {', '.join(POLICIES)}.")
+
+
 def choose_execution(config: ModelConfig, policy: str = "auto") -> Execution:
     """Decides how to run a model of this configuration on MLX's default device.
 
@@ -16,8 +22,7 @@ def choose_execution(config: ModelConfig, policy: str = "auto") -> Execution:
     the stored type, and "compiled" does what a GPU would do: the stored type, compiled steps, one stream. Also sets the
     threads of the process's BLAS to match. Raises InvalidRequest for any other policy.
     """
-    if policy not in POLICIES:
-        raise InvalidRequest(f"cpu_policy is {policy!r}; it is one of {', '.join(POLICIES)}.")
+    check_policy(policy)
     import mlx.core as mx
 
     if mx.default_device().type == mx.DeviceType.gpu:

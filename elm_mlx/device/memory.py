@@ -8,7 +8,7 @@ from pathlib import Path
 
 from elm_mlx.config import ModelConfig
 from elm_mlx.errors import NotEnoughMemory
-from elm_mlx.files import gigabytes
+from elm_mlx.files import readable_size
 
 PLANNED_CONTEXT = 4096  # positions that a model's memory is planned for; `info` takes another number
 HEADROOM_BYTES = 64 * 2**20  # for the program itself
@@ -78,8 +78,8 @@ class Footprint:
         return self.weights + self.cache + self.headroom
 
     def __str__(self) -> str:
-        parts = f"weights {gigabytes(self.weights)}, cache {gigabytes(self.cache)} for {self.context:,} tokens"
-        return f"{gigabytes(self.total)} ({parts}, headroom {gigabytes(self.headroom)})"
+        parts = f"weights {readable_size(self.weights)}, cache {readable_size(self.cache)} for {self.context:,} tokens"
+        return f"{readable_size(self.total)} ({parts}, headroom {readable_size(self.headroom)})"
 
 
 def footprint(config: ModelConfig, weights: int, float_bits: int = 16, context: int | None = None) -> Footprint:
@@ -108,7 +108,7 @@ def check_memory(model: object, config: ModelConfig, weights: int, float_bits: i
     takes, available = footprint(config, weights, float_bits), memory_limit()
     if takes.total > available:
         raise NotEnoughMemory(
-            f"{model} takes {takes}, and this machine has {gigabytes(available)} for it.",
+            f"{model} takes {takes}, and this machine has {readable_size(available)} for it.",
             "Take a smaller model or fewer bits, close other programs, or try with {force=True}.",
             takes.total, available,
         )  # fmt: skip

@@ -10,6 +10,7 @@ from elm_mlx.arguments import Progress
 from elm_mlx.device.execution import Execution
 from elm_mlx.engine.cache.kv import KVCache
 from elm_mlx.engine.decodes import Decodes
+from elm_mlx.engine.finite import peaks, refuse_not_finite
 from elm_mlx.engine.prefill import DEFAULT_EXECUTION, prefill
 from elm_mlx.engine.sampling import Sampler
 
@@ -29,19 +30,21 @@ def generate(
 
     While the caller reads an id, the next one is being computed, unless that id is the last. The cache needs room for
     len(prompt) + max_tokens - 1 positions (CacheFull otherwise). However the loop ends, the cache then holds the
-    prompt and every id yielded but the last.
+    prompt and every id yielded but the last. Raises NotFinite instead of an id whose logits are no numbers.
     """
     logits = prefill(model, mx.array([prompt]), cache, execution, progress)
-    ahead = sampler(logits)
-    mx.async_eval(ahead)
+    ahead = sampler(logits), peaks(logits)
+    mx.async_eval(*ahead)
     held = cache[0].offset
     try:
         for count in range(1, max_tokens + 1):
-            current = ahead
+            current, highest = ahead
             if count < max_tokens:
-                ahead = sampler(model.head(model.last_hidden(current[:, None], cache)))
-                mx.async_eval(ahead)
+                logits = model.head(model.last_hidden(current[:, None], cache))
+                ahead = sampler(logits), peaks(logits)
+                mx.async_eval(*ahead)
             token = int(current.item())  # type: ignore[arg-type]
+            refuse_not_finite(highest.item(), count)  # type: ignore[arg-type]
             yield token
             if token in stop_ids:
                 return

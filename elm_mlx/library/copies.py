@@ -9,20 +9,25 @@ The root is ELM_MLX_CACHE, else the platform's place for caches. Nothing outside
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from elm_mlx.errors import ElmError, NotFound
+from elm_mlx.errors import DiskFull, ElmError, NotFound
 from elm_mlx.files import disk_errors, reading
 from elm_mlx.library.names import Known, Repository
 from elm_mlx.store.layout import is_complete
 from elm_mlx.store.side_files import file_names
 
 PUBLISHED = "published"
+ELSEWHERE = "Check its permissions, or set ELM_MLX_CACHE to a folder of yours."
+MORE_ROOM = "Free some space, or set ELM_MLX_CACHE to a folder on another disk."
+FOLDER = re.compile(r"([\w.-]+?)--([\w.-]+)", re.ASCII)  # of a repository's copies: owner--name
 
 
 @dataclass(frozen=True)
@@ -55,8 +60,18 @@ def check_writable() -> None:
     while not place.exists():
         place = place.parent
     if not (place.is_dir() and os.access(place, os.W_OK)):
-        raise ElmError(f"{root()}, where converted models are kept, cannot be written. Check its permissions, or set "
-                       "ELM_MLX_CACHE to a folder of yours.")  # fmt: skip
+        raise ElmError(f"{root()}, where converted models are kept, cannot be written.", ELSEWHERE)
+
+
+@contextmanager
+def copy_errors() -> Iterator[None]:
+    """Puts, in an error of what writes a copy, what to do about elm-mlx's own place for that of another {output}."""
+    try:
+        yield
+    except ElmError as error:
+        if "{output}" not in error.advice:
+            raise
+        raise type(error)(error.message, MORE_ROOM if isinstance(error, DiskFull) else ELSEWHERE) from error
 
 
 def all_copies() -> list[Copy]:
@@ -69,19 +84,31 @@ def all_copies() -> list[Copy]:
 
 def copy_at(path: Path) -> Copy | None:
     """The copy in a directory, according to the directory's name and its parent's; None for anything else, such as an
-    unfinished copy or a link."""
+    unfinished copy, a link, or a folder that is no repository's and so none of elm-mlx's."""
     variant, _, commit = path.name.partition("-")
-    if path.name.startswith(".") or not commit or path.is_symlink() or path.parent.is_symlink():
+    repository = repository_in(path.parent)
+    if path.name.startswith(".") or not (repository and commit) or path.is_symlink() or path.parent.is_symlink():
         return None
-    return Copy(path, path.parent.name.replace("--", "/", 1), variant, commit)
+    return Copy(path, repository, variant, commit)
+
+
+def repository_in(folder: Path) -> str | None:
+    """The repository whose copies are kept in a folder, according to its name; None for any other folder."""
+    named = FOLDER.fullmatch(folder.name)
+    return f"{named[1]}/{named[2]}" if named else None
+
+
+def repositories_of(model: Known | Repository | Path) -> list[str]:
+    """The repositories that a name stands for; none for a directory."""
+    if isinstance(model, Path):
+        return []
+    named = [model.original, model.ready] if isinstance(model, Known) else [model.name]
+    return [name for name in named if name]
 
 
 def folders_of(model: Known | Repository | Path) -> list[Path]:
     """The existing folders with elm-mlx's copies of a model, one for each repository; none for a user's directory."""
-    if isinstance(model, Path):
-        return []
-    named = [model.original, model.ready] if isinstance(model, Known) else [model.name]
-    lower = {name.replace("/", "--").lower() for name in named if name}
+    lower = {name.replace("/", "--").lower() for name in repositories_of(model)}
     with reading(root()):
         return [path for path in (root() / "models").glob("*") if path.name.lower() in lower and not path.is_symlink()]
 
@@ -107,7 +134,7 @@ def link_directory(target: Path, source: Path, replaced: Mapping[str, bytes]) ->
     with that content instead. A complete `target` stays as it is. Raises DiskFull, ElmError."""
     if target.is_dir() and is_complete(target):
         return target
-    with disk_errors(f"{target} cannot be made", "Check its permissions, or set ELM_MLX_CACHE."):
+    with disk_errors(f"{target} cannot be made", "Check its permissions, or set ELM_MLX_CACHE.", "set ELM_MLX_CACHE"):
         target.parent.mkdir(parents=True, exist_ok=True)
         with TemporaryDirectory(prefix=".", dir=target.parent) as scratch:
             folder = Path(scratch, target.name)
@@ -132,8 +159,9 @@ def remove_copy(path: Path) -> int:
     for a path that is no copy.
     """
     if not path.is_dir() or path.is_symlink() or root() not in path.parents:
-        raise NotFound(f"{path} is no converted model of elm-mlx; nothing was removed.")
-    with disk_errors(f"Removing {path}", "Check its permissions."):
+        raise NotFound(f"{path} is not one of the models that elm-mlx keeps, so nothing was removed. `elm-mlx list` "
+                       "shows those.")  # fmt: skip
+    with disk_errors(f"Removing {path}", "Check its permissions.", instead=""):
         freed = sum(file.lstat().st_size for file in path.rglob("*"))
         doomed = path.rename(path.with_name(f".{path.name}.removed-{os.getpid()}"))
         shutil.rmtree(doomed)

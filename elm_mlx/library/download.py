@@ -47,8 +47,8 @@ def fetch_blob(request: Request, blob: Path, size: int | None, report: BytesRepo
         fetch_rest(request, partial, size, report)
         if not has_etag(partial, blob.name):
             partial.write_bytes(b"")  # emptied, not removed: another process may wait for its lock
-            raise BadCheckpoint(f"What came for {blob.name} are not the bytes that the hub names; a proxy may have "
-                                "changed them. Try again.")  # fmt: skip
+            raise BadCheckpoint("What came are not the bytes that the hub names; a proxy may have changed them.",
+                                "Try again.")  # fmt: skip
         partial.replace(blob)
 
 
@@ -69,7 +69,7 @@ def lock_partial(partial: Path, say: Say | None = None) -> Iterator[None]:
         begun = time.monotonic()
         while not try_lock(file):
             if say and time.monotonic() - begun > SILENCE_S:
-                say("Another elm-mlx fetches the same file; waiting.")
+                say("Another elm-mlx is fetching the same file; waiting for it.")
                 say = None
             time.sleep(POLL_S)
         yield

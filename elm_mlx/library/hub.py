@@ -13,14 +13,14 @@ from pathlib import Path
 from typing import Any
 
 from elm_mlx.arguments import Progress
-from elm_mlx.errors import ElmError, Gated, InvalidRequest, NotFound, Unreachable, Unsupported
-from elm_mlx.files import disk_errors
+from elm_mlx.errors import BadCheckpoint, ElmError, Gated, InvalidRequest, NotFound, Unreachable, Unsupported
+from elm_mlx.files import check_room, disk_errors
 from elm_mlx.library.download import BytesReport, Say, asked_wait_s, fetch_blob, is_there, partial_of, retry
 from elm_mlx.library.hub_cache import (
     COMMIT,
     cache_directory,
     cache_errors,
-    check_room,
+    cache_variable,
     folder_of,
     link_blob,
     set_reference,
@@ -30,7 +30,7 @@ from elm_mlx.library.names import Repository, near_repositories
 from elm_mlx.store.layout import needed_files, weight_files
 
 TRUE = ("1", "ON", "YES", "TRUE")  # as huggingface_hub reads its switches
-CHUNK, TIMEOUT_S = 1 << 16, 10
+TIMEOUT_S = 10
 SITE = "https://huggingface.co"
 ETAG = r"[\w-]+"  # an ETag becomes a file's name, so it must not hold a path
 
@@ -104,7 +104,7 @@ def look_up_commit(repository: Repository) -> str:
 def ask_hub(repository: Repository) -> Any:
     """Asks the hub for a revision's commit (sha) and its files (siblings)."""
     network = "Check HF_HOME, and the settings of the network, such as SSL_CERT_FILE."
-    with disk_errors(f"The hub cannot be asked for {repository}", network), hub_errors(repository):
+    with disk_errors(f"The hub cannot be asked for {repository}", network, "set HF_HOME"), hub_errors(repository):
         from huggingface_hub import HfApi
 
         info = retry(
@@ -137,9 +137,10 @@ def ask_blob(repository: str, name: str, commit: str) -> Blob:
 def check_room_for(listing: Listing, also: int = 0, at: Path | None = None) -> None:
     """Raises DiskFull where there is too little room for the missing bytes of a listing, and for the `also` bytes that
     a conversion then writes in `at` (None: the cache). Called before the first byte is fetched."""
+    advice = f"Free some space, or set {cache_variable()} and ELM_MLX_CACHE to folders on another disk."
     with cache_errors(f"Looking for {listing.repository}"):
-        missing = listing.missing_bytes
-    check_room(listing.repository, (cache_directory(), missing), (at or cache_directory(), also))
+        missing = (cache_directory(), listing.missing_bytes)
+        check_room(listing.repository, advice, missing, (at or cache_directory(), also))
 
 
 def fetch_listing(listing: Listing, progress: Progress | None = None, say: Say | None = None) -> None:
@@ -182,15 +183,25 @@ def fetch_file(
             place = folder_of(repository) / "blobs" / known.etag
             if not is_there(place, known.size):
                 url = hf_hub_url(repository, name, revision=commit)
-                fetch_blob(partial(request_bytes, url), place, known.size, report or (lambda _: None), say)
+                with named_errors(name, repository):
+                    fetch_blob(partial(request_bytes, url), place, known.size, report or (lambda _: None), say)
         link_blob(place, path)
     return path
 
 
 @contextmanager
+def named_errors(name: str, repository: str) -> Iterator[None]:
+    """Puts before the error of damaged bytes which file they are of."""
+    try:
+        yield
+    except BadCheckpoint as error:
+        raise BadCheckpoint(f"{name} of {repository} is damaged. {error.message}", error.advice) from error
+
+
+@contextmanager
 def request_bytes(url: str, start: int) -> Iterator[tuple[int, Iterator[bytes]]]:
-    """Requests a file's bytes from `start` on; gives (the position of the first byte, chunks of bytes). The position is
-    0 from a server that knows no ranges, and for a start beyond the end."""
+    """Requests a file's bytes from `start` on; gives (the position of the first byte, the bytes as they come). The
+    position is 0 from a server that knows no ranges, and for a start beyond the end."""
     from huggingface_hub.utils import build_hf_headers, get_session, hf_raise_for_status
 
     wanted = {"Accept-Encoding": "identity"} | ({"Range": f"bytes={start}-"} if start else {})
@@ -200,15 +211,16 @@ def request_bytes(url: str, start: int) -> Iterator[tuple[int, Iterator[bytes]]]
             yield 0, iter(())
             return
         hf_raise_for_status(response)
-        yield (start if response.status_code == 206 else 0), response.iter_bytes(CHUNK)
+        # Of no fixed size: what waits for more would be lost where the connection is cut.
+        yield (start if response.status_code == 206 else 0), response.iter_bytes()
 
 
 @contextmanager
 def hub_errors(repository: Repository) -> Iterator[None]:
     """Turns what the hub's client raises into errors that say what to do."""
     if switch := offline_switch():
-        raise Unreachable(f"{repository} is not on this machine, and {switch} forbids the network. Unset it, or pull "
-                          "the model on a machine with a network.")  # fmt: skip
+        raise Unreachable(f"{repository} is not on this machine, and {switch} forbids the network.",
+                          "Unset it, or copy the hub's cache of a machine that has the model.")  # fmt: skip
     from huggingface_hub import errors
 
     try:
@@ -218,10 +230,11 @@ def hub_errors(repository: Repository) -> Iterator[None]:
     except errors.HfHubHTTPError as error:
         raise hub_refusal(repository, error) from error
     except UnicodeEncodeError as error:
-        raise Gated(f"The token in {token_place()} is not one that the hub gives: it has letters beyond ASCII. Check "
-                    "it, or remove it.") from error  # fmt: skip
+        raise Gated(f"The token in {token_place()} is not one that the hub gives: it has letters beyond ASCII.",
+                    "Check it, or remove it.") from error  # fmt: skip
     except ImportError as error:  # a proxy's settings need a package that is not there
-        raise Unreachable(f"{repository} could not be fetched: {first_line(error)}") from error
+        raise Unreachable(f"{repository} could not be fetched: {first_line(error)}.",
+                          "Install that package, or change the settings of the proxy.") from error  # fmt: skip
     except Exception as error:  # the client's HTTP library has its own errors, and which library differs by version
         foreign = isinstance(error, ConnectionError | TimeoutError | ValueError | KeyError)
         if isinstance(error, ElmError) or not (foreign or "http" in type(error).__module__):
@@ -234,23 +247,24 @@ def hub_refusal(repository: Repository, error: Any) -> ElmError:
     from huggingface_hub import errors
 
     status, asked = error.response.status_code, error.response.request.headers
+    page, tokens = f"{SITE}/{repository.name}", f"{SITE}/settings/tokens"
     if isinstance(error, errors.GatedRepoError):
-        return Gated(f"{repository.name} asks you to accept its licence: do so at {SITE}/{repository.name}, make a "
-                     f"token at {SITE}/settings/tokens, and set HF_TOKEN to it.")  # fmt: skip
+        return Gated(f"{repository.name} asks you to accept its licence.",
+                     f"Do so at {page}, make a token at {tokens}, and set HF_TOKEN to it.")  # fmt: skip
     if status == 401 and "Authorization" in asked:  # even for what is public; a good token never gets this answer
-        return Gated(f"The hub does not accept the token in {token_place()}: it is wrong, or no longer valid. Remove "
-                     f"it, as public models need none, or make a new one at {SITE}/settings/tokens.")  # fmt: skip
+        return Gated(f"The hub does not accept the token in {token_place()}: it is wrong, or no longer valid.",
+                     f"Remove it, as public models need none, or make a new one at {tokens}.")  # fmt: skip
     if isinstance(error, errors.RepositoryNotFoundError):
-        return NotFound(f"The hub has no repository {repository.name}, or it is private: check the name, or set "
+        return NotFound(f"The hub has no repository {repository.name}, or it is private.", "Check the name, or set "
                         f"HF_TOKEN to a token that may read it.{near_repositories(repository.name)}")  # fmt: skip
     if isinstance(error, errors.RevisionNotFoundError):
-        return NotFound(f"{repository.name} has no revision {repository.revision} on the hub. Check its branches and "
-                        f"tags at {SITE}/{repository.name}.")  # fmt: skip
+        return NotFound(f"{repository.name} has no revision {repository.revision} on the hub.",
+                        f"Its branches and tags are at {page}/tree/main.")  # fmt: skip
     if isinstance(error, errors.EntryNotFoundError):
-        return NotFound(f"{repository} is not on the hub: {first_line(error)}")
+        return NotFound(f"{repository} lacks a file on the hub: {first_line(error)}.", "Try another revision.")
     if status == 403:
-        return Gated(f"The hub refuses {repository}: {first_line(error)}. Check what your token may read at "
-                     f"{SITE}/settings/tokens.")  # fmt: skip
+        return Gated(f"The hub refuses {repository}: {first_line(error)}.",
+                     f"Check at {tokens} what your token may read.")  # fmt: skip
     return unreachable(repository, error)
 
 
@@ -267,7 +281,8 @@ def unreachable(repository: Repository, error: Exception) -> Unreachable:
     wait, answered = asked_wait_s(error), getattr(error, "response", None) is not None
     asked = "the network and HF_ENDPOINT, and" if os.environ.get("HF_ENDPOINT") else "the network and"
     advice = f"{'Try' if answered else f'Check {asked} try'} again{f' in {wait} seconds' if wait else ''}"
-    return Unreachable(f"{repository} could not be fetched: {first_line(error)}. {advice}; what was fetched is kept.")
+    what = f"{repository} could not be fetched: {first_line(error)}."
+    return Unreachable(what, f"{advice}; what was fetched is kept.")
 
 
 def first_line(error: Exception) -> str:

@@ -8,21 +8,19 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from elm_mlx.arguments import Progress
 from elm_mlx.errors import DiskFull
-from elm_mlx.files import disk_errors, gigabytes, nearest_existing, reading
+from elm_mlx.files import disk_errors, reading
 from elm_mlx.library.download import BytesReport, has_etag
 from elm_mlx.library.names import Repository
 from elm_mlx.store.layout import is_complete
 from elm_mlx.store.snapshot import Snapshot
 
 COMMIT = r"[0-9a-f]{40}"
-SPARE_BYTES = 100 * 2**20
 
 
 def cache_directory() -> Path:
@@ -31,6 +29,12 @@ def cache_directory() -> Path:
     home = os.environ.get("HF_HOME") or f"{caches}/huggingface"
     named = os.environ.get("HF_HUB_CACHE") or os.environ.get("HUGGINGFACE_HUB_CACHE") or f"{home}/hub"
     return Path(os.path.expandvars(os.path.expanduser(named)))  # noqa: PTH111, as huggingface_hub reads them
+
+
+def cache_variable() -> str:
+    """The environment variable that says where the cache is, or that would if it were set."""
+    named = (name for name in ("HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE") if os.environ.get(name))
+    return next(named, "HF_HOME")
 
 
 def folder_of(repository: str) -> Path:
@@ -117,25 +121,12 @@ def within(progress: Progress | None, begin: int, in_all: int) -> BytesReport:
     return report
 
 
-def check_room(what: object, *needs: tuple[Path, int]) -> None:
-    """Raises DiskFull where a disk lacks room: `needs` are (place, bytes to write there), and places on one disk share
-    its room."""
-    with reading(cache_directory()):
-        places = [(nearest_existing(place), count) for place, count in needs if count]
-        for place, _ in places:
-            device, free = place.stat().st_dev, shutil.disk_usage(place).free
-            needed = SPARE_BYTES + sum(count for other, count in places if other.stat().st_dev == device)
-            if needed > free:
-                raise DiskFull(f"{what} needs {gigabytes(needed)} and {place} has {gigabytes(free)} free. Free some "
-                               "space, or set HF_HOME (or ELM_MLX_CACHE) to another disk.")  # fmt: skip
-
-
 @contextmanager
 def cache_errors(what: str) -> Iterator[None]:
     """Turns the disk's refusals into errors that say what to do about the cache."""
     try:
-        with disk_errors(what, "Check its permissions, or set HF_HOME."):
+        with disk_errors(what, f"Check its permissions, or set {cache_variable()} to a folder of yours."):
             yield
     except DiskFull as error:
-        raise DiskFull(f"{what}: the disk is full. Free some space and try again, which goes on where this stopped, or "
-                       "set HF_HOME to another disk.") from error  # fmt: skip
+        elsewhere = f"Or set {cache_variable()} to a folder on another disk."
+        raise DiskFull(error.message, f"Free some space and try again: what came is kept. {elsewhere}") from error

@@ -15,10 +15,11 @@ from typing import Any
 from elm_mlx.config.quantization import check_bits
 from elm_mlx.device.memory import memory_limit, rough_bytes
 from elm_mlx.errors import InvalidRequest, NotFound
-from elm_mlx.files import gigabytes, optional_json, reading
+from elm_mlx.files import optional_json, readable_size, reading
 from elm_mlx.library import copies, names
 from elm_mlx.library.hub_cache import commit_of, complete_snapshot, find_snapshot
 from elm_mlx.library.names import Known, Name, Repository, parse_name
+from elm_mlx.shell import command_line
 from elm_mlx.store.layout import has_tokenizer
 from elm_mlx.store.snapshot import Snapshot
 
@@ -87,8 +88,9 @@ def find_directory(directory: Path, bits: int | None) -> Located:
     if not directory.is_dir():
         raise NotFound(f"There is no directory {directory}. Give a model's directory, or a name.")
     if bits:
-        raise InvalidRequest(f"{directory} is a directory, which has the bits that it has. Convert it with "
-                             f"`elm-mlx convert {directory} --bits {bits}`, or name a model.")  # fmt: skip
+        command = command_line("elm-mlx", "convert", directory, "--bits", bits)
+        raise InvalidRequest(f"{directory} is a directory, which has the bits that it has. Convert it by `{command}`, "
+                             "or name a model.")  # fmt: skip
     return Located(directory)
 
 
@@ -121,7 +123,7 @@ def find_cached(candidate: Candidate) -> Located | None:
 
 def runs_as_published(directory: Path, candidate: Candidate) -> bool:
     """Whether a directory of published files runs as the candidate without conversion."""
-    stored = stored_bits(optional_json(directory / "config.json"), candidate)
+    stored = stored_bits(optional_json(directory / "config.json"))
     with reading(directory):
         return needs_no_conversion([file.name for file in directory.iterdir() if file.exists()], candidate.bits, stored)
 
@@ -131,17 +133,19 @@ def needs_no_conversion(files: Collection[str], bits: int | None, stored: int | 
     return "tokenizer.json" in files and any(file.endswith(".safetensors") for file in files) and bits in (None, stored)
 
 
-def stored_bits(raw: dict[str, Any], candidate: Candidate) -> int | None:
-    """The bits of the weights according to a config.json's object; None where they are not quantized. Raises
-    InvalidRequest where the candidate asks for others."""
+def stored_bits(raw: dict[str, Any]) -> int | None:
+    """The bits of the weights according to a config.json's object; None where they are not quantized."""
     quantization = raw.get("quantization") or raw.get("quantization_config") or {}
-    stored = quantization.get("bits") if isinstance(quantization, dict) else None
+    return quantization.get("bits") if isinstance(quantization, dict) else None
+
+
+def check_stored_bits(candidate: Candidate, stored: int | None) -> None:
+    """Raises InvalidRequest for weights in `stored` bits where the candidate asks for others."""
     if candidate.bits and stored and stored != candidate.bits:
         raise InvalidRequest(
             f"{candidate.repository} is quantized to {stored} bits already.",
             "Leave {bits} out, or name the original that it was made from.",
         )
-    return stored
 
 
 def find_in_any_bits(model: str | Path, bits: int | None) -> Path:
@@ -155,9 +159,11 @@ def find_in_any_bits(model: str | Path, bits: int | None) -> Path:
     takes = ""
     if isinstance(name, Known):
         stored = bits or (names.READY_BITS if name.ready else None)
-        takes = (f" In {stored or 16} bits it takes about {gigabytes(rough_bytes(name.parameters, stored))} and its "
-                 f"cache, and this machine has {gigabytes(memory_limit())} for a model.")  # fmt: skip
-    raise NotFound(f"{model} is not on this machine yet.{takes} Fetch it with `elm-mlx pull {model}`.")
+        size, room = rough_bytes(name.parameters, stored), memory_limit()
+        takes = (f" In {stored or 16} bits it takes about {readable_size(size)} and its cache, and this machine has "
+                 f"{readable_size(room)} for a model.")  # fmt: skip
+    command = command_line("elm-mlx", "pull", model)
+    raise NotFound(f"{model} is not on this machine yet.{takes} Fetch it by `{command}`.")
 
 
 def in_other_bits(name: Name) -> str:
@@ -167,31 +173,33 @@ def in_other_bits(name: Name) -> str:
     return f"What is here of it: {' or '.join(bits)}." if bits else ""
 
 
-def cached_checkpoint(model: str) -> Checkpoint:
-    """The published checkpoint of a name, from this machine alone; its tokenizer is None where that is not here.
+def cached_checkpoint(model: str, *, tokenizer: bool = True) -> Checkpoint:
+    """The published checkpoint of a name, from this machine alone, for a reader who wants its `tokenizer` or has one;
+    where that is from elsewhere and not here, it is None.
 
     Raises NotFound where the checkpoint is not here, InvalidRequest for a directory.
     """
     repository = as_published(fetchable_name(model)).repository
-    if not (snapshot := complete_checkpoint(repository)):
-        raise NotFound(f"{repository} is not on this machine, and a dry run fetches nothing: the checkpoint's own "
-                       "files tell what would be done.", "Leave {dry_run} out.")  # fmt: skip
-    tokenizer = cached_tokenizer() if names.lacks_tokenizer(repository.name) else None
-    return Checkpoint(repository, snapshot, tokenizer)
+    if not (snapshot := complete_checkpoint(repository, tokenizer=tokenizer)):
+        raise NotFound(f"{repository} is not on this machine. A dry run fetches nothing, and reads the checkpoint to "
+                       "say what would be done.", "Leave {dry_run} out.")  # fmt: skip
+    elsewhere = tokenizer and names.lacks_tokenizer(repository.name)
+    return Checkpoint(repository, snapshot, cached_tokenizer() if elsewhere else None)
 
 
-def complete_checkpoint(repository: Repository) -> Snapshot | None:
-    """The cached snapshot of a repository if no file of the model is missing, nor a tokenizer that it has; or None."""
-    snapshot = complete_snapshot(repository)
-    has_all = snapshot and (names.lacks_tokenizer(repository.name) or has_tokenizer(snapshot.path))
-    return snapshot if has_all else None
+def complete_checkpoint(repository: Repository, *, tokenizer: bool = True) -> Snapshot | None:
+    """The cached snapshot of a repository if no file of its model is missing, nor its tokenizer where a `tokenizer` is
+    wanted and the repository has one; else None."""
+    snapshot, wanted = complete_snapshot(repository), tokenizer and not names.lacks_tokenizer(repository.name)
+    return snapshot if snapshot and (not wanted or has_tokenizer(snapshot.path)) else None
 
 
 def fetchable_name(model: str | Path) -> Known | Repository:
     """Parses the name of a model that can be fetched. Raises InvalidRequest for a directory."""
     name = parse_name(model)
     if isinstance(name, Path):
-        raise InvalidRequest(f"{model} is a directory, so there is nothing to fetch. Name a model.")
+        raise InvalidRequest(f"{model} is a directory, so there is nothing to fetch. Give a name that `elm-mlx list` "
+                             "shows, or OWNER/NAME of a repository.")  # fmt: skip
     return name
 
 

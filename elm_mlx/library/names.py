@@ -9,6 +9,7 @@ from difflib import get_close_matches
 from pathlib import Path
 
 from elm_mlx.errors import InvalidRequest, NotFound
+from elm_mlx.files import can_name_a_file
 
 
 @dataclass(frozen=True)
@@ -65,6 +66,7 @@ TOKENIZER_MIRRORS = (
     "instabase/llama2_tokenizer",
 )
 
+MOST_SHOWN = 100  # characters of a name in a message; no name that means anything has more
 
 Name = Path | Repository | Known
 
@@ -98,13 +100,18 @@ def parse_name(model: str | Path) -> Name:
     """What a model argument names: a directory, a repository, or a known model.
 
     A Path, a text that looks like a path and the name of an existing directory mean a directory. Raises InvalidRequest
-    for a text that can be none of the three, NotFound with the nearest names for an unknown short name.
+    for a text that can be none of the three, NotFound with the nearest names for an unknown short name, and for a path
+    that can be none, ElmError for a path that may not be looked at.
     """
     text = str(model)
     if not text:
         raise InvalidRequest("The model's name is empty. Give one that `elm-mlx list` shows.")
-    if isinstance(model, Path) or text.startswith((".", "/", "~")) or Path(text).is_dir():
-        return Path(os.path.expanduser(text))  # noqa: PTH111, which raises for an unknown user
+    directory = Path(os.path.expanduser(text))  # noqa: PTH111, which raises for an unknown user
+    can_exist = can_name_a_file(directory)
+    if isinstance(model, Path) or text.startswith((".", "/", "~")) or (can_exist and directory.is_dir()):
+        if not can_exist:
+            raise NotFound(f"There is no directory {shortened(text)}: no path is so long or holds a NUL. Give another.")
+        return directory
     if found := known_models().get(text.lower()):
         return found
     if re.fullmatch(r"[\w.-]+/[\w.-]+(@\w[\w./-]*)?", text, re.ASCII) and ".." not in text:
@@ -112,8 +119,13 @@ def parse_name(model: str | Path) -> Name:
         return Repository(name, revision or "main")
     if re.fullmatch(r"[\w.-]+", text, re.ASCII):
         raise unknown_name(text)
-    raise InvalidRequest(f"{text!r} is no model: give a name that `elm-mlx list` shows, owner/name[@revision] of a "
-                         "repository, or a directory.")  # fmt: skip
+    raise InvalidRequest(f"{shortened(text)!r} is no model: give a name that `elm-mlx list` shows, "
+                         "owner/name[@revision] of a repository, or a directory.")  # fmt: skip
+
+
+def shortened(text: str) -> str:
+    """The text as a message shows it: of a long one the beginning."""
+    return text if len(text) <= MOST_SHOWN else f"{text[:MOST_SHOWN]}..."
 
 
 def unknown_name(name: str) -> NotFound:
@@ -121,7 +133,8 @@ def unknown_name(name: str) -> NotFound:
     names = list(known_models())
     near = [known for known in names if known.startswith(name.lower())][:3]
     hint = did_you_mean(near or get_close_matches(name.lower(), names, n=3, cutoff=0.5))
-    return NotFound(f"There is no model {name!r} and no directory of that name.{hint} `elm-mlx list` shows the names.")
+    return NotFound(f"There is no model {shortened(name)!r} and no directory of that name.{hint} "
+                    "`elm-mlx list` shows the names.")  # fmt: skip
 
 
 def near_repositories(repository: str) -> str:

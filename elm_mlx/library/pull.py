@@ -20,28 +20,29 @@ from elm_mlx.arguments import Progress
 from elm_mlx.config import config_from_dict
 from elm_mlx.device.memory import check_memory
 from elm_mlx.errors import BadCheckpoint, ElmError, Gated, MissingTokenizer, TargetExists, Unreachable
-from elm_mlx.files import MAX_LARGE_BYTES, gigabytes, read_json
+from elm_mlx.files import MAX_LARGE_BYTES, optional_json, read_json, readable_size
 from elm_mlx.library import copies, hub, names
 from elm_mlx.library.download import Say
-from elm_mlx.library.hub_cache import complete_snapshot, remove_damaged, set_reference
+from elm_mlx.library.hub_cache import complete_snapshot, remove_damaged
 from elm_mlx.library.local import (
     Candidate,
     Checkpoint,
     Located,
     as_published,
-    cached_tokenizer,
     candidates,
+    check_stored_bits,
     complete_checkpoint,
     fetchable_name,
     find_directory,
     find_local,
     in_other_bits,
-    is_openelm_tokenizer,
     needs_no_conversion,
     runs_as_published,
     stored_bits,
 )
-from elm_mlx.library.names import Repository, parse_name
+from elm_mlx.library.mirrors import fetch_tokenizer
+from elm_mlx.library.names import parse_name
+from elm_mlx.shell import command_line
 from elm_mlx.store.layout import is_complete
 
 log: Say = logging.getLogger("elm_mlx").info
@@ -55,6 +56,16 @@ class Callbacks:
     say: Say = log
     fetching: Progress | None = None
     converting: Progress | None = None
+
+
+@dataclass(frozen=True)
+class Use:
+    """What a checkpoint is fetched for: to `run` here (with `force` even in too little memory), or only to be read; and
+    whether a `tokenizer` has to come with it."""
+
+    run: bool
+    force: bool = False
+    tokenizer: bool = True
 
 
 def pull(
@@ -80,9 +91,9 @@ def pull(
         return keep(found, say)
     callbacks, candidate = Callbacks(say, fetching, converting), choose_candidate(possible)
     try:
-        checkpoint = fetch_candidate(candidate, callbacks, for_running=not force)
+        checkpoint = fetch_candidate(candidate, callbacks, Use(run=True, force=force))
     except Unreachable as error:
-        raise Unreachable(str(error), in_other_bits(name)) from error
+        raise Unreachable(error.message, f"{error.advice} {in_other_bits(name)}".strip()) from error
     return make_runnable(candidate, checkpoint, callbacks)
 
 
@@ -94,29 +105,33 @@ def repair(
     fetching: Progress | None = None,
     converting: Progress | None = None,
     say: Say = log,
+    force: bool = False,
 ) -> Located:
     """Pulls a model and trusts nothing of it that is here: reads again what was fetched, fetches again what is damaged,
     and makes elm-mlx's own copy again. `checking` is called with (bytes read, in all).
 
-    Raises as `pull`, except NotEnoughMemory.
+    Raises as `pull`.
     """
-    if hub.is_offline():
-        raise Unreachable(f"{model} cannot be mended while the environment forbids the network: what is damaged has to "
-                          "be fetched. Unset HF_HUB_OFFLINE and TRANSFORMERS_OFFLINE.")  # fmt: skip
+    if switch := hub.offline_switch():
+        raise Unreachable(f"{model} cannot be repaired while {switch} forbids the network: what is damaged has to be "
+                          "fetched again. Unset it.")  # fmt: skip
     candidate = choose_candidate(candidates(fetchable_name(model), bits))
-    callbacks = Callbacks(say, fetching, converting)
+    callbacks, use = Callbacks(say, fetching, converting), Use(run=True, force=force)
     if damaged := remove_damaged(candidate.repository, checking):
         say(f"Damaged in the hub's cache, and fetched again: {', '.join(damaged)}.")
-    return make_runnable(candidate, fetch_candidate(candidate, callbacks, for_running=False), callbacks, again=True)
+    return make_runnable(candidate, fetch_candidate(candidate, callbacks, use), callbacks, again=True)
 
 
-def fetch_checkpoint(model: str | Path, fetching: Progress | None = None, say: Say = log) -> Checkpoint:
-    """Fetches a model as its publisher has it, for a conversion to read, unless it is on this machine.
+def fetch_checkpoint(
+    model: str | Path, fetching: Progress | None = None, say: Say = log, *, tokenizer: bool = True
+) -> Checkpoint:
+    """Fetches a model as its publisher has it, for a conversion or a comparison to read, unless it is on this machine.
+    The caller says whether it wants the `tokenizer`, or has one or needs none.
 
-    Raises as `pull`, except NotEnoughMemory: a conversion needs little memory.
+    Raises as `pull`, except NotEnoughMemory: to be read it needs little memory.
     """
     candidate = replace(as_published(fetchable_name(model)), ungated=None)
-    return fetch_candidate(candidate, Callbacks(say, fetching), for_running=False)
+    return fetch_candidate(candidate, Callbacks(say, fetching), Use(run=False, tokenizer=tokenizer))
 
 
 def choose_candidate(possible: Sequence[Candidate]) -> Candidate:
@@ -124,12 +139,14 @@ def choose_candidate(possible: Sequence[Candidate]) -> Candidate:
     return next((candidate for candidate in possible if complete_snapshot(candidate.repository)), possible[0])
 
 
-def fetch_candidate(candidate: Candidate, callbacks: Callbacks, *, for_running: bool) -> Checkpoint:
+def fetch_candidate(candidate: Candidate, callbacks: Callbacks, use: Use) -> Checkpoint:
     """Fetches what the hub's cache lacks of a candidate, and a tokenizer from elsewhere if the repository has none."""
-    repository = candidate.repository
+    repository, tokenizer = candidate.repository, None
     with ungated_advice(candidate.ungated):
-        listing = None if complete_checkpoint(repository) else look_up_candidate(candidate, for_running)
-        tokenizer = fetch_tokenizer(callbacks.say) if names.lacks_tokenizer(repository.name) else None
+        is_here = complete_checkpoint(repository, tokenizer=use.tokenizer)
+        listing = None if is_here else look_up_candidate(candidate, use)
+        if use.tokenizer and names.lacks_tokenizer(repository.name):
+            tokenizer = fetch_tokenizer(callbacks.say, own_tokenizer(candidate, use))
         if listing:
             announce(candidate, listing, callbacks.say)
             hub.fetch_listing(listing, callbacks.fetching, callbacks.say)
@@ -144,26 +161,42 @@ def announce(candidate: Candidate, listing: hub.Listing, say: Say) -> None:
     if candidate.original:
         say(f"{repository} is a {names.READY_BITS}-bit conversion of {candidate.original} by others than its "
             "publisher; no licence has to be accepted first, and its terms hold all the same.")  # fmt: skip
-    left, size = gigabytes(listing.missing_bytes), gigabytes(listing.nbytes)
+    left, size = readable_size(listing.missing_bytes), readable_size(listing.nbytes)
     say(f"Fetching {repository} at commit {listing.commit[:12]}: {size if left == size else f'{left} of {size}'}.")
 
 
-def look_up_candidate(candidate: Candidate, for_running: bool) -> hub.Listing:
+def look_up_candidate(candidate: Candidate, use: Use) -> hub.Listing:
     """Asks the hub what there is to fetch, and refuses a model that would be of no use: one of a kind that does not
-    run, in other bits than asked for, or too large for this machine's disk or, if it is to run, for its memory."""
+    run, in other bits than asked for, without a tokenizer, or too large for this machine's disk or, if it is to run,
+    for its memory."""
     listing = hub.look_up_listing(candidate.repository)
     hub.check_room_for(listing)
+    from_elsewhere = names.lacks_tokenizer(candidate.repository.name)
+    if use.tokenizer and not (from_elsewhere or {"tokenizer.json", "tokenizer.model"} & set(listing.files)):
+        why = f"{candidate.repository} has no tokenizer.json and no tokenizer.model."
+        raise MissingTokenizer(why, own_tokenizer(candidate, use))
     blob = listing.files["config.json"]
     raw = read_json(hub.fetch_file(listing.repository.name, "config.json", listing.commit, blob=blob))
-    config, stored = config_from_dict(raw), stored_bits(raw, candidate)
+    config, stored = config_from_dict(raw), stored_bits(raw)
+    check_stored_bits(candidate, stored)
     bits = stored or candidate.bits
     weights = config.quantized_bytes(bits) if bits else 2 * config.parameter_count
-    if for_running:
+    if use.run and not use.force:
         check_memory(candidate.repository, config, weights, 16)
-    if for_running and not needs_no_conversion(listing.files, candidate.bits, stored):
+    if use.run and not needs_no_conversion(listing.files, candidate.bits, stored):
         copies.check_writable()
         hub.check_room_for(listing, also=weights, at=copies.root())
     return listing
+
+
+def own_tokenizer(candidate: Candidate, use: Use) -> str:
+    """Advice for a candidate without a tokenizer: to give one that the user has, by the argument where there is such
+    one, else by the command that makes a model of both."""
+    if not use.run:
+        return "If you have one, give it: {tokenizer=FILE}."
+    bits = ("--bits", candidate.bits) if candidate.bits else ()
+    command = command_line("elm-mlx", "convert", candidate.repository, *bits, "--tokenizer", "FILE")
+    return f"If you have one, give it: `{command}` makes a directory that runs."
 
 
 @contextmanager
@@ -173,7 +206,7 @@ def ungated_advice(alternative: str | None) -> Iterator[None]:
         yield
     except Gated as error:
         if alternative:
-            raise Gated(f"{error} Or take {alternative}, which asks for neither.") from error
+            raise Gated(error.message, f"{error.advice} Or take {alternative}, which asks for neither.") from error
         raise
 
 
@@ -181,8 +214,9 @@ def make_runnable(
     candidate: Candidate, checkpoint: Checkpoint, callbacks: Callbacks, *, again: bool = False
 ) -> Located:
     """Makes a directory that runs from a checkpoint: links to it if it runs as published, else converts it. A directory
-    that exists already is taken, unless it is to be made `again`."""
+    that exists already is taken, unless it is to be made `again`. Raises InvalidRequest for other bits than it has."""
     snapshot = checkpoint.snapshot
+    check_stored_bits(candidate, stored_bits(optional_json(snapshot.path / "config.json")))
     found = Located(snapshot.path, candidate.repository, snapshot.commit)
     if runs_as_published(snapshot.path, candidate):
         return keep(found, callbacks.say, again=again)
@@ -219,39 +253,14 @@ def convert_checkpoint(candidate: Candidate, checkpoint: Checkpoint, callbacks: 
         copies.remove_copy(target)
     callbacks.say(f"Converting {candidate.repository} to {candidate.variant}.")
     source, progress = checkpoint.snapshot.path, callbacks.converting
-    try:
-        done = convert(
-            source, target, force=again, progress=progress, bits=candidate.bits, tokenizer=checkpoint.tokenizer
-        )
-        return done.output
-    except TargetExists:
-        wait_for_other_run(target)
-        if not target.is_dir() or not is_complete(target):
-            raise
-        return target
-
-
-def fetch_tokenizer(say: Say) -> Path:
-    """Fetches OpenELM's tokenizer, which Apple's repositories lack, from a mirror whose file has the right hash."""
-    if file := cached_tokenizer():
-        return file
-    for mirror in names.TOKENIZER_MIRRORS:
-        remove_damaged(Repository(mirror))  # else a damaged file would be found in the cache again
-    refusal: ElmError | None = None
-    for mirror in names.TOKENIZER_MIRRORS:
+    with copies.copy_errors():
         try:
-            commit = hub.look_up_commit(Repository(mirror))
-            file = hub.fetch_file(mirror, names.TOKENIZER_FILE, commit)
-        except Unreachable as error:  # the other mirrors are on the same hub
-            raise Unreachable(f"OpenELM's tokenizer, which Apple does not publish: {error}") from error
-        except ElmError as error:
-            refusal = error
-            continue
-        if is_openelm_tokenizer(file):
-            say(f"OpenELM's tokenizer comes from {mirror}.")
-            set_reference(Repository(mirror), commit)
-            return file
-        say(f"{mirror} has a {names.TOKENIZER_FILE} that is not Llama 2's; trying the next.")
-    why = f" ({refusal})" if refusal else ""
-    raise MissingTokenizer(f"OpenELM's tokenizer, Llama 2's {names.TOKENIZER_FILE}, is on none of its mirrors{why}. "
-                           "Give one with `elm-mlx convert ... --tokenizer FILE`.")  # fmt: skip
+            done = convert(
+                source, target, force=again, progress=progress, bits=candidate.bits, tokenizer=checkpoint.tokenizer
+            )
+            return done.output
+        except TargetExists:
+            wait_for_other_run(target)
+            if not target.is_dir() or not is_complete(target):
+                raise
+            return target

@@ -21,6 +21,7 @@ from elm_mlx.models import build
 from elm_mlx.models.matrices import Linear
 from elm_mlx.models.model import Model
 from elm_mlx.models.parameters import Parameters
+from elm_mlx.shell import command_line
 from elm_mlx.store.stored_form import expand, stored_entries
 from elm_mlx.store.text_settings import load_generation, read_settings
 from elm_mlx.store.weights import check_copy, check_entries, gather, read_arrays, safetensors_files
@@ -31,7 +32,8 @@ from elm_mlx.text.tokenizer import Tokenizer
 @dataclass(frozen=True)
 class LoadedModel:
     """A model with all that belongs to it: `settings` is what the files beside its tokenizer say, `sampling` how it
-    wants to be sampled, `stop_ids` the ids that its files name as the end of a text, `execution` how it runs here."""
+    wants to be sampled, `stop_ids` the ids that its files name as the end of a text, `execution` how it runs here,
+    `notices` sentences about what in its files has no meaning."""
 
     directory: Path
     config: ModelConfig
@@ -41,6 +43,7 @@ class LoadedModel:
     sampling: Sampling
     stop_ids: frozenset[int]
     execution: Execution
+    notices: tuple[str, ...] = ()
 
 
 def load_directory(
@@ -54,7 +57,7 @@ def load_directory(
     config = read_config(directory)
     settings = read_settings(directory)
     tokenizer = load_tokenizer(directory, settings, config)
-    sampling, named = load_generation(directory)
+    generation = load_generation(directory)
     execution = choose_execution(config, cpu_policy)
     return LoadedModel(
         directory=directory,
@@ -62,10 +65,13 @@ def load_directory(
         model=load_model(directory, config, execution, progress, force),
         tokenizer=tokenizer,
         settings=settings,
-        sampling=sampling,
+        sampling=generation.sampling,
         # Each of the three may name stop ids: one outdated file must not keep a model from stopping.
-        stop_ids=frozenset(config.eos_token_ids) | named | {i for i in [tokenizer.eos_token_id] if i is not None},
+        stop_ids=frozenset(config.eos_token_ids)
+        | generation.stop_ids
+        | {i for i in [tokenizer.eos_token_id] if i is not None},
         execution=execution,
+        notices=generation.notices,
     )
 
 
@@ -123,7 +129,7 @@ def load_arrays(directory: Path, config: ModelConfig) -> tuple[dict[str, mx.arra
     files = safetensors_files(directory)
     if not files:
         raise NotFound(f"There are no weights in {directory} (model.safetensors or its index). For a PyTorch "
-                       f"checkpoint run: elm-mlx convert {directory}")  # fmt: skip
+                       f"checkpoint run: {command_line('elm-mlx', 'convert', directory)}")  # fmt: skip
     found = gather(directory, files, read_arrays)
     if config.tied and HEAD_NAME in found and config.embedding_name in found:
         check_copy(directory, found[HEAD_NAME][1], found[config.embedding_name][1])

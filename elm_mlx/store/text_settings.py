@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from elm_mlx.config.generation import Sampling, read_generation
+from elm_mlx.config.generation import Generation, read_generation
 from elm_mlx.config.values import Values
 from elm_mlx.files import optional_json, read_bytes
 from elm_mlx.store.side_files import (
@@ -60,9 +60,8 @@ def read_templates(directory: Path, settings: TokenizerSettings) -> dict[str, Ch
     return {name: ChatTemplate(text, settings.texts, path) for name, (text, path) in sources.items()}
 
 
-def load_generation(directory: Path) -> tuple[Sampling, frozenset[int]]:
-    """Reads (how the model wants to be sampled, the stop ids that it names) from a directory's generation_config.json,
-    if there is one. Raises BadCheckpoint for values without a meaning."""
+def load_generation(directory: Path) -> Generation:
+    """Reads a directory's generation_config.json, if there is one. Raises BadCheckpoint for stop ids that are none."""
     path = directory / GENERATION
     return read_generation(Values(optional_json(path), str(path)))
 

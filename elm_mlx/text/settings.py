@@ -37,14 +37,14 @@ class TokenizerSettings:
     """What is said of a tokenizer beside its tokenizer.json.
 
     `named` are the tokens that have a name (bos_token, ...), which templates know; `listed` the tokens that
-    tokenizer_config.json lists by their ids, whose flags replace those of tokenizer.json; `appended` those of
-    added_tokens.json, where tokenizer.json has nothing at their ids; `extra` further special tokens. `adds_bos` says
-    whether a text begins with BOS, None leaves that to tokenizer.json. `chat_template` is what tokenizer_config.json
-    has under that name.
+    tokenizer_config.json lists by their ids, whose flags replace those of tokenizer.json, None where it has no list;
+    `appended` those of added_tokens.json, where tokenizer.json has nothing at their ids; `extra` further special
+    tokens. `adds_bos` says whether a text begins with BOS, None leaves that to tokenizer.json. `chat_template` is what
+    tokenizer_config.json has under that name.
     """
 
     named: Mapping[str, AddedToken] = field(default_factory=dict)
-    listed: Mapping[int, AddedToken] = field(default_factory=dict)
+    listed: Mapping[int, AddedToken] | None = None
     appended: Mapping[int, AddedToken] = field(default_factory=dict)
     extra: tuple[AddedToken, ...] = ()
     adds_bos: bool | None = None
@@ -58,13 +58,13 @@ class TokenizerSettings:
     def missing(self, present: Mapping[int, AddedToken]) -> list[AddedToken]:
         """The tokens to add to a tokenizer whose added tokens are `present`, in the order of the ids that they get;
         a token that it has is among them where other flags are to replace its own."""
-        known = set(map(repr, present.values()))
-        by_id = {**{i: token for i, token in self.appended.items() if i not in present}, **self.listed}
-        wanted = [token for _, token in sorted(by_id.items()) if repr(token) not in known]
+        by_id = {**self.appended, **present} if self.listed is None else self.listed
+        wanted = [token for _, token in sorted(by_id.items())]
         texts = {token.content for token in (*present.values(), *wanted)}
         wanted += [token for token in (*self.named.values(), *self.extra) if token.content not in texts]
-        named = set(self.texts.values())
-        return [as_special(token) if token.content in named else token for token in wanted]
+        named, known = set(self.texts.values()), set(map(repr, present.values()))
+        special = [as_special(token) if token.content in named else token for token in wanted]
+        return [token for token in special if repr(token) not in known]
 
 
 def as_special(token: AddedToken) -> AddedToken:
@@ -86,8 +86,8 @@ def parse_settings(
     """
     decoder = config.get("added_tokens_decoder")
     merged = config if decoder is not None else {**config, **(special_tokens_map or {})}
-    listed = dict(listed_tokens(decoder, where))
-    named = dict(named_tokens(merged, {token.content: token for token in listed.values()}, where))
+    listed = None if decoder is None else dict(listed_tokens(decoder, where))
+    named = dict(named_tokens(merged, {token.content: token for token in (listed or {}).values()}, where))
     extra = tuple(extra_tokens(config, {} if decoder is not None else special_tokens_map or {}, where))
     special = {token.content for name, token in named.items() if name in NAMES} | {token.content for token in extra}
     appended = {} if decoder is not None else added_tokens or {}

@@ -93,13 +93,13 @@ class Tokenizer:
     def _add_tokens(self, settings: TokenizerSettings, otherwise: int | None) -> int | None:
         """Adds the tokens that other files have, and returns BOS: `otherwise` where the files name one that no file
         lists, as that one has a new id, which no model was trained with."""
-        listed = self._ask(self._backend.get_added_tokens_decoder)
-        missing = settings.missing(listed)
+        missing = settings.missing(self._ask(self._backend.get_added_tokens_decoder))
         bos = settings.texts.get("bos_token", "")
         known = self._ask(lambda: self._backend.token_to_id(bos)) is not None
         self._ask(lambda: self._backend.add_tokens(missing))
-        if known or otherwise is None or bos in {token.content for token in settings.listed.values()}:
-            otherwise = self._id("bos_token") if bos else otherwise
+        listed = {token.content for token in (*(settings.listed or {}).values(), *settings.appended.values())}
+        if bos and (known or otherwise is None or bos in listed):
+            return self._id("bos_token")
         return otherwise
 
     def _id(self, name: str) -> int | None:

@@ -1,12 +1,13 @@
 """Measures the demo and its draft: bits per token, samples read by the grammar, overlap with the training text.
 
-    python examples/demo_model/evaluate.py
+    python examples/demo_model/evaluate.py [--work DIR]
 
-Needs what make.py left in work/. Writes figures.json and the marked parts of README.md.
+Needs what make.py left in DIR, by default work/. Writes figures.json and the marked parts of README.md.
 """
 
 from __future__ import annotations
 
+import argparse
 import json
 import math
 import tempfile
@@ -48,12 +49,15 @@ SETTINGS: dict[str, tuple[dict[str, Any], int]] = {  # (options, stories); READM
 
 def main() -> None:
     """Computes and writes all figures, in the order of the report."""
+    parser = argparse.ArgumentParser(description="Measures the demo and its draft.")
+    parser.add_argument("--work", type=Path, default=WORK, help="where make.py left the corpus and its tokenizer")
+    work = parser.parse_args().work
     with suppress(NotFound):  # some machines have no fast BLAS, which only saves time
         elm_mlx.use_fast_blas()
     held_out = list(islice(stories.held_out(MEASURED.stop), MEASURED.start, None))
     training = list(stories.training(STORIES))
     figures: dict[str, Any] = {"text": text_figures(held_out, training)}
-    figures["bits per token"] = precisions(held_out) | baselines(held_out)
+    figures["bits per token"] = precisions(held_out) | baselines(held_out, work)
     told = {name: samples(options, count) for name, (options, count) in SETTINGS.items()}
     told["greedy, from held-out first sentences"] = greedy(held_out)
     told["the draft, sampled, temperature 0.6, top-p 0.9"] = samples({"temperature": 0.6, "top_p": 0.9}, FEWER, "draft")
@@ -108,10 +112,11 @@ def bits(lm: elm_mlx.LanguageModel, texts: Sequence[str], title: str) -> float:
     return float(lost / count)
 
 
-def baselines(held_out: list[str]) -> dict[str, dict[str, float]]:
-    """Bits per token of the held-out stories for n-gram models of the training text, and for the generator itself."""
-    training, _ = Corpus.load(WORK / "corpus.npz").split(CURVE_STORIES)
-    measured = tokenize(held_out, load_tokenizer(WORK))
+def baselines(held_out: list[str], work: Path) -> dict[str, dict[str, float]]:
+    """Bits per token of the held-out stories for n-gram models of the training text, which make.py left in `work`, and
+    for the generator itself."""
+    training, _ = Corpus.load(work / "corpus.npz").split(CURVE_STORIES)
+    measured = tokenize(held_out, load_tokenizer(work))
     model = KneserNey(training.ids, training.offsets)
     chosen = sum(stories.story(stories.HELD_OUT_FROM + i).bits for i in range(MEASURED.start, MEASURED.stop))
     grams = {f"{n}-gram": {"n-gram": bits_per_token(model, measured.ids, measured.offsets, n)} for n in range(1, 7)}

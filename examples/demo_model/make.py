@@ -54,9 +54,9 @@ def main() -> None:
     for name in MODELS:
         make_checkpoint(name, corpus, tokens, arguments.work)
     plot({name: read_curve(arguments.work / name) for name in MODELS}, HERE / "curve.svg")
-    ship.main()
+    ship.write_package()
     # In another process, which can still choose its BLAS: here MLX is imported already.
-    subprocess.run([sys.executable, HERE / "evaluate.py"], check=True)
+    subprocess.run([sys.executable, HERE / "evaluate.py", "--work", arguments.work], check=True)
 
 
 if __name__ == "__main__":

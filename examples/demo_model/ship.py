@@ -7,6 +7,7 @@ Equal checkpoints give equal bytes: a test converts them again and compares the 
 
 from __future__ import annotations
 
+import argparse
 import tempfile
 from pathlib import Path
 
@@ -28,7 +29,7 @@ def convert_to_ship(name: str, folder: Path) -> dict[str, bytes]:
     return {file.name: file.read_bytes() for file in sorted(output.iterdir()) if file.name not in LEFT_OUT}
 
 
-def main() -> None:
+def write_package() -> None:
     """Writes both models and the held-out text, a story a line."""
     with tempfile.TemporaryDirectory() as folder:
         for name, place in PLACES.items():
@@ -40,4 +41,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    argparse.ArgumentParser(description="Puts the trained models into the package.").parse_args()
+    write_package()

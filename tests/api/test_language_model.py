@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import shutil
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -14,7 +15,7 @@ import pytest
 from helpers import checkpoints
 
 import elm_mlx
-from elm_mlx.errors import BadCheckpoint, InvalidRequest, PromptTooLong
+from elm_mlx.errors import InvalidRequest, NotFound, PromptTooLong
 
 TEXT = "Once upon a time there was"
 
@@ -105,27 +106,14 @@ def test_an_option_that_would_be_ignored_is_refused(demo: elm_mlx.LanguageModel)
     assert demo.generate(TEXT, 2, temperature=0, top_p=0.9).tokens == demo.generate(TEXT, 2).tokens
 
 
-@pytest.mark.parametrize(
-    "settings",
-    [
-        {"do_sample": True, "temperature": -1},
-        {"do_sample": True, "temperature": 10**400},
-        {"do_sample": True, "top_k": "50"},
-        {"do_sample": True, "top_p": True},
-        {"do_sample": "x"},
-        {"eos_token_id": "</s>"},
-    ],
-)
-def test_senseless_generation_settings_of_a_model_are_named(
-    openelm: Path, tmp_path: Path, settings: dict[str, object]
-) -> None:
-    with pytest.raises(BadCheckpoint, match=r"generation_config\.json"):
-        with_generation(openelm, tmp_path / "m", **settings)
-
-
-def test_a_whole_number_written_as_a_float_is_one(openelm: Path, tmp_path: Path) -> None:
-    lm = with_generation(openelm, tmp_path / "m", do_sample=True, top_k=50.0)
-    assert len(lm.generate(TEXT, 3, seed=0).tokens) == 3
+def test_what_in_a_models_files_has_no_meaning_is_told_and_changes_nothing(openelm: Path, tmp_path: Path) -> None:
+    lm = with_generation(openelm, tmp_path / "m", do_sample=True, temperature=0.0, top_p=0.9)
+    ids = checkpoints.prompt(20)
+    assert lm.generate(ids, 12).tokens == elm_mlx.load(openelm).generate(ids, 12).tokens
+    told = [notice for notice in lm.notices if notice != lm.notice]
+    assert told == [f"{tmp_path / 'm' / 'generation_config.json'} asks for sampling at temperature 0, "
+                    "which is greedy decoding."]  # fmt: skip
+    assert [notice for notice in elm_mlx.load(openelm).notices if notice != lm.notice] == []
 
 
 def test_a_text_prompt_is_its_encoding_with_one_bos(demo: elm_mlx.LanguageModel) -> None:
@@ -207,6 +195,10 @@ def test_numbers_without_a_meaning_are_refused_at_once(monkeypatch: pytest.Monke
             elm_mlx.load("openelm-450m", bits=bits)  # type: ignore[arg-type]
         with pytest.raises(InvalidRequest, match=f"bits is {bits!r}"):
             elm_mlx.info(bits=bits)  # type: ignore[arg-type]
+        with pytest.raises(InvalidRequest, match=f"bits is {bits!r}"):
+            elm_mlx.load(bits=bits)  # type: ignore[arg-type]
+    with pytest.raises(InvalidRequest, match="cpu_policy is 'fast'"):
+        elm_mlx.load("openelm-450m", cpu_policy="fast")
     for context in (0, -5, 1.5):
         with pytest.raises(InvalidRequest, match=f"context is {context}"):
             elm_mlx.info(context=context)  # type: ignore[arg-type]
@@ -217,3 +209,36 @@ def test_unknown_options_are_an_error(demo: elm_mlx.LanguageModel) -> None:
         demo.generate(TEXT, temprature=1.0)  # type: ignore[call-arg]
     with pytest.raises(InvalidRequest, match="cpu_policy"):
         elm_mlx.load(cpu_policy="fast")
+
+
+@pytest.mark.parametrize("call", [elm_mlx.load, elm_mlx.info, elm_mlx.pull])
+@pytest.mark.parametrize(
+    ("model", "kind"),
+    [
+        ("x" * 300, NotFound),
+        (Path("x" * 300), NotFound),
+        ("./" + "a/" * 3000, NotFound),
+        ("a/" * 3000, InvalidRequest),
+        ("a\0b", InvalidRequest),
+        (Path("a\0b"), NotFound),
+        ("", InvalidRequest),
+    ],
+    ids=["long name", "long path", "deep path", "deep name", "NUL in a name", "NUL in a path", "nothing"],
+)
+def test_a_model_that_no_file_system_can_hold_is_a_sentence_of_a_few_lines(
+    call: Callable[[str | Path], object], model: str | Path, kind: type[Exception]
+) -> None:
+    with pytest.raises(kind) as caught:
+        call(model)
+    assert len(str(caught.value)) < 400
+
+
+def test_a_link_to_itself_is_no_directory(tmp_path: Path) -> None:
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    with pytest.raises(NotFound, match="no directory"):
+        elm_mlx.load(tmp_path / "loop")
+
+
+def test_the_package_lists_each_name_once() -> None:
+    assert len(dir(elm_mlx)) == len(set(dir(elm_mlx)))
+    assert {*elm_mlx.__all__, "convert", "errors"} <= set(dir(elm_mlx))

@@ -49,6 +49,14 @@ def test_a_filter_of_a_greedy_model_is_refused_unless_a_temperature_is_given() -
     assert sampling_for(Sampling(), {"top_k": 5, "temperature": 0.5}).top_k == 5
 
 
+def test_a_filter_of_the_file_is_never_the_callers_to_mend() -> None:
+    own = Sampling(temperature=0.0, top_p=0.9)  # as a file says that asks for sampling at temperature 0
+    assert sampling_for(own, {}) == own
+    assert sampling_for(own, {"temperature": 0.7}) == Sampling(temperature=0.7, top_p=0.9)
+    with pytest.raises(InvalidRequest, match=r"^top_k would change nothing"):
+        sampling_for(own, {"top_k": 5})
+
+
 def test_stats_print_themselves(lm: elm_mlx.LanguageModel) -> None:
     stats = lm.generate(checkpoints.prompt(5), 4).stats
     text = str(stats)

@@ -67,7 +67,7 @@ def test_what_does_not_fit_is_refused_before_it_is_written(monkeypatch: pytest.M
     usage = shutil.disk_usage("/")
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=10**9))
     with (
-        pytest.raises(DiskFull, match=r"llama-3-8b takes 16 GB of disk, and .* TMPDIR"),
+        pytest.raises(DiskFull, match=r"llama-3-8b needs 16 GB of disk, and .* TMPDIR"),
         random_model("llama-3-8b", force=True),
     ):
         pass

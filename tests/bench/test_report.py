@@ -19,7 +19,7 @@ from elm_mlx.bench.cases import Case, Sample, cases
 from elm_mlx.bench.measure import SCHEMA, Series, bench
 from elm_mlx.bench.report import case_report, text
 from elm_mlx.convert import convert
-from elm_mlx.errors import ElmError, NotFound, PromptTooLong
+from elm_mlx.errors import ElmError, InvalidRequest, NotFound, PromptTooLong
 
 RESULTS = Path(__file__).parents[2] / "benchmarks" / "results"
 
@@ -218,11 +218,20 @@ def test_float32_must_say_the_same_and_others_nearly(
     tiny: Path, same: int, below: float, computed_in: str, passes: bool
 ) -> None:
     ours, judge = measure.Ours(elm_mlx.load(tiny)), Judge(same, below, computed_in)
-    facts = {"name": "tiny", "computed_in": computed_in}
+    facts = {"name": "tiny", "computed_in": computed_in, "cpu_policy": "compiled"}
     if passes:
         assert measure.check_agreement(ours, judge, facts, 512)["same_tokens"] == same  # type: ignore[arg-type]
         return
     with pytest.raises(ElmError, match=f"{same} of 32"):
+        measure.check_agreement(ours, judge, facts, 512)  # type: ignore[arg-type]
+
+
+def test_another_type_than_mlx_lms_is_the_policys_fault_and_not_the_files(tiny: Path) -> None:
+    ours, judge = measure.Ours(elm_mlx.load(tiny)), Judge(32, 0.0, "bfloat16")
+    facts = {"name": "tiny", "computed_in": "float32", "cpu_policy": "auto"}
+    with pytest.raises(
+        InvalidRequest, match=r"in float32, which is fastest here, and mlx-lm in bfloat16.* cpu_policy out"
+    ):
         measure.check_agreement(ours, judge, facts, 512)  # type: ignore[arg-type]
 
 

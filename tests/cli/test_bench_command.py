@@ -114,7 +114,10 @@ def test_bits_of_a_directory_or_the_demo_are_refused_before_anything_is_measured
     monkeypatch: pytest.MonkeyPatch, openelm: Path
 ) -> None:
     monkeypatch.setattr(measure, "measure_bandwidth", lambda: pytest.fail("measured"))
-    for subject, complaint in ([], "the built-in demo has 8"), (["--model", openelm], "which has the bits that it has"):
+    for subject, complaint in (
+        ([], "The built-in demo has the bits"),
+        (["--model", openelm], f"{openelm} has the bits that it has"),
+    ):
         done = bench(*SHORT, *subject, "--bits", 4)
         assert (done.code, complaint in done.err) == (2, True)
 

@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
+import shutil
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 
+import mlx.core as mx
 import pexpect
 import pytest
 from helpers import checkpoints
 from helpers.command_line import INTERRUPTIBLE, PATIENCE_S, Result, answer, run
 
 import elm_mlx
+from elm_mlx import files
 from elm_mlx.cli.chat import Chat
+from elm_mlx.errors import DiskFull
 
 TEMPLATE = (
     "{{ bos_token }}{% for m in messages %}<{{ m['role'] }}>{{ m['content'] | trim }}{% endfor %}"
@@ -56,7 +63,7 @@ def contents(conversation: dict[str, object]) -> list[str]:
 
 def test_answers_go_to_stdout_and_nothing_else_does(instruct: Path) -> None:
     done = chat(instruct, "Hi\n/stats\n/nonsense\n/help\n")
-    assert done.code == 0
+    assert done.code == 2  # of /nonsense
     assert done.out.endswith("\n")
     assert not any(word in done.out for word in ("/regen", "command", "the first after"))
     assert "tokens" in done.err
@@ -87,6 +94,17 @@ def test_the_template_is_what_the_model_reads(instruct: Path) -> None:
     assert plain != told
 
 
+def test_a_damaged_model_answers_with_a_sentence_and_the_message_is_dropped(instruct: Path, tmp_path: Path) -> None:
+    model = Path(shutil.copytree(instruct, tmp_path / "model"))
+    arrays = mx.load(str(model / "model.safetensors"))
+    assert isinstance(arrays, dict)
+    arrays["model.norm.weight"][3] = float("nan")
+    checkpoints.save(model, arrays)
+    done = chat(model, f"Hi\n/save {tmp_path / 'chat.json'}\n")
+    assert "elm-mlx: The model's logits are NaN at token 1 of the answer" in done.err
+    assert json.loads((tmp_path / "chat.json").read_text(encoding="utf-8"))["messages"] == []
+
+
 def test_a_base_model_completes_and_goes_on(base: Path, tmp_path: Path) -> None:
     conversation = saved(base, "the cat\n and the dog\n", tmp_path)
     messages = conversation["messages"]
@@ -101,14 +119,48 @@ def test_a_base_model_completes_and_goes_on(base: Path, tmp_path: Path) -> None:
 )
 def test_a_file_that_is_no_conversation_is_refused(instruct: Path, tmp_path: Path, content: str) -> None:
     (tmp_path / "other.json").write_text(content, encoding="utf-8")
-    done = chat(instruct, f"/load {tmp_path / 'other.json'}\n")
-    assert done.code == 0
-    assert "no conversation that /save wrote" in done.err
+    for command in ("/load", "/save"):
+        done = chat(instruct, f"{command} {tmp_path / 'other.json'}\n")
+        assert (done.code, "no conversation that /save wrote" in done.err) == (2, True)
+        assert (tmp_path / "other.json").read_text(encoding="utf-8") == content
+
+
+def test_save_replaces_a_conversation_and_an_empty_file_and_nothing_else(
+    instruct: Path, tmp_path: Path, pipe: Path
+) -> None:
+    (tmp_path / "chat.json").touch()
+    assert contents(saved(instruct, "one\n", tmp_path)) == ["one"]
+    assert contents(saved(instruct, "two\n", tmp_path)) == ["two"]
+    for other in (tmp_path, pipe, "/dev/null"):
+        done = chat(instruct, f"/save {other}\n")
+        assert (done.code, "Name another file." in done.err) == (2, True)
+    assert [path.name for path in tmp_path.iterdir()] == ["chat.json"]
+
+
+def test_a_full_disk_leaves_the_earlier_conversation_and_its_advice_is_chats_own(
+    instruct: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(_: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    earlier = saved(instruct, "one\n", tmp_path)
+    monkeypatch.setattr(files.os, "fsync", full)
+    done = chat(instruct, f"two\n/save {tmp_path / 'chat.json'}\n")
+    assert done.code == DiskFull.exit_code
+    assert "the disk is full. Free some space, or name another file." in done.err
+    assert json.loads((tmp_path / "chat.json").read_text(encoding="utf-8")) == earlier
+    assert [path.name for path in tmp_path.iterdir()] == ["chat.json"]
+
+
+def test_a_file_that_none_can_be_is_a_sentence(instruct: Path) -> None:
+    done = chat(instruct, f"/save a\0b\n/load a\0b\n/save {'x' * 300}\n/load {'x' * 300}\n")
+    assert (done.code, done.err.count("no path holds a NUL")) == (2, 2)
+    assert done.err.count("File name too long. Name another file.") == 2
 
 
 def test_a_conversation_is_read_from_no_pipe_or_device(instruct: Path, pipe: Path) -> None:
     done = chat(instruct, f"/load {pipe}\n/load nowhere\n")
-    assert (done.code, done.err.count("it is a folder, a pipe or a device")) == (0, 1)
+    assert (done.code, done.err.count("it is a folder, a pipe or a device")) == (65, 1)
     assert "nowhere cannot be read: No such file" in done.err
 
 
@@ -155,15 +207,16 @@ def test_an_unconfirmed_template_is_used_when_asked_for_and_said_to_be_one(base:
 
 def test_what_cannot_be_answered_leaves_the_conversation_as_it_was(instruct: Path, tmp_path: Path) -> None:
     failed = chat(instruct, "/regen\n/stats\n/load nowhere\n/save\n")
-    assert failed.code == 0
+    assert failed.code == 2
     assert failed.err.count("elm-mlx: ") == 4
     refusing = (
         "{% for m in messages %}{% if m['content'] == 'no' %}{{ raise_exception('never') }}{% endif %}"
         "{{ m['content'] }}{% endfor %}"
     )
     (tmp_path / "t.jinja").write_text(refusing, encoding="utf-8")
-    kept = saved(instruct, "yes\nno\nyes\n", tmp_path, "--chat-template", str(tmp_path / "t.jinja"))
-    assert contents(kept) == ["yes", "yes"]
+    typed, place = "yes\nno\nyes\n", tmp_path / "chat.json"
+    assert chat(instruct, f"{typed}/save {place}\n", "--chat-template", str(tmp_path / "t.jinja")).code == 2
+    assert contents(json.loads(place.read_text(encoding="utf-8"))) == ["yes", "yes"]
 
 
 def test_ctrl_c_before_the_answer_stops_that_alone(instruct: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -181,9 +234,78 @@ def test_ctrl_c_before_the_answer_stops_that_alone(instruct: Path, monkeypatch: 
     assert [message["content"] for message in talk.messages if message["role"] == "user"] == ["two"]
 
 
+class Interrupted:
+    """A stream of a model's that Ctrl-C stops after so many pieces."""
+
+    def __init__(self, stream: elm_mlx.Stream, pieces: int) -> None:
+        self.stream, self.pieces = stream, pieces
+
+    def __iter__(self) -> Iterator[elm_mlx.Piece]:
+        for _ in range(self.pieces):
+            yield next(self.stream)
+        raise KeyboardInterrupt
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self.stream, name)
+
+
+def interrupt_after(pieces: int, talk: Chat, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = talk.lm.stream
+    monkeypatch.setattr(talk.lm, "stream", lambda *given, **options: Interrupted(whole(*given, **options), pieces))
+
+
+def test_ctrl_c_before_the_first_token_leaves_everything_as_it_was(
+    instruct: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    talk = Chat(elm_mlx.load(instruct), None, {"max_tokens": 2})
+    interrupt_after(0, talk, monkeypatch)
+    talk.run(iter(["one"]))
+    assert (talk.messages, talk.last, talk.failure) == ([], None, None)
+    monkeypatch.undo()
+    talk.run(iter(["two"]))
+    before, last = list(talk.messages), talk.last
+    capsys.readouterr()
+    interrupt_after(0, talk, monkeypatch)
+    talk.run(iter(["three", "/regen"]))
+    assert (talk.messages, talk.last) == (before, last)  # what /stats shows is the last answer's
+    assert "--max-tokens" not in capsys.readouterr().err
+
+
+def test_ctrl_c_amid_an_answer_keeps_what_came_and_blames_no_length(
+    instruct: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    talk = Chat(elm_mlx.load(instruct), None, {"max_tokens": 9})
+    talk.run(iter(["one"]))
+    assert "--max-tokens" in capsys.readouterr().err
+    whole = talk.messages[-1]["content"]
+    interrupt_after(4, talk, monkeypatch)
+    talk.run(iter(["/regen", "/stats"]))
+    shown = capsys.readouterr()
+    assert [message["role"] for message in talk.messages] == ["user", "assistant"]
+    assert whole.startswith(talk.messages[-1]["content"])
+    assert shown.out == talk.messages[-1]["content"] + "\n"
+    assert " + 4 tokens: the first after " in shown.err
+    assert "--max-tokens" not in shown.err
+
+
 def test_a_full_context_says_how_to_begin_anew(base: Path) -> None:
     done = chat(base, "word " * 3000 + "\n")
-    assert (done.code, "/reset" in done.err) == (0, True)
+    assert (done.code, "/reset" in done.err) == (2, True)
+
+
+def test_a_pipes_exit_code_is_that_of_the_first_entry_that_failed_and_a_terminals_0(
+    base: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert chat(base, "the cat\n/load nowhere\n/nonsense\n and the dog\n").code == 1
+    assert chat(base, "the cat\n").code == 0
+    monkeypatch.setattr(sys.modules["elm_mlx.cli.chat"], "read_entries", lambda: terminal_entries(monkeypatch))
+    assert chat(base, "").code == 0
+
+
+def terminal_entries(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """An entry that fails, from a standard input that is a terminal's."""
+    monkeypatch.setattr(sys.stdin, "isatty", lambda: True)
+    yield "/nonsense"
 
 
 def test_a_text_that_the_end_of_input_ends_is_answered(instruct: Path) -> None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import re
+import shlex
 import shutil
 from pathlib import Path
 
@@ -13,21 +16,38 @@ from helpers.command_line import answer, run
 import elm_mlx
 from elm_mlx.convert import convert
 from elm_mlx.convert import verify as verification
-from elm_mlx.convert.job import MARGIN_BYTES
+from elm_mlx.files import SPARE_BYTES
 
 
 def test_convert_writes_beside_the_source_and_says_so(damaged: Path) -> None:
     done = run("convert", damaged, "--bits", 8, "--group-size", 32)
     target = damaged.parent / "model-mlx-8bit"
     assert (done.code, done.out) == (0, "")
-    assert f'elm-mlx generate --model "{target}"' in done.err
-    assert run("generate", "--model", target, "--max-tokens", 1).code == 0
+    tried = re.search(r"Try it: elm-mlx (.*)", done.err)
+    assert tried
+    assert run(*shlex.split(tried[1]), "--max-tokens", 1).code == 0
+    assert str(target) in shlex.split(tried[1])
+
+
+@pytest.mark.parametrize("template", ["{% if %}", "{{ nothing.at.all }}", "{{ raise_exception('no') }}"])
+def test_a_chat_template_that_cannot_be_used_is_told_and_not_tried(damaged: Path, template: str) -> None:
+    settings = json.loads((damaged / "tokenizer_config.json").read_text(encoding="utf-8"))
+    (damaged / "tokenizer_config.json").write_text(json.dumps(settings | {"chat_template": template}), encoding="utf-8")
+    done = run("convert", damaged, "--output", damaged.parent / "out")
+    assert (done.code, done.out) == (0, "")
+    assert "cannot chat" in done.err
+    refused = run("generate", "--model", damaged.parent / "out", "--prompt", "Hi", "--max-tokens", 1)
+    assert refused.err.splitlines()[-1].removeprefix("elm-mlx: ") in done.err
+    tried = re.search(r"Try it: elm-mlx (.*)", done.err)
+    assert tried
+    assert run(*shlex.split(tried[1]), "--max-tokens", 1).code == 0
 
 
 def test_convert_prints_its_summary_as_json(openelm: Path, tmp_path: Path) -> None:
     command = ["convert", openelm, "--output", tmp_path / "out", "--mode", "mxfp4", "--json"]
     summary = answer(run(*command))
-    keys = ["output", "family", "layout", "parameters", "bytes", "bits_per_weight", "dropped", "report"]
+    keys = ["output", "family", "layout", "parameters", "bytes", "bits_per_weight", "dropped", "report",
+            "chat_refusal"]  # fmt: skip
     assert list(summary) == keys
     assert summary["output"] == str(tmp_path / "out")
     assert summary["parameters"] == sum(array.size for array in checkpoints.weights(checkpoints.OPENELM).values())
@@ -56,6 +76,14 @@ def test_a_checkpoint_moves_no_cursor(damaged: Path, tmp_path: Path) -> None:
     assert "\x1b" not in told.out
 
 
+def test_a_path_breaks_no_row_of_a_table(damaged: Path) -> None:
+    odd = damaged.rename(damaged.with_name("a\nb\x1b[2J"))
+    for command in (["info", odd], ["convert", odd, "--bits", 4, "--dry-run"], ["verify", odd, "--against", odd]):
+        rows = run(*command, *(["--tokens", 2] if command[0] == "verify" else [])).out.splitlines()
+        assert rows
+        assert all(row.isprintable() and row[:1].isalpha() for row in rows)
+
+
 def test_a_dry_run_ends_as_the_real_one_would(openelm: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     target = tmp_path / "a" / "out"
     command = ["convert", openelm, "--output", target, "--dry-run"]
@@ -66,7 +94,7 @@ def test_a_dry_run_ends_as_the_real_one_would(openelm: Path, tmp_path: Path, mon
     (target / "config.json").rename(target / "thesis.txt")
     assert run(*command, "--force").code == 73
     shutil.rmtree(target)
-    free = answer(run(*command, "--json"))["bytes"] + MARGIN_BYTES - 1
+    free = answer(run(*command, "--json"))["bytes"] + SPARE_BYTES - 1
     monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(free, 0, free))  # type: ignore[attr-defined]
     full = run(*command)
     assert (full.code, "stored as" in full.out) == (74, True)
@@ -92,6 +120,21 @@ def test_convert_verify_keeps_what_passes_and_says_so_in_its_card(
     assert sorted(file.name for file in tmp_path.iterdir()) == ["out", "stories.txt"]
     assert run("convert", openelm, "--output", tmp_path / "plain").code == 0
     assert "Not measured" in (tmp_path / "plain" / "README.md").read_text(encoding="utf-8")
+
+
+def test_weights_that_are_no_numbers_are_refused_by_name_and_converted_when_that_is_asked_for(
+    openelm: Path, tmp_path: Path
+) -> None:
+    source, name = Path(shutil.copytree(openelm, tmp_path / "source")), "transformer.norm.weight"
+    arrays = mx.load(str(source / "model.safetensors"))
+    assert isinstance(arrays, dict)
+    arrays[name][3] = float("nan")
+    checkpoints.save(source, arrays)
+    refused = run("convert", source, "--output", tmp_path / "out")
+    assert (refused.code, refused.out) == (65, "")
+    assert refused.err == (f"elm-mlx: {name} of the source holds NaN: its file is damaged, or it was saved so. Fetch "
+                           "it again; `elm-mlx convert` takes it all the same with --allow-nonfinite.\n")  # fmt: skip
+    assert run("convert", source, "--output", tmp_path / "out", "--allow-nonfinite").code == 0
 
 
 def test_convert_replaces_nothing_unless_forced(openelm: Path, tmp_path: Path) -> None:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import math
+import shutil
 import sys
 from pathlib import Path
 from typing import Any
 
+import mlx.core as mx
 import pexpect
 import pytest
+from helpers import checkpoints
 from helpers.command_line import PATIENCE_S, answer, run
 
 import elm_mlx
@@ -48,7 +52,7 @@ def test_json_is_one_object_with_these_keys(endless: Path) -> None:
 
 def test_escape_codes_of_a_model_are_text_too(monkeypatch: pytest.MonkeyPatch) -> None:
     class Coloured:
-        notice = None
+        notices = ()
         has_chat_template = False
 
         def stream(self, *_: object, **__: object) -> Any:
@@ -56,6 +60,25 @@ def test_escape_codes_of_a_model_are_text_too(monkeypatch: pytest.MonkeyPatch) -
 
     monkeypatch.setattr(elm_mlx, "load", lambda *_, **__: Coloured())
     assert run("generate", "--model", ".").out == "\x1b[1mbold\n"
+
+
+def test_logits_that_are_no_numbers_end_it_with_a_sentence_after_what_was_said(endless: Path, tmp_path: Path) -> None:
+    command = ["--prompt", "Hello", "--max-tokens", 6]
+    spoken = answer(run("generate", "--model", endless, *command, "--json"))
+    model = Path(shutil.copytree(endless, tmp_path / "model"))
+    arrays = mx.load(str(model / "model.safetensors"))
+    assert isinstance(arrays, dict)
+    arrays["model.embed_tokens.weight"][spoken["tokens"][2]] = math.nan
+    checkpoints.save(model, arrays)
+    done = run("generate", "--model", model, *command)
+    assert done.code == 65
+    assert done.out == elm_mlx.load(endless).generate("Hello", 3).text + "\n"
+    assert "The model's logits are NaN at token 4 of the answer: its weights are damaged, or" in done.err
+    assert "with --dtype bfloat16 if it is float16" in done.err
+    as_json = run("generate", "--model", model, *command, "--json")
+    assert (as_json.code, as_json.out) == (65, "")
+    named = run("verify", model, "--against", model, "--tokens", 4)  # as the sentence says
+    assert "NaN or infinite: model.embed_tokens.weight" in named.out
 
 
 # The prompt

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import re
 import shutil
 from collections.abc import Callable
@@ -13,9 +15,14 @@ import pytest
 from helpers import checkpoints
 from helpers.command_line import answer, run
 
-from elm_mlx import cli, errors
+import elm_mlx
+from elm_mlx import cli, convert, errors
+from elm_mlx.cli import kinds
 from elm_mlx.cli.group import COMMANDS, GROUPS, MODULES
 from elm_mlx.cli.group import cli as cli_group
+from elm_mlx.convert import verify
+from elm_mlx.library import local
+from elm_mlx.library import pull as library_pull
 
 # Overview and help
 
@@ -100,8 +107,16 @@ def test_no_two_options_share_a_mirror_and_mean_different_things() -> None:
         ("generate --max-tokens 0", "0 is not in the range"),
         ("generate --max-tokens many", "'many' is not a valid integer"),
         ("generate --temperature -1", "-1.0 is not in the range"),
-        ("generate --temperature nan", "temperature is nan"),
-        ("generate --temperature inf", "temperature is inf"),
+        ("generate --temperature warm", "'warm' is not a valid number"),
+        ("generate --temperature nan", "nan is no number"),
+        ("generate --temperature inf", "inf is not in the range"),
+        ("generate --temperature 1e5", "100000.0 is not in the range 0<=x<=10000.0"),
+        ("generate --temperature 1 --top-p nan", "nan is no number"),
+        ("generate --temperature 1 --min-p nan", "nan is no number"),
+        ("generate --temperature 1 --top-k 99999999999999999999", "is not in the range 0<=x<=2147483647"),
+        ("generate --seed x", "'x' is not a valid integer"),
+        ("generate --prompt \udcff", "not UTF-8 text"),
+        ("chat --system \udcff", "not UTF-8 text"),
         ("generate --temperature 1 --top-p 0", "0.0 is not in the range"),
         ("generate --temperature 1 --top-p 1.1", "1.1 is not in the range"),
         ("generate --temperature 1 --top-k -1", "-1 is not in the range"),
@@ -117,7 +132,13 @@ def test_no_two_options_share_a_mirror_and_mean_different_things() -> None:
         ("convert MODEL --output OUT --group-size 32 --mode nvfp4", "--mode nvfp4 fixes its bits"),
         ("convert MODEL --output OUT --mode ternary", "'ternary' is not one of"),
         ("convert MODEL --output OUT --dtype int8", "'int8' is not one of"),
-        ("convert MODEL --output OUT --max-shard-size 0", "max_shard_size is 0"),
+        ("convert MODEL --output OUT --max-shard-size 0", "0.0 is not in the range"),
+        ("convert MODEL --output OUT --max-shard-size nan", "nan is no number"),
+        ("convert MODEL --output OUT --rope-factor nan", "nan is no number"),
+        ("verify MODEL --against MODEL --max-kl nan", "nan is no number"),
+        ("verify MODEL --against MODEL --tokens 9999999", "9999999 is not in the range"),
+        ("verify MODEL --against MODEL --rope-factor -1", "-1.0 is not in the range"),
+        ("info --context many", "'many' is not a valid integer"),
     ],
 )
 def test_wrong_use_is_exit_2_and_says_why(openelm: Path, tmp_path: Path, line: str, complaint: str) -> None:
@@ -126,6 +147,114 @@ def test_wrong_use_is_exit_2_and_says_why(openelm: Path, tmp_path: Path, line: s
     assert (done.code, done.out) == (2, "")
     assert complaint in done.err.splitlines()[-1]
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "generate --model ''",
+        "generate --chat-template ''",
+        "chat --model ''",
+        "chat --chat-template ''",
+        "pull ''",
+        "info ''",
+        "rm ''",
+        "convert ''",
+        "convert MODEL --output ''",
+        "convert MODEL --tokenizer ''",
+        "verify '' --against MODEL",
+        "verify MODEL --against ''",
+        "verify MODEL --against MODEL --text ''",
+        "bench --model ''",
+        "bench --model MODEL,",
+    ],
+)
+def test_a_name_that_is_empty_is_refused_everywhere(openelm: Path, line: str) -> None:
+    done = run(*(word.replace("MODEL", str(openelm)).replace("''", "") for word in line.split()))
+    assert (done.code, done.out) == (2, "")
+    assert "it is empty" in done.err.splitlines()[-1]
+
+
+@pytest.mark.parametrize(
+    ("line", "code"),
+    [
+        ("generate --temperature nan", 2),
+        ("generate --top-k 99999999999999999999", 2),
+        ("generate --prompt \udcff", 2),
+        ("generate --chat-template nowhere", 66),
+        ("generate --chat-template BROKEN", 65),
+        ("generate --raw --chat-template zephyr", 2),
+        ("chat --top-p nan", 2),
+        ("chat --chat-template nowhere", 66),
+        ("chat --chat-template BROKEN", 65),
+        ("bench -p 0 -n 0", 2),
+        ("bench --dtype float16", 2),
+    ],
+)
+def test_options_are_judged_before_a_model_is_looked_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, line: str, code: int
+) -> None:
+    monkeypatch.setattr(elm_mlx, "pull", lambda *_, **__: pytest.fail("looked up"))
+    (tmp_path / "broken.jinja").write_text("{% for %}", encoding="utf-8")
+    words = [word.replace("BROKEN", str(tmp_path / "broken.jinja")) for word in line.split()]
+    done = run(*words, "--model", "openelm-270m")
+    assert (done.code, done.out) == (code, ""), done.err
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "convert openelm-270m --bits 4 --recipe mixed-2-4",
+        "convert openelm-270m --dry-run --group-size 32",
+        "convert openelm-270m --max-shard-size 0",
+        "convert openelm-270m --rope-factor 8",
+        "convert openelm-270m --tokenizer nowhere --output OUT",
+        "verify MODEL --against openelm-270m --tokens 9999999",
+        "verify MODEL --against openelm-270m --text nowhere",
+        "verify MODEL --against openelm-270m --rope-factor 8",
+    ],
+)
+def test_options_are_judged_before_a_checkpoint_is_looked_up(
+    openelm: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, line: str
+) -> None:
+    for name in ("fetch_checkpoint", "fetch_tokenizer"):
+        monkeypatch.setattr(library_pull, name, lambda *_, **__: pytest.fail("fetched"))
+    monkeypatch.setattr(local, "cached_checkpoint", lambda *_, **__: pytest.fail("looked up"))
+    places = {"MODEL": str(openelm), "OUT": str(tmp_path / "out")}
+    done = run(*(places.get(word, word) for word in line.split()))
+    assert (done.code, done.out) == (66 if "nowhere" in line else 2, ""), done.err
+
+
+def test_the_program_and_the_library_have_the_same_bounds() -> None:
+    assert (kinds.SHARD_GB.min, kinds.SHARD_GB.max) == (convert.MIN_SHARD_GB, convert.MAX_SHARD_GB)
+    assert (kinds.TEXT_TOKENS.min, kinds.TEXT_TOKENS.max) == (1, verify.MOST_TOKENS)
+
+
+def test_filters_of_a_greedy_model_are_refused_before_its_weights_are_read(
+    openelm: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(elm_mlx, "load", lambda *_, **__: pytest.fail("loaded"))
+    done = run("generate", "--model", openelm, "--top-p", 0.9)
+    assert (done.code, "Give a --temperature, or leave --top-p out." in done.err) == (2, True)
+
+
+@pytest.mark.parametrize(
+    ("number", "code", "message"),
+    [
+        (errno.EMFILE, 1, "Too many open files. Let this process open more files: ulimit -n 1024."),
+        (errno.ENOSPC, 74, "/some: No space left on device. Free some space."),
+        (errno.EACCES, 1, "/some: Permission denied. Check that it is there and yours."),
+    ],
+)
+def test_what_the_system_refuses_comes_with_advice(
+    monkeypatch: pytest.MonkeyPatch, number: int, code: int, message: str
+) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError(number, os.strerror(number), "/some")
+
+    monkeypatch.setattr(elm_mlx, "info", refuse)
+    done = run("info")
+    assert (done.code, done.out, done.err) == (code, "", f"elm-mlx: {message}\n")
 
 
 def _without(name: str) -> Callable[[Path], object]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -50,7 +51,7 @@ def test_a_program_reads_one_json_object(openelm: Path, converted: Path) -> None
     told: dict[str, Any] = json.loads(done.out)
     assert list(told) == ["converted", "source", "tokens", "max_difference", "relative_difference", "kl_divergence",
                           "same_top", "perplexity", "source_perplexity", "stored", "bound", "altered",
-                          "passed"]  # fmt: skip
+                          "not_finite", "source_not_finite", "must_match", "passed", "failure"]  # fmt: skip
     assert (told["tokens"], told["stored"], told["bound"], told["passed"]) == (64, "bfloat16", MAX_KL["bfloat16"], True)
     assert 0 < told["kl_divergence"] < told["bound"]
 
@@ -59,11 +60,30 @@ def test_past_the_bound_it_exits_with_72_and_still_reports(openelm: Path, wrong:
     done = verify(wrong, "--against", openelm, "--max-kl", "1e-5")
     assert done.code == 72
     assert done.out.endswith("FAILED\n")
-    assert done.err == (f"elm-mlx: {wrong} differs from {openelm} by more than the bound. Convert it anew, with more "
-                        "bits if it was quantized; --max-kl sets another bound.\n")  # fmt: skip
+    assert re.fullmatch(rf"elm-mlx: {wrong} does not pass against {openelm}: it differs by 0\.\d+ nats per token, more "
+                        r"than the 1e-05 allowed for bfloat16 weights\. Convert it again, with more bits if it was "
+                        r"quantized; --max-kl sets another bound\.\n", done.err)  # fmt: skip
     failed = verify(wrong, "--against", openelm, "--max-kl", "1e-5", "--json")
     assert (failed.code, json.loads(failed.out)["passed"]) == (72, False)
     assert verify(wrong, "--against", openelm, "--max-kl", "100").code == 0
+
+
+def test_an_altered_weight_fails_in_every_face_of_the_report(openelm: Path, converted: Path, tmp_path: Path) -> None:
+    """Unless --max-kl is given: then the verdict says what alone decided."""
+    altered = Path(shutil.copytree(converted, tmp_path / "altered"))
+    file = altered / "model.safetensors"
+    data = bytearray(file.read_bytes())
+    data[-1] ^= 1
+    file.write_bytes(data)
+    name = "transformer.norm.weight"
+    failed = verify(altered, "--against", openelm)
+    assert (failed.code, failed.out.endswith("FAILED\n")) == (72, True)
+    assert f"weights are not the source's, rounded as conversion.json says: {name}. Fetch or convert" in failed.err
+    told = verify(altered, "--against", openelm, "--json")
+    assert (told.code, json.loads(told.out)["altered"], json.loads(told.out)["passed"]) == (72, [name], False)
+    allowed = verify(altered, "--against", openelm, "--max-kl", 1)
+    assert (allowed.code, allowed.err) == (0, "")
+    assert allowed.out.endswith("passed by its divergence alone, as its weights are not the source's\n")
 
 
 def test_no_number_is_null_in_json(openelm: Path, tmp_path: Path) -> None:
@@ -75,6 +95,7 @@ def test_no_number_is_null_in_json(openelm: Path, tmp_path: Path) -> None:
     done = verify(wrong, "--against", openelm, "--json")
     told = json.loads(done.out, parse_constant=lambda constant: pytest.fail(f"{constant} is not JSON"))
     assert (done.code, told["kl_divergence"], told["passed"]) == (72, None, False)
+    assert told["failure"] == "its weights are not finite, and the source's are: transformer.norm.weight"
 
 
 def test_the_rope_factor_of_metas_files_can_be_said(tmp_path: Path) -> None:

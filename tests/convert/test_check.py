@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from elm_mlx.convert import check, plan
+from elm_mlx.convert import check, convert, plan
+from elm_mlx.convert.verify import verify
 from elm_mlx.errors import InvalidRequest, MissingTokenizer, NotFound, TargetExists
 
 
@@ -34,6 +36,28 @@ def test_the_output_is_where_a_conversion_puts_it(openelm: Path) -> None:
 def test_options_without_a_meaning_are_refused(tmp_path: Path, options: dict[str, Any], error: type[Exception]) -> None:
     with pytest.raises(error):
         check("OpenELM-270M", tmp_path / "out", **options)
+    assert not [*tmp_path.iterdir()]
+
+
+@pytest.mark.parametrize("nothing", ["", "a\0b"], ids=["empty", "NUL"])
+def test_a_path_that_can_be_none_is_refused_and_never_the_working_directory(
+    openelm: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, nothing: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    calls: list[tuple[str, Callable[[], object]]] = [
+        ("source", lambda: convert(nothing)),
+        ("output", lambda: convert(openelm, nothing)),
+        ("tokenizer", lambda: convert(openelm, tmp_path / "out", tokenizer=nothing)),
+        ("source", lambda: check(nothing)),
+        ("output", lambda: check("OpenELM-270M", nothing)),
+        ("tokenizer", lambda: check("OpenELM-270M", "out", tokenizer=nothing)),
+        ("converted", lambda: verify(nothing, openelm)),
+        ("source", lambda: verify(openelm, nothing)),
+        ("text", lambda: verify(openelm, openelm, nothing)),
+    ]
+    for name, call in calls:
+        with pytest.raises(InvalidRequest, match=f"^{name} is "):
+            call()
     assert not [*tmp_path.iterdir()]
 
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
+import shlex
 from pathlib import Path
 
 import pytest
 from helpers.fake_hub import FakeHub
-from helpers.machine import APPLE, Machine, well
+from helpers.machine import APPLE, MIRRORS, Machine, listing, sent, well
 
 
 def test_convert_takes_a_name_and_finds_its_tokenizer(machine: Machine, hub: FakeHub, tmp_path: Path) -> None:
@@ -60,3 +62,54 @@ def test_convert_of_a_gated_name_takes_the_original(machine: Machine, hub: FakeH
     refused = machine.run("convert", "llama-3.2-1b", "--output", tmp_path / "o")
     assert (refused.code, (tmp_path / "o").exists()) == (77, False)
     assert machine.run("convert", "openelm-45m").code == 66
+
+
+@pytest.fixture
+def own_tokenizer(tmp_path: Path, tokenizer: bytes) -> Path:
+    """A tokenizer of the user's own."""
+    path = tmp_path / "my tokenizer.model"
+    path.write_bytes(tokenizer)
+    return path
+
+
+def test_a_tokenizer_that_is_given_asks_no_mirror(machine: Machine, hub: FakeHub, own_tokenizer: Path) -> None:
+    given = ["convert", APPLE, "--tokenizer", own_tokenizer, "--output", machine.home / "out"]
+    well(machine.run(*given))
+    assert well(machine.generate(str(machine.home / "out"))).out
+    well(machine.run(*given, "--force", "--dry-run", NO_SOCKETS="1"))
+    well(machine.run(*given, "--force", NO_SOCKETS="1"))
+    compared = machine.run("verify", machine.home / "out", "--against", APPLE, "--tokens", 8, NO_SOCKETS="1")
+    assert "passed" in well(compared).out
+    assert not [request for request in hub.requests if any(mirror in request.path for mirror in MIRRORS)]
+
+
+@pytest.mark.parametrize("lost", ["mirrors", "network"])
+def test_without_mirrors_the_command_of_the_refusal_makes_a_model(
+    machine: Machine, hub: FakeHub, own_tokenizer: Path, lost: str
+) -> None:
+    well(machine.run("convert", APPLE, "--tokenizer", own_tokenizer, "--output", machine.home / "out"))  # fetches it
+    environment = {"HF_HUB_OFFLINE": "1"} if lost == "network" else {"SHA256": "0" * 64}
+    refused = machine.run("pull", "openelm-450m", "--bits", 4, **environment)
+    assert refused.code == (75 if lost == "network" else 66)
+    converting = machine.run("convert", APPLE, **environment)
+    assert (converting.code, "give it: --tokenizer FILE." in converting.err) == (refused.code, True)
+    advice = re.search(r"`elm-mlx (convert .*)`", refused.err)
+    assert advice
+    typed = [str(own_tokenizer) if word == "FILE" else word for word in shlex.split(advice[1])]
+    assert typed[typed.index("--bits") + 1] == "4"
+    well(machine.run(*typed, "--group-size", 32, cwd=machine.home, **environment))
+    assert (machine.home / "OpenELM-450M-mlx-4bit" / "tokenizer.json").exists()
+
+
+def test_a_repository_without_a_tokenizer_is_refused_before_its_weights_and_takes_one(
+    machine: Machine, hub: FakeHub, apple: Path, own_tokenizer: Path
+) -> None:
+    hub.add("some/model", listing(apple))
+    refused = machine.run("pull", "some/model")
+    assert refused.code == 66
+    assert not sent(hub)
+    advice = re.search(r"`elm-mlx (convert some/model --tokenizer FILE)`", refused.err)
+    assert advice
+    given = [*shlex.split(advice[1])[:-1], own_tokenizer, "--output", machine.home / "out"]
+    well(machine.run(*given))
+    well(machine.run(*given, "--force", NO_SOCKETS="1"))

@@ -95,8 +95,22 @@ def test_a_pinned_revision_is_that_and_no_other(machine: Machine, hub: FakeHub, 
     assert absent.code == 75
 
 
-def test_no_mirror_with_the_right_tokenizer_is_said(machine: Machine, hub: FakeHub) -> None:
-    done = machine.generate("openelm-450m", SHA256="0" * 64)
+def test_what_each_mirror_refuses_is_said(machine: Machine, hub: FakeHub) -> None:
+    hub.corrupt("tokenizer.model", times=1)
+    mirrors = json.dumps([*MIRRORS, "nobody/tokenizer", "gated/tokenizer"])
+    hub.add("gated/tokenizer", {"tokenizer.model": b"mine"}, gated=True)
+    done = machine.generate("openelm-450m", SHA256="0" * 64, MIRRORS=mirrors)
     assert (done.code, done.out) == (66, "")
-    assert "on none of its mirrors" in done.err
-    assert "--tokenizer" in done.err
+    last = done.err.splitlines()[-1]
+    assert "on none of its mirrors. " in last
+    told = [f"tokenizer.model of {MIRRORS[0]} is damaged", f"{MIRRORS[1]} has a tokenizer.model that is not Llama 2's",
+            "no repository nobody/tokenizer", "gated/tokenizer asks you to accept its licence"]  # fmt: skip
+    assert sorted(told, key=last.index) == told
+    assert not sent(hub).get("model.safetensors")
+
+
+def test_a_hub_that_goes_away_hides_no_refusal_of_a_mirror(machine: Machine, hub: FakeHub) -> None:
+    hub.fail(f"{MIRRORS[1]}/revision/main", 418)
+    done = machine.generate("openelm-450m")
+    assert done.code == 75
+    assert f"{MIRRORS[0]} has a tokenizer.model that is not Llama 2's. {MIRRORS[1]} could not be fetched" in done.err

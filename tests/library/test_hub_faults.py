@@ -19,6 +19,7 @@ from helpers.fake_hub import FOREVER, FakeHub
 from helpers.machine import PROGRAM, Machine, listing, pulled, sent, well
 
 from elm_mlx.errors import BadCheckpoint, DiskFull
+from elm_mlx.files import SPARE_BYTES
 from elm_mlx.library import download, hub_cache
 from elm_mlx.library import hub as store
 from elm_mlx.library.names import Repository
@@ -274,12 +275,12 @@ def test_room_is_asked_for_what_is_not_here_yet(machine: Machine, monkeypatch: p
             file.truncate(size)
     assert found.nbytes == 2 * 10**9 + 7
     assert found.missing_bytes == 10 + 7
-    enough = hub_cache.SPARE_BYTES + 17
+    enough = SPARE_BYTES + 17
     for free in (enough, enough - 1):
         monkeypatch.setattr("shutil.disk_usage", lambda _, free=free: SimpleNamespace(free=free))
         if free == enough:
             store.check_room_for(found)
-    with pytest.raises(DiskFull, match=f"{MODEL} needs"):
+    with pytest.raises(DiskFull, match=f"{MODEL} needs 17 bytes of disk, and 64 MB have .* 1 byte too little"):
         store.check_room_for(found)
 
 
@@ -289,7 +290,7 @@ def test_what_a_conversion_writes_needs_room_on_its_own_disk(
     found = store.Listing(Repository(MODEL), "0" * 40, {"1": store.Blob("a" * 64, 50)})
     same, other = tmp_path / "not" / "there", Path("/dev")
     assert other.stat().st_dev != tmp_path.stat().st_dev
-    free = {tmp_path: hub_cache.SPARE_BYTES + 99, other: hub_cache.SPARE_BYTES + 50}
+    free = {tmp_path: SPARE_BYTES + 99, other: SPARE_BYTES + 50}
     monkeypatch.setattr("shutil.disk_usage", lambda place: SimpleNamespace(free=free[place]))
     store.check_room_for(found, 49, same)
     store.check_room_for(found, 50, other)
@@ -422,7 +423,7 @@ def test_two_pulls_at_once_send_the_weights_once(machine: Machine, hub: FakeHub,
     assert held.wait(PATIENCE_S)
     second = machine.start(program=FETCH)
     assert second.stdout
-    assert second.stdout.readline() == b"Another elm-mlx fetches the same file; waiting.\n"
+    assert second.stdout.readline() == b"Another elm-mlx is fetching the same file; waiting for it.\n"
     hub.mend()
     for process in (first, second):
         well(ended(process))

@@ -20,6 +20,16 @@ def test_a_cut_within_a_process_is_not_noticed(machine: Machine, hub: FakeHub) -
 
 
 @pytest.mark.usefixtures("at_once")
+@pytest.mark.parametrize("after", [1, 50_000, 65_537])
+def test_what_came_before_a_cut_is_not_fetched_twice(machine: Machine, hub: FakeHub, apple: Path, after: int) -> None:
+    size = (apple / "model.safetensors").stat().st_size
+    hub.cut("model.safetensors", after=after, times=min(20, size // after))
+    well(machine.run("pull", "openelm-450m"))
+    assert sent(hub)["model.safetensors"] == size
+    assert len([request for request in hub.requests if request.status == 206]) == min(20, size // after)
+
+
+@pytest.mark.usefixtures("at_once")
 def test_a_busy_hub_is_asked_again(machine: Machine, hub: FakeHub) -> None:
     hub.fail("model.safetensors", status=503, times=2)
     well(machine.generate("openelm-450m"))

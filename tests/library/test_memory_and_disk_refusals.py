@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import shutil
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 from helpers.fake_hub import FakeHub
-from helpers.machine import READY, Machine, sent, well
+from helpers.machine import APPLE, READY, Machine, sent, well
 
 import elm_mlx
 from elm_mlx.device import memory
+from elm_mlx.errors import DiskFull
+from elm_mlx.library import copies
+from elm_mlx.library import hub as hub_module
 
 
 @pytest.fixture
@@ -49,6 +53,38 @@ def test_too_little_disk_is_said_before_the_first_byte(
     done = machine.run("pull", "openelm-450m", "--force")
     assert done.code == 74, done.err
     assert not sent(hub)
+
+
+def test_a_full_disk_is_answered_with_the_settings_of_a_name_s_places(
+    machine: Machine, hub: FakeHub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    well(machine.run("convert", APPLE, "--output", machine.home / "out"))  # brings the checkpoint and its tokenizer
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(total=10, used=5, free=5))
+    made = machine.run("pull", "openelm-450m", "--bits", 4)
+    assert (made.code, "ELM_MLX_CACHE" in made.err, "--output" in made.err) == (74, True, False)
+    fetched = machine.run("pull", READY, "--force", HF_HUB_CACHE=str(machine.home / "other"))
+    assert (fetched.code, "HF_HUB_CACHE" in fetched.err, "--output" in fetched.err) == (74, True, False)
+
+
+@pytest.mark.usefixtures("little_memory")
+def test_a_repair_asks_for_memory_and_room_as_a_pull_does(
+    machine: Machine, hub: FakeHub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert machine.run("pull", "openelm-450m", "--verify").code == 71
+    monkeypatch.setattr(copies, "check_writable", lambda: None)
+    monkeypatch.setattr(hub_module, "check_room_for", refuse_the_conversion)
+    for repairing in ((), ("--verify",)):
+        done = machine.run("pull", "openelm-450m", "--force", *repairing)
+        assert (done.code, "no room for the conversion" in done.err) == (74, True)
+    assert set(sent(hub)) == {"config.json"}
+    monkeypatch.undo()
+    well(machine.run("pull", "openelm-450m", "--force", "--verify"))
+
+
+def refuse_the_conversion(listing: hub_module.Listing, also: int = 0, at: Path | None = None) -> None:
+    """A disk with room for what is fetched and for nothing that is made of it."""
+    if also:
+        raise DiskFull("no room for the conversion")
 
 
 def test_a_cache_that_cannot_be_written_is_said_before_the_weights_are_fetched(machine: Machine, hub: FakeHub) -> None:

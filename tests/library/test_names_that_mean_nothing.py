@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import pytest
 from helpers.fake_hub import FakeHub
-from helpers.machine import APPLE, GATED, Machine
+from helpers.machine import APPLE, GATED, READY, Machine, well
+
+from elm_mlx.library.local import locate
 
 
 def test_a_path_is_never_a_repository(machine: Machine, hub: FakeHub) -> None:
@@ -35,6 +37,15 @@ def test_a_near_miss_is_answered_with_the_right_name(machine: Machine, typed: st
     done = machine.generate(typed)
     assert done.code == 66
     assert f"Did you mean {meant}" in done.err
+
+
+def test_what_is_here_in_other_bits_is_not_found_and_refused_by_a_pull(machine: Machine) -> None:
+    well(machine.run("pull", READY))
+    with machine.here(NO_SOCKETS="1"):
+        assert locate(READY, 4)
+        assert locate(READY, 8) is None
+    refused = machine.run("pull", READY, "--bits", 8, NO_SOCKETS="1")
+    assert (refused.code, "quantized to 4 bits already. Leave --bits out" in refused.err) == (2, True)
 
 
 def test_an_unknown_repository_says_so(machine: Machine) -> None:

@@ -23,6 +23,16 @@ def test_offline_and_not_there_is_said_at_once(machine: Machine, hub: FakeHub, s
     assert not hub.requests
 
 
+def test_a_copy_of_the_hubs_cache_is_enough_without_a_network(machine: Machine) -> None:
+    refused = machine.generate("openelm-450m", HF_HUB_OFFLINE="1")
+    assert "copy the hub's cache of a machine that has the model" in refused.err
+    well(machine.run("pull", "openelm-450m"))
+    other = machine.home / "other"
+    shutil.copytree(machine.home / "hub", other / "hub", symlinks=True)
+    shutil.rmtree(machine.home / "hub")
+    well(machine.generate("openelm-450m", HF_HUB_OFFLINE="1", HF_HOME=str(other), ELM_MLX_CACHE=str(other / "elm")))
+
+
 def test_what_is_here_in_other_bits_is_said_offline(machine: Machine) -> None:
     well(machine.run("pull", "openelm-450m", "--bits", 4))
     shutil.rmtree(machine.home / "hub")

@@ -7,15 +7,15 @@ from typing import Any
 import pytest
 from helpers import chat_templates as written
 
-from elm_mlx.errors import BadCheckpoint, ElmError
+from elm_mlx.errors import ElmError
 from elm_mlx.text.chat.template import ZEPHYR, ChatTemplate
 
 pytestmark = pytest.mark.parity
 utilities = pytest.importorskip("transformers.utils.chat_template_utils")
 base = pytest.importorskip("transformers.tokenization_utils_base")
 
-# Constructs that transformers renders and we refuse: no chat needs them, and each would need a bound of its own.
-REFUSED = (
+# Constructs that few templates need; tests/text/chat/test_operations.py has every filter, test and method.
+RARE = (
     "{{ messages | groupby('role') | map('first') | list }}", "{{ messages | map(attribute='role') | unique | sort }}",
     "{{ [3, 1.5, -2] | sum }}", "{{ [3, 1] | max }}", "{{ 2.567 | round(1) }}", "{{ 'a\nb' | indent(2) }}",
     "{{ '%s-%03d' | format('x', 7) }}", "{{ 'abcdef' | truncate(5, true) }}", "{{ 'a-b'.partition('-') }}",
@@ -60,10 +60,11 @@ def test_the_text_is_transformers(name: str) -> None:
     assert rendered > 100 or (name == "zephyr" and rendered > 80)
 
 
-@pytest.mark.parametrize("construct", REFUSED)
-def test_what_no_chat_needs_is_refused(construct: str) -> None:
-    with pytest.raises(BadCheckpoint, match=r"plain text\.$"):
-        ChatTemplate(construct, written.TOKENS).render([written.USER])
+@pytest.mark.parametrize("construct", RARE)
+def test_what_few_templates_need_is_transformers_too(construct: str) -> None:
+    theirs = Theirs(chat_template=construct, **written.TOKENS)
+    wanted = theirs.apply_chat_template([written.USER, written.ANSWER], tokenize=False)
+    assert ChatTemplate(construct, written.TOKENS).render([written.USER, written.ANSWER]) == wanted
 
 
 def test_today_is_transformers_today() -> None:

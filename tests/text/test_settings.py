@@ -73,6 +73,15 @@ def test_the_ids_of_tokenizer_json_win_over_added_tokens_json() -> None:
     assert made.added_ids == {"<unk>": 0, "<s>": 1, "</s>": 2, "<x>": 512}
 
 
+def test_a_token_with_a_name_is_special_unless_all_tokens_are_listed() -> None:
+    ordinary = {"id": 512, "content": "<t>", **FLAGS, "special": False}
+    content = json.dumps(SMALL | {"added_tokens": [*SMALL["added_tokens"], ordinary]}).encode()
+    named = {"think_token": "<t>"}
+    assert "<t>" in Tokenizer(content, parse_settings(named), WHERE).control_ids
+    listed = named | {"added_tokens_decoder": {}}
+    assert "<t>" not in Tokenizer(content, parse_settings(listed), WHERE).control_ids
+
+
 @pytest.mark.parametrize("key", ["extra_special_tokens", "additional_special_tokens"])
 def test_further_special_tokens_come_after_those_with_names(key: str) -> None:
     made = tokenizer(parse_settings({key: ["<a>", {"content": "<b>", **FLAGS}], "eos_token": "<e>"}))

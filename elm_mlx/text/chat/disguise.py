@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Collection, Iterable
 from itertools import chain
 
@@ -13,6 +14,7 @@ from elm_mlx.text.token_set import TokenSet
 # Characters that no chat has. A letter becomes a letter, since a token may be looked for as a single word.
 LETTERS = range(0x30000, 0x3134B)
 PRIVATE = range(0xF0000, 0x10FFFE)
+WORD = re.compile(r"[\w.-]*")
 
 
 class Disguise:
@@ -28,9 +30,11 @@ class Disguise:
 
     def __init__(self, added: Iterable[AddedToken], control: Collection[str], used: Collection[str] = ()) -> None:
         added = list(added)
+        control = [token for token in control if token.strip()]  # what is blank is layout, and a caller's, too
         self._control = TokenSet(control)
         # The tokenizers library looks for tokens that are not normalized first, and for others in what is left.
         self._searched = [TokenSet(t.content for t in added if t.normalized is later) for later in (False, True)]
+        self._single = {token.content for token in added if token.single_word}
         self._mask = str.maketrans(dict(stand_ins(self._control.alphabet, used)))
         self._unmask = {ord(stand_in): chr(seen) for seen, stand_in in self._mask.items()}
         self.stand_ins = {token.translate(self._mask): token for token in control}
@@ -41,14 +45,41 @@ class Disguise:
 
     def __call__(self, text: str) -> str:
         """Disguises the control tokens in a caller's text."""
-        pieces = self._control.split(text)
-        text = "".join(piece.translate(self._mask) if place % 2 else piece for place, piece in enumerate(pieces))
+        text = self._hide_tokens(text)
         head, tail = self._control.tail_size(text), self._control.head_size(text)
         middle = max(head, len(text) - tail)
         return text[:head].translate(self._mask) + text[head:middle] + text[middle:].translate(self._mask)
 
+    def name(self, text: str) -> str:
+        """Disguises a role or a key. The ends of a plain word stay: a template may build a token around it."""
+        return self._hide_tokens(text) if WORD.fullmatch(text) else self(text)
+
+    def _hide_tokens(self, text: str) -> str:
+        pieces = self._control.split(text)
+        return "".join(piece.translate(self._mask) if place % 2 else piece for place, piece in enumerate(pieces))
+
+    def ends(self, text: str) -> str:
+        """Disguises the ends of a text that was cut, where a neighbour might complete them; whole tokens stay."""
+        reach, head, tail = self._control.longest, self._control.tail_size(text), self._control.head_size(text)
+        if head:
+            text = self._hide_end(text[: head + reach], 0, head) + text[head + reach :]
+        if tail:
+            far = max(0, len(text) - tail - reach)
+            text = text[:far] + self._hide_end(text[far:], len(text) - far - tail, len(text))
+        return text
+
+    def _hide_end(self, text: str, start: int, end: int) -> str:
+        """Disguises text[start:end], but for the parts of whole tokens."""
+        hidden = text[:start] + text[start:end].translate(self._mask) + text[end:]
+        pieces, place = self._control.split(text), 0
+        for number, piece in enumerate(pieces):
+            if number % 2:
+                hidden = hidden[:place] + piece + hidden[place + len(piece) :]
+            place += len(piece)
+        return hidden
+
     def reveal(self, text: str) -> str:
-        """The text with its original characters again."""
+        """The text with its original characters again, each in its place."""
         return text.translate(self._unmask)
 
     def mark(self, rendered: str) -> str:
@@ -62,16 +93,36 @@ class Disguise:
         first, *later = searched
         return "".join(
             self._token(piece) if place % 2 else self._mark(piece, later)
-            for place, piece in enumerate(first.split(text))
+            for place, piece in enumerate(self._found(text, first))
         )
+
+    def _found(self, text: str, tokens: TokenSet) -> list[str]:
+        """Splits as `TokenSet.split`, but a token that counts only as a single word is text amid letters."""
+        pieces, place = [""], 0
+        for number, piece in enumerate(tokens.split(text)):
+            end = place + len(piece)
+            amid = any(map(is_letter, (*text[max(place - 1, 0) : place], *text[end : end + 1])))
+            if number % 2 and not (amid and piece in self._single):
+                pieces += [piece, ""]
+            else:
+                pieces[-1] += piece
+            place = end
+        return pieces
 
     def _token(self, token: str) -> str:
         return token.translate(self._mask) if token in self._control else token
+
+
+def is_letter(character: str) -> bool:
+    """Whether a character is part of a word for the tokenizers library: \\w of Rust's regular expressions, which counts
+    marks and joiners, but no superscript digits."""
+    category = unicodedata.category(character)
+    return category[0] in "LM" or category in ("Nd", "Nl", "Pc") or character in "\u200c\u200d"
 
 
 def stand_ins(characters: Iterable[str], used: Collection[str]) -> Iterable[tuple[str, str]]:
     """Pairs each character with one that is not in `used`, letters with letters."""
     free = {True: chain(LETTERS, PRIVATE), False: iter(PRIVATE[len(PRIVATE) // 2 :])}
     for character in sorted(characters):
-        pool = free[bool(re.match(r"\w", character))]
+        pool = free[is_letter(character)]
         yield character, next(one for code in pool if (one := chr(code)) not in used)

@@ -7,14 +7,17 @@ from typing import Any
 
 from elm_mlx.errors import InvalidRequest
 
+Edit = Callable[[str], str]
 MAX_DEPTH = 64  # of lists in lists: hashing deeper tuples can overflow the C stack
 MAX_BITS = 4096  # of an integer
 EXAMPLE = "{'role': 'user', 'content': 'Hi'}"
 REASONING = ("reasoning_content", "thinking", "reasoning")  # names of one thing, in the order in which they are read
 
 
-def plain_json(value: object, text: Callable[[str], str] = str, depth: int = MAX_DEPTH) -> Any:
-    """Copies a caller's value in plain JSON types, `text` applied to every string. Raises InvalidRequest for others."""
+def plain_json(value: object, text: Edit = str, name: Edit | None = None, depth: int = MAX_DEPTH) -> Any:
+    """Copies a caller's value in plain JSON types, `text` applied to every string, but `name` to keys and roles where
+    it is given. Raises InvalidRequest for other types."""
+    name = name or text
     if value is None or isinstance(value, bool | float):
         return value
     if isinstance(value, str):
@@ -22,9 +25,10 @@ def plain_json(value: object, text: Callable[[str], str] = str, depth: int = MAX
     if isinstance(value, int) and value.bit_length() <= MAX_BITS:
         return int(value)
     if isinstance(value, Mapping) and depth and all(isinstance(key, str) for key in value):
-        return {text(str.__str__(key)): plain_json(item, text, depth - 1) for key, item in value.items()}
+        edits = {key: name if key == "role" else text for key in value}
+        return {name(str.__str__(key)): plain_json(item, edits[key], name, depth - 1) for key, item in value.items()}
     if isinstance(value, list | tuple) and depth:
-        return [plain_json(item, text, depth - 1) for item in value]
+        return [plain_json(item, text, name, depth - 1) for item in value]
     raise InvalidRequest(f"The messages hold a {type(value).__name__} that is not JSON: give them as texts, numbers, "
                          "lists and objects with texts as keys.")  # fmt: skip
 

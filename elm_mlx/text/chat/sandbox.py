@@ -1,163 +1,43 @@
-"""A chat template as a program on a budget: Jinja with the operations that chats need, each paid for.
+"""Runs a chat template as a program on a budget: Jinja as transformers offers it, with every operation paid for.
 
-A template comes from the internet. It pays units of work for every value that it reads, makes or writes; an operation
-that makes much out of little is paid in advance, and one that cannot be paid is not done. What chats do not need is
-removed. The budget counts work, not seconds, so that a template ends in one way on every machine.
+A template comes from the internet. What it may use is in operations.py, what it pays in budget.py; through see_through
+it finds control tokens in texts that are disguised.
 """
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, ItemsView, Iterable, Iterator, KeysView, ValuesView
+from collections.abc import Callable, Mapping
 from datetime import datetime
-from functools import partial, wraps
-from types import CodeType, GeneratorType
+from functools import partial
+from types import BuiltinMethodType, CodeType, MethodType, TracebackType
 from typing import Any
 
-from jinja2 import nodes
-from jinja2.ext import Extension
-from jinja2.runtime import Context, Macro
+from jinja2 import Template
+from jinja2.exceptions import SecurityError
+from jinja2.runtime import Context, LoopContext, Macro, Undefined
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 from jinja2.utils import Namespace
-from jinja2.visitor import NodeTransformer
 
 from elm_mlx.errors import InvalidRequest
-from elm_mlx.text.chat.messages import MAX_BITS, MAX_DEPTH
+from elm_mlx.text.chat.budget import Budget
+from elm_mlx.text.chat.filters import Filters
+from elm_mlx.text.chat.formats import format_text
+from elm_mlx.text.chat.metering import MAX_NESTING, Generation, Metering, nesting
+from elm_mlx.text.chat.operations import FILTERS, METHODS, REASONS, TESTS, Dicts, method_reason
+from elm_mlx.text.chat.see_through import Hiding, Sight
+from elm_mlx.text.chat.units import VALUE_UNITS, VIEWS, Overrun, units_of
 
-VALUE_UNITS = 32  # the cost of a value, about a microsecond and its memory; each of its characters adds one unit
 BASE_UNITS = 1 << 25  # the cost that any rendering may have: about a second
 PER_INPUT_UNIT = 16  # units more for each unit of the messages; templates of Llama 3 take 4 to 6, of Qwen 3 about 9
 MAX_INPUT = 1 << 22  # units: four million characters, more than any context holds
-MAX_NESTING = 20_000  # nodes, each counted for every block around it, as the compiler walks them; Llama 3.1: 800
-
-FILTERS = frozenset(
-    "abs capitalize count d default dictsort e escape first float int items join last length list lower map reject "
-    "rejectattr replace reverse safe select selectattr string title tojson trim upper".split()
-)
-METHODS = frozenset(
-    "capitalize changed cycle endswith find get index items join keys lower lstrip next removeprefix "
-    "removesuffix replace rstrip split startswith strip title upper values".split()
-)
-# Operations that do not walk their subject, or only item by item on request. The names of tests begin with "is:".
-SHALLOW = frozenset(
-    "count d default first get items keys last length list map reject rejectattr reverse select selectattr values "
-    "is:defined is:iterable is:mapping is:none is:sequence is:string is:undefined".split()
-)
-REFUSED_NODES = (nodes.Extends, nodes.Include, nodes.Import, nodes.FromImport, nodes.Block, nodes.Pow,
-                 nodes.ScopedEvalContextModifier)  # fmt: skip
-BLOCK_NODES = (nodes.For, nodes.If, nodes.Macro, nodes.CallBlock, nodes.FilterBlock, nodes.With, nodes.AssignBlock,
-               nodes.Scope)  # fmt: skip
-
-
-class Overrun(Exception):
-    """A template needs more work or memory than its budget has."""
 
 
 class TemplateRefusal(Exception):
     """A template refuses the messages: it called raise_exception."""
 
 
-def own_units(value: Any) -> int:
-    """The units of a value's characters, or of its items without what these hold in turn."""
-    if isinstance(value, str):
-        return len(value)
-    if isinstance(value, int) and value.bit_length() > MAX_BITS:
-        raise Overrun
-    held = VALUE_UNITS * len(value) if isinstance(value, dict | list | tuple | range) else 0
-    return 2 * held if isinstance(value, dict) else held
-
-
-def units_of(value: object, most: int) -> int:
-    """The units of a value with all that it holds, a shared part as often as it is reached. Raises Overrun over `most`.
-
-    Each level of lists in lists is counted before it is entered, so that neither width nor depth can take long.
-    """
-    total, level = VALUE_UNITS, [value]
-    for _ in range(MAX_DEPTH):
-        total += sum(map(own_units, level))
-        if total > most:
-            break
-        parts = ((*one, *one.values()) if isinstance(one, dict) else one for one in level)
-        level = [item for one in parts if isinstance(one, list | tuple) for item in one]
-        if not level:
-            return total
-    raise Overrun
-
-
-def product_units(left: Any, right: Any) -> int:
-    """The units of a text or list that * repeats; none for a product of numbers."""
-    text, number = (right, left) if isinstance(left, int) else (left, right)
-    return own_units(text) * max(number, 0) if isinstance(text, str | list | tuple) and isinstance(number, int) else 0
-
-
-def join_units(one: Any, d: Any = "", attribute: object = None) -> int:
-    """The units of a join: the filter's (items, separator) or the method's (separator, items); a text has letters."""
-    letters = sum(len(text) for text in (one, d) if isinstance(text, str))
-    return len(one) * len(d) + VALUE_UNITS * letters
-
-
-# What an operation costs beyond its operands and its result, because it makes or walks their product.
-EXTRA_UNITS: dict[str, Callable[..., int]] = {
-    **dict.fromkeys(("strip", "lstrip", "rstrip", "trim"), lambda text, chars=None: len(str(text)) * len(chars or "")),
-    "join": join_units,
-    "replace": lambda text, old="", new="", count=None: str(text).count(str(old)) * len(str(new)),
-    "split": lambda text, sep=None, maxsplit=-1: VALUE_UNITS * (text.count(sep) if sep else len(text) // 2),
-    "title": lambda text: VALUE_UNITS * len(str(text)),
-    "strftime_now": lambda _, format: 256 * len(format),
-}
-
-
-class Budget:
-    """The units that one rendering has left."""
-
-    def __init__(self, units: int) -> None:
-        self.left = units
-
-    def pay(self, units: int) -> None:
-        """Takes `units`, or raises Overrun."""
-        self.left -= units
-        if self.left < 0:
-            raise Overrun
-
-    def pay_new(self, value: Any) -> Any:
-        """Pays for a new value and returns it. What it holds is older, and paid already."""
-        self.pay(VALUE_UNITS + own_units(value))
-        return value
-
-    def pay_whole(self, value: Any) -> Any:
-        """Pays for a value and all that it holds, as an operation walks it, and returns it; a generator as a list."""
-        value = list(value) if isinstance(value, GeneratorType) else value
-        self.pay(units_of(value, self.left))
-        return value
-
-    def pay_each(self, values: Iterable[Any]) -> Iterator[Any]:
-        """Yields `values` and pays for each as it comes."""
-        for value in values:
-            self.pay(VALUE_UNITS)
-            yield value
-
-    def run(self, name: str, call: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        """Calls the operation `name` and pays for its operands and its result; the first operand is its subject."""
-        self.pay(VALUE_UNITS)
-        unseen = int(name in SHALLOW)
-        args = (*args[:unseen], *map(self.pay_whole, args[unseen:]))
-        kwargs = {key: self.pay_whole(value) for key, value in kwargs.items()}
-        if name in EXTRA_UNITS:
-            self.pay(EXTRA_UNITS[name](*args, **kwargs))
-        result = call(*args, **kwargs)
-        if isinstance(result, Iterator):
-            return self.pay_each(result)
-        return self.pay_new([*result] if isinstance(result, KeysView | ValuesView | ItemsView) else result)
-
-    def meter(self, name: str, function: Any) -> Callable[..., Any]:
-        """Makes a filter or test pay. Where it has Jinja's mark for it, it still gets Jinja's context first."""
-        given = hasattr(function, "jinja_pass_arg")
-
-        @wraps(function)
-        def call(*args: Any, **kwargs: Any) -> Any:
-            return self.run(name, partial(function, *args[:given]), *args[given:], **kwargs)
-
-        return call
+class TemplateFault(Exception):
+    """A template fails, or needs what is refused: the message says in which line."""
 
 
 def raise_exception(message: object) -> None:
@@ -168,21 +48,31 @@ def strftime_now(format: str) -> str:
     return datetime.now().strftime(format)
 
 
+def check_name(name: object) -> None:
+    if str(name).startswith("_"):
+        raise SecurityError(f"a namespace holds no name with an underscore first, as {str(name)[:40]!r} has")
+
+
 class Variables(Namespace):
     """namespace(): printing one does not show what it holds, since that would not be paid."""
+
+    def __init__(*args: Any, **kwargs: Any) -> None:
+        held = dict(*args[1:], **kwargs)
+        for name in held:
+            check_name(name)
+        Namespace.__init__(args[0], held)
+
+    def __setitem__(self, name: str, value: Any) -> None:
+        check_name(name)
+        super().__setitem__(name, value)
 
     def __repr__(self) -> str:
         return "<Namespace>"
 
 
-class Generation(Extension):
-    """{% generation %}: marks what the assistant says, for training; here it is a block without an effect."""
-
-    tags = {"generation"}  # noqa: RUF012
-
-    def parse(self, parser: Any) -> nodes.Node:
-        line = next(parser.stream).lineno
-        return nodes.Scope(parser.parse_statements(("name:endgeneration",), drop_needle=True), lineno=line)
+def refuse(kind: str, name: str, *_: Any, **__: Any) -> None:
+    """Stands for a filter or a global that is refused, so that a template fails only if it is used."""
+    raise SecurityError(f"the {kind} {name} is refused, since it {REASONS[kind, name]}")
 
 
 class Sandbox(ImmutableSandboxedEnvironment):
@@ -194,109 +84,111 @@ class Sandbox(ImmutableSandboxedEnvironment):
         # Not optimized, since what Jinja computes while it compiles would not be paid.
         super().__init__(trim_blocks=True, lstrip_blocks=True, optimized=False,
                          extensions=[Generation, "jinja2.ext.loopcontrols"])  # fmt: skip
-        self.budget, self.pay_each = budget, budget.pay_each
-        self.pay_new, self.pay_whole = budget.pay_new, budget.pay_whole
-        self.filters |= {"list": lambda values: list(budget.pay_each(values)), "tojson": self.tojson}
-        self.filters = {name: budget.meter(name, self.filters[name]) for name in FILTERS}
-        self.tests = {name: budget.meter(f"is:{name}", self.tests[name]) for name in self.tests}
+        self.budget = budget
+        self.pay_new, self.pay_whole, self.pay_each = budget.pay_new, budget.pay_whole, budget.pay_each
+        self.shown, self.seen, self.sliced, self.stepped = budget.shown, budget.seen, budget.sliced, budget.stepped
+        self.filters |= Filters(self).named()
+        self.filters = {name: budget.meter(f"|{name}", self.filters[name]) for name in FILTERS}
+        self.tests = {name: budget.meter(f"is:{name}", self.tests[name]) for name in TESTS}
         self.globals = {name: self.globals[name] for name in ("range", "cycler", "joiner")}
-        self.globals |= {"raise_exception": raise_exception, "strftime_now": strftime_now, "namespace": Variables}
+        self.globals |= {"raise_exception": raise_exception, "strftime_now": strftime_now, "namespace": Variables,
+                         "dict": Dicts()}  # fmt: skip
+        for kind, named in (("filter", self.filters), ("global", self.globals)):
+            named |= {name: partial(refuse, kind, name) for known, name in REASONS if known == kind}
 
-    def tojson(
-        self, value: object, ensure_ascii: bool = False, indent: int | None = None, separators: Any = None,
-        sort_keys: bool = False,
-    ) -> str:  # fmt: skip
-        """Writes JSON as transformers' filter does; Jinja's own filter would escape it for HTML."""
-        if not 0 <= (indent or 0) <= 16:
-            raise ValueError("tojson indents by 0 to 16 spaces")
-        form = json.JSONEncoder(ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
-        return "".join(map(self.pay_new, form.iterencode(value)))
-
-    def call_binop(self, context: Context, operator: str, left: Any, right: Any) -> Any:
-        if operator == "%" and isinstance(left, str):
-            raise TypeError("% formats no text in chat templates; ~ joins it")
-        product = product_units(self.pay_new(left), self.pay_new(right))
-        self.budget.pay(product if operator == "*" else 0)
-        return self.pay_new(super().call_binop(context, operator, left, right))
+    def call_binop(self, context: Any, operator: str, left: Any, right: Any) -> Any:
+        if isinstance(left, VIEWS) or isinstance(right, VIEWS):
+            raise TypeError("keys and items of an object are no sets in chat templates")
+        return self.budget.run(operator, partial(super().call_binop, context, operator), left, right)
 
     def call(__self, __context: Context, __obj: Any, *args: Any, **kwargs: Any) -> Any:
         """Calls what a template calls. A method's subject is an operand, too; a macro only passes its arguments on."""
         kwargs = {key: value for key, value in kwargs.items() if key not in ("_loop_vars", "_block_vars")}
-        call, subject = partial(super().call, __context, __obj), getattr(__obj, "__self__", None)
+        subject, call = getattr(__obj, "__self__", None), super().call
         if subject is __self.budget:
             return __obj(*args)
         if isinstance(__obj, Macro):
             __self.budget.pay(VALUE_UNITS * (len(args) + len(kwargs)))
-            return __self.pay_new(call(*args, **kwargs))
-        name = getattr(__obj, "__name__", "")
-        return __self.budget.run(name, lambda _, *a, **k: call(*a, **k), subject, *args, **kwargs)
+            return __self.pay_new(call(__context, __obj, *args, **kwargs))
+        if isinstance(__obj, LoopContext):
+            return __self.pay_new(call(__context, __obj, *map(__self.pay_each, args), **kwargs))
+        name = getattr(__obj, "__name__", None) or type(__obj).__name__
 
-    def wrap_str_format(self, value: Any) -> None:
-        """Gives str.format no special treatment: it is a method that METHODS does not have."""
+        def invoke(shown: Any, /, *args: Any, **kwargs: Any) -> Any:
+            return call(__context, __obj if shown is subject else getattr(shown, name), *args, **kwargs)
+
+        return __self.budget.run(f"{name}()" if subject is None else f".{name}", invoke, subject, *args, **kwargs)
+
+    def wrap_str_format(self, value: Any) -> Callable[..., str] | None:
+        """Gives a text's format and format_map as functions that look up, and pay, as the sandbox does."""
+        if not isinstance(value, BuiltinMethodType | MethodType) or value.__name__ not in ("format", "format_map"):
+            return None
+        text = value.__self__
+        if not isinstance(text, str):
+            return None
+
+        def format(*args: Any, **kwargs: Any) -> str:
+            return format_text(self, self.budget, text, args, kwargs)
+
+        def format_map(mapping: Mapping[str, Any], /) -> str:
+            return format_text(self, self.budget, text, (), mapping)
+
+        return format if value.__name__ == "format" else format_map
 
     def is_safe_attribute(self, obj: Any, attr: str, value: Any) -> bool:
-        known = attr in METHODS or isinstance(obj, Namespace) or not callable(value)
-        return known and super().is_safe_attribute(obj, attr, value)
+        if callable(value) and not isinstance(obj, Namespace):
+            return any(isinstance(obj, kind) and attr in names for kind, names in METHODS.items())
+        return super().is_safe_attribute(obj, attr, value)
+
+    def unsafe_undefined(self, obj: Any, attribute: str) -> Undefined:
+        what = f"{attribute} of a value of type {type(obj).__name__} is refused{method_reason(obj, attribute)}"
+        return self.undefined(what, name=attribute, obj=obj, exc=SecurityError)
 
     def getattr(self, obj: Any, attribute: str) -> Any:
         self.budget.pay(VALUE_UNITS)
-        return super().getattr(obj, attribute)
+        return super().getattr(obj, self.budget.sight.key(obj, attribute))
 
     def getitem(self, obj: Any, argument: Any) -> Any:
         self.budget.pay(VALUE_UNITS)
-        return super().getitem(obj, argument)
-
-
-def payment(method: str, node: Any) -> nodes.Call:
-    """A node that calls the sandbox's `pay_new`, `pay_whole` or `pay_each` on the value of `node`."""
-    return nodes.Call(nodes.EnvironmentAttribute(method), [node], [], None, None, lineno=node.lineno)
-
-
-class Metering(NodeTransformer):
-    """Makes a template pay for every loop, comparison, display, slice and output; the Sandbox sees the rest."""
-
-    def visit(self, node: Any, *_: Any, **__: Any) -> Any:
-        """Adds a payment for what a node walks or makes, to its children first."""
-        self.generic_visit(node)
-        match node:
-            case nodes.For():
-                node.iter = payment("pay_each", node.iter)
-            case nodes.Output() | nodes.Concat():
-                node.nodes = [payment("pay_whole", one) for one in node.nodes]
-            case nodes.Compare() | nodes.Operand():
-                node.expr = payment("pay_whole", node.expr)
-            case nodes.Pair():
-                node.key = payment("pay_whole", node.key)
-            case nodes.Getitem(arg=nodes.Slice()) | nodes.List() | nodes.Dict() | nodes.Tuple(ctx="load"):
-                return payment("pay_new", node)
-            case nodes.Getitem():
-                node.arg = payment("pay_whole", node.arg)
-        return node
-
-
-def nesting(node: nodes.Node, depth: int = 1) -> int:
-    """Counts the nodes below, each for every block around it. Raises ValueError for what chats do not need."""
-    if isinstance(node, REFUSED_NODES) or (isinstance(node, nodes.For) and node.recursive):
-        raise ValueError(f"line {node.lineno} has a {type(node).__name__} that chat templates do not use")
-    inner = depth + isinstance(node, BLOCK_NODES)
-    return depth + sum(nesting(child, inner) for child in node.iter_child_nodes())
+        found = super().getitem(obj, self.budget.sight.key(obj, argument))
+        return self.budget.sight.piece(found) if isinstance(obj, str) else found
 
 
 def compile_template(source: str) -> CodeType:
-    """Compiles a template. Raises Jinja's errors, and ValueError for a template that chats do not need."""
-    sandbox = Sandbox(Budget(0))
+    """Compiles a template. Raises Jinja's errors, and ValueError for a template with a tag that is refused."""
+    sandbox = Sandbox(Budget(0, Sight()))
     tree = sandbox.parse(source)
     if nesting(tree) > MAX_NESTING:
         raise ValueError("it nests its blocks too deep")
     return sandbox.compile(Metering().visit(tree))
 
 
-def render(code: CodeType, variables: dict[str, Any]) -> str:
-    """Runs a template. Raises InvalidRequest over MAX_INPUT, TemplateRefusal, Overrun, and Jinja's errors."""
+def line_in(template: Template, trace: TracebackType | None) -> int:
+    """The line of the template's source in which an error arose."""
+    line = 1
+    while trace:
+        if trace.tb_frame.f_code.co_filename == "<template>":
+            line = template.get_corresponding_lineno(trace.tb_lineno)
+        trace = trace.tb_next
+    return line
+
+
+def render(code: CodeType, variables: dict[str, Any], disguise: Hiding | None = None) -> str:
+    """Runs a template; its operations see through `disguise`, in which the texts of `variables` are.
+
+    Raises InvalidRequest over MAX_INPUT, TemplateRefusal, Overrun, and TemplateFault for all that fails.
+    """
     try:
         units = BASE_UNITS + PER_INPUT_UNIT * units_of(variables, MAX_INPUT)
     except Overrun as error:
         raise InvalidRequest(f"The messages hold over {MAX_INPUT >> 20} million characters; shorten them.") from error
-    sandbox = Sandbox(Budget(units))
+    sandbox = Sandbox(Budget(units, Sight(disguise)))
     template = sandbox.template_class.from_code(sandbox, code, sandbox.make_globals(None))
-    return "".join(template.root_render_func(template.new_context(variables)))
+    try:
+        return "".join(template.root_render_func(template.new_context(variables)))
+    except (Overrun, TemplateRefusal):
+        raise
+    except Exception as error:
+        raise TemplateFault(
+            f"line {line_in(template, error.__traceback__)}: {error or type(error).__name__}"
+        ) from error

@@ -98,8 +98,8 @@ class ChatTemplate:
         inputs = self._inputs(messages, tools, add_generation_prompt, variables)
         used = set(self._source).union(json.dumps(inputs, ensure_ascii=False), *self._tokens.values())
         disguise = self._disguise(tokenizer, used)
-        disguised = {key: plain_json(value, disguise) for key, value in inputs.items()}
-        return tokenizer.encode_chat(disguise.mark(self._run(disguised)), disguise.stand_ins)
+        disguised = {key: plain_json(value, disguise, disguise.name) for key, value in inputs.items()}
+        return tokenizer.encode_chat(disguise.mark(self._run(disguised, disguise)), disguise.stand_ins)
 
     def turn_ends(self, tokenizer: Tokenizer) -> frozenset[int]:
         """The ids of the tokens that end an answer: the added token that follows one in a short conversation, blanks
@@ -139,11 +139,11 @@ class ChatTemplate:
         named = {"messages": check_messages(messages), "tools": tools, "documents": None}
         return plain_json({**named, "add_generation_prompt": bool(add_generation_prompt), **variables})
 
-    def _run(self, inputs: dict[str, Any]) -> str:
+    def _run(self, inputs: dict[str, Any], disguise: Disguise | None = None) -> str:
         from elm_mlx.text.chat import sandbox
 
         try:
-            return sandbox.render(self.compile(), self._tokens | inputs)
+            return sandbox.render(self.compile(), self._tokens | inputs, disguise)
         except InvalidRequest:
             raise
         except sandbox.TemplateRefusal as said:
@@ -162,10 +162,12 @@ class ChatTemplate:
             self._code = self._code or sandbox.compile_template(self._source)
             return self._code
         except Exception as error:
-            raise self._unusable(f"is not one that elm-mlx can use ({_brief(error)}). Fetch it again") from error
+            raise self._unusable(f"is not one that elm-mlx can use ({_brief(error)}). Mend it") from error
 
     def _unusable(self, why: str) -> BadCheckpoint:
-        return BadCheckpoint(f"{self._where}: the chat template {why}, or give a prompt as plain text.")
+        return BadCheckpoint(
+            f"{self._where}: the chat template {why},", "give another by {chat_template}, or the prompt as plain text."
+        )
 
 
 def _brief(error: Exception) -> str:

@@ -112,6 +112,13 @@ def test_a_snapshot_of_the_hub_is_named_and_its_blobs_are_not_read_again(
     assert provenance.origin(snapshot / "original") == {"repository": "apple/OpenELM-270M", "revision": COMMIT}
 
 
+def test_a_folder_s_name_is_one_line_of_the_card(openelm: Path, tmp_path: Path) -> None:
+    odd = shutil.copytree(openelm, tmp_path / "a\n---\n# b")
+    text = (convert(odd, tmp_path / "out").output / "README.md").read_text(encoding="utf-8")
+    assert "\n# a\ufffd---\ufffd# b for MLX\n" in text
+    assert text.count("\n---\n") == 1
+
+
 def test_the_same_input_elsewhere_gives_the_same_bytes(openelm: Path, tmp_path: Path) -> None:
     outputs = []
     for place in ("here", "there"):

@@ -354,7 +354,7 @@ def test_an_added_token_without_a_whole_id_is_refused(source: Path, token: objec
         written(source)
 
 
-@pytest.mark.parametrize("generation", ["{bad", '{"do_sample": true, "top_k": "50"}', '{"eos_token_id": "x"}'])
+@pytest.mark.parametrize("generation", ["{bad", '{"eos_token_id": "x"}'])
 def test_generation_settings_that_could_not_be_loaded_are_refused(tmp_path: Path, generation: str) -> None:
     source = tmp_path / "source"
     source.mkdir()

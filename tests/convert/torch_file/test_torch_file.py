@@ -377,9 +377,9 @@ def test_a_tar_is_named(read: Read) -> None:
         (b"", "no PyTorch file"),
         (
             craft.torch_file(craft.dictionary(("a", craft.TENSOR), ("step", b"K\3"))),
-            "'step' is no tensor .* a int",
+            "'step' is no named tensor .* a int",
         ),
-        (craft.torch_file(b"}K\3" + craft.TENSOR + b"s"), "3 is no tensor under a name"),
+        (craft.torch_file(b"}K\3" + craft.TENSOR + b"s"), "3 is no named tensor"),
     ],
 )
 def test_what_else_is_refused(read: Read, data: bytes, advice: str) -> None:

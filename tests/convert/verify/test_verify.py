@@ -22,8 +22,10 @@ from helpers import checkpoints
 import elm_mlx
 from elm_mlx.config.quantization import Quantization
 from elm_mlx.convert import convert
+from elm_mlx.convert.output import pipeline
 from elm_mlx.convert.verify import MAX_KL, Report, held_out, layerwise, stored_as, verify
-from elm_mlx.errors import BadCheckpoint, InvalidRequest, MissingTokenizer, NotFound
+from elm_mlx.convert.verify.rounding import are_same
+from elm_mlx.errors import BadCheckpoint, InvalidRequest, MissingTokenizer, NotFound, VerificationFailed
 
 DEMO = Path(__file__).parents[3] / "examples" / "demo_model" / "demo"
 DRAFT = DEMO.with_name("draft")  # a fraction of its size
@@ -302,6 +304,145 @@ def test_what_is_no_number_fails(openelm: Path, tmp_path: Path) -> None:
     assert not verify(wrong, openelm, tokens=TOKENS, max_kl=1e9).passed
 
 
+# Weights that must be the source's, rounded
+
+
+def with_a_flipped_bit(converted: Path, folder: Path, seed: int) -> Path:
+    """A copy of a conversion with one bit of its weights' data flipped."""
+    shutil.copytree(converted, folder)
+    file = folder / "model.safetensors"
+    data = bytearray(file.read_bytes())
+    begin = 8 + int.from_bytes(data[:8], "little")
+    at = np.random.RandomState(seed).randint(begin * 8, len(data) * 8)
+    data[at // 8] ^= 1 << at % 8
+    file.write_bytes(data)
+    return folder
+
+
+@pytest.mark.parametrize("how", [{"bits": 4}, {}, {"recipe": "mixed-3-5"}, {"mode": "mxfp4"}], ids=str)
+def test_one_flipped_bit_of_a_conversion_fails_it(tmp_path: Path, how: dict[str, Any]) -> None:
+    source = checkpoints.write(tmp_path / "source", WIDE)
+    output = convert(source, tmp_path / "out", **how).output
+    for seed in range(3):
+        report = verify(with_a_flipped_bit(output, tmp_path / str(seed), seed), source, tokens=4)
+        assert report.failure
+        assert (report.passed, report.failure.kind, len(report.altered)) == (False, "altered", 1)
+        assert report.altered[0] in report.failure.what
+
+
+def test_equal_weights_are_those_of_equal_bits() -> None:
+    """The sign of a zero counts; of NaN there are many, and a cast may give any."""
+    for dtype in (mx.float32, mx.bfloat16, mx.float16):
+        array = mx.array([0.0, 1.0, float("nan")], dtype)
+        assert are_same(array, mx.array([0.0, 1.0, -float("nan")], dtype))
+        assert not are_same(array, mx.array([-0.0, 1.0, float("nan")], dtype))
+        assert not are_same(array, mx.array([0.0, 1.0, 1.0], dtype))
+    assert are_same(mx.array([3, 4]), mx.array([3, 4]))
+    assert not are_same(mx.array([3, 4]), mx.array([3, 5]))
+
+
+def undecided(folder: Path, seed: int = 0) -> Path:
+    """A checkpoint that holds all tokens for nearly as likely, so that no divergence is large."""
+    source = checkpoints.write(folder.with_name(f"{folder.name}-decided"), WIDE, seed=seed)
+    return changed(source, folder, lambda arrays: arrays | {"lm_head.weight": arrays["lm_head.weight"] * 1e-3})
+
+
+def test_a_conversion_of_another_model_of_equal_shape_fails(tmp_path: Path) -> None:
+    one, other = (undecided(tmp_path / str(seed), seed) for seed in (0, 1))
+    output = convert(one, tmp_path / "out", bits=4).output
+    assert verify(output, one, tokens=TOKENS).passed
+    report = verify(output, other, tokens=TOKENS)
+    assert report.failure
+    assert (report.failure.kind, len(report.altered)) == ("altered", len(checkpoints.weights(WIDE)))
+    assert report.kl_divergence < report.bound
+
+
+def test_where_no_conversion_json_says_how_weights_were_rounded_the_divergence_alone_decides(tmp_path: Path) -> None:
+    """As it is with learned quantization; or where the caller says how much it may be."""
+    source = undecided(tmp_path / "source")
+    output = convert(source, tmp_path / "out", bits=4).output
+    damaged = with_a_flipped_bit(output, tmp_path / "damaged", seed=0)
+    allowed = verify(damaged, source, tokens=TOKENS, max_kl=1.0)
+    assert (allowed.passed, len(allowed.altered), allowed.must_match) == (True, 1, False)
+    assert allowed.kl_divergence > 0
+    assert not verify(damaged, source, tokens=TOKENS, max_kl=allowed.kl_divergence / 2).passed
+    for record in (None, "{}", '{"elm_mlx": "0.1.0"}'):
+        if record is None:
+            (damaged / "conversion.json").unlink()
+        else:
+            (damaged / "conversion.json").write_text(record, encoding="utf-8")
+        report = verify(damaged, source, tokens=TOKENS)
+        assert (report.passed, len(report.altered), report.bound) == (True, 1, MAX_KL["4-bit"])
+
+
+# Numbers that are none
+
+
+def with_number(source: Path, folder: Path, name: str, value: float) -> Path:
+    """A copy of a checkpoint with one element of a weight changed."""
+
+    def change(arrays: Weights) -> Weights:
+        arrays[name][..., 3] = value
+        return arrays
+
+    return changed(source, folder, change)
+
+
+UP = "model.layers.1.mlp.up_proj.weight"
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("-inf")])
+@pytest.mark.parametrize("how", [{}, {"bits": 8}], ids=str)
+def test_a_source_that_is_not_finite_is_named_and_nobody_else_is_blamed(
+    tmp_path: Path, value: float, how: dict[str, Any]
+) -> None:
+    source = with_number(checkpoints.write(tmp_path / "good", WIDE), tmp_path / "source", UP, value)
+    output = convert(source, tmp_path / "out", allow_nonfinite=True, **how).output
+    report = verify(output, source, tokens=TOKENS)
+    assert report.failure == ("source", f"the source's own weights are not finite: {UP}")
+    assert (report.altered, report.source_not_finite) == ([], [UP])
+    assert f"NaN or infinite in the source: {UP}" in report.weights
+
+
+def test_a_converted_model_that_is_not_finite_is_named(tmp_path: Path) -> None:
+    source = checkpoints.write(tmp_path / "source", WIDE)
+    wrong = with_number(source, tmp_path / "wrong", UP, float("nan"))
+    report = verify(wrong, source, tokens=TOKENS)
+    assert report.failure == ("broken", f"its weights are not finite, and the source's are: {UP}")
+    assert (report.not_finite, report.source_not_finite, report.altered) == ([UP], [], [UP])
+
+
+def test_sums_that_overflow_are_told_from_weights_that_are_not_finite(tmp_path: Path) -> None:
+    source = checkpoints.write(tmp_path / "source", WIDE)
+    large = with_number(source, tmp_path / "large", "lm_head.weight", 3e38)
+    both = verify(convert(large, tmp_path / "out").output, large, tokens=TOKENS)
+    assert both.failure == ("source", "the source's own logits are not finite, though its weights are")
+    assert verify(large, source, tokens=TOKENS).failure == ("broken", "its logits are not finite, and the source's are")
+
+
+@pytest.mark.usefixtures("short_text")
+def test_a_conversion_that_verifies_itself_blames_the_source_for_its_numbers(tmp_path: Path) -> None:
+    source = with_number(checkpoints.write(tmp_path / "good", WIDE), tmp_path / "source", UP, float("inf"))
+    with pytest.raises(VerificationFailed, match=rf"the source's own weights are not finite: {UP}\. There is nothing"):
+        convert(source, tmp_path / "out", bits=8, allow_nonfinite=True, verify=True)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.usefixtures("short_text")
+def test_a_conversion_that_verifies_itself_blames_the_program_for_other_weights(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    right = pipeline.convert_rows
+
+    def wrong(name: str, rows: mx.array, shards: pipeline.Shards) -> dict[str, mx.array]:
+        return right(name, rows * 1.5 if name == UP else rows, shards)
+
+    monkeypatch.setattr(pipeline, "convert_rows", wrong)
+    source = checkpoints.write(tmp_path / "source", WIDE)
+    with pytest.raises(VerificationFailed, match=rf"says: {UP}\. That is a fault of elm-mlx or of this machine"):
+        convert(source, tmp_path / "out", bits=8, verify=True)
+
+
 # Refusals
 
 
@@ -331,7 +472,7 @@ def test_what_is_missing_is_named(openelm: Path, tmp_path: Path) -> None:
             verify(*places)
 
 
-@pytest.mark.parametrize(("content", "complaint"), [(b"", "no token to foretell"), (b"\xff\xfe", "not UTF-8")])
+@pytest.mark.parametrize(("content", "complaint"), [(b"", "no token to predict"), (b"\xff\xfe", "not UTF-8")])
 def test_a_text_that_cannot_be_read_is_refused(openelm: Path, tmp_path: Path, content: bytes, complaint: str) -> None:
     (tmp_path / "text").write_bytes(content)
     with pytest.raises(InvalidRequest, match=complaint):

@@ -9,9 +9,13 @@ from pathlib import Path
 
 import pytest
 from helpers import chat_templates as written
+from jinja2 import TemplateSyntaxError
+from tokenizers import AddedToken
 
 from elm_mlx.errors import BadCheckpoint
 from elm_mlx.text.chat import sandbox
+from elm_mlx.text.chat.disguise import Disguise
+from elm_mlx.text.chat.messages import plain_json
 from elm_mlx.text.chat.template import ChatTemplate
 
 # A whole budget takes about a second of the processor's time: thirty stand for what nobody counted, on any machine.
@@ -144,6 +148,76 @@ ATTACKS = {
     "deep loops": "{% for a in b %}" * 90 + "{{ a }}" * 8_000 + "{% endfor %}" * 90,
     "deep macros": "{% macro f() %}" * 90 + "{{ a }}" * 7_000 + "{% endmacro %}" * 90,
     "too long": "x" * 70_000,
+    "loops within themselves": f"{{% for a in [1] recursive %}}{{{{ loop({R}) }}}}{{% endfor %}}",
+    "letters in a loop within itself": "{% for a in [0] recursive %}{{ loop('x' * 9999999) if not a }}{% endfor %}",
+    "endless loop within itself": "{% for a in [1] recursive %}{{ loop([a]) }}{% endfor %}",
+    "laughs in a loop within itself": LAUGHS + "{% for x in a recursive %}{{ loop(x) }}{% endfor %}",
+    "keys of one hash": "{{ range(0, 99999 * (2 ** 61 - 1), 2 ** 61 - 1) | unique | list | length }}",
+    "an object of keys of one hash": "{{ dict.fromkeys(range(0, 99999 * (2 ** 61 - 1), 2 ** 61 - 1)) | length }}",
+    "pairs of keys of one hash": "{{ dict(range(0, 99999 * (2 ** 61 - 1), 2 ** 61 - 1) | batch(2)) | length }}",
+    "a namespace of keys of one hash": "{{ namespace(range(0, 99999 * (2 ** 61 - 1), 2 ** 61 - 1) | batch(2)) }}",
+    "sort by a long text": "{% set n = namespace(x='X' * 99999) %}{{ ([n] * 99999) | sort(attribute='x') | length }}",
+    "group by a long text": "{% set n = namespace(x='X' * 99999) %}{{ ([n] * 99999) | groupby('x') | length }}",
+    "join of a long text": "{% set n = namespace(x='X' * 99999) %}{{ ([n] * 99999) | join(attribute='x') | length }}",
+    "sum of long lists": "{% set n = namespace(x=[1] * 9999) %}{{ ([n] * 9999) | sum('x', []) | length }}",
+    "most of long texts": "{% set n = namespace(x='X' * 99999) %}{{ ([n] * 99999) | max(attribute='x') }}",
+    "sorted, again and again": f"{{% for a in {R} %}}{{% set x = {R} | sort %}}{{% endfor %}}",
+    "attribute path, to sort": "{{ ([{}] * 99999) | sort(attribute='a.' * 9999) | list }}",
+    "attribute paths, to sort": "{{ ([{}] * 999) | sort(attribute='a,' * 999999) | list }}",
+    "words": "{% for a in range(999) %}{% set x = ('a ' * 99999) | wordcount %}{% endfor %}",
+    "lines": "{% set ns = namespace(l=[]) %}{% for a in range(999) %}"
+    "{% set ns.l = [ns.l, ('é\n' * 99999).splitlines()] %}{% endfor %}",
+    "lines of other ends": "{% for a in range(999) %}{% set x = ('\x1c' * 99999) | indent(99) %}{% endfor %}",
+    "wrapped long word": "{{ ('x' * 999999) | wordwrap(1) | length }}",
+    "urlencode": "{{ ('é' * 9999999) | urlencode | length }}",
+    "xmlattr": "{{ {'a': '&' * 9999999} | xmlattr | length }}",
+    "striptags": "{{ ('&amp;' * 9999999) | striptags | length }}",
+    "rjust": "{{ 'x'.rjust(1000000000) }}",
+    "a width that is no number": "{{ 'x'.center('nan' | float) ~ 'x'.rjust('inf' | float) }}",
+    "a width below nothing": "{% for a in range(99999) %}{% set x = 'x'.center(-9999999999) %}"
+    "{% for b in range(99999) %}{% endfor %}{% endfor %}",
+    "times, to the left of nothing": f"{{% for a in {R} %}}{{% set x = 'x' * -99999999 ~ {R} | sum %}}{{% endfor %}}",
+    "searches from the end": "{{ ('a' * 999999).rfind('ab' ~ 'a' * 9999) }}",
+    "cuts from the end": "{{ ('a' * 999999).rsplit('ab' ~ 'a' * 9999) }}",
+    "parts from the end": "{{ ('a' * 999999).rpartition('ab' ~ 'a' * 9999) }}",
+    "percent, by name": "{{ ('%(a)s' * 9999) % {'a': 'x' * 9999} }}",
+    "percent, wide name": "{{ '%(a(b))99999999d' % {'a(b)': 1} }}",
+    "percent, many digits": "{{ '%9999999999d' % 1 }}",
+    "percent, two stars": "{{ '%*.*f' % (9, 99999999, 1.5) }}",
+    "percent, of a list": LAUGHS + "{{ '%s' % (a,) }}",
+    "str.format, precise": "{{ '{:.99999999f}'.format(1.5) }}",
+    "str.format, Indian digits": "{{ '{:١٠٠٠٠٠٠٠٠}'.format(1) }}",
+    "str.format, quoted": LAUGHS + "{{ '{!r}'.format(a) }}",
+    "str.format, marked": "{{ (('{0}' * 9999) | safe).format('x' * 9999) }}",
+    "str.format, stored": "{% set f = '{:99999999}'.format %}{{ f(1) }}",
+    "str.format, by map": "{{ (['{:99999999}'] | map('attr', 'format') | first)(1) }}",
+    "str.format, by name": "{{ ('{:99999999}' | attr('format'))(1) }}",
+    "str.format of internals": "{{ '{0._Cycler__x}{0.__init__.__globals__}'.format(cycler('a')) }}",
+    "str.format of a macro": "{% macro m() %}{% endmacro %}{{ '{0._environment.globals}'.format(m) }}",
+    "format_map of internals": "{{ '{a.__class__.__mro__}'.format_map({'a': 1}) }}",
+    "marked format of internals": "{{ ('{0.__class__.__mro__}' | safe).format(1) }}",
+    "attributes by map": "{{ (messages | map(attribute='__class__') | first).__mro__ }}",
+    "attributes by filter": "{{ ([''] | map('attr', '__class__') | first).x }}",
+    "attributes by sort": "{{ [1, 2] | sort(attribute='__class__.__mro__') }}",
+    "attributes by group": "{{ [1, 2] | groupby('__class__.__mro__') }}",
+    "attributes by sum": "{{ [1, 2] | sum('__class__') }}",
+    "attributes by test": "{{ [''] | selectattr('__class__.__mro__') | list }}",
+    "methods of a type": "{{ cycler.next(1) }}", "a type by fromkeys": "{{ {}.fromkeys.__self__.mro() }}",
+    "a dict's type": "{{ dict.mro() ~ dict.__class__.x }}", "mutation by attr": "{{ ([] | attr('append'))(1) }}",
+    "mutation by map": "{{ [[]] | map('attr', 'append') | first }}{{ ([[]] | map('attr', 'append') | first)(1) }}",
+    "views without a tall tuple": TALL + "{{ {}.items() - [ns.t] }}",
+    "fromkeys of a tall tuple": TALL + "{{ dict.fromkeys([ns.t]) }}",
+    "sort of tall tuples": TALL + "{{ [ns.t, ns.t] | sort }}",
+    "a group of tall tuples": TALL + "{{ [{'a': ns.t}] | groupby('a') }}",
+    "tall tuples in a namespace": TALL + "{{ [ns, ns] | unique(attribute='t') | list }}",
+    "rounded": "{{ 7 | round(-1000000000) }}",
+    "power, in a loop": "{% set ns = namespace(x=3) %}{% for a in range(99) %}"
+    "{% set ns.x = ns.x ** 9 %}{% endfor %}",
+    "power of many": "{{ (2 ** 4000) ** 4000 }}", "sum of powers": "{{ ([2 ** 4000] * 99999) | sum * 2 ** 200 }}",
+    "slice, filled": "{{ [1] | slice(1000000000, 'x') | list }}",
+    "a namespace's hidden name": "{% set ns = namespace() %}{% set ns.__class__ = 1 %}{{ ns.__class__ }}",
+    "bytes": "{{ 'x'.encode() }}", "random": "{{ [1] | random }}", "lipsum": "{{ lipsum() }}",
+    "urlize": "{{ ('www.' * 9999) | urlize }}", "pprint": LAUGHS + "{{ a | pprint }}",
 }  # fmt: skip
 
 
@@ -158,6 +232,24 @@ def forget_peak() -> None:
     """Makes what is held now the most that was, or earlier tests would hide what one takes."""
     if (PROC / "clear_refs").exists():
         (PROC / "clear_refs").write_text("5", encoding="ascii")
+
+
+def attack(source: str, disguise: Disguise) -> None:
+    values = plain_json({"messages": [written.USER]}, disguise)
+    sandbox.render(sandbox.compile_template(source), values, disguise)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [name for name in ATTACKS if name != "too long"])
+def test_so_it_is_where_operations_see_through_a_disguise(name: str) -> None:
+    tokens = [f"<|reserved_special_token_{i}|>" for i in range(250)] + ["\n\n", "ab", "x"]
+    disguise = Disguise([AddedToken(token, special=True) for token in tokens], tokens, set(ATTACKS[name]))
+    forget_peak()
+    seconds, held = time.process_time(), peak()
+    with pytest.raises((sandbox.Overrun, sandbox.TemplateFault, TemplateSyntaxError, ValueError, RecursionError)):
+        attack(ATTACKS[name], disguise)
+    assert peak() - held < GUARDED_BYTES
+    assert time.process_time() - seconds < GUARDED_SECONDS
 
 
 @pytest.mark.parametrize("share", [4, pytest.param(1, marks=pytest.mark.slow)])

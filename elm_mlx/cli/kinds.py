@@ -1,0 +1,79 @@
+"""The kinds of values that options take. What a kind refuses is refused before anything is looked up, and if it stands
+in the environment the refusal names the variable."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import click
+
+from elm_mlx.config.generation import MAX_TEMPERATURE, MAX_TOP_K
+from elm_mlx.config.quantization import QUANTIZATION_MODES
+from elm_mlx.config.values import MAX_MULTIPLIER
+
+
+class Whole(click.IntRange):
+    """A whole number within bounds."""
+
+    name = "integer"
+
+
+class Number(click.FloatRange):
+    """A number within bounds, which NaN is in none of."""
+
+    name = "number"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """The value as a float."""
+        number = super().convert(value, param, ctx)
+        if math.isnan(number):
+            self.fail("nan is no number.", param, ctx)
+        return number
+
+
+class Text(click.ParamType):
+    """A text, which may be empty."""
+
+    name = "text"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """The text as it is."""
+        if any("\ud800" <= character <= "\udfff" for character in value):
+            self.fail("it holds bytes that are not UTF-8 text. Convert it first, for example with iconv.", param, ctx)
+        return value
+
+
+class Name(click.ParamType):
+    """The name of a model, a file or a directory."""
+
+    name = "path"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """The name as it is."""
+        if not str(value):
+            self.fail("it is empty. Perhaps it comes from a variable of the shell that is not set.", param, ctx)
+        return value
+
+
+class CommaList(click.ParamType):
+    """A list of values of another kind, with commas between them."""
+
+    name = "list"
+
+    def __init__(self, of: click.ParamType) -> None:
+        self.of = of
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """The values as a list."""
+        words = value.split(",") if isinstance(value, str) else value
+        return [self.of.convert(word, param, ctx) for word in words]
+
+
+BITS = click.Choice(list(map(str, QUANTIZATION_MODES["affine"][0])))
+COUNT, NAME, TEXT = Whole(min=1), Name(), Text()
+TEMPERATURE, TOP_K, MIN_P = Number(0, MAX_TEMPERATURE), Whole(0, MAX_TOP_K), Number(0, 1)
+TOP_P = Number(0, 1, min_open=True)
+ROPE_FACTOR = Number(0, MAX_MULTIPLIER, min_open=True)
+# As convert and verify judge them, which --help does without: they bring MLX.
+SHARD_GB, TEXT_TOKENS = Number(1e-6, 1e6), Whole(1, 1_000_000)

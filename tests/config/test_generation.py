@@ -1,0 +1,70 @@
+"""generation_config.json: greedy unless it asks to sample, and what in it has no meaning is named and left aside."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from elm_mlx.config.generation import Generation, Sampling, read_generation
+from elm_mlx.config.values import Values
+from elm_mlx.errors import BadCheckpoint
+
+
+def read(**raw: Any) -> Generation:
+    return read_generation(Values(raw, "generation_config.json"))
+
+
+def test_without_do_sample_a_model_is_greedy_whatever_else_is_said() -> None:
+    assert read(temperature="hot", top_k=-1, top_p=9) == Generation(Sampling(), frozenset())
+    assert read(do_sample=None, eos_token_id=[3, 5]) == Generation(Sampling(), frozenset({3, 5}))
+
+
+def test_sampling_without_a_temperature_has_1_and_a_whole_number_written_as_a_float_is_one() -> None:
+    assert read(do_sample=True, top_k=50.0) == Generation(Sampling(temperature=1.0, top_k=50), frozenset())
+
+
+@pytest.mark.parametrize("temperature", [0, 0.0, 1e-9])
+def test_sampling_at_temperature_0_is_greedy_and_keeps_the_filters_for_a_callers_temperature(
+    temperature: float,
+) -> None:
+    found = read(do_sample=True, temperature=temperature, top_p=0.9)
+    assert found.sampling == Sampling(temperature=temperature, top_p=0.9)
+    assert found.sampling.is_greedy
+    expected = f"generation_config.json asks for sampling at temperature {temperature:g}, which is greedy decoding."
+    assert found.notices == (expected,)
+
+
+@pytest.mark.parametrize(
+    ("raw", "named"),
+    [
+        ({"temperature": -1}, "temperature is -1"),
+        ({"temperature": "hot"}, "temperature is 'hot'"),
+        ({"temperature": 10**400}, "temperature is 1000"),
+        ({"temperature": float("nan")}, "temperature is nan"),
+        ({"top_k": "50"}, "top_k is '50'"),
+        ({"top_k": -1}, "top_k is -1"),
+        ({"top_p": True}, "top_p is True"),
+        ({"top_p": 1.5}, "top_p is 1.5"),
+        ({"min_p": [0.1]}, "min_p is [0.1]"),
+    ],
+)
+def test_a_value_without_a_meaning_is_left_aside_alone_and_named(raw: dict[str, Any], named: str) -> None:
+    others = {"temperature": 0.6, "top_k": 40, "top_p": 0.9, "min_p": 0.1}
+    found = read(do_sample=True, **(others | raw))
+    kept = {name: value for name, value in others.items() if name not in raw}
+    assert found.sampling == Sampling(**({"temperature": 1.0} | kept))
+    assert len(found.notices) == 1
+    assert found.notices[0].startswith(f"generation_config.json: {named}")
+    assert len(found.notices[0]) < 300
+
+
+def test_a_do_sample_that_is_no_flag_is_left_aside() -> None:
+    found = read(do_sample="yes", temperature=0.5)
+    assert found.sampling == Sampling()
+    assert found.notices[0].startswith("generation_config.json: do_sample is 'yes'")
+
+
+def test_stop_ids_that_are_none_are_refused() -> None:
+    with pytest.raises(BadCheckpoint, match=r"generation_config\.json: eos_token_id"):
+        read(eos_token_id="</s>")
