@@ -16,8 +16,8 @@ PIECES = (
 TOOL = {
     "type": "function",
     "function": {
-        "name": "weather",
-        "description": "The weather at a place <now> & 'here'; naïve, 天気",
+        "name": "forecast",
+        "description": "The sky at a place <now> & 'here'; naïve, 天気",
         "parameters": {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]},
     },
 }
@@ -73,7 +73,7 @@ def random_chat(rng: Random, kind: str, writer: Writer, tools: list[dict[str, An
     for turn in range(rng.choice([1, 1, 2, 3, 4])):
         messages.append(answer(rng, writer) if turn % 2 else {"role": "user", "content": content(rng, writer)})
         if messages[-1].get("tool_calls"):
-            messages.append({"role": "tool", "name": "weather", "content": writer.text()})
+            messages.append({"role": "tool", "name": "forecast", "content": writer.text()})
     if rng.random() < 0.05:
         rng.shuffle(messages)
     if rng.random() < 0.04:
@@ -97,7 +97,7 @@ def answer(rng: Random, writer: Writer) -> dict[str, Any]:
         message[rng.choice(["reasoning_content", "thinking", "reasoning"])] = writer.text()
     if rng.random() < 0.15:
         arguments = {"city": writer.text(), "days": rng.randint(0, 9), "nested": {"on": True, "off": None}}
-        message["tool_calls"] = [{"type": "function", "function": {"name": "weather", "arguments": arguments}}]
+        message["tool_calls"] = [{"type": "function", "function": {"name": "forecast", "arguments": arguments}}]
         if rng.random() < 0.5:
             message["content"] = None
     return message
