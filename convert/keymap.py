@@ -13,15 +13,14 @@ from elm_mlx.config import HEAD_NAME, ModelConfig
 from elm_mlx.config.values import CONFIG
 from elm_mlx.convert.tensor import LazyTensor
 from elm_mlx.errors import BadCheckpoint
+from elm_mlx.store.other_names import HEADLESS, is_only_head, unwrap
 from elm_mlx.store.weights import Entry, check_copy, check_entries
-
-WRAPPED = r"^(?:module\.|_orig_mod\.)"  # prefixes of a model saved inside DistributedDataParallel, or compiled
 
 # (family, naming) -> (pattern, replacement) rules, the first match renames. Output uses Hugging Face's own names.
 RENAME_RULES: dict[tuple[str, str], list[tuple[str, str]]] = {
-    ("openelm", "hugging-face"): [(f"{WRAPPED}+", "")],
-    ("llama", "hugging-face"): [(f"{WRAPPED}+", "")],
-    ("openelm", "corenet"): [(f"{WRAPPED}*classifier\\.", "lm_head."), (f"{WRAPPED}*", "transformer.")],
+    ("openelm", "hugging-face"): [HEADLESS["openelm"]],
+    ("llama", "hugging-face"): [HEADLESS["llama"]],
+    ("openelm", "corenet"): [(r"^classifier\.", "lm_head."), (r"^", "transformer.")],
     ("llama", "meta"): [
         (r"^tok_embeddings\.", "model.embed_tokens."),
         (r"^layers\.(\d+)\.attention\.w([qkvo])\.", r"model.layers.\1.self_attn.\2_proj."),
@@ -49,7 +48,8 @@ class Matched:
 
 
 def rename(name: str, rules: list[tuple[str, str]]) -> str:
-    """The new name of a tensor, by the first rule that matches; its old one where none does."""
+    """The new name of a tensor: without the words of wrappers, and by the first rule that matches, if one does."""
+    name = unwrap(name)
     for pattern, replacement in rules:
         renamed, count = re.subn(pattern, replacement, name)
         if count:
@@ -69,8 +69,10 @@ def match(
     names: dict[str, str] = {}
     dropped: list[str] = []
     head: LazyTensor | None = None
+    renamed = {old: rename(old, rules) for old in tensors}
+    only_head = is_only_head(config, renamed.values())
     for old, tensor in tensors.items():
-        new = rename(old, rules)
+        new = config.embedding_name if only_head and renamed[old] == HEAD_NAME else renamed[old]
         if config.is_redundant(new):
             dropped.append(old)
             head = tensor if new == HEAD_NAME else head

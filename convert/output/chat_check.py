@@ -23,5 +23,5 @@ def chat_refusal(directory: Path, config: ModelConfig) -> str | None:
         template = choose(read_templates(directory, settings), directory, None)
         template.encode(QUESTION, load_tokenizer(directory, settings, config))
     except ElmError as error:
-        return str(error)
+        return error.message
     return None

@@ -23,7 +23,10 @@ from elm_mlx.convert.tensor import LazyTensor
 from elm_mlx.convert.torch_file import read_torch_file
 from elm_mlx.errors import InvalidRequest, NotFound, Unsupported
 from elm_mlx.files import optional_json, read_json, reading
-from elm_mlx.store.weights import gather
+from elm_mlx.store.other_names import unwrap
+from elm_mlx.store.stored_form import refuse_lost_quantization
+from elm_mlx.store.weight_files import TORCH_SUFFIXES, WeightFiles, gguf_among, weight_files
+from elm_mlx.store.weights import Entry, gather
 
 
 @dataclass(frozen=True)
@@ -61,7 +64,7 @@ class Source:
         `dtype`, and in these `files` where they are given."""
         if not self.layout.startswith("MLX") or not (self.directory / "tokenizer.json").is_file():
             return False
-        if files is not None and files != sorted(checkpoint_files(self.where)):
+        if files is not None and files != sorted(checkpoint_files(self.where).files):
             return False
         wanted = {name: quantization.of(name, t.shape) for name, t in self.tensors.items()} if quantization else {}
         if self.settings or wanted:
@@ -80,41 +83,57 @@ def open_source(where: Path, *, rope_factor: float | None = None) -> Source:
     if not there:
         raise NotFound(f"There is no {where}. Give a checkpoint's directory, or a weights file beside its config.json.")
     directory = where if where.is_dir() else where.parent
-    files = checkpoint_files(where)
-    if meta.CONSOLIDATED.fullmatch(next(iter(files))):
-        return open_meta(where, directory, files, rope_factor)
+    weights = checkpoint_files(where)
+    if meta.CONSOLIDATED.fullmatch(weights.files[0]):
+        return open_meta(where, directory, weights.files, rope_factor)
     if rope_factor is not None:
         raise InvalidRequest("", "{rope_factor} is for Meta's own layout (params.json); elsewhere config.json says it.")
-    return open_files(where, directory, files)
+    return open_files(where, directory, weights)
 
 
-def checkpoint_files(where: Path) -> Mapping[str, list[str]]:
-    """The weights files to read, each with the tensors that an index places in it. Raises as `open_source`."""
+def checkpoint_files(where: Path) -> WeightFiles:
+    """The weights files to read; there is at least one. Raises as `open_source`."""
     if where.is_file():
-        if where.suffix != ".safetensors" and where.suffix not in hugging_face.TORCH_SUFFIXES:
-            raise Unsupported(f"{where} is not a weights file that elm-mlx reads: .safetensors, .bin, .pt or .pth.")
-        return meta.files(where.parent) if meta.CONSOLIDATED.fullmatch(where.name) else {where.name: []}
-    if found := hugging_face.files(where) or meta.files(where) or corenet.files(where):
+        if where.suffix != ".safetensors" and where.suffix not in TORCH_SUFFIXES:
+            gguf = gguf_among([where.name]).strip()
+            kinds = f"{where} is not a weights file that elm-mlx reads: .safetensors, .bin, .pt or .pth."
+            raise Unsupported(gguf or kinds)
+        return WeightFiles(meta.files(where.parent) if meta.CONSOLIDATED.fullmatch(where.name) else [where.name])
+    if (found := weight_files(where)).files:
         return found
+    if files := meta.files(where) or corenet.files(where):
+        return WeightFiles(files)
     if (where / "adapter_config.json").exists():
         raise hugging_face.adapter_refusal(where, "adapter_config.json")
     below = f" Meta's files may lie in {where / 'original'}." if (where / "original").is_dir() else ""
-    raise NotFound(f"There are no weights in {where}: no model.safetensors, no pytorch_model.bin, no index, no "
+    below += gguf_among([file.name for file in where.iterdir()])
+    raise NotFound(f"There are no weights in {where}: no safetensors, no pytorch_model.bin, no index, no "
                    f"consolidated.00.pth, no .pt.{below}")  # fmt: skip
 
 
-def open_files(where: Path, directory: Path, files: Mapping[str, list[str]]) -> Source:
+def open_files(where: Path, directory: Path, weights: WeightFiles) -> Source:
     """Opens Hugging Face's layout or CoreNet's, plain or quantized by MLX."""
-    tensors = gather(directory, files, hugging_face.read_file)
+    tensors = gather(directory, weights.files, hugging_face.read_file)
     hugging_face.refuse_adapter(where, tensors)
     raw = optional_json(directory / "config.json")
-    read = ["config.json", *hugging_face.index_names(directory, files), *files]
-    tensors, settings = expand_quantized(where, tensors, read_quantization(Values(raw)))
-    first = directory / next(iter(files))
+    read = ["config.json", *weights.all_files]
+    quantization = read_quantization(Values(raw))
+    if quantization is None:
+        refuse_plain_config(directory / "config.json", raw, tensors)
+    tensors, settings = expand_quantized(where, tensors, quantization)
+    first = directory / weights.files[0]
     if corenet.is_corenet(tensors):
         return open_corenet(where, first, raw, tensors, read)
     config = replace(config_from_dict(raw or read_json(directory / "config.json")), quantization=None)
     return Source(where, directory, read, layout_name(first, settings), raw, config, tensors, settings=settings)
+
+
+def refuse_plain_config(file: Path, raw: dict[str, Any], tensors: Mapping[str, LazyTensor]) -> None:
+    """Refuses quantized tensors beside a config.json, the object `raw`, that says nothing of quantization. Raises as
+    `refuse_lost_quantization`."""
+    stored = {unwrap(name): Entry(tensor.dtype, tensor.shape) for name, tensor in tensors.items()}
+    shapes = config_from_dict(raw).weight_shapes() if "model_type" in raw else {}
+    refuse_lost_quantization(file, stored, shapes)
 
 
 def open_corenet(
@@ -128,7 +147,7 @@ def open_corenet(
         raw, read = corenet.raw_config(where, tensors, facts), [*yamls, *read]
     config = replace(config_from_dict(raw, authority), quantization=None)
     tensors, dropped = corenet.drop_padding(tensors, config.vocab_size)
-    layout = "CoreNet" if file.suffix in hugging_face.TORCH_SUFFIXES else "Apple's MLX example"
+    layout = "CoreNet" if file.suffix in TORCH_SUFFIXES else "Apple's MLX example"
     return Source(where, file.parent, read, layout, raw, config, tensors, "corenet", dropped)
 
 
@@ -138,10 +157,10 @@ def layout_name(file: Path, settings: Settings) -> str:
         return f"MLX, {'/'.join(map(str, sorted({setting.bits for setting in settings.values()})))}-bit"
     if is_mlx(file):
         return "MLX"
-    return f"Hugging Face, {'PyTorch' if file.suffix in hugging_face.TORCH_SUFFIXES else 'safetensors'}"
+    return f"Hugging Face, {'PyTorch' if file.suffix in TORCH_SUFFIXES else 'safetensors'}"
 
 
-def open_meta(where: Path, directory: Path, files: Mapping[str, list[str]], rope_factor: float | None) -> Source:
+def open_meta(where: Path, directory: Path, files: list[str], rope_factor: float | None) -> Source:
     """Opens Meta's own layout: all shards; they are joined when their tensors are read."""
     authority = AUTHORITIES["meta"]
     params = Values(read_json(directory / authority), authority)

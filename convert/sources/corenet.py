@@ -30,7 +30,7 @@ PADDING_INDEX = 32_000  # Llama 2's vocabulary ends here; the rows after it fill
 SIZES = {"OpenELM-270M": (1280, 16), "OpenELM-450M": (1536, 20), "OpenELM-1_1B": (2048, 28), "OpenELM-3B": (3072, 36)}
 
 
-def files(directory: Path) -> Mapping[str, list[str]]:
+def files(directory: Path) -> list[str]:
     """A directory's one checkpoint: Apple's file, an average, else the only .pt. Raises InvalidRequest for several."""
     with reading(directory):
         names = sorted(file.name for file in directory.iterdir() if file.suffix == ".pt" and file.is_file())
@@ -39,7 +39,7 @@ def files(directory: Path) -> Mapping[str, list[str]]:
     chosen = known[:1] or states or names
     if len(chosen) > 1:
         raise InvalidRequest(f"{directory} holds {len(chosen)} checkpoints, {', '.join(chosen[:5])}. Name one of them.")
-    return {name: [] for name in chosen}
+    return chosen
 
 
 def renamed_shapes(tensors: Mapping[str, LazyTensor]) -> dict[str, Shape]:

@@ -1,4 +1,4 @@
-"""Hugging Face's layout: weights in one file, or in shards that an index lists, beside a config.json."""
+"""Hugging Face's layout: weights in one file or in several (store.weight_files says which), beside a config.json."""
 
 from __future__ import annotations
 
@@ -9,20 +9,7 @@ from elm_mlx.convert.sources.safetensors_file import read_safetensors
 from elm_mlx.convert.tensor import LazyTensor
 from elm_mlx.convert.torch_file import read_torch_file
 from elm_mlx.errors import Unsupported
-from elm_mlx.store.weights import indexed_files, safetensors_files
-
-TORCH_SUFFIXES = (".bin", ".pt", ".pth")
-INDEXES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
-
-
-def files(directory: Path) -> Mapping[str, list[str]]:
-    """The weights files and the tensors that an index places in each; safetensors before .bin where both are there."""
-    return safetensors_files(directory) or indexed_files(directory, "pytorch_model.bin", INDEXES[1])
-
-
-def index_names(directory: Path, files: Mapping[str, list[str]]) -> list[str]:
-    """The name of the index that places tensors in these files; none where they were found without an index."""
-    return [name for name in INDEXES if (directory / name).is_file()][:1] if any(files.values()) else []
+from elm_mlx.store.weight_files import TORCH_SUFFIXES
 
 
 def read_file(path: Path) -> dict[str, LazyTensor]:

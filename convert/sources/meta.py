@@ -56,14 +56,14 @@ LLAMA_2: dict[str, Any] = {
 }
 
 
-def files(directory: Path) -> Mapping[str, list[str]]:
+def files(directory: Path) -> list[str]:
     """The names of all shards of a directory, from 00 on. Raises BadCheckpoint where one between them is missing."""
     with reading(directory):
         names = sorted(file.name for file in directory.iterdir() if CONSOLIDATED.fullmatch(file.name))
     for number, name in enumerate(names):
         if name != (due := shard_name(number)):
             raise BadCheckpoint(f"{directory} has {names[-1]} and no {due}. Fetch all shards.")
-    return {name: [] for name in names}
+    return names
 
 
 def shard_name(number: int) -> str:

@@ -17,7 +17,8 @@ from elm_mlx import LanguageModel
 from elm_mlx.bench.cases import DECODE, Case
 from elm_mlx.device.backend import backend_name
 from elm_mlx.device.memory import total_memory
-from elm_mlx.store.weights import DTYPE_NAMES, read_header, safetensors_files
+from elm_mlx.store.load import runnable_weight_files
+from elm_mlx.store.weights import DTYPE_NAMES, read_header
 
 # Variables that MLX reads when it is imported: how much goes into one of Metal's command buffers.
 BUDGET = ("MLX_MAX_OPS_PER_BUFFER", "MLX_MAX_MB_PER_BUFFER")
@@ -63,7 +64,7 @@ def weights_fingerprint(directory: Path) -> str:
     """SHA-256 of every weight file's name and size and of its tensors' names, types and shapes; not of their data, so
     that it is quick at any size, and random models of one shape have equal ones on every machine."""
     digest = hashlib.sha256()
-    for file in sorted(safetensors_files(directory)):
+    for file in sorted(runnable_weight_files(directory)):
         digest.update(f"{file} {(directory / file).stat().st_size}\n".encode())
         for name, entry in sorted(read_header(directory / file).items()):
             digest.update(f"{name} {DTYPE_NAMES[entry.dtype]} {entry.shape}\n".encode())

@@ -103,7 +103,7 @@ def repair_advice(model: str | None, asked: dict[str, str | None]) -> Iterator[N
             raise
         bits = ("--bits", asked["bits"]) if asked["bits"] else ()
         command = command_line("elm-mlx", "pull", model, *bits, "--verify")
-        raise BadCheckpoint(f"{with_flags(error)} `{command}` repairs what is damaged.") from error
+        raise BadCheckpoint(f"{with_flags(error)} `{command}` tells what is damaged here, and repairs it.") from error
 
 
 def pull_directory(model: str | None, asked: dict[str, str | None], force: bool) -> Path | None:

@@ -13,8 +13,6 @@ from elm_mlx.cli.kinds import BITS, NAME
 from elm_mlx.cli.messages import quietable, say
 from elm_mlx.cli.progress import bars
 from elm_mlx.cli.wishes import settle
-from elm_mlx.errors import InvalidRequest
-from elm_mlx.library.names import parse_name
 
 
 @click.command()
@@ -29,8 +27,9 @@ def command(name: str, bits: str | None, force: bool, verify: bool) -> None:
     NAME is one that `elm-mlx list` shows, or OWNER/NAME[@REVISION] of a repository. What is on this machine
     already is not fetched again. Prints the model's directory.
     """
-    if isinstance(parse_name(name), Path):
-        raise InvalidRequest(f"{name} is a directory, so there is nothing to fetch. Name a model.")
+    from elm_mlx.library.local import fetchable_name  # here, as --help needs no MLX
+
+    fetchable_name(name)
     asked = {"bits": bits}
     repairing = partial(repair_model, name, force)
     path = settle(repairing, asked, "bits") if verify else pull_directory(name, asked, force)

@@ -22,7 +22,6 @@ from elm_mlx.errors import DiskFull, ElmError, NotFound
 from elm_mlx.files import disk_errors, reading
 from elm_mlx.library.names import Known, Repository
 from elm_mlx.store.layout import is_complete
-from elm_mlx.store.side_files import file_names
 
 PUBLISHED = "published"
 ELSEWHERE = "Check its permissions, or set ELM_MLX_CACHE to a folder of yours."
@@ -139,10 +138,10 @@ def link_directory(target: Path, source: Path, replaced: Mapping[str, bytes]) ->
         with TemporaryDirectory(prefix=".", dir=target.parent) as scratch:
             folder = Path(scratch, target.name)
             folder.mkdir()
-            for name in file_names(source):
-                if (source / name).is_file() and name not in replaced:
-                    (folder / name).parent.mkdir(exist_ok=True)
-                    (folder / name).symlink_to((source / name).resolve())
+            for file in source.rglob("*"):
+                if file.is_file() and (name := file.relative_to(source).as_posix()) not in replaced:
+                    (folder / name).parent.mkdir(parents=True, exist_ok=True)
+                    (folder / name).symlink_to(file.resolve())
             for name, content in replaced.items():
                 (folder / name).write_bytes(content)
             if target.is_dir() and not is_complete(target):  # the hub's cache lost files that it links to

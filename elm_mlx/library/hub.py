@@ -7,7 +7,7 @@ import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,8 @@ from elm_mlx.library.hub_cache import (
     within,
 )
 from elm_mlx.library.names import Repository, near_repositories
-from elm_mlx.store.layout import needed_files, weight_files
+from elm_mlx.store.layout import small_files
+from elm_mlx.store.weight_files import MAX_INDEX_BYTES, WeightFiles, choose_weights, gguf_among, read_index, some
 
 TRUE = ("1", "ON", "YES", "TRUE")  # as huggingface_hub reads its switches
 TIMEOUT_S = 10
@@ -45,11 +46,12 @@ class Blob:
 
 @dataclass(frozen=True)
 class Listing:
-    """The files of a commit that a model needs, by name."""
+    """The files of a commit that a model needs, by name; `weights` says which of them are its weights."""
 
     repository: Repository
     commit: str
     files: dict[str, Blob]
+    weights: WeightFiles = field(default_factory=WeightFiles)
 
     @property
     def nbytes(self) -> int:
@@ -80,19 +82,36 @@ def is_offline() -> bool:
 
 
 def look_up_listing(repository: Repository) -> Listing:
-    """Asks the hub which commit a revision is and which of its files a model needs.
+    """Asks the hub which commit a revision is and which of its files a model needs; fetches an index of weights, which
+    says that.
 
-    Raises NotFound, Gated, Unreachable, Unsupported.
+    Raises NotFound, Gated, Unreachable, Unsupported, and BadCheckpoint for an index that makes no sense.
     """
     info = ask_hub(repository)
     siblings = {file.rfilename: file for file in info.siblings or []}
-    files = needed_files(list(siblings))
-    if "config.json" not in files or not weight_files(files):
-        raise Unsupported(f"{repository} has no config.json with weights beside it (model.safetensors or "
-                          "pytorch_model.bin), so it is no model that elm-mlx reads.")  # fmt: skip
-    with hub_errors(repository):
-        blobs = {name: listed_blob(siblings[name]) or ask_blob(repository.name, name, info.sha) for name in files}
-    return Listing(repository, info.sha, blobs)
+
+    def blob_of(name: str) -> Blob:
+        with hub_errors(repository):
+            return listed_blob(siblings[name]) or ask_blob(repository.name, name, info.sha)
+
+    weights = choose_weights(
+        siblings, lambda name: fetch_index(Repository(repository.name, info.sha), name, blob_of(name))
+    )
+    if "config.json" not in siblings or not weights.files:
+        raise Unsupported(f"{repository} has no config.json with weights beside it (safetensors or pytorch_model.bin), "
+                          f"so it is no model that elm-mlx reads.{gguf_among(siblings)}")  # fmt: skip
+    if absent := [name for name in weights.files if name not in siblings]:
+        raise NotFound(f"{repository} lacks files of its own weights: {some(absent)}. Try another revision.")
+    blobs = {name: blob_of(name) for name in [*small_files(siblings), *weights.all_files]}
+    return Listing(repository, info.sha, blobs, weights)
+
+
+def fetch_index(repository: Repository, name: str, blob: Blob) -> list[str]:
+    """Fetches an index of weights, of a commit; returns the files that it names. Raises as `fetch_file`, and
+    BadCheckpoint."""
+    if (blob.size or 0) > MAX_INDEX_BYTES:
+        raise BadCheckpoint(f"{name} of {repository.name} is too large to be an index. Try another revision.")
+    return read_index(fetch_file(repository.name, name, repository.revision, blob=blob))
 
 
 def look_up_commit(repository: Repository) -> str:

@@ -7,21 +7,24 @@ A name stands for one or more candidates, the best first. A candidate is found a
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from elm_mlx.config.quantization import check_bits
 from elm_mlx.device.memory import memory_limit, rough_bytes
-from elm_mlx.errors import InvalidRequest, NotFound
+from elm_mlx.errors import ElmError, InvalidRequest, NotFound
 from elm_mlx.files import optional_json, readable_size, reading
 from elm_mlx.library import copies, names
 from elm_mlx.library.hub_cache import commit_of, complete_snapshot, find_snapshot
 from elm_mlx.library.names import Known, Name, Repository, parse_name
 from elm_mlx.shell import command_line
 from elm_mlx.store.layout import has_tokenizer
+from elm_mlx.store.other_names import are_usual
 from elm_mlx.store.snapshot import Snapshot
+from elm_mlx.store.weight_files import WeightFiles, check_directory, weight_files
+from elm_mlx.store.weights import read_header
 
 
 @dataclass(frozen=True)
@@ -83,10 +86,9 @@ def locate(model: str | Path, bits: int | None = None) -> Located | None:
 
 
 def find_directory(directory: Path, bits: int | None) -> Located:
-    """The place of a model that was named by its directory. Raises NotFound for a directory that does not exist, and
-    InvalidRequest if `bits` are given: a directory has those that it has."""
-    if not directory.is_dir():
-        raise NotFound(f"There is no directory {directory}. Give a model's directory, or a name.")
+    """The place of a model that was named by its directory. Raises NotFound for a directory that does not exist,
+    InvalidRequest if `bits` are given: a directory has those that it has; and as `check_directory`."""
+    check_directory(directory)
     if bits:
         command = command_line("elm-mlx", "convert", directory, "--bits", bits)
         raise InvalidRequest(f"{directory} is a directory, which has the bits that it has. Convert it by `{command}`, "
@@ -125,12 +127,22 @@ def runs_as_published(directory: Path, candidate: Candidate) -> bool:
     """Whether a directory of published files runs as the candidate without conversion."""
     stored = stored_bits(optional_json(directory / "config.json"))
     with reading(directory):
-        return needs_no_conversion([file.name for file in directory.iterdir() if file.exists()], candidate.bits, stored)
+        has_json = (directory / "tokenizer.json").exists()
+    weights = weight_files(directory)
+    return has_json and needs_no_conversion(weights, candidate.bits, stored) and has_usual_names(directory, weights)
 
 
-def needs_no_conversion(files: Collection[str], bits: int | None, stored: int | None) -> bool:
-    """Whether a repository with these files, its weights in `stored` bits, runs as it is where `bits` are asked for."""
-    return "tokenizer.json" in files and any(file.endswith(".safetensors") for file in files) and bits in (None, stored)
+def has_usual_names(directory: Path, weights: WeightFiles) -> bool:
+    """Whether tensors have names that load, by those of the first file."""
+    try:
+        return are_usual(read_header(directory / weights.files[0]))
+    except ElmError:  # a damaged file: who loads it says what is wrong
+        return True
+
+
+def needs_no_conversion(weights: WeightFiles, bits: int | None, stored: int | None) -> bool:
+    """Whether weights in `stored` bits run as they are where `bits` are asked for, beside a tokenizer.json."""
+    return weights.are_safetensors and bits in (None, stored)
 
 
 def stored_bits(raw: dict[str, Any]) -> int | None:
@@ -195,9 +207,11 @@ def complete_checkpoint(repository: Repository, *, tokenizer: bool = True) -> Sn
 
 
 def fetchable_name(model: str | Path) -> Known | Repository:
-    """Parses the name of a model that can be fetched. Raises InvalidRequest for a directory."""
+    """Parses the name of a model that can be fetched. Raises InvalidRequest for a directory, and as `check_directory`
+    for one that there is not."""
     name = parse_name(model)
     if isinstance(name, Path):
+        check_directory(name)
         raise InvalidRequest(f"{model} is a directory, so there is nothing to fetch. Give a name that `elm-mlx list` "
                              "shows, or OWNER/NAME of a repository.")  # fmt: skip
     return name

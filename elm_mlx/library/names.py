@@ -10,6 +10,7 @@ from pathlib import Path
 
 from elm_mlx.errors import InvalidRequest, NotFound
 from elm_mlx.files import can_name_a_file
+from elm_mlx.store.weight_files import is_file_name
 
 
 @dataclass(frozen=True)
@@ -99,16 +100,17 @@ def lacks_tokenizer(repository: str) -> bool:
 def parse_name(model: str | Path) -> Name:
     """What a model argument names: a directory, a repository, or a known model.
 
-    A Path, a text that looks like a path and the name of an existing directory mean a directory. Raises InvalidRequest
-    for a text that can be none of the three, NotFound with the nearest names for an unknown short name, and for a path
-    that can be none, ElmError for a path that may not be looked at.
+    A Path, a text that looks like a path and the name of an existing directory mean a directory; so does, to be
+    refused as one, a file. Raises InvalidRequest for a text that can be none of the three, NotFound with the nearest
+    names for an unknown short name, and for a path that can be none, ElmError for a path that may not be looked at.
     """
     text = str(model)
     if not text:
         raise InvalidRequest("The model's name is empty. Give one that `elm-mlx list` shows.")
     directory = Path(os.path.expanduser(text))  # noqa: PTH111, which raises for an unknown user
     can_exist = can_name_a_file(directory)
-    if isinstance(model, Path) or text.startswith((".", "/", "~")) or (can_exist and directory.is_dir()):
+    is_there = can_exist and (directory.is_dir() or is_file_name(text))
+    if isinstance(model, Path) or text.startswith((".", "/", "~")) or is_there:
         if not can_exist:
             raise NotFound(f"There is no directory {shortened(text)}: no path is so long or holds a NUL. Give another.")
         return directory

@@ -19,11 +19,11 @@ import elm_mlx.device.backend  # noqa: F401  first, as its error says what to in
 from elm_mlx.arguments import Progress
 from elm_mlx.config import config_from_dict
 from elm_mlx.device.memory import check_memory
-from elm_mlx.errors import BadCheckpoint, ElmError, Gated, MissingTokenizer, TargetExists, Unreachable
+from elm_mlx.errors import BadCheckpoint, ElmError, Gated, MissingTokenizer, NotFound, TargetExists, Unreachable
 from elm_mlx.files import MAX_LARGE_BYTES, optional_json, read_json, readable_size
 from elm_mlx.library import copies, hub, names
 from elm_mlx.library.download import Say
-from elm_mlx.library.hub_cache import complete_snapshot, remove_damaged
+from elm_mlx.library.hub_cache import complete_snapshot, folder_of, remove_damaged
 from elm_mlx.library.local import (
     Candidate,
     Checkpoint,
@@ -44,6 +44,7 @@ from elm_mlx.library.mirrors import fetch_tokenizer
 from elm_mlx.library.names import parse_name
 from elm_mlx.shell import command_line
 from elm_mlx.store.layout import is_complete
+from elm_mlx.store.weight_files import weight_files
 
 log: Say = logging.getLogger("elm_mlx").info
 
@@ -60,12 +61,14 @@ class Callbacks:
 
 @dataclass(frozen=True)
 class Use:
-    """What a checkpoint is fetched for: to `run` here (with `force` even in too little memory), or only to be read; and
-    whether a `tokenizer` has to come with it."""
+    """What a checkpoint is fetched for: to `run` here (with `force` even in too little memory), or only to be read;
+    whether a `tokenizer` has to come with it; and whether the hub is asked `again` how many files there are, where
+    those that are here do not show it."""
 
     run: bool
     force: bool = False
     tokenizer: bool = True
+    again: bool = False
 
 
 def pull(
@@ -116,9 +119,10 @@ def repair(
         raise Unreachable(f"{model} cannot be repaired while {switch} forbids the network: what is damaged has to be "
                           "fetched again. Unset it.")  # fmt: skip
     candidate = choose_candidate(candidates(fetchable_name(model), bits))
-    callbacks, use = Callbacks(say, fetching, converting), Use(run=True, force=force)
-    if damaged := remove_damaged(candidate.repository, checking):
-        say(f"Damaged in the hub's cache, and fetched again: {', '.join(damaged)}.")
+    callbacks, use = Callbacks(say, fetching, converting), Use(run=True, force=force, again=True)
+    damaged = remove_damaged(candidate.repository, checking)
+    again = f"Damaged in the hub's cache, and fetched again: {', '.join(damaged)}."
+    say(again if damaged else "No file of it in the hub's cache is damaged.")
     return make_runnable(candidate, fetch_candidate(candidate, callbacks, use), callbacks, again=True)
 
 
@@ -136,22 +140,32 @@ def fetch_checkpoint(
 
 def choose_candidate(possible: Sequence[Candidate]) -> Candidate:
     """Chooses what to fetch: the first candidate that the hub's cache holds already, else the best one."""
-    return next((candidate for candidate in possible if complete_snapshot(candidate.repository)), possible[0])
+    return next((candidate for candidate in possible if is_cached(candidate)), possible[0])
+
+
+def is_cached(candidate: Candidate) -> bool:
+    """Whether the hub's cache holds all files of a candidate, sound or damaged."""
+    try:
+        return complete_snapshot(candidate.repository) is not None
+    except BadCheckpoint:  # its index is damaged, so it is here
+        return True
 
 
 def fetch_candidate(candidate: Candidate, callbacks: Callbacks, use: Use) -> Checkpoint:
     """Fetches what the hub's cache lacks of a candidate, and a tokenizer from elsewhere if the repository has none."""
     repository, tokenizer = candidate.repository, None
     with ungated_advice(candidate.ungated):
-        is_here = complete_checkpoint(repository, tokenizer=use.tokenizer)
-        listing = None if is_here else look_up_candidate(candidate, use)
+        here = complete_checkpoint(repository, tokenizer=use.tokenizer)
+        has_all = here and not (use.again and not weight_files(here.path).show_their_number)
+        listing = None if has_all else look_up_candidate(candidate, use)
         if use.tokenizer and names.lacks_tokenizer(repository.name):
             tokenizer = fetch_tokenizer(callbacks.say, own_tokenizer(candidate, use))
         if listing:
             announce(candidate, listing, callbacks.say)
             hub.fetch_listing(listing, callbacks.fetching, callbacks.say)
     if not (snapshot := complete_snapshot(repository)):
-        raise BadCheckpoint(f"{repository} lacks files that its own index of weights names. Try another revision.")
+        raise NotFound(f"{folder_of(repository.name)} has weights beside those that the hub lists. Remove that "
+                       "folder, and pull again.")  # fmt: skip
     return Checkpoint(repository, snapshot, tokenizer)
 
 
@@ -183,7 +197,8 @@ def look_up_candidate(candidate: Candidate, use: Use) -> hub.Listing:
     weights = config.quantized_bytes(bits) if bits else 2 * config.parameter_count
     if use.run and not use.force:
         check_memory(candidate.repository, config, weights, 16)
-    if use.run and not needs_no_conversion(listing.files, candidate.bits, stored):
+    as_it_is = "tokenizer.json" in listing.files and needs_no_conversion(listing.weights, candidate.bits, stored)
+    if use.run and not as_it_is:
         copies.check_writable()
         hub.check_room_for(listing, also=weights, at=copies.root())
     return listing

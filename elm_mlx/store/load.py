@@ -16,15 +16,17 @@ from elm_mlx.device.execution import Execution
 from elm_mlx.device.memory import check_memory
 from elm_mlx.device.shared_linear import SharedLinear
 from elm_mlx.errors import BadCheckpoint, NotFound
-from elm_mlx.files import read_json, reading
+from elm_mlx.files import read_json
 from elm_mlx.models import build
 from elm_mlx.models.matrices import Linear
 from elm_mlx.models.model import Model
 from elm_mlx.models.parameters import Parameters
 from elm_mlx.shell import command_line
-from elm_mlx.store.stored_form import expand, stored_entries
+from elm_mlx.store.other_names import head_as_embedding, refuse_other_names
+from elm_mlx.store.stored_form import expand, refuse_lost_quantization, stored_entries
 from elm_mlx.store.text_settings import load_generation, read_settings
-from elm_mlx.store.weights import check_copy, check_entries, gather, read_arrays, safetensors_files
+from elm_mlx.store.weight_files import check_directory, gguf_among, weight_files
+from elm_mlx.store.weights import check_copy, check_entries, gather, read_arrays
 from elm_mlx.text.settings import TokenizerSettings
 from elm_mlx.text.tokenizer import Tokenizer
 
@@ -95,10 +97,8 @@ def load_model(
 
 
 def read_config(directory: Path) -> ModelConfig:
-    """Reads the configuration of a model directory. Raises NotFound where there is none."""
-    with reading(directory):
-        if not directory.is_dir():
-            raise NotFound(f"There is no directory {directory}. Give the path of a converted model.")
+    """Reads the configuration of a model directory. Raises NotFound where there is none, and as `check_directory`."""
+    check_directory(directory)
     return config_from_dict(read_json(directory / "config.json"))
 
 
@@ -125,19 +125,31 @@ def check_tokenizer(tokenizer: Tokenizer, config: ModelConfig, path: Path) -> No
 
 def load_arrays(directory: Path, config: ModelConfig) -> tuple[dict[str, mx.array], int]:
     """(the weights by name, not read yet; their bytes in all): exactly the tensors that `config` calls for. Raises
-    NotFound without weights, and BadCheckpoint for other tensors."""
-    files = safetensors_files(directory)
-    if not files:
-        raise NotFound(f"There are no weights in {directory} (model.safetensors or its index). For a PyTorch "
-                       f"checkpoint run: {command_line('elm-mlx', 'convert', directory)}")  # fmt: skip
-    found = gather(directory, files, read_arrays)
+    NotFound without weights, BadCheckpoint for other tensors, and Unsupported for names that only `convert` reads."""
+    found = gather(directory, runnable_weight_files(directory), read_arrays)
+    refuse_other_names(directory, config, found)
+    if config.quantization is None:
+        stored = {name: entry for name, (entry, _) in found.items()}
+        refuse_lost_quantization(directory / "config.json", stored, config.weight_shapes())
     if config.tied and HEAD_NAME in found and config.embedding_name in found:
         check_copy(directory, found[HEAD_NAME][1], found[config.embedding_name][1])
+    found = head_as_embedding(config, found)
     arrays = {name: array for name, (_, array) in found.items() if not config.is_redundant(name)}
     entries = {name: entry for name, (entry, _) in found.items() if not config.is_redundant(name)}
     is_quantized = {name for name in entries if name.removesuffix("weight") + "scales" in entries}
     check_entries(directory, stored_entries(config, mx.float32, is_quantized.__contains__), entries)
     return arrays, sum(entry.nbytes for entry in entries.values())
+
+
+def runnable_weight_files(directory: Path) -> list[str]:
+    """The weight files of a directory that runs without a conversion. Raises NotFound where there are none, and as
+    `weight_files`."""
+    found = weight_files(directory)
+    if not found.are_safetensors:
+        gguf = "" if found.files else gguf_among([file.name for file in directory.iterdir()])
+        convert = f" For a PyTorch checkpoint run: {command_line('elm-mlx', 'convert', directory)}"
+        raise NotFound(f"There are no weights in {directory} that run as they are, in safetensors.{gguf or convert}")
+    return found.files
 
 
 def stored_dtype(arrays: dict[str, mx.array], config: ModelConfig) -> mx.Dtype:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping
+from pathlib import Path
 
 import mlx.core as mx
 
 from elm_mlx.config import ModelConfig, Shape
-from elm_mlx.config.quantization import Quantization
+from elm_mlx.config.quantization import QUANTIZATION_MODES, Quantization
+from elm_mlx.errors import BadCheckpoint
 from elm_mlx.store.weights import Entry
 
 
@@ -40,6 +43,36 @@ def stored_entries(config: ModelConfig, dtype: mx.Dtype, is_quantized: Callable[
         setting = config.quantization.of(name, shape) if config.quantization else None
         entries |= stored_parts(name, shape, setting if is_quantized(name) else None, dtype)
     return entries
+
+
+def refuse_lost_quantization(config: Path, stored: Mapping[str, Entry], shapes: Mapping[str, Shape]) -> None:
+    """Raises BadCheckpoint for quantized matrices among the tensors of a checkpoint whose file `config` says nothing of
+    quantization. With the `shapes` of the plain weights the error tells the setting, if all matrices have the same.
+    """
+    names = [name for name, entry in stored.items() if name.endswith(".weight") and entry.dtype == mx.uint32]
+    quantized = [name for name in names if f"{name.removesuffix('weight')}scales" in stored]
+    if not quantized:
+        return
+    settings = {json.dumps(told.to_dict()) for told in (told_setting(n, stored, shapes) for n in quantized) if told}
+    add = f' Or add "quantization": {settings.pop()} to it, which fits their shapes.' if len(settings) == 1 else ""
+    raise BadCheckpoint(f"{config} has lost its key `quantization`, which says in how many bits the weights are: "
+                        f"{len(quantized)} of them are quantized ({quantized[0]} has .scales). Take config.json from "
+                        f"the repository of the weights.{add}")  # fmt: skip
+
+
+def told_setting(name: str, stored: Mapping[str, Entry], shapes: Mapping[str, Shape]) -> Quantization | None:
+    """The setting that a quantized matrix has by the shapes of its parts; None where none fits, or its plain shape is
+    not known."""
+    if len(shapes.get(name, ())) != 2:
+        return None
+    parts = [name.removesuffix("weight") + part for part in ("weight", "scales", "biases")]
+    there = {part: stored[part].shape for part in parts if part in stored}
+    for mode, (bits, sizes) in QUANTIZATION_MODES.items():
+        for setting in (Quantization(count, size, mode) for count in bits for size in sizes):
+            expected = stored_parts(name, shapes[name], setting, mx.float32)
+            if there == {part: entry.shape for part, entry in expected.items()}:
+                return setting
+    return None
 
 
 def expand(arrays: Mapping[str, mx.array], quantization: Quantization, dtype: mx.Dtype) -> dict[str, mx.array]:

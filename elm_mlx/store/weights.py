@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -19,7 +19,9 @@ import mlx.core as mx
 from elm_mlx.config import Shape
 from elm_mlx.config.values import CONFIG
 from elm_mlx.errors import BadCheckpoint, NotFound, unsupported
-from elm_mlx.files import MAX_LARGE_BYTES, read_json, reading
+from elm_mlx.files import reading
+from elm_mlx.store.bounded_json import parse_bounded
+from elm_mlx.store.weight_files import some
 
 T = TypeVar("T")
 MAX_HEADER_BYTES = 100_000_000  # the format's own limit
@@ -80,11 +82,7 @@ def read_places(path: Path) -> dict[str, tuple[int, Entry]]:
         if size < 8 or length > min(size - 8, MAX_HEADER_BYTES):
             raise BadCheckpoint(f"{path} is cut short or is no safetensors file{_pointer(path)}. Fetch it again.")
         raw = file.read(length)
-    try:
-        header = json.loads(raw.decode(), object_pairs_hook=_unique, parse_int=_natural)
-        json.dumps(header, ensure_ascii=False).encode()  # half a surrogate pair fails here
-    except (ValueError, RecursionError) as error:
-        raise BadCheckpoint(f"{path}: its header is not valid JSON. Fetch it again.") from error
+    header = parse_bounded(raw, path, "its header", object_pairs_hook=_unique, parse_int=_natural)
     return _places(path, header, 8 + length, size)
 
 
@@ -106,11 +104,11 @@ def _pointer(path: Path) -> str:
         return " (it is a Git LFS pointer: run `git lfs pull`)" if file.read(11) == b"version htt" else ""
 
 
-def _places(path: Path, header: object, start: int, size: int) -> dict[str, tuple[int, Entry]]:
+def _places(path: Path, header: dict[str, Any], start: int, size: int) -> dict[str, tuple[int, Entry]]:
     """(first byte in the file, tensor) by name. Checks that the tensors fill the data, from `start` to the file's end,
     without a gap or an overlap, as the format demands."""
-    if not isinstance(header, dict) or not _is_metadata(header.pop("__metadata__", None)):
-        raise BadCheckpoint(f"{path}: its header is no object, or its metadata is more than text. Fetch it again.")
+    if not _is_metadata(header.pop("__metadata__", None)):
+        raise BadCheckpoint(f"{path}: its header's metadata is more than text. Fetch it again.")
     spans: list[tuple[int, int, str, Entry]] = []
     for name, value in header.items():
         begin, end, entry = _entry(f"{path}: tensor {name}", value)
@@ -149,54 +147,16 @@ def _is_shape(value: object) -> bool:
     return all(type(n) is int for n in value) and prod(n or 1 for n in value) < 2**62
 
 
-def safetensors_files(directory: Path) -> dict[str, list[str]]:
-    """The weight files of a directory, each with the tensors that an index places in it (none without an index).
-
-    `model.safetensors` where there is one, else what `model.safetensors.index.json` lists.
-    """
-    return indexed_files(directory, "model.safetensors", "model.safetensors.index.json")
-
-
-def indexed_files(directory: Path, single: str, index: str) -> dict[str, list[str]]:
-    """The files behind `single` or `index`, none where there is neither. Refuses an index that leaves the directory."""
-    if (directory / single).exists():
-        return {single: []}
-    if not (directory / index).exists():
-        return {}
-    places = read_json(directory / index, MAX_LARGE_BYTES).get("weight_map")
-    if not isinstance(places, dict) or not places:
-        raise BadCheckpoint(f"{directory / index} lists no tensors. Fetch it again.")
-    files: dict[str, list[str]] = {}
-    for name, file in places.items():
-        if not _is_file_name(file):
-            raise BadCheckpoint(f"{directory / index} places {name} in {file!r}, which is outside the directory.")
-        files.setdefault(file, []).append(name)
-    return files
-
-
-def _is_file_name(value: object) -> bool:
-    """Whether `value` names a file in the directory itself. For a longer name the system raises an error."""
-    if not isinstance(value, str) or value in ("", "..") or Path(value).name != value:
-        return False
-    return len(value.encode(errors="replace")) <= 255
-
-
-def gather(directory: Path, files: Mapping[str, list[str]], read: Callable[[Path], Mapping[str, T]]) -> dict[str, T]:
-    """Reads all tensors of the files, by name. Refuses a name in two files, or one that is not where the index says."""
+def gather(directory: Path, files: Iterable[str], read: Callable[[Path], Mapping[str, T]]) -> dict[str, T]:
+    """Reads all tensors of the files, by name. Refuses a name in two files."""
     found: dict[str, T] = {}
-    for file, names in files.items():
+    for file in files:
         tensors = read(directory / file)
-        if missing := [name for name in names if name not in tensors]:
-            raise BadCheckpoint(f"{directory / file} does not hold {_some(missing)}, which the index places there. "
-                                "Fetch it again.")  # fmt: skip
         if twice := [name for name in tensors if name in found]:
-            raise BadCheckpoint(f"{directory} holds {_some(twice)} in two files. Fetch it again.")
+            raise BadCheckpoint(f"{directory} holds {some(twice)} in two files. Fetch it again, or move away what does "
+                                "not belong to the model.")  # fmt: skip
         found |= tensors
     return found
-
-
-def _some(names: list[str]) -> str:
-    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
 
 
 def read_arrays(path: Path) -> dict[str, tuple[Entry, mx.array]]:
@@ -219,9 +179,9 @@ def check_entries(
     """
     missing, extra = [n for n in expected if n not in found], [n for n in found if n not in expected]
     if missing or extra:
-        sides = [f"missing {_some(missing)}"] * bool(missing) + [f"not expected {_some(extra)}"] * bool(extra)
-        raise BadCheckpoint(f"{where} does not match its {authority}: {'; '.join(sides)}. "
-                            "Take both from the same repository.")  # fmt: skip
+        sides = [f"missing {some(missing)}"] * bool(missing) + [f"not expected {some(extra)}"] * bool(extra)
+        advice = "Take both from the same repository" if extra else "Fetch the weights again, all of their files"
+        raise BadCheckpoint(f"{where} does not match its {authority}: {'; '.join(sides)}. {advice}.")
     for name, entry in expected.items():
         if found[name].shape != entry.shape:
             raise BadCheckpoint(f"{where}: {name} has shape {found[name].shape}, {authority} gives "

@@ -37,7 +37,12 @@ def test_a_chat_template_that_cannot_be_used_is_told_and_not_tried(damaged: Path
     assert (done.code, done.out) == (0, "")
     assert "cannot chat" in done.err
     refused = run("generate", "--model", damaged.parent / "out", "--prompt", "Hi", "--max-tokens", 1)
-    assert refused.err.splitlines()[-1].removeprefix("elm-mlx: ") in done.err
+    why = (
+        refused.err.splitlines()[-1]
+        .removeprefix("elm-mlx: ")
+        .removesuffix(" Give another by --chat-template, or the prompt as plain text.")
+    )
+    assert f"cannot chat: {why}\n" in done.err
     tried = re.search(r"Try it: elm-mlx (.*)", done.err)
     assert tried
     assert run(*shlex.split(tried[1]), "--max-tokens", 1).code == 0

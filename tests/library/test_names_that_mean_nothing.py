@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 from helpers.fake_hub import FakeHub
 from helpers.machine import APPLE, GATED, READY, Machine, well
@@ -14,6 +16,25 @@ def test_a_path_is_never_a_repository(machine: Machine, hub: FakeHub) -> None:
         done = machine.generate(path)
         assert (done.code, done.out) == (66, ""), path
         assert "no directory" in done.err
+    assert not hub.requests
+
+
+@pytest.mark.parametrize("command", ["generate", "pull", "info"])
+def test_a_file_is_never_a_repository(
+    machine: Machine, hub: FakeHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "folder").mkdir()
+    for name in ("x.gguf", "folder/x.gguf", "folder/config.json"):
+        Path(name).write_bytes(b"")
+    for name, code, words in (
+        ("x.gguf", 78, "is a GGUF file"),
+        ("folder/x.gguf", 78, "Give the safetensors repository that it was made from"),
+        ("nowhere/x.gguf", 78, "is a GGUF file"),
+        ("folder/config.json", 66, "There is no directory folder/config.json: that is a file."),
+    ):
+        done = machine.run(command, *(["--model"] if command == "generate" else []), name)
+        assert (done.code, words in done.err) == (code, True), done.err
     assert not hub.requests
 
 

@@ -39,8 +39,9 @@ def test_an_index_that_names_what_is_not_there_is_said(machine: Machine, hub: Fa
     files = {name: file for name, file in listing(folder).items() if "00002-of" not in name}
     hub.add("some/model", files)
     done = machine.generate("some/model")
-    assert done.code == 65, done.err
-    assert "lacks files" in done.err
+    assert done.code == 66, done.err
+    assert "lacks files of its own weights: model-00002-of-00002.safetensors. Try another revision." in done.err
+    assert "--verify" not in done.err  # which would mend nothing
 
 
 def test_weights_cached_without_their_tokenizer_are_completed(machine: Machine, hub: FakeHub) -> None:
@@ -86,6 +87,14 @@ def test_pull_verify_fetches_what_is_damaged_again_and_nothing_else(machine: Mac
     assert blob.read_bytes() == good
     assert pulled(done) == path  # made again, from the good one
     assert machine.run("pull", str(path), "--verify").code == 2
+
+
+def test_verify_says_where_nothing_is_damaged(machine: Machine, hub: FakeHub) -> None:
+    well(machine.run("pull", "llama-3.2-1b-instruct"))
+    assert (
+        "No file of it in the hub's cache is damaged."
+        in well(machine.run("pull", "llama-3.2-1b-instruct", "--verify")).err
+    )
 
 
 def test_a_truncated_cache_entry_is_said_and_mended(machine: Machine, hub: FakeHub) -> None:

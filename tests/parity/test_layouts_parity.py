@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import mlx.core as mx
 import pytest
 from helpers import checkpoints, goldens
 
@@ -107,3 +110,71 @@ def test_mistral_without_a_window_converts_to_transformers_logits(tmp_path: Path
     checkpoints.add_tokenizer(tmp_path / "source")
     output = convert(tmp_path / "source", tmp_path / "out", dtype="float32").output
     goldens.assert_close(elm_mlx.load(output).logits(IDS), torch_models.logits(model, IDS))
+
+
+def whole_beside_a_stale_index(folder: Path) -> None:
+    checkpoints.save(folder, {"a": mx.zeros(3)}, shards=2)
+    for shard in folder.glob("model-*"):
+        shard.unlink()
+
+
+def in_shards(folder: Path, edit: Callable[[dict[str, str]], dict[str, str]]) -> None:
+    """Deals the weights to two shards whose index is changed by `edit`."""
+    arrays = mx.load(str(folder / "model.safetensors"))
+    assert isinstance(arrays, dict)
+    mx.eval(arrays)
+    (folder / "model.safetensors").unlink()
+    checkpoints.save(folder, arrays, shards=2)
+    index = folder / "model.safetensors.index.json"
+    raw = json.loads(index.read_text(encoding="utf-8"))
+    index.write_text(json.dumps(raw | {"weight_map": edit(raw["weight_map"])}), encoding="utf-8")
+
+
+def shards_in_a_folder(folder: Path) -> None:
+    in_shards(folder, lambda places: {name: f"parts/{file[10]}.safetensors" for name, file in places.items()})
+    (folder / "parts").mkdir()
+    for shard in folder.glob("model-*.safetensors"):
+        shard.rename(folder / "parts" / f"{shard.name[10]}.safetensors")
+
+
+def index_that_places_a_tied_head(folder: Path) -> None:
+    in_shards(folder, lambda places: places | {"lm_head.weight": min(places.values())})
+
+
+def index_that_places_each_in_the_other_file(folder: Path) -> None:
+    in_shards(folder, lambda p: {name: file.replace("01-", "12-").replace("02-", "01-").replace("12-", "02-")
+                                 for name, file in p.items()})  # fmt: skip
+
+
+def renamed(folder: Path, old: str, new: str) -> None:
+    arrays = mx.load(str(folder / "model.safetensors"))
+    assert isinstance(arrays, dict)
+    mx.eval(arrays)
+    checkpoints.save(folder, {re.sub(old, new, name): array for name, array in arrays.items()})
+
+
+def a_head_alone(folder: Path) -> None:
+    renamed(folder, r"^model\.embed_tokens", "lm_head")
+
+
+def no_head(folder: Path) -> None:
+    renamed(folder, r"^model\.", "")
+
+
+def a_part_of_a_model(folder: Path) -> None:
+    renamed(folder, "^", "model.")
+
+
+@pytest.mark.parametrize("change", [whole_beside_a_stale_index, shards_in_a_folder, index_that_places_a_tied_head,
+                                    index_that_places_each_in_the_other_file, a_head_alone, no_head,
+                                    a_part_of_a_model])  # fmt: skip
+def test_what_transformers_reads_is_read_the_same(tmp_path: Path, change: Callable[[Path], None]) -> None:
+    from transformers import AutoModelForCausalLM
+
+    folder = checkpoints.write(tmp_path / "m", checkpoints.CONFIGS["llama-3.2"])
+    change(folder)
+    theirs = torch_models.logits(AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval(), IDS)
+    output = convert(folder, tmp_path / "out", dtype="float32").output
+    goldens.assert_close(elm_mlx.load(output).logits(IDS), theirs)
+    if change not in (no_head, a_part_of_a_model):
+        goldens.assert_close(elm_mlx.load(folder).logits(IDS), theirs)

@@ -16,6 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from elm_mlx.errors import BadCheckpoint, ElmError, NotFound, Unsupported
+from elm_mlx.store.bounded_json import parse_bounded
 from elm_mlx.store.weights import (
     DTYPE_NAMES,
     DTYPES,
@@ -25,7 +26,6 @@ from elm_mlx.store.weights import (
     gather,
     read_arrays,
     read_header,
-    safetensors_files,
 )
 
 each_count = pytest.mark.parametrize("count", [100, pytest.param(1000, marks=pytest.mark.slow)])
@@ -372,58 +372,34 @@ def test_a_writer_lets_the_first_error_through(tmp_path: Path) -> None:
         raise KeyboardInterrupt
 
 
-def indexed(folder: Path, places: object) -> Path:
-    (folder / "model.safetensors.index.json").write_text(
-        json.dumps({"metadata": {}, "weight_map": places}), encoding="utf-8"
-    )
-    return folder
-
-
-OUTSIDE = ["../other.safetensors", "/etc/passwd", "sub/model.safetensors", ".", "..", "", "./a", "a/", 5, None, [],
-           "a" * 300, "é" * 200, "\ud800" * 300]  # fmt: skip
-
-
-@pytest.mark.parametrize("file", OUTSIDE, ids=repr)
-def test_an_index_may_not_leave_its_directory(tmp_path: Path, file: object) -> None:
-    with pytest.raises(BadCheckpoint, match="outside the directory"):
-        safetensors_files(indexed(tmp_path, {"a": file}))
-
-
-@pytest.mark.parametrize("file", ["absent.safetensors", "nul\0", "\ud800", "..."])
-def test_an_index_naming_an_absent_file_says_which(tmp_path: Path, file: str) -> None:
-    (found,) = safetensors_files(indexed(tmp_path, {"a": file}))
-    with pytest.raises(NotFound, match="There is no"):
-        read_header(tmp_path / found)
-
-
-@pytest.mark.parametrize("places", [{}, [], None, "a", 5])
-def test_an_index_of_nothing_is_refused(tmp_path: Path, places: object) -> None:
-    with pytest.raises(BadCheckpoint, match="lists no tensors"):
-        safetensors_files(indexed(tmp_path, places))
-
-
-def test_an_index_naming_a_tensor_that_its_file_lacks_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "x.safetensors").write_bytes(VALID)
-    files = safetensors_files(indexed(tmp_path, {"a": "x.safetensors", "lost": "x.safetensors"}))
-    assert files == {"x.safetensors": ["a", "lost"]}
-    with pytest.raises(BadCheckpoint, match=r"x\.safetensors does not hold lost"):
-        gather(tmp_path, files, read_header)
-
-
-def test_a_tensor_in_two_files_is_refused_though_the_index_names_one(tmp_path: Path) -> None:
+def test_a_tensor_in_two_files_is_refused(tmp_path: Path) -> None:
     for file in ("x.safetensors", "y.safetensors"):
         (tmp_path / file).write_bytes(VALID)
-    files = safetensors_files(indexed(tmp_path, {"a": "x.safetensors", "b": "y.safetensors"}))
     with pytest.raises(BadCheckpoint, match=r"holds a.* in two files"):
-        gather(tmp_path, files, read_header)
+        gather(tmp_path, ["x.safetensors", "y.safetensors"], read_header)
 
 
-def test_one_file_goes_before_an_index(tmp_path: Path) -> None:
-    (tmp_path / "model.safetensors").write_bytes(VALID)
-    assert safetensors_files(indexed(tmp_path, {"a": "../x"})) == {"model.safetensors": []}
-    (tmp_path / "model.safetensors").unlink()
-    (tmp_path / "model.safetensors.index.json").unlink()
-    assert safetensors_files(tmp_path) == {}
+HOSTILE = {
+    "tensors": b"".join(b'"%x":{"dtype":"F32","shape":[0],"data_offsets":[0,0]},' % i for i in range(75_000)),
+    "a shape": b'{"a":{"dtype":"F32","shape":[' + b"1," * 500_001 + b'1],"data_offsets":[0,4]}}',
+    "metadata": b'{"__metadata__":{' + b",".join(b'"%x":""' % i for i in range(500_001)) + b"}}",
+    "lists": b'{"a":[' + b"[],[]," * 300_000 + b"[]]}",
+}
+
+
+@pytest.mark.parametrize("kind", HOSTILE)
+def test_a_header_is_refused_before_it_is_read_if_it_would_cost_much(
+    tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "x.safetensors").write_bytes(framed(HOSTILE[kind], b""))
+    monkeypatch.setattr(json, "loads", pytest.fail)
+    with pytest.raises(BadCheckpoint, match=r"x\.safetensors: its header lists over 60,000 tensors"):
+        read_header(tmp_path / "x.safetensors")
+
+
+def test_a_header_may_list_as_many_tensors_as_the_largest_models_have() -> None:
+    raw = b",".join(b'"%x":{"dtype":"BF16","shape":[4096,4096],"data_offsets":[0,33554432]}' % i for i in range(30_000))
+    assert len(parse_bounded(b"{" + raw + b"}", Path("x"))) == 30_000
 
 
 def test_entries_are_compared_by_name_shape_and_kind() -> None:

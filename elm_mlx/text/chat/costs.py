@@ -40,7 +40,7 @@ def product_units(left: Any, right: Any) -> int:
 def power_units(base: Any, exponent: Any) -> int:
     """Raises Overrun for a power of more bits than a number may have; all others cost nothing more."""
     whole = isinstance(base, int) and isinstance(exponent, int) and abs(base) > 1
-    if whole and base.bit_length() * exponent > MAX_BITS + base.bit_length():
+    if whole and (base.bit_length() - 1) * exponent > MAX_BITS:
         raise Overrun
     return 0
 

@@ -111,7 +111,8 @@ class Sandbox(ImmutableSandboxedEnvironment):
             __self.budget.pay(VALUE_UNITS * (len(args) + len(kwargs)))
             return __self.pay_new(call(__context, __obj, *args, **kwargs))
         if isinstance(__obj, LoopContext):
-            return __self.pay_new(call(__context, __obj, *map(__self.pay_each, args), **kwargs))
+            (items,) = (*args, *kwargs.values())
+            return __self.pay_new(call(__context, __obj, __self.pay_each(items)))
         name = getattr(__obj, "__name__", None) or type(__obj).__name__
 
         def invoke(shown: Any, /, *args: Any, **kwargs: Any) -> Any:

@@ -142,17 +142,19 @@ class ChatTemplate:
     def _run(self, inputs: dict[str, Any], disguise: Disguise | None = None) -> str:
         from elm_mlx.text.chat import sandbox
 
+        code = self.compile()
         try:
-            return sandbox.render(self.compile(), self._tokens | inputs, disguise)
+            return sandbox.render(code, self._tokens | inputs, disguise)
         except InvalidRequest:
             raise
         except sandbox.TemplateRefusal as said:
             raise InvalidRequest(f"The model's chat template refuses these messages: {str(said)[:500]}") from said
         except sandbox.Overrun as error:
-            raise self._unusable("takes more time or memory than any chat needs, so it is damaged or hostile. Fetch "
-                                 "it again") from error  # fmt: skip
+            raise self._unusable(
+                "takes more time or memory than any chat needs, so it is damaged or hostile"
+            ) from error
         except Exception as error:
-            raise self._unusable(f"fails on these messages ({_brief(error)}). Check what it expects of them") from error
+            raise self._unusable(f"fails on these messages ({_brief(error)})") from error
 
     def compile(self) -> CodeType:
         """Compiles the template, once. Raises BadCheckpoint for a source that is no template."""
@@ -162,12 +164,11 @@ class ChatTemplate:
             self._code = self._code or sandbox.compile_template(self._source)
             return self._code
         except Exception as error:
-            raise self._unusable(f"is not one that elm-mlx can use ({_brief(error)}). Mend it") from error
+            raise self._unusable(f"is not one that elm-mlx can use ({_brief(error)})") from error
 
     def _unusable(self, why: str) -> BadCheckpoint:
-        return BadCheckpoint(
-            f"{self._where}: the chat template {why},", "give another by {chat_template}, or the prompt as plain text."
-        )
+        advice = "Give another by {chat_template}, or the prompt as plain text."
+        return BadCheckpoint(f"{self._where}: the chat template {why}.", advice)
 
 
 def _brief(error: Exception) -> str:

@@ -149,6 +149,8 @@ ATTACKS = {
     "deep macros": "{% macro f() %}" * 90 + "{{ a }}" * 7_000 + "{% endmacro %}" * 90,
     "too long": "x" * 70_000,
     "loops within themselves": f"{{% for a in [1] recursive %}}{{{{ loop({R}) }}}}{{% endfor %}}",
+    "loops within themselves, by name": f"{{% for a in {R} recursive %}}{{% if loop.depth == 1 %}}"
+    f"{{{{ loop(iterable={R}) }}}}{{% endif %}}{{% endfor %}}",
     "letters in a loop within itself": "{% for a in [0] recursive %}{{ loop('x' * 9999999) if not a }}{% endfor %}",
     "endless loop within itself": "{% for a in [1] recursive %}{{ loop([a]) }}{% endfor %}",
     "laughs in a loop within itself": LAUGHS + "{% for x in a recursive %}{{ loop(x) }}{% endfor %}",
