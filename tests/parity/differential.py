@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -85,15 +85,17 @@ class Comparison:
         for _ in range(count):
             kind, words = rng.choice([PLAIN, PLAIN, PLAIN, ORDINARY, SOFT, CONTROL, CONTROL]), self._writer(rng, PLAIN)
             tools = random_tools(rng, words)
-            yield random_chat(rng, kind, self._writer(rng, kind, self.theirs.marks(tools)), tools), words.text()
+            yield random_chat(rng, kind, self._writer(rng, kind, tools), tools), words.text()
 
-    def _words(self, rng: Random, kind: str, marks: Collection[str]) -> tuple[list[str], list[str]]:
-        """What texts of a chat of this kind hold, and what they must not; `marks` set its messages apart."""
+    def _words(self, rng: Random, kind: str, tools: Any) -> tuple[list[str], list[str]]:
+        """What the texts of a chat of this kind hold, and what they must not."""
+        marks, missed = self.theirs.marks(tools)
         special = [token for token, is_special in self.theirs.added.items() if is_special]
         others = [token for token in self.theirs.added if token not in special]
         hidden = set(self.directory.control)  # those whose private spelling differs
         soft = [token for token in others if token in marks]
-        words = [token for token in others if token not in marks and not any(one in token for one in special + soft)]
+        words = [token for token in others if token not in marks | missed]
+        words = [token for token in words if not any(one in token for one in special + soft)]
         loose, forged = [t for t in others if t not in soft + words], [t for t in special + soft if t not in hidden]
         return {
             PLAIN: ([], [*special, *others]),
@@ -102,14 +104,14 @@ class Comparison:
             CONTROL: (fragments(rng, [t for t in special if t in hidden]), [*others, *forged]),
         }[kind]
 
-    def _writer(self, rng: Random, kind: str, marks: Collection[str] = ()) -> Writer:
+    def _writer(self, rng: Random, kind: str, tools: Any = None) -> Writer:
         """A writer of texts for a chat of this kind."""
-        planted, forbidden = self._words(rng, kind, marks)
+        planted, forbidden = self._words(rng, kind, tools)
         return Writer(rng, forbidden, planted)
 
     def fits(self, chat: Chat) -> bool:
         """Whether the texts of a chat hold only what its kind says."""
-        _, forbidden = self._words(Random(0), chat.kind, self.theirs.marks(chat.tools))
+        _, forbidden = self._words(Random(0), chat.kind, chat.tools)
         texts = json.dumps(chat.messages, ensure_ascii=False)
         return not any(json.dumps(word, ensure_ascii=False)[1:-1] in texts for word in forbidden if word)
 

@@ -90,14 +90,22 @@ class Theirs:
             return otherwise
         return self.tokenizer.bos_token_id
 
-    def marks(self, tools: Any) -> set[str]:
-        """The added tokens by which the template sets the messages of a short conversation apart."""
+    def marks(self, tools: Any) -> tuple[set[str], set[str]]:
+        """The added tokens by which the template sets the messages of a short conversation apart, and those that it
+        writes where their flags keep them from being found."""
         try:
             text = self.chat_text(Chat("", PROBE, tools, {"add_generation_prompt": False}))
         except Exception:
-            return set()
-        ids = set(self.tokenizer(text, add_special_tokens=False).input_ids)
-        return {token.content for i, token in self.tokenizer.added_tokens_decoder.items() if i in ids}
+            return set(), set()
+        found = {token for token, _ in self.spans(text)}
+        return found, {token for token in self.added if token in text} - found
+
+    def spans(self, text: str) -> list[tuple[str, range]]:
+        """The added tokens that are found in a text, with their places."""
+        found = self.tokenizer.backend_tokenizer.encode(text, add_special_tokens=False)
+        texts = {i: token.content for i, token in self.tokenizer.added_tokens_decoder.items()}
+        return [(texts[i], range(*span)) for i, span in zip(found.ids, found.offsets, strict=True)
+                if i in texts and texts[i] in text[slice(*span)]]  # fmt: skip
 
     def makes_control_of_plain_text(self, chat: Chat) -> bool:
         """Whether the prompt holds a special token whose id the vocabulary gives even to plain text."""
@@ -108,8 +116,5 @@ class Theirs:
     def is_written_whole(self, chat: Chat) -> bool:
         """Whether every private letter of the prompt is in an added token, so that no spelling shows in its ids."""
         prompt = self.chat_text(chat)
-        found = self.tokenizer.backend_tokenizer.encode(prompt, add_special_tokens=False)
-        texts = {i: token.content for i, token in self.tokenizer.added_tokens_decoder.items()}
-        seen = {place for i, (start, end) in zip(found.ids, found.offsets, strict=True)
-                if i in texts and texts[i] in prompt[start:end] for place in range(start, end)}  # fmt: skip
+        seen = {place for _, span in self.spans(prompt) for place in span}
         return all(place in seen for place, letter in enumerate(prompt) if is_private(letter))

@@ -93,9 +93,11 @@ def added_tokens(rng: Random, style: Style, base: Base) -> list[Added]:
         if rng.random() < elsewhere and token not in base.vocab:
             place = rng.choice([DECODER, DECODER, FILE, NAMED])
         control = public(token) != token
+        place = FILE if place == NAMED and not control else place
         usual = dict.fromkeys(FLAGS, False) | {"special": control and rng.random() < 0.9}
         usual["normalized"] = not usual["special"]
-        flags = {flag: usual[flag] ^ (rng.random() < strange * (0.3 if flag == "special" else 1)) for flag in FLAGS}
+        often = dict.fromkeys(FLAGS, strange) | {"special": strange * 0.3 * control}
+        flags = {flag: usual[flag] ^ (rng.random() < often[flag]) for flag in FLAGS}
         made.append(Added(token, place, flags))
     return sorted(made, key=lambda token: (JSON, DECODER, FILE, NAMED).index(token.place))
 
@@ -156,7 +158,8 @@ def add_side_tokens(
     if rng.random() < 0.1:
         named["think_token"] = private("<think>")
     extra = [token for token in added if token.place == NAMED and token.text not in named.values()]
-    extra += rng.sample(added, min(len(added), rng.choice([0, 0, 1, 3])))
+    control = [token for token in added if public(token.text) != token.text]
+    extra += rng.sample(control, min(len(control), rng.choice([0, 0, 1, 3])))
     texts = list(dict.fromkeys(token.text for token in extra))
     form = rng.choice(["settings", "settings", "map", "both", "differing"])
     if form != "map":
@@ -177,7 +180,7 @@ def add_side_tokens(
 
 def changed(rng: Random, entry: dict[str, Any], conflict: bool) -> dict[str, Any]:
     """An entry of added_tokens_decoder, which may contradict tokenizer.json."""
-    flag = rng.choice(FLAGS)
+    flag = rng.choice(FLAGS if public(entry["content"]) != entry["content"] else FLAGS[:4])
     return entry | {flag: not entry[flag]} if conflict and rng.random() < 0.5 else entry
 
 
