@@ -14,13 +14,7 @@ from typing import Any
 from helpers.wild.chats import CONTROL, ORDINARY, PLAIN, SOFT, Chat, Writer, fragments, random_chat, random_tools
 from helpers.wild.directory import Directory, random_directory
 from helpers.wild.spelling import public
-from sides import Ours, Theirs
-
-from elm_mlx.errors import ElmError
-
-REFUSED = "refused"
-NO_ANSWER = "no answer"
-NO_PLAIN_TEXT = "refused, as plain text becomes a control token here"
+from sides import NO_ANSWER, NO_PLAIN_TEXT, REFUSED, Ours, Theirs, ours_of, theirs_of
 
 
 @dataclass(frozen=True)
@@ -40,26 +34,6 @@ class Difference:
         shown = {"model": model, "tokenizer.json": tokenizer, **files, "given": self.given}
         lines = [f"{name}: {value!r}" for name, value in shown.items() if name != "config.json"]
         return "\n".join([self.what, *lines, f"theirs: {self.theirs}", f"ours:   {self.ours}"])
-
-
-def ours_of(call: Callable[[], Any]) -> Any:
-    """What a call of elm-mlx returns, or REFUSED where it raises one of its own errors."""
-    try:
-        return call()
-    except ElmError as error:
-        return NO_PLAIN_TEXT if "even of plain text" in str(error) else REFUSED
-
-
-def theirs_of(call: Callable[[], Any]) -> Any:
-    """What a call of transformers returns, or REFUSED where it raises an error; NO_ANSWER where that says nothing about
-    the right one: its tokenizers panic, or there are templates of which none is the default, which ours may have."""
-    try:
-        return call()
-    except (KeyboardInterrupt, SystemExit):
-        raise
-    except BaseException as error:
-        none = "multiple chat templates with no default" in str(error)
-        return REFUSED if isinstance(error, Exception) and not none else NO_ANSWER
 
 
 class Comparison:

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
-import differential
 from differential import Difference, comparison
 from helpers.wild.chats import Chat
 from helpers.wild.directory import Directory
+from sides import REFUSED
 
 PARTS = re.compile(r"\{%.*?%\}|\{\{.*?\}\}|\n|[^{\n]+|\{", re.DOTALL)
 KEPT = {"vocab", "merges", "model", "added_tokens", "version", "id", "role", "content", "type", "config.json",
@@ -93,7 +92,7 @@ def attempt(found: Difference, directory: Directory, given: Any) -> Difference |
     """The difference that is left, if it is one of the same kind."""
     try:
         with comparison(directory) as pair:
-            if differential.REFUSED in (pair.theirs, pair.ours):
+            if REFUSED in (pair.theirs, pair.ours):
                 again = pair.loading()
             elif isinstance(given, Chat):
                 again = pair.difference(given, "") if pair.fits(given) else None
@@ -101,10 +100,10 @@ def attempt(found: Difference, directory: Directory, given: Any) -> Difference |
                 again = pair._compare(found.what, given, lambda side: side.text_ids(given))
     except Exception:
         return None
-    refusals = [side == differential.REFUSED for side in (found.theirs, found.ours)]
+    refusals = [side == REFUSED for side in (found.theirs, found.ours)]
     same = (
         again
         and again.what == found.what
-        and refusals == [s == differential.REFUSED for s in (again.theirs, again.ours)]
+        and refusals == [s == REFUSED for s in (again.theirs, again.ours)]
     )
     return again if same else None

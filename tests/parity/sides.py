@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from helpers.wild.chats import Chat
 from helpers.wild.spelling import is_private
 
 from elm_mlx.config import config_from_dict
+from elm_mlx.errors import ElmError
 from elm_mlx.store.load import load_tokenizer
 from elm_mlx.store.text_settings import read_settings, read_templates
 from elm_mlx.text.chat.template import ChatTemplate, choose
@@ -21,6 +23,31 @@ PROBE = [
     {"role": "assistant", "content": "This."},
     {"role": "user", "content": "Why?"},
 ]
+
+
+REFUSED = "refused"
+NO_ANSWER = "no answer"
+NO_PLAIN_TEXT = "refused, as plain text becomes a control token here"
+
+
+def ours_of(call: Callable[[], Any]) -> Any:
+    """What a call of elm-mlx returns, or REFUSED where it raises one of its own errors."""
+    try:
+        return call()
+    except ElmError as error:
+        return NO_PLAIN_TEXT if "even of plain text" in str(error) else REFUSED
+
+
+def theirs_of(call: Callable[[], Any]) -> Any:
+    """What a call of transformers returns, or REFUSED where it raises an error; NO_ANSWER where that says nothing about
+    the right one: its tokenizers panic, or there are templates of which none is the default, which ours may have."""
+    try:
+        return call()
+    except (KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException as error:
+        none = "multiple chat templates with no default" in str(error)
+        return REFUSED if isinstance(error, Exception) and not none else NO_ANSWER
 
 
 def read_json(path: Path) -> Any:
@@ -93,11 +120,9 @@ class Theirs:
     def marks(self, tools: Any) -> tuple[set[str], set[str]]:
         """The added tokens by which the template sets the messages of a short conversation apart, and those that it
         writes where their flags keep them from being found."""
-        try:
-            text = self.chat_text(Chat("", PROBE, tools, {"add_generation_prompt": False}))
-        except Exception:
-            return set(), set()
-        found = {token for token, _ in self.spans(text)}
+        text = theirs_of(lambda: self.chat_text(Chat("", PROBE, tools, {"add_generation_prompt": False})))
+        spans = theirs_of(lambda: self.spans(text))
+        found = {token for token, _ in spans} if isinstance(spans, list) else set()
         return found, {token for token in self.added if token in text} - found
 
     def spans(self, text: str) -> list[tuple[str, range]]:
