@@ -24,7 +24,6 @@ from elm_mlx.store.layout import has_tokenizer
 from elm_mlx.store.other_names import are_usual
 from elm_mlx.store.snapshot import Snapshot
 from elm_mlx.store.weight_files import WeightFiles, check_directory, weight_files
-from elm_mlx.store.weights import read_header
 
 
 @dataclass(frozen=True)
@@ -134,6 +133,8 @@ def runs_as_published(directory: Path, candidate: Candidate) -> bool:
 
 def has_usual_names(directory: Path, weights: WeightFiles) -> bool:
     """Whether tensors have names that load, by those of the first file."""
+    from elm_mlx.store.weights import read_header  # here, as a list of models needs no MLX
+
     try:
         return are_usual(read_header(directory / weights.files[0]))
     except ElmError:  # a damaged file: who loads it says what is wrong

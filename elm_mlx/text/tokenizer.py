@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Mapping
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TypeVar
 
 import tokenizers
-from tokenizers import AddedToken
 
 from elm_mlx.arguments import whole_number
 from elm_mlx.errors import BadCheckpoint, InvalidRequest, MissingTokenizer, NotFound, Unsupported
 from elm_mlx.files import MAX_LARGE_BYTES, read_bytes
+from elm_mlx.text.added_tokens import AddedTokens
 from elm_mlx.text.settings import TokenizerSettings
 from elm_mlx.text.stand_ins import StandInEncoder
 
@@ -133,10 +133,10 @@ class Tokenizer:
         """The id of every special token by its text."""
         return {token.content: i for i, token in self._added.items() if token.special}
 
-    @property
-    def added_tokens(self) -> list[AddedToken]:
+    @cached_property
+    def added_tokens(self) -> AddedTokens:
         """The tokens that are looked for in a text before anything else, special or not."""
-        return list(self._added.values())
+        return AddedTokens(self._added.values())
 
     @property
     def added_ids(self) -> dict[str, int]:

@@ -55,7 +55,7 @@ def test_listed_tokens_have_their_ids_and_replace_flags() -> None:
     listed = LISTED | {"1": {"content": "<s>", **FLAGS, "rstrip": True}}
     made = tokenizer(parse_settings(NAMES | {"added_tokens_decoder": listed}))
     assert {"<|im_start|>": 512, "<|im_end|>": 513}.items() <= made.control_ids.items()
-    assert [token.rstrip for token in made.added_tokens if token.content == "<s>"] == [True]
+    assert [token.rstrip for token in made._added.values() if token.content == "<s>"] == [True]
     assert made.decode([512, 513, *made.encode_text("the")]) == "the"
 
 

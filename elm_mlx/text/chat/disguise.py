@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import re
-import unicodedata
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Iterator
 from itertools import chain
 
-from tokenizers import AddedToken
-
+from elm_mlx.text.added_tokens import AddedTokens, is_letter
 from elm_mlx.text.token_set import TokenSet
 
 # Characters that no chat has. A letter becomes a letter, since a token may be looked for as a single word.
@@ -28,13 +26,9 @@ class Disguise:
     `used` the characters that may be no stand-ins.
     """
 
-    def __init__(self, added: Iterable[AddedToken], control: Collection[str], used: Collection[str] = ()) -> None:
-        added = list(added)
+    def __init__(self, added: AddedTokens, control: Collection[str], used: Collection[str] = ()) -> None:
         control = [token for token in control if token.strip()]  # what is blank is layout, and a caller's, too
-        self._control = TokenSet(control)
-        # The tokenizers library looks for tokens that are not normalized first, and for others in what is left.
-        self._searched = [TokenSet(t.content for t in added if t.normalized is later) for later in (False, True)]
-        self._single = {token.content for token in added if token.single_word}
+        self._added, self._control = added, TokenSet(control)
         self._mask = str.maketrans(dict(stand_ins(self._control.alphabet, used)))
         self._unmask = {ord(stand_in): chr(seen) for seen, stand_in in self._mask.items()}
         self.stand_ins = {token.translate(self._mask): token for token in control}
@@ -85,44 +79,17 @@ class Disguise:
     def mark(self, rendered: str) -> str:
         """A rendered text in which each control token that the template wrote is replaced by its stand-in, and all else
         has its original characters again."""
-        return self._mark(rendered, self._searched)
-
-    def _mark(self, text: str, searched: list[TokenSet]) -> str:
-        if not searched:
-            return self.reveal(text)
-        first, *later = searched
         return "".join(
-            self._token(piece) if place % 2 else self._mark(piece, later)
-            for place, piece in enumerate(self._found(text, first))
+            piece.translate(self._mask) if place % 2 and piece in self._control else self.reveal(piece)
+            for place, piece in enumerate(self._added.split(rendered))
         )
 
-    def _found(self, text: str, tokens: TokenSet) -> list[str]:
-        """Splits as `TokenSet.split`, but a token that counts only as a single word is text amid letters."""
-        pieces, place = [""], 0
-        for number, piece in enumerate(tokens.split(text)):
-            end = place + len(piece)
-            amid = any(map(is_letter, (*text[max(place - 1, 0) : place], *text[end : end + 1])))
-            if number % 2 and not (amid and piece in self._single):
-                pieces += [piece, ""]
-            else:
-                pieces[-1] += piece
-            place = end
-        return pieces
 
-    def _token(self, token: str) -> str:
-        return token.translate(self._mask) if token in self._control else token
-
-
-def is_letter(character: str) -> bool:
-    """Whether a character is part of a word for the tokenizers library: \\w of Rust's regular expressions, which counts
-    marks and joiners, but no superscript digits."""
-    category = unicodedata.category(character)
-    return category[0] in "LM" or category in ("Nd", "Nl", "Pc") or character in "\u200c\u200d"
-
-
-def stand_ins(characters: Iterable[str], used: Collection[str]) -> Iterable[tuple[str, str]]:
-    """Pairs each character with one that is not in `used`, letters with letters."""
+def stand_ins(characters: Iterable[str], used: Collection[str]) -> Iterator[tuple[str, str]]:
+    """Pairs each character with one that is not in `used`, letters with letters. Blanks stay as they are: what a
+    template or a token's flags do with blanks around a token is then as without a disguise."""
     free = {True: chain(LETTERS, PRIVATE), False: iter(PRIVATE[len(PRIVATE) // 2 :])}
     for character in sorted(characters):
-        pool = free[is_letter(character)]
-        yield character, next(one for code in pool if (one := chr(code)) not in used)
+        if not character.isspace():
+            pool = free[is_letter(character)]
+            yield character, next(one for code in pool if (one := chr(code)) not in used)

@@ -13,7 +13,6 @@ from elm_mlx.errors import BadCheckpoint, ElmError, InvalidRequest, NotFound
 from elm_mlx.files import read_text
 from elm_mlx.text.chat.disguise import Disguise
 from elm_mlx.text.chat.messages import check_messages, plain_json
-from elm_mlx.text.token_set import TokenSet
 from elm_mlx.text.tokenizer import Tokenizer
 
 T = TypeVar("T")
@@ -93,7 +92,7 @@ class ChatTemplate:
         """Renders the prompt of `messages` as ids. The template's control tokens become control ids, BOS only where it
         writes one; control tokens in the caller's strings become text. Raises as `render`.
 
-        A template that builds a token itself, of pieces of texts or around a role, is trusted.
+        A template that builds a token around a text is trusted: most do so with a role or a key, the program's own.
         """
         inputs = self._inputs(messages, tools, add_generation_prompt, variables)
         used = set(self._source).union(json.dumps(inputs, ensure_ascii=False), *self._tokens.values())
@@ -107,7 +106,7 @@ class ChatTemplate:
         known = self._turn_ends
         if known is None or known[0] is not tokenizer:
             _, answer, after = self._probe.rpartition(ANSWER)
-            text, token, *_ = [*TokenSet(tokenizer.added_ids).split(after), ""]
+            text, token, *_ = [*tokenizer.added_tokens.split(after), ""]
             found = {token} if answer and token.strip() and not text.strip() else set()
             ends = frozenset(i for text, i in tokenizer.added_ids.items() if text in found | {"<|eot_id|>"})
             known = self._turn_ends = tokenizer, ends
@@ -118,7 +117,7 @@ class ChatTemplate:
         messages apart, special or not."""
         known = self._prepared
         if known is None or known[0] is not tokenizer or not known[1].fits(used):
-            written = TokenSet(tokenizer.added_ids).split(self._probe)[1::2]
+            written = tokenizer.added_tokens.split(self._probe)[1::2]
             said = [text for message in PROBE for text in message.values()]
             marks = {token for token in written if token.strip() and not any(token in text for text in said)}
             control = marks.union(tokenizer.control_ids)

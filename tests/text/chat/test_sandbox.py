@@ -13,6 +13,7 @@ from jinja2 import TemplateSyntaxError
 from tokenizers import AddedToken
 
 from elm_mlx.errors import BadCheckpoint
+from elm_mlx.text.added_tokens import AddedTokens
 from elm_mlx.text.chat import sandbox
 from elm_mlx.text.chat.disguise import Disguise
 from elm_mlx.text.chat.messages import plain_json
@@ -245,7 +246,7 @@ def attack(source: str, disguise: Disguise) -> None:
 @pytest.mark.parametrize("name", [name for name in ATTACKS if name != "too long"])
 def test_so_it_is_where_operations_see_through_a_disguise(name: str) -> None:
     tokens = [f"<|reserved_special_token_{i}|>" for i in range(250)] + ["\n\n", "ab", "x"]
-    disguise = Disguise([AddedToken(token, special=True) for token in tokens], tokens, set(ATTACKS[name]))
+    disguise = Disguise(AddedTokens(AddedToken(token, special=True) for token in tokens), tokens, set(ATTACKS[name]))
     forget_peak()
     seconds, held = time.process_time(), peak()
     with pytest.raises((sandbox.Overrun, sandbox.TemplateFault, TemplateSyntaxError, ValueError, RecursionError)):

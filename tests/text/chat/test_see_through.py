@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import AddedToken
 
+from elm_mlx.text.added_tokens import AddedTokens
 from elm_mlx.text.chat import sandbox
 from elm_mlx.text.chat.disguise import Disguise
 from elm_mlx.text.chat.messages import plain_json
@@ -61,7 +62,7 @@ TWO = (
 
 def disguising(tokens: Iterable[str], used: set[str]) -> Disguise:
     """The disguise of these special tokens, without the characters that are used elsewhere."""
-    return Disguise([AddedToken(token, special=True) for token in tokens], list(tokens), used)
+    return Disguise(AddedTokens(AddedToken(token, special=True) for token in tokens), list(tokens), used)
 
 
 def found(tokens: Iterable[str], text: str) -> list[str]:
