@@ -7,13 +7,12 @@ one, so that what depends on the start of a text, or on a token's neighbours, is
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 import tokenizers
 from tokenizers import AddedToken
 
 from elm_mlx.text.settings import flags_of
-from elm_mlx.text.token_set import TokenSet
 
 Ids = list[int]
 
@@ -23,13 +22,13 @@ class StandInEncoder:
 
     def __init__(self, backend: tokenizers.Tokenizer, tokens: Mapping[str, str]) -> None:
         self.tokens = dict(tokens)
-        self._stand_ins = TokenSet(tokens)
         self._backend = tokenizers.Tokenizer(backend.model)  # shares the vocabulary
         for part in ("normalizer", "pre_tokenizer"):
             if (value := getattr(backend, part)) is not None:
                 setattr(self._backend, part, value)
         self._real = self._add(backend.get_added_tokens_decoder())
-        self._meant = {self._backend.token_to_id(stand_in) for stand_in in tokens}
+        self._ids = {stand_in: self._backend.token_to_id(stand_in) for stand_in in tokens}
+        self._meant = set(self._ids.values())
 
     def _add(self, added: Mapping[int, AddedToken]) -> dict[int, int]:
         """Adds the tokens, by their stand-ins where they have one; returns the id of each by the id that it has
@@ -40,29 +39,32 @@ class StandInEncoder:
         real = {text: i for i, text in texts.items()}
         return {here: real[token.content] for here, token in self._backend.get_added_tokens_decoder().items()}
 
-    def encode(self, text: str) -> tuple[Ids, Ids]:
-        """The ids of `text`, and those of them that come from no added token.
+    def encode(self, pieces: Sequence[str]) -> tuple[Ids, Ids]:
+        """The ids of the joined `pieces` (text, stand-in, text, ..., text), and those of them that come from no added
+        token.
 
         A stand-in that the token's flags keep from being found (a single word amid letters) is read as the token's
         text, as in a trusted text.
         """
+        written, meant = list(pieces), set(range(1, len(pieces), 2))
         while True:
-            found = self._backend.encode(text, add_special_tokens=False)
-            spans = [span for i, span in zip(found.ids, found.offsets, strict=True) if i in self._meant]
-            pieces = self._stand_ins.split(text)
-            if 2 * len(spans) + 1 == len(pieces):
+            found = self._backend.encode("".join(written), add_special_tokens=False)
+            missed = meant.difference(self._places(written, found))
+            if not missed:
                 plain = [i for i in found.ids if i not in self._real]
                 return [self._real.get(i, i) for i in found.ids], plain
-            text = self._restore(pieces, spans)
+            for number in missed:
+                written[number] = self.tokens[written[number]]
+            meant -= missed
 
-    def _restore(self, pieces: list[str], spans: list[tuple[int, int]]) -> str:
-        """Joins `pieces` (text, stand-in, text, ...), with the token itself for each stand-in that lies in none of the
-        `spans`, which are in order."""
-        place, restored, left = 0, [], list(reversed(spans))
+    def _places(self, pieces: list[str], found: tokenizers.Encoding) -> Iterator[int]:
+        """Yields the numbers of the pieces that are found as the stand-ins that they are: an id of that token has a
+        span around the piece. Spans are in order, and may hold blanks around a token."""
+        left = [item for item in zip(found.ids, found.offsets, strict=True) if item[0] in self._meant][::-1]
+        place = 0
         for number, piece in enumerate(pieces):
-            while left and left[-1][1] <= place:
+            begin, place = place, place + len(piece)
+            while left and left[-1][1][1] < place:
                 left.pop()
-            is_found = number % 2 and left and left[-1][0] <= place
-            restored.append(piece if is_found or number % 2 == 0 else self.tokens[piece])
-            place += len(piece)
-        return "".join(restored)
+            if left and left[-1][0] == self._ids.get(piece) and left[-1][1][0] <= begin:
+                yield number

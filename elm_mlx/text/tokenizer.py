@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cached_property, partial
 from pathlib import Path
 from typing import TypeVar
@@ -158,14 +158,15 @@ class Tokenizer:
         self._check_plain(ids)
         return ids
 
-    def encode_chat(self, text: str, stand_ins: Mapping[str, str]) -> list[int]:
-        """The ids of `text`, in which each key of `stand_ins` means the added token that is its value; such a token
-        written out is text. Raises as `encode`."""
-        check_text(text)
+    def encode_chat(self, pieces: Sequence[str], stand_ins: Mapping[str, str]) -> list[int]:
+        """The ids of the joined `pieces` (text, stand-in, text, ..., text), in which each key of `stand_ins` means the
+        added token that is its value; such a token written out is text. Raises as `encode`."""
+        for piece in pieces:
+            check_text(piece)
         encoder = self._stand_ins  # of the last call, which may have been another thread's
         if encoder is None or encoder.tokens != stand_ins:
             encoder = self._stand_ins = self._ask(lambda: StandInEncoder(self._backend, stand_ins))
-        ids, plain = self._ask(partial(encoder.encode, text))
+        ids, plain = self._ask(partial(encoder.encode, pieces))
         self._check_plain(plain)
         return ids
 

@@ -76,13 +76,16 @@ class Disguise:
         """The text with its original characters again, each in its place."""
         return text.translate(self._unmask)
 
-    def mark(self, rendered: str) -> str:
-        """A rendered text in which each control token that the template wrote is replaced by its stand-in, and all else
-        has its original characters again."""
-        return "".join(
-            piece.translate(self._mask) if place % 2 and piece in self._control else self.reveal(piece)
-            for place, piece in enumerate(self._added.split(rendered))
-        )
+    def mark(self, rendered: str) -> list[str]:
+        """Cuts a rendered text into text, stand-in, text, ..., text: a stand-in for each control token that the
+        template wrote, and all else in its original characters again."""
+        pieces = [""]
+        for place, piece in enumerate(self._added.split(rendered)):
+            if place % 2 and piece in self._control:
+                pieces += [piece.translate(self._mask), ""]
+            else:
+                pieces[-1] += self.reveal(piece)
+        return pieces
 
 
 def stand_ins(characters: Iterable[str], used: Collection[str]) -> Iterator[tuple[str, str]]:
