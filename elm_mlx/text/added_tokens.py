@@ -16,18 +16,31 @@ class AddedTokens:
     def __init__(self, tokens: Iterable[AddedToken]) -> None:
         tokens = list(tokens)
         self._single = {token.content for token in tokens if token.single_word}
-        first, second = ([t.content for t in tokens if t.normalized is later] for later in (False, True))
+        self._left = {token.content for token in tokens if token.lstrip}
+        self._right = {token.content for token in tokens if token.rstrip}
         # Tokens that are not normalized are looked for first, and the others in what is left.
-        self._passes = TokenSet(first), TokenSet(second)
+        self._first = TokenSet(token.content for token in tokens if not token.normalized)
+        self._second = TokenSet(token.content for token in tokens if token.normalized)
 
     def split(self, text: str) -> list[str]:
-        """Splits `text` into text, token, text, ..., text."""
-        first, second = self._passes
-        return [
-            part
-            for place, piece in enumerate(self._split(text, first))
-            for part in ([piece] if place % 2 else self._split(piece, second))
-        ]
+        """Splits `text` into text, token, text, ..., text. Blanks that a token takes with it stay in the text."""
+        pieces, found = self._split(text, self._first), []
+        for place in range(0, len(pieces), 2):
+            before, middle, after = self._cut_blanks(pieces, place)
+            parts = self._split(middle, self._second)
+            parts[0] = before + parts[0]
+            parts[-1] += after
+            found += [*parts, *pieces[place + 1 : place + 2]]
+        return found
+
+    def _cut_blanks(self, pieces: list[str], place: int) -> tuple[str, str, str]:
+        """Cuts a text between two tokens into the blanks that the first one takes with it, what is left to look
+        through, and the blanks that the second one takes."""
+        text = pieces[place]
+        begin = len(text) - len(text.lstrip()) if place and pieces[place - 1] in self._right else 0
+        is_cut = place + 1 < len(pieces) and pieces[place + 1] in self._left
+        end = max(begin, len(text.rstrip())) if is_cut else len(text)
+        return text[:begin], text[begin:end], text[end:]
 
     def _split(self, text: str, tokens: TokenSet) -> list[str]:
         """Splits as `TokenSet.split`, but a token that counts only as a single word is text amid letters."""

@@ -98,9 +98,7 @@ def test_a_vocabulary_that_makes_control_out_of_text_is_refused() -> None:
 
 
 NAMES = ("<a>", "<a>qz", "qz", "<|", "<a><a>", "<a>\n", "<b c>")
-RANDOM_FLAGS = st.fixed_dictionaries(
-    {flag: st.booleans() for flag in ("single_word", "lstrip", "rstrip", "normalized", "special")}
-)
+RANDOM_FLAGS = st.fixed_dictionaries({flag: st.booleans() for flag in ("lstrip", "rstrip", "normalized", "special")})
 PARTS = st.lists(st.sampled_from((*NAMES, " ", "\n", "the", "x", "\u00b2", "<")), max_size=8)
 
 
