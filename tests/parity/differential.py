@@ -13,7 +13,7 @@ from typing import Any
 
 from helpers.wild.chats import CONTROL, ORDINARY, PLAIN, SOFT, Chat, Writer, fragments, random_chat, random_tools
 from helpers.wild.directory import Directory, random_directory
-from helpers.wild.spelling import public
+from helpers.wild.spelling import private, public
 from sides import NO_ANSWER, NO_PLAIN_TEXT, REFUSED, Ours, Theirs, ours_of, theirs_of
 
 
@@ -114,7 +114,8 @@ class Comparison:
         if self.hidden.is_written_whole(found.given):
             return found
         tokenizer = self.hidden.tokenizer
-        control = {i for i, token in tokenizer.added_tokens_decoder.items() if token.special and public(token.content) != "<unk>"}
+        special = {i for i, token in tokenizer.added_tokens_decoder.items() if token.special}
+        control = special - {tokenizer.convert_tokens_to_ids(private("<unk>"))}
         theirs, ours = ([i for i in ids if i in control] for ids in (found.theirs, found.ours))
         return None if theirs == ours else replace(found, what=f"control {found.what}", theirs=theirs, ours=ours)
 
