@@ -6,14 +6,14 @@ import json
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from random import Random
 from typing import Any
 
 from helpers.wild.chats import CONTROL, ORDINARY, PLAIN, SOFT, Chat, Writer, fragments, random_chat, random_tools
 from helpers.wild.directory import Directory, random_directory
-from helpers.wild.spelling import private, public
+from helpers.wild.spelling import public
 from sides import NO_ANSWER, NO_PLAIN_TEXT, REFUSED, Ours, Theirs, ours_of, theirs_of
 
 
@@ -100,29 +100,17 @@ class Comparison:
     def _ids(self, chat: Chat) -> Difference | None:
         """Compares with what transformers makes of the chat; where a caller writes control tokens, in the spelling in
         which they are none."""
-        theirs = self.theirs if chat.kind in (PLAIN, ORDINARY) else self.hidden
-        found = self._compare(f"ids of a {chat.kind} chat", chat, lambda side: side.chat_ids(chat), theirs)
-        if found and found.ours == NO_PLAIN_TEXT and self.theirs.makes_control_of_plain_text(chat):
+        theirs = theirs_of(lambda: self._reference(chat))
+        ours = ours_of(lambda: self.ours.chat_ids(chat))
+        if theirs in (ours, NO_ANSWER) or (ours == NO_PLAIN_TEXT and self.theirs.makes_control_of_plain_text(chat)):
             return None
-        if found and theirs is self.hidden and isinstance(found.theirs, list) and isinstance(found.ours, list):
-            return self._control_ids(found)
-        return found
+        return Difference(f"ids of a {chat.kind} chat", self.directory, chat, theirs, ours)
 
-    def _control_ids(self, found: Difference) -> Difference | None:
-        """The difference in ids that is left where the private spelling shows, since a token of the template is no
-        token in its place: that of the control ids."""
-        if self.hidden.is_written_whole(found.given):
-            return found
-        tokenizer = self.hidden.tokenizer
-        special = {i for i, token in tokenizer.added_tokens_decoder.items() if token.special}
-        control = special - {tokenizer.convert_tokens_to_ids(private("<unk>"))}
-        theirs, ours = ([i for i in ids if i in control] for ids in (found.theirs, found.ours))
-        return None if theirs == ours else replace(found, what=f"control {found.what}", theirs=theirs, ours=ours)
+    def _reference(self, chat: Chat) -> list[int]:
+        return self.theirs.chat_ids(chat) if chat.kind in (PLAIN, ORDINARY) else self.hidden.safe_ids(chat)
 
-    def _compare(
-        self, what: str, given: Any, ask: Callable[[Any], Any], reference: Theirs | None = None
-    ) -> Difference | None:
-        theirs, ours = theirs_of(lambda: ask(reference or self.theirs)), ours_of(lambda: ask(self.ours))
+    def _compare(self, what: str, given: Any, ask: Callable[[Any], Any]) -> Difference | None:
+        theirs, ours = theirs_of(lambda: ask(self.theirs)), ours_of(lambda: ask(self.ours))
         return None if theirs in (ours, NO_ANSWER) else Difference(what, self.directory, given, theirs, ours)
 
 
