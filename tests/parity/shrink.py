@@ -89,7 +89,7 @@ def attempt(found: Difference, directory: Directory, given: Any) -> Difference |
             elif isinstance(given, Chat):
                 again = pair.difference(given, "") if pair.fits(given) else None
             else:
-                again = pair._compare(found.what, given, lambda side: side.text_ids(given))
+                again = pair.compare(found.what, given, lambda side: side.text_ids(given))
     except Exception:
         return None
     refusals = [side == REFUSED for side in (found.theirs, found.ours)]

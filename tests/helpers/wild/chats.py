@@ -38,10 +38,11 @@ class Chat:
 
 
 class Writer:
-    """Writes random texts, some of them with one of `planted` in it, but none with one of `forbidden`."""
+    """Writes random texts, some of them with one of `planted` in it, but none with one of `forbidden` or that begins
+    with one of `tails`, by which it would end a token before it."""
 
-    def __init__(self, rng: Random, forbidden: list[str], planted: list[str]) -> None:
-        self._rng, self._forbidden, self._planted = rng, forbidden, planted
+    def __init__(self, rng: Random, forbidden: list[str], planted: list[str], tails: set[str]) -> None:
+        self._rng, self._forbidden, self._planted, self._tails = rng, forbidden, planted, tuple(tails)
 
     def text(self) -> str:
         rng = self._rng
@@ -52,7 +53,8 @@ class Writer:
         if self._planted and rng.random() < 0.6:
             place = rng.choice([0, len(text), rng.randint(0, len(text))])
             text = text[:place] + rng.choice(self._planted) + text[place:]
-        return "ok" if any(word in text for word in self._forbidden) else text
+        ends_a_token = text.lstrip().startswith(self._tails)
+        return "ok" if ends_a_token or any(word in text for word in self._forbidden) else text
 
 
 def fragments(rng: Random, tokens: list[str]) -> list[str]:
