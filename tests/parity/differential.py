@@ -6,7 +6,7 @@ import json
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -63,10 +63,12 @@ class Comparison:
 
     def _words(self, rng: Random, kind: str, tools: Any) -> tuple[list[str], list[str]]:
         """What the texts of a chat of this kind hold, and what they must not."""
-        marks, missed = self.theirs.marks(tools)
+        marks, missed = self.theirs.marks(tools) if kind != PLAIN else (set(), set())
         special = [token for token, is_special in self.theirs.added.items() if is_special]
         others = [token for token in self.theirs.added if token not in special]
         hidden = set(self.directory.control)  # those whose private spelling differs
+        if self.directory.files["tokenizer.json"]["model"].get("ignore_merges"):
+            hidden -= {"<unk>"}  # may be a word of the vocabulary, and no control
         soft = [token for token in others if token in marks]
         words = [token for token in others if token not in marks | missed]
         words = [token for token in words if not any(one in token for one in special + soft)]
@@ -81,7 +83,8 @@ class Comparison:
     def _writer(self, rng: Random, kind: str, tools: Any = None) -> Writer:
         """A writer of texts for a chat of this kind."""
         planted, forbidden = self._words(rng, kind, tools)
-        return Writer(rng, forbidden, planted)
+        ends = (token[place:] for token in self.theirs.added for place in range(1, len(token)))
+        return Writer(rng, forbidden, planted, {end for end in ends if end.isalpha()})
 
     def fits(self, chat: Chat) -> bool:
         """Whether the texts of a chat hold only what its kind says."""
@@ -92,36 +95,27 @@ class Comparison:
     def difference(self, chat: Chat, text: str) -> Difference | None:
         """The first difference in a case: the chat as text, as ids, the text as ids."""
         return (
-            self._compare(f"text of a {chat.kind} chat", chat, lambda side: side.chat_text(chat))
+            self.compare(f"text of a {chat.kind} chat", chat, lambda side: side.chat_text(chat))
             or self._ids(chat)
-            or self._compare("ids of a text", text, lambda side: side.text_ids(text))
+            or self.compare("ids of a text", text, lambda side: side.text_ids(text))
         )
 
     def _ids(self, chat: Chat) -> Difference | None:
         """Compares with what transformers makes of the chat; where a caller writes control tokens, in the spelling in
         which they are none."""
-        theirs = self.theirs if chat.kind in (PLAIN, ORDINARY) else self.hidden
-        found = self._compare(f"ids of a {chat.kind} chat", chat, lambda side: side.chat_ids(chat), theirs)
-        if found and found.ours == NO_PLAIN_TEXT and self.theirs.makes_control_of_plain_text(chat):
+        theirs = theirs_of(lambda: self._reference(chat))
+        ours = ours_of(lambda: self.ours.chat_ids(chat))
+        if theirs in (ours, NO_ANSWER) or (ours == NO_PLAIN_TEXT and self.theirs.makes_control_of_plain_text(chat)):
             return None
-        if found and theirs is self.hidden and isinstance(found.theirs, list) and isinstance(found.ours, list):
-            return self._control_ids(found)
-        return found
+        return Difference(f"ids of a {chat.kind} chat", self.directory, chat, theirs, ours)
 
-    def _control_ids(self, found: Difference) -> Difference | None:
-        """The difference in ids that is left where the private spelling shows, since a token of the template is no
-        token in its place: that of the control ids."""
-        if self.hidden.is_written_whole(found.given):
-            return found
-        tokenizer = self.hidden.tokenizer
-        control = {i for i, token in tokenizer.added_tokens_decoder.items() if token.special and public(token.content) != "<unk>"}
-        theirs, ours = ([i for i in ids if i in control] for ids in (found.theirs, found.ours))
-        return None if theirs == ours else replace(found, what=f"control {found.what}", theirs=theirs, ours=ours)
+    def _reference(self, chat: Chat) -> list[int]:
+        """The ids that a chat should have."""
+        return self.theirs.chat_ids(chat) if chat.kind in (PLAIN, ORDINARY) else self.hidden.safe_ids(chat)
 
-    def _compare(
-        self, what: str, given: Any, ask: Callable[[Any], Any], reference: Theirs | None = None
-    ) -> Difference | None:
-        theirs, ours = theirs_of(lambda: ask(reference or self.theirs)), ours_of(lambda: ask(self.ours))
+    def compare(self, what: str, given: Any, ask: Callable[[Any], Any]) -> Difference | None:
+        """The difference between what both sides answer."""
+        theirs, ours = theirs_of(lambda: ask(self.theirs)), ours_of(lambda: ask(self.ours))
         return None if theirs in (ours, NO_ANSWER) else Difference(what, self.directory, given, theirs, ours)
 
 

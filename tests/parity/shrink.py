@@ -13,24 +13,15 @@ from helpers.wild.directory import Directory
 from sides import REFUSED
 
 PARTS = re.compile(r"\{%.*?%\}|\{\{.*?\}\}|\n|[^{\n]+|\{", re.DOTALL)
-KEPT = {"vocab", "merges", "model", "added_tokens", "version", "id", "role", "content", "type", "config.json",
-        "tokenizer.json", "tokenizer_config.json", "tokenizer_class", "normalizer", "pre_tokenizer", "post_processor",
-        "decoder", "variables", "single_word", "lstrip", "rstrip", "normalized", "special", "start", "stop", "name",
-        "template"}  # fmt: skip
-WHOLE = {
-    "variables",
-    "additional_special_tokens",
-    "extra_special_tokens",
-    "vocab",
-    "merges",
-    "config.json",
-    "type",
-    "role",
-    "tokenizer_class",
-    "model",
-    "decoder",
-    "name",
-}
+KEPT = set(
+    "messages tools variables role content vocab merges model added_tokens version id type name template decoder "
+    "normalizer pre_tokenizer post_processor single_word lstrip rstrip normalized special start stop tokenizer_class "
+    "config.json tokenizer.json tokenizer_config.json".split()
+)
+WHOLE = set(
+    "variables additional_special_tokens extra_special_tokens vocab merges config.json type role tokenizer_class model "
+    "decoder name".split()
+)
 
 
 def smaller(value: Any, name: str = "") -> Iterator[Any]:
@@ -76,12 +67,13 @@ def shrink(found: Difference, attempts: int = 1000) -> Difference:
 
 
 def candidates(found: Difference) -> Iterator[tuple[Directory, Any]]:
+    """Directories and chats (or texts) that are a step smaller."""
     given = found.given
     if isinstance(given, Chat):
-        for less in smaller({"messages": given.messages, "tools": given.tools or [], "variables": given.variables}):
-            if less.get("messages"):
-                tools = (less.get("tools") or None) if given.tools != [] else less.get("tools")
-                yield found.directory, replace(given, messages=less["messages"], tools=tools, variables=less.get("variables", {}))  # fmt: skip
+        for less in smaller({"messages": given.messages, "tools": given.tools}):
+            if less["messages"] and (less["tools"] or less["tools"] == given.tools):
+                yield found.directory, replace(given, messages=less["messages"], tools=less["tools"])
+        yield found.directory, replace(given, tools=None)
     elif isinstance(given, str):
         yield from ((found.directory, less) for less in smaller(given))
     for files in smaller(found.directory.files):
@@ -97,13 +89,9 @@ def attempt(found: Difference, directory: Directory, given: Any) -> Difference |
             elif isinstance(given, Chat):
                 again = pair.difference(given, "") if pair.fits(given) else None
             else:
-                again = pair._compare(found.what, given, lambda side: side.text_ids(given))
+                again = pair.compare(found.what, given, lambda side: side.text_ids(given))
     except Exception:
         return None
     refusals = [side == REFUSED for side in (found.theirs, found.ours)]
-    same = (
-        again
-        and again.what == found.what
-        and refusals == [s == REFUSED for s in (again.theirs, again.ours)]
-    )
+    same = again and again.what == found.what and refusals == [s == REFUSED for s in (again.theirs, again.ours)]
     return again if same else None

@@ -9,7 +9,7 @@ from typing import Any
 
 import transformers
 from helpers.wild.chats import Chat
-from helpers.wild.spelling import is_private
+from helpers.wild.spelling import public
 
 from elm_mlx.config import config_from_dict
 from elm_mlx.errors import ElmError
@@ -82,6 +82,7 @@ class Theirs:
     def __init__(self, directory: Path) -> None:
         self.directory = directory
         self.tokenizer = transformers.AutoTokenizer.from_pretrained(directory)
+        self.tokenizer.backend_tokenizer.no_truncation()  # which a call of `tokenizer` does, and `spans` does not
 
     @property
     def added(self) -> dict[str, bool]:
@@ -126,11 +127,11 @@ class Theirs:
         return found, {token for token in self.added if token in text} - found
 
     def spans(self, text: str) -> list[tuple[str, range]]:
-        """The added tokens that are found in a text, with their places."""
+        """The added tokens that are found in a text, with their places, blanks at their ends perhaps left out."""
         found = self.tokenizer.backend_tokenizer.encode(text, add_special_tokens=False)
         texts = {i: token.content for i, token in self.tokenizer.added_tokens_decoder.items()}
         return [(texts[i], range(*span)) for i, span in zip(found.ids, found.offsets, strict=True)
-                if i in texts and texts[i] in text[slice(*span)]]  # fmt: skip
+                if i in texts and texts[i].strip() in text[slice(*span)]]  # fmt: skip
 
     def makes_control_of_plain_text(self, chat: Chat) -> bool:
         """Whether the prompt holds a special token whose id the vocabulary gives even to plain text."""
@@ -138,8 +139,10 @@ class Theirs:
         written = [token for token, special in self.added.items() if special and token in prompt]
         return any(tokenizer.convert_tokens_to_ids(t) in tokenizer._encode_without_added_tokens(t) for t in written)
 
-    def is_written_whole(self, chat: Chat) -> bool:
-        """Whether every private letter of the prompt is in an added token, so that no spelling shows in its ids."""
+    def safe_ids(self, chat: Chat) -> list[int]:
+        """The ids of a chat in the private spelling. Where a token of the template is no token in its place, it is
+        spelled in public again, since its text counts there."""
         prompt = self.chat_text(chat)
         seen = {place for _, span in self.spans(prompt) for place in span}
-        return all(place in seen for place, letter in enumerate(prompt) if is_private(letter))
+        text = "".join(letter if place in seen else public(letter) for place, letter in enumerate(prompt))
+        return self.tokenizer(text, add_special_tokens=False).input_ids

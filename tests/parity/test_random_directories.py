@@ -13,14 +13,17 @@ pytestmark = pytest.mark.parity
 pytest.importorskip("transformers")
 sys.path.insert(0, str(Path(__file__).parent))
 import differential
+from shrink import shrink
 
 PART = 25  # directories of one test, with eight cases each
 
 
 def compare(seeds: range) -> None:
     found = [(seed, difference) for seed in seeds for difference in differential.cases(seed)]
-    differing = [f"seed {seed}: {difference}" for seed, difference in found if difference]
-    assert not differing, f"{len(differing)} of {len(found)} cases differ. {differing[0]}"
+    differing = [(seed, difference) for seed, difference in found if difference]
+    if differing:
+        seed, first = differing[0]
+        pytest.fail(f"{len(differing)} of {len(found)} cases differ, the first of seed {seed}: {shrink(first)}")
     assert len(found) > len(seeds) * 7, "transformers refuses too many of these directories"
 
 

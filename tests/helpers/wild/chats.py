@@ -8,7 +8,8 @@ from typing import Any
 
 PIECES = (
     "Hello", "hello world", " ", "  ", "\n", "\n\n", "\t", "What is the weather in Zürich today?", "It's 18 degrees",
-    "naïve café", "e\u0301te\u0301", "日本語の文章です。", "你好,世界", "Привет", "👩‍👩‍👧", "🙂", "\u00a0", "ﬁne Å Ａ１²", "\u200b",
+    "naïve café", "e\u0301te\u0301", "日本語の文章です。", "你好,世界", "Привет", "👩‍👩‍👧",
+    "🙂", "\u00a0", "ﬁne Å Ａ１²", "\u200b",
     "1234567890", "def f(x):\n    return x", "a < b > c", "<b>bold</b>", "{{ x }}", "{% if %}", "don't", "user",
     "assistant", "system", "▁", "tool: [1, 2] / 3 | 4", "\\n", '"quoted"', "Ünï", "한국어", "עברית", "\u202e", "\r\n",
     "\U000f0001", "...", "a", ".", "<0x41>", "Ġ", "<|nothing|>", "<", "|",
@@ -21,6 +22,7 @@ TOOL = {
         "parameters": {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]},
     },
 }
+WIDE = {code: code + 0xFEE0 for code in range(0x21, 0x7F)} | {0xFF5C: 0x7C}
 PLAIN, ORDINARY, SOFT, CONTROL = "plain", "ordinary", "soft", "control"
 
 
@@ -36,10 +38,11 @@ class Chat:
 
 
 class Writer:
-    """Writes random texts, some of them with one of `planted` in it, but none with one of `forbidden`."""
+    """Writes random texts, some of them with one of `planted` in it, but none with one of `forbidden` or that begins
+    with one of `tails`, by which it would end a token before it."""
 
-    def __init__(self, rng: Random, forbidden: list[str], planted: list[str]) -> None:
-        self._rng, self._forbidden, self._planted = rng, forbidden, planted
+    def __init__(self, rng: Random, forbidden: list[str], planted: list[str], tails: set[str]) -> None:
+        self._rng, self._forbidden, self._planted, self._tails = rng, forbidden, planted, tuple(tails)
 
     def text(self) -> str:
         rng = self._rng
@@ -50,13 +53,15 @@ class Writer:
         if self._planted and rng.random() < 0.6:
             place = rng.choice([0, len(text), rng.randint(0, len(text))])
             text = text[:place] + rng.choice(self._planted) + text[place:]
-        return "ok" if any(word in text for word in self._forbidden) else text
+        ends_a_token = text.lstrip().startswith(self._tails)
+        return "ok" if ends_a_token or any(word in text for word in self._forbidden) else text
 
 
 def fragments(rng: Random, tokens: list[str]) -> list[str]:
-    """Each token as a whole, doubled, and pieces of it."""
+    """Each token as a whole, doubled, in wide letters (which NFKC makes narrow), and pieces of it."""
     cut = [(token, rng.randint(1, max(1, len(token) - 1))) for token in tokens]
-    return [*tokens, *tokens, *(t + t for t in tokens), *(t[:n] for t, n in cut), *(t[n:] for t, n in cut)]
+    wide = (token.translate(WIDE) for token in tokens)
+    return [*tokens, *tokens, *(t + t for t in tokens), *wide, *(t[:n] for t, n in cut), *(t[n:] for t, n in cut)]
 
 
 def random_tools(rng: Random, writer: Writer) -> list[dict[str, Any]] | None:

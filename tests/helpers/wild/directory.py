@@ -11,10 +11,14 @@ from typing import Any
 from helpers.checkpoints import LLAMA
 from helpers.wild.spelling import private, public
 from helpers.wild.templates import STYLES, Style, random_template
-from helpers.wild.vocabulary import Base, random_base
+from helpers.wild.vocabulary import BYTE_LEVEL, Base, random_base
 
 FLAGS = ("single_word", "lstrip", "rstrip", "normalized", "special")
 JSON, DECODER, FILE, NAMED = "tokenizer.json", "added_tokens_decoder", "added_tokens.json", "named"
+# Classes with which transformers 5.24 takes tokenizer.json as it is, the last only for byte-level ones: it rebuilds
+# others as Llama 2's.
+CLASSES = ("PreTrainedTokenizerFast", "PreTrainedTokenizerFast", "TokenizersBackend", "NobodyKnowsIt", None,
+           "LlamaTokenizerFast")  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -66,10 +70,8 @@ def random_directory(rng: Random) -> Directory:
     last = max(base.vocab.values()) + 2 * len(added) + 64
     files["config.json"] = {**LLAMA, "vocab_size": last, "bos_token_id": rng.choice([1, None, 0, 5])}
     settings: dict[str, Any] = {"clean_up_tokenization_spaces": False}
-    if rng.random() < 0.9:
-        settings["tokenizer_class"] = "PreTrainedTokenizerFast"
-    else:
-        settings["tokenizer_class"] = "TokenizersBackend"
+    if named_class := rng.choice(CLASSES if base.family == BYTE_LEVEL else CLASSES[:-1]):
+        settings["tokenizer_class"] = named_class
     add_side_tokens(rng, style, base, added, settings, files)
     add_templates(rng, style, settings, files)
     files["tokenizer_config.json"] = settings

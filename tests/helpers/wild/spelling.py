@@ -25,7 +25,3 @@ def public(value: Any) -> Any:
     if isinstance(value, dict):
         return {public(key): public(item) for key, item in value.items()}
     return [public(item) for item in value] if isinstance(value, list) else value
-
-
-def is_private(letter: str) -> bool:
-    return letter in PRIVATE

@@ -110,36 +110,49 @@ GUARDS = (
 )
 
 
-def random_template(rng: Random, style: Style) -> str:
-    """A template that writes turns in this style."""
-    thinks = rng.choice(LOOKS) if style.thinks and rng.random() < 0.7 else ""
-    bos = rng.choice(["{{ bos_token }}", "{{- bos_token -}}\n", "{{- '%s' }}" % p(style.bos), "",
-                      "{%- if bos_token is defined %}{{ bos_token }}{% endif %}\n"])  # fmt: skip
-    turn = [
-        "{%- set role = message['role'] %}" if rng.random() < 0.8 else "{%- set role = message.role | trim %}",
-        rng.choice(GUARDS) if rng.random() < 0.2 else "",
-        rng.choice(CONTENT), thinks,
-        "{{- %s }}" % style.header if rng.random() < 0.5 else "{%%- set start = %s %%}{{ start }}" % style.header,
-        rng.choice(CALLS) if rng.random() < 0.5 else "",
-        "{{- content }}" if rng.random() < 0.7 else "\n        {{ content }}\n    ",
-        "{{- %s }}" % style.end,
-    ]  # fmt: skip
-    if rng.random() < 0.2:
-        turn[4:] = ["{% if role == 'assistant' %}", turn[4], "{% generation %}", *turn[5:], "{% endgeneration %}",
-                    "{% else %}", *turn[4:], "{% endif %}"]  # fmt: skip
-    answer = style.answer or "('' ~ %s)" % style.header
-    ask = "{%%- if add_generation_prompt %%}{%% set role = 'assistant' %%}{{ %s }}{%% endif %%}" % answer
-    if style.thinks and rng.random() < 0.3:
-        ask = ask.replace("{% endif %}", "{{ '%s\\n' }}{%% endif %%}" % p("<think>"))
-    head = ["{%- set ns = namespace(text='') %}", bos, rng.choice(TOOLS) if rng.random() < 0.5 else ""]
-    line = rng.choice(["", "\n", "\n    "])
-    loop = rng.choice(["{%- for message in messages %}", "{% for message in messages %}", _SYSTEM])
-    end = "{%- endfor %}" if rng.random() < 0.7 else "\n{% endfor %}\n"
-    return line.join([*filter(None, head), loop, *filter(None, turn), end, ask, rng.choice(["", "\n"])])
-
-
-_SYSTEM = (
+SYSTEM = (
     "{%- if messages[0]['role'] == 'system' %}{{ messages[0]['content'] ~ '\\n\\n' }}{% set rest = messages[1:] %}"
     "{% else %}{{ 'You are a helpful assistant.\\n' }}{% set rest = messages %}{% endif %}"
     "{% for message in rest %}"
 )
+
+
+def shown(expression: str) -> str:
+    """Jinja that writes an expression, blanks before it left out."""
+    return "{{- " + expression + " }}"
+
+
+def random_template(rng: Random, style: Style) -> str:
+    """A template that writes turns in this style."""
+    bos = rng.choice(["{{ bos_token }}", "{{- bos_token -}}\n", shown(f"'{p(style.bos)}'"), "",
+                      "{%- if bos_token is defined %}{{ bos_token }}{% endif %}\n"])  # fmt: skip
+    head = ["{%- set ns = namespace(text='') %}", bos, rng.choice(TOOLS) if rng.random() < 0.5 else ""]
+    loop = rng.choice(["{%- for message in messages %}", "{% for message in messages %}", SYSTEM])
+    end = "{%- endfor %}" if rng.random() < 0.7 else "\n{% endfor %}\n"
+    answer = shown(style.answer or f"('' ~ {style.header})")
+    if style.thinks and rng.random() < 0.3:
+        answer += shown(f"'{p('<think>')}\\n'")
+    ask = "{%- if add_generation_prompt %}{% set role = 'assistant' %}" + answer + "{% endif %}"
+    line = rng.choice(["", "\n", "\n    "])
+    return line.join([*filter(None, head), loop, *filter(None, random_turn(rng, style)), end, ask,
+                      rng.choice(["", "\n"])])  # fmt: skip
+
+
+def random_turn(rng: Random, style: Style) -> list[str]:
+    """The parts of a template that write one message."""
+    read = [
+        "{%- set role = message['role'] %}" if rng.random() < 0.8 else "{%- set role = message.role | trim %}",
+        rng.choice(GUARDS) if rng.random() < 0.2 else "",
+        rng.choice(CONTENT),
+        rng.choice(LOOKS) if style.thinks and rng.random() < 0.7 else "",
+    ]
+    start = "{%- set start = " + style.header + " %}{{ start }}" if rng.random() < 0.5 else shown(style.header)
+    rest = [
+        rng.choice(CALLS) if rng.random() < 0.5 else "",
+        "{{- content }}" if rng.random() < 0.7 else "\n        {{ content }}\n    ",
+        shown(style.end),
+    ]
+    if rng.random() < 0.8:
+        return [*read, start, *rest]
+    marked = ["{% if role == 'assistant' %}", start, "{% generation %}", *rest, "{% endgeneration %}"]
+    return [*read, *marked, "{% else %}", start, *rest, "{% endif %}"]

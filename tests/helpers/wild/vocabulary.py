@@ -68,7 +68,7 @@ def bpe(rng: Random, letters: list[str], family: str, **more: Any) -> dict[str, 
     return {
         "type": "BPE", "dropout": None, "unk_token": None, "continuing_subword_prefix": None,
         "end_of_word_suffix": None, "fuse_unk": False, "byte_fallback": False, "ignore_merges": rng.random() < 0.3,
-        "vocab": {entry: place for place, entry in enumerate(entries)}, "merges": [list(pair) for pair in merges], **more,
+        "vocab": {entry: place for place, entry in enumerate(entries)}, "merges": [[*pair] for pair in merges], **more,
     }  # fmt: skip
 
 
@@ -103,8 +103,8 @@ def sentencepiece(rng: Random, reserved: list[str]) -> Base:
         "prepend": [*first, {"type": "Prepend", "prepend": "▁"}, blank], "metaspace": first,
         "gemma": [*first, blank], "both": [*first, {"type": "Replace", "pattern": {"Regex": " {2,}"}, "content": " "}],
     }[kind]  # fmt: skip
-    meta = {"type": "Metaspace", "replacement": "▁", "prepend_scheme": rng.choice(["first", "first", "always", "never"]),
-            "split": rng.random() < 0.4}  # fmt: skip
+    scheme = rng.choice(["first", "first", "always", "never"])
+    meta = {"type": "Metaspace", "replacement": "▁", "prepend_scheme": scheme, "split": rng.random() < 0.4}
     gemma = {"type": "Split", "pattern": {"String": " "}, "behavior": "MergedWithPrevious", "invert": False}
     cutter = {"prepend": None, "metaspace": meta, "gemma": rng.choice([gemma, None]), "both": meta}[kind]
     one = normalizers[0] if len(normalizers) == 1 and rng.random() < 0.5 else None
