@@ -84,7 +84,10 @@ def read_index(path: Path) -> list[str]:
         raise BadCheckpoint(f"{path} lists no tensors. Fetch it again.")
     for name, file in places.items():
         if not _is_inside(file):
-            raise BadCheckpoint(f"{path} places {name} in {file!r}, which is outside the directory.")
+            raise BadCheckpoint(
+                f"{path} places {name} in {file!r}, which is outside the directory, or not "
+                "written as a plain path in it."
+            )
     return list(dict.fromkeys(places.values()))
 
 

@@ -153,6 +153,7 @@ OTHER_NAMES: dict[str, Callable[[str], str]] = {
     "compiled by layers": lambda name: re.sub(r"(layers\.\d+)\.", r"\1._orig_mod._checkpoint_wrapped_module.", name),
     "sharded": lambda name: f"_fsdp_wrapped_module.{name}",
     "a part of a training's own": lambda name: f"model.{name}",
+    "inside PEFT, merged": lambda name: f"base_model.model.{name}",
     "without a head": lambda name: re.sub(r"^(model|transformer)\.", "", name),
 }
 

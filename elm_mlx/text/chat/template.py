@@ -182,13 +182,14 @@ def read_template(path: Path) -> str:
 
 def named_templates(setting: object, where: Path) -> dict[str, str]:
     """Reads the templates in `chat_template` of tokenizer_config.json, whose path is `where`: a text, which is the
-    default, or objects with name and template. Raises BadCheckpoint for anything else."""
+    default, objects with name and template, or texts by their names. Raises BadCheckpoint for anything else."""
     if setting is None:
         return {}
     if isinstance(setting, str):
         return {"default": setting}
-    listed = setting if isinstance(setting, list) else [setting]
+    listed = setting if isinstance(setting, list) else []
     named: dict[str, Any] = {str(one.get("name")): one.get("template") for one in listed if isinstance(one, Mapping)}
+    named |= setting if isinstance(setting, Mapping) else {}
     if not named or not all(isinstance(text, str) for text in named.values()):
         raise BadCheckpoint(f"{where}: chat_template holds neither a text nor a list of templates with their names.")
     return named
