@@ -34,6 +34,7 @@ class LlamaConfig(ModelConfig):
         values.require("hidden_act", ["silu", "swish"])
         values.require("attention_bias", [False])
         values.require("mlp_bias", [False])
+        values.require("rope_traditional", [False])  # mlx-lm's key, for rows in Meta's order
         refuse_windows(values)
         layers = values.integer("num_hidden_layers", 32, MAX_LAYERS)
         model_dim = values.integer("hidden_size", 4096, MAX_WIDTH)

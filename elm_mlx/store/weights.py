@@ -16,7 +16,7 @@ from typing import Any, BinaryIO, Self, TypeVar
 
 import mlx.core as mx
 
-from elm_mlx.config import Shape
+from elm_mlx.config import HEAD_NAME, Shape
 from elm_mlx.config.values import CONFIG
 from elm_mlx.errors import BadCheckpoint, NotFound, unsupported
 from elm_mlx.files import reading
@@ -24,6 +24,7 @@ from elm_mlx.store.bounded_json import parse_bounded
 from elm_mlx.store.weight_files import some
 
 T = TypeVar("T")
+TIED_KEYS = "tie_word_embeddings (OpenELM: share_input_output_layers)"  # of config.json
 MAX_HEADER_BYTES = 100_000_000  # the format's own limit
 MAX_DIMENSIONS = 64  # PyTorch and NumPy have this limit
 BLOCK_ELEMENTS = 2**22  # of a tensor that are in memory at once, where it is read in blocks
@@ -181,6 +182,8 @@ def check_entries(
     if missing or extra:
         sides = [f"missing {some(missing)}"] * bool(missing) + [f"not expected {some(extra)}"] * bool(extra)
         advice = "Take both from the same repository" if extra else "Fetch the weights again, all of their files"
+        if not extra and all(name.startswith(HEAD_NAME.removesuffix("weight")) for name in missing):
+            advice += f". Or set {TIED_KEYS} to true in config.json, if the model's head is its embedding"
         raise BadCheckpoint(f"{where} does not match its {authority}: {'; '.join(sides)}. {advice}.")
     for name, entry in expected.items():
         if found[name].shape != entry.shape:
@@ -196,7 +199,7 @@ def check_copy(where: Path, head: mx.array, embedding: mx.array) -> None:
     blocks = row_blocks(head.shape) if head.shape == embedding.shape else []
     if not blocks or not all(mx.array_equal(head[rows], embedding[rows], equal_nan=True).item() for rows in blocks):
         raise BadCheckpoint(f"{where}: lm_head.weight differs from the embedding, though config.json ties the two. "
-                            "Set tie_word_embeddings (OpenELM: share_input_output_layers) right.")  # fmt: skip
+                            f"Set {TIED_KEYS} right.")  # fmt: skip
 
 
 def row_blocks(shape: Shape) -> list[slice]:

@@ -55,6 +55,7 @@ def test_impossible_heads_are_refused(change: dict[str, Any], complaint: str) ->
     [
         ({"hidden_act": "gelu"}, "'gelu'.*silu"),
         ({"attention_bias": True}, "attention_bias"),
+        ({"rope_traditional": True}, "rope_traditional"),
         ({"layer_types": ["full_attention", "sliding_attention"]}, "layer_types 'sliding_attention'"),
         ({"layer_types": "sliding_attention"}, "layer_types 'sliding_attention'"),
         ({"layer_types": [None]}, "layer_types None"),
