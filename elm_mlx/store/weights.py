@@ -19,7 +19,7 @@ import mlx.core as mx
 from elm_mlx.config import HEAD_NAME, Shape
 from elm_mlx.config.values import CONFIG
 from elm_mlx.errors import BadCheckpoint, NotFound, unsupported
-from elm_mlx.files import reading
+from elm_mlx.files import LFS_POINTER, reading
 from elm_mlx.store.bounded_json import parse_bounded
 from elm_mlx.store.weight_files import some
 
@@ -102,7 +102,8 @@ def _natural(digits: str) -> int:
 def _pointer(path: Path) -> str:
     """Says whether a file is a Git LFS pointer, the most common damage: a clone without Git LFS leaves pointers."""
     with path.open("rb") as file:
-        return " (it is a Git LFS pointer: run `git lfs pull`)" if file.read(11) == b"version htt" else ""
+        is_pointer = file.read(len(LFS_POINTER)) == LFS_POINTER
+    return " (it is a Git LFS pointer: run `git lfs pull`)" if is_pointer else ""
 
 
 def _places(path: Path, header: dict[str, Any], start: int, size: int) -> dict[str, tuple[int, Entry]]:
