@@ -104,9 +104,24 @@ def test_another_models_tokenizer_is_named(tmp_path: Path) -> None:
         elm_mlx.load(small)
 
 
-def test_a_directory_without_weights_names_the_convert_command(folder: Path) -> None:
+def test_a_directory_without_weights_names_what_helps(folder: Path) -> None:
     (folder / "model.safetensors").unlink()
-    refused(folder, rf"no weights in .*elm-mlx convert {folder}", NotFound)
+    refused(folder, r"no weights in .* in safetensors\. Fetch them\.$", NotFound)
+    (folder / "adapter_model.safetensors").touch()
+    refused(folder, r"no weights in .*adapter_model\.safetensors is an adapter's.*Merge it", NotFound)
+    (folder / "consolidated.00.pth").touch()
+    refused(folder, rf"no weights in .*elm-mlx convert {folder}$", NotFound)
+
+
+def test_a_directory_without_a_config_names_what_lies_there_instead(folder: Path) -> None:
+    (folder / "config.json").unlink()
+    refused(folder, r"no config\.json in .*\. Give a model's directory\.$", NotFound)
+    (folder / "adapter_config.json").touch()
+    refused(folder, r"no config\.json in .*adapter_config\.json is an adapter's.*Merge it", NotFound)
+    (folder / "model.Q4.gguf").touch()
+    refused(folder, r"no config\.json in .*model\.Q4\.gguf is a GGUF file", NotFound)
+    (folder / "params.json").touch()
+    refused(folder, rf"no config\.json in .*elm-mlx convert {folder}$", NotFound)
 
 
 def test_an_unknown_model_type_is_refused_by_name(folder: Path) -> None:

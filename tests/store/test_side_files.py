@@ -139,6 +139,14 @@ def test_templates_may_stand_under_their_names(tmp_path: Path) -> None:
     assert [rendered(tmp_path), rendered(tmp_path, TOOLS)] == ["d", "t"]
 
 
+def test_a_template_that_writes_nothing_is_blamed_and_not_the_message(tmp_path: Path) -> None:
+    template = "{% if messages[0].content == 'hi' %}{{ messages[0].content }}{% endif %}"
+    lm = elm_mlx.load(checkpoint(tmp_path / "m", {"chat_template.jinja": template}))
+    assert lm.chat_prompt([{"role": "user", "content": "hi"}])
+    with pytest.raises(BadCheckpoint, match=r"chat_template\.jinja: the chat template writes nothing"):
+        lm.chat_prompt([{"role": "user", "content": "ho"}])
+
+
 # What ends an answer.
 
 

@@ -149,11 +149,9 @@ class ChatTemplate:
         except sandbox.TemplateRefusal as said:
             raise InvalidRequest(f"The model's chat template refuses these messages: {str(said)[:500]}") from said
         except sandbox.Overrun as error:
-            raise self._unusable(
-                "takes more time or memory than any chat needs, so it is damaged or hostile"
-            ) from error
+            raise self.unusable("takes more time or memory than any chat needs, so it is damaged or hostile") from error
         except Exception as error:
-            raise self._unusable(f"fails on these messages ({_brief(error)})") from error
+            raise self.unusable(f"fails on these messages ({_brief(error)})") from error
 
     def compile(self) -> CodeType:
         """Compiles the template, once. Raises BadCheckpoint for a source that is no template."""
@@ -163,9 +161,10 @@ class ChatTemplate:
             self._code = self._code or sandbox.compile_template(self._source)
             return self._code
         except Exception as error:
-            raise self._unusable(f"is not one that elm-mlx can use ({_brief(error)})") from error
+            raise self.unusable(f"is not one that elm-mlx can use ({_brief(error)})") from error
 
-    def _unusable(self, why: str) -> BadCheckpoint:
+    def unusable(self, why: str) -> BadCheckpoint:
+        """The error for a template of which `why` says what is wrong with it."""
         advice = "Give another by {chat_template}, or the prompt as plain text."
         return BadCheckpoint(f"{self._where}: the chat template {why}.", advice)
 
