@@ -18,6 +18,7 @@ converter = pytest.importorskip("transformers.convert_slow_tokenizer")
 from elm_mlx.config import config_from_dict
 from elm_mlx.convert import tokenizer as tokenizer_files
 from elm_mlx.convert.tokenizer.tiktoken import SPECIALS, special_tokens
+from elm_mlx.text.settings import parse_settings
 from elm_mlx.text.tokenizer import Tokenizer
 
 SIZE, SAMPLES = 2000, 10_000
@@ -35,7 +36,7 @@ def prepared(folder: Path, tokens: list[bytes]) -> Tokenizer:
     (folder / "written").mkdir()
     config = config_from_dict(checkpoints.CONFIGS["llama-3.1"] | {"vocab_size": len(tokens) + SPECIALS})
     tokenizer_files.prepare_tokenizer(folder, None, config).write(folder / "written")
-    return Tokenizer.from_file(folder / "written" / "tokenizer.json", {"bos_token": NAMES[0]})
+    return Tokenizer.from_file(folder / "written" / "tokenizer.json", parse_settings({"bos_token": NAMES[0]}))
 
 
 @pytest.fixture(scope="module")
