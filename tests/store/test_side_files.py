@@ -139,6 +139,16 @@ def test_templates_may_stand_under_their_names(tmp_path: Path) -> None:
     assert [rendered(tmp_path), rendered(tmp_path, TOOLS)] == ["d", "t"]
 
 
+def test_a_template_may_be_given_by_the_file_that_has_it(tmp_path: Path) -> None:
+    put(tmp_path, {"tokenizer_config.json": {"chat_template": [{"name": "default", "template": CHATML}]}, "b.json": {}})
+    lm = elm_mlx.load(checkpoint(tmp_path / "m", {"chat_template.jinja": CHATML}))
+    own = lm.chat_prompt([written.USER])
+    lm.use_chat_template(tmp_path / "tokenizer_config.json")
+    assert lm.chat_prompt([written.USER]) == own
+    with pytest.raises(BadCheckpoint, match=r"b\.json has no chat_template"):
+        lm.use_chat_template(tmp_path / "b.json")
+
+
 def test_a_template_that_writes_nothing_is_blamed_and_not_the_message(tmp_path: Path) -> None:
     template = "{% if messages[0].content == 'hi' %}{{ messages[0].content }}{% endif %}"
     lm = elm_mlx.load(checkpoint(tmp_path / "m", {"chat_template.jinja": template}))

@@ -10,7 +10,7 @@ from types import CodeType
 from typing import Any, TypeVar
 
 from elm_mlx.errors import BadCheckpoint, ElmError, InvalidRequest, NotFound
-from elm_mlx.files import read_text
+from elm_mlx.files import MAX_LARGE_BYTES, read_json, read_text
 from elm_mlx.text.chat.disguise import Disguise
 from elm_mlx.text.chat.messages import check_messages, plain_json
 from elm_mlx.text.tokenizer import Tokenizer
@@ -66,7 +66,7 @@ class ChatTemplate:
         and BadCheckpoint for a file that is no template."""
         source = UNCONFIRMED_FORMATS.get(str(template))
         try:
-            source = source or read_template(Path(template))
+            source = source or given_template(Path(template))
         except NotFound as error:
             named = ", ".join(UNCONFIRMED_FORMATS)
             raise NotFound(f"{template} is neither a file with a chat template nor one of {named}.") from error
@@ -177,6 +177,17 @@ def _brief(error: Exception) -> str:
 def read_template(path: Path) -> str:
     """Reads a template file. Raises NotFound where there is none, and BadCheckpoint for one that is too large."""
     return read_text(path, 4 * MAX_TEMPLATE)  # UTF-8's longest characters have four bytes
+
+
+def given_template(path: Path) -> str:
+    """Reads the template in a file that a caller names: a template, or the default one in JSON such as
+    tokenizer_config.json. Raises NotFound, and BadCheckpoint for JSON without one."""
+    if path.suffix != ".json":
+        return read_template(path)
+    found = named_templates(read_json(path, MAX_LARGE_BYTES).get("chat_template"), path).get("default")
+    if found is None:
+        raise BadCheckpoint(f"{path} has no chat_template. Give a file that is a chat template, or has one.")
+    return found
 
 
 def named_templates(setting: object, where: Path) -> dict[str, str]:
