@@ -114,11 +114,7 @@ class Comparison:
         if self.hidden.is_written_whole(found.given):
             return found
         tokenizer = self.hidden.tokenizer
-        control = {
-            i
-            for i, token in tokenizer.added_tokens_decoder.items()
-            if token.special and public(token.content) != "<unk>"
-        }
+        control = {i for i, token in tokenizer.added_tokens_decoder.items() if token.special and public(token.content) != "<unk>"}
         theirs, ours = ([i for i in ids if i in control] for ids in (found.theirs, found.ours))
         return None if theirs == ours else replace(found, what=f"control {found.what}", theirs=theirs, ours=ours)
 

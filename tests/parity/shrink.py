@@ -101,5 +101,9 @@ def attempt(found: Difference, directory: Directory, given: Any) -> Difference |
     except Exception:
         return None
     refusals = [side == REFUSED for side in (found.theirs, found.ours)]
-    same = again and again.what == found.what and refusals == [s == REFUSED for s in (again.theirs, again.ours)]
+    same = (
+        again
+        and again.what == found.what
+        and refusals == [s == REFUSED for s in (again.theirs, again.ours)]
+    )
     return again if same else None
