@@ -16,14 +16,17 @@ from elm_mlx.errors import BadCheckpoint, DiskFull, ElmError, NotFound
 
 MAX_SMALL_BYTES = 2**20  # of a configuration: the largest have a few kB
 MAX_LARGE_BYTES = 100 * 2**20  # of an index or a tokenizer.json: the largest have 1 MB and 20 MB
+LFS_POINTER = (
+    b"version https://git-lfs"  # how a file begins that a clone without Git LFS leaves in place of a large one
+)
 SPARE_BYTES = 64 * 10**6  # of disk that stay free beside what is written: for small files, and other programs
 
 
 def read_bytes(path: Path, limit: int) -> bytes:
     """Reads a file of up to `limit` bytes.
 
-    Raises NotFound where there is none, and BadCheckpoint for a larger file, or for a pipe or a device, which might
-    never end.
+    Raises NotFound where there is none, and BadCheckpoint for a larger file, for a Git LFS pointer, or for a pipe or a
+    device, which might never end.
     """
     with reading(path):
         if not path.exists():
@@ -34,6 +37,10 @@ def read_bytes(path: Path, limit: int) -> bytes:
             data = file.read(limit + 1)
     if len(data) > limit:
         raise BadCheckpoint(f"{path} is over {limit / 2**20:g} MB, too large to be what its name says; fetch it again.")
+    if data.startswith(LFS_POINTER):
+        raise BadCheckpoint(
+            f"{path} is a Git LFS pointer, not the file itself: run `git lfs pull` where it was cloned."
+        )
     return data
 
 

@@ -25,7 +25,7 @@ from elm_mlx.errors import InvalidRequest, NotFound, Unsupported
 from elm_mlx.files import optional_json, read_json, reading
 from elm_mlx.store.other_names import unwrap
 from elm_mlx.store.stored_form import refuse_lost_quantization
-from elm_mlx.store.weight_files import TORCH_SUFFIXES, WeightFiles, gguf_among, weight_files
+from elm_mlx.store.weight_files import TORCH_SUFFIXES, WeightFiles, others_among, weight_files
 from elm_mlx.store.weights import Entry, gather
 
 NOWHERE = " Fetch them, or give the directory that holds them."
@@ -99,7 +99,7 @@ def checkpoint_files(where: Path) -> WeightFiles:
     """The weights files to read; there is at least one. Raises as `open_source`."""
     if where.is_file():
         if where.suffix != ".safetensors" and where.suffix not in TORCH_SUFFIXES:
-            gguf = gguf_among([where.name]).strip()
+            gguf = others_among([where.name]).strip()
             kinds = f"{where} is no file of weights. Give a .safetensors, .bin, .pt or .pth file, or a directory."
             raise Unsupported(gguf or kinds)
         return WeightFiles(meta.files(where.parent) if meta.CONSOLIDATED.fullmatch(where.name) else [where.name])
@@ -110,7 +110,7 @@ def checkpoint_files(where: Path) -> WeightFiles:
     if (where / "adapter_config.json").exists():
         raise hugging_face.adapter_refusal(where, "adapter_config.json")
     below = f" Meta's files may lie in {where / 'original'}." if (where / "original").is_dir() else ""
-    below += gguf_among([file.name for file in where.iterdir()])
+    below += others_among([file.name for file in where.iterdir()])
     raise NotFound(f"There are no weights in {where}: no safetensors, no pytorch_model.bin, no index, no "
                    f"consolidated.00.pth, no .pt.{below or NOWHERE}")  # fmt: skip
 

@@ -22,9 +22,8 @@ from elm_mlx.convert.torch_file.pickle import Opaque, interpret, pickle_refusal
 from elm_mlx.convert.torch_file.tensors import TorchNames
 from elm_mlx.convert.torch_file.zip import LOCAL_MARK, read_members
 from elm_mlx.errors import BadCheckpoint, NotFound, Unsupported, unsupported
-from elm_mlx.files import reading
+from elm_mlx.files import LFS_POINTER, reading
 
-LFS_MAGIC = b"version https://git-lfs"
 SAVE_AGAIN = "load it in torch 1.6 or later and save its state_dict() alone."
 MODEL_KEYS = ("model_state_dict", "state_dict", "model")  # in training checkpoints: CoreNet's own, then those of others
 
@@ -75,7 +74,7 @@ def _require_torch(head: bytes) -> None:
         return
     if head[257:262] == b"ustar":
         raise Unsupported(f"PyTorch's oldest format, a tar file; {SAVE_AGAIN}")
-    if head.startswith(LFS_MAGIC):
+    if head.startswith(LFS_POINTER):
         raise BadCheckpoint("a Git LFS pointer, not the weights; run `git lfs pull` where it was cloned.")
     raise BadCheckpoint(f"not a PyTorch file: it starts with {head[:8]!r}; download it again.")
 

@@ -142,10 +142,13 @@ class LanguageModel:
         are the template's. Where the model has a template named tool_use, tools are asked for by that one. Text in a
         message never becomes a control token.
 
-        Raises InvalidRequest for messages that the template refuses, NotFound where the model has no template.
+        Raises InvalidRequest for messages that the template refuses, NotFound where the model has no template, and
+        BadCheckpoint for one that fails, or writes nothing.
         """
         template = self._given_template or choose(self._own_templates, self.directory, variables.get("tools"))
-        return template.encode(messages, self.tokenizer, **variables)
+        if not (ids := template.encode(messages, self.tokenizer, **variables)):
+            raise template.unusable("writes nothing for these messages")
+        return ids
 
     def chat(
         self, messages: Sequence[Mapping[str, Any]], max_tokens: int = MAX_TOKENS, **options: Unpack[Options]

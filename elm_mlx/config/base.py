@@ -14,6 +14,7 @@ from elm_mlx.config.values import Values
 
 Shape = tuple[int, ...]
 HEAD_NAME = "lm_head.weight"  # the output matrix, where it is not the embedding itself
+ROPE_TABLES = tuple(f"rotary_emb.{name}" for name in ("inv_freq", "cos_cached", "sin_cached"))  # computed anyway
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,7 +73,7 @@ class ModelConfig(ABC):
     def is_redundant(self, name: str) -> bool:
         """Whether a checkpoint may hold the tensor `name` though no model reads it: RoPE tables, a tied head's copy of
         the embedding."""
-        return name.endswith("rotary_emb.inv_freq") or (name == HEAD_NAME and self.tied)
+        return name.endswith(ROPE_TABLES) or (name == HEAD_NAME and self.tied)
 
 
 def check_heads(values: Values, head_dim: int, num_heads: Sequence[int], num_kv_heads: Sequence[int]) -> None:

@@ -48,6 +48,13 @@ class Sampling:
         return [name for name in FILTER_NAMES if getattr(self, name) != getattr(Sampling, name)]
 
 
+# What transformers does besides and elm-mlx does not, by its key in the file; and the value that switches it off.
+OTHER_RULES: dict[str, object] = {
+    "repetition_penalty": 1.0, "encoder_repetition_penalty": 1.0, "no_repeat_ngram_size": 0, "num_beams": 1,
+    "typical_p": 1.0, "epsilon_cutoff": 0.0, "eta_cutoff": 0.0, "penalty_alpha": 0.0, "guidance_scale": 1.0,
+    "min_length": 0, "min_new_tokens": 0, "bad_words_ids": [], "suppress_tokens": [], "begin_suppress_tokens": [],
+    "sequence_bias": [], "forced_bos_token_id": [], "forced_eos_token_id": [], "stop_strings": [],
+}  # fmt: skip
 SAMPLING_NAMES = tuple(field.name for field in fields(Sampling))
 FILTER_NAMES = tuple(name for name in SAMPLING_NAMES if name != "temperature")
 
@@ -66,17 +73,18 @@ def read_generation(values: Values) -> Generation:
     """Reads a generation_config.json.
 
     Without `do_sample` in the file sampling is greedy, whatever other values the file has, and so it is at a
-    temperature of 0. A value without a meaning is ignored, with a notice. The file's length limits are never used.
-    Raises BadCheckpoint for stop ids that are none.
+    temperature of 0. A value without a meaning is ignored, with a notice, and so is a rule that elm-mlx lacks. The
+    file's length limits are never used. Raises BadCheckpoint for stop ids that are none.
     """
-    stop_ids = frozenset(values.token_ids("eos_token_id"))
+    stop_ids, others = frozenset(values.token_ids("eos_token_id")), other_rules(values)
     samples = values.get("do_sample", False)
     if not isinstance(samples, bool):
         why = f"do_sample is {samples!r:.40}; it must be true or false."
-        return Generation(Sampling(), stop_ids, (left_aside(values, why),))
+        return Generation(Sampling(), stop_ids, (left_aside(values, why), *others))
     if not samples:
-        return Generation(Sampling(), stop_ids)
+        return Generation(Sampling(), stop_ids, others)
     sampling, notices = read_sampling(values)
+    notices = (*notices, *others)
     if sampling.is_greedy:
         greedy = f"{values.where} asks for sampling at temperature {sampling.temperature:g}, which is greedy decoding."
         notices = (*notices, greedy)
@@ -95,6 +103,12 @@ def read_sampling(values: Values) -> tuple[Sampling, tuple[str, ...]]:
         except InvalidRequest as error:
             notices.append(left_aside(values, f"{error!s:.200}"))
     return Sampling(**kept), tuple(notices)
+
+
+def other_rules(values: Values) -> tuple[str, ...]:
+    """The notice about what a file asks for beside sampling, if it asks for any."""
+    asked = [name for name, off in OTHER_RULES.items() if values.get(name, off) not in (off, False)]
+    return (f"{values.where} asks for {', '.join(asked)}, which elm-mlx does not have.",) if asked else ()
 
 
 def left_aside(values: Values, why: str) -> str:

@@ -1,8 +1,9 @@
 """Llama's configuration, and Mistral's, whose architecture is the same but for its attention window.
 
-Source: the model cards' config.json; defaults of missing keys are those of transformers' LlamaConfig, but for the
-original context of llama3's RoPE scaling: 8192, as in every published model and in mlx-lm. transformers 5 takes
-max_position_embeddings there.
+Source: the model cards' config.json; defaults of missing keys are those of transformers' LlamaConfig, but for two. The
+original context of llama3's RoPE scaling is 8192, as in every published model and in mlx-lm; transformers 5 takes
+max_position_embeddings there. And a file without BOS and EOS names none: LlamaConfig's 1 and 2 are Llama 2's, a quote
+and a number sign for Llama 3, and transformers neither starts nor stops at them.
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ class LlamaConfig(ModelConfig):
         values.require("hidden_act", ["silu", "swish"])
         values.require("attention_bias", [False])
         values.require("mlp_bias", [False])
+        values.require("rope_traditional", [False])  # mlx-lm's key, for rows in Meta's order
         refuse_windows(values)
         layers = values.integer("num_hidden_layers", 32, MAX_LAYERS)
         model_dim = values.integer("hidden_size", 4096, MAX_WIDTH)
@@ -42,7 +44,7 @@ class LlamaConfig(ModelConfig):
         head_dim = values.integer("head_dim", model_dim // heads, MAX_WIDTH)
         kv_heads = values.integer("num_key_value_heads", heads, MAX_WIDTH)
         check_heads(values, head_dim, [heads], [kv_heads])
-        bos = values.token_ids("bos_token_id", 1)
+        bos = values.token_ids("bos_token_id")
         return cls(
             vocab_size=values.integer("vocab_size", 32_000, MAX_VOCAB),
             model_dim=model_dim,
@@ -55,7 +57,7 @@ class LlamaConfig(ModelConfig):
             context_length=values.integer("max_position_embeddings", 2048, MAX_POSITIONS),
             tied=values.flag("tie_word_embeddings", False),
             bos_token_id=bos[0] if bos else None,
-            eos_token_ids=values.token_ids("eos_token_id", 2),
+            eos_token_ids=values.token_ids("eos_token_id"),
             quantization=read_quantization(values),
         )
 

@@ -92,14 +92,19 @@ def in_words(raw: Mapping[str, Any]) -> str:
 
 
 def read_quantization(values: Values) -> Quantization | None:
-    """Reads MLX's own quantization, or None. Raises Unsupported, with the name, for another library's (GPTQ, AWQ,
-    bitsandbytes, fp8, ...), and BadCheckpoint for two settings that disagree."""
+    """Reads MLX's own quantization, or None. Beside it, another library's is what its source had, and does not count.
+
+    Raises Unsupported, with the name, for another library's alone (GPTQ, AWQ, bitsandbytes, fp8, ...), and
+    BadCheckpoint for two settings that disagree.
+    """
     own, other = values.section("quantization").raw, values.section("quantization_config").raw
     if other.get("quant_method") is not None:
-        known = [f"MLX's {mode}" for mode in QUANTIZATION_MODES]
-        what = f"{values.where}: quantization"
-        raise unsupported(what, other["quant_method"], known, "Take the weights from before they were quantized.")
-    if own and other and own != other:
+        if not own:
+            known = [f"MLX's {mode}" for mode in QUANTIZATION_MODES]
+            what = f"{values.where}: quantization"
+            raise unsupported(what, other["quant_method"], known, "Take the weights from before they were quantized.")
+        other = {}
+    found = [Quantization.from_dict(raw, values.where) for raw in (own, other) if raw]
+    if any(setting != found[0] for setting in found):
         raise values.wrong("quantization and quantization_config disagree.", "Keep the right one.")
-    chosen = own or other
-    return Quantization.from_dict(chosen, values.where) if chosen else None
+    return found[0] if found else None

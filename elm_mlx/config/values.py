@@ -60,9 +60,11 @@ class Values:
         return Values(value, self.where)
 
     def token_ids(self, key: str, default: int | None = None) -> tuple[int, ...]:
-        """The token ids under `key`: one id, a list of them, or none. Null means none, a missing key the default."""
+        """The token ids under `key`: one id, a list of them, or none. Null means none, as -1 does (SentencePiece's
+        way to say so), a missing key the default."""
         value = self.raw.get(key, default)
         ids = [] if value is None else value if isinstance(value, list) else [value]
+        ids = [i for i in ids if i != -1]
         if not all(isinstance(i, int) and not isinstance(i, bool) and 0 <= i < MAX_VOCAB for i in ids):
             raise self.wrong(f"{key} is {value!r}, where a token id or a list of them belongs.")
         return tuple(ids)

@@ -17,7 +17,8 @@ from elm_mlx.shell import command_line
 T = TypeVar("T")
 # By torch.compile; DataParallel and DistributedDataParallel; FSDP; activation checkpointing. They stand anywhere.
 WRAPPERS = re.compile(r"(?:^|(?<=\.))(?:_orig_mod|module|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.")
-OUTER = re.compile(r"^model\.(?=(?:model|lm_head|transformer)\.)")  # a model that was one part of a training's own
+# A model that was one part of a training's own, or PEFT's around one whose adapters are merged.
+OUTER = re.compile(r"^(?:base_model\.)?model\.(?=(?:model|lm_head|transformer)\.)")
 # family -> (pattern, replacement): the model was saved without its head, and so without the name that it has beside it.
 HEADLESS = {
     "llama": (r"^(?=(?:embed_tokens|layers|norm)\.)", "model."),

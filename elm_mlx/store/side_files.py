@@ -40,5 +40,7 @@ def file_names(directory: Path) -> list[str]:
 
 
 def files_beside(directory: Path) -> list[str]:
-    """The side files that belong to the tokenizer in a directory, relative to it."""
-    return [name for name in side_files(file_names(directory)) if name not in (TOKENIZER, GENERATION)]
+    """The side files that belong to the tokenizer in a directory, relative to it. A link to nothing is none."""
+    names = (name for name in side_files(file_names(directory)) if name not in (TOKENIZER, GENERATION))
+    with reading(directory):
+        return [name for name in names if (directory / name).exists()]

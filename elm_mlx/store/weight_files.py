@@ -26,6 +26,7 @@ OTHER = r"(?i:.*(?<![a-z])(adapters?|lora|consolidated|optimizer|scheduler|train
 LOOSE = (rf"(?!{OTHER})[^/.][^/]*\.safetensors", r"pytorch_model-\d{5}-of-\d{5}\.bin")
 NUMBERED = re.compile(r"(.*)-\d{5}-of-(\d{5})(\..*)")
 GGUF = "a GGUF file, which elm-mlx does not read. Give the safetensors repository that it was made from."
+ADAPTER = "an adapter's, which changes a model and is none. Merge it into its model first (merge_and_unload in PEFT)."
 
 
 @dataclass(frozen=True)
@@ -84,8 +85,8 @@ def read_index(path: Path) -> list[str]:
         raise BadCheckpoint(f"{path} lists no tensors. Fetch it again.")
     for name, file in places.items():
         if not _is_inside(file):
-            raise BadCheckpoint(f"{path} places {name} in {file!r}, which names no file in its "
-                                "directory. Fetch it again.")  # fmt: skip
+            raise BadCheckpoint(f"{path} places {name} in {file!r}, which names no file in its directory, or not as a "
+                                "plain path in it. Fetch it again.")  # fmt: skip
     return list(dict.fromkeys(places.values()))
 
 
@@ -124,10 +125,11 @@ def some(names: list[str]) -> str:
     return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
 
 
-def gguf_among(names: Collection[str]) -> str:
-    """A sentence about the first GGUF file among `names`, for where no weights were found; empty without one."""
+def others_among(names: Collection[str]) -> str:
+    """A sentence about a GGUF file or an adapter among `names`, for where no model was found; empty without one."""
     found = sorted(name for name in names if name.lower().endswith(".gguf"))
-    return f" {found[0]} is {GGUF}" if found else ""
+    adapters = sorted(name for name in names if name.startswith("adapter_"))
+    return f" {found[0]} is {GGUF}" if found else f" {adapters[0]} is {ADAPTER}" if adapters else ""
 
 
 def is_file_name(text: str) -> bool:

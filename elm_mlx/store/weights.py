@@ -16,14 +16,15 @@ from typing import Any, BinaryIO, Self, TypeVar
 
 import mlx.core as mx
 
-from elm_mlx.config import Shape
+from elm_mlx.config import HEAD_NAME, Shape
 from elm_mlx.config.values import CONFIG
 from elm_mlx.errors import BadCheckpoint, NotFound, unsupported
-from elm_mlx.files import reading
+from elm_mlx.files import LFS_POINTER, reading
 from elm_mlx.store.bounded_json import parse_bounded
 from elm_mlx.store.weight_files import some
 
 T = TypeVar("T")
+TIED_KEYS = "tie_word_embeddings (OpenELM: share_input_output_layers)"  # of config.json
 MAX_HEADER_BYTES = 100_000_000  # the format's own limit
 MAX_DIMENSIONS = 64  # PyTorch and NumPy have this limit
 BLOCK_ELEMENTS = 2**22  # of a tensor that are in memory at once, where it is read in blocks
@@ -101,7 +102,8 @@ def _natural(digits: str) -> int:
 def _pointer(path: Path) -> str:
     """Says whether a file is a Git LFS pointer, the most common damage: a clone without Git LFS leaves pointers."""
     with path.open("rb") as file:
-        return " (it is a Git LFS pointer: run `git lfs pull`)" if file.read(11) == b"version htt" else ""
+        is_pointer = file.read(len(LFS_POINTER)) == LFS_POINTER
+    return " (it is a Git LFS pointer: run `git lfs pull`)" if is_pointer else ""
 
 
 def _places(path: Path, header: dict[str, Any], start: int, size: int) -> dict[str, tuple[int, Entry]]:
@@ -181,6 +183,8 @@ def check_entries(
     if missing or extra:
         sides = [f"missing {some(missing)}"] * bool(missing) + [f"not expected {some(extra)}"] * bool(extra)
         advice = "Take both from the same repository" if extra else "Fetch the weights again, all of their files"
+        if not extra and all(name.startswith(HEAD_NAME.removesuffix("weight")) for name in missing):
+            advice += f". Or set {TIED_KEYS} to true in config.json, if the model's head is its embedding"
         raise BadCheckpoint(f"{where} does not match its {authority}: {'; '.join(sides)}. {advice}.")
     for name, entry in expected.items():
         if found[name].shape != entry.shape:

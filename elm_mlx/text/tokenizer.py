@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cached_property, partial
+from itertools import takewhile
 from pathlib import Path
 from typing import TypeVar
 
@@ -56,7 +57,10 @@ class Tokenizer:
             raise Unsupported(f"{where} marks the insides of words with a prefix, as no tokenizer of OpenELM or Llama "
                               "does and on which the tokenizers library can abort.")  # fmt: skip
         self._backend = self._ask(lambda: tokenizers.Tokenizer.from_buffer(data))
-        # A file may ask for truncation, padding and special tokens out of a user's text; a runtime wants none of them.
+        # A file may ask for truncation, padding, special tokens out of a user's text, and merges left out by chance (as
+        # in a training); a runtime wants none of them.
+        if getattr(self._backend.model, "dropout", None):
+            self._backend.model.dropout = None
         self._backend.no_truncation()
         self._backend.no_padding()
         self._backend.encode_special_tokens = True
@@ -66,7 +70,7 @@ class Tokenizer:
         self._added = self._backend.get_added_tokens_decoder()
         self._dropped = {i for i, token in self._added.items() if token.special}
         self._control = self._dropped - self._unknown_ids()
-        self._adds_bos = self._wants_bos(settings.adds_bos)
+        self._front = self._ids_in_front(settings.adds_bos)
         self._entries = max(entries, self._backend.get_vocab_size()) if entries else MAX_IDS
         self._stand_ins: StandInEncoder | None = None
 
@@ -112,12 +116,13 @@ class Tokenizer:
         texts = {"<unk>", self.special_tokens.get("unk_token"), getattr(self._backend.model, "unk_token", None)}
         return {self._ask(partial(self._backend.token_to_id, text)) for text in texts if isinstance(text, str)}
 
-    def _wants_bos(self, setting: bool | None) -> bool:
-        """Whether ids begin with BOS: as the settings say, else as the post-processor in the file does."""
-        if self.bos_token_id is None or setting is not None:
-            return bool(setting) and self.bos_token_id is not None
-        probe = self._ask(lambda: self._backend.encode("a", add_special_tokens=True).ids)
-        return probe[:1] == [self.bos_token_id]
+    def _ids_in_front(self, setting: bool | None) -> list[int]:
+        """The ids before those of a text: BOS or nothing as the settings say, else what the post-processor in the file
+        puts there, whatever any file calls BOS."""
+        if setting is not None:
+            return [self.bos_token_id] if setting and self.bos_token_id is not None else []
+        probe = self._ask(lambda: self._backend.encode("a", add_special_tokens=True))
+        return [i for i, _ in takewhile(lambda pair: pair[1], zip(probe.ids, probe.special_tokens_mask, strict=True))]
 
     @property
     def vocab_size(self) -> int:
@@ -144,12 +149,11 @@ class Tokenizer:
         return {token.content: i for i, token in self._added.items()}
 
     def encode(self, text: str) -> list[int]:
-        """The ids of `text`, with one BOS in front where the model wants it.
+        """The ids of `text`, with BOS in front where the model wants it.
 
         Raises InvalidRequest for what is no text, or no valid Unicode (a lone surrogate).
         """
-        ids = self.encode_text(text)
-        return [self.bos_token_id, *ids] if self._adds_bos and self.bos_token_id is not None else ids
+        return [*self._front, *self.encode_text(text)]
 
     def encode_text(self, text: str) -> list[int]:
         """The ids of `text` alone, without BOS. Raises as `encode`."""

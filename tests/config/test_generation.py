@@ -65,6 +65,15 @@ def test_a_do_sample_that_is_no_flag_is_left_aside() -> None:
     assert found.notices[0].startswith("generation_config.json: do_sample is 'yes'")
 
 
+@pytest.mark.parametrize("sampling", [{}, {"do_sample": False}, {"do_sample": True, "temperature": 0.6}])
+def test_what_elm_mlx_does_not_have_is_named(sampling: dict[str, Any]) -> None:
+    found = read(**sampling, repetition_penalty=1.05, num_beams=1, bad_words_ids=[[3]], typical_p=None, min_length=0,
+                 no_repeat_ngram_size=False, suppress_tokens=[])  # fmt: skip
+    assert found.sampling == read(**sampling).sampling
+    expected = "generation_config.json asks for repetition_penalty, bad_words_ids, which elm-mlx does not have."
+    assert found.notices == (expected,)
+
+
 def test_stop_ids_that_are_none_are_refused() -> None:
     with pytest.raises(BadCheckpoint, match=r"generation_config\.json: eos_token_id"):
         read(eos_token_id="</s>")

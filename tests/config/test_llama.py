@@ -33,6 +33,7 @@ def test_missing_keys_mean_what_transformers_defaults_say() -> None:
     assert (config.model_dim, config.num_layers, config.vocab_size, config.head_dim) == (4096, 32, 32_000, 128)
     assert (config.norm_eps, config.rope, config.tied) == (1e-6, RopeConfig(10_000.0), False)
     assert config.num_kv_heads[0] == 32
+    assert (config.bos_token_id, config.eos_token_ids) == (None, ())  # those of its class are Llama 2's
 
 
 @pytest.mark.parametrize(
@@ -54,6 +55,7 @@ def test_impossible_heads_are_refused(change: dict[str, Any], complaint: str) ->
     [
         ({"hidden_act": "gelu"}, "'gelu'.*silu"),
         ({"attention_bias": True}, "attention_bias"),
+        ({"rope_traditional": True}, "rope_traditional"),
         ({"layer_types": ["full_attention", "sliding_attention"]}, "layer_types 'sliding_attention'"),
         ({"layer_types": "sliding_attention"}, "layer_types 'sliding_attention'"),
         ({"layer_types": [None]}, "layer_types None"),

@@ -29,6 +29,14 @@ def test_two_settings_that_disagree_are_refused() -> None:
 
 
 @pytest.mark.parametrize(
+    "other", [{"bits": 4}, {"bits": 4, "mode": "affine", "group_size": 64}, {"quant_method": "fp8", "bits": 8}]
+)
+def test_what_mlx_wrote_counts_beside_the_same_and_beside_what_the_source_had(other: dict[str, Any]) -> None:
+    raw = checkpoints.LLAMA | {"quantization": {"bits": 4, "group_size": 64}, "quantization_config": other}
+    assert config_from_dict(raw).quantization == Quantization(4, 64)
+
+
+@pytest.mark.parametrize(
     ("change", "named"),
     [
         ({"quantization_config": {"quant_method": "gptq"}}, "'gptq'.*affine.*from before they were quantized"),

@@ -34,13 +34,19 @@ def test_the_written_form_reads_back_as_the_same_model() -> None:
         ({"rms_norm_eps": math.nan}, "rms_norm_eps"),
         ({"rms_norm_eps": 2.0}, "rms_norm_eps"),
         ({"eos_token_id": "</s>"}, "token id"),
-        ({"eos_token_id": [2, -1]}, "token id"),
+        ({"eos_token_id": [2, -2]}, "token id"),
         ({"tie_word_embeddings": "yes"}, "true or false"),
     ],
 )
 def test_impossible_values_are_refused(change: dict[str, Any], complaint: str) -> None:
     with pytest.raises(BadCheckpoint, match=complaint):
         config_from_dict(checkpoints.LLAMA | change)
+
+
+def test_minus_one_is_no_token_as_in_sentencepiece() -> None:
+    assert config_from_dict(checkpoints.LLAMA | {"eos_token_id": -1, "bos_token_id": -1}).eos_token_ids == ()
+    config = config_from_dict(checkpoints.OPENELM | {"eos_token_id": [2, -1], "bos_token_id": -1})
+    assert (config.bos_token_id, config.eos_token_ids) == (None, (2,))
 
 
 def test_another_family_is_refused_with_those_that_run() -> None:

@@ -37,6 +37,14 @@ def test_a_pipe_and_a_device_are_no_files(tmp_path: Path, pipe: Path) -> None:
                 read(link)
 
 
+def test_a_pointer_that_git_lfs_left_is_no_file_of_any_kind(tmp_path: Path) -> None:
+    path = tmp_path / "chat_template.jinja"
+    path.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 12\n", encoding="utf-8")
+    for read in (read_json, optional_json, lambda path: read_bytes(path, 1000), lambda path: read_text(path, 1000)):
+        with pytest.raises(BadCheckpoint, match=r"chat_template\.jinja is a Git LFS pointer.* `git lfs pull`"):
+            read(path)
+
+
 def test_a_limit_is_held_to_the_byte(tmp_path: Path) -> None:
     path = tmp_path / "file"
     path.write_bytes(b"12345")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -98,13 +99,15 @@ class Theirs:
         return self.tokenizer.apply_chat_template(chat.messages, tools=chat.tools, tokenize=False, **chat.variables)
 
     def text_ids(self, text: str) -> list[int]:
-        """The ids of a prompt, with our BOS: written where add_bos_token says so, else where the tokenizer writes one;
-        config.json's where none of the files lists the one that they name."""
-        bos, settings = self._bos(), read_json(self.directory / "tokenizer_config.json")
-        adds = self.tokenizer("a").input_ids[:1] == [bos]
-        wanted = settings["add_bos_token"] if isinstance(settings.get("add_bos_token"), bool) else adds
-        ids = self.tokenizer(text, add_special_tokens=False).input_ids
-        return [bos, *ids] if wanted and bos is not None else ids
+        """The ids of a prompt, with BOS where add_bos_token says so, else with what the tokenizer writes in front; an
+        EOS that it writes at the end is left out."""
+        setting = read_json(self.directory / "tokenizer_config.json").get("add_bos_token")
+        probe = self.tokenizer("a", return_special_tokens_mask=True)
+        masked = zip(probe.input_ids, probe.special_tokens_mask, strict=True)
+        front = [token for token, _ in takewhile(lambda pair: pair[1], masked)]
+        if isinstance(setting, bool):
+            front = [self._bos()] if setting and self._bos() is not None else []
+        return [*front, *self.tokenizer(text, add_special_tokens=False).input_ids]
 
     def _bos(self) -> int | None:
         config, settings = (read_json(self.directory / name) for name in ("config.json", "tokenizer_config.json"))

@@ -104,9 +104,24 @@ def test_another_models_tokenizer_is_named(tmp_path: Path) -> None:
         elm_mlx.load(small)
 
 
-def test_a_directory_without_weights_names_the_convert_command(folder: Path) -> None:
+def test_a_directory_without_weights_names_what_helps(folder: Path) -> None:
     (folder / "model.safetensors").unlink()
-    refused(folder, rf"no weights in .*elm-mlx convert {folder}", NotFound)
+    refused(folder, r"has no weights in safetensors.*Fetch them\.$", NotFound)
+    (folder / "adapter_model.safetensors").touch()
+    refused(folder, r"no weights in .*adapter_model\.safetensors is an adapter's.*Merge it", NotFound)
+    (folder / "consolidated.00.pth").touch()
+    refused(folder, rf"no weights in .*elm-mlx convert {folder}$", NotFound)
+
+
+def test_a_directory_without_a_config_names_what_lies_there_instead(folder: Path) -> None:
+    (folder / "config.json").unlink()
+    refused(folder, r"no config\.json in .*\. Give a model's directory\.$", NotFound)
+    (folder / "adapter_config.json").touch()
+    refused(folder, r"no config\.json in .*adapter_config\.json is an adapter's.*Merge it", NotFound)
+    (folder / "model.Q4.gguf").touch()
+    refused(folder, r"no config\.json in .*model\.Q4\.gguf is a GGUF file", NotFound)
+    (folder / "params.json").touch()
+    refused(folder, rf"no config\.json in .*elm-mlx convert {folder}$", NotFound)
 
 
 def test_an_unknown_model_type_is_refused_by_name(folder: Path) -> None:
@@ -165,7 +180,7 @@ def test_a_config_of_another_size_is_refused(folder: Path) -> None:
     refused(folder, "layers.3")
 
 
-@pytest.mark.parametrize("value", ["2", -1, [2, "a"], True, 1.5, {"id": 2}])
+@pytest.mark.parametrize("value", ["2", -2, [2, "a"], True, 1.5, {"id": 2}])
 def test_a_stop_id_that_is_no_id_is_refused(folder: Path, value: object) -> None:
     (folder / "generation_config.json").write_text(json.dumps({"eos_token_id": value}), encoding="utf-8")
     with pytest.raises(BadCheckpoint, match=r"generation_config\.json: eos_token_id"):
@@ -198,7 +213,7 @@ REDUNDANT = {
     "openelm": ["lm_head.weight"],
     "openelm-untied": ["transformer.classifier.weight"],
     "llama-3.2": ["lm_head.weight", "model.layers.0.self_attn.rotary_emb.inv_freq"],
-    "llama-3": ["model.layers.1.self_attn.rotary_emb.inv_freq"],
+    "llama-3": [f"model.layers.1.self_attn.rotary_emb.{name}" for name in ("inv_freq", "cos_cached", "sin_cached")],
 }
 
 

@@ -13,7 +13,7 @@ from helpers import checkpoints
 import elm_mlx
 from elm_mlx.convert import convert
 from elm_mlx.errors import BadCheckpoint, ElmError, NotFound
-from elm_mlx.store.side_files import file_names, side_files
+from elm_mlx.store.side_files import file_names, files_beside, side_files
 from elm_mlx.store.text_settings import has_template, read_settings, read_templates
 from elm_mlx.text.chat.template import choose
 
@@ -124,6 +124,37 @@ def test_a_template_that_cannot_be_read_keeps_no_plain_prompt_from_running(tmp_p
     assert lm.generate("the", max_tokens=2).tokens
     with pytest.raises(BadCheckpoint):
         lm.chat([written.USER])
+
+
+def test_a_link_to_nothing_is_no_side_file(tmp_path: Path) -> None:
+    put(tmp_path, {"tokenizer_config.json": {"chat_template": "older"}, "additional_chat_templates/rag.jinja": "x"})
+    for name in ("chat_template.jinja", "special_tokens_map.json", "additional_chat_templates/gone.jinja"):
+        (tmp_path / name).symlink_to("nowhere")
+    assert files_beside(tmp_path) == ["additional_chat_templates/rag.jinja", "tokenizer_config.json"]
+    assert rendered(tmp_path) == "older"
+
+
+def test_templates_may_stand_under_their_names(tmp_path: Path) -> None:
+    put(tmp_path, {"tokenizer_config.json": {"chat_template": {"default": "d", "tool_use": "t"}}})
+    assert [rendered(tmp_path), rendered(tmp_path, TOOLS)] == ["d", "t"]
+
+
+def test_a_template_may_be_given_by_the_file_that_has_it(tmp_path: Path) -> None:
+    put(tmp_path, {"tokenizer_config.json": {"chat_template": [{"name": "default", "template": CHATML}]}, "b.json": {}})
+    lm = elm_mlx.load(checkpoint(tmp_path / "m", {"chat_template.jinja": CHATML}))
+    own = lm.chat_prompt([written.USER])
+    lm.use_chat_template(tmp_path / "tokenizer_config.json")
+    assert lm.chat_prompt([written.USER]) == own
+    with pytest.raises(BadCheckpoint, match=r"b\.json has no chat_template"):
+        lm.use_chat_template(tmp_path / "b.json")
+
+
+def test_a_template_that_writes_nothing_is_blamed_and_not_the_message(tmp_path: Path) -> None:
+    template = "{% if messages[0].content == 'hi' %}{{ messages[0].content }}{% endif %}"
+    lm = elm_mlx.load(checkpoint(tmp_path / "m", {"chat_template.jinja": template}))
+    assert lm.chat_prompt([{"role": "user", "content": "hi"}])
+    with pytest.raises(BadCheckpoint, match=r"chat_template\.jinja: the chat template writes nothing"):
+        lm.chat_prompt([{"role": "user", "content": "ho"}])
 
 
 # What ends an answer.

@@ -147,12 +147,25 @@ def test_where_matrices_are_quantized_differently_no_one_setting_is_advised(tmp_
     refused(folder, r"Take config\.json from the repository of the weights\.$")
 
 
+@pytest.mark.parametrize("bits", [None, 4])
+def test_a_head_that_is_not_there_may_be_the_embedding_which_config_json_must_say(
+    tmp_path: Path, bits: int | None
+) -> None:
+    source = checkpoints.write(tmp_path / "s", DIVISIBLE | {"tie_word_embeddings": True})
+    folder = convert(source, tmp_path / "m", bits=bits).output
+    edit_config(folder, tie_word_embeddings=None)
+    refused(folder, r"missing lm_head.*\. Or set tie_word_embeddings .* to true in config\.json")
+    edit_config(folder, tie_word_embeddings=True)
+    assert elm_mlx.load(folder).generate("the", max_tokens=2).tokens
+
+
 OTHER_NAMES: dict[str, Callable[[str], str]] = {
     "compiled in parallel": lambda name: f"_orig_mod.module.{name}",
     "compiled inside": lambda name: re.sub(r"^(model|transformer)\.", r"\1._orig_mod.", name),
     "compiled by layers": lambda name: re.sub(r"(layers\.\d+)\.", r"\1._orig_mod._checkpoint_wrapped_module.", name),
     "sharded": lambda name: f"_fsdp_wrapped_module.{name}",
     "a part of a training's own": lambda name: f"model.{name}",
+    "inside PEFT, merged": lambda name: f"base_model.model.{name}",
     "without a head": lambda name: re.sub(r"^(model|transformer)\.", "", name),
 }
 

@@ -159,7 +159,7 @@ def test_words_come_out_token_by_token(tokenizer: Tokenizer) -> None:
 
 
 def test_a_run_of_bytes_comes_out_with_the_next_word(small: Tokenizer) -> None:
-    (the,) = small.encode("the")
+    (the,) = small.encode_text("the")
     ids = [the, *(3 + byte for byte in "\n😀".encode()), the]
     assert pieces(small, ids) == ["the", "", "", "", "", "", "\n😀 the", ""]
 

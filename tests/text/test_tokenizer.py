@@ -73,6 +73,26 @@ def test_the_setting_decides_on_bos_and_else_the_post_processor(
     assert (ids[0] == BOS) is wanted
 
 
+@pytest.mark.parametrize("bos", [None, EOS])
+def test_what_the_post_processor_puts_in_front_needs_no_name(tmp_path: Path, bos: int | None) -> None:
+    assert make(tmp_path, {}, bos).encode("the")[0] == BOS
+    single = [{"SpecialToken": {"id": token, "type_id": 0}} for token in ("<s>", "</s>")]
+    processor = SMALL["post_processor"] | {
+        "single": [single[1], single[0], {"Sequence": {"id": "A", "type_id": 0}}, single[1]],
+        "special_tokens": {t: {"id": t, "ids": [i], "tokens": [t]} for t, i in (("<s>", BOS), ("</s>", EOS))},
+    }
+    plain = make(tmp_path, {}, post_processor=None).encode("the")
+    # Not the EOS at the end, after which there is nothing to continue.
+    assert make(tmp_path, NAMES, bos, post_processor=processor).encode("the") == [EOS, BOS, *plain]
+
+
+def test_merges_left_out_by_chance_are_of_the_training(tmp_path: Path) -> None:
+    text = "the cat sat on the mat and looked at the moon"
+    assert make(tmp_path, NAMES, model=SMALL["model"] | {"dropout": 1.0}).encode(text) == make(tmp_path, NAMES).encode(
+        text
+    )
+
+
 def test_a_setting_of_null_is_none(tmp_path: Path) -> None:
     assert make(tmp_path, NAMES | {"add_bos_token": None}).encode("a")[0] == BOS
     assert BOS not in make(tmp_path, NAMES | {"add_bos_token": None}, post_processor=None).encode("a")

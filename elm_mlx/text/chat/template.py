@@ -10,7 +10,7 @@ from types import CodeType
 from typing import Any, TypeVar
 
 from elm_mlx.errors import BadCheckpoint, ElmError, InvalidRequest, NotFound
-from elm_mlx.files import read_text
+from elm_mlx.files import MAX_LARGE_BYTES, read_json, read_text
 from elm_mlx.text.chat.disguise import Disguise
 from elm_mlx.text.chat.messages import check_messages, plain_json
 from elm_mlx.text.tokenizer import Tokenizer
@@ -54,7 +54,7 @@ class ChatTemplate:
     ) -> None:
         self._source, self._tokens, self._where = source, dict(special_tokens), where
         if len(source) > MAX_TEMPLATE:
-            raise self._unusable(f"holds over {MAX_TEMPLATE >> 10} thousand characters, more than any chat needs")
+            raise self.unusable(f"holds over {MAX_TEMPLATE >> 10} thousand characters, more than any chat needs")
         self._code: CodeType | None = None
         self._prepared: tuple[Tokenizer, Disguise] | None = None
         self._turn_ends: tuple[Tokenizer, frozenset[int]] | None = None
@@ -65,7 +65,7 @@ class ChatTemplate:
         and BadCheckpoint for a file that is no template."""
         source = UNCONFIRMED_FORMATS.get(str(template))
         try:
-            source = source or read_template(Path(template))
+            source = source or given_template(Path(template))
         except NotFound as error:
             named = ", ".join(UNCONFIRMED_FORMATS)
             raise NotFound(f"{template} is no file with a chat template, and no format known by name ({named}). Give a "
@@ -149,11 +149,9 @@ class ChatTemplate:
         except sandbox.TemplateRefusal as said:
             raise InvalidRequest(f"The model's chat template refuses these messages: {str(said)[:500]}") from said
         except sandbox.Overrun as error:
-            raise self._unusable(
-                "takes more time or memory than any chat needs, so it is damaged or hostile"
-            ) from error
+            raise self.unusable("takes more time or memory than any chat needs, so it is damaged or hostile") from error
         except Exception as error:
-            raise self._unusable(f"fails on these messages ({_brief(error)})") from error
+            raise self.unusable(f"fails on these messages ({_brief(error)})") from error
 
     def compile(self) -> CodeType:
         """Compiles the template, once. Raises BadCheckpoint for a source that is no template."""
@@ -163,9 +161,10 @@ class ChatTemplate:
             self._code = self._code or sandbox.compile_template(self._source)
             return self._code
         except Exception as error:
-            raise self._unusable(f"is not one that elm-mlx can use ({_brief(error)})") from error
+            raise self.unusable(f"is not one that elm-mlx can use ({_brief(error)})") from error
 
-    def _unusable(self, why: str) -> BadCheckpoint:
+    def unusable(self, why: str) -> BadCheckpoint:
+        """The error for a template of which `why` says what is wrong with it."""
         return BadCheckpoint(f"{self._where}: the chat template {why}.", OTHERWISE)
 
 
@@ -179,15 +178,27 @@ def read_template(path: Path) -> str:
     return read_text(path, 4 * MAX_TEMPLATE)  # UTF-8's longest characters have four bytes
 
 
+def given_template(path: Path) -> str:
+    """Reads the template in a file that a caller names: a template, or the default one in JSON such as
+    tokenizer_config.json. Raises NotFound, and BadCheckpoint for JSON without one."""
+    if path.suffix != ".json":
+        return read_template(path)
+    found = named_templates(read_json(path, MAX_LARGE_BYTES).get("chat_template"), path).get("default")
+    if found is None:
+        raise BadCheckpoint(f"{path} has no chat_template. Give a file that is a chat template, or has one.")
+    return found
+
+
 def named_templates(setting: object, where: Path) -> dict[str, str]:
     """Reads the templates in `chat_template` of tokenizer_config.json, whose path is `where`: a text, which is the
-    default, or objects with name and template. Raises BadCheckpoint for anything else."""
+    default, objects with name and template, or texts by their names. Raises BadCheckpoint for anything else."""
     if setting is None:
         return {}
     if isinstance(setting, str):
         return {"default": setting}
-    listed = setting if isinstance(setting, list) else [setting]
+    listed = setting if isinstance(setting, list) else []
     named: dict[str, Any] = {str(one.get("name")): one.get("template") for one in listed if isinstance(one, Mapping)}
+    named |= setting if isinstance(setting, Mapping) else {}
     if not named or not all(isinstance(text, str) for text in named.values()):
         what = f"{where}: chat_template holds neither a text nor a list of templates with their names."
         raise BadCheckpoint(what, OTHERWISE)

@@ -70,7 +70,7 @@ def test_settings_of_single_weights_are_followed(tmp_path: Path) -> None:
 )
 def test_what_is_done_already_is_said_and_not_done_again(openelm: Path, tmp_path: Path, how: dict[str, Any]) -> None:
     output = convert(openelm, tmp_path / "out", **how).output
-    with pytest.raises(InvalidRequest, match=r"already\. Run it as it is"):
+    with pytest.raises(InvalidRequest, match=r"is an MLX model already, stored as you ask"):
         convert(output, tmp_path / "again", **how)
     assert not (tmp_path / "again").exists()
     convert(output, tmp_path / "tokenizer", tokenizer=openelm, **how)
