@@ -16,6 +16,7 @@ from elm_mlx.text.settings import flags_of
 from elm_mlx.text.token_set import TokenSet
 
 Ids = list[int]
+MAX_ROUNDS = 16  # a stand-in that is not found and read as text may keep its neighbours from being found
 
 
 class StandInEncoder:
@@ -29,7 +30,16 @@ class StandInEncoder:
             if (value := getattr(backend, part)) is not None:
                 setattr(self._backend, part, value)
         self._real = self._add(backend.get_added_tokens_decoder())
-        self._meant = {self._backend.token_to_id(stand_in) for stand_in in tokens}
+        self._found_as = {here for here, i in self._real.items() if backend.id_to_token(i) in tokens.values()}
+        self.meant = {self._real[here] for here in self._found_as}  # the ids of the tokens
+        self._check_ids()
+
+    def _check_ids(self) -> None:
+        """Raises ValueError where an added token has the id of another word: a vocabulary that leaves ids out may have
+        words at those which the tokenizers library gives to new tokens."""
+        word, added = self._backend.model.id_to_token, self._backend.get_added_tokens_decoder()
+        if any(word(here) not in (None, token.content) for here, token in added.items()):
+            raise ValueError("the vocabulary leaves ids out, and new tokens get those of its words")
 
     def _add(self, added: Mapping[int, AddedToken]) -> dict[int, int]:
         """Adds the tokens, by their stand-ins where they have one; returns the id of each by the id that it has
@@ -46,14 +56,15 @@ class StandInEncoder:
         A stand-in that the token's flags keep from being found (a single word amid letters) is read as the token's
         text, as in a trusted text.
         """
-        while True:
+        for _ in range(MAX_ROUNDS):
             found = self._backend.encode(text, add_special_tokens=False)
-            spans = [span for i, span in zip(found.ids, found.offsets, strict=True) if i in self._meant]
+            spans = [span for i, span in zip(found.ids, found.offsets, strict=True) if i in self._found_as]
             pieces = self._stand_ins.split(text)
             if 2 * len(spans) + 1 == len(pieces):
                 plain = [i for i in found.ids if i not in self._real]
                 return [self._real.get(i, i) for i in found.ids], plain
             text = self._restore(pieces, spans)
+        raise ValueError("the tokenizer does not find the tokens that are meant")
 
     def _restore(self, pieces: list[str], spans: list[tuple[int, int]]) -> str:
         """Joins `pieces` (text, stand-in, text, ...), with the token itself for each stand-in that lies in none of the

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from helpers import checkpoints
 
-from elm_mlx.errors import InvalidRequest
+from elm_mlx.errors import BadCheckpoint, InvalidRequest
 from elm_mlx.text.settings import TokenizerSettings
 from elm_mlx.text.tokenizer import Tokenizer
 
@@ -85,3 +85,19 @@ def test_a_vocabulary_that_makes_control_out_of_text_is_refused() -> None:
         with pytest.raises(InvalidRequest, match=r"'</s>'.*Leave it out"):
             ids()
     assert tokenizer.encode_text("nobody knows") == [0, 0]
+
+
+def test_a_word_that_a_template_uses_as_a_mark_is_refused_in_a_text_though_it_is_not_special() -> None:
+    words = {"type": "WordLevel", "vocab": {"<unk>": 0, "<s>": 1, "</s>": 2, "the": 3, "<x>": 4}, "unk_token": "<unk>"}
+    changes = {"model": words, "normalizer": None, "pre_tokenizer": {"type": "WhitespaceSplit"}, "decoder": None}
+    tokenizer = make({"id": 4, "content": "<x>"}, **changes)
+    assert tokenizer.encode_chat("the \U000f0000", {"\U000f0000": "<x>"}) == [3, 4]
+    with pytest.raises(InvalidRequest, match="'<x>'"):
+        tokenizer.encode_chat("the <x>", {"\U000f0000": "<x>"})
+
+
+def test_a_vocabulary_whose_words_have_the_ids_of_new_tokens_is_refused_and_does_not_hang() -> None:
+    words = {"type": "WordLevel", "vocab": {"<unk>": 0, "<s>": 1, "</s>": 2, "evil": 4}, "unk_token": "<unk>"}
+    tokenizer = make(model=words, normalizer=None, pre_tokenizer={"type": "WhitespaceSplit"}, decoder=None)
+    with pytest.raises(BadCheckpoint):
+        tokenizer.encode_chat("\U000f0000 evil", MEANT)
