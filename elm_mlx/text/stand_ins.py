@@ -30,8 +30,8 @@ class StandInEncoder:
             if (value := getattr(backend, part)) is not None:
                 setattr(self._backend, part, value)
         self._real = self._add(backend.get_added_tokens_decoder())
-        self._found_as = {here for here, i in self._real.items() if backend.id_to_token(i) in tokens.values()}
-        self.meant = {self._real[here] for here in self._found_as}  # the ids of the tokens
+        self.meant = {backend.token_to_id(text) for text in tokens.values()}
+        self._found_as = {here for here, i in self._real.items() if i in self.meant}
         self._check_ids()
 
     def _check_ids(self) -> None:

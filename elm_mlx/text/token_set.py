@@ -13,9 +13,8 @@ class TokenSet:
     def __init__(self, tokens: Iterable[str]) -> None:
         self._tokens = frozenset(filter(None, tokens))
         self._lengths: dict[str, list[int]] = {}
-        for length in sorted(set(map(len, self._tokens)), reverse=True):
-            for first in {token[0] for token in self._tokens if len(token) == length}:
-                self._lengths.setdefault(first, []).append(length)
+        for first, length in sorted({(token[0], len(token)) for token in self._tokens}, reverse=True):
+            self._lengths.setdefault(first, []).append(length)
         self._first = re.compile(f"[{re.escape(''.join(sorted(self._lengths)))}]" if self._lengths else "(?!)")
 
     def __contains__(self, text: str) -> bool:

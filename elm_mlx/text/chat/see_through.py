@@ -18,7 +18,8 @@ from typing import Any, Protocol
 from elm_mlx.text.chat.formats import only_inserts
 from elm_mlx.text.chat.units import CONTAINERS, VIEWS, Markup
 
-# What passes its operands' texts, or letters of them, on as they are. The operations that call others by name do so through these again.
+# What passes its operands' texts, or letters of them, on as they are. The operations that call others by name do so
+# through these again.
 CARRY = frozenset(
     "|attr |batch |count |d |default |dictsort |first |groupby |items |join |last |length |list |map |max |min "
     "|reject |rejectattr |safe |select |selectattr |slice |sort |string |sum |unique "
