@@ -30,7 +30,7 @@ class StandInEncoder:
             if (value := getattr(backend, part)) is not None:
                 setattr(self._backend, part, value)
         self._real = self._add(backend.get_added_tokens_decoder())
-        self.meant = {backend.token_to_id(text) for text in tokens.values()}
+        self.meant = {i for text in tokens.values() if (i := backend.token_to_id(text)) is not None}
         self._found_as = {here for here, i in self._real.items() if i in self.meant}
         self._check_ids()
 
