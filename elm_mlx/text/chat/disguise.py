@@ -36,7 +36,8 @@ class Disguise:
         # The tokenizers library looks for tokens that are not normalized first, and for others in what is left.
         self._searched = [TokenSet(t.content for t in added if t.normalized is later) for later in (False, True)]
         self._single = {token.content for token in added if token.single_word}
-        self._mask = str.maketrans(dict(stand_ins(self._control.alphabet, used)))
+        taken = {*used}.union(*(token.content for token in added))
+        self._mask = str.maketrans(dict(stand_ins(self._control.alphabet, taken)))
         self._unmask = {ord(stand_in): chr(seen) for seen, stand_in in self._mask.items()}
         self.stand_ins = {token.translate(self._mask): token for token in control}
 

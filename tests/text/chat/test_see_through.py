@@ -224,3 +224,8 @@ def test_no_operation_makes_control_of_a_caller_s_text(source: str) -> None:
     code = sandbox.compile_template(source)
     assert found(THINK, sandbox.render(code, texts))
     assert not found(THINK, sandbox.render(code, hidden(texts, disguise), disguise))
+
+
+def test_no_stand_in_is_a_character_of_a_token() -> None:
+    tokens = ("\U00030000", "<e>", "\U000f0000")
+    assert not found(tokens, disguising(tokens, set())("e<e>\U00030000\U000f0000"))
