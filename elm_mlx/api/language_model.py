@@ -29,7 +29,7 @@ from elm_mlx.library.pull import pull
 from elm_mlx.models.model import Model
 from elm_mlx.store.load import LoadedModel, load_directory
 from elm_mlx.store.text_settings import has_template, read_templates
-from elm_mlx.text.chat.template import ChatTemplate, choose
+from elm_mlx.text.chat.template import FOR_TOOLS, USUAL, ChatTemplate, choose
 from elm_mlx.text.tokenizer import Tokenizer
 
 
@@ -124,7 +124,7 @@ class LanguageModel:
     def _usable_templates(self) -> list[ChatTemplate]:
         """Every chat template that may be used; what is wrong with the model's own is said when a chat needs them."""
         try:
-            own = list(self._own_templates.values())
+            own = [one for name, one in self._own_templates.items() if name in (USUAL, FOR_TOOLS)]
         except BadCheckpoint:
             own = []
         return [*own, *([self._given_template] if self._given_template else [])]

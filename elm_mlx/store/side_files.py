@@ -17,7 +17,7 @@ FIXED = (TOKENIZER, GENERATION, SETTINGS, SPECIAL, ADDED, TEMPLATE)
 
 def is_template(name: str) -> bool:
     """Whether a path inside a model's directory is that of a chat template."""
-    return name == TEMPLATE or bool(re.fullmatch(rf"{TEMPLATES}/[^/\\\0]+\.jinja", name))
+    return name == TEMPLATE or bool(re.fullmatch(rf"{TEMPLATES}/[^/\\\x00-\x1f\x7f]+\.jinja", name))
 
 
 def template_name(name: str) -> str:

@@ -12,6 +12,7 @@ from typing import Any
 
 from elm_mlx.config.generation import Generation, read_generation
 from elm_mlx.config.values import Values
+from elm_mlx.errors import BadCheckpoint
 from elm_mlx.files import optional_json, read_bytes
 from elm_mlx.store.side_files import (
     ADDED,
@@ -19,6 +20,7 @@ from elm_mlx.store.side_files import (
     SETTINGS,
     SPECIAL,
     TEMPLATE,
+    TEMPLATES,
     files_beside,
     is_template,
     template_name,
@@ -26,6 +28,7 @@ from elm_mlx.store.side_files import (
 from elm_mlx.text.chat.template import ChatTemplate, named_templates, read_template
 from elm_mlx.text.settings import TokenizerSettings, parse_settings
 
+MAX_TEMPLATES = 100  # files; models have one to five
 MAX_TOKENS_BYTES = 64 * 2**20  # of a list of added tokens: 28,672 of them with their flags make 5 MB
 
 
@@ -52,6 +55,9 @@ def read_templates(directory: Path, settings: TokenizerSettings) -> dict[str, Ch
     used. Raises BadCheckpoint for a file that is no text, or too large."""
     # default.jinja in the folder comes last, and wins.
     found = sorted(filter(is_template, files_beside(directory)), key=lambda name: name != TEMPLATE)
+    if len(found) > MAX_TEMPLATES:
+        where = directory / TEMPLATES
+        raise BadCheckpoint(f"{where} holds over {MAX_TEMPLATES} chat templates. Remove those that no chat uses.")
     files = {template_name(name): directory / name for name in found}
     place = directory / SETTINGS
     older = {} if "default" in files else named_templates(settings.chat_template, place)

@@ -21,6 +21,7 @@ class AddedTokens:
         # Tokens that are not normalized are looked for first, and the others in what is left.
         self._first = TokenSet(token.content for token in tokens if not token.normalized)
         self._second = TokenSet(token.content for token in tokens if token.normalized)
+        self.alphabet = self._first.alphabet | self._second.alphabet
 
     def split(self, text: str) -> list[str]:
         """Splits `text` into text, token, text, ..., text. Blanks that a token takes with it stay in the text."""

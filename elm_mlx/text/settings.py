@@ -19,6 +19,7 @@ from elm_mlx.files import json_kind
 
 NAMES = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 FLAGS = ("single_word", "lstrip", "rstrip", "normalized", "special")
+MAX_LISTED = 1 << 17  # tokens, which take about two seconds; the largest list that is known has 28,672
 CONFIG = Path("tokenizer_config.json")
 
 
@@ -103,12 +104,19 @@ def parse_settings(
     )
 
 
+def check_count(tokens: Mapping[str, Any], where: Path) -> None:
+    """Raises BadCheckpoint for more added tokens than a model can have, whose reading would take long."""
+    if len(tokens) > MAX_LISTED:
+        raise BadCheckpoint(f"{where} lists over {MAX_LISTED} added tokens, too many for a vocabulary. Fetch it again.")
+
+
 def listed_tokens(decoder: object, where: Path) -> Iterator[tuple[int, AddedToken]]:
     """Reads (id, token) of each entry of added_tokens_decoder."""
     if not isinstance(decoder, Mapping | None):
         raise BadCheckpoint(
             f"{where}: added_tokens_decoder holds {json_kind(decoder)}, where an object belongs. Fetch it again."
         )
+    check_count(decoder or {}, where)
     for number, token in (decoder or {}).items():
         if not (number.isascii() and number.isdigit() and len(number) < 10):
             raise BadCheckpoint(f"{where}: added_tokens_decoder has {number!r}, which is no token id. Fetch it again.")
@@ -138,6 +146,7 @@ def extra_tokens(config: Mapping[str, Any], special_tokens_map: Mapping[str, Any
 def appended_tokens(added: Mapping[str, Any], special: Iterable[str], where: Path) -> Iterator[tuple[int, AddedToken]]:
     """Reads (id, token) of each entry of added_tokens.json, which has ids by text; `special` are the texts of special
     tokens."""
+    check_count(added, where)
     for text, number in added.items():
         if type(number) is not int or not 0 <= number < 2**31:
             raise BadCheckpoint(f"{where} gives a token an id that is no whole number. Fetch it again.")

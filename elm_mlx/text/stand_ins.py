@@ -15,6 +15,7 @@ from tokenizers import AddedToken
 from elm_mlx.text.settings import flags_of
 
 Ids = list[int]
+MAX_ROUNDS = 16  # a stand-in that is not found and read as text may keep its neighbours from being found
 
 
 class StandInEncoder:
@@ -27,8 +28,17 @@ class StandInEncoder:
             if (value := getattr(backend, part)) is not None:
                 setattr(self._backend, part, value)
         self._real = self._add(backend.get_added_tokens_decoder())
+        self.meant = {i for text in tokens.values() if (i := backend.token_to_id(text)) is not None}
         self._ids = {stand_in: self._backend.token_to_id(stand_in) for stand_in in tokens}
-        self._meant = set(self._ids.values())
+        self._found_as = set(self._ids.values())
+        self._check_ids()
+
+    def _check_ids(self) -> None:
+        """Raises ValueError where an added token has the id of another word: a vocabulary that leaves ids out may have
+        words at those which the tokenizers library gives to new tokens."""
+        word, added = self._backend.model.id_to_token, self._backend.get_added_tokens_decoder()
+        if any(word(here) not in (None, token.content) for here, token in added.items()):
+            raise ValueError("the vocabulary leaves ids out, and new tokens get those of its words")
 
     def _add(self, added: Mapping[int, AddedToken]) -> dict[int, int]:
         """Adds the tokens, by their stand-ins where they have one; returns the id of each by the id that it has
@@ -47,7 +57,7 @@ class StandInEncoder:
         text, as in a trusted text.
         """
         written, meant = list(pieces), set(range(1, len(pieces), 2))
-        while True:
+        for _ in range(MAX_ROUNDS):
             found = self._backend.encode("".join(written), add_special_tokens=False)
             missed = meant.difference(self._places(written, found))
             if not missed:
@@ -56,11 +66,12 @@ class StandInEncoder:
             for number in missed:
                 written[number] = self.tokens[written[number]]
             meant -= missed
+        raise ValueError("the tokenizer does not find the tokens that are meant")
 
     def _places(self, pieces: list[str], found: tokenizers.Encoding) -> Iterator[int]:
         """Yields the numbers of the pieces that are found as the stand-ins that they are: an id of that token has a
         span around the piece. Spans are in order, and may hold blanks around a token."""
-        left = [item for item in zip(found.ids, found.offsets, strict=True) if item[0] in self._meant][::-1]
+        left = [item for item in zip(found.ids, found.offsets, strict=True) if item[0] in self._found_as][::-1]
         place = 0
         for number, piece in enumerate(pieces):
             begin, place = place, place + len(piece)

@@ -4,7 +4,6 @@ are."""
 from __future__ import annotations
 
 import re
-from bisect import bisect_left
 from collections.abc import Iterable
 
 
@@ -13,14 +12,10 @@ class TokenSet:
 
     def __init__(self, tokens: Iterable[str]) -> None:
         self._tokens = frozenset(filter(None, tokens))
-        self._forward = sorted(self._tokens)
-        self._backward = sorted(token[::-1] for token in self._tokens)
         self._lengths: dict[str, list[int]] = {}
-        for length in sorted(set(map(len, self._tokens)), reverse=True):
-            for first in {token[0] for token in self._tokens if len(token) == length}:
-                self._lengths.setdefault(first, []).append(length)
+        for first, length in sorted({(token[0], len(token)) for token in self._tokens}, reverse=True):
+            self._lengths.setdefault(first, []).append(length)
         self._first = re.compile(f"[{re.escape(''.join(sorted(self._lengths)))}]" if self._lengths else "(?!)")
-        self.longest = max(map(len, self._tokens), default=0)
 
     def __contains__(self, text: str) -> bool:
         return text in self._tokens
@@ -42,20 +37,3 @@ class TokenSet:
                 end = at + size
             at += size or 1
         return [*pieces, text[end:]]
-
-    def head_size(self, text: str) -> int:
-        """How many characters at the end of `text` begin a token, at most."""
-        return next((n for n in self._sizes(text) if _begins(self._forward, text[-n:])), 0)
-
-    def tail_size(self, text: str) -> int:
-        """How many characters at the start of `text` end a token, at most."""
-        return next((n for n in self._sizes(text) if _begins(self._backward, text[:n][::-1])), 0)
-
-    def _sizes(self, text: str) -> range:
-        return range(min(self.longest, len(text)), 0, -1)
-
-
-def _begins(ordered: list[str], start: str) -> bool:
-    """Whether one of the sorted texts begins with `start`."""
-    place = bisect_left(ordered, start)
-    return place < len(ordered) and ordered[place].startswith(start)

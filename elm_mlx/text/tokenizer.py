@@ -69,7 +69,7 @@ class Tokenizer:
         self.eos_token_id = self._id("eos_token")
         self._added = self._backend.get_added_tokens_decoder()
         self._dropped = {i for i, token in self._added.items() if token.special}
-        self._control = self._dropped - self._unknown_ids()
+        self._unknown = self._unknown_ids()
         self._front = self._ids_in_front(settings.adds_bos)
         self._entries = max(entries, self._backend.get_vocab_size()) if entries else MAX_IDS
         self._stand_ins: StandInEncoder | None = None
@@ -159,7 +159,7 @@ class Tokenizer:
         """The ids of `text` alone, without BOS. Raises as `encode`."""
         check_text(text)
         ids = self._ask(lambda: self._backend.encode(text, add_special_tokens=False).ids)
-        self._check_plain(ids)
+        self._check_plain(ids, self._dropped)
         return ids
 
     def encode_chat(self, pieces: Sequence[str], stand_ins: Mapping[str, str]) -> list[int]:
@@ -171,13 +171,13 @@ class Tokenizer:
         if encoder is None or encoder.tokens != stand_ins:
             encoder = self._stand_ins = self._ask(lambda: StandInEncoder(self._backend, stand_ins))
         ids, plain = self._ask(partial(encoder.encode, pieces))
-        self._check_plain(plain)
+        self._check_plain(plain, self._dropped | encoder.meant)
         return ids
 
-    def _check_plain(self, ids: list[int]) -> None:
+    def _check_plain(self, ids: list[int], control: set[int]) -> None:
         """Raises InvalidRequest for a control id among those that plain text became: a tokenizer gives one where the
         token's text is a word of its vocabulary, too."""
-        if found := self._control.intersection(ids):
+        if found := control.intersection(ids) - self._unknown:
             token = self._backend.id_to_token(min(found))
             raise InvalidRequest(f"{self._where} makes the control token {token!r} even out of plain text, as that is "
                                  "a word in it, too. Write the prompt without it, or in another way.")  # fmt: skip

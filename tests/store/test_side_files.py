@@ -14,8 +14,9 @@ import elm_mlx
 from elm_mlx.convert import convert
 from elm_mlx.errors import BadCheckpoint, ElmError, NotFound
 from elm_mlx.store.side_files import file_names, files_beside, side_files
-from elm_mlx.store.text_settings import has_template, read_settings, read_templates
+from elm_mlx.store.text_settings import MAX_TEMPLATES, has_template, read_settings, read_templates
 from elm_mlx.text.chat.template import choose
+from elm_mlx.text.settings import TokenizerSettings
 
 TOOLS = [{"type": "function", "function": {"name": "look", "parameters": {}}}]
 CHATML = (
@@ -59,7 +60,8 @@ def rendered(folder: Path, tools: object = None) -> str:
 
 def test_the_side_files_of_a_listing() -> None:
     others = ["model.safetensors", "additional_chat_templates/a/b.jinja", "additional_chat_templates/x.txt", "x.jinja",
-              "original/tokenizer.json", "additional_chat_templates/.jinja\n"]  # fmt: skip
+              "original/tokenizer.json", "additional_chat_templates/.jinja\n",
+              "additional_chat_templates/a\nb.jinja", "additional_chat_templates/../../x.jinja"]  # fmt: skip
     assert side_files([*EVERY, *others]) == list(EVERY)
 
 
@@ -270,3 +272,18 @@ def test_an_entry_of_the_vocabulary_beyond_the_model_is_refused_by_all(tmp_path:
     for use in (elm_mlx.load, convert):
         with pytest.raises(BadCheckpoint, match="another model's tokenizer"):
             use(folder)
+
+
+def test_only_templates_that_can_be_chosen_are_asked_how_a_turn_ends(tmp_path: Path) -> None:
+    other = {"additional_chat_templates/rag.jinja": "{% for m in messages %}{{ m.content }}<|eot_id|>{% endfor %}"}
+    folder = checkpoint(tmp_path, {"chat_template.jinja": CHATML} | other)
+    model = elm_mlx.load(folder)
+    assert model.stop_ids
+    asked = {name for name, one in model._own_templates.items() if one._turn_ends is not None}
+    assert asked == {"default"}
+
+
+def test_more_templates_than_any_model_has_are_refused(tmp_path: Path) -> None:
+    put(tmp_path, {f"additional_chat_templates/{i}.jinja": "x" for i in range(MAX_TEMPLATES + 1)})
+    with pytest.raises(BadCheckpoint, match="over 100 chat templates"):
+        read_templates(tmp_path, TokenizerSettings())

@@ -11,7 +11,7 @@ from helpers import checkpoints
 from tokenizers import AddedToken
 
 from elm_mlx.errors import BadCheckpoint
-from elm_mlx.text.settings import TokenizerSettings, parse_settings
+from elm_mlx.text.settings import MAX_LISTED, TokenizerSettings, parse_settings
 from elm_mlx.text.tokenizer import Tokenizer
 
 SMALL: dict[str, Any] = json.loads((checkpoints.TOKENIZER / "tokenizer.json").read_text(encoding="utf-8"))
@@ -120,3 +120,11 @@ def test_a_listed_token_without_a_meaning_is_refused(decoder: object) -> None:
 def test_an_appended_token_without_a_meaning_is_refused(added: dict[str, Any]) -> None:
     with pytest.raises(BadCheckpoint, match=r"added_tokens\.json"):
         parse_settings({}, None, added)
+
+
+@pytest.mark.parametrize("place", ["added_tokens_decoder", "added_tokens.json"])
+def test_more_tokens_than_any_vocabulary_has_are_refused_before_they_are_read(place: str) -> None:
+    many = dict.fromkeys(map(str, range(MAX_LISTED + 1)))
+    given = ({place: many}, {}, {}) if place == "added_tokens_decoder" else ({}, {}, many)
+    with pytest.raises(BadCheckpoint, match="lists over 131072 added tokens"):
+        parse_settings(*given)

@@ -15,7 +15,7 @@ from helpers import checkpoints
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from elm_mlx.errors import InvalidRequest
+from elm_mlx.errors import BadCheckpoint, InvalidRequest
 from elm_mlx.text.chat.disguise import Disguise
 from elm_mlx.text.settings import TokenizerSettings
 from elm_mlx.text.token_set import TokenSet
@@ -122,3 +122,19 @@ def test_meant_tokens_give_the_ids_of_a_trusted_text(kind: str) -> None:
         assert tokenizer.encode_chat(disguise.mark(text), disguise.stand_ins) == ids
 
     check()
+
+
+def test_a_word_that_a_template_uses_as_a_mark_is_refused_in_a_text_though_it_is_not_special() -> None:
+    words = {"type": "WordLevel", "vocab": {"<unk>": 0, "<s>": 1, "</s>": 2, "the": 3, "<x>": 4}, "unk_token": "<unk>"}
+    changes = {"model": words, "normalizer": None, "pre_tokenizer": {"type": "WhitespaceSplit"}, "decoder": None}
+    tokenizer = make({"id": 4, "content": "<x>"}, **changes)
+    assert encoded(tokenizer, "the \U000f0000", {"\U000f0000": "<x>"}) == [3, 4]
+    with pytest.raises(InvalidRequest, match="'<x>'"):
+        encoded(tokenizer, "the <x>", {"\U000f0000": "<x>"})
+
+
+def test_a_vocabulary_whose_words_have_the_ids_of_new_tokens_is_refused_and_does_not_hang() -> None:
+    words = {"type": "WordLevel", "vocab": {"<unk>": 0, "<s>": 1, "</s>": 2, "evil": 4}, "unk_token": "<unk>"}
+    tokenizer = make(model=words, normalizer=None, pre_tokenizer={"type": "WhitespaceSplit"}, decoder=None)
+    with pytest.raises(BadCheckpoint):
+        encoded(tokenizer, "\U000f0000 evil")

@@ -18,12 +18,3 @@ TEXT = st.text("<ab>| ", max_size=20)
 def test_a_text_is_split_as_by_a_pattern_of_all_tokens_the_longest_first(tokens: set[str], text: str) -> None:
     pattern = "|".join(map(re.escape, sorted(tokens, key=len, reverse=True))) or "(?!)"
     assert TokenSet(tokens).split(text) == re.split(f"({pattern})", text)
-
-
-@settings(max_examples=300, deadline=None)
-@given(TOKENS, TEXT)
-def test_an_end_begins_a_token_and_a_start_ends_one(tokens: set[str], text: str) -> None:
-    heads = [n for n in range(1, len(text) + 1) if any(token.startswith(text[-n:]) for token in tokens)]
-    tails = [n for n in range(1, len(text) + 1) if any(token.endswith(text[:n]) for token in tokens)]
-    assert TokenSet(tokens).head_size(text) == max(heads, default=0)
-    assert TokenSet(tokens).tail_size(text) == max(tails, default=0)

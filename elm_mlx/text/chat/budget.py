@@ -42,7 +42,7 @@ class Budget:
 
     def pay_each(self, values: Iterable[Any]) -> Iterator[Any]:
         """Yields `values`, or the letters of a text, and pays for each as it comes."""
-        for value in map(self.sight.piece, values) if isinstance(values, str) else values:
+        for value in values:
             self.pay(VALUE_UNITS)
             yield value
 
@@ -53,14 +53,6 @@ class Budget:
     def shown(self, value: Any) -> Any:
         """Pays for a value that is written as text, and returns what to write."""
         return self.sight.text(self.pay_whole(value))
-
-    def sliced(self, value: Any) -> Any:
-        """Pays for a slice of neighbours."""
-        return self.sight.piece(self.pay_new(value))
-
-    def stepped(self, value: Any) -> Any:
-        """Pays for a slice by steps, whose letters might form a new control token: its text is the caller's."""
-        return self.sight.redo(lambda one: one, self.pay_new(value)) if isinstance(value, str) else self.pay_new(value)
 
     def run(self, name: str, call: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
         """Calls the operation `name` and pays for its operands and its result; the first operand is its subject."""

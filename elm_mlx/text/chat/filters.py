@@ -55,9 +55,10 @@ class Filters:
         return FILTERS[name](self.keys, value, case_sensitive, WHOLE if attribute is None else attribute)
 
     def groupby(self, value: Any, attribute: Any, default: Any = None, case_sensitive: bool = False) -> list[Any]:
-        """Groups as Jinja does; the key of a group, which it saw plain, is disguised again."""
+        """Groups as Jinja does by plain keys; the key of a group is as its first item has it, disguised."""
+        read = make_attrgetter(self.env, attribute, default=default)
         groups = FILTERS["groupby"](self.keys, value, attribute, default, case_sensitive)
-        return [type(group)(self.budget.sight.hide(group.grouper), group.list) for group in groups]
+        return [type(group)(read(group.list[0]), group.list) for group in groups]
 
     def unique(self, value: Any, case_sensitive: bool = False, attribute: Any = None) -> Iterator[Any]:
         path = WHOLE if attribute is None else attribute

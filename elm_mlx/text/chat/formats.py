@@ -53,11 +53,11 @@ class Formatter(SandboxedFormatter):
         return self.budget.sight.redo(super().convert_field, value, conversion)
 
     def format_field(self, value: Any, format_spec: str) -> Any:
-        """Writes one field. A precision may cut a text, whose ends are then disguised as those of any cut text."""
+        """Writes one field."""
         self.budget.pay(sum(map(int, re.findall(r"\d+", format_spec))))
         if not format_spec:
             value = self.budget.sight.text(value)
-        return self.budget.pay_new(self.budget.sight.piece(super().format_field(value, format_spec)))
+        return self.budget.pay_new(super().format_field(value, format_spec))
 
 
 class MarkupFormatter(Formatter, SandboxedEscapeFormatter):

@@ -49,9 +49,7 @@ class Metering(NodeTransformer):
                 node.expr = payment("seen", node.expr)
             case nodes.Pair():
                 node.key = payment("pay_whole", node.key)
-            case nodes.Getitem(arg=nodes.Slice(step=step)):
-                return payment("stepped" if step else "sliced", node)
-            case nodes.List() | nodes.Dict() | nodes.Tuple(ctx="load"):
+            case nodes.Getitem(arg=nodes.Slice()) | nodes.List() | nodes.Dict() | nodes.Tuple(ctx="load"):
                 return payment("pay_new", node)
             case nodes.Getitem():
                 node.arg = payment("pay_whole", node.arg)

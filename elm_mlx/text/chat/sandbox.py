@@ -89,7 +89,7 @@ class Sandbox(ImmutableSandboxedEnvironment):
                          extensions=[Generation, "jinja2.ext.loopcontrols"])  # fmt: skip
         self.budget = budget
         self.pay_new, self.pay_whole, self.pay_each = budget.pay_new, budget.pay_whole, budget.pay_each
-        self.shown, self.seen, self.sliced, self.stepped = budget.shown, budget.seen, budget.sliced, budget.stepped
+        self.shown, self.seen = budget.shown, budget.seen
         self.filters |= Filters(self).named()
         self.filters = {name: budget.meter(f"|{name}", self.filters[name]) for name in FILTERS}
         self.tests = {name: budget.meter(f"is:{name}", self.tests[name]) for name in TESTS}
@@ -155,8 +155,7 @@ class Sandbox(ImmutableSandboxedEnvironment):
 
     def getitem(self, obj: Any, argument: Any) -> Any:
         self.budget.pay(VALUE_UNITS)
-        found = super().getitem(obj, self.budget.sight.key(obj, argument))
-        return self.budget.sight.piece(found) if isinstance(obj, str) else found
+        return super().getitem(obj, self.budget.sight.key(obj, argument))
 
 
 def compile_template(source: str) -> CodeType:

@@ -12,16 +12,18 @@ three ways, none of which gives a disguised character back:
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from typing import Any, Protocol
 
 from elm_mlx.text.chat.formats import only_inserts
 from elm_mlx.text.chat.units import CONTAINERS, VIEWS, Markup
 
-# What passes its operands' texts on whole. The operations that call others by name do so through these again.
+# What passes its operands' texts, or letters of them, on as they are. The operations that call others by name do so
+# through these again.
 CARRY = frozenset(
     "|attr |batch |count |d |default |dictsort |first |groupby |items |join |last |length |list |map |max |min "
     "|reject |rejectattr |safe |select |selectattr |slice |sort |string |sum |unique "
-    ".center .copy .cycle .fromkeys .get .items .join .keys .ljust .next .reset .rjust .values .zfill "
+    ".center .copy .cycle .fromkeys .get .items .join .keys .ljust .next .reset .rjust .values "
     "Cycler() Dicts() Joiner() Variables() format() is:callable is:defined is:iterable is:mapping is:none is:sameas "
     "is:sequence is:string is:undefined + * ".split()
 )
@@ -46,7 +48,6 @@ class Hiding(Protocol):
 
     def __call__(self, text: str) -> str: ...
     def reveal(self, text: str) -> str: ...
-    def ends(self, text: str) -> str: ...
     def name(self, text: str) -> str: ...
 
 
@@ -56,14 +57,13 @@ class Sight:
     def __init__(self, disguise: Hiding | None = None) -> None:
         self.disguise = disguise
         self.pay: Callable[[int], None] = lambda units: None  # the budget puts its own here
-        self.letters: dict[str, str] = {}  # the disguised form of each letter that was cut out alone
 
     def reveal(self, value: Any) -> Any:
         """Returns a value without disguise, with all that it holds; for what only looks."""
         if self.disguise is None:
             return value
         if isinstance(value, str):
-            return value if value.isascii() else self.disguise.reveal(value)
+            return value if value.isascii() else self._plain(value)
         if isinstance(value, list | tuple):
             return rebuilt(value, map(self.reveal, value))
         if isinstance(value, dict):
@@ -73,48 +73,42 @@ class Sight:
             return getattr(plain, type(value).__name__.removeprefix("dict_"))()
         return value
 
-    def hide(self, value: Any) -> Any:
-        """Disguises a value with all that it holds, as a caller's."""
-        if self.disguise is None or value is None or isinstance(value, int | float):
+    def _plain(self, text: str) -> str:
+        self.pay(len(text))
+        return self.disguise.reveal(text) if self.disguise else text
+
+    def hide(self, value: Any, edit: Callable[[str], str]) -> Any:
+        """Disguises a value with all that it holds, every text by `edit`."""
+        if value is None or isinstance(value, int | float):
             return value
         if isinstance(value, str):
-            self.pay(HIDING_UNITS)
-            return Markup(self.disguise(str(value))) if isinstance(value, Markup) else self.disguise(value)
+            self.pay(HIDING_UNITS + len(value))
+            return Markup(edit(str(value))) if isinstance(value, Markup) else edit(value)
+        again = partial(self.hide, edit=edit)
         if isinstance(value, list | tuple):
-            return rebuilt(value, map(self.hide, value))
+            return rebuilt(value, map(again, value))
         if isinstance(value, dict):
-            return {self.hide(key): self.hide(item) for key, item in value.items()}
-        return map(self.hide, value) if isinstance(value, Iterator) else value
+            return {again(key): again(item) for key, item in value.items()}
+        return map(again, value) if isinstance(value, Iterator) else value
 
     def redo(self, call: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        """Calls on plain operands, and disguises the result."""
+        """Calls on plain operands, and disguises the result; of names, and of the template's own texts, as a name."""
         if self.disguise is None:
             return call(*args, **kwargs)
-        kwargs = {key: self.reveal(value) for key, value in kwargs.items()}
-        return self.hide(call(*map(self.reveal, args), **kwargs))
+        plain, named = self.reveal([*args]), self.reveal(kwargs)
+        edit = self.disguise.name if plain == [*args] and named == kwargs else self.disguise
+        return self.hide(call(*plain, **named), edit)
 
     def text(self, value: Any) -> Any:
         """A value to be written: that of a list or object as text, since Python would quote disguised characters."""
         return value if self.disguise is None or not isinstance(value, CONTAINERS) else self.redo(str, value)
-
-    def piece(self, value: Any) -> Any:
-        """Disguises the ends of a text that was cut where they might be completed to a token; whole tokens stay."""
-        if self.disguise is None or not isinstance(value, str) or not value:
-            return value
-        if len(value) == 1 and not isinstance(value, Markup) and value in self.letters:
-            return self.letters[value]
-        self.pay(HIDING_UNITS)
-        hidden = self.disguise.ends(str(value))
-        if len(value) == 1:
-            self.letters[str(value)] = hidden
-        return Markup(hidden) if isinstance(value, Markup) else hidden
 
     def key(self, mapping: Any, key: Any) -> Any:
         """The form in which an object has a key: a caller's is disguised, and a template names it as it is."""
         if self.disguise is None or not isinstance(mapping, dict) or not isinstance(key, str) or key in mapping:
             return key
         plain = self.reveal(key)
-        return next((form for form in (self.disguise.name(plain), self.disguise(plain)) if form in mapping), key)
+        return next((form for form in (plain, self.disguise.name(plain), self.disguise(plain)) if form in mapping), key)
 
     def see(self, name: str, call: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Calls an operation in one of the three ways, which its name decides."""
@@ -130,16 +124,16 @@ class Sight:
             return CUT[name](self, name, call, *args, **kwargs)
         return self.redo(call, *args, **kwargs)
 
-    def pieces(self, text: str, parts: Iterable[str], start: int = 0, gap: int = 0) -> Iterator[str]:
-        """Yields the pieces of a disguised text where `parts` stand in the plain one, `gap` letters apart.
 
-        Without a gap, what stands between is white space or line ends, with which no part begins.
-        """
-        plain = self.reveal(text)
-        for part in parts:
-            start = plain.index(part, start)
-            yield text if len(part) == len(text) else self.piece(text[start : start + len(part)])
-            start += len(part) + gap
+def pieces(text: str, plain: str, parts: Iterable[str], start: int = 0, gap: int = 0) -> Iterator[str]:
+    """Yields the pieces of a disguised text where `parts` stand in the plain one, `gap` letters apart.
+
+    Without a gap, what stands between is white space or line ends, with which no part begins.
+    """
+    for part in parts:
+        start = plain.index(part, start)
+        yield text[start : start + len(part)]
+        start += len(part) + gap
 
 
 def cut(sight: Sight, name: str, call: Callable[..., Any], text: str, *args: Any, **kwargs: Any) -> Any:
@@ -149,9 +143,9 @@ def cut(sight: Sight, name: str, call: Callable[..., Any], text: str, *args: Any
     found = call(plain, *args, **kwargs)
     if isinstance(found, str):
         start = START[name](plain, *args, **kwargs) if found and name in START else 0
-        return next(sight.pieces(text, [found], start))
+        return next(pieces(text, plain, [found], start))
     between = kwargs.get("sep", args[0] if args else None) if name in (".split", ".rsplit") else None
-    return type(found)(sight.pieces(text, found, gap=len(between or "")))
+    return type(found)(pieces(text, plain, found, gap=len(between or "")))
 
 
 def replace(sight: Sight, _name: str, call: Callable[..., Any], text: str, old: Any, new: Any, count: Any = -1) -> Any:
@@ -160,10 +154,10 @@ def replace(sight: Sight, _name: str, call: Callable[..., Any], text: str, old: 
         return sight.redo(call, text, old, new, count)
     plain, old, most = sight.reveal(text), sight.reveal(old), -1 if count is None else count
     if old:
-        return new.join(sight.pieces(text, plain.split(old, most), gap=len(old)))
+        return new.join(pieces(text, plain, plain.split(old, most), gap=len(old)))
     places = len(plain) + 1 if most < 0 else min(most, len(plain) + 1)
     parts = ["", *plain[: places - 1], plain[places - 1 :]] if places else [plain]
-    return new.join(sight.pieces(text, parts))
+    return new.join(pieces(text, plain, parts))
 
 
 def indent(
@@ -171,7 +165,8 @@ def indent(
 ) -> str:
     """Indents the lines of the plain text as Jinja does: not the first, nor empty ones, unless asked."""
     space = width if isinstance(width, str) else " " * width
-    head, *rest = sight.pieces(text + "\n", sight.reveal(text + "\n").splitlines())
+    plain = sight.reveal(text + "\n")
+    head, *rest = pieces(text + "\n", plain, plain.splitlines())
     whole = "\n".join([head, *(space + line if line or blank else line for line in rest)])
     return space + whole if first else whole
 

@@ -39,6 +39,7 @@ PROBE = [
     {"role": "user", "content": "Why?"},
 ]
 OTHERWISE = "Give one by {chat_template}, or complete plain text, as `elm-mlx generate --raw` does."
+USUAL, FOR_TOOLS = "default", "tool_use"  # the names of the templates that are ever chosen
 MAX_TEMPLATE = 1 << 16  # characters; Llama 3.1's template has 4 thousand
 
 
@@ -208,7 +209,7 @@ def named_templates(setting: object, where: Path) -> dict[str, str]:
 def choose(templates: Mapping[str, T], where: Path, tools: object) -> T:
     """Chooses among a model's templates as transformers does: the one for tools where `tools` are given, even none, and
     there is one, else the default. Raises NotFound where the model in `where` has neither."""
-    found = (templates.get("tool_use") if tools is not None else None) or templates.get("default")
+    found = (templates.get(FOR_TOOLS) if tools is not None else None) or templates.get(USUAL)
     if found is None:
         named = f" but one for {', '.join(templates)}" if templates else ", as in models that were not made for chats"
         raise NotFound(f"There is no chat template in {where}{named}.", OTHERWISE)
