@@ -6,7 +6,7 @@ tokenization_utils_tokenizers.py), so that a text becomes the ids with which the
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sized
 from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
@@ -20,6 +20,7 @@ from elm_mlx.files import json_kind
 NAMES = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 FLAGS = ("single_word", "lstrip", "rstrip", "normalized", "special")
 MAX_LISTED = 1 << 17  # tokens, which take about two seconds; the largest list that is known has 28,672
+MAX_LETTERS = 512  # of an added token: those that are known have up to a hundred
 CONFIG = Path("tokenizer_config.json")
 
 
@@ -91,7 +92,9 @@ def parse_settings(
     listed = None if decoder is None else dict(listed_tokens(decoder, where))
     named = dict(named_tokens(merged, {token.content: token for token in (listed or {}).values()}, where))
     extra = tuple(extra_tokens(config, {} if decoder is not None else special_tokens_map or {}, where))
-    special = {token.content for name, token in named.items() if name in NAMES} | {token.content for token in extra}
+    # A token that tokenizer_config.json names by an object counts as special only once it is added.
+    written = {name for name in NAMES if isinstance(merged.get(name), str) or name in (special_tokens_map or {})}
+    special = {named[name].content for name in written & named.keys()} | {token.content for token in extra}
     appended = {} if decoder is not None else added_tokens or {}
     adds_bos = config.get("add_bos_token")
     return TokenizerSettings(
@@ -104,10 +107,17 @@ def parse_settings(
     )
 
 
-def check_count(tokens: Mapping[str, Any], where: Path) -> None:
+def check_count(tokens: Sized, where: Path) -> None:
     """Raises BadCheckpoint for more added tokens than a model can have, whose reading would take long."""
     if len(tokens) > MAX_LISTED:
         raise BadCheckpoint(f"{where} lists over {MAX_LISTED} added tokens, too many for a vocabulary. Fetch it again.")
+
+
+def check_length(text: str, where: Path) -> None:
+    """Raises BadCheckpoint for an added token that is so long that looking for it would take long."""
+    if len(text) > MAX_LETTERS:
+        raise BadCheckpoint(f"{where} has an added token of {len(text)} characters, more than the {MAX_LETTERS} that "
+                            "elm-mlx reads. Fetch it again.")  # fmt: skip
 
 
 def listed_tokens(decoder: object, where: Path) -> Iterator[tuple[int, AddedToken]]:
@@ -162,6 +172,7 @@ def read_token(token: object, where: Path, *, special: bool) -> AddedToken:
     if text is None or not all(isinstance(flag, bool) for flag in flags.values()):
         raise BadCheckpoint(f"{where} has an added token without a text, or with a flag that is neither true nor "
                             "false. Fetch it again.")  # fmt: skip
+    check_length(text, where)
     try:
         return AddedToken(text, **{"special": special} | flags)
     except UnicodeEncodeError as error:

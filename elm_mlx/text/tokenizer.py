@@ -15,7 +15,7 @@ from elm_mlx.arguments import whole_number
 from elm_mlx.errors import BadCheckpoint, InvalidRequest, MissingTokenizer, NotFound, Unsupported
 from elm_mlx.files import MAX_LARGE_BYTES, read_bytes
 from elm_mlx.text.added_tokens import AddedTokens
-from elm_mlx.text.settings import TokenizerSettings
+from elm_mlx.text.settings import TokenizerSettings, check_count, check_length
 from elm_mlx.text.stand_ins import StandInEncoder
 
 T = TypeVar("T")
@@ -68,6 +68,9 @@ class Tokenizer:
         self.bos_token_id = self._add_tokens(settings, bos_token_id)
         self.eos_token_id = self._id("eos_token")
         self._added = self._backend.get_added_tokens_decoder()
+        check_count(self._added, where)
+        for token in self._added.values():
+            check_length(token.content, where)
         self._dropped = {i for i, token in self._added.items() if token.special}
         self._unknown = self._unknown_ids()
         self._front = self._ids_in_front(settings.adds_bos)

@@ -128,3 +128,22 @@ def test_more_tokens_than_any_vocabulary_has_are_refused_before_they_are_read(pl
     given = ({place: many}, {}, {}) if place == "added_tokens_decoder" else ({}, {}, many)
     with pytest.raises(BadCheckpoint, match="lists over 131072 added tokens"):
         parse_settings(*given)
+
+
+@pytest.mark.parametrize("place", ["tokenizer.json", "tokenizer_config.json"])
+def test_a_token_too_long_to_look_for_is_refused(place: str) -> None:
+    long = {"id": 512, "content": "<" * 513, **FLAGS}
+    content = SMALL | ({"added_tokens": [*SMALL["added_tokens"], long]} if place == "tokenizer.json" else {})
+    config = {} if place == "tokenizer.json" else {"added_tokens_decoder": {"512": long}}
+    with pytest.raises(BadCheckpoint, match="513 characters"):
+        Tokenizer(json.dumps(content).encode(), parse_settings(config), WHERE)
+
+
+def test_a_name_written_as_an_object_makes_an_appended_token_special_only_at_the_end() -> None:
+    """As transformers does: the token is normalized, since it was read as one that is not special."""
+    named = {"eos_token": {"__type": "AddedToken", "content": "<e>", **FLAGS}}
+    made = tokenizer(parse_settings(named, None, {"<e>": 512}))
+    assert [(token.normalized, token.special) for token in made._added.values() if token.content == "<e>"] == [
+        (True, True)
+    ]
+    assert tokenizer(parse_settings({"eos_token": "<e>"}, None, {"<e>": 512}))._added[512].normalized is False
