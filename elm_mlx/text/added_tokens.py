@@ -14,7 +14,7 @@ class AddedTokens:
     """The tokens that a tokenizer looks for in a text before anything else."""
 
     def __init__(self, tokens: Iterable[AddedToken]) -> None:
-        tokens = list(tokens)
+        self._tokens = tokens = list(tokens)
         self._single = {token.content for token in tokens if token.single_word}
         self._left = {token.content for token in tokens if token.lstrip}
         self._right = {token.content for token in tokens if token.rstrip}
@@ -22,6 +22,11 @@ class AddedTokens:
         self._first = TokenSet(token.content for token in tokens if not token.normalized)
         self._second = TokenSet(token.content for token in tokens if token.normalized)
         self.alphabet = self._first.alphabet | self._second.alphabet
+
+    def without(self, texts: Iterable[str]) -> AddedTokens:
+        """The tokens but for those with these texts."""
+        left_out = set(texts)
+        return AddedTokens(token for token in self._tokens if token.content not in left_out)
 
     def split(self, text: str) -> list[str]:
         """Splits `text` into text, token, text, ..., text. Blanks that a token takes with it stay in the text."""

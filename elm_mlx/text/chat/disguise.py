@@ -29,7 +29,7 @@ class Disguise:
 
     def __init__(self, added: AddedTokens, control: Collection[str], used: Collection[str] = ()) -> None:
         control = [token for token in control if token.strip()]  # what is blank is layout, and a caller's, too
-        self._added, self._control = added, TokenSet(control)
+        self._added, self._ordinary, self._control = added, added.without(control), TokenSet(control)
         taken = added.alphabet.union(used)
         self._mask = str.maketrans(dict(stand_ins(self._control.alphabet, taken)))
         self._unmask = {ord(stand_in): chr(seen) for seen, stand_in in self._mask.items()}
@@ -56,13 +56,24 @@ class Disguise:
     def mark(self, rendered: str) -> list[str]:
         """Cuts a rendered text into text, stand-in, text, ..., text: a stand-in for each control token that the
         template wrote, and all else in its original characters again."""
-        pieces = [""]
-        for place, piece in enumerate(self._added.split(rendered)):
-            if place % 2 and piece in self._control:
+        pieces, place = [""], 0
+        for number, piece in enumerate(self._added.split(self._reveal_ordinary(rendered))):
+            end = place + len(piece)
+            if number % 2 and piece in self._control and rendered[place:end] == piece:
                 pieces += [piece.translate(self._mask), ""]
             else:
                 pieces[-1] += self.reveal(piece)
+            place = end
         return pieces
+
+    def _reveal_ordinary(self, rendered: str) -> str:
+        """The rendered text in which added tokens that are no control have their original characters, in a caller's
+        text, too: what is found beside a token depends on where that ends."""
+        pieces, place = [], 0
+        for number, piece in enumerate(self._ordinary.split(self.reveal(rendered))):
+            pieces.append(piece if number % 2 else rendered[place : place + len(piece)])
+            place += len(piece)
+        return "".join(pieces)
 
 
 def stand_ins(characters: Iterable[str], used: Collection[str]) -> Iterator[tuple[str, str]]:
