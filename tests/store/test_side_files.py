@@ -231,8 +231,14 @@ def test_many_added_tokens_are_no_fault(tmp_path: Path) -> None:
     lm = elm_mlx.load(folder)
     assert lm.tokenizer.control_ids["<custom_token_28671>"] == 512 + 28_671
     assert lm.chat_prompt([{"role": "user", "content": "<custom_token_5>"}])
+
+
+@pytest.mark.slow
+def test_many_added_tokens_are_converted(tmp_path: Path) -> None:
+    many = {str(512 + i): FLAGS | {"content": f"<custom_token_{i}>"} for i in range(28_672)}
+    folder = checkpoint(tmp_path / "m", {"tokenizer_config.json": {"added_tokens_decoder": many}})
     converted = convert(folder, tmp_path / "out").output
-    assert elm_mlx.load(converted).tokenizer.control_ids == lm.tokenizer.control_ids
+    assert elm_mlx.load(converted).tokenizer.control_ids == elm_mlx.load(folder).tokenizer.control_ids
 
 
 def test_a_list_of_tokens_beyond_all_measure_is_refused(tmp_path: Path) -> None:

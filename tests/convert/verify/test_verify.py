@@ -319,7 +319,10 @@ def with_a_flipped_bit(converted: Path, folder: Path, seed: int) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("how", [{"bits": 4}, {}, {"recipe": "mixed-3-5"}, {"mode": "mxfp4"}], ids=str)
+OTHER_WAYS = [pytest.param(how, marks=pytest.mark.slow) for how in ({}, {"recipe": "mixed-3-5"}, {"mode": "mxfp4"})]
+
+
+@pytest.mark.parametrize("how", [{"bits": 4}, *OTHER_WAYS], ids=str)
 def test_one_flipped_bit_of_a_conversion_fails_it(tmp_path: Path, how: dict[str, Any]) -> None:
     source = checkpoints.write(tmp_path / "source", WIDE)
     output = convert(source, tmp_path / "out", **how).output
