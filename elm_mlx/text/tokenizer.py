@@ -130,9 +130,10 @@ class Tokenizer:
     @property
     def vocab_size(self) -> int:
         """How many ids the vocabulary takes, added tokens not counted: one more than its highest id. Only a vocabulary
-        that lacks its last id is looked at whole, since that takes a tenth of a second."""
+        whose words do not end there is looked at whole, since that takes a tenth of a second."""
         count = self._backend.get_vocab_size(with_added_tokens=False)
-        if count == 0 or self._backend.id_to_token(count - 1) is not None:
+        word = self._backend.model.id_to_token
+        if count == 0 or (word(count - 1) is not None and word(count) is None):
             return count
         return max(self._backend.get_vocab(with_added_tokens=False).values()) + 1
 

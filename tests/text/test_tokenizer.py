@@ -239,6 +239,8 @@ def test_the_vocabulary_s_size_is_what_its_highest_id_needs(tmp_path: Path, smal
     assert small.vocab_size == checkpoints.VOCAB
     more = [*SMALL["added_tokens"], added(512, "<x>"), added(513, "<y>", special=False)]
     assert make(tmp_path, NAMES, added_tokens=more).vocab_size == checkpoints.VOCAB
+    shifted = {text: checkpoints.VOCAB if i == 400 else i for text, i in SMALL["model"]["vocab"].items()}
+    assert make(tmp_path, NAMES, model=SMALL["model"] | {"vocab": shifted}).vocab_size == checkpoints.VOCAB + 1
     gap = SMALL["model"] | {"vocab": SMALL["model"]["vocab"] | {"far off": 9000}}
     assert make(tmp_path, NAMES, model=gap).vocab_size == 9001
 

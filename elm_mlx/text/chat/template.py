@@ -40,6 +40,11 @@ PROBE = [
 ]
 OTHERWISE = "Give one by {chat_template}, or complete plain text, as `elm-mlx generate --raw` does."
 USUAL, FOR_TOOLS = "default", "tool_use"  # the names of the templates that are ever chosen
+# Options of transformers' apply_chat_template that would be lost as variables, which no template reads.
+NO_VARIABLES = frozenset(
+    "chat_template continue_final_message max_length padding return_assistant_tokens_mask return_dict return_tensors "
+    "sanitize_control_tokens tokenize tokenizer_kwargs truncation".split()
+)
 MAX_TEMPLATE = 1 << 16  # characters; Llama 3.1's template has 4 thousand
 
 
@@ -136,6 +141,9 @@ class ChatTemplate:
     def _inputs(self, messages: object, tools: object, add_generation_prompt: bool, variables: dict[str, Any]) -> Any:
         if tools is not None and not (isinstance(tools, list | tuple) and all(isinstance(t, Mapping) for t in tools)):
             raise InvalidRequest("Tools are a list of JSON schemas, each an object.")
+        if strange := NO_VARIABLES.intersection(variables):
+            raise InvalidRequest(f"A chat has no option {min(strange)}: what is given beside messages, tools and "
+                                 "add_generation_prompt is a variable of the template.")  # fmt: skip
         named = {"messages": check_messages(messages), "tools": tools, "documents": None}
         return plain_json({**named, "add_generation_prompt": bool(add_generation_prompt), **variables})
 

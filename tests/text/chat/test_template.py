@@ -220,3 +220,9 @@ def test_a_template_s_refusal_quotes_it() -> None:
 def test_a_template_that_fails_names_its_file(template: str) -> None:
     with pytest.raises(BadCheckpoint, match=r"chat_template\.jinja: .*Give one by .*, or complete plain text"):
         ChatTemplate(template, {}).render([written.USER])
+
+
+@pytest.mark.parametrize("option", ["continue_final_message", "tokenize", "chat_template"])
+def test_an_option_of_transformers_is_not_lost_as_a_variable(option: str) -> None:
+    with pytest.raises(InvalidRequest, match=f"no option {option}"):
+        ChatTemplate("x", {}).render([written.USER], **{option: True})
