@@ -64,7 +64,8 @@ class TokenizerSettings:
         by_id = {**self.appended, **present} if self.listed is None else self.listed
         wanted = [token for _, token in sorted(by_id.items())]
         texts = {token.content for token in (*present.values(), *wanted)}
-        wanted += [token for token in (*self.named.values(), *self.extra) if token.content not in texts]
+        more = {repr(token): token for token in (*self.named.values(), *self.extra) if token.content not in texts}
+        wanted += more.values()  # of one text with several flags the last counts, each once
         named, known = set(self.texts.values()), set(map(repr, present.values()))
         special = [as_special(token) if token.content in named else token for token in wanted]
         return [token for token in special if repr(token) not in known]

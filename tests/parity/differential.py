@@ -105,7 +105,7 @@ class Comparison:
         which they are none."""
         theirs = theirs_of(lambda: self._reference(chat))
         ours = ours_of(lambda: self.ours.chat_ids(chat))
-        if theirs in (ours, NO_ANSWER) or (ours == NO_PLAIN_TEXT and self.theirs.makes_control_of_plain_text(chat)):
+        if theirs in (ours, NO_ANSWER) or (ours == NO_PLAIN_TEXT and self.theirs.may_make_control_of_plain_text(chat)):
             return None
         return Difference(f"ids of a {chat.kind} chat", self.directory, chat, theirs, ours)
 

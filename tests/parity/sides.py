@@ -36,7 +36,7 @@ def ours_of(call: Callable[[], Any]) -> Any:
     try:
         return call()
     except ElmError as error:
-        return NO_PLAIN_TEXT if "even of plain text" in str(error) else REFUSED
+        return NO_PLAIN_TEXT if "even out of plain text" in str(error) else REFUSED
 
 
 def theirs_of(call: Callable[[], Any]) -> Any:
@@ -136,11 +136,11 @@ class Theirs:
         return [(texts[i], range(*span)) for i, span in zip(found.ids, found.offsets, strict=True)
                 if i in texts and texts[i].strip() in text[slice(*span)]]  # fmt: skip
 
-    def makes_control_of_plain_text(self, chat: Chat) -> bool:
-        """Whether the prompt holds a special token whose id the vocabulary gives even to plain text."""
-        prompt, tokenizer = self.chat_text(chat), self.tokenizer
-        written = [token for token, special in self.added.items() if special and token in prompt]
-        return any(tokenizer.convert_tokens_to_ids(t) in tokenizer._encode_without_added_tokens(t) for t in written)
+    def may_make_control_of_plain_text(self, chat: Chat) -> bool:
+        """Whether the prompt holds a special token whose text is a word of the vocabulary, too."""
+        prompt, words = self.chat_text(chat), self.tokenizer.backend_tokenizer.model
+        return any(special and token in prompt and words.token_to_id(token) is not None
+                   for token, special in self.added.items())  # fmt: skip
 
     def safe_ids(self, chat: Chat) -> list[int]:
         """The ids of a chat in the private spelling. Where a token of the template is no token in its place, it is

@@ -147,3 +147,10 @@ def test_a_name_written_as_an_object_makes_an_appended_token_special_only_at_the
         (True, True)
     ]
     assert tokenizer(parse_settings({"eos_token": "<e>"}, None, {"<e>": 512}))._added[512].normalized is False
+
+
+def test_of_a_token_with_several_names_the_last_flags_count() -> None:
+    names = {"eos_token": "<e>", "pad_token": {"content": "<e>", **FLAGS, "rstrip": True}}
+    for extra in ([], ["<e>"]):  # the text alone came before, with eos_token
+        made = tokenizer(parse_settings({}, names | {"additional_special_tokens": extra}))
+        assert made._added[512].rstrip
