@@ -16,9 +16,8 @@ from elm_mlx.errors import BadCheckpoint, DiskFull, ElmError, NotFound
 
 MAX_SMALL_BYTES = 2**20  # of a configuration: the largest have a few kB
 MAX_LARGE_BYTES = 100 * 2**20  # of an index or a tokenizer.json: the largest have 1 MB and 20 MB
-LFS_POINTER = (
-    b"version https://git-lfs"  # how a file begins that a clone without Git LFS leaves in place of a large one
-)
+# How a file begins that a clone without Git LFS leaves in place of a large one.
+LFS_POINTER = b"version https://git-lfs"
 SPARE_BYTES = 64 * 10**6  # of disk that stay free beside what is written: for small files, and other programs
 
 

@@ -90,7 +90,7 @@ def attempt(found: Difference, directory: Directory, given: Any) -> Difference |
                 again = pair.difference(given, "") if pair.fits(given) else None
             else:
                 again = pair.compare(found.what, given, lambda side: side.text_ids(given))
-    except Exception:
+    except Exception:  # what is left is no model directory any more
         return None
     refusals = [side == REFUSED for side in (found.theirs, found.ours)]
     same = again and again.what == found.what and refusals == [s == REFUSED for s in (again.theirs, again.ours)]

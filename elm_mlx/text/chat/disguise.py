@@ -46,8 +46,7 @@ class Disguise:
     def name(self, text: str) -> str:
         """Disguises a role or a key. A plain word that holds no control token stays: a template may build one around
         it."""
-        pieces = self._control.split(text) if WORD.fullmatch(text) else [text]
-        return text if len(pieces) == 1 and WORD.fullmatch(text) else self(text)
+        return text if WORD.fullmatch(text) and self._control.split(text) == [text] else self(text)
 
     def reveal(self, text: str) -> str:
         """The text with its original characters again, each in its place."""

@@ -61,6 +61,7 @@ class Filters:
         return [type(group)(read(group.list[0]), group.list) for group in groups]
 
     def unique(self, value: Any, case_sensitive: bool = False, attribute: Any = None) -> Iterator[Any]:
+        """Keeps the first item of each key, as Jinja does by plain keys, whose comparisons are paid before."""
         path = WHOLE if attribute is None else attribute
         read = make_attrgetter(self.keys, path, postprocess=None if case_sensitive else ignore_case)  # type: ignore[arg-type]
         items = list(value)
