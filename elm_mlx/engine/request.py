@@ -1,0 +1,27 @@
+"""What is asked of the engine, in ids."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from elm_mlx.config.generation import Sampling
+
+
+@dataclass(frozen=True)
+class Request:
+    """A prompt to continue, in ids, and how.
+
+    The answer has at most `max_tokens` ids; None means as many as the model's context and the budget for caches have
+    room for. It ends with the first of the `stop_ids` that is drawn. `seed` is any whole number; None lets the
+    operating system choose one. With `find` the engine may begin with keys and values that it holds for the prompt's
+    first ids, and with `keep` it keeps those of this request for later ones; neither changes an answer, but for near
+    ties between two ids.
+    """
+
+    prompt: tuple[int, ...]
+    max_tokens: int | None = None
+    sampling: Sampling = Sampling()
+    seed: int | None = None
+    stop_ids: frozenset[int] = frozenset()
+    find: bool = True
+    keep: bool = True

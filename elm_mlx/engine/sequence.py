@@ -1,0 +1,70 @@
+"""A request while it is answered: what was drawn, what its caches hold, how it ended."""
+
+from __future__ import annotations
+
+import time
+
+from elm_mlx.engine.cache.kv import KVCache
+from elm_mlx.engine.finite import refuse_not_finite
+from elm_mlx.engine.request import Request
+from elm_mlx.engine.sampling import Sampler
+
+STOP, LENGTH, CANCELLED, ERROR = "stop", "length", "cancelled", "error"  # why an answer ends
+
+
+class Sequence:
+    """The state of one request. The engine alone changes it, except where a reader is named below.
+
+    `ids` are those of the answer so far, a stop id included; they are only ever appended to. `read` counts the prompt's
+    ids whose keys and values are held, of which `reused` were held before. `finish` is why the answer ended, or None
+    while it goes on; with "error", `error` says more. `room` is the most ids that the answer may have.
+
+    A reader takes ids in order and sets `taken` to how many it has; where it sets `bound`, the sequence pauses while so
+    many ids wait to be taken. Times are seconds of `time.perf_counter`.
+    """
+
+    def __init__(self, number: int, request: Request, room: int) -> None:
+        self.number, self.request, self.room = number, request, room
+        self.sampler = Sampler(request.sampling, request.seed)
+        self.cache: list[KVCache] | None = None  # its own, while it is in no batch's slots
+        self.ids: list[int] = []
+        self.read = self.reused = self.taken = 0
+        self.bound: int | None = None
+        self.finish: str | None = None
+        self.error: Exception | None = None
+        self.submitted_at = time.perf_counter()
+        self.first_at = self.last_at = self.submitted_at
+        self.peak_bytes = 0  # the most that MLX's allocator had reached when the answer ended
+
+    @property
+    def is_read(self) -> bool:
+        """Whether the whole prompt was read."""
+        return self.read == len(self.request.prompt)
+
+    @property
+    def is_paused(self) -> bool:
+        """Whether its reader has to take ids before the sequence goes on."""
+        return self.bound is not None and len(self.ids) - self.taken >= self.bound
+
+    @property
+    def positions(self) -> int:
+        """The most positions that its caches may hold: the last id of an answer is never read."""
+        return len(self.request.prompt) + self.room - 1
+
+    def accept(self, token: int, peak: float) -> None:
+        """Appends the id that was drawn from logits with this peak, and ends the answer where it is its last. Raises
+        NotFinite where the logits are no numbers."""
+        refuse_not_finite(peak, len(self.ids) + 1)
+        self.last_at = time.perf_counter()
+        if not self.ids:
+            self.first_at = self.last_at
+        self.ids.append(token)
+        if token in self.request.stop_ids:
+            self.end(STOP)
+        elif len(self.ids) == self.room:
+            self.end(LENGTH)
+
+    def end(self, finish: str, error: Exception | None = None) -> None:
+        """Ends the answer, once: a later reason changes nothing."""
+        if self.finish is None:
+            self.error, self.finish = error, finish  # in this order: a reader looks at finish first
