@@ -129,7 +129,16 @@ def rope(x: mx.array, dims: int, *, offset: Any, freqs: mx.array | None = None, 
 def attention(q: mx.array, k: mx.array, v: mx.array, **options: Any) -> mx.array:
     """Stands in for mx.fast.scaled_dot_product_attention: as one primitive where Metal has a kernel for heads of this
     width, else as the operations into which MLX expands it."""
-    return stand_in("Attention", q, k, v) if q.shape[-1] in FUSED_HEADS else PLAIN_ATTENTION(q, k, v, **options)
+    if q.shape[-1] not in FUSED_HEADS:
+        return PLAIN_ATTENTION(q, k, v, **options)
+    mask = options.get("mask")
+    return stand_in("Attention", q, k, v, *([whole_mask(mask, q, k)] if isinstance(mask, mx.array) else []))
+
+
+def whole_mask(mask: mx.array, q: mx.array, k: mx.array) -> mx.array:
+    """The mask as Metal's attention gets it (mlx/fast.cpp): [B, H, L, S], in booleans or in the type of q."""
+    mask = mask if mask.dtype == mx.bool_ else mask.astype(q.dtype)
+    return mx.broadcast_to(mask, (*q.shape[:3], k.shape[2]))
 
 
 def dequantize(

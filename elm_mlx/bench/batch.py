@@ -1,0 +1,63 @@
+"""The clock for requests that one program answers together."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from typing import Protocol
+
+import mlx.core as mx
+
+from elm_mlx.bench.loads import Load, Mark, Run
+
+
+class Session(Protocol):
+    """What a program does for requests that it answers together: `add` takes one more, `step` does a step of the
+    program's own loop and gives the numbers, in the order of `add`, of the requests that have one more token, and
+    `close` drops what is unanswered and returns when nothing is being computed."""
+
+    def add(self, prompt: list[int], tokens: int) -> None: ...
+    def step(self) -> list[int]: ...
+    def close(self) -> None: ...
+
+
+def answer(session: Session, load: Load) -> Run:
+    """Answers a load and reports how long that took. Nothing of the run is left when the next one begins."""
+    mx.reset_peak_memory()
+    begun, ended = Watch(session, load).run()
+    peak = mx.get_peak_memory()
+    session.close()
+    return Run(begun, ended, peak)
+
+
+class Watch:
+    """One run of a load: adds the requests as they come, counts their tokens, and takes the time."""
+
+    def __init__(self, session: Session, load: Load) -> None:
+        self.session, self.steps, self.coming = session, load.steps, deque(load.arrivals)
+        self.left = sum(arrival.tokens for arrival in load.arrivals)
+        self.unbegun, self.tokens = set(range(len(load.arrivals))), 0
+        self.start, self.start_cpu = time.perf_counter(), time.process_time()
+
+    def run(self) -> tuple[Mark, Mark]:
+        """(when every request had its first token, when the run ended)."""
+        while self.unbegun:
+            self.step()
+        begun = self.mark()
+        while self.left and self.steps != 0:
+            self.step()
+            self.steps = None if self.steps is None else self.steps - 1
+        return begun, self.mark()
+
+    def step(self) -> None:
+        """Adds who comes now, and takes a step."""
+        while self.coming and self.coming[0].after <= self.tokens:
+            arrival = self.coming.popleft()
+            self.session.add(arrival.prompt, arrival.tokens)
+        numbers = self.session.step()
+        self.unbegun.difference_update(numbers)
+        self.tokens += len(numbers)
+        self.left -= len(numbers)
+
+    def mark(self) -> Mark:
+        return Mark(time.perf_counter() - self.start, time.process_time() - self.start_cpu, self.tokens)
