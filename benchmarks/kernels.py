@@ -82,9 +82,9 @@ def masking(x: Layout) -> bool:
 
 
 ELEMENTWISE = {
-    "Add", "AsType", "Divide", "Equal", "Exp", "Greater", "GreaterEqual", "Less", "LessEqual", "Log", "LogicalAnd",
-    "LogicalNot", "Maximum", "Minimum", "Multiply", "Negative", "Power", "Select", "Sigmoid", "Square", "Subtract",
-    "Tanh",
+    "Add", "AsType", "BitwiseBinary", "Divide", "Equal", "Exp", "Greater", "GreaterEqual", "Less", "LessEqual", "Log",
+    "LogicalAnd", "LogicalNot", "Maximum", "Minimum", "Multiply", "Negative", "Power", "Select", "Sigmoid", "Square",
+    "Subtract", "Tanh",
 }  # fmt: skip
 FUSABLE = ELEMENTWISE | {"Broadcast"}  # mlx/compile.cpp `is_fusable`
 STAND_INS = {"RMSNorm", "RoPE", "Attention", "Dequantize", "Enter", "Leave"}  # of tape.py; to MLX they are `Depends`

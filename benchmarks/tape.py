@@ -28,7 +28,9 @@ from mlx.utils import tree_flatten, tree_map
 
 STEP = 3  # which submission is recorded: the first comes with the prompt, and the second warms up
 FUSED_HEADS = {64, 96, 128, 256}  # mlx/backend/metal/scaled_dot_product_attention.cpp `has_fused_kernel`
-REDUCTIONS = {"And", "Max", "Min", "Or", "Prod", "Sum"}  # so drawn; an export calls each of them Reduce
+EXPORTED = dict.fromkeys(["And", "Max", "Min", "Or", "Prod", "Sum"], "Reduce") | dict.fromkeys(
+    ["BitwiseAnd", "BitwiseOr", "BitwiseXor"], "BitwiseBinary"
+)  # what an export calls the primitives that MLX draws by these names
 PLAIN_COMPILE, PLAIN_ATTENTION = mx.compile, mx.fast.scaled_dot_product_attention
 PLAIN_QUANTIZED, PLAIN_PRODUCT = mx.quantized_matmul, mx.array.__matmul__
 
@@ -215,7 +217,7 @@ def primitives(outputs: list[mx.array]) -> Counter[str]:
         path = Path(folder) / "graph.dot"
         mx.export_to_dot(str(path), *outputs)
         drawn = re.findall(r'label ="(\w+)"', path.read_text(encoding="utf-8"))
-    return Counter("Reduce" if name in REDUCTIONS else name for name in drawn)
+    return Counter(EXPORTED.get(name, name) for name in drawn)
 
 
 def growth(outputs: list[mx.array]) -> int:

@@ -34,7 +34,7 @@ class Watch:
     """One run of a load: adds the requests as they come, counts their tokens, and takes the time."""
 
     def __init__(self, session: Session, load: Load) -> None:
-        self.session, self.steps, self.coming = session, load.steps, deque(load.arrivals)
+        self.session, self.counted, self.coming = session, load.counted, deque(load.arrivals)
         self.left = sum(arrival.tokens for arrival in load.arrivals)
         self.unbegun, self.tokens = set(range(len(load.arrivals))), 0
         self.start, self.start_cpu = time.perf_counter(), time.process_time()
@@ -44,9 +44,9 @@ class Watch:
         while self.unbegun:
             self.step()
         begun = self.mark()
-        while self.left and self.steps != 0:
+        last = min(self.left, self.left if self.counted is None else self.counted) + begun.tokens
+        while self.tokens < last:
             self.step()
-            self.steps = None if self.steps is None else self.steps - 1
         return begun, self.mark()
 
     def step(self) -> None:

@@ -18,12 +18,12 @@ class Arrival(NamedTuple):
 
 @dataclass(frozen=True)
 class Load:
-    """Requests in the order in which they come, of which a program answers at most `rows` at a time. With `steps` the
-    clock stops after so many steps in which all requests had begun, and what is unanswered then is dropped."""
+    """Requests in the order in which they come, of which a program answers at most `rows` at a time. With `counted` the
+    clock stops once so many tokens were answered after every request had its first, and the rest is dropped."""
 
     arrivals: Sequence[Arrival]
     rows: int
-    steps: int | None = None
+    counted: int | None = None
 
 
 class Mark(NamedTuple):

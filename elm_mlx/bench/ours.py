@@ -10,7 +10,7 @@ from elm_mlx import LanguageModel
 from elm_mlx.engine.cache.kv import RESERVE, KVCache, make_cache
 from elm_mlx.engine.plain import generate
 from elm_mlx.engine.prefill import prefill
-from elm_mlx.engine.sampling import Sampler
+from elm_mlx.engine.sampling import Sampler, Sampling
 
 
 class Ours:
@@ -25,9 +25,11 @@ class Ours:
     def read(self, ids: list[int], cache: Sequence[KVCache]) -> None:
         mx.eval(prefill(self.model, mx.array([ids]), cache, self.execution))
 
-    def decode(self, prompt: list[int], sampler: Sampler, tokens: int) -> Generator[int, None, None]:
+    def decode(self, prompt: list[int], sampler: Sampler | None, tokens: int) -> Generator[int, None, None]:
         cache = make_cache(self.layers, len(prompt) + tokens - 1, reserve=len(prompt) + RESERVE)
-        return generate(self.model, prompt, cache, sampler, max_tokens=tokens, execution=self.execution)
+        return generate(
+            self.model, prompt, cache, sampler or Sampler(Sampling()), max_tokens=tokens, execution=self.execution
+        )
 
     def settle(self) -> None:
         mx.synchronize()

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
-from elm_mlx.bench.cases import DECODE, FIRST, Case, Sample
+from elm_mlx.bench.cases import DECODE, FIRST, Case, Sample, Together
+from elm_mlx.bench.loads import Run
 from elm_mlx.files import readable_size
 
 PEER = "mlx-lm"
