@@ -32,3 +32,5 @@ class Execution:
     chunk: int = PREFILL_CHUNK
     streams: tuple[DeviceStream, ...] = ()
     notice: str | None = None
+    grow_by: int | None = None
+    submit: str = "auto"
