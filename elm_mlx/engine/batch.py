@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from itertools import chain
+from typing import Any, NamedTuple
 
 import mlx.core as mx
 
@@ -91,10 +92,10 @@ class Batch:
         drawn = self._collect(rows)
         ids = self._arrange(rows, drawn)
         self.drawn = self._submit(ids, early) if ids is not None else None
-        read = drawn.ids.tolist(), drawn.peaks.tolist()
+        tokens, highest = list_of(drawn.ids), list_of(drawn.peaks)
         if self.drawn and not early:
             mx.async_eval(self.drawn.ids, self.drawn.peaks)
-        return self._deliver(drawn.rows, *read)
+        return self._deliver(drawn.rows, tokens, highest)
 
     def release(self, sequence: Sequence, keep: bool) -> list[KVCache] | None:
         """Takes a sequence out. With `keep` returns caches that hold its prompt and all of its ids but the last."""
@@ -133,7 +134,7 @@ class Batch:
             return Drawn(mx.zeros((0,), mx.uint32), mx.zeros((0,)), [])
         if len(ids) == 1:
             return Drawn(ids[0], highest[0], names[0])
-        return Drawn(mx.concatenate(ids), mx.concatenate(highest), sum(names, []))
+        return Drawn(mx.concatenate([*ids]), mx.concatenate([*highest]), [*chain(*names)])
 
     def _arrange(self, rows: list[Sequence], drawn: Drawn) -> mx.array | None:
         """Gives every row its place, and returns the ids [B] that the next step begins with, in the order of the rows;
@@ -214,10 +215,10 @@ class Batch:
             mx.async_eval(drawn.ids, drawn.peaks)
         return drawn
 
-    def _deliver(self, rows: list[Sequence | None], ids: list[int], highest: list[float]) -> list[Sequence]:
+    def _deliver(self, rows: list[Sequence | None], tokens: list[int], highest: list[float]) -> list[Sequence]:
         """Gives every sequence its id."""
         news = []
-        for one, token, peak in zip(rows, ids, highest, strict=True):
+        for one, token, peak in zip(rows, tokens, highest, strict=True):
             if one and not one.finish:
                 try:
                     one.accept(token, peak)
@@ -225,6 +226,12 @@ class Batch:
                     one.end(ERROR, error)
                 news.append(one)
         return news
+
+
+def list_of(numbers: mx.array) -> list[Any]:
+    """The numbers of an array [B], for which the host waits."""
+    found: Any = numbers.tolist()
+    return found
 
 
 def slots_for(rows: int) -> int:

@@ -16,7 +16,7 @@ from elm_mlx.engine.finite import peaks
 from elm_mlx.engine.limits import Limits
 from elm_mlx.engine.pace import Pace
 from elm_mlx.engine.plan import StepPlan
-from elm_mlx.engine.prefill import Reading
+from elm_mlx.engine.prefill import DEFAULT_EXECUTION, Reading
 from elm_mlx.engine.prefixes import Prefixes, shared_length
 from elm_mlx.engine.request import Request
 from elm_mlx.engine.sequence import CANCELLED, ERROR, Sequence
@@ -31,7 +31,7 @@ class Engine:
     first served, and nothing that runs is put off for what comes later.
     """
 
-    def __init__(self, model: Decodes, layers: int, limits: Limits, execution: Execution = Execution()) -> None:
+    def __init__(self, model: Decodes, layers: int, limits: Limits, execution: Execution = DEFAULT_EXECUTION) -> None:
         self.model, self.layers, self.limits, self.execution = model, layers, limits, execution
         self.numbers = count(1)
         self.active: dict[int, Sequence] = {}  # by number, until it has ended
@@ -53,8 +53,8 @@ class Engine:
         """Queues a request and returns its sequence. Raises QueueFull where too many wait, and NotEnoughMemory for one
         whose caches the budget can never hold."""
         if len(self.waiting) >= self.limits.queue:
-            raise QueueFull(f"{len(self.waiting)} requests are waiting, which is the most. Try again later, or load the "
-                            "model with a larger {queue}.")  # fmt: skip
+            raise QueueFull(f"{len(self.waiting)} requests are waiting, which is the most.",
+                            "Try again later, or load the model with a larger {queue}.")  # fmt: skip
         sequence = Sequence(next(self.numbers), request, self._room(request))
         self.limits.budget.refuse_impossible(self._bytes(sequence))
         self.active[sequence.number] = sequence

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import accumulate
+from itertools import accumulate, chain
 from typing import Protocol
 
 import mlx.core as mx
@@ -76,7 +76,7 @@ class Rows:
         offsets = [part.begin() for part in self.parts]
         if len(self.parts) > 1:
             self.ends = list(accumulate(map(len, offsets)))
-            self.offset = mx.array(sum(offsets, []))
+            self.offset = mx.array([*chain(*offsets)])
 
     def end(self) -> None:
         """Ends the step in every part."""

@@ -59,7 +59,7 @@ class Slots:
     @property
     def nbytes(self) -> int:
         """The bytes of all buffers."""
-        return sum(layer.keys.nbytes + layer.values.nbytes for layer in self.layers if layer.keys is not None)
+        return sum(layer.keys.nbytes + layer.values.nbytes for layer in self.layers)
 
     def columns_for(self, positions: int) -> int:
         """How many columns to make for rows of so many positions."""
@@ -162,8 +162,7 @@ class SlotLayer:
 
     def __init__(self, slots: Slots) -> None:
         self.slots = slots
-        self.keys: mx.array | None = None
-        self.values: mx.array | None = None
+        self.keys = self.values = mx.zeros((0, 0, 0, 0))  # until the first row joins
 
     @property
     def offset(self) -> int | mx.array:
@@ -176,7 +175,7 @@ class SlotLayer:
         """Writes the new k and v [B, K, 1, D] of every row, and attends over what each row holds: q [B, H, 1, D] ->
         [B, H, 1, D]."""
         view = self.slots.view
-        assert view and self.keys is not None and self.values is not None
+        assert view
         rows, column = view.rows, view.column
         self.keys[rows, :, column : column + 1] = k
         self.values[rows, :, column : column + 1] = v
@@ -186,14 +185,12 @@ class SlotLayer:
 
     def write(self, slot: int, pieces: Iterator[tuple[slice, slice]], row: KVCache) -> None:
         """Copies positions of a row into columns of a slot."""
-        assert self.keys is not None and self.values is not None and row.keys is not None and row.values is not None
         for positions, columns in pieces:
-            self.keys[slot : slot + 1, :, columns] = row.keys[:, :, positions]
-            self.values[slot : slot + 1, :, columns] = row.values[:, :, positions]
+            self.keys[slot : slot + 1, :, columns] = row.keys[:, :, positions]  # type: ignore[index]
+            self.values[slot : slot + 1, :, columns] = row.values[:, :, positions]  # type: ignore[index]
 
     def copy(self, slot: int, pieces: Sequence[tuple[slice, slice]]) -> KVCache:
         """The columns of a slot, in the order of their positions, as a cache of one row [1, K, S, D]."""
-        assert self.keys is not None and self.values is not None
         length = pieces[-1][0].stop
         copy = KVCache(length, length)
         copy.keys, copy.values = (
@@ -208,11 +205,11 @@ class SlotLayer:
     ) -> None:
         """Moves the columns of `pieces` into larger buffers, evaluated, the first position into column `start`. `like`
         gives the shape of the first buffers."""
-        source = self.keys if self.keys is not None else like.keys if like else None
+        source = self.keys if self.keys.size else like.keys if like else None
         assert source is not None
-        _, K, _, D = source.shape
+        shape = (slots, source.shape[1], room, source.shape[3])
         for name in ("keys", "values"):
-            old, new = getattr(self, name), mx.zeros((slots, K, room, D), source.dtype)
+            old, new = getattr(self, name), mx.zeros(shape, source.dtype)
             for positions, columns in pieces:
                 new[: len(old), :, start + positions.start : start + positions.stop] = old[:, :, columns]
             setattr(self, name, new)
