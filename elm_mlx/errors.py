@@ -91,6 +91,10 @@ class CacheFull(ElmError):
     exit_code = 70
 
 
+class QueueFull(ElmError):
+    exit_code = 76
+
+
 class NotEnoughMemory(ElmError, MemoryError):
     """A model or a request does not fit this machine: it needs `needed` bytes, and `available` bytes are there."""
 

@@ -179,15 +179,13 @@ def plan_caches(requested: int | None, room: int, usual: int) -> CachePlan:
     return CachePlan(total, int(total * PREFIX_SHARE), min(total, usual) if requested is None else requested)
 
 
-def too_large(prompt: int, answer: int, token_bytes: int, limit: int) -> NotEnoughMemory:
-    """Makes the error for a request that can never run: one of `prompt` ids and at most `answer` more, each position
-    taking `token_bytes` bytes, where all caches together have `limit` bytes."""
-    positions, fit = prompt + answer - 1, limit // token_bytes  # the last id of an answer is never read
-    needed = positions * token_bytes
-    remedy = "Give fewer {max_tokens}, a shorter prompt" if fit >= prompt else "Give a shorter prompt"
+def too_large(nbytes: int, limit: int, positions: int = 0) -> NotEnoughMemory:
+    """Makes the error for a request that can never run: its caches take `nbytes` bytes, and all caches together have
+    `limit`. Where the number of its positions is given, the error says how many would fit."""
+    what = f" for {positions:,} tokens" if positions else ""
+    fit = f", enough for {limit * positions // nbytes:,} tokens" if positions else ""
     return NotEnoughMemory(
-        f"The request needs {readable_size(needed)} of cache for {positions:,} tokens, {prompt:,} of them the prompt, "
-        f"and caches have {readable_size(limit)} here, enough for {fit:,}.",
-        f"{remedy}, or a model in fewer {{bits}}.",
-        needed, limit,
+        f"The request needs {readable_size(nbytes)} of cache{what}, and caches have {readable_size(limit)} here{fit}.",
+        "Give fewer {max_tokens}, a shorter prompt, or a model in fewer {bits}.",
+        nbytes, limit,
     )  # fmt: skip

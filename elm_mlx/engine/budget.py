@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import Protocol
 from weakref import WeakSet
 
+from elm_mlx.device.memory import PREFIX_SHARE, too_large
+
 
 class Yields(Protocol):
     """A store of caches that gives way to requests."""
@@ -27,12 +29,14 @@ class Yields(Protocol):
 class Budget:
     """Counts bytes of caches: at most `limit` in all, of which `reserved` belong to requests that run.
 
-    The rest may be filled by stores, which register. Whoever needs room gets it from them: what was not used for the
-    longest time goes first, in whichever store it lies. Only the device thread may use a budget.
+    What is not reserved may be filled by stores, which register, up to `kept` bytes together (by default PREFIX_SHARE
+    of the limit). They give way to requests: what was not used for the longest time goes first, in whichever store it
+    lies. Only the device thread may use a budget.
     """
 
-    def __init__(self, limit: int) -> None:
+    def __init__(self, limit: int, kept: int | None = None) -> None:
         self.limit, self.reserved = limit, 0
+        self.kept = int(limit * PREFIX_SHARE) if kept is None else kept
         self._stores: WeakSet[Yields] = WeakSet()  # a store that was dropped holds nothing any more
 
     def register(self, store: Yields) -> None:
@@ -41,20 +45,25 @@ class Budget:
 
     @property
     def available(self) -> int:
-        """Bytes that requests can still reserve, what stores hold included."""
+        """Bytes that requests can still reserve, those that stores would give up included."""
         return self.limit - self.reserved
 
     @property
-    def free(self) -> int:
-        """Bytes that nothing holds and nobody reserved."""
-        return self.available - sum(store.nbytes for store in self._stores)
+    def stored(self) -> int:
+        """Bytes that all stores hold."""
+        return sum(store.nbytes for store in self._stores)
+
+    def has_room(self, nbytes: int) -> bool:
+        """Whether a request can reserve so many bytes now."""
+        return nbytes <= self.available
 
     def reserve(self, nbytes: int) -> bool:
         """Reserves bytes for a request, for which stores give way. False, and nothing changes, where there are too
         few."""
-        if not self.make_room(nbytes):
+        if not self.has_room(nbytes):
             return False
         self.reserved += nbytes
+        self._let_go(self.available)
         return True
 
     def release(self, nbytes: int) -> None:
@@ -63,10 +72,22 @@ class Budget:
             raise ValueError(f"{nbytes} bytes are to be released, and {self.reserved} are reserved.")
         self.reserved -= nbytes
 
-    def make_room(self, nbytes: int) -> bool:
-        """Lets stores give way until so many bytes are free. False, and nothing changes, where there are too few."""
-        if nbytes > self.available:
+    def make_place(self, nbytes: int) -> bool:
+        """Makes room in the stores for so many bytes more. False, and nothing changes, where they can never have
+        them."""
+        most = min(self.kept, self.available)
+        if nbytes > most:
             return False
-        while self.free < nbytes:
-            min(self._stores, key=lambda store: store.oldest).drop_oldest()
+        self._let_go(most - nbytes)
         return True
+
+    def refuse_impossible(self, nbytes: int, positions: int = 0) -> None:
+        """Raises NotEnoughMemory, with the numbers, for a request whose caches can never have room: they take `nbytes`
+        bytes for so many positions, if that is given."""
+        if nbytes > self.limit:
+            raise too_large(nbytes, self.limit, positions)
+
+    def _let_go(self, most: int) -> None:
+        """Lets stores drop what is oldest until all hold at most so many bytes."""
+        while self.stored > most:
+            min(self._stores, key=lambda store: store.oldest).drop_oldest()

@@ -7,17 +7,17 @@ from typing import Protocol
 
 import mlx.core as mx
 
-from elm_mlx.engine.cache.kv import KVCache
+from elm_mlx.engine.cache.rows import Attends
 
 
 class Decodes(Protocol):
     """What the engine needs of a model."""
 
-    def hidden(self, ids: mx.array, cache: Sequence[KVCache] | None) -> mx.array:
+    def hidden(self, ids: mx.array, cache: Sequence[Attends] | None) -> mx.array:
         """ids [B, L] -> states [B, L, E]; keys and values go into the cache."""
         ...
 
-    def last_hidden(self, ids: mx.array, cache: Sequence[KVCache]) -> mx.array:
+    def last_hidden(self, ids: mx.array, cache: Sequence[Attends]) -> mx.array:
         """ids [B, L] -> the state of the last position alone, [B, E]; keys and values of all ids go into the cache."""
         ...
 

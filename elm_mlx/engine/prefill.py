@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from itertools import cycle
@@ -18,6 +19,34 @@ LEAST_CHUNK = 64  # ids: a smaller chunk is not worth another stream
 DEFAULT_EXECUTION = Execution()
 
 
+class Reading:
+    """A prompt that is being read, ids [B, L], a round of chunks at a time: one chunk on each device stream."""
+
+    def __init__(
+        self, model: Decodes, ids: mx.array, cache: Sequence[KVCache], execution: Execution = DEFAULT_EXECUTION
+    ) -> None:
+        self.model, self.ids, self.cache = model, ids, cache
+        self.chunks = deque(chunks(ids.shape[1], execution))
+        self.round = max(1, len(execution.streams))
+        self.read = 0  # ids
+
+    def advance(self) -> mx.array | None:
+        """Reads one round, not evaluated yet. Returns the logits [B, V] after the last id, the only logits that are
+        computed, or None where ids are left."""
+        for _ in range(self.round):
+            place, which = self.chunks.popleft()
+            self.read = which.stop
+            with place:
+                if not self.chunks:
+                    return self.model.head(self.model.last_hidden(self.ids[:, which], self.cache))
+                self.model.hidden(self.ids[:, which], self.cache)
+        return None
+
+    def arrays(self) -> list[mx.array]:
+        """The caches' buffers, so that a caller can evaluate what was read."""
+        return [array for layer in self.cache for array in layer.arrays()]
+
+
 def prefill(
     model: Decodes,
     ids: mx.array,
@@ -29,21 +58,15 @@ def prefill(
 
     `progress` is called with (ids read, ids in all) after each round of chunks.
     """
-    length = ids.shape[1]
-    *full, (place, last) = chunks(length, execution)
-    for count, (where, which) in enumerate(full, 1):
-        with where:
-            model.hidden(ids[:, which], cache)
-        if count % max(1, len(execution.streams)) == 0:
-            mx.eval([layer.arrays() for layer in cache])
-            mx.clear_cache()  # no later chunk has scratch buffers of this size
-            if progress:
-                progress(which.stop, length)
-    with place:
-        logits = model.head(model.last_hidden(ids[:, last], cache))
+    reading = Reading(model, ids, cache, execution)
+    while (logits := reading.advance()) is None:
+        mx.eval(reading.arrays())
+        mx.clear_cache()  # no later chunk has scratch buffers of this size
+        if progress:
+            progress(reading.read, ids.shape[1])
     if progress:
         mx.eval(logits)
-        progress(length, length)
+        progress(reading.read, ids.shape[1])
     return logits
 
 

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 from elm_mlx.config.generation import Sampling
 
+GREEDY = Sampling()
+
 
 @dataclass(frozen=True)
 class Request:
@@ -20,7 +22,7 @@ class Request:
 
     prompt: tuple[int, ...]
     max_tokens: int | None = None
-    sampling: Sampling = Sampling()
+    sampling: Sampling = GREEDY
     seed: int | None = None
     stop_ids: frozenset[int] = frozenset()
     find: bool = True

@@ -27,29 +27,38 @@ class Sampler:
         self.key = mx.random.key(secrets.randbits(64) if seed is None else whole_number("seed", seed) % 2**64)
 
     def __call__(self, logits: mx.array) -> mx.array:
-        """Logits [B, V] -> ids [B]."""
+        """Logits [1, V] -> an id [1]."""
         if self.sampling.is_greedy:
             return mx.argmax(logits, axis=-1)
         self.key, now = mx.random.split(self.key)
-        return draw(logits, self.sampling, now)
+        return draw(logits, self.sampling, now[None])
 
 
-def draw(logits: mx.array, sampling: Sampling, key: mx.array) -> mx.array:
-    """Draws one id for each row from the filtered distribution: logits [B, V] -> ids [B]."""
+def draw(logits: mx.array, sampling: Sampling, keys: mx.array) -> mx.array:
+    """Draws one id for each row from its filtered distribution, with the row's own key: logits [B, V] and keys [B, 2]
+    -> ids [B]. A row's id depends on its logits and its key alone, not on the other rows."""
     scaled = logits.astype(mx.float32) / sampling.temperature
     if 0 < sampling.top_k < scaled.shape[-1]:
-        return _draw_top_k(scaled, sampling, key)
-    return mx.random.categorical(keep_min_p(keep_top_p(scaled, sampling.top_p), sampling.min_p), key=key)
+        return _draw_top_k(scaled, sampling, keys)
+    return draw_each(keep_min_p(keep_top_p(scaled, sampling.top_p), sampling.min_p), keys)
 
 
-def _draw_top_k(logits: mx.array, sampling: Sampling, key: mx.array) -> mx.array:
+def _draw_top_k(logits: mx.array, sampling: Sampling, keys: mx.array) -> mx.array:
     """Draws among the k highest logits. They are taken out first, so that the later filters sort k entries, not V."""
     k = int(sampling.top_k)
-    ids = mx.argpartition(-logits, kth=k - 1, axis=-1)[..., :k]  # [B, k]
+    # Sorted, since the order of the k would change with the last bit of a logit, and with it who gets which luck.
+    ids = mx.sort(mx.argpartition(-logits, kth=k - 1, axis=-1)[..., :k], axis=-1)  # [B, k]
     kept = mx.take_along_axis(logits, ids, axis=-1)
     filtered = keep_min_p(keep_top_p(kept, sampling.top_p), sampling.min_p)
-    drawn = mx.random.categorical(filtered, key=key)[..., None]  # [B, 1], an index among the k
+    drawn = draw_each(filtered, keys)[..., None]  # [B, 1], an index among the k
     return mx.take_along_axis(ids, drawn, axis=-1)[..., 0]
+
+
+def draw_each(logits: mx.array, keys: mx.array) -> mx.array:
+    """Draws an index for each row, with the row's own key: logits [B, V] and keys [B, 2] -> [B]."""
+    if len(keys) == 1:  # what the call below would draw, without its cost
+        return mx.random.categorical(logits[0], key=keys[0])[None]
+    return mx.vmap(lambda row, key: mx.random.categorical(row, key=key))(logits, keys)
 
 
 def keep_top_p(logits: mx.array, top_p: float) -> mx.array:

@@ -35,7 +35,7 @@ def plain_filter(logits: np.ndarray, s: Sampling) -> np.ndarray:
 
 def drawn_shares(sampling: Sampling, count: int = 20_000) -> np.ndarray:
     """How often each id is drawn."""
-    ids = draw(mx.broadcast_to(LOGITS, (count, 5)), sampling, mx.random.key(0))
+    ids = draw(mx.broadcast_to(LOGITS, (count, 5)), sampling, mx.random.split(mx.random.key(0), count))
     return np.bincount(np.array(ids), minlength=5) / count
 
 

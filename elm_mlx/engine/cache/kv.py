@@ -75,14 +75,16 @@ class KVCache:
                             "Trim it first.")  # fmt: skip
         self.capacity, self.reserve = capacity, reserve
 
-    def fork(self, n: int, capacity: int, reserve: int = RESERVE) -> KVCache:
-        """A cache with buffers of its own, which hold the first `n` positions, or all if fewer are held.
+    def fork(self, n: int, capacity: int | None = None, reserve: int = 0) -> KVCache:
+        """A cache with buffers of its own, which hold the first `n` positions, or all if fewer are held. It has room
+        for `reserve` positions, and for at most `capacity` later (None: for those that it holds).
 
         The copy is not evaluated: do that before the next write to this cache is built, which would otherwise copy its
         buffers, too. Raises CacheFull where `capacity` is below `n`.
         """
-        other = KVCache(capacity, reserve, self.grow_by)
         n = min(n, self.offset)
+        capacity = n if capacity is None else capacity
+        other = KVCache(capacity, reserve, self.grow_by)
         if n > capacity:
             raise CacheFull(f"{n} positions are to be copied into a cache of {capacity}. Copy fewer.")
         if n and self.keys is not None and self.values is not None:

@@ -1,0 +1,250 @@
+"""The sequences that decode together, a row each, and one step of them."""
+
+from __future__ import annotations
+
+from itertools import chain
+from typing import Any, NamedTuple
+
+import mlx.core as mx
+
+from elm_mlx.engine.cache.kv import RESERVE, KVCache
+from elm_mlx.engine.cache.rows import Alone, Rows
+from elm_mlx.engine.cache.slots import Slots
+from elm_mlx.engine.decodes import Decodes
+from elm_mlx.engine.finite import peaks
+from elm_mlx.engine.samplers import Samplers
+from elm_mlx.engine.sequence import ERROR, Sequence
+from elm_mlx.errors import NotFinite
+
+LIKE = 4  # rows share slots where none is more than so many times as long as another; chosen, not measured
+
+
+class Drawn(NamedTuple):
+    """Ids that were drawn and not read yet [B], the peaks of their logits [B], and the row that each belongs to (None:
+    nobody's)."""
+
+    ids: mx.array
+    peaks: mx.array
+    rows: list[Sequence | None]
+
+
+class Group:
+    """Sequences that share Slots; `rows` are those of the slots, None where one is free."""
+
+    def __init__(self, slots: Slots) -> None:
+        self.slots = slots
+        self.rows: list[Sequence | None] = [None] * len(slots.lengths)
+
+    def join(self, sequence: Sequence) -> None:
+        """Moves a sequence from its own cache into a slot."""
+        assert sequence.cache
+        slot = self.slots.join(sequence.cache)
+        self.rows += [None] * (len(self.slots.lengths) - len(self.rows))
+        self.rows[slot], sequence.cache = sequence, None
+
+    def copy_out(self, sequence: Sequence, length: int) -> list[KVCache]:
+        """The first positions of a sequence as caches of its own."""
+        copies = self.slots.copy_out(self.rows.index(sequence), length)
+        for layer in copies:
+            layer.capacity = sequence.positions
+        return copies
+
+    def leave(self, sequence: Sequence) -> None:
+        """Frees the sequence's slot."""
+        slot = self.rows.index(sequence)
+        self.rows[slot] = None
+        self.slots.leave(slot)
+
+
+class Batch:
+    """Decodes several sequences at once. Where there is one, it has its own cache; several of like length share slots,
+    and one that is much longer than the others keeps its own cache beside them."""
+
+    def __init__(self, model: Decodes, grow_by: int | None = None) -> None:
+        self.model, self.grow_by = model, grow_by
+        self.expected = 1  # how many rows there may soon be
+        self.drop()
+
+    def drop(self) -> None:
+        """Forgets all rows and their buffers."""
+        self.groups: list[Group] = []
+        self.alone: list[Sequence] = []
+        self.order: list[Sequence | None] = []  # the rows of a step
+        self.moved = False  # whether a row has left its place since they were put in order
+        self.cache = Rows([])
+        self.samplers = Samplers([])
+        self.drawn: Drawn | None = None
+
+    @property
+    def nbytes(self) -> int:
+        """The bytes of all caches."""
+        own = sum(array.nbytes for one in self.alone for layer in one.cache or () for array in layer.arrays())
+        return own + sum(group.slots.nbytes for group in self.groups)
+
+    def step(self, rows: list[Sequence], early: bool) -> list[Sequence]:
+        """Computes the next id of every row that needs one, and reads the ids that were drawn before. Returns the
+        sequences that got an id, or ended.
+
+        `early` submits the step before those ids are read, so that the device never waits for the host; otherwise it is
+        submitted right after. Rows that are not among `rows` any more and have not ended keep their positions in caches
+        of their own.
+        """
+        drawn = self._collect(rows)
+        ids = self._arrange(rows, drawn)
+        self.drawn = self._submit(ids, early) if ids is not None else None
+        tokens, highest = list_of(drawn.ids), list_of(drawn.peaks)
+        if self.drawn and not early:
+            mx.async_eval(self.drawn.ids, self.drawn.peaks)
+        return self._deliver(drawn.rows, tokens, highest)
+
+    def release(self, sequence: Sequence, keep: bool) -> list[KVCache] | None:
+        """Takes a sequence out. With `keep` returns caches that hold its prompt and all of its ids but the last."""
+        length = len(sequence.request.prompt) + max(len(sequence.ids), 1) - 1
+        caches = self.copy(sequence, length) if keep and not sequence.cache else sequence.cache
+        for group in [group for group in self.groups if sequence in group.rows]:
+            group.leave(sequence)
+        self.groups = [group for group in self.groups if any(group.rows)]
+        self.alone = [one for one in self.alone if one is not sequence]
+        sequence.cache, self.moved = None, True
+        for layer in caches or ():
+            layer.trim(layer.offset - length)
+        return caches if keep else None
+
+    def copy(self, sequence: Sequence, length: int) -> list[KVCache]:
+        """Copies the first `length` positions of a row into caches of their own, evaluated."""
+        for group in self.groups:
+            if sequence in group.rows:
+                return group.copy_out(sequence, length)
+        assert sequence.cache
+        copies = [layer.fork(length) for layer in sequence.cache]
+        mx.eval([layer.arrays() for layer in copies])
+        return copies
+
+    def _collect(self, rows: list[Sequence]) -> Drawn:
+        """All ids that are drawn and not read: those of the step before, and the first ids of new rows."""
+        new = [one for one in rows if one.ahead]
+        if not new and self.drawn:
+            return self.drawn
+        before = [self.drawn] if self.drawn else []
+        first = [Drawn(*one.ahead, [one]) for one in new if one.ahead]
+        for one in new:
+            one.ahead = None
+        ids, highest, names = zip(*before, *first, strict=True) if before or first else ([], [], [])
+        if not ids:  # all rows have paused before
+            return Drawn(mx.zeros((0,), mx.uint32), mx.zeros((0,)), [])
+        if len(ids) == 1:
+            return Drawn(ids[0], highest[0], names[0])
+        return Drawn(mx.concatenate([*ids]), mx.concatenate([*highest]), [*chain(*names)])
+
+    def _arrange(self, rows: list[Sequence], drawn: Drawn) -> mx.array | None:
+        """Gives every row its place, and returns the ids [B] that the next step begins with, in the order of the rows;
+        None where no row needs another id."""
+        pending = {one for one in drawn.rows if one and not one.finish}
+        going = [one for one in rows if len(one.ids) + (one in pending) < one.room]
+        if not going:
+            return None
+        self._place(going, set(rows))
+        order = [one for group in self.groups for one in group.rows[group.slots.span]]
+        order += [one for one in self.alone if one in going]
+        if self.moved or order != self.order:
+            self._reorder(order)
+        if order == drawn.rows:
+            return drawn.ids
+        return self._ids_of(order, drawn)
+
+    def _place(self, going: list[Sequence], rows: set[Sequence]) -> None:
+        """Lets paused rows leave the slots, and finds a place for new ones."""
+        for group in list(self.groups):
+            for one in group.rows:
+                if one and one not in rows:
+                    one.cache = self._take_out(group, one)
+        for one in going:
+            if one.cache and one not in self.alone:
+                self.alone.append(one)
+        for one in [one for one in self.alone if one not in rows]:
+            self.alone.remove(one)
+        if len(self.alone) + len(self.groups) > 1:
+            self._pair(going)
+
+    def _take_out(self, group: Group, sequence: Sequence) -> list[KVCache]:
+        """Takes a sequence out of its slot, into caches of its own."""
+        held = group.slots.lengths[group.rows.index(sequence)]
+        assert held is not None
+        caches = group.copy_out(sequence, held)
+        self.release(sequence, keep=False)
+        return caches
+
+    def _pair(self, going: list[Sequence]) -> None:
+        """Moves rows that have caches of their own into slots, together with rows of like length."""
+        for one in [one for one in self.alone if one in going]:
+            group = next((group for group in self.groups if alike(length_of(one), group.slots.longest)), None)
+            if group is None:
+                if not any(alike(length_of(one), length_of(other)) for other in self.alone if other is not one):
+                    continue
+                group = Group(Slots(len(one.cache or ()), slots_for(self.expected), self.grow_by))
+                self.groups.append(group)
+            if self.drawn:
+                mx.eval(self.drawn.ids)  # while a step reads the slots, writing into them would copy them whole
+            self.alone.remove(one)
+            group.join(one)
+            self.moved = True
+
+    def _reorder(self, order: list[Sequence | None]) -> None:
+        """Prepares caches and samplers for rows in this order."""
+        self.samplers.part()
+        self.samplers = Samplers([one.sampler if one else None for one in order])
+        alone = [Alone(one.cache) for one in self.alone if one in order and one.cache]
+        self.cache, self.order = Rows([*(group.slots for group in self.groups), *alone]), order
+        self.moved = False
+
+    def _ids_of(self, order: list[Sequence | None], drawn: Drawn) -> mx.array:
+        """The last id of every row, [B]: drawn and not read yet, or read before the row paused. A free slot gets any
+        id."""
+        again = [one for one in order if one and one not in drawn.rows]
+        ids = mx.concatenate([drawn.ids, mx.array([one.ids[-1] for one in again], drawn.ids.dtype)])
+        names = [*drawn.rows, *again]
+        return ids[mx.array([names.index(one) if one else 0 for one in order])]
+
+    def _submit(self, ids: mx.array, early: bool) -> Drawn:
+        """Builds one step on these ids [B], and submits it if it is `early`."""
+        self.cache.begin()
+        logits = self.model.head(self.model.last_hidden(ids[:, None], self.cache.layers))  # [B, V]
+        self.cache.end()
+        drawn = Drawn(self.samplers(logits), peaks(logits), self.order)
+        if early:
+            mx.async_eval(drawn.ids, drawn.peaks)
+        return drawn
+
+    def _deliver(self, rows: list[Sequence | None], tokens: list[int], highest: list[float]) -> list[Sequence]:
+        """Gives every sequence its id."""
+        news = []
+        for one, token, peak in zip(rows, tokens, highest, strict=True):
+            if one and not one.finish:
+                try:
+                    one.accept(token, peak)
+                except NotFinite as error:
+                    one.end(ERROR, error)
+                news.append(one)
+        return news
+
+
+def list_of(numbers: mx.array) -> list[Any]:
+    """The numbers of an array [B], for which the host waits."""
+    found: Any = numbers.tolist()
+    return found
+
+
+def slots_for(rows: int) -> int:
+    """How many slots to make where so many rows are expected: a power of two."""
+    return 1 << max(rows - 1, 1).bit_length()
+
+
+def length_of(sequence: Sequence) -> int:
+    """The positions that a sequence's own cache holds."""
+    return sequence.cache[0].offset if sequence.cache else 0
+
+
+def alike(one: int, other: int) -> bool:
+    """Whether rows of these lengths may share slots; buffers have RESERVE columns at least."""
+    short, long = sorted((max(one, RESERVE), max(other, RESERVE)))
+    return long <= LIKE * short

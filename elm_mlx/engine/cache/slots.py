@@ -1,0 +1,216 @@
+"""Rows of different length in one buffer a layer, written by a common clock."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import mlx.core as mx
+import numpy as np
+
+from elm_mlx.engine.cache.kv import RESERVE, KVCache
+
+
+class View(NamedTuple):
+    """What one step sees of the slots: `rows` (the slots that take part, B of them), the `column` that it writes, the
+    `columns` that it reads (S of them), the position of the new id in each row, and which columns each row may read
+    (None: all of them) [B, 1, 1, S]."""
+
+    rows: slice
+    column: int
+    columns: slice
+    offsets: list[int]
+    mask: mx.array | None
+
+
+class Slots:
+    """A slot for each row in one buffer [slots, K, R, D] for the keys and one for the values of every layer.
+
+    A step writes the new keys and values of all rows at once, into column `clock` modulo R, and the clock goes on by
+    one. So a row of n positions holds the n columns before the clock. Keys carry their rotation, and attention does not
+    ask for an order of columns, so that nothing is moved when the clock passes the last column. A row joins by one copy
+    of its own positions, and leaves without any. Slots double in number, and columns grow as `columns_for` says, when
+    there are too few.
+    """
+
+    def __init__(self, layers: int, rows: int = 2, grow_by: int | None = None) -> None:
+        self.layers = [SlotLayer(self) for _ in range(layers)]
+        self.lengths: list[int | None] = [None] * rows  # positions held by each slot; None: it is free
+        self.room = self.clock = 0  # R, and the steps so far
+        self.grow_by = grow_by
+        self.view: View | None = None
+        self.masks: dict[int, mx.array] = {}  # of this step, by their number of heads
+
+    @property
+    def used(self) -> list[int]:
+        """The slots that hold a row."""
+        return [slot for slot, length in enumerate(self.lengths) if length is not None]
+
+    @property
+    def span(self) -> slice:
+        """The slots that a step computes: from the first one that holds a row to the last."""
+        return slice(self.used[0], self.used[-1] + 1)
+
+    @property
+    def longest(self) -> int:
+        """The positions of the longest row."""
+        return max((length for length in self.lengths if length is not None), default=0)
+
+    @property
+    def nbytes(self) -> int:
+        """The bytes of all buffers."""
+        return sum(layer.keys.nbytes + layer.values.nbytes for layer in self.layers)
+
+    def columns_for(self, positions: int) -> int:
+        """How many columns to make for rows of so many positions."""
+        if self.grow_by:
+            return -(-(positions + 1) // self.grow_by) * self.grow_by
+        return max(RESERVE, self.room * 2 if positions >= self.room > 0 else self.room, positions + 1)
+
+    def join(self, cache: Sequence[KVCache]) -> int:
+        """Copies the one row of a cache into the lowest free slot, and returns the slot."""
+        length = cache[0].offset
+        slots = len(self.lengths) if None in self.lengths else 2 * len(self.lengths)
+        if slots > len(self.lengths) or length >= self.room:
+            self._move(slots, self.columns_for(max(length, self.longest)), cache)
+        slot = self.lengths.index(None)
+        for layer, row in zip(self.layers, cache, strict=True):
+            layer.write(slot, self._pieces(self.clock - length, length), row)
+        mx.eval([(layer.keys, layer.values) for layer in self.layers])
+        self.lengths[slot] = length
+        return slot
+
+    def leave(self, slot: int) -> None:
+        """Frees a slot; nothing is copied."""
+        self.lengths[slot] = None
+
+    def copy_out(self, slot: int, length: int) -> list[KVCache]:
+        """The first `length` positions of a row as caches of its own, evaluated, so that no later write waits."""
+        held = self.lengths[slot]
+        assert held is not None
+        pieces = list(self._pieces(self.clock - held, length))
+        copies = [layer.copy(slot, pieces) for layer in self.layers]
+        mx.eval([copy.arrays() for copy in copies])
+        return copies
+
+    def begin(self) -> list[int]:
+        """Makes room for one more position of every row, and fixes what this step sees. Returns the position of the new
+        id in each row."""
+        if self.longest >= self.room:
+            self._move(len(self.lengths), self.columns_for(self.longest))
+        rows, longest = self.span, self.longest
+        offsets = [longest if length is None else length for length in self.lengths[rows]]
+        column = self.clock % self.room
+        first = column - longest
+        columns = slice(first, column + 1) if first >= 0 else slice(0, self.room)
+        self.masks.clear()
+        self.view = View(rows, column, columns, offsets, self._mask(offsets, column, columns))
+        return offsets
+
+    def end(self) -> None:
+        """Counts the position that a step has written."""
+        self.clock += 1
+        self.lengths = [None if length is None else length + 1 for length in self.lengths]
+
+    def mask(self, heads: int) -> mx.array | None:
+        """Which columns each row may read in this step, for so many query heads: [B, H, 1, S], None for all columns.
+
+        It is expanded once for all layers of equally many heads: Metal's attention would copy a mask that is broadcast
+        over heads in every layer.
+        """
+        assert self.view
+        mask = self.view.mask
+        if mask is None or len(mask) == 1:
+            return mask
+        if heads not in self.masks:
+            B, _, _, S = mask.shape
+            self.masks[heads] = mx.contiguous(mx.broadcast_to(mask, (B, heads, 1, S)))
+        return self.masks[heads]
+
+    def _mask(self, offsets: list[int], column: int, columns: slice) -> mx.array | None:
+        """[B, 1, 1, S]: a row of n positions reads the column that is being written, and the n before it."""
+        S = columns.stop - columns.start
+        if min(offsets) + 1 == S:
+            return None
+        age = (column - np.arange(columns.start, columns.stop)) % self.room  # steps since a column was written
+        return mx.array(age <= np.array(offsets)[:, None])[:, None, None]
+
+    def _pieces(self, start: int, length: int) -> Iterator[tuple[slice, slice]]:
+        """(positions of a row, columns) of `length` positions that begin at clock `start`: two pieces where they pass
+        the last column."""
+        done = 0
+        while done < length:
+            column = (start + done) % self.room
+            count = min(length - done, self.room - column)
+            yield slice(done, done + count), slice(column, column + count)
+            done += count
+
+    def _move(self, slots: int, room: int, like: Sequence[KVCache] | None = None) -> None:
+        """Moves all rows into larger buffers, one layer at a time, in the order of their positions. `like` is a cache
+        that is about to join: its length is reckoned with."""
+        longest = self.longest
+        pieces = list(self._pieces(self.clock - longest, longest)) if longest else []
+        clock = max(longest, like[0].offset if like else 0)
+        for number, layer in enumerate(self.layers):
+            layer.move(slots, room, pieces, clock - longest, like[number] if like else None)
+        self.lengths += [None] * (slots - len(self.lengths))
+        self.room, self.clock = room, clock
+
+
+class SlotLayer:
+    """One layer of Slots, a models.attention.CacheLayer: keys and values [slots, K, R, D]."""
+
+    def __init__(self, slots: Slots) -> None:
+        self.slots = slots
+        self.keys = self.values = mx.zeros((0, 0, 0, 0))  # until the first row joins
+
+    @property
+    def offset(self) -> int | mx.array:
+        """How many positions each row holds: [B], or a number where there is one row."""
+        assert self.slots.view
+        offsets = self.slots.view.offsets
+        return offsets[0] if len(offsets) == 1 else mx.array(offsets)
+
+    def attend(self, q: mx.array, k: mx.array, v: mx.array) -> mx.array:
+        """Writes the new k and v [B, K, 1, D] of every row, and attends over what each row holds: q [B, H, 1, D] ->
+        [B, H, 1, D]."""
+        view = self.slots.view
+        assert view
+        rows, column = view.rows, view.column
+        self.keys[rows, :, column : column + 1] = k
+        self.values[rows, :, column : column + 1] = v
+        keys, values = self.keys[rows, :, view.columns], self.values[rows, :, view.columns]  # [B, K, S, D]
+        mask = self.slots.mask(q.shape[1])
+        return mx.fast.scaled_dot_product_attention(q, keys, values, scale=q.shape[3] ** -0.5, mask=mask)
+
+    def write(self, slot: int, pieces: Iterator[tuple[slice, slice]], row: KVCache) -> None:
+        """Copies positions of a row into columns of a slot."""
+        for positions, columns in pieces:
+            self.keys[slot : slot + 1, :, columns] = row.keys[:, :, positions]  # type: ignore[index]
+            self.values[slot : slot + 1, :, columns] = row.values[:, :, positions]  # type: ignore[index]
+
+    def copy(self, slot: int, pieces: Sequence[tuple[slice, slice]]) -> KVCache:
+        """The columns of a slot, in the order of their positions, as a cache of one row [1, K, S, D]."""
+        length = pieces[-1][0].stop
+        copy = KVCache(length, length)
+        copy.keys, copy.values = (
+            mx.concatenate([mx.contiguous(buffer[slot : slot + 1, :, columns]) for _, columns in pieces], axis=2)
+            for buffer in (self.keys, self.values)
+        )
+        copy.offset = length
+        return copy
+
+    def move(
+        self, slots: int, room: int, pieces: Sequence[tuple[slice, slice]], start: int, like: KVCache | None
+    ) -> None:
+        """Moves the columns of `pieces` into larger buffers, evaluated, the first position into column `start`. `like`
+        gives the shape of the first buffers."""
+        source = self.keys if self.keys.size else like.keys if like else None
+        assert source is not None
+        shape = (slots, source.shape[1], room, source.shape[3])
+        for name in ("keys", "values"):
+            old, new = getattr(self, name), mx.zeros(shape, source.dtype)
+            for positions, columns in pieces:
+                new[: len(old), :, start + positions.start : start + positions.stop] = old[:, :, columns]
+            setattr(self, name, new)
+        mx.eval(self.keys, self.values)

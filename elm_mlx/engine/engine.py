@@ -1,0 +1,229 @@
+"""The one loop: requests wait, their prompts are read, their answers are decoded together, a step at a time."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from itertools import count
+
+import mlx.core as mx
+
+from elm_mlx.device.execution import Execution
+from elm_mlx.engine.batch import Batch
+from elm_mlx.engine.cache.kv import RESERVE, KVCache, make_cache
+from elm_mlx.engine.decodes import Decodes
+from elm_mlx.engine.finite import peaks
+from elm_mlx.engine.limits import Limits
+from elm_mlx.engine.pace import Pace
+from elm_mlx.engine.plan import StepPlan
+from elm_mlx.engine.prefill import DEFAULT_EXECUTION, Reading
+from elm_mlx.engine.prefixes import Prefixes, shared_length
+from elm_mlx.engine.request import Request
+from elm_mlx.engine.sequence import CANCELLED, ERROR, Sequence
+from elm_mlx.errors import QueueFull
+
+
+class Engine:
+    """Answers requests to one model. It knows no text, no file and no thread: one thread calls it.
+
+    A request waits until there is a place among the rows and room in the budget for its caches; then its prompt is
+    read, one round of chunks a step, between the steps of the running rows; then it is one of these rows. First come,
+    first served, and nothing that runs is put off for what comes later.
+    """
+
+    def __init__(self, model: Decodes, layers: int, limits: Limits, execution: Execution = DEFAULT_EXECUTION) -> None:
+        self.model, self.layers, self.limits, self.execution = model, layers, limits, execution
+        self.numbers = count(1)
+        self.active: dict[int, Sequence] = {}  # by number, until it has ended
+        self.waiting: deque[Sequence] = deque()
+        self.reading: tuple[Sequence, Reading] | None = None
+        self.running: list[Sequence] = []
+        self.leaving: dict[Sequence, str] = {}  # sequences to end at the next step, and why
+        self.batch = Batch(model, execution.grow_by)
+        self.prefixes = Prefixes(limits.budget)
+        self.pace = Pace(execution.submit)
+
+    @property
+    def has_work(self) -> bool:
+        """Whether the next step would do anything."""
+        runs = self.leaving or self.reading or not all(one.is_paused for one in self.running)
+        return bool(runs or self._next_admitted())
+
+    def submit(self, request: Request) -> Sequence:
+        """Queues a request and returns its sequence. Raises QueueFull where too many wait, and NotEnoughMemory for one
+        whose caches the budget can never hold."""
+        if len(self.waiting) >= self.limits.queue:
+            raise QueueFull(f"{len(self.waiting)} requests are waiting, which is the most.",
+                            "Try again later, or load the model with a larger {queue}.")  # fmt: skip
+        sequence = Sequence(next(self.numbers), request, self._room(request))
+        self.limits.budget.refuse_impossible(self._bytes(sequence))
+        self.active[sequence.number] = sequence
+        self.waiting.append(sequence)
+        return sequence
+
+    def cancel(self, sequence: Sequence, finish: str = CANCELLED) -> None:
+        """Ends a sequence at the next step, wherever it is."""
+        if sequence.number in self.active:
+            self.leaving.setdefault(sequence, finish)
+
+    def step(self) -> list[Sequence]:
+        """Takes one step, and returns the sequences that have news: ids, more of the prompt read, or an end."""
+        begun = time.perf_counter()
+        plan = self.plan()
+        news = self.carry_out(plan)
+        if plan.rows:
+            self.pace.note(time.perf_counter() - begun)
+        return news
+
+    def plan(self) -> StepPlan:
+        """Decides what the next step does."""
+        rows = [one for one in self.running if not one.is_paused and one not in self.leaving]
+        return StepPlan(
+            tuple(one.number for one in self.leaving),
+            self._next_admitted(),
+            self.reading[0].number if self.reading and self.reading[0] not in self.leaving else None,
+            tuple(one.number for one in rows),
+            self.pace.is_early(self.batch.nbytes),
+        )
+
+    def carry_out(self, plan: StepPlan) -> list[Sequence]:
+        """Takes the step that a plan describes, and returns the sequences that have news."""
+        news = [self._drop(self.active[number]) for number in plan.cancelled]
+        if plan.admitted:
+            self._admit()
+        if plan.reading:
+            news.append(self._read_on(bool(plan.rows)))
+        if plan.rows:
+            news += self._decode(plan)
+        return news
+
+    def fail(self, error: Exception) -> list[Sequence]:
+        """Ends what a failed step worked on: the content of its buffers is unknown, so they are dropped, and the kept
+        prefixes with them. The waiting requests stay. Returns the sequences that ended."""
+        failed = [*self.running, *([self.reading[0]] if self.reading else [])]
+        self.batch.drop()
+        self.prefixes.clear()
+        self.reading = None
+        for one in failed:
+            one.end(ERROR, error)
+            self._retire(one, None)
+        return failed
+
+    def close(self) -> list[Sequence]:
+        """Ends everything, and drops all caches. Returns the sequences that ended."""
+        ended = list(self.active.values())
+        for one in ended:
+            self.leaving.setdefault(one, CANCELLED)
+            self._drop(one)
+        self.batch.drop()
+        self.prefixes.clear()
+        return ended
+
+    def _room(self, request: Request) -> int:
+        """The most ids that the answer may have. Where the request names no number it is what the context has left, cut
+        to an even share of the budget, so that such requests can be answered together."""
+        left = self.limits.context - len(request.prompt)
+        if request.max_tokens is not None:
+            return min(request.max_tokens, left)
+        share = self.limits.budget.limit // self.limits.token_bytes // self.limits.rows
+        return min(left, max(share - len(request.prompt), RESERVE))
+
+    def _bytes(self, sequence: Sequence) -> int:
+        """The bytes that a sequence's caches may come to take."""
+        return sequence.positions * self.limits.token_bytes
+
+    def _next_admitted(self) -> int | None:
+        """The number of the first waiting sequence, if there is a place for it."""
+        if self.reading or not self.waiting or len(self.running) >= self.limits.rows:
+            return None
+        first = self.waiting[0]
+        if first in self.leaving or not self.limits.budget.has_room(self._bytes(first)):
+            return None
+        return first.number
+
+    def _admit(self) -> None:
+        """Begins to read the prompt of the first waiting sequence, after those of its positions that are held."""
+        one = self.waiting.popleft()
+        one.cache = self._borrow(one) or make_cache(self.layers, one.positions, self._reserve(one))
+        self.limits.budget.reserve(self._bytes(one))
+        one.read = one.reused = one.cache[0].offset
+        ids = mx.array([one.request.prompt[one.read :]])
+        self.reading = one, Reading(self.model, ids, one.cache, self.execution)
+        self.batch.expected = min(self.limits.rows, len(self.running) + 1 + len(self.waiting))
+
+    def _reserve(self, one: Sequence) -> int:
+        """How many positions its first buffers have: alone it will go on in them, beside others it leaves them."""
+        return len(one.request.prompt) + (0 if self.running or self.waiting else RESERVE)
+
+    def _borrow(self, one: Sequence) -> list[KVCache] | None:
+        """Caches that hold the first ids of its prompt: a kept one's, or a copy of a running row's."""
+        if not (one.request.find and self.limits.reuse):
+            return None
+        prompt = one.request.prompt
+        found = self.prefixes.find(prompt)
+        lengths = {other: shared_length(prompt, held_ids(other)) for other in self.running}
+        best = max(lengths, key=lengths.__getitem__, default=None)
+        if best and lengths[best] > (found.shared if found else self.prefixes.LEAST - 1):
+            return self.batch.copy(best, min(lengths[best], len(prompt) - 1))
+        return self.prefixes.borrow(found, one.positions, self._reserve(one)) if found else None
+
+    def _read_on(self, others_run: bool) -> Sequence:
+        """Reads one round of chunks of the prompt; with the last one its first id is drawn."""
+        assert self.reading
+        one, reading = self.reading
+        if others_run:
+            mx.eval(reading.arrays())  # the round before: no more than one takes memory at a time
+        logits = reading.advance()
+        one.read = one.reused + reading.read
+        if logits is not None:
+            one.ahead = one.sampler(logits), peaks(logits)
+            mx.async_eval(*one.ahead)
+            self.running.append(one)
+            self.reading = None
+        elif others_run:
+            mx.async_eval(reading.arrays())
+        else:
+            mx.eval(reading.arrays())
+            mx.clear_cache()  # no later chunk has scratch buffers of this size
+        return one
+
+    def _decode(self, plan: StepPlan) -> list[Sequence]:
+        """Lets the running rows decode one step."""
+        news = self.batch.step([self.active[number] for number in plan.rows], plan.early)
+        for one in news:
+            if one.finish:
+                self._drop(one)
+        return news
+
+    def _drop(self, one: Sequence) -> Sequence:
+        """Takes a sequence out, and keeps its caches where they may be of use."""
+        one.end(self.leaving.pop(one, CANCELLED))
+        caches = None
+        if one in self.running:
+            wanted = self.limits.reuse and one.request.keep and one.finish != ERROR
+            ids = held_ids(one)
+            caches = self.batch.release(one, wanted and self.prefixes.wants(len(ids) * self.limits.token_bytes))
+        self._retire(one, caches)
+        return one
+
+    def _retire(self, one: Sequence, caches: list[KVCache] | None) -> None:
+        """Forgets an ended sequence and gives back what was reserved for it."""
+        if one in self.waiting:
+            self.waiting.remove(one)
+        else:
+            self.limits.budget.release(self._bytes(one))
+        if self.reading and self.reading[0] is one:
+            self.reading = None
+        if one in self.running:
+            self.running.remove(one)
+        one.cache = one.ahead = None
+        one.peak_bytes = mx.get_peak_memory()
+        self.active.pop(one.number)
+        self.leaving.pop(one, None)
+        if caches:
+            self.prefixes.put(held_ids(one), caches)
+
+
+def held_ids(one: Sequence) -> tuple[int, ...]:
+    """The ids whose keys and values a running or ended sequence holds: its prompt, and its answer but for the last."""
+    return (*one.request.prompt, *one.ids[:-1])

@@ -1,0 +1,66 @@
+"""The samplers of all rows of a batch: rows that sample alike are drawn together."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import mlx.core as mx
+
+from elm_mlx.engine.sampling import Sampler, Sampling, draw
+
+
+class Samplers:
+    """Draws the next id of every row at once, each as the row's own Sampler would draw it.
+
+    There is one draw for each distinct Sampling. None stands for a row whose id nobody reads. While a Samplers is in
+    use it holds the rows' keys; `part` gives them back.
+    """
+
+    def __init__(self, samplers: Sequence[Sampler | None]) -> None:
+        greedy = Sampling()
+        drawn_as = [sampler.sampling if sampler else greedy for sampler in samplers]
+        drawn_as = [greedy if sampling.is_greedy else sampling for sampling in drawn_as]
+        self.groups = [
+            Group(sampling, [row for row, other in enumerate(drawn_as) if other == sampling], samplers)
+            for sampling in dict.fromkeys(drawn_as)
+        ]
+        order = [row for group in self.groups for row in group.rows]
+        back = sorted(range(len(order)), key=order.__getitem__)
+        self.back = mx.array(back) if len(self.groups) > 1 else None
+
+    def __call__(self, logits: mx.array) -> mx.array:
+        """Logits [B, V] -> ids [B]."""
+        if self.back is None:
+            return self.groups[0](logits)
+        return mx.concatenate([group(logits[group.places]) for group in self.groups])[self.back]
+
+    def part(self) -> None:
+        """Gives every sampler its key back, as it is after the last draw."""
+        for group in self.groups:
+            group.part()
+
+
+class Group:
+    """The rows of a batch that have one Sampling; `rows` are their numbers in the batch."""
+
+    def __init__(self, sampling: Sampling, rows: list[int], samplers: Sequence[Sampler | None]) -> None:
+        self.sampling, self.rows, self.places = sampling, rows, mx.array(rows)
+        self.samplers = [samplers[row] for row in rows]
+        self.keys: mx.array | None = None  # [B, 2]
+        if not sampling.is_greedy:
+            self.keys = mx.stack([sampler.key for sampler in self.samplers if sampler])
+
+    def __call__(self, logits: mx.array) -> mx.array:
+        """The rows' logits [B, V] -> their ids [B]."""
+        if self.keys is None:
+            return mx.argmax(logits, axis=-1)
+        both = mx.vmap(mx.random.split)(self.keys)  # [B, 2, 2]: the next key, and that of this draw
+        self.keys = both[:, 0]
+        return draw(logits, self.sampling, both[:, 1])
+
+    def part(self) -> None:
+        """Gives the group's samplers their keys back."""
+        if self.keys is not None:
+            for sampler, key in zip(self.samplers, self.keys, strict=True):
+                assert sampler is not None  # a row without one is greedy
+                sampler.key = key
