@@ -165,7 +165,7 @@ class Engine:
         best = max(lengths, key=lengths.__getitem__, default=None)
         if best and lengths[best] > (found.shared if found else self.prefixes.LEAST - 1):
             return self.batch.copy(best, min(lengths[best], len(prompt) - 1))
-        return self.prefixes.borrow(found) if found else None
+        return self.prefixes.borrow(found, one.positions, self._reserve(one)) if found else None
 
     def _read_on(self, others_run: bool) -> Sequence:
         """Reads one round of chunks of the prompt; with the last one its first id is drawn."""
