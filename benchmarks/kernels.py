@@ -87,9 +87,17 @@ ELEMENTWISE = {
     "Subtract", "Tanh",
 }  # fmt: skip
 FUSABLE = ELEMENTWISE | {"Broadcast"}  # mlx/compile.cpp `is_fusable`
-STAND_INS = {"RMSNorm", "RoPE", "Attention", "Dequantize", "Enter", "Leave"}  # of tape.py; to MLX they are `Depends`
+STAND_INS = {
+    "RMSNorm",
+    "RoPE",
+    "Attention",
+    "Dequantize",
+    "Contiguous",
+    "Enter",
+    "Leave",
+}  # of tape.py; to MLX they are `Depends`
 RESHAPES = {"ExpandDims", "Flatten", "Reshape", "Squeeze", "Unflatten"}
-VIEWS = {"Broadcast", "Copy", "Enter", "Leave", "Slice", "Split", "StopGradient", "Transpose"}
+VIEWS = {"Broadcast", "Contiguous", "Copy", "Enter", "Leave", "Slice", "Split", "StopGradient", "Transpose"}
 RULES = {
     "RMSNorm": Rule(1, contiguous, "backend/metal/normalization.cpp: copies an input with holes"),
     "RoPE": Rule(1, (heads,), "backend/metal/rope.cpp: reads three axes in any order, copies other inputs of four"),
@@ -150,6 +158,10 @@ def view(node: Node, layouts: dict[str, Layout], forms: dict[str, Form]) -> list
     """Sets the layouts of a view's outputs, which launches nothing. Only a reshape that NumPy cannot do as a view is a
     copy (common/common.cpp)."""
     x, shape = layouts[node.inputs[0]], forms[node.outputs[0]].shape
+    if node.name == "Contiguous" and not contiguous(
+        x
+    ):  # backend/common/common.cpp; the output has a new layout already
+        return [Kernel("Copy", shape, span(x) + layouts[node.outputs[0]].nbytes)]
     if node.name in RESHAPES:
         try:
             layouts[node.outputs[0]] = x.reshape(shape, copy=False)

@@ -21,7 +21,8 @@ from typing import Any
 PROGRAMS = ("elm-mlx", "mlx-lm")
 FAMILIES = ("llama", "openelm")
 LAYERS = (2, 3)
-ENOUGH = 64  # tokens of an answer that is still going on when its step is recorded
+STEADY = 16  # submissions for each of several rows, after which all of them have begun
+ENOUGH = 256  # tokens of an answer that is still going on when its step is recorded
 
 
 @dataclass(frozen=True)
@@ -60,12 +61,13 @@ def record(program: str, bits: int, depth: int, batch: int) -> dict[str, Any]:
 
     recorder = tape.install()
     sys.modules["torch"] = None  # type: ignore[assignment]  # mlx-lm does not need it
-    prompts = [list(range(depth - row)) for row in range(batch)]  # of different lengths
-    return {family: vars(split(*(step(program, shape_of(family, n), bits, prompts, recorder) for n in LAYERS)))
+    number = STEADY * batch if batch > 1 else tape.STEP  # of the submission
+    prompts = [list(range(depth - number - row)) for row in range(batch)]  # of different lengths
+    return {family: vars(split(*(step(program, shape_of(family, n), bits, prompts, (recorder, number)) for n in LAYERS)))
             for family in FAMILIES}  # fmt: skip
 
 
-def step(program: str, shape: dict[str, Any], bits: int, prompts: list[list[int]], recorder: Any) -> list[Any]:
+def step(program: str, shape: dict[str, Any], bits: int, prompts: list[list[int]], recording: Any) -> list[Any]:
     """The kernels of one decode step of all prompts together, with weights of 4 or 8 bits, or of 16 (bfloat16)."""
     from kernels import kernels
     from tape import recorded
@@ -82,13 +84,13 @@ def step(program: str, shape: dict[str, Any], bits: int, prompts: list[list[int]
     shapes.SHAPES["ledger"] = shape
     with random_model("ledger", bits if bits < 16 else None, "bfloat16") as directory:
         answering = Theirs(directory) if program == "mlx-lm" else Ours(load(directory))
-        return kernels(recorded(lambda: steps(answering, prompts), recorder))
+        return kernels(recorded(lambda: steps(answering, prompts), *recording))
 
 
 def steps(program: Any, prompts: list[list[int]]) -> Iterator[Any]:
     """A program's decode steps for all prompts together; mlx-lm has another loop for one prompt than for several."""
     if len(prompts) == 1:
-        yield from program.decode(prompts[0], None, ENOUGH)
+        yield from program.decode(prompts[0], ENOUGH)
     session = program.session(len(prompts))
     for prompt in prompts:
         session.add(prompt, ENOUGH)

@@ -63,7 +63,7 @@ class Together:
     @property
     def answer(self) -> int:
         """The most tokens of one answer: the first to be read goes on while the others are read, a piece a step."""
-        return 1 + self.tokens + self.rows * (1 + self.prompt // LEAST_PIECE)
+        return 1 + self.tokens + self.rows * (3 + self.prompt // LEAST_PIECE)
 
     @property
     def positions(self) -> int:

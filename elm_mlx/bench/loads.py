@@ -41,3 +41,18 @@ class Run(NamedTuple):
     begun: Mark
     ended: Mark
     peak_bytes: int
+
+    @property
+    def seconds(self) -> float:
+        """From `begun` to `ended`."""
+        return self.ended.seconds - self.begun.seconds
+
+    @property
+    def cpu_seconds(self) -> float:
+        """Processor time of the whole process from `begun` to `ended`."""
+        return self.ended.cpu_seconds - self.begun.cpu_seconds
+
+    @property
+    def tokens(self) -> int:
+        """Tokens answered from `begun` to `ended`."""
+        return self.ended.tokens - self.begun.tokens

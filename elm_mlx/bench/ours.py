@@ -10,13 +10,12 @@ import mlx.core as mx
 from elm_mlx import LanguageModel
 from elm_mlx.device.memory import memory_limit
 from elm_mlx.engine.budget import Budget
-from elm_mlx.engine.cache.kv import RESERVE, KVCache, make_cache
+from elm_mlx.engine.cache.kv import KVCache, make_cache
 from elm_mlx.engine.engine import Engine
 from elm_mlx.engine.limits import Limits
-from elm_mlx.engine.plain import generate
 from elm_mlx.engine.prefill import prefill
 from elm_mlx.engine.request import Request
-from elm_mlx.engine.sampling import Sampler, Sampling
+from elm_mlx.engine.sequence import Sequence as Answer
 
 
 class Ours:
@@ -32,11 +31,16 @@ class Ours:
     def read(self, ids: list[int], cache: Sequence[KVCache]) -> None:
         mx.eval(prefill(self.model, mx.array([ids]), cache, self.execution))
 
-    def decode(self, prompt: list[int], sampler: Sampler | None, tokens: int) -> Generator[int, None, None]:
-        cache = make_cache(self.layers, len(prompt) + tokens - 1, reserve=len(prompt) + RESERVE)
-        return generate(
-            self.model, prompt, cache, sampler or Sampler(Sampling()), max_tokens=tokens, execution=self.execution
-        )
+    def decode(self, prompt: list[int], tokens: int) -> Generator[int, None, None]:
+        session = self.session(1)
+        session.add(prompt, tokens)
+        try:
+            for count in range(tokens):
+                while len(session.sequences[0].ids) <= count:
+                    session.step()
+                yield session.sequences[0].ids[count]
+        finally:
+            session.close()
 
     def session(self, rows: int) -> OurSession:
         """A Session (batch.py) of an engine that answers at most `rows` requests at a time, within all of the memory."""
@@ -53,21 +57,23 @@ class OurSession:
 
     def __init__(self, engine: Engine) -> None:
         self.engine = engine
-        self.answered: dict[int, int] = {}  # tokens, by the number of the sequence
+        self.sequences: list[Answer] = []
+        self.told: list[int] = []  # how many tokens of each were reported
 
     def add(self, prompt: list[int], tokens: int) -> None:
-        sequence = self.engine.submit(Request(tuple(prompt), max_tokens=tokens))
-        self.answered[sequence.number] = 0
+        self.sequences.append(self.engine.submit(Request(tuple(prompt), max_tokens=tokens)))
+        self.told.append(0)
 
     def step(self) -> list[int]:
-        news = []
+        longer = []
         for sequence in self.engine.step():
             if sequence.error:
                 raise sequence.error
-            if len(sequence.ids) > self.answered[sequence.number]:
-                self.answered[sequence.number] += 1
-                news.append(sequence.number - 1)  # the engine counts from 1
-        return news
+            number = sequence.number - 1  # an engine counts from 1
+            if len(sequence.ids) > self.told[number]:
+                self.told[number] += 1
+                longer.append(number)
+        return longer
 
     def close(self) -> None:
         self.engine.close()

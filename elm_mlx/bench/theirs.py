@@ -14,9 +14,8 @@ import mlx.core as mx
 import elm_mlx
 from elm_mlx.bench.batch import answer
 from elm_mlx.bench.cases import Case
-from elm_mlx.bench.clock import Trace, sample
+from elm_mlx.bench.clock import sample
 from elm_mlx.bench.loads import Arrival, Load
-from elm_mlx.engine.sampling import Sampler
 
 
 class Theirs:
@@ -53,11 +52,11 @@ class Theirs:
         return self.make_prompt_cache(self.model)
 
     def read(self, ids: list[int], cache: Any) -> None:
-        steps = self.steps(mx.array(ids), self.model, max_tokens=0, sampler=Trace([0]), prompt_cache=cache)
+        steps = self.steps(mx.array(ids), self.model, max_tokens=0, prompt_cache=cache)
         deque(steps, maxlen=0)
 
-    def decode(self, prompt: list[int], sampler: Sampler | None, tokens: int) -> Generator[Any, None, None]:
-        return self.steps(mx.array(prompt), self.model, max_tokens=tokens, sampler=sampler)
+    def decode(self, prompt: list[int], tokens: int) -> Generator[Any, None, None]:
+        return self.steps(mx.array(prompt), self.model, max_tokens=tokens)
 
     def settle(self) -> None:
         mx.synchronize(self.stream)  # mlx-lm submits one step more than it gives
@@ -69,7 +68,7 @@ class Theirs:
     def judge(self, prompt: list[int], tokens: list[int]) -> tuple[list[int], float]:
         """(mlx-lm's greedy tokens after `prompt`, how far at most its logit of one of `tokens`, given those before, is
         below its best, as a share of the largest logit)."""
-        greedy = [token for token, _ in self.decode(prompt, None, len(tokens))]
+        greedy = [token for token, _ in self.decode(prompt, len(tokens))]
         logits = self.model(mx.array([prompt + tokens[:-1]]))[0, len(prompt) - 1 :].astype(mx.float32)  # [tokens, V]
         ours = mx.take_along_axis(logits, mx.array(tokens)[:, None], axis=-1)
         below = mx.max(mx.max(logits, axis=-1, keepdims=True) - ours) / mx.max(mx.abs(logits))
