@@ -97,22 +97,21 @@ class Engine:
     def fail(self, error: Exception) -> list[Sequence]:
         """Ends what a failed step worked on: the content of its buffers is unknown, so they are dropped, and the kept
         prefixes with them. The waiting requests stay. Returns the sequences that ended."""
-        failed = [*self.running, *([self.reading[0]] if self.reading else [])]
+        failed = [one for one in self.active.values() if one not in self.waiting]
         self.batch.drop()
-        self.prefixes.clear()
-        self.reading = None
         for one in failed:
             one.end(ERROR, error)
             self._retire(one, None)
+        self.prefixes.clear()
         return failed
 
     def close(self) -> list[Sequence]:
         """Ends everything, and drops all caches. Returns the sequences that ended."""
         ended = list(self.active.values())
-        for one in ended:
-            self.leaving.setdefault(one, CANCELLED)
-            self._drop(one)
         self.batch.drop()
+        for one in ended:
+            one.end(CANCELLED)
+            self._retire(one, None)
         self.prefixes.clear()
         return ended
 
@@ -142,7 +141,8 @@ class Engine:
         """Begins to read the prompt of the first waiting sequence, after those of its positions that are held."""
         one = self.waiting.popleft()
         one.cache = self._borrow(one) or self._new_cache(one)
-        self.limits.budget.reserve(self._bytes(one))
+        one.reserved = self._bytes(one)
+        self.limits.budget.reserve(one.reserved)
         one.read = one.reused = one.cache[0].offset
         ids = mx.array([one.request.prompt[one.read :]])
         self.reading = one, Reading(self.model, ids, one.cache, self.execution)
@@ -214,8 +214,8 @@ class Engine:
         """Forgets an ended sequence and gives back what was reserved for it."""
         if one in self.waiting:
             self.waiting.remove(one)
-        else:
-            self.limits.budget.release(self._bytes(one))
+        self.limits.budget.release(one.reserved)
+        one.reserved = 0
         if self.reading and self.reading[0] is one:
             self.reading = None
         if one in self.running:
