@@ -39,7 +39,7 @@ class Engine:
         self.reading: tuple[Sequence, Reading] | None = None
         self.running: list[Sequence] = []
         self.leaving: dict[Sequence, str] = {}  # sequences to end at the next step, and why
-        self.batch = Batch(model, execution.grow_by)
+        self.batch = Batch(model, limits, execution.grow_by)
         self.prefixes = Prefixes(limits.budget)
         self.pace = Pace(execution.submit)
 
