@@ -63,7 +63,7 @@ class Group:
         """The first positions of a sequence as caches of its own."""
         copies = self.slots.copy_out(self.rows.index(sequence), length)
         for layer in copies:
-            layer.capacity = sequence.positions
+            layer.resize(max(sequence.positions, length))
         return copies
 
     def leave(self, sequence: Sequence) -> None:
@@ -139,7 +139,7 @@ class Batch:
             if sequence in group.rows:
                 return group.copy_out(sequence, length)
         assert sequence.cache
-        copies = [layer.fork(length) for layer in sequence.cache]
+        copies = [layer.fork(length, length) for layer in sequence.cache]
         mx.eval([layer.arrays() for layer in copies])
         return copies
 

@@ -15,9 +15,7 @@ from elm_mlx.errors import InvalidRequest
 
 MEASURED_ON_A_MAC = False  # nobody has run this on one yet, and a policy that nobody could run is no default
 TRIAL = 8  # steps that are measured each way; chosen
-LEAST_BYTES = (
-    16 * 2**20
-)  # copying so little takes 0.3 ms at 100 GB/s, less than a trial is worth; computed, not measured
+LEAST_BYTES = 16 * 2**20  # copying fewer takes 0.3 ms at 100 GB/s, less than a trial is worth; computed, not measured
 
 
 @dataclass(frozen=True)
@@ -52,19 +50,19 @@ class Pace:
             raise InvalidRequest(f"submit is {submit!r}; it is one of {', '.join(SUBMITS)}.")
         self.submit, self.trusted = submit, trusted
         self.trial = Trial()
-        self._measures = submit == "auto" and trusted
+        self.measures = submit == "auto" and trusted
         self._early = submit != "late"
         self._seconds: list[float] = []
 
     def is_early(self, nbytes: int) -> bool:
         """Whether the next step is handed over early, where the running rows' buffers have `nbytes` bytes."""
-        if self._measures:
+        if self.measures:
             self._decide(nbytes)
         return self._early
 
     def note(self, seconds: float) -> None:
         """Takes down how long the step took for which `is_early` was asked last."""
-        if self._measures and self.trial.late is None:
+        if self.measures and self.trial.late is None:
             self._seconds.append(seconds)
 
     def _decide(self, nbytes: int) -> None:
