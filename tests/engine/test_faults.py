@@ -97,10 +97,10 @@ def check_each_fault(lm: elm_mlx.LanguageModel, faults: Faults, choose: Callable
 
 @pytest.mark.parametrize("source", ["openelm"], indirect=True)
 def test_a_call_that_fails_ends_the_requests_of_its_step_alone(lm: elm_mlx.LanguageModel, faults: Faults) -> None:
-    check_each_fault(lm, faults, lambda calls: random.Random(0).sample(range(1, calls), 30))
+    check_each_fault(lm, faults, lambda calls: random.Random(0).sample(range(1, calls), 20))
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 @pytest.mark.parametrize("source", checkpoints.FAMILIES, indirect=True)
 def test_every_call_that_fails_ends_the_requests_of_its_step_alone(lm: elm_mlx.LanguageModel, faults: Faults) -> None:
     check_each_fault(lm, faults, lambda calls: list(range(1, calls)))
