@@ -63,8 +63,11 @@ def record(program: str, bits: int, depth: int, batch: int) -> dict[str, Any]:
     sys.modules["torch"] = None  # type: ignore[assignment]  # mlx-lm does not need it
     number = STEADY * batch if batch > 1 else tape.STEP  # of the submission
     prompts = [list(range(depth - number - row)) for row in range(batch)]  # of different lengths
-    return {family: vars(split(*(step(program, shape_of(family, n), bits, prompts, (recorder, number)) for n in LAYERS)))
-            for family in FAMILIES}  # fmt: skip
+    found = {}
+    for family in FAMILIES:
+        both = [step(program, shape_of(family, n), bits, prompts, (recorder, number)) for n in LAYERS]
+        found[family] = vars(split(*both))
+    return found
 
 
 def step(program: str, shape: dict[str, Any], bits: int, prompts: list[list[int]], recording: Any) -> list[Any]:

@@ -170,8 +170,8 @@ def install() -> Recorder:
 
 
 def recorded(decode: Callable[[], Iterable[Any]], recorder: Recorder, step: int = STEP) -> Tape:
-    """The step that `decode` submits as its `step`-th. The program runs three times, since an export keeps buffers that would be
-    donated, and a compiled step that ran would build its kernels."""
+    """The step that `decode` submits as its `step`-th. The program runs three times, since an export keeps buffers that
+    would be donated, and a compiled step that ran would build its kernels."""
     tape = Tape()
 
     def export(outputs: list[mx.array]) -> None:

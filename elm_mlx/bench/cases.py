@@ -38,12 +38,14 @@ class Case:
 
     @property
     def positions(self) -> int:
-        """How many positions of the context the test takes."""
-        return self.before + self.tokens + (self.kind == FIRST)
+        """How many positions of the context the test takes; the first token that is decoded comes before those that
+        are timed, and in a test of it one follows."""
+        return self.before + self.tokens + {PROMPT: 0, DECODE: 1, FIRST: 2}[self.kind]
 
     def token_ids(self, vocab_size: int) -> list[int]:
-        """The ids that the test runs over, `positions` of them and always the same."""
-        return random.Random(0).choices(range(vocab_size), k=self.positions)
+        """The ids that are read, always the same: those before, and those of the prompt that is timed."""
+        count = self.before + (0 if self.kind == DECODE else self.tokens)
+        return random.Random(0).choices(range(vocab_size), k=count)
 
 
 @dataclass(frozen=True)
@@ -108,7 +110,7 @@ def together(prompts: Iterable[int], generations: Iterable[int], rows: Iterable[
     found = [Together(*each) for each in product(prompts, generations, rows)]
     if not found or any(min(test.prompt, test.tokens, test.rows) < 1 for test in found):
         raise InvalidRequest("Requests that are answered together have a prompt and an answer of one token at least.",
-                             "Give {prompts}, {generations} and {rows} numbers above 0.")  # fmt: skip
+                             "Give {prompts}, {generations} and {batch} numbers above 0.")  # fmt: skip
     return list(dict.fromkeys(found))
 
 

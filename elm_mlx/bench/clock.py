@@ -14,8 +14,8 @@ from elm_mlx.bench.cases import DECODE, PROMPT, Case, Sample
 
 class Program(Protocol):
     """A program that is measured: `make_cache` makes a cache for `positions`, `read` reads ids into it up to the last
-    one's logits, `decode` gives an item for each of `tokens` after a prompt, each of them the likeliest, `settle` returns when nothing is being
-    computed."""
+    one's logits, `decode` gives an item for each of `tokens` after a prompt, each of them the likeliest one, and
+    `settle` returns when nothing is being computed."""
 
     def make_cache(self, positions: int) -> Any: ...
     def read(self, ids: list[int], cache: Any) -> None: ...
@@ -37,15 +37,15 @@ def sample(program: Program, case: Case, ids: list[int]) -> Sample:
 
 def prepare_case(program: Program, case: Case, ids: list[int]) -> Callable[[], object]:
     """Does what comes before the timed part of a case, and returns that part as a function."""
-    before, rest = ids[: case.before], ids[case.before :]
     if case.kind == PROMPT:
+        before, rest = ids[: case.before], ids[case.before :]
         cache = program.make_cache(len(ids))
         if before:
             program.read(before, cache)
         return lambda: program.read(rest, cache)
     if case.kind == DECODE:  # the first token comes with the prompt
-        steps = program.decode(before, case.tokens + 1)
+        steps = program.decode(ids, case.tokens + 1)
         next(steps)
         return lambda: deque(steps, maxlen=0)
-    steps = program.decode(rest[:-1], 2)  # as in a long request, step 2 is submitted with step 1
+    steps = program.decode(ids, 2)  # as in a long request, step 2 is submitted with step 1
     return lambda: next(steps)

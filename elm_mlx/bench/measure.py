@@ -103,22 +103,21 @@ def load_and_time(directory: Path, policy: str, force: bool) -> tuple[elm_mlx.La
 
 def run_round(ours: Ours, peer: Peer | None, test: Case | Together) -> Round | Both:
     """Runs a test in elm-mlx and, where there is a peer, in mlx-lm, with pauses so that neither disturbs the other."""
-    vocab_size = ours.config.vocab_size
     if isinstance(test, Together):
-        load = test.load(vocab_size)
-        return in_turn(lambda: answer(ours.session(load.rows), load), peer and (lambda: peer.run(load)))
-    ids = test.token_ids(vocab_size)
-    return in_turn(lambda: sample(ours, test, ids), peer and (lambda: peer.sample(test, ids)))
+        load = test.load(ours.config.vocab_size)
+        return in_turn(lambda: answer(ours.session(load.rows), load), peer, lambda peer: peer.run(load))
+    ids = test.token_ids(ours.config.vocab_size)
+    return in_turn(lambda: sample(ours, test, ids), peer, lambda peer: peer.sample(test, ids))
 
 
-def in_turn(own: Callable[[], T], other: Callable[[], T] | None) -> tuple[T, T | None]:
-    """The results of both, the second one's None where there is none."""
-    if not other:
+def in_turn(own: Callable[[], T], peer: Peer | None, other: Callable[[Peer], T]) -> tuple[T, T | None]:
+    """Our result, and the peer's where there is one."""
+    if not peer:
         return own(), None
     time.sleep(PAUSE_S)
     first = own()
     time.sleep(PAUSE_S)
-    return first, other()
+    return first, other(peer)
 
 
 def check_agreement(ours: Ours, peer: Peer, facts: dict[str, Any], vocab_size: int) -> dict[str, Any]:

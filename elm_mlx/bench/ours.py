@@ -33,17 +33,17 @@ class Ours:
 
     def decode(self, prompt: list[int], tokens: int) -> Generator[int, None, None]:
         session = self.session(1)
-        session.add(prompt, tokens)
+        ids = session.add(prompt, tokens).ids
         try:
             for count in range(tokens):
-                while len(session.sequences[0].ids) <= count:
+                while len(ids) <= count:
                     session.step()
-                yield session.sequences[0].ids[count]
+                yield ids[count]
         finally:
             session.close()
 
     def session(self, rows: int) -> OurSession:
-        """A Session (batch.py) of an engine that answers at most `rows` requests at a time, within all of the memory."""
+        """A Session (batch.py) of an engine that answers at most `rows` requests at a time, in all of the memory."""
         per_token = self.config.kv_bytes_per_token(8 * self.model.dtype.size)
         limits = Limits(self.config.context_length, per_token, Budget(memory_limit()), rows, reuse=False)
         return OurSession(Engine(self.model, self.layers, limits, self.execution))
@@ -60,9 +60,12 @@ class OurSession:
         self.sequences: list[Answer] = []
         self.told: list[int] = []  # how many tokens of each were reported
 
-    def add(self, prompt: list[int], tokens: int) -> None:
-        self.sequences.append(self.engine.submit(Request(tuple(prompt), max_tokens=tokens)))
+    def add(self, prompt: list[int], tokens: int) -> Answer:
+        sequence = self.engine.submit(Request(tuple(prompt), max_tokens=tokens))
+        assert sequence.room == tokens, "the context has no room for the answer"
+        self.sequences.append(sequence)
         self.told.append(0)
+        return sequence
 
     def step(self) -> list[int]:
         longer = []

@@ -147,8 +147,7 @@ def row(model: dict[str, Any], test: dict[str, Any]) -> dict[str, str]:
 
 
 def batch_row(model: dict[str, Any], test: dict[str, Any]) -> dict[str, str]:
-    """The cells of a test of requests that are answered together, by their columns, which llama.cpp's batched bench has,
-    too."""
+    """The cells of a test of requests that are answered together, by column, as llama.cpp's batched bench has them."""
     cells = {
         "model": f"{model['name']} {model['stored_as']}",
         "PP": f"{test['prompt']}",

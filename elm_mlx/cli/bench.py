@@ -89,7 +89,6 @@ COUNTS = CommaList(Whole(min=0))
 @click.option(
     "-b",
     "--batch",
-    "rows",
     type=CommaList(COUNT),
     metavar="N,...",
     help="Answer so many requests together instead: prompts of -p tokens are read, then -n tokens decoded for each.",
@@ -111,7 +110,7 @@ COUNTS = CommaList(Whole(min=0))
 )
 @click.option(
     "--submit",
-    type=click.Choice(SUBMITS),
+    type=click.Choice(["early", "late", "auto"]),
     default="auto",
     show_default=True,
     help="Hand each step to the device before the tokens of the step before are read, after it, or as is faster.",
@@ -127,7 +126,7 @@ def command(
     prompts: list[int],
     generations: list[int],
     depths: list[int],
-    rows: list[int] | None,
+    batch: list[int] | None,
     repetitions: int,
     compare: str | None,
     cpu_policy: str | None,
@@ -154,7 +153,7 @@ def command(
     settle(refuse_contradictions, asked, "models", "shapes", "dtype")
     if compare and cpu_policy == "auto" and is_wish("cpu_policy"):  # typed, it compares what is stored in float32
         drop(asked, "cpu_policy", "Beside mlx-lm both compute as the weights are stored.")
-    given = {"depths": depths, "prompts": prompts, "generations": generations, "rows": rows}
+    given = {"depths": depths, "prompts": prompts, "generations": generations, "batch": batch}
     settle(partial(plan_tests, []), given, *given)
     shapes = asked["shapes"]
     wanted, configs = choose_shapes(shapes, bits) if shapes else choose_models(asked["models"], bits)
@@ -187,17 +186,17 @@ def plan_tests(
     depths: list[int] | None,
     prompts: list[int] | None,
     generations: list[int] | None,
-    rows: list[int] | None,
+    batch: list[int] | None,
 ) -> list[Case | Together]:
     """The tests to run. Raises InvalidRequest where there are none, or one of the models has no room for one: a mistake
     in the last is reported before the first is measured."""
     from elm_mlx.bench.cases import cases, check_context, together  # here, as --help needs no MLX
 
     prompts, generations = prompts or [USUAL_PROMPT], generations or [USUAL_ANSWER]
-    if rows and any(depths or []):
-        raise InvalidRequest("", "{rows} measures requests that begin with their prompts. Leave {depths} out.")
+    if batch and any(depths or []):
+        raise InvalidRequest("", "{batch} is of requests that begin with their prompts. Leave {depths} out, or at 0.")
     tests: list[Case | Together] = []
-    tests += together(prompts, generations, rows) if rows else cases(prompts, generations, depths or [0])
+    tests += together(prompts, generations, batch) if batch else cases(prompts, generations, depths or [0])
     for config in configs:
         check_context(tests, config)
     return tests
