@@ -70,6 +70,7 @@ class Batch:
         self.groups: list[Group] = []
         self.alone: list[Sequence] = []
         self.order: list[Sequence | None] = []  # the rows of a step
+        self.rows: list[Sequence] = []  # those of the last step
         self.moved = False  # whether a row has left its place since they were put in order
         self.cache = Rows([])
         self.samplers = Samplers([])
@@ -90,7 +91,8 @@ class Batch:
         of their own.
         """
         drawn = self._collect(rows)
-        ids = self._arrange(rows, drawn)
+        same = drawn is self.drawn and rows == self.rows and not self.moved
+        ids = drawn.ids if same and all(len(one.ids) + 1 < one.room for one in rows) else self._arrange(rows, drawn)
         self.drawn = self._submit(ids, early) if ids is not None else None
         tokens, highest = list_of(drawn.ids), list_of(drawn.peaks)
         if self.drawn and not early:
@@ -139,6 +141,7 @@ class Batch:
     def _arrange(self, rows: list[Sequence], drawn: Drawn) -> mx.array | None:
         """Gives every row its place, and returns the ids [B] that the next step begins with, in the order of the rows;
         None where no row needs another id."""
+        self.rows = rows
         pending = {one for one in drawn.rows if one and not one.finish}
         going = [one for one in rows if len(one.ids) + (one in pending) < one.room]
         if not going:

@@ -83,7 +83,7 @@ class Engine:
             self._next_admitted(),
             self.reading[0].number if self.reading and self.reading[0] not in self.leaving else None,
             tuple(one.number for one in rows),
-            self.pace.is_early(self.batch.nbytes),
+            self.pace.is_early(0),
         )
 
     def carry_out(self, plan: StepPlan) -> list[Sequence]:

@@ -13,13 +13,13 @@ from elm_mlx.engine.cache.kv import RESERVE, KVCache
 
 class View(NamedTuple):
     """What one step sees of the slots: `rows` (the slots that take part, B of them), the `column` that it writes, the
-    `columns` that it reads (S of them), the position of the new id in each row, and which columns each row may read
-    (None: all of them) [B, 1, 1, S]."""
+    `columns` that it reads (S of them), the position of the new id in each row, [B] or a number where B is 1, and which
+    columns each row may read, [B, 1, 1, S] or None for all of them."""
 
     rows: slice
     column: int
     columns: slice
-    offsets: list[int]
+    offset: int | mx.array
     mask: mx.array | None
 
 
@@ -104,7 +104,8 @@ class Slots:
         first = column - longest
         columns = slice(first, column + 1) if first >= 0 else slice(0, self.room)
         self.masks.clear()
-        self.view = View(rows, column, columns, offsets, self._mask(offsets, column, columns))
+        offset = mx.array(offsets) if len(offsets) > 1 else offsets[0]
+        self.view = View(rows, column, columns, offset, self._mask(offsets, column, columns))
         return offsets
 
     def end(self) -> None:
@@ -168,8 +169,7 @@ class SlotLayer:
     def offset(self) -> int | mx.array:
         """How many positions each row holds: [B], or a number where there is one row."""
         assert self.slots.view
-        offsets = self.slots.view.offsets
-        return offsets[0] if len(offsets) == 1 else mx.array(offsets)
+        return self.slots.view.offset
 
     def attend(self, q: mx.array, k: mx.array, v: mx.array) -> mx.array:
         """Writes the new k and v [B, K, 1, D] of every row, and attends over what each row holds: q [B, H, 1, D] ->
@@ -191,12 +191,13 @@ class SlotLayer:
 
     def copy(self, slot: int, pieces: Sequence[tuple[slice, slice]]) -> KVCache:
         """The columns of a slot, in the order of their positions, as a cache of one row [1, K, S, D]."""
-        length = pieces[-1][0].stop
-        copy = KVCache(length, length)
-        copy.keys, copy.values = (
-            mx.concatenate([mx.contiguous(buffer[slot : slot + 1, :, columns]) for _, columns in pieces], axis=2)
-            for buffer in (self.keys, self.values)
-        )
+        length, (_, K, _, D) = pieces[-1][0].stop, self.keys.shape
+        copy = KVCache(length)
+        # One column more than needed: a write to a whole array would be a part of the slots' buffer, and no copy.
+        copy.keys, copy.values = (mx.zeros((1, K, length + 1, D), self.keys.dtype) for _ in range(2))
+        for positions, columns in pieces:
+            copy.keys[:, :, positions] = self.keys[slot : slot + 1, :, columns]
+            copy.values[:, :, positions] = self.values[slot : slot + 1, :, columns]
         copy.offset = length
         return copy
 
