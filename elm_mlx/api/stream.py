@@ -9,8 +9,8 @@ from weakref import finalize
 
 from elm_mlx.api.completion import Completion, Piece, stats_of
 from elm_mlx.arguments import Progress, real_number
-from elm_mlx.device.thread import refuse_fork
-from elm_mlx.engine.handle import CallWaiter, Handle, State
+from elm_mlx.device.thread import is_forked, refuse_fork
+from elm_mlx.engine.handle import CallWaiter, Handle, State, wake_together
 from elm_mlx.engine.sequence import CANCELLED, ERROR, LENGTH, STOP
 from elm_mlx.engine.worker import Worker, again
 from elm_mlx.errors import Cancelled, InvalidRequest, TimedOut
@@ -111,6 +111,8 @@ class Stream:
         self._is_cancelled = True
         self._cancel()  # once
         self._lm = None
+        if not is_forked():  # there the lock may be one that a lost thread holds
+            wake_together(self._handle.wake())
 
     def close(self) -> None:
         """Cancels the answer as `cancel` does; for `with`, `contextlib.closing` and readers that stop early."""
@@ -163,10 +165,16 @@ class Stream:
         state = self._handle.state
         self._tell(state)
         with self._reading:
-            piece = None if self._is_cancelled else self._take()
-        if piece is None and state.finish == ERROR and not self._is_cancelled and self._handle.error:
-            raise again(self._handle.error)
+            if self._is_cancelled or (piece := self._take()) is None:
+                self._raise_once(state)
+                return None, state
         return piece, state
+
+    def _raise_once(self, state: State) -> None:
+        """Raises the error that ended the answer, where iteration has not raised it yet."""
+        if state.finish == ERROR and not self._is_cancelled and self._handle.error:
+            self._is_cancelled = True
+            raise again(self._handle.error)
 
     def _take(self) -> Piece | None:
         """Takes the next id out of the outbox, and decodes it."""

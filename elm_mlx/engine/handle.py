@@ -55,7 +55,7 @@ class Handle:
         self.sequence: Sequence | None = None
         self.refusal: Exception | None = None
         self._bound: int | None = None
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # a signal's handler may cancel while its thread enlists
         self._waiters: list[Waiter] = []
 
     @property
