@@ -39,7 +39,7 @@ class Engine:
         self.reading: tuple[Sequence, Reading] | None = None
         self.running: list[Sequence] = []
         self.leaving: dict[Sequence, str] = {}  # sequences to end at the next step, and why
-        self.batch = Batch(model, execution.grow_by)
+        self.batch = Batch(model, limits, execution.grow_by)
         self.prefixes = Prefixes(limits.budget)
         self.pace = Pace(execution.submit)
 
@@ -77,14 +77,11 @@ class Engine:
 
     def plan(self) -> StepPlan:
         """Decides what the next step does."""
-        rows = [one for one in self.running if not one.is_paused and one not in self.leaving]
-        return StepPlan(
-            tuple(one.number for one in self.leaving),
-            self._next_admitted(),
-            self.reading[0].number if self.reading and self.reading[0] not in self.leaving else None,
-            tuple(one.number for one in rows),
-            self.pace.is_early(0),
-        )
+        rows = [one.number for one in self.running if not one.is_paused and one not in self.leaving]
+        admitted = self._next_admitted()
+        going_on = self.reading[0].number if self.reading and self.reading[0] not in self.leaving else None
+        early = self.pace.is_early(self.batch.nbytes if self.pace.measures else 0)
+        return StepPlan(tuple(one.number for one in self.leaving), admitted, going_on or admitted, tuple(rows), early)
 
     def carry_out(self, plan: StepPlan) -> list[Sequence]:
         """Takes the step that a plan describes, and returns the sequences that have news."""
@@ -144,12 +141,16 @@ class Engine:
     def _admit(self) -> None:
         """Begins to read the prompt of the first waiting sequence, after those of its positions that are held."""
         one = self.waiting.popleft()
-        one.cache = self._borrow(one) or make_cache(self.layers, one.positions, self._reserve(one))
+        one.cache = self._borrow(one) or self._new_cache(one)
         self.limits.budget.reserve(self._bytes(one))
         one.read = one.reused = one.cache[0].offset
         ids = mx.array([one.request.prompt[one.read :]])
         self.reading = one, Reading(self.model, ids, one.cache, self.execution)
         self.batch.expected = min(self.limits.rows, len(self.running) + 1 + len(self.waiting))
+
+    def _new_cache(self, one: Sequence) -> list[KVCache]:
+        """Caches that hold nothing yet."""
+        return make_cache(self.layers, one.positions, self._reserve(one), self.execution.grow_by)
 
     def _reserve(self, one: Sequence) -> int:
         """How many positions its first buffers have: alone it will go on in them, beside others it leaves them."""
@@ -164,8 +165,11 @@ class Engine:
         lengths = {other: shared_length(prompt, held_ids(other)) for other in self.running}
         best = max(lengths, key=lengths.__getitem__, default=None)
         if best and lengths[best] > (found.shared if found else self.prefixes.LEAST - 1):
-            return self.batch.copy(best, min(lengths[best], len(prompt) - 1))
-        return self.prefixes.borrow(found) if found else None
+            copies = self.batch.copy(best, min(lengths[best], len(prompt) - 1))
+            for layer in copies:
+                layer.resize(one.positions, self._reserve(one))
+            return copies
+        return self.prefixes.borrow(found, one.positions, self._reserve(one)) if found else None
 
     def _read_on(self, others_run: bool) -> Sequence:
         """Reads one round of chunks of the prompt; with the last one its first id is drawn."""

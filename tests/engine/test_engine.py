@@ -47,8 +47,9 @@ def check_random_runs(lm: elm_mlx.LanguageModel, seeds: range) -> None:
         rng = random.Random(seed)
         engine = make_engine(lm, **random_options(rng))
         check_answers(lm, RandomRun(engine, rng, rng.randint(1, 10)).run())
-        assert not (engine.active or engine.waiting or engine.running or engine.reading or engine.has_work)
-        assert not (engine.batch.groups or engine.batch.alone)
+        left = engine.active, engine.waiting, engine.running, engine.reading, engine.batch.groups, engine.batch.alone
+        assert not any(left)
+        assert not engine.has_work
         assert engine.limits.budget.reserved == 0
 
 
@@ -113,8 +114,6 @@ def test_a_long_prompt_does_not_stop_the_others_for_longer_than_a_chunk(lm: elm_
     while engine.has_work:
         engine.step()
     check_answers(lm, [running, late])
-
-
 
 
 @each_family

@@ -6,6 +6,8 @@ import random
 from collections.abc import Callable
 from dataclasses import replace
 
+from helpers import checkpoints
+
 import elm_mlx
 from elm_mlx.config.generation import Sampling
 from elm_mlx.engine.budget import Budget
@@ -16,7 +18,6 @@ from elm_mlx.engine.plain import generate
 from elm_mlx.engine.request import Request
 from elm_mlx.engine.sampling import Sampler
 from elm_mlx.engine.sequence import CANCELLED, Sequence
-from helpers import checkpoints
 
 TOKEN_BYTES = 100  # a round number, for budgets that are easy to reckon
 SAMPLINGS = (
