@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, Unpack, overload
 from weakref import finalize
@@ -13,6 +12,7 @@ from elm_mlx.api.batch import AHEAD, answers_as_they_end, answers_in_order
 from elm_mlx.api.completion import Completion
 from elm_mlx.api.options import MAX_TOKENS, Options, sampling_for
 from elm_mlx.api.stream import Stream
+from elm_mlx.api.templates import Templates
 from elm_mlx.arguments import Progress, whole_number
 from elm_mlx.config import ModelConfig
 from elm_mlx.device.backend import mx
@@ -23,11 +23,9 @@ from elm_mlx.engine.engine import Engine
 from elm_mlx.engine.prefill import all_logits
 from elm_mlx.engine.request import Request
 from elm_mlx.engine.worker import Worker, closed, give_back
-from elm_mlx.errors import BadCheckpoint, InvalidRequest, PromptTooLong
+from elm_mlx.errors import InvalidRequest, PromptTooLong
 from elm_mlx.models.model import Model
 from elm_mlx.store.load import LoadedModel
-from elm_mlx.store.text_settings import has_template, read_templates
-from elm_mlx.text.chat.template import FOR_TOOLS, USUAL, ChatTemplate, choose
 from elm_mlx.text.tokenizer import Tokenizer
 
 
@@ -48,9 +46,8 @@ class LanguageModel:
         self._model: Model | None = loaded.model
         self._sampling = loaded.sampling
         self._file_notices = loaded.notices
-        self._settings = loaded.settings
         self._named_stop_ids = loaded.stop_ids
-        self._given_template: ChatTemplate | None = None
+        self._templates = Templates(loaded.directory, loaded.settings, loaded.tokenizer)
         self._worker, self._holder, self._rows = worker, holder, rows
         self._give_back = finalize(self, give_back, worker, holder)
         self._give_back.atexit = False
@@ -169,27 +166,12 @@ class LanguageModel:
         """Every id that ends an answer: those that config.json, generation_config.json and the tokenizer's files name,
         and those that end a turn in the chat templates, the model's own and one from `use_chat_template`."""
         # All are one set: an outdated file must not keep a model from stopping.
-        return self._named_stop_ids.union(
-            *(template.turn_ends(self.tokenizer) for template in self._usable_templates())
-        )
+        return self._named_stop_ids | self._templates.turn_ends
 
     @property
     def has_chat_template(self) -> bool:
         """Whether there is a chat template, the model's own or one from `use_chat_template`."""
-        return bool(self._given_template) or has_template(self.directory, self._settings)
-
-    @cached_property
-    def _own_templates(self) -> dict[str, ChatTemplate]:
-        """The model's own chat templates by name."""
-        return read_templates(self.directory, self._settings)
-
-    def _usable_templates(self) -> list[ChatTemplate]:
-        """Every chat template that may be used; what is wrong with the model's own is said when a chat needs them."""
-        try:
-            own = [one for name, one in self._own_templates.items() if name in (USUAL, FOR_TOOLS)]
-        except BadCheckpoint:
-            own = []
-        return [*own, *([self._given_template] if self._given_template else [])]
+        return self._templates.are_there
 
     def use_chat_template(self, template: str | Path) -> None:
         """Uses this chat template instead of the model's own: a file with one, or "zephyr", which is perhaps the format
@@ -197,7 +179,7 @@ class LanguageModel:
 
         Raises NotFound, BadCheckpoint.
         """
-        self._given_template = ChatTemplate.from_name(template, self._settings.texts)
+        self._templates.give(template)
 
     def chat_prompt(self, messages: Sequence[Mapping[str, Any]], **variables: Any) -> list[int]:
         """The ids of `messages` by the model's chat template, ready for its answer; `variables` (tools, date_string)
@@ -207,10 +189,7 @@ class LanguageModel:
         Raises InvalidRequest for messages that the template refuses, NotFound where the model has no template, and
         BadCheckpoint for one that fails, or writes nothing.
         """
-        template = self._given_template or choose(self._own_templates, self.directory, variables.get("tools"))
-        if not (ids := template.encode(messages, self.tokenizer, **variables)):
-            raise template.unusable("writes nothing for these messages")
-        return ids
+        return self._templates.prompt(messages, **variables)
 
     def chat(
         self, messages: Sequence[Mapping[str, Any]], max_tokens: int = MAX_TOKENS, **options: Unpack[Options]

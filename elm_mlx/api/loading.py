@@ -11,7 +11,8 @@ from elm_mlx.arguments import Progress, whole_number
 from elm_mlx.config.quantization import check_bits
 from elm_mlx.demo import demo_directory
 from elm_mlx.device import check_policy
-from elm_mlx.device.memory import HEADROOM_BYTES, memory_limit, wire
+from elm_mlx.device.backend import mx
+from elm_mlx.device.memory import cache_room, footprint, plan_caches, wire
 from elm_mlx.device.thread import DeviceThread, let_go, start
 from elm_mlx.engine.budget import Budget
 from elm_mlx.engine.engine import Engine
@@ -89,19 +90,21 @@ def load_and_try(directory: Path, cpu_policy: str, progress: Progress | None, fo
 
 def open_engine(thread: DeviceThread, loaded: LoadedModel, cache_bytes: int | None, rows: int, queue: int) -> Worker:
     """Makes the engine of a loaded model, within the memory that is left for caches, and gives it its turns."""
-    config = loaded.config
-    token_bytes = config.kv_bytes_per_token(8 * loaded.model.dtype.size)
-    others = [turn.engine.limits.budget for turn in thread.turns if isinstance(turn, Worker)]
-    limits = Limits(config.context_length, token_bytes, plan_budget(others, cache_bytes), rows, UNLIMITED)
-    engine = Engine(loaded.model, config.num_layers, limits, loaded.execution)
-    worker = Worker(thread, engine, rows + queue)
+    config, float_bits = loaded.config, 8 * loaded.model.dtype.size
+    budgets = [turn.engine.limits.budget for turn in thread.turns if isinstance(turn, Worker)]
+    budget = budgets[0] if budgets else Budget(0)  # one number for all models of the process
+    plan_budget(budget, footprint(config, 0, float_bits).cache, cache_bytes)
+    limits = Limits(config.context_length, config.kv_bytes_per_token(float_bits), budget, rows, UNLIMITED)
+    worker = Worker(thread, Engine(loaded.model, config.num_layers, limits, loaded.execution), rows + queue)
     thread.turns.append(worker)
     return worker
 
 
-def plan_budget(others: list[Budget], cache_bytes: int | None) -> Budget:
-    """The bytes for the caches of all models of the process: one number, so that the models share it."""
-    budget = others[0] if others else Budget(0)
-    budget.limit = cache_bytes or max(0, memory_limit() - HEADROOM_BYTES)
-    wire(budget.limit)
-    return budget
+def plan_budget(budget: Budget, usual: int, cache_bytes: int | None) -> None:
+    """Gives caches the bytes that are asked for, or what the loaded models leave. `usual` are those of a cache for the
+    planned context. Raises NotEnoughMemory where more is asked for than there is."""
+    held = budget.reserved + budget.stored
+    room = cache_room(max(0, mx.get_active_memory() - held), held)
+    plan = plan_caches(cache_bytes, room, usual)
+    budget.limit, budget.kept = plan.total, plan.prefixes
+    wire(plan.expected)

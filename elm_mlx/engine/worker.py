@@ -38,8 +38,10 @@ class Worker:
     # In any thread
 
     def submit(self, request: Request, *, patient: bool = False) -> Handle:
-        """Queues a request and returns its handle at once. Raises QueueFull, EngineStopped, Forked."""
+        """Queues a request and returns its handle at once. Raises QueueFull,
+        NotEnoughMemory, EngineStopped, Forked."""
         self.check()
+        self._refuse_impossible(request)
         handle = Handle(request, patient)
         with self._count_lock:
             if self._unanswered >= self.most and not patient:
@@ -52,6 +54,13 @@ class Worker:
             self._answered(patient)
             raise
         return handle
+
+    def _refuse_impossible(self, request: Request) -> None:
+        """Raises NotEnoughMemory where the caches of a request can never fit. Only numbers are looked at that stay as
+        they are while models are loaded, so any thread may do so; the engine asks again."""
+        if (engine := self._engine) and request.max_tokens:
+            positions = len(request.prompt) + request.max_tokens - 1
+            engine.limits.budget.refuse_impossible(positions * engine.limits.token_bytes, positions)
 
     def check(self) -> None:
         """Raises Forked in a forked process, and EngineStopped where nothing is answered any more."""
