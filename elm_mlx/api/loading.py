@@ -13,7 +13,7 @@ from elm_mlx.demo import demo_directory
 from elm_mlx.device import check_policy
 from elm_mlx.device.backend import mx
 from elm_mlx.device.memory import cache_room, footprint, plan_caches, wire
-from elm_mlx.device.thread import DeviceThread, let_go, start
+from elm_mlx.device.thread import DeviceThread, let_go, refuse_fork, start
 from elm_mlx.engine.budget import Budget
 from elm_mlx.engine.engine import Engine
 from elm_mlx.engine.limits import QUEUE, ROWS, Limits
@@ -57,10 +57,11 @@ def load(
     for name, number in (("cache_bytes", cache_bytes), ("rows", rows), ("queue", queue)):
         if number is not None and whole_number(name, number) < 1:
             raise InvalidRequest(f"{name} is {number}; it must be above 0.")
+    refuse_fork()
+    directory = pull_directory(model, bits, force)
     holder = object()
     thread = start(holder)
     try:
-        directory = pull_directory(model, bits, force)
         loaded = thread.call(lambda relay: load_and_try(directory, cpu_policy, relay(progress), force))
         worker = thread.call(lambda _: open_engine(thread, loaded, cache_bytes, rows, queue))
     except BaseException:
