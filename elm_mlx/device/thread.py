@@ -96,7 +96,8 @@ class DeviceThread:
         """Runs `work` on the thread, between two steps, and returns its result or raises its error here.
 
         `work` gets a Relay for callbacks, which are then called in the caller's thread. Where the wait is interrupted,
-        or a callback raises, the job ends when it next calls one. On the device thread itself `work` just runs.
+        or a callback raises, the job ends when it next calls one; where it has called one before, that is waited for.
+        On the device thread itself `work` just runs.
         """
         if self.is_here:
             return work(as_it_is)
@@ -182,7 +183,8 @@ class Job:
 
     def __init__(self, thread: DeviceThread, work: Callable[[Relay], Any]) -> None:
         self._thread, self._work = thread, work
-        self._is_abandoned = False
+        self._is_abandoned = self._has_ticked = False
+        self._is_over = threading.Event()
         self._answers: SimpleQueue[tuple[str, Any]] = SimpleQueue()
 
     def run(self) -> None:
@@ -193,6 +195,8 @@ class Job:
             self._answers.put(("failed", NotRun("The program ends.", "")))
         except BaseException as error:  # whatever it is, it belongs to the caller
             self._answers.put(("failed", error))
+        finally:
+            self._is_over.set()
 
     def drop(self, error: ElmError) -> None:
         self._answers.put(("failed", error))
@@ -201,11 +205,19 @@ class Job:
         """A callback for the job that has `callback`, if there is one, called by the caller's thread."""
 
         def tick(*arguments: Any) -> None:
+            self._has_ticked = True
             self._tick()
             if callback:
                 self._answers.put(("call", (callback, arguments)))
 
         return tick
+
+    def _abandon(self) -> None:
+        """Has the job end when it next calls back, and waits for that where it has called back before: so it has tidied
+        up when its caller goes on."""
+        self._is_abandoned = True
+        if self._has_ticked:
+            self._is_over.wait()
 
     def _tick(self) -> None:
         if self._is_abandoned or self._thread.is_exiting:
@@ -218,7 +230,7 @@ class Job:
                 callback, arguments = answer[1]
                 callback(*arguments)
         except BaseException:
-            self._is_abandoned = True
+            self._abandon()
             raise
         if answer[0] == "done":
             return answer[1]
