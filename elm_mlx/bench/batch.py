@@ -36,6 +36,7 @@ class Watch:
     def __init__(self, session: Session, load: Load) -> None:
         self.session, self.counted, self.coming = session, load.counted, deque(load.arrivals)
         self.left = sum(arrival.tokens for arrival in load.arrivals)
+        self.open = 0  # tokens that the requests which came still get
         self.unbegun, self.tokens = set(range(len(load.arrivals))), 0
         self.start, self.start_cpu = time.perf_counter(), time.process_time()
 
@@ -50,14 +51,16 @@ class Watch:
         return begun, self.mark()
 
     def step(self) -> None:
-        """Adds who comes now, and takes a step."""
-        while self.coming and self.coming[0].after <= self.tokens:
+        """Adds who comes now, or who comes next where all others are answered, and takes a step."""
+        while self.coming and (self.coming[0].after <= self.tokens or not self.open):
             arrival = self.coming.popleft()
             self.session.add(arrival.prompt, arrival.tokens)
+            self.open += arrival.tokens
         numbers = self.session.step()
         self.unbegun.difference_update(numbers)
         self.tokens += len(numbers)
         self.left -= len(numbers)
+        self.open -= len(numbers)
 
     def mark(self) -> Mark:
         return Mark(time.perf_counter() - self.start, time.process_time() - self.start_cpu, self.tokens)

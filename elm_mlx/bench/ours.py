@@ -1,4 +1,4 @@
-"""elm-mlx as it is measured: the engine itself, without text and without threads. Nothing is reused."""
+"""elm-mlx as it is measured: the engine itself, without text and without threads. Nothing is reused, if not asked."""
 
 from __future__ import annotations
 
@@ -42,10 +42,10 @@ class Ours:
         finally:
             session.close()
 
-    def session(self, rows: int) -> OurSession:
+    def session(self, rows: int, reuse: bool = False) -> OurSession:
         """A Session (batch.py) of an engine that answers at most `rows` requests at a time, in all of the memory."""
         per_token = self.config.kv_bytes_per_token(8 * self.model.dtype.size)
-        limits = Limits(self.config.context_length, per_token, Budget(memory_limit()), rows, reuse=False)
+        limits = Limits(self.config.context_length, per_token, Budget(memory_limit()), rows, reuse=reuse)
         return OurSession(Engine(self.model, self.layers, limits, self.execution))
 
     def settle(self) -> None:

@@ -69,6 +69,12 @@ def test_requests_come_by_what_was_answered_and_not_by_time(monkeypatch: pytest.
     assert run.ended.tokens == 7
 
 
+def test_nobody_waits_for_tokens_that_nobody_answers(monkeypatch: pytest.MonkeyPatch) -> None:
+    session: Any = Clockwork(monkeypatch, rows=4)
+    assert answer(session, Load([Arrival([1], 4), Arrival([1], 2, after=99)], rows=4)).ended.tokens == 6
+    assert session.came == [0, 4]
+
+
 def test_a_test_of_requests_names_its_numbers_and_fits_what_it_says(openelm: Path) -> None:
     test = Together(40, 8, 3)
     assert test.name == "pp40 tg8 b3"
