@@ -3,11 +3,13 @@ and it is passed on whole."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     import mlx.core as mx
+
+    from elm_mlx.device.threads import ThreadsInUse
 
     DeviceStream = mx.Device | mx.ThreadLocalStream  # MLX's own stream of a device, or another of each thread
 
@@ -26,7 +28,7 @@ class Execution:
     ids, one on each of `streams` at a time (with no streams, on MLX's own). `notice` is what a program may show its
     user about the device. Buffers of caches grow by `grow_by` positions, or double where that is 0. `submit` says when
     a step is handed to the device: "early", before the ids of the step before are read, "late", after that, or "auto",
-    as engine.pace decides.
+    as engine.pace decides. `threads` keeps the BLAS's threads as this model needs them; `device.release` lets them go.
     """
 
     dtype: mx.Dtype | None = None
@@ -38,3 +40,4 @@ class Execution:
     notice: str | None = None
     grow_by: int = GROW_BY
     submit: str = "auto"
+    threads: ThreadsInUse | None = field(default=None, compare=False, repr=False)

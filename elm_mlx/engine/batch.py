@@ -59,13 +59,6 @@ class Group:
         self.rows += [None] * (len(self.slots.lengths) - len(self.rows))
         self.rows[slot], sequence.cache = sequence, None
 
-    def copy_out(self, sequence: Sequence, length: int) -> list[KVCache]:
-        """The first positions of a sequence as caches of its own."""
-        copies = self.slots.copy_out(self.rows.index(sequence), length)
-        for layer in copies:
-            layer.resize(max(sequence.positions, length))
-        return copies
-
     def leave(self, sequence: Sequence) -> None:
         """Frees the sequence's slot."""
         slot = self.rows.index(sequence)
@@ -123,7 +116,7 @@ class Batch:
     def release(self, sequence: Sequence, keep: bool) -> list[KVCache] | None:
         """Takes a sequence out. With `keep` returns caches that hold its prompt and all of its ids but the last."""
         length = len(sequence.request.prompt) + max(len(sequence.ids), 1) - 1
-        caches = self.copy(sequence, length) if keep and not sequence.cache else sequence.cache
+        caches = self.copy(sequence, length, length) if keep and not sequence.cache else sequence.cache
         for group in [group for group in self.groups if sequence in group.rows]:
             group.leave(sequence)
         self.groups = [group for group in self.groups if any(group.rows)]
@@ -133,13 +126,17 @@ class Batch:
             layer.trim(layer.offset - length)
         return caches if keep else None
 
-    def copy(self, sequence: Sequence, length: int) -> list[KVCache]:
-        """Copies the first `length` positions of a row into caches of their own, evaluated."""
+    def copy(self, sequence: Sequence, length: int, capacity: int, reserve: int = 0) -> list[KVCache]:
+        """Copies the first `length` positions of a row into caches of their own, evaluated, so that no later write to
+        the row copies its buffers. They have the `capacity` and the `reserve` of a KVCache."""
         for group in self.groups:
             if sequence in group.rows:
-                return group.copy_out(sequence, length)
+                copies = group.slots.copy_out(group.rows.index(sequence), length)
+                for layer in copies:
+                    layer.resize(capacity, reserve)
+                return copies
         assert sequence.cache
-        copies = [layer.fork(length, length) for layer in sequence.cache]
+        copies = [layer.fork(length, capacity, reserve) for layer in sequence.cache]
         mx.eval([layer.arrays() for layer in copies])
         return copies
 
@@ -194,7 +191,7 @@ class Batch:
         """Takes a sequence out of its slot, into caches of its own."""
         held = group.slots.lengths[group.rows.index(sequence)]
         assert held is not None
-        caches = group.copy_out(sequence, held)
+        caches = self.copy(sequence, held, max(held, sequence.positions))
         self.release(sequence, keep=False)
         return caches
 

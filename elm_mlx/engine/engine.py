@@ -10,7 +10,7 @@ import mlx.core as mx
 
 from elm_mlx.device.execution import Execution
 from elm_mlx.engine.batch import Batch
-from elm_mlx.engine.cache.kv import RESERVE, KVCache, make_cache
+from elm_mlx.engine.cache.kv import RESERVE, KVCache, cache_bytes, make_cache
 from elm_mlx.engine.decodes import Decodes
 from elm_mlx.engine.finite import peaks
 from elm_mlx.engine.limits import Limits
@@ -56,7 +56,7 @@ class Engine:
             raise QueueFull(f"{len(self.waiting)} requests are waiting, which is the most.",
                             "Try again later, or load the model with a larger {queue}.")  # fmt: skip
         sequence = Sequence(next(self.numbers), request, self._room(request))
-        self.limits.budget.refuse_impossible(self._bytes(sequence))
+        self.limits.budget.refuse_impossible(self._bytes(sequence), sequence.positions)
         self.active[sequence.number] = sequence
         self.waiting.append(sequence)
         return sequence
@@ -97,22 +97,21 @@ class Engine:
     def fail(self, error: Exception) -> list[Sequence]:
         """Ends what a failed step worked on: the content of its buffers is unknown, so they are dropped, and the kept
         prefixes with them. The waiting requests stay. Returns the sequences that ended."""
-        failed = [*self.running, *([self.reading[0]] if self.reading else [])]
+        failed = [one for one in self.active.values() if one not in self.waiting]
         self.batch.drop()
-        self.prefixes.clear()
-        self.reading = None
         for one in failed:
             one.end(ERROR, error)
             self._retire(one, None)
+        self.prefixes.clear()
         return failed
 
     def close(self) -> list[Sequence]:
         """Ends everything, and drops all caches. Returns the sequences that ended."""
         ended = list(self.active.values())
-        for one in ended:
-            self.leaving.setdefault(one, CANCELLED)
-            self._drop(one)
         self.batch.drop()
+        for one in ended:
+            one.end(CANCELLED)
+            self._retire(one, None)
         self.prefixes.clear()
         return ended
 
@@ -142,7 +141,8 @@ class Engine:
         """Begins to read the prompt of the first waiting sequence, after those of its positions that are held."""
         one = self.waiting.popleft()
         one.cache = self._borrow(one) or self._new_cache(one)
-        self.limits.budget.reserve(self._bytes(one))
+        one.reserved = max(self._bytes(one), cache_bytes(one.cache))  # one that was handed over may have longer buffers
+        self.limits.budget.reserve(one.reserved)
         one.read = one.reused = one.cache[0].offset
         ids = mx.array([one.request.prompt[one.read :]])
         self.reading = one, Reading(self.model, ids, one.cache, self.execution)
@@ -165,10 +165,7 @@ class Engine:
         lengths = {other: shared_length(prompt, held_ids(other)) for other in self.running}
         best = max(lengths, key=lengths.__getitem__, default=None)
         if best and lengths[best] > (found.shared if found else self.prefixes.LEAST - 1):
-            copies = self.batch.copy(best, min(lengths[best], len(prompt) - 1))
-            for layer in copies:
-                layer.resize(one.positions, self._reserve(one))
-            return copies
+            return self.batch.copy(best, min(lengths[best], len(prompt) - 1), one.positions, self._reserve(one))
         return self.prefixes.borrow(found, one.positions, self._reserve(one)) if found else None
 
     def _read_on(self, others_run: bool) -> Sequence:
@@ -214,8 +211,8 @@ class Engine:
         """Forgets an ended sequence and gives back what was reserved for it."""
         if one in self.waiting:
             self.waiting.remove(one)
-        else:
-            self.limits.budget.release(self._bytes(one))
+        self.limits.budget.release(one.reserved)
+        one.reserved = 0
         if self.reading and self.reading[0] is one:
             self.reading = None
         if one in self.running:

@@ -14,8 +14,9 @@ import numpy as np
 from elm_mlx.engine.budget import Budget
 from elm_mlx.engine.cache.kv import RESERVE, KVCache, cache_bytes
 
-# Of what is shared: so much that lies beyond it may be lost by handing a cache over. A chat's next turn encodes the end
-# of the last answer anew, and an answer that is asked for again drops the old one: neither is worth a copy. Chosen.
+# What lies beyond the shared ids is lost where a cache is handed over; so large a share of them may be. A chat's next
+# turn encodes the end of the last answer anew, and an answer that is asked for again drops the old one: neither is
+# worth a copy. Chosen, not measured.
 LOST_SHARE = 0.25
 
 
@@ -41,7 +42,7 @@ class Prefixes:
     """Kept caches, found by their ids. They give way to requests, and what was not used for the longest time goes first
     (Budget). Each has one row and belongs to the store alone until it is handed over."""
 
-    LEAST = 16  # ids that a prompt must share with a cache; for fewer a chunk costs as much with the cache as without
+    LEAST = 16  # ids that a prompt must share with a cache: fewer are read in no time; chosen, not measured
 
     def __init__(self, budget: Budget) -> None:
         self.budget = budget
