@@ -73,7 +73,7 @@ def use(lm: elm_mlx.LanguageModel, ask: Ask, rng: random.Random) -> str:
     stream = lm.submit(ask.prompt, **ask.options)
     if way == 1:
         for count, piece in enumerate(stream):
-            assert piece.token == (ask.tokens + [piece.token])[count]
+            assert piece.token == [*ask.tokens, piece.token][count]
             if rng.random() < 0.1:
                 stream.cancel()
         assert is_beginning(stream.completion.tokens, ask)
@@ -116,20 +116,16 @@ def storm(lm: elm_mlx.LanguageModel, asks: list[Ask], each: int) -> None:
     assert len(ended) == THREADS * each
 
 
-def held(lm: elm_mlx.LanguageModel) -> tuple[int, int, int]:
-    """(requests that the engine knows, bytes that they reserve, bytes that MLX holds), once nothing is kept of them."""
+def settled(lm: elm_mlx.LanguageModel) -> tuple[int, int, int]:
+    """(requests that the engine knows, bytes that they reserve, bytes that MLX holds), when those that were cancelled
+    last have gone, and nothing is kept of any."""
     gc.collect()
-    lm.generate([1], 1)  # the buffers of the last step stay until the next
+    end = time.monotonic() + PATIENCE_S
+    while lm._worker.call(lambda engine: len(engine.active)) and time.monotonic() < end:
+        time.sleep(0.01)
+    lm.generate([1], 3)  # the buffers of the last step stay until the next
     lm.forget_prefixes()
     return lm._worker.call(lambda engine: (len(engine.active), engine.limits.budget.reserved, mx.get_active_memory()))
-
-
-def settled(lm: elm_mlx.LanguageModel) -> tuple[int, int, int]:
-    """What is held when the requests that were cancelled last have gone."""
-    end = time.monotonic() + PATIENCE_S
-    while (now := held(lm))[0] and time.monotonic() < end:
-        time.sleep(0.01)
-    return now
 
 
 @pytest.mark.parametrize(
