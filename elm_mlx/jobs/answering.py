@@ -98,4 +98,10 @@ class Job:
 
 async def complete(lm: LanguageModel, prompt: str | list[int], options: dict[str, Any]) -> Completion:
     """Completes one prompt. Raises as `LanguageModel.generate`."""
-    return lm.generate(prompt, **options)
+    stream = lm.stream(prompt, **options)
+    try:
+        for _ in stream:
+            await asyncio.sleep(0)  # the turn of another line, or of Ctrl-C
+    finally:
+        stream.close()
+    return stream.completion

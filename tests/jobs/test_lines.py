@@ -51,7 +51,7 @@ def test_what_is_no_object_is_refused_in_a_sentence(raw: bytes | None, complaint
 
 @pytest.mark.parametrize("kind", BOMBS)
 def test_a_line_that_is_made_to_cost_much_is_refused_in_a_sentence(kind: str) -> None:
-    with pytest.raises(InvalidRequest, match="^Line 3 (holds|names) ") as refused:
+    with pytest.raises(InvalidRequest, match=r"^Line 3 (holds|names) ") as refused:
         parse_line(BOMBS[kind], "Line 3")
     assert len(str(refused.value)) < 200
 
