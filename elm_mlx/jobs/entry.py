@@ -10,7 +10,7 @@ from typing import Any
 from elm_mlx.errors import InvalidRequest
 from elm_mlx.jobs import openai, plain
 from elm_mlx.jobs.ask import Ask, Id
-from elm_mlx.jobs.json_line import parse_line
+from elm_mlx.jobs.json_line import parse_line, why_not
 
 FORMS = (plain, openai)
 
@@ -41,7 +41,10 @@ class Entry:
         """What the line asks. Raises InvalidRequest, with a sentence that says what is wrong with it."""
         if self.error:
             raise self.error
-        ask: Ask = self.form.read_ask(self.fields)
+        try:
+            ask: Ask = self.form.read_ask(self.fields)
+        except RecursionError as error:  # what could just be parsed may be too deep to be looked at
+            raise InvalidRequest(f"Line {self.number} {why_not(error)}.") from error
         return ask
 
 

@@ -56,6 +56,17 @@ def test_a_line_that_is_made_to_cost_much_is_refused_in_a_sentence(kind: str) ->
     assert len(str(refused.value)) < 200
 
 
+def test_no_depth_gets_between_what_can_be_parsed_and_what_can_be_looked_at() -> None:
+    deep = b'{"custom_id": "a", "body": {"prompt": "x", "tools": %s}}'
+    said = set()
+    for depth in [*range(850, 1050), *range(1050, 60_000, 997)]:
+        try:
+            read_entry(1, deep % (b"[" * depth + b"]" * depth)).read_ask()
+        except InvalidRequest as error:
+            said.add(str(error).split()[0])
+    assert said == {"body.tools", "Line"}
+
+
 @given(st.binary() | st.from_regex(rb'\{"(id|prompt|body)": [][{}",:0-9eE.\\u-]*\}', fullmatch=True))
 def test_any_bytes_are_a_line_with_an_id_or_with_an_error(raw: bytes) -> None:
     entry = read_entry(4, raw)
