@@ -103,7 +103,7 @@ def results_in(output: str) -> Results | Printed:
 def refuse_chats(lm: LanguageModel, chats: int) -> None:
     """Raises NotFound where some requests are chats, and the model has no chat template for them."""
     if chats and not lm.has_chat_template:
-        raise NotFound(f"This model has no chat template, and {chats:,} of the requests have messages.",
+        raise NotFound(f"This model has no chat template. Requests with messages: {chats:,}.",
                        "Give a {chat_template}, or a model that has one.")  # fmt: skip
 
 
@@ -117,21 +117,21 @@ def answer(job: Job, concurrency: int, output: str) -> None:
             asyncio.run(job.run(concurrency, bar))
     except BaseException:
         if output != STDOUT:
-            tell(f"{tally.lines:,} of {len(job.todo):,} lines were written. The same command goes on from there.")
+            tell(f"Lines written: {tally.lines:,} of {len(job.todo):,}. The same command goes on from there.")
         raise
     spent = time.perf_counter() - begun
     rate = f", {tally.tokens / spent:,.1f} tokens/s" if tally.tokens else ""
-    say(f"{tally.lines:,} lines, {tally.errors:,} with an error; {tally.tokens:,} tokens in {spent:,.1f} s{rate}.")
+    say(f"Lines written: {tally.lines:,}; {tally.tokens:,} tokens in {spent:,.1f} s{rate}.")
 
 
 def say_what_was_there(count: int) -> None:
     """Says how many lines needed no answer."""
     if count:
-        say(f"{count:,} lines were answered before.")
+        say(f"Lines written before: {count:,}.")
 
 
 def refuse_errors(count: int) -> None:
     """Ends the command with exit code 1 where lines hold errors, those of earlier runs too."""
     if count:
-        tell(f"{count:,} lines hold an error. --retry-errors asks these again.")
+        tell(f"Lines with an error: {count:,}. --retry-errors asks these again.")
         raise click.exceptions.Exit(1)

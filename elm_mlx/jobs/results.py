@@ -83,8 +83,8 @@ class Results:
         other requests."""
         others = [key for key, failed in self.failed.items() if key not in keys and not (failed and retry_errors)]
         if others:
-            raise TargetExists(f"{self.name} has answers to {len(others):,} requests that are not among these, the "
-                               f"first with the id {others[0]:.80}.", "Name another {output}.")  # fmt: skip
+            raise TargetExists(f"{self.name} has answers to other requests: {len(others):,}, the first with the id "
+                               f"{others[0]:.80}.", "Name another {output}.")  # fmt: skip
 
     def begin(self, retry_errors: bool) -> None:
         """Cuts off what a killed job left of a line and, with `retry_errors`, takes out the lines that hold errors; the

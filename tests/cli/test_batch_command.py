@@ -67,7 +67,7 @@ def lines(out: Path) -> list[bytes]:
 def test_a_line_is_answered_as_generate_answers_it(requests: Path, out: Path) -> None:
     done = run("batch", requests, "-o", out, "--max-tokens", 7)
     assert (done.code, done.out) == (1, "")
-    assert "6 lines, 2 with an error; 22 tokens in" in done.err
+    assert "Lines written: 6; 22 tokens in" in done.err
     found = records(out)
     alone = answer(run("generate", "--prompt", "Once upon a time", "--max-tokens", 6, "--json"))
     assert {name: found["story"][name] for name in ("text", "tokens", "finish_reason")} == {
@@ -89,7 +89,7 @@ def test_all_is_well_is_exit_0_and_a_second_start_loads_no_model(
     assert run("batch", requests, "-o", out, "--quiet") == (0, "", "")
     monkeypatch.setattr(elm_mlx, "load", lambda *_, **__: pytest.fail("loaded"))
     done = run("batch", requests, "-o", out)
-    assert (done.code, done.err) == (0, "1 lines were answered before.\n")
+    assert (done.code, done.err) == (0, "Lines written before: 1.\n")
 
 
 def test_errors_count_as_done_until_they_are_asked_again(requests: Path, out: Path) -> None:
@@ -97,10 +97,10 @@ def test_errors_count_as_done_until_they_are_asked_again(requests: Path, out: Pa
     before = lines(out)
     again = run("batch", requests, "-o", out, "--max-tokens", 2)
     assert (again.code, lines(out)) == (1, before)
-    assert again.err == "6 lines were answered before.\n2 lines hold an error. --retry-errors asks these again.\n"
+    assert again.err == "Lines written before: 6.\nLines with an error: 2. --retry-errors asks these again.\n"
     once_more = run("batch", requests, "-o", out, "--max-tokens", 2, "--retry-errors")
     assert (once_more.code, lines(out)) == (1, before)
-    assert "2 lines, 2 with an error" in once_more.err
+    assert "Lines written: 2;" in once_more.err
 
 
 def test_answers_go_to_stdout_and_requests_come_from_stdin(requests: Path) -> None:
@@ -114,7 +114,7 @@ def test_chats_need_a_template_which_is_said_before_any_answer(requests: Path, o
         file.write('{"id": "chat", "messages": [{"role": "user", "content": "Hi"}], "max_tokens": 2}\n')
     done = run("batch", requests, "-o", out)
     assert (done.code, out.exists()) == (66, False)
-    assert "no chat template, and 1 of the requests have messages. Give a --chat-template" in done.err
+    assert "no chat template. Requests with messages: 1. Give a --chat-template" in done.err
     assert run("batch", requests, "-o", out, "--chat-template", "zephyr", "-n", 2).code == 1
     assert records(out)["chat"]["error"] is None
 
@@ -177,7 +177,7 @@ def test_ctrl_c_leaves_what_is_done_and_says_how_to_go_on(endless: Path, request
     process.send_signal(signal.SIGINT)
     done = ended(process)
     assert done.code == 130
-    assert "1 of 3 lines were written. The same command goes on from there." in done.err
+    assert "Lines written: 1 of 3. The same command goes on from there." in done.err
     assert "Traceback" not in done.err
     assert list(records(out)) == [1]
     assert run(*command).code == 0
@@ -200,7 +200,7 @@ def test_a_full_disk_is_exit_74_and_the_same_command_goes_on(requests: Path, out
     done = ended(start(*command, preexec_fn=small_files))
     assert done.code == 74
     assert "cannot be written: the disk is full. Free some space" in done.err
-    assert "of 6 lines were written. The same command goes on from there." in done.err
+    assert " of 6. The same command goes on from there." in done.err
     assert out.read_bytes().endswith(b"\n")
     assert run(*command).code == 1
     assert len(records(out)) == len(out.read_bytes().splitlines()) == 6

@@ -99,7 +99,7 @@ def test_the_answers_to_other_requests_are_refused(out: Path) -> None:
         results.refuse_others(KEYS.keys() | {"9"}, False)
         results.refuse_others({'"a"', '"c"'}, True)  # the error would not stay
         for lacking in KEYS:
-            with pytest.raises(TargetExists, match="1 requests that are not among these"):
+            with pytest.raises(TargetExists, match="has answers to other requests: 1, the first"):
                 results.refuse_others(KEYS.keys() - {lacking}, False)
 
 
