@@ -9,7 +9,7 @@
     │   └── MissingTokenizer     66: the model is there, its tokenizer is not
     ├── MissingBackend           69: MLX, or a backend for it, is missing (also an ImportError)
     ├── CacheFull                70: more tokens than the key/value cache was made for
-    ├── NotEnoughMemory          71: the model does not fit this machine (also a MemoryError)
+    ├── NotEnoughMemory          71: a model, or a request, does not fit this machine (also a MemoryError)
     ├── VerificationFailed       72: a converted model differs too much from its source
     ├── TargetExists             73: the output is there already (also a FileExistsError)
     ├── DiskFull                 74: no space left for the output (also an OSError)
@@ -96,7 +96,7 @@ class QueueFull(ElmError):
 
 
 class NotEnoughMemory(ElmError, MemoryError):
-    """The model does not fit the memory of this machine: it needs `needed` bytes, and `available` bytes are there."""
+    """A model or a request does not fit this machine: it needs `needed` bytes, and `available` bytes are there."""
 
     exit_code = 71
 

@@ -20,7 +20,8 @@ def choose_execution(config: ModelConfig, policy: str = "auto") -> Execution:
 
     `policy` counts on the CPU backend alone: "auto" chooses what was fastest there (device.cpu), "plain" computes in
     the stored type, and "compiled" does what a GPU would do: the stored type, compiled steps, one stream. Also sets the
-    threads of the process's BLAS to match. Raises InvalidRequest for any other policy.
+    threads of the process's BLAS to match; the first model decides them until all are released, and the notice of a
+    later one that would have others says so. Raises InvalidRequest for any other policy.
     """
     check_policy(policy)
     import mlx.core as mx
@@ -30,3 +31,10 @@ def choose_execution(config: ModelConfig, policy: str = "auto") -> Execution:
     from elm_mlx.device.cpu import choose_for_cpu  # here, as it imports MLX
 
     return choose_for_cpu(config, policy)
+
+
+def release(execution: Execution) -> None:
+    """Lets go of what a model holds of the whole process, so that a later one may decide it anew: the threads of the
+    BLAS. For a model that is closed; one that is merely dropped lets go with its Execution."""
+    if execution.threads:
+        execution.threads.end()

@@ -15,6 +15,7 @@ What was measured (docs/numerics.md, benchmarks/LOG.md), and what follows from i
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import cache
 from typing import TYPE_CHECKING
 
@@ -24,6 +25,7 @@ from elm_mlx.config import ModelConfig
 from elm_mlx.device import memory
 from elm_mlx.device.blas import blas_threads
 from elm_mlx.device.execution import Execution
+from elm_mlx.device.threads import take_threads
 
 if TYPE_CHECKING:
     from elm_mlx.device.execution import DeviceStream
@@ -37,31 +39,32 @@ NOTICE = "MLX runs on its CPU backend here, a stand-in for Metal: right results,
 def choose_for_cpu(config: ModelConfig, policy: str) -> Execution:
     """The Execution of a policy on the CPU backend. "auto" computes on several streams, and in float32 if that fits in
     FLOAT32_SHARE of the free memory."""
-    streams = open_streams() if policy == "auto" else restore_blas_threads()
-    if policy == "compiled":
-        return Execution(try_first=True, chunk=CPU_CHUNK, notice=NOTICE)
+    execution = choose_streams(policy)
     fits = 4 * config.parameter_count <= memory.free_memory() * FLOAT32_SHARE
-    if policy == "plain" or (config.quantization is None and not fits):
-        return Execution(compiled=False, chunk=CPU_CHUNK, streams=streams, notice=NOTICE)
-    expand = config.quantization is not None and fits
-    return Execution(mx.float32, expand, compiled=False, chunk=CPU_CHUNK, streams=streams, notice=NOTICE)
+    if policy != "auto" or (config.quantization is None and not fits):
+        return execution
+    return replace(execution, dtype=mx.float32, expand=config.quantization is not None and fits)
 
 
-def open_streams() -> tuple[DeviceStream, ...]:
-    """Opens a stream for each thread that the BLAS would use, and limits the BLAS to one thread a call. With a single
-    thread, or more threads than were measured, opens none and leaves the BLAS all of them."""
-    threads, set_threads = blas_threads()
-    if not 1 < threads <= MOST_STREAMS:
-        return restore_blas_threads()
-    set_threads(1)
-    return make_streams(threads)
-
-
-def restore_blas_threads() -> tuple[()]:
-    """Gives the BLAS all of its threads back, and returns no streams."""
-    threads, set_threads = blas_threads()
-    set_threads(threads)
-    return ()
+def choose_streams(policy: str) -> Execution:
+    """The Execution of a policy with the stored type. "auto" opens a stream for each thread that the BLAS would use,
+    and limits the BLAS to one thread a product; with a single thread, or more threads than were measured, and under
+    other policies the BLAS has all of them. So it has where an earlier model keeps it at several, and the notice says
+    so: streams beside them would take more threads than there are cores."""
+    threads, _ = blas_threads()
+    shares = policy == "auto" and 1 < threads <= MOST_STREAMS
+    wanted = 1 if shares else threads
+    in_use = take_threads(wanted)
+    why_not = in_use.why_not(wanted)
+    return Execution(
+        try_first=policy == "compiled",
+        compiled=policy == "compiled",
+        chunk=CPU_CHUNK,
+        streams=make_streams(threads) if shares and not why_not else (),
+        notice=f"{NOTICE} {why_not}" if why_not else NOTICE,
+        grow_by=0,  # nothing is copied here while a step runs
+        threads=in_use,
+    )
 
 
 @cache

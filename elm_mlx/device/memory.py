@@ -1,4 +1,5 @@
-"""The memory of this machine, how much of it a model takes, and the check that a model fits."""
+"""The memory of this machine: what a model takes of it, what is left for caches, and the refusals where that is too
+little."""
 
 from __future__ import annotations
 
@@ -15,19 +16,27 @@ HEADROOM_BYTES = 64 * 2**20  # for the program itself
 HEADROOM_SHARE = 0.1  # of the weights' bytes, for activations
 RECOMMENDED = "max_recommended_working_set_size"  # bytes that Metal recommends, by MLX's name
 WIRED_FROM = 0.5  # share of the recommended memory; chosen, not measured
+PREFIX_SHARE = 0.25  # of the bytes for caches, that those of ended requests may fill; chosen, not measured
 
 
 def memory_limit() -> int:
     """Bytes that a model may fill: the part of the unified memory that Metal recommends, an NVIDIA GPU's own memory, or
     the free memory where there is no GPU."""
+    return gpu_memory() or free_memory()
+
+
+def gpu_memory() -> int:
+    """Bytes that Metal recommends to fill, or those of an NVIDIA GPU; 0 where there is no GPU. The number stays the
+    same whatever is held there."""
     from elm_mlx.device.backend import mx
 
     device = mx.device_info()
-    return int(device.get(RECOMMENDED) or device.get("total_memory") or free_memory())
+    return int(device.get(RECOMMENDED) or device.get("total_memory") or 0)
 
 
 def wire(planned: int) -> None:
-    """On a Mac, keeps what MLX holds and `planned` bytes more from being paged out, at most what Metal recommends.
+    """On a Mac, keeps what MLX holds and `planned` bytes more from being paged out, at most what Metal recommends. Call
+    it when a model is loaded, with the bytes that caches are expected to fill.
 
     This happens only where these bytes are more than half of what Metal recommends: without it very large models are
     reported to run ten times slower (mlx-lm#652), and wiring memory is reported to have stopped macOS (mlx#3186,
@@ -44,18 +53,30 @@ def wire(planned: int) -> None:
 
 
 def free_memory() -> int:
-    """Bytes that a new program can use: the kernel's estimate, a container's limit or the machine's memory, whichever
-    is least."""
+    """Bytes that a program can still use: the kernel's estimate, what a container has left or the machine's memory,
+    whichever is least."""
     limits = [total_memory()]
     if (meminfo := Path("/proc/meminfo")).exists():
         fields = dict(line.split(":", 1) for line in meminfo.read_text(encoding="utf-8").splitlines() if ":" in line)
         if "MemAvailable" in fields:
             limits.append(int(fields["MemAvailable"].split()[0]) * 1024)
-    if (limit := Path("/sys/fs/cgroup/memory.max")).exists() and (
-        text := limit.read_text(encoding="utf-8").strip()
-    ) != "max":
-        limits.append(int(text))
+    if (limit := container_limit(Path("/sys/fs/cgroup"))) is not None:
+        limits.append(limit)
     return min(limits)
+
+
+def container_limit(folder: Path) -> int | None:
+    """Bytes that the container whose files lie in `folder` lets its programs use beside those that they use already;
+    None without a limit. Pages of files that the kernel would give up count as free."""
+    if not (path := folder / "memory.max").exists() or (text := path.read_text(encoding="utf-8").strip()) == "max":
+        return None
+    used = 0
+    if (current := folder / "memory.current").exists():
+        used = int(current.read_text(encoding="utf-8"))
+    if (statistics := folder / "memory.stat").exists():
+        lines = statistics.read_text(encoding="utf-8").splitlines()
+        used -= next((int(line.split()[1]) for line in lines if line.startswith("inactive_file ")), 0)
+    return max(0, int(text) - max(0, used))
 
 
 def total_memory() -> int:
@@ -102,13 +123,69 @@ def headroom(weights: int) -> int:
     return HEADROOM_BYTES + int(weights * HEADROOM_SHARE)
 
 
-def check_memory(model: object, config: ModelConfig, weights: int, float_bits: int) -> None:
+def check_memory(model: object, config: ModelConfig, weights: int, float_bits: int, held: int = 0) -> None:
     """Raises NotEnoughMemory, with the numbers, for a model that this machine has no room for. Loading asks before it
-    reads the weights, and a pull before it fetches them."""
+    reads the weights, and a pull before it fetches them. `held` are the bytes of weights that are loaded already."""
     takes, available = footprint(config, weights, float_bits), memory_limit()
+    if held and gpu_memory():  # free memory is less by them already
+        available = max(0, available - held)
     if takes.total > available:
         raise NotEnoughMemory(
             f"{model} takes {takes}, and this machine has {readable_size(available)} for it.",
             "Take a smaller model or fewer bits, close other programs, or try with {force=True}.",
             takes.total, available,
         )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class CachePlan:
+    """Bytes for the caches of all models of this process: at most `total`, of which those of ended requests fill at
+    most `prefixes`. They are expected to fill `expected` bytes, which is what `wire` is told: where nobody asked for a
+    number, `total` is all the room there is, and would call for wiring beside the smallest model."""
+
+    total: int
+    prefixes: int
+    expected: int
+
+
+def cache_room(weights: int, caches: int = 0) -> int:
+    """Bytes that are left for caches beside `weights` bytes of weights, those of all loaded models, and the headroom.
+    `caches` are the bytes that caches hold already; they are part of the room."""
+    if limit := gpu_memory():
+        return room_beside(weights, limit)
+    return room_beside(weights, free_memory() + weights + caches)
+
+
+def room_beside(weights: int, limit: int) -> int:
+    """Bytes that are left for caches where weights, caches and headroom may fill `limit` bytes; at least 0."""
+    return max(0, limit - weights - headroom(weights))
+
+
+def plan_caches(requested: int | None, room: int, usual: int) -> CachePlan:
+    """Decides how many bytes caches get: those that are `requested`, or else all the `room` that there is.
+
+    `usual` are the bytes of a cache for the planned context (Footprint.cache). A model that was loaded though it does
+    not fit has at least these. Raises NotEnoughMemory, with the numbers, where more is requested than there is.
+    """
+    available = max(room, usual)
+    if requested is not None and requested > available:
+        raise NotEnoughMemory(
+            f"Caches are to get {readable_size(requested)}, and beside the weights there are "
+            f"{readable_size(available)} for them.",
+            "Give them less, load fewer models, take fewer {bits}, or close other programs.",
+            requested, available,
+        )  # fmt: skip
+    total = available if requested is None else requested
+    return CachePlan(total, int(total * PREFIX_SHARE), min(total, usual) if requested is None else requested)
+
+
+def too_large(nbytes: int, limit: int, positions: int = 0) -> NotEnoughMemory:
+    """Makes the error for a request that can never run: its caches take `nbytes` bytes, and all caches together have
+    `limit`. Where the number of its positions is given, the error says how many would fit."""
+    what = f" for {positions:,} tokens" if positions else ""
+    fit = f", enough for {limit * positions // nbytes:,} tokens" if positions else ""
+    return NotEnoughMemory(
+        f"The request needs {readable_size(nbytes)} of cache{what}, and caches have {readable_size(limit)} here{fit}.",
+        "Give fewer {max_tokens}, a shorter prompt, or a model in fewer {bits}.",
+        nbytes, limit,
+    )  # fmt: skip

@@ -12,6 +12,7 @@ from elm_mlx.engine.cache.rows import Alone, Rows
 from elm_mlx.engine.cache.slots import Slots
 from elm_mlx.engine.decodes import Decodes
 from elm_mlx.engine.finite import peaks
+from elm_mlx.engine.limits import Limits
 from elm_mlx.engine.samplers import Samplers
 from elm_mlx.engine.sequence import ERROR, Sequence
 from elm_mlx.errors import NotFinite
@@ -29,11 +30,27 @@ class Drawn(NamedTuple):
 
 
 class Group:
-    """Sequences that share Slots; `rows` are those of the slots, None where one is free."""
+    """Sequences that share Slots; `rows` are those of the slots, None where one is free.
 
-    def __init__(self, slots: Slots) -> None:
-        self.slots = slots
+    Every slot is as long as the longest row. What that takes beyond the rows' own reservations is reserved too, so that
+    the budget holds for the bytes that there are.
+    """
+
+    def __init__(self, slots: Slots, limits: Limits) -> None:
+        self.slots, self.limits, self.surplus = slots, limits, 0  # the bytes that are reserved beside the rows' own
         self.rows: list[Sequence | None] = [None] * len(slots.lengths)
+
+    def reserve_for(self, *more: Sequence) -> bool:
+        """Reserves what the slots will take with these sequences beside those that are there; False, and nothing
+        changes, where the budget has no room for it."""
+        positions = [one.positions for one in (*self.rows, *more) if one]
+        surplus = sum(max(positions) - own for own in positions) * self.limits.token_bytes if positions else 0
+        if surplus > self.surplus and not self.limits.budget.reserve(surplus - self.surplus):
+            return False
+        if surplus < self.surplus:
+            self.limits.budget.release(self.surplus - surplus)
+        self.surplus = surplus
+        return True
 
     def join(self, sequence: Sequence) -> None:
         """Moves a sequence from its own cache into a slot."""
@@ -42,34 +59,32 @@ class Group:
         self.rows += [None] * (len(self.slots.lengths) - len(self.rows))
         self.rows[slot], sequence.cache = sequence, None
 
-    def copy_out(self, sequence: Sequence, length: int) -> list[KVCache]:
-        """The first positions of a sequence as caches of its own."""
-        copies = self.slots.copy_out(self.rows.index(sequence), length)
-        for layer in copies:
-            layer.capacity = sequence.positions
-        return copies
-
     def leave(self, sequence: Sequence) -> None:
         """Frees the sequence's slot."""
         slot = self.rows.index(sequence)
         self.rows[slot] = None
         self.slots.leave(slot)
+        self.reserve_for()
 
 
 class Batch:
     """Decodes several sequences at once. Where there is one, it has its own cache; several of like length share slots,
     and one that is much longer than the others keeps its own cache beside them."""
 
-    def __init__(self, model: Decodes, grow_by: int | None = None) -> None:
-        self.model, self.grow_by = model, grow_by
+    def __init__(self, model: Decodes, limits: Limits, grow_by: int = 0) -> None:
+        self.model, self.limits, self.grow_by = model, limits, grow_by
         self.expected = 1  # how many rows there may soon be
+        self.groups: list[Group] = []
         self.drop()
 
     def drop(self) -> None:
         """Forgets all rows and their buffers."""
-        self.groups: list[Group] = []
+        for group in self.groups:
+            self.limits.budget.release(group.surplus)
+        self.groups = []
         self.alone: list[Sequence] = []
         self.order: list[Sequence | None] = []  # the rows of a step
+        self.rows: list[Sequence] = []  # those of the last step
         self.moved = False  # whether a row has left its place since they were put in order
         self.cache = Rows([])
         self.samplers = Samplers([])
@@ -90,7 +105,8 @@ class Batch:
         of their own.
         """
         drawn = self._collect(rows)
-        ids = self._arrange(rows, drawn)
+        same = drawn is self.drawn and rows == self.rows and not self.moved
+        ids = drawn.ids if same and all(len(one.ids) + 1 < one.room for one in rows) else self._arrange(rows, drawn)
         self.drawn = self._submit(ids, early) if ids is not None else None
         tokens, highest = list_of(drawn.ids), list_of(drawn.peaks)
         if self.drawn and not early:
@@ -100,7 +116,7 @@ class Batch:
     def release(self, sequence: Sequence, keep: bool) -> list[KVCache] | None:
         """Takes a sequence out. With `keep` returns caches that hold its prompt and all of its ids but the last."""
         length = len(sequence.request.prompt) + max(len(sequence.ids), 1) - 1
-        caches = self.copy(sequence, length) if keep and not sequence.cache else sequence.cache
+        caches = self.copy(sequence, length, length) if keep and not sequence.cache else sequence.cache
         for group in [group for group in self.groups if sequence in group.rows]:
             group.leave(sequence)
         self.groups = [group for group in self.groups if any(group.rows)]
@@ -110,13 +126,17 @@ class Batch:
             layer.trim(layer.offset - length)
         return caches if keep else None
 
-    def copy(self, sequence: Sequence, length: int) -> list[KVCache]:
-        """Copies the first `length` positions of a row into caches of their own, evaluated."""
+    def copy(self, sequence: Sequence, length: int, capacity: int, reserve: int = 0) -> list[KVCache]:
+        """Copies the first `length` positions of a row into caches of their own, evaluated, so that no later write to
+        the row copies its buffers. They have the `capacity` and the `reserve` of a KVCache."""
         for group in self.groups:
             if sequence in group.rows:
-                return group.copy_out(sequence, length)
+                copies = group.slots.copy_out(group.rows.index(sequence), length)
+                for layer in copies:
+                    layer.resize(capacity, reserve)
+                return copies
         assert sequence.cache
-        copies = [layer.fork(length) for layer in sequence.cache]
+        copies = [layer.fork(length, capacity, reserve) for layer in sequence.cache]
         mx.eval([layer.arrays() for layer in copies])
         return copies
 
@@ -139,6 +159,7 @@ class Batch:
     def _arrange(self, rows: list[Sequence], drawn: Drawn) -> mx.array | None:
         """Gives every row its place, and returns the ids [B] that the next step begins with, in the order of the rows;
         None where no row needs another id."""
+        self.rows = rows
         pending = {one for one in drawn.rows if one and not one.finish}
         going = [one for one in rows if len(one.ids) + (one in pending) < one.room]
         if not going:
@@ -170,24 +191,36 @@ class Batch:
         """Takes a sequence out of its slot, into caches of its own."""
         held = group.slots.lengths[group.rows.index(sequence)]
         assert held is not None
-        caches = group.copy_out(sequence, held)
+        caches = self.copy(sequence, held, max(held, sequence.positions))
         self.release(sequence, keep=False)
         return caches
 
     def _pair(self, going: list[Sequence]) -> None:
         """Moves rows that have caches of their own into slots, together with rows of like length."""
         for one in [one for one in self.alone if one in going]:
-            group = next((group for group in self.groups if alike(length_of(one), group.slots.longest)), None)
+            group = self._group_for(one)
             if group is None:
-                if not any(alike(length_of(one), length_of(other)) for other in self.alone if other is not one):
-                    continue
-                group = Group(Slots(len(one.cache or ()), slots_for(self.expected), self.grow_by))
-                self.groups.append(group)
+                continue
             if self.drawn:
                 mx.eval(self.drawn.ids)  # while a step reads the slots, writing into them would copy them whole
             self.alone.remove(one)
             group.join(one)
             self.moved = True
+
+    def _group_for(self, one: Sequence) -> Group | None:
+        """Slots that a row can share with rows of like length; None where there are none, or no bytes for them."""
+        length = length_of(one)
+        for group in self.groups:
+            if alike(length, group.slots.longest) and group.reserve_for(one):
+                return group
+        others = [other for other in self.alone if other is not one and alike(length, length_of(other))]
+        if not others:
+            return None
+        group = Group(Slots(len(one.cache or ()), slots_for(self.expected), self.grow_by), self.limits)
+        if not group.reserve_for(one, others[0]):
+            return None
+        self.groups.append(group)
+        return group
 
     def _reorder(self, order: list[Sequence | None]) -> None:
         """Prepares caches and samplers for rows in this order."""

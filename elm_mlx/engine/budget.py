@@ -1,19 +1,93 @@
+"""The bytes that all caches of a process may take: what requests reserve, and what is kept beside it until then."""
+
+from __future__ import annotations
+
+from typing import Protocol
+from weakref import WeakSet
+
+from elm_mlx.device.memory import PREFIX_SHARE, too_large
+
+
+class Yields(Protocol):
+    """A store of caches that gives way to requests."""
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that it holds."""
+        ...
+
+    @property
+    def oldest(self) -> float:
+        """When that was last used which it would drop next; infinite where it holds nothing."""
+        ...
+
+    def drop_oldest(self) -> int:
+        """Drops what was not used for the longest time, and returns its bytes."""
+        ...
+
+
 class Budget:
-    def __init__(self, limit):
-        self.limit, self.used = limit, 0
+    """Counts bytes of caches: at most `limit` in all, of which `reserved` belong to requests that run.
 
-    def has_room(self, n):
-        return self.used + n <= self.limit
+    What is not reserved may be filled by stores, which register, up to `kept` bytes together (by default PREFIX_SHARE
+    of the limit). They give way to requests: what was not used for the longest time goes first, in whichever store it
+    lies. Only the device thread may use a budget.
+    """
 
-    def reserve(self, n):
-        self.used += n
+    def __init__(self, limit: int, kept: int | None = None) -> None:
+        self.limit, self.reserved = limit, 0
+        self.kept = int(limit * PREFIX_SHARE) if kept is None else kept
+        self._stores: WeakSet[Yields] = WeakSet()  # a store that was dropped holds nothing any more
+
+    def register(self, store: Yields) -> None:
+        """Counts what this store holds from now on, and lets it give way."""
+        self._stores.add(store)
+
+    @property
+    def available(self) -> int:
+        """Bytes that requests can still reserve, those that stores would give up included."""
+        return self.limit - self.reserved
+
+    @property
+    def stored(self) -> int:
+        """Bytes that all stores hold."""
+        return sum(store.nbytes for store in self._stores)
+
+    def has_room(self, nbytes: int) -> bool:
+        """Whether a request can reserve so many bytes now."""
+        return nbytes <= self.available
+
+    def reserve(self, nbytes: int) -> bool:
+        """Reserves bytes for a request, for which stores give way. False, and nothing changes, where there are too
+        few."""
+        if not self.has_room(nbytes):
+            return False
+        self.reserved += nbytes
+        self._let_go(self.available)
         return True
 
-    def release(self, n):
-        self.used -= n
+    def release(self, nbytes: int) -> None:
+        """Gives back what a request had reserved. Raises ValueError for more than is reserved."""
+        if nbytes > self.reserved:
+            raise ValueError(f"{nbytes} bytes are to be released, and {self.reserved} are reserved.")
+        self.reserved -= nbytes
 
-    def refuse_impossible(self, n):
-        from elm_mlx.errors import NotEnoughMemory
+    def make_place(self, nbytes: int) -> bool:
+        """Makes room in the stores for so many bytes more. False, and nothing changes, where they can never have
+        them."""
+        most = min(self.kept, self.available)
+        if nbytes > most:
+            return False
+        self._let_go(most - nbytes)
+        return True
 
-        if n > self.limit:
-            raise NotEnoughMemory("no")
+    def refuse_impossible(self, nbytes: int, positions: int = 0) -> None:
+        """Raises NotEnoughMemory, with the numbers, for a request whose caches can never have room: they take `nbytes`
+        bytes for so many positions, if that is given."""
+        if nbytes > self.limit:
+            raise too_large(nbytes, self.limit, positions)
+
+    def _let_go(self, most: int) -> None:
+        """Lets stores drop what is oldest until all hold at most so many bytes."""
+        while self.stored > most:
+            min(self._stores, key=lambda store: store.oldest).drop_oldest()

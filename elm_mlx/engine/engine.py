@@ -10,7 +10,7 @@ import mlx.core as mx
 
 from elm_mlx.device.execution import Execution
 from elm_mlx.engine.batch import Batch
-from elm_mlx.engine.cache.kv import RESERVE, KVCache, make_cache
+from elm_mlx.engine.cache.kv import RESERVE, KVCache, cache_bytes, make_cache
 from elm_mlx.engine.decodes import Decodes
 from elm_mlx.engine.finite import peaks
 from elm_mlx.engine.limits import Limits
@@ -39,7 +39,7 @@ class Engine:
         self.reading: tuple[Sequence, Reading] | None = None
         self.running: list[Sequence] = []
         self.leaving: dict[Sequence, str] = {}  # sequences to end at the next step, and why
-        self.batch = Batch(model, execution.grow_by)
+        self.batch = Batch(model, limits, execution.grow_by)
         self.prefixes = Prefixes(limits.budget)
         self.pace = Pace(execution.submit)
 
@@ -56,7 +56,7 @@ class Engine:
             raise QueueFull(f"{len(self.waiting)} requests are waiting, which is the most.",
                             "Try again later, or load the model with a larger {queue}.")  # fmt: skip
         sequence = Sequence(next(self.numbers), request, self._room(request))
-        self.limits.budget.refuse_impossible(self._bytes(sequence))
+        self.limits.budget.refuse_impossible(self._bytes(sequence), sequence.positions)
         self.active[sequence.number] = sequence
         self.waiting.append(sequence)
         return sequence
@@ -77,14 +77,11 @@ class Engine:
 
     def plan(self) -> StepPlan:
         """Decides what the next step does."""
-        rows = [one for one in self.running if not one.is_paused and one not in self.leaving]
-        return StepPlan(
-            tuple(one.number for one in self.leaving),
-            self._next_admitted(),
-            self.reading[0].number if self.reading and self.reading[0] not in self.leaving else None,
-            tuple(one.number for one in rows),
-            self.pace.is_early(self.batch.nbytes),
-        )
+        rows = [one.number for one in self.running if not one.is_paused and one not in self.leaving]
+        admitted = self._next_admitted()
+        going_on = self.reading[0].number if self.reading and self.reading[0] not in self.leaving else None
+        early = self.pace.is_early(self.batch.nbytes if self.pace.measures else 0)
+        return StepPlan(tuple(one.number for one in self.leaving), admitted, going_on or admitted, tuple(rows), early)
 
     def carry_out(self, plan: StepPlan) -> list[Sequence]:
         """Takes the step that a plan describes, and returns the sequences that have news."""
@@ -100,22 +97,21 @@ class Engine:
     def fail(self, error: Exception) -> list[Sequence]:
         """Ends what a failed step worked on: the content of its buffers is unknown, so they are dropped, and the kept
         prefixes with them. The waiting requests stay. Returns the sequences that ended."""
-        failed = [*self.running, *([self.reading[0]] if self.reading else [])]
+        failed = [one for one in self.active.values() if one not in self.waiting]
         self.batch.drop()
-        self.prefixes.clear()
-        self.reading = None
         for one in failed:
             one.end(ERROR, error)
             self._retire(one, None)
+        self.prefixes.clear()
         return failed
 
     def close(self) -> list[Sequence]:
         """Ends everything, and drops all caches. Returns the sequences that ended."""
         ended = list(self.active.values())
-        for one in ended:
-            self.leaving.setdefault(one, CANCELLED)
-            self._drop(one)
         self.batch.drop()
+        for one in ended:
+            one.end(CANCELLED)
+            self._retire(one, None)
         self.prefixes.clear()
         return ended
 
@@ -144,12 +140,17 @@ class Engine:
     def _admit(self) -> None:
         """Begins to read the prompt of the first waiting sequence, after those of its positions that are held."""
         one = self.waiting.popleft()
-        one.cache = self._borrow(one) or make_cache(self.layers, one.positions, self._reserve(one))
-        self.limits.budget.reserve(self._bytes(one))
+        one.cache = self._borrow(one) or self._new_cache(one)
+        one.reserved = max(self._bytes(one), cache_bytes(one.cache))  # one that was handed over may have longer buffers
+        self.limits.budget.reserve(one.reserved)
         one.read = one.reused = one.cache[0].offset
         ids = mx.array([one.request.prompt[one.read :]])
         self.reading = one, Reading(self.model, ids, one.cache, self.execution)
         self.batch.expected = min(self.limits.rows, len(self.running) + 1 + len(self.waiting))
+
+    def _new_cache(self, one: Sequence) -> list[KVCache]:
+        """Caches that hold nothing yet."""
+        return make_cache(self.layers, one.positions, self._reserve(one), self.execution.grow_by)
 
     def _reserve(self, one: Sequence) -> int:
         """How many positions its first buffers have: alone it will go on in them, beside others it leaves them."""
@@ -164,8 +165,8 @@ class Engine:
         lengths = {other: shared_length(prompt, held_ids(other)) for other in self.running}
         best = max(lengths, key=lengths.__getitem__, default=None)
         if best and lengths[best] > (found.shared if found else self.prefixes.LEAST - 1):
-            return self.batch.copy(best, min(lengths[best], len(prompt) - 1))
-        return self.prefixes.borrow(found) if found else None
+            return self.batch.copy(best, min(lengths[best], len(prompt) - 1), one.positions, self._reserve(one))
+        return self.prefixes.borrow(found, one.positions, self._reserve(one)) if found else None
 
     def _read_on(self, others_run: bool) -> Sequence:
         """Reads one round of chunks of the prompt; with the last one its first id is drawn."""
@@ -210,8 +211,8 @@ class Engine:
         """Forgets an ended sequence and gives back what was reserved for it."""
         if one in self.waiting:
             self.waiting.remove(one)
-        else:
-            self.limits.budget.release(self._bytes(one))
+        self.limits.budget.release(one.reserved)
+        one.reserved = 0
         if self.reading and self.reading[0] is one:
             self.reading = None
         if one in self.running:

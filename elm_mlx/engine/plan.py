@@ -8,8 +8,9 @@ from typing import NamedTuple
 class StepPlan(NamedTuple):
     """What one step does, in the numbers of sequences.
 
-    The `cancelled` ones end. The one `admitted` leaves the queue. Of the prompt of `reading` one round of chunks is
-    read. The `rows` decode one step, submitted `early` (before the ids of the step before are read) or late.
+    The `cancelled` ones end. The one `admitted` leaves the queue. Of the prompt of `reading`, perhaps the one admitted,
+    one round of chunks is read. The `rows` decode one step, submitted `early` (before the ids of the step before are
+    read) or late.
 
     Everything that depends on clocks, on readers or on memory is decided here. So an engine that is given the requests
     and the plans of another one takes the same steps: that is how several machines may follow one.

@@ -1,26 +1,158 @@
+"""Caches of ended requests, kept for later ones whose prompts begin with the same ids."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import mlx.core as mx
+import numpy as np
+
+from elm_mlx.engine.budget import Budget
+from elm_mlx.engine.cache.kv import RESERVE, KVCache, cache_bytes
+
+# What lies beyond the shared ids is lost where a cache is handed over; so large a share of them may be. A chat's next
+# turn encodes the end of the last answer anew, and an answer that is asked for again drops the old one: neither is
+# worth a copy. Chosen, not measured.
+LOST_SHARE = 0.25
+
+
+@dataclass(eq=False)
+class Entry:
+    """A kept cache: `ids` (int32) are those of exactly the positions that it holds. `used` is a time of
+    `time.monotonic`."""
+
+    ids: np.ndarray
+    cache: list[KVCache]
+    nbytes: int
+    used: float = field(default_factory=time.monotonic)
+
+
+class Found(NamedTuple):
+    """A kept cache that begins with the first `shared` ids of a prompt."""
+
+    entry: Entry
+    shared: int
+
+
 class Prefixes:
-    LEAST = 16
+    """Kept caches, found by their ids. They give way to requests, and what was not used for the longest time goes first
+    (Budget). Each has one row and belongs to the store alone until it is handed over."""
 
-    def __init__(self, budget):
-        pass
+    LEAST = 16  # ids that a prompt must share with a cache: fewer are read in no time; chosen, not measured
 
-    def find(self, ids):
-        return None
+    def __init__(self, budget: Budget) -> None:
+        self.budget = budget
+        self.entries: list[Entry] = []
+        budget.register(self)
 
-    def wants(self, n):
-        return False
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all kept caches."""
+        return sum(entry.nbytes for entry in self.entries)
 
-    def put(self, ids, caches):
-        pass
+    @property
+    def oldest(self) -> float:
+        """When that cache was last used which goes next; infinite where none is kept."""
+        return min((entry.used for entry in self.entries), default=math.inf)
 
-    def clear(self):
-        return 0
+    def find(self, ids: Sequence[int]) -> Found | None:
+        """The kept cache that shares the most ids with the beginning of a prompt, of several the one with the fewest
+        beyond; None where no cache shares LEAST. The prompt's last id is never shared: its logits are needed."""
+        wanted = as_ids(ids)[:-1]
+        found = [Found(entry, shared_length(wanted, entry.ids)) for entry in self.entries]
+        best = max(found, key=lambda one: (one.shared, -len(one.entry.ids)), default=None)
+        return best if best and best.shared >= self.LEAST else None
+
+    def borrow(self, found: Found, capacity: int, reserve: int = RESERVE) -> list[KVCache]:
+        """A cache of `capacity` positions that holds the shared ones: handed over where little is lost by that, or
+        where the request has no room beside it, else copied. When its buffers grow, they get room for `reserve`.
+
+        Ask before the request reserves its bytes. A copy is not evaluated, and a cache that was handed over may take
+        more bytes than its positions need, as its buffers stay.
+        """
+        lost = len(found.entry.ids) - found.shared
+        if lost > LOST_SHARE * found.shared and self._fits_beside(found.entry, capacity):
+            return self.copy(found, capacity, reserve)
+        cache = self.take(found)
+        for layer in cache:
+            layer.resize(capacity, reserve)
+        return cache
+
+    def take(self, found: Found) -> list[KVCache]:
+        """Hands a kept cache over, trimmed to what is shared; nothing is copied. Raises ValueError where it is kept no
+        more."""
+        self.entries.remove(found.entry)
+        for layer in found.entry.cache:
+            layer.trim(layer.offset - found.shared)
+        return found.entry.cache
+
+    def copy(self, found: Found, capacity: int, reserve: int = RESERVE) -> list[KVCache]:
+        """A copy of the shared positions, not evaluated yet, in a cache of `capacity`; the kept cache stays."""
+        found.entry.used = time.monotonic()
+        return [layer.fork(found.shared, capacity, reserve) for layer in found.entry.cache]
+
+    def wants(self, nbytes: int) -> bool:
+        """Whether a cache of so many bytes may be kept, once its request has given back what it reserved."""
+        return nbytes <= self.budget.kept
+
+    def put(self, ids: Sequence[int], cache: list[KVCache]) -> bool:
+        """Keeps an evaluated cache of one row, and returns whether it did. `ids` are those of exactly the positions
+        held.
+
+        Kept caches whose ids begin these ids are dropped, as this one has all of theirs; where one holds all of these,
+        it stays instead. Raises ValueError where the cache holds another number of positions.
+        """
+        new = Entry(as_ids(ids), cache, cache_bytes(cache))
+        if len(new.ids) != cache[0].offset:
+            raise ValueError(f"A cache of {cache[0].offset} positions is to be kept with {len(new.ids)} ids.")
+        shared = [(entry, shared_length(new.ids, entry.ids)) for entry in self.entries]
+        if holder := next((entry for entry, n in shared if n == len(new.ids)), None):
+            holder.used = new.used
+            return False
+        if len(new.ids) < self.LEAST or new.nbytes > min(self.budget.kept, self.budget.available):
+            return False
+        self.entries = [entry for entry, n in shared if n < len(entry.ids)]
+        self.budget.make_place(new.nbytes)
+        self.entries.append(new)
+        return True
+
+    def drop_oldest(self) -> int:
+        """Drops the cache that was not used for the longest time, and returns its bytes."""
+        oldest = min(self.entries, key=lambda entry: entry.used)
+        self.entries.remove(oldest)
+        return oldest.nbytes
+
+    def shrink(self, to: int) -> int:
+        """Drops what is oldest until at most `to` bytes are kept, gives their memory back to the system, and returns
+        the bytes dropped."""
+        before = self.nbytes
+        while self.nbytes > to:
+            self.drop_oldest()
+        mx.clear_cache()
+        return before - self.nbytes
+
+    def clear(self) -> int:
+        """Drops all caches, gives their memory back to the system, and returns the bytes dropped."""
+        return self.shrink(0)
+
+    def _fits_beside(self, entry: Entry, capacity: int) -> bool:
+        """Whether a request of `capacity` positions can reserve its bytes without this cache giving way."""
+        room = entry.cache[0].arrays()[0].shape[2]
+        return self.budget.has_room(entry.nbytes * capacity // room + entry.nbytes)
 
 
-def shared_length(a, b):
-    n = 0
-    for x, y in zip(a, b):
-        if x != y:
-            break
-        n += 1
-    return n
+def as_ids(ids: Sequence[int] | np.ndarray) -> np.ndarray:
+    """Ids as one array of int32."""
+    return ids if isinstance(ids, np.ndarray) else np.fromiter(ids, np.int32, len(ids))
+
+
+def shared_length(one: Sequence[int] | np.ndarray, other: Sequence[int] | np.ndarray) -> int:
+    """How many ids two sequences have in common from their beginning."""
+    n = min(len(one), len(other))
+    differs = as_ids(one)[:n] != as_ids(other)[:n]
+    first = int(differs.argmax()) if n else 0
+    return first if n and differs[first] else n

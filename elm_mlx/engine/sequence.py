@@ -33,6 +33,7 @@ class Sequence:
         self.ids: list[int] = []
         self.read = self.reused = self.taken = 0
         self.bound: int | None = None
+        self.reserved = 0  # bytes of the budget
         self.finish: str | None = None
         self.error: Exception | None = None
         self.submitted_at = time.perf_counter()

@@ -15,6 +15,7 @@ from helpers import checkpoints
 import elm_mlx
 from elm_mlx.convert import convert
 from elm_mlx.device import memory as machine
+from elm_mlx.device.execution import Execution
 from elm_mlx.models.attention import Uncached
 from elm_mlx.models.matrices import QuantizedLinear
 
@@ -86,6 +87,13 @@ def test_the_notice_names_the_stand_in(openelm: Path) -> None:
     notice = elm_mlx.load(openelm).notice
     assert notice is not None
     assert "stand-in" in notice
+
+
+@pytest.mark.parametrize("policy", ["auto", "plain", "compiled"])
+def test_buffers_double_here_and_grow_by_steps_on_a_gpu(openelm: Path, policy: str) -> None:
+    """A few large copies are cheapest where no step copies a buffer while another one runs."""
+    assert elm_mlx.load(openelm, cpu_policy=policy).execution.grow_by == 0
+    assert Execution().grow_by == 256
 
 
 def generate_with(tmp: Path, path: str | None = None) -> subprocess.CompletedProcess[str]:

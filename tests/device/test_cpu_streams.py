@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import gc
 import threading
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
+from weakref import WeakSet
 
 import mlx.core as mx
 import pytest
 from helpers import checkpoints
 
 import elm_mlx
-from elm_mlx.device import blas, cpu, shared_linear
+from elm_mlx.device import blas, cpu, release, shared_linear, threads
+from elm_mlx.device.execution import Execution
 from elm_mlx.device.shared_linear import FEW, SharedLinear
 from elm_mlx.engine.cache.kv import make_cache
 from elm_mlx.engine.prefill import prefill
@@ -25,22 +28,28 @@ each_family = pytest.mark.parametrize("source", checkpoints.FAMILIES, indirect=T
 
 @pytest.fixture
 def blas_of(monkeypatch: pytest.MonkeyPatch) -> Blas:
-    """Stands for a BLAS that takes so many threads, and keeps what it is told; every matrix is worth a share."""
+    """Stands for a BLAS that takes so many threads, and keeps what it is told; every matrix is worth a share. No model
+    of another test computes with it."""
 
-    def takes(threads: int) -> list[int]:
+    def takes(number: int) -> list[int]:
         told: list[int] = []
-        monkeypatch.setattr(cpu, "blas_threads", lambda: (threads, told.append))
+        for module in (cpu, threads):
+            monkeypatch.setattr(module, "blas_threads", lambda: (number, told.append))
         return told
 
+    monkeypatch.setattr(threads, "fast_blas", lambda: "a fast one")
+    monkeypatch.setattr(threads, "_in_use", WeakSet())
     monkeypatch.setattr(shared_linear, "LARGE", 0)
     return takes
 
 
 @each_family
-@pytest.mark.parametrize("threads", [2, 3, 4])
-def test_shared_work_gives_the_plain_numbers_and_tokens(source: Path, blas_of: Blas, threads: int) -> None:
-    blas_of(threads)
-    plain, shared = elm_mlx.load(source, cpu_policy="plain"), elm_mlx.load(source)
+@pytest.mark.parametrize("number", [2, 3, 4])
+def test_shared_work_gives_the_plain_numbers_and_tokens(source: Path, blas_of: Blas, number: int) -> None:
+    blas_of(number)
+    plain = elm_mlx.load(source, cpu_policy="plain")
+    release(plain.execution)
+    shared = elm_mlx.load(source)
     assert isinstance(shared.model.embedding, SharedLinear)
     ids = checkpoints.prompt(40)
     assert shared.generate(ids, 12).tokens == plain.generate(ids, 12).tokens
@@ -88,9 +97,9 @@ def test_another_thread_than_the_loading_one_may_generate(openelm: Path, blas_of
     blas_of(2)
     lm = elm_mlx.load(openelm)
     expected, said = lm.generate(checkpoints.prompt(150), 8).tokens, []
-    threads = [threading.Thread(target=lambda: said.append(lm.generate(checkpoints.prompt(150), 8).tokens))
+    readers = [threading.Thread(target=lambda: said.append(lm.generate(checkpoints.prompt(150), 8).tokens))
                for _ in range(2)]  # fmt: skip
-    for thread in threads:
+    for thread in readers:
         thread.start()
         thread.join()
     assert said == [expected] * 2
@@ -103,13 +112,68 @@ def test_a_shared_blas_takes_one_thread_and_its_own_number_otherwise(openelm: Pa
     assert told == [1, 2]
 
 
-@pytest.mark.parametrize("threads", [1, cpu.MOST_STREAMS + 1])
-def test_one_core_and_many_are_left_to_the_blas(openelm: Path, blas_of: Blas, threads: int) -> None:
-    told = blas_of(threads)
+@pytest.mark.parametrize("number", [1, cpu.MOST_STREAMS + 1])
+def test_one_core_and_many_are_left_to_the_blas(openelm: Path, blas_of: Blas, number: int) -> None:
+    told = blas_of(number)
     lm = elm_mlx.load(openelm)
     assert not lm.execution.streams
     assert not isinstance(lm.model.embedding, SharedLinear)
-    assert told == [threads]
+    assert told == [number]
+
+
+def test_the_first_model_decides_the_blas_s_threads_and_later_ones_are_told(openelm: Path, blas_of: Blas) -> None:
+    told = blas_of(2)
+    first, second = elm_mlx.load(openelm), elm_mlx.load(openelm)
+    plain = elm_mlx.load(openelm, cpu_policy="plain")
+    assert told == [1]
+    assert first.notice == second.notice == cpu.NOTICE
+    assert plain.notice == f"{cpu.NOTICE} {threads.KEPT.format('one thread')}"
+    assert [len(lm.execution.streams) for lm in (first, second, plain)] == [2, 2, 0]
+
+
+def test_beside_a_blas_with_several_threads_no_streams_are_opened(openelm: Path, blas_of: Blas) -> None:
+    told = blas_of(2)
+    plain, later = elm_mlx.load(openelm, cpu_policy="plain"), elm_mlx.load(openelm)
+    assert told == [2]
+    assert (plain.notice, later.notice) == (cpu.NOTICE, f"{cpu.NOTICE} {threads.KEPT.format('2 threads')}")
+    assert not later.execution.streams
+    assert later.model.dtype == mx.float32  # all else is as its policy says
+
+
+def test_when_the_last_model_is_closed_the_next_one_decides(openelm: Path, blas_of: Blas) -> None:
+    told = blas_of(2)
+    models = [elm_mlx.load(openelm) for _ in range(2)]
+    release(models[0].execution)
+    release(models[0].execution)
+    assert "stays at" in str(elm_mlx.load(openelm, cpu_policy="plain").notice)
+    release(models[1].execution)
+    assert elm_mlx.load(openelm, cpu_policy="plain").notice == cpu.NOTICE
+    assert told == [1, 2]
+
+
+def test_models_that_were_dropped_decide_nothing(openelm: Path, blas_of: Blas) -> None:
+    told = blas_of(2)
+    dropped = elm_mlx.load(openelm)
+    dropped.itself = dropped  # type: ignore[attr-defined]  # even where only the garbage collector finds it
+    del dropped
+    gc.collect()
+    assert elm_mlx.load(openelm, cpu_policy="plain").notice == cpu.NOTICE
+    assert told == [1, 2]
+
+
+def test_the_reference_blas_has_no_threads_that_a_model_could_keep(
+    openelm: Path, blas_of: Blas, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    blas_of(2)
+    monkeypatch.setattr(threads, "fast_blas", lambda: None)
+    plain, shared = elm_mlx.load(openelm, cpu_policy="plain"), elm_mlx.load(openelm)
+    assert plain.notice == shared.notice == cpu.NOTICE
+    assert len(shared.execution.streams) == 2
+
+
+def test_what_only_the_process_shares_makes_no_difference_between_executions() -> None:
+    assert Execution(threads=threads.ThreadsInUse(1)) == Execution()
+    release(Execution())  # on a GPU there is nothing to let go of
 
 
 def test_small_matrices_and_many_rows_stay_one_product(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -132,9 +196,9 @@ def test_only_a_blas_that_we_loaded_is_told(monkeypatch: pytest.MonkeyPatch) -> 
     library = SimpleNamespace(openblas_get_num_threads=lambda: 2, openblas_set_num_threads=told.append)
     monkeypatch.setattr(blas, "fast_blas", lambda: "libopenblas.so.0")
     ask = blas.blas_threads.__wrapped__
-    for loaded, threads in (({}, 1), ({"libopenblas.so.0": SimpleNamespace()}, 1), ({"libopenblas.so.0": library}, 2)):
+    for loaded, number in (({}, 1), ({"libopenblas.so.0": SimpleNamespace()}, 1), ({"libopenblas.so.0": library}, 2)):
         monkeypatch.setattr(blas, "_loaded", loaded)
         found, tell = ask()
-        assert found == threads
+        assert found == number
         tell(7)
     assert told == [7]

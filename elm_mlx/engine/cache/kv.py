@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from math import ceil
+
 import mlx.core as mx
 
 from elm_mlx.errors import CacheFull
@@ -12,13 +15,14 @@ RESERVE = 256  # positions that the first buffer has room for
 class KVCache:
     """Keys and values of one layer, [B, K, room, D] each, of which the first `offset` positions are held.
 
-    The buffers are made at the first write, in its type and batch size, with room for `reserve` positions; they
-    double when that is used up, so that a `capacity` that is never filled costs nothing. A write is an eager slice
-    update with a host-side offset: nothing else holds the old buffer when it is evaluated, so MLX can write in place.
+    The buffers are made at the first write, in its type and batch size, with room for `reserve` positions. When that is
+    used up they grow by steps of `grow_by` positions, or double where that is 0, so that a `capacity` that is never
+    filled costs nothing. A write is an eager slice update with a host-side offset: nothing else holds the old buffer
+    when it is evaluated, so MLX can write in place.
     """
 
-    def __init__(self, capacity: int, reserve: int = RESERVE) -> None:
-        self.capacity, self.reserve, self.offset = capacity, reserve, 0
+    def __init__(self, capacity: int, reserve: int = RESERVE, grow_by: int = 0) -> None:
+        self.capacity, self.reserve, self.grow_by, self.offset = capacity, reserve, grow_by, 0
         self.keys: mx.array | None = None
         self.values: mx.array | None = None
 
@@ -50,15 +54,43 @@ class KVCache:
 
     def _with_room(self, buffer: mx.array | None, end: int, like: mx.array) -> mx.array:
         """The buffer, or a larger one with the same content, for `end` positions, typed and shaped as `like`."""
-        room = 0 if buffer is None else buffer.shape[2]
-        if buffer is not None and end <= room:
-            return buffer
-        like = like if buffer is None else buffer  # the first write decides type and batch size
-        B, K, _, D = like.shape
-        larger = mx.zeros((B, K, min(self.capacity, max(end, 2 * room, self.reserve)), D), like.dtype)
-        if buffer is not None:
-            larger[:, :, : self.offset] = buffer[:, :, : self.offset]
-        return larger
+        if buffer is None:  # the first write decides type and batch size
+            B, K, _, D = like.shape
+            return mx.zeros((B, K, spare(self._room(0, end), end), D), like.dtype)
+        room = buffer.shape[2]
+        return buffer if end <= room else copied(buffer, self.offset, self._room(room, end))
+
+    def _room(self, room: int, end: int) -> int:
+        """How many positions the buffers get that have `room` and need `end`."""
+        steps = room + self.grow_by * ceil((end - room) / self.grow_by) if self.grow_by else 2 * room
+        return min(self.capacity, max(end, self.reserve, steps if room else 0))
+
+    def resize(self, capacity: int, reserve: int = 0) -> None:
+        """Lets the cache hold `capacity` positions; when its buffers next grow, they get room for `reserve` at least.
+
+        Copies nothing: the buffers stay until a write needs room. Raises CacheFull where more is held already.
+        """
+        if self.offset > capacity:
+            raise CacheFull(f"The cache holds {self.offset} positions, more than the {capacity} that it is to have. "
+                            "Trim it first.")  # fmt: skip
+        self.capacity, self.reserve = capacity, reserve
+
+    def fork(self, n: int, capacity: int | None = None, reserve: int = 0) -> KVCache:
+        """A cache with buffers of its own, which hold the first `n` positions, or all if fewer are held. It has room
+        for `reserve` positions, and for at most `capacity` later (None: for those that it holds).
+
+        The copy is not evaluated: do that before the next write to this cache is built, which would otherwise copy its
+        buffers, too. Raises CacheFull where `capacity` is below `n`.
+        """
+        n = min(n, self.offset)
+        capacity = n if capacity is None else capacity
+        other = KVCache(capacity, reserve, self.grow_by)
+        if n > capacity:
+            raise CacheFull(f"{n} positions are to be copied into a cache of {capacity}. Copy fewer.")
+        if n and self.keys is not None and self.values is not None:
+            room = other._room(0, n)
+            other.keys, other.values, other.offset = copied(self.keys, n, room), copied(self.values, n, room), n
+        return other
 
     def trim(self, n: int) -> int:
         """Forgets the last `n` positions, or all if fewer are held, and returns how many it forgot."""
@@ -70,7 +102,34 @@ class KVCache:
         """The buffers that exist, so that a caller can evaluate them."""
         return [buffer for buffer in (self.keys, self.values) if buffer is not None]
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the buffers, with the room in them that is not filled yet."""
+        return sum(buffer.nbytes for buffer in self.arrays())
 
-def make_cache(layers: int, capacity: int, reserve: int = RESERVE) -> list[KVCache]:
-    """An empty cache of at most `capacity` positions for a model of `layers` layers."""
-    return [KVCache(capacity, reserve) for _ in range(layers)]
+
+def spare(room: int, n: int) -> int:
+    """The room of a new buffer whose first write has `n` positions: one more at least.
+
+    MLX makes of a write to a whole array no copy but the written array itself. That would be a part of a larger one
+    here, which it would keep in memory, and keep from being written in place.
+    """
+    return max(room, n + 1)
+
+
+def copied(buffer: mx.array, n: int, room: int) -> mx.array:
+    """A new buffer with the first `n` positions of another: [B, K, any, D] -> [B, K, spare(room, n), D]."""
+    B, K, _, D = buffer.shape
+    larger = mx.zeros((B, K, spare(room, n), D), buffer.dtype)
+    larger[:, :, :n] = buffer[:, :, :n]
+    return larger
+
+
+def make_cache(layers: int, capacity: int, reserve: int = RESERVE, grow_by: int = 0) -> list[KVCache]:
+    """An empty cache of at most `capacity` positions for a model of `layers` layers; its buffers grow as KVCache's."""
+    return [KVCache(capacity, reserve, grow_by) for _ in range(layers)]
+
+
+def cache_bytes(cache: Sequence[KVCache]) -> int:
+    """Bytes of the buffers of all layers, with the room in them that is not filled yet."""
+    return sum(layer.nbytes for layer in cache)

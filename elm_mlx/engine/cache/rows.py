@@ -55,6 +55,14 @@ class Alone:
         """Nothing is left to do: the caches count positions as they are written."""
 
 
+class Turn:
+    """What one step sees of several parts: the `offset` of each row, [B], and where the rows of each part end."""
+
+    def __init__(self) -> None:
+        self.offset: int | mx.array = 0
+        self.ends: list[int] = []
+
+
 class Rows:
     """Several parts as one cache: the first rows of a batch belong to the first part, and so on.
 
@@ -63,20 +71,18 @@ class Rows:
     """
 
     def __init__(self, parts: Sequence[Part]) -> None:
-        self.parts = parts
-        self.offset: int | mx.array = 0  # of this step
-        self.ends: list[int] = []
+        self.parts, self.turn = parts, Turn()
         each = zip(*(part.layers for part in parts), strict=True)
         self.layers: Sequence[Attends] = (
-            parts[0].layers if len(parts) == 1 else [RowsLayer(self, layers) for layers in each]
+            parts[0].layers if len(parts) == 1 else [RowsLayer(self.turn, layers) for layers in each]
         )
 
     def begin(self) -> None:
         """Gets every part ready for one step."""
         offsets = [part.begin() for part in self.parts]
         if len(self.parts) > 1:
-            self.ends = list(accumulate(map(len, offsets)))
-            self.offset = mx.array([*chain(*offsets)])
+            self.turn.ends = list(accumulate(map(len, offsets)))
+            self.turn.offset = mx.array([*chain(*offsets)])
 
     def end(self) -> None:
         """Ends the step in every part."""
@@ -87,16 +93,16 @@ class Rows:
 class RowsLayer:
     """One layer of Rows."""
 
-    def __init__(self, rows: Rows, layers: Sequence[Attends]) -> None:
-        self.rows, self.layers = rows, layers
+    def __init__(self, turn: Turn, layers: Sequence[Attends]) -> None:
+        self.turn, self.layers = turn, layers
 
     @property
     def offset(self) -> int | mx.array:
         """How many positions each row holds, [B]."""
-        return self.rows.offset
+        return self.turn.offset
 
     def attend(self, q: mx.array, k: mx.array, v: mx.array) -> mx.array:
         """Lets each part attend for its own rows: q [B, H, 1, D], k and v [B, K, 1, D] -> [B, H, 1, D]."""
-        ends = self.rows.ends
+        ends = self.turn.ends
         parts = zip([0, *ends], ends, self.layers, strict=False)
         return mx.concatenate([layer.attend(q[a:b], k[a:b], v[a:b]) for a, b, layer in parts])

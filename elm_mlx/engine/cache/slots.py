@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
 
 import mlx.core as mx
 import numpy as np
@@ -11,16 +10,33 @@ import numpy as np
 from elm_mlx.engine.cache.kv import RESERVE, KVCache
 
 
-class View(NamedTuple):
-    """What one step sees of the slots: `rows` (the slots that take part, B of them), the `column` that it writes, the
-    `columns` that it reads (S of them), the position of the new id in each row, and which columns each row may read
-    (None: all of them) [B, 1, 1, S]."""
+class View:
+    """What one step sees of the slots, the same for every layer.
 
-    rows: slice
-    column: int
-    columns: slice
-    offsets: list[int]
-    mask: mx.array | None
+    `rows` are the slots that take part (B of them), `column` is the one that is written, `columns` those that are read
+    (S of them). `offset` is the position of the new id in each row, [B], or a number where B is 1. `readable` says
+    which columns each row may read, [B, 1, 1, S], or None for all of them.
+    """
+
+    def __init__(self) -> None:
+        self.rows = self.columns = slice(0, 0)
+        self.column = 0
+        self.offset: int | mx.array = 0
+        self.readable: mx.array | None = None
+        self.masks: dict[int, mx.array] = {}  # by number of heads
+
+    def mask(self, heads: int) -> mx.array | None:
+        """Which columns each row may read, for so many query heads: [B, H, 1, S], None for all columns.
+
+        It is expanded once for all layers of equally many heads: Metal's attention would copy a mask that is broadcast
+        over heads in every layer.
+        """
+        if self.readable is None or len(self.readable) == 1:
+            return self.readable
+        if heads not in self.masks:
+            B, _, _, S = self.readable.shape
+            self.masks[heads] = mx.contiguous(mx.broadcast_to(self.readable, (B, heads, 1, S)))
+        return self.masks[heads]
 
 
 class Slots:
@@ -34,12 +50,11 @@ class Slots:
     """
 
     def __init__(self, layers: int, rows: int = 2, grow_by: int | None = None) -> None:
-        self.layers = [SlotLayer(self) for _ in range(layers)]
+        self.view = View()
+        self.layers = [SlotLayer(self.view) for _ in range(layers)]  # without a way back, so that they end together
         self.lengths: list[int | None] = [None] * rows  # positions held by each slot; None: it is free
         self.room = self.clock = 0  # R, and the steps so far
         self.grow_by = grow_by
-        self.view: View | None = None
-        self.masks: dict[int, mx.array] = {}  # of this step, by their number of heads
 
     @property
     def used(self) -> list[int]:
@@ -98,13 +113,14 @@ class Slots:
         id in each row."""
         if self.longest >= self.room:
             self._move(len(self.lengths), self.columns_for(self.longest))
-        rows, longest = self.span, self.longest
-        offsets = [longest if length is None else length for length in self.lengths[rows]]
-        column = self.clock % self.room
-        first = column - longest
-        columns = slice(first, column + 1) if first >= 0 else slice(0, self.room)
-        self.masks.clear()
-        self.view = View(rows, column, columns, offsets, self._mask(offsets, column, columns))
+        view, longest = self.view, self.longest
+        view.rows, view.column = self.span, self.clock % self.room
+        offsets = [longest if length is None else length for length in self.lengths[view.rows]]
+        first = view.column - longest
+        view.columns = slice(first, view.column + 1) if first >= 0 else slice(0, self.room)
+        view.offset = mx.array(offsets) if len(offsets) > 1 else offsets[0]
+        view.readable = self._readable(offsets)
+        view.masks.clear()
         return offsets
 
     def end(self) -> None:
@@ -112,27 +128,12 @@ class Slots:
         self.clock += 1
         self.lengths = [None if length is None else length + 1 for length in self.lengths]
 
-    def mask(self, heads: int) -> mx.array | None:
-        """Which columns each row may read in this step, for so many query heads: [B, H, 1, S], None for all columns.
-
-        It is expanded once for all layers of equally many heads: Metal's attention would copy a mask that is broadcast
-        over heads in every layer.
-        """
-        assert self.view
-        mask = self.view.mask
-        if mask is None or len(mask) == 1:
-            return mask
-        if heads not in self.masks:
-            B, _, _, S = mask.shape
-            self.masks[heads] = mx.contiguous(mx.broadcast_to(mask, (B, heads, 1, S)))
-        return self.masks[heads]
-
-    def _mask(self, offsets: list[int], column: int, columns: slice) -> mx.array | None:
+    def _readable(self, offsets: list[int]) -> mx.array | None:
         """[B, 1, 1, S]: a row of n positions reads the column that is being written, and the n before it."""
-        S = columns.stop - columns.start
-        if min(offsets) + 1 == S:
+        columns = self.view.columns
+        if min(offsets) + 1 == columns.stop - columns.start:
             return None
-        age = (column - np.arange(columns.start, columns.stop)) % self.room  # steps since a column was written
+        age = (self.view.column - np.arange(columns.start, columns.stop)) % self.room  # steps since it was written
         return mx.array(age <= np.array(offsets)[:, None])[:, None, None]
 
     def _pieces(self, start: int, length: int) -> Iterator[tuple[slice, slice]]:
@@ -147,10 +148,12 @@ class Slots:
 
     def _move(self, slots: int, room: int, like: Sequence[KVCache] | None = None) -> None:
         """Moves all rows into larger buffers, one layer at a time, in the order of their positions. `like` is a cache
-        that is about to join: its length is reckoned with."""
+        that is about to join: its length is reckoned with. Half of the spare columns stay before the rows, for longer
+        ones that join, and half after them."""
         longest = self.longest
         pieces = list(self._pieces(self.clock - longest, longest)) if longest else []
-        clock = max(longest, like[0].offset if like else 0)
+        most = max(longest, like[0].offset if like else 0)
+        clock = most + (room - most) // 2
         for number, layer in enumerate(self.layers):
             layer.move(slots, room, pieces, clock - longest, like[number] if like else None)
         self.lengths += [None] * (slots - len(self.lengths))
@@ -160,27 +163,24 @@ class Slots:
 class SlotLayer:
     """One layer of Slots, a models.attention.CacheLayer: keys and values [slots, K, R, D]."""
 
-    def __init__(self, slots: Slots) -> None:
-        self.slots = slots
+    def __init__(self, view: View) -> None:
+        self.view = view
         self.keys = self.values = mx.zeros((0, 0, 0, 0))  # until the first row joins
 
     @property
     def offset(self) -> int | mx.array:
         """How many positions each row holds: [B], or a number where there is one row."""
-        assert self.slots.view
-        offsets = self.slots.view.offsets
-        return offsets[0] if len(offsets) == 1 else mx.array(offsets)
+        return self.view.offset
 
     def attend(self, q: mx.array, k: mx.array, v: mx.array) -> mx.array:
         """Writes the new k and v [B, K, 1, D] of every row, and attends over what each row holds: q [B, H, 1, D] ->
         [B, H, 1, D]."""
-        view = self.slots.view
-        assert view
+        view = self.view
         rows, column = view.rows, view.column
         self.keys[rows, :, column : column + 1] = k
         self.values[rows, :, column : column + 1] = v
         keys, values = self.keys[rows, :, view.columns], self.values[rows, :, view.columns]  # [B, K, S, D]
-        mask = self.slots.mask(q.shape[1])
+        mask = view.mask(q.shape[1])
         return mx.fast.scaled_dot_product_attention(q, keys, values, scale=q.shape[3] ** -0.5, mask=mask)
 
     def write(self, slot: int, pieces: Iterator[tuple[slice, slice]], row: KVCache) -> None:
@@ -191,12 +191,13 @@ class SlotLayer:
 
     def copy(self, slot: int, pieces: Sequence[tuple[slice, slice]]) -> KVCache:
         """The columns of a slot, in the order of their positions, as a cache of one row [1, K, S, D]."""
-        length = pieces[-1][0].stop
-        copy = KVCache(length, length)
-        copy.keys, copy.values = (
-            mx.concatenate([mx.contiguous(buffer[slot : slot + 1, :, columns]) for _, columns in pieces], axis=2)
-            for buffer in (self.keys, self.values)
-        )
+        length, (_, K, _, D) = pieces[-1][0].stop, self.keys.shape
+        copy = KVCache(length)
+        # One column more than needed: a write to a whole array would be a part of the slots' buffer, and no copy.
+        copy.keys, copy.values = (mx.zeros((1, K, length + 1, D), self.keys.dtype) for _ in range(2))
+        for positions, columns in pieces:
+            copy.keys[:, :, positions] = self.keys[slot : slot + 1, :, columns]
+            copy.values[:, :, positions] = self.values[slot : slot + 1, :, columns]
         copy.offset = length
         return copy
 

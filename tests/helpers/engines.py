@@ -1,0 +1,105 @@
+"""An engine driven at random, and the plain loop that says what each request must give."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from dataclasses import replace
+
+from helpers import checkpoints
+
+import elm_mlx
+from elm_mlx.config.generation import Sampling
+from elm_mlx.engine.budget import Budget
+from elm_mlx.engine.cache.kv import make_cache
+from elm_mlx.engine.engine import Engine
+from elm_mlx.engine.limits import Limits
+from elm_mlx.engine.plain import generate
+from elm_mlx.engine.request import Request
+from elm_mlx.engine.sampling import Sampler
+from elm_mlx.engine.sequence import CANCELLED, Sequence
+
+TOKEN_BYTES = 100  # a round number, for budgets that are easy to reckon
+SAMPLINGS = (
+    Sampling(),
+    Sampling(),
+    Sampling(1.0),
+    Sampling(0.8, top_k=20),
+    Sampling(1.3, top_p=0.9),
+    Sampling(1.0, min_p=0.05),
+)
+
+
+def make_engine(lm: elm_mlx.LanguageModel, *, positions: int = 100_000, **options: object) -> Engine:
+    """An engine for a loaded model, with room for so many positions in all caches. `options` are those of Limits and
+    Execution."""
+    names = Limits.__dataclass_fields__
+    limits = {name: value for name, value in options.items() if name in names}
+    execution = {name: value for name, value in options.items() if name not in names}
+    budget = Budget(positions * TOKEN_BYTES)
+    return Engine(
+        lm.model,
+        lm.config.num_layers,
+        Limits(lm.config.context_length, TOKEN_BYTES, budget, **limits),  # type: ignore[arg-type]
+        replace(lm.execution, **execution),  # type: ignore[arg-type]
+    )
+
+
+def plain_ids(lm: elm_mlx.LanguageModel, request: Request) -> list[int]:
+    """The ids that the plain loop gives for a request alone."""
+    assert request.max_tokens
+    cache = make_cache(lm.config.num_layers, len(request.prompt) + request.max_tokens - 1)
+    sampler = Sampler(request.sampling, request.seed)
+    return list(
+        generate(
+            lm.model, request.prompt, cache, sampler, max_tokens=request.max_tokens, stop_ids=request.stop_ids,
+            execution=lm.execution,
+        )
+    )  # fmt: skip
+
+
+def random_request(rng: random.Random, number: int) -> Request:
+    """A short request; many begin alike."""
+    begin = checkpoints.prompt(40, seed=rng.randint(0, 2))[: rng.choice([0, 0, 20, 40])]
+    prompt = (*begin, *checkpoints.prompt(rng.choice([1, 2, 5, 20, 60]), seed=rng.randint(0, 99)))
+    stops = frozenset(rng.sample(range(checkpoints.VOCAB), rng.choice([0, 20])))
+    return Request(prompt, rng.choice([1, 2, 8, 30]), rng.choice(SAMPLINGS), number, stops)
+
+
+class RandomRun:
+    """Requests that are submitted, cancelled, held up by their readers and answered in an order that a seed decides."""
+
+    def __init__(self, engine: Engine, rng: random.Random, count: int) -> None:
+        self.engine, self.rng = engine, rng
+        self.todo = [random_request(rng, number) for number in range(count)]
+        self.sequences: list[Sequence] = []
+
+    def run(self, before_step: Callable[[], None] = lambda: None) -> list[Sequence]:
+        """Runs until every request has ended, and returns their sequences."""
+        while self.todo or not all(one.finish for one in self.sequences):
+            self.act()
+            before_step()
+            self.engine.step()
+        return self.sequences
+
+    def act(self) -> None:
+        """What callers and readers do between two steps."""
+        rng = self.rng
+        while self.todo and rng.random() < 0.4:
+            self.sequences.append(self.engine.submit(self.todo.pop()))
+        if self.sequences and rng.random() < 0.05:
+            self.engine.cancel(rng.choice(self.sequences))
+        for one in self.sequences:
+            if rng.random() < 0.05:
+                one.bound = 2
+            if rng.random() < 0.3 or not self.engine.has_work:
+                one.taken, one.bound = len(one.ids), None
+
+
+def check_answers(lm: elm_mlx.LanguageModel, sequences: list[Sequence]) -> None:
+    """Asserts that each sequence has the ids of the plain loop, or, where it was cancelled, the first of them."""
+    for one in sequences:
+        expected = plain_ids(lm, one.request)
+        if one.finish == CANCELLED:
+            expected = expected[: len(one.ids)]
+        assert one.ids == expected, one.request
