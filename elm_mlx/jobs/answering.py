@@ -17,7 +17,7 @@ from elm_mlx.jobs.source import Source
 
 if TYPE_CHECKING:
     from elm_mlx.api.language_model import LanguageModel
-    from elm_mlx.api.stream import Completion
+    from elm_mlx.api import Completion
 
 ENDS_ALL: tuple[type[ElmError], ...] = ()  # errors that are not one line's
 

@@ -12,7 +12,7 @@ from elm_mlx.jobs.messages import read_messages
 from elm_mlx.jobs.origin import Origin
 
 if TYPE_CHECKING:
-    from elm_mlx.api.stream import Completion
+    from elm_mlx.api import Completion
 
 KEYS = ("id", "custom_id", "response", "error")
 LINE = ("custom_id", "method", "url", "body")

@@ -11,7 +11,7 @@ from elm_mlx.jobs.messages import read_messages
 from elm_mlx.jobs.origin import Origin
 
 if TYPE_CHECKING:
-    from elm_mlx.api.stream import Completion
+    from elm_mlx.api import Completion
 
 KEYS = ("id", "text", "tokens", "finish_reason", "error")
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from elm_mlx.api.stream import Completion, Stats
+from elm_mlx.api import Completion, Stats
 from elm_mlx.errors import DiskFull, InvalidRequest, NotFinite
 from elm_mlx.jobs import answering
 from elm_mlx.jobs.answering import Job, Way

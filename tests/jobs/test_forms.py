@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from elm_mlx.api.stream import Completion, Stats
+from elm_mlx.api import Completion, Stats
 from elm_mlx.errors import InvalidRequest, NotEnoughMemory, PromptTooLong, Unsupported
 from elm_mlx.jobs import openai, plain
 from elm_mlx.jobs.ask import Ask
