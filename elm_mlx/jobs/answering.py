@@ -16,8 +16,8 @@ from elm_mlx.jobs.results import Printed, Results
 from elm_mlx.jobs.source import Source
 
 if TYPE_CHECKING:
-    from elm_mlx.api.language_model import LanguageModel
     from elm_mlx.api import Completion
+    from elm_mlx.api.language_model import LanguageModel
 
 ENDS_ALL: tuple[type[ElmError], ...] = ()  # errors that are not one line's
 
