@@ -170,14 +170,19 @@ def open_locked(path: Path, name: str) -> int:
     if path.exists() and not path.is_file():
         raise InvalidRequest(f"{name} is a folder, a pipe or a device.", "Name a file as {output}, or - for stdout.")
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
+    if not (try_lock(descriptor) and os.path.samestat(os.fstat(descriptor), path.stat())):
+        os.close(descriptor)  # the lock of a file that was replaced meanwhile is worth nothing
+        raise InvalidRequest(f"Another job writes to {name} now.", "Let it end, or name another {output}.")
+    return descriptor
+
+
+def try_lock(descriptor: int) -> bool:
+    """Locks an open file; returns whether no other process has it locked."""
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        os.close(descriptor)
-        raise InvalidRequest(f"Another job writes to {name} now.", "Let it end, or name another {output}.") from error
-    except OSError:  # some network disks have no locks
-        return descriptor
-    return descriptor
+    except OSError as error:
+        return not isinstance(error, BlockingIOError)  # some network disks have no locks at all
+    return True
 
 
 def write_at(descriptor: int, line: bytes, place: int) -> int:
