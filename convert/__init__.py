@@ -18,6 +18,7 @@ from elm_mlx.convert.output.target import discard, refuse_existing, refuse_unfit
 from elm_mlx.convert.sources import open_source
 from elm_mlx.convert.sources.meta import check_rope_factor
 from elm_mlx.convert.tokenizer import find_tokenizer, prepare_tokenizer
+from elm_mlx.device.thread import on_device
 from elm_mlx.errors import InvalidRequest
 from elm_mlx.files import disk_errors, reading
 from elm_mlx.shell import command_line
@@ -163,10 +164,13 @@ def convert(
     that were written, once they are read back and found right. The output's conversion.json says what it was made of,
     its README.md what it is.
 
-    Raises InvalidRequest, NotFound, MissingTokenizer, BadCheckpoint, Unsupported, TargetExists, DiskFull, and
-    VerificationFailed.
+    Where this process has a model loaded, the conversion takes its turn on the thread that computes, and requests to
+    the model wait for its end. Raises InvalidRequest, NotFound, MissingTokenizer, BadCheckpoint, Unsupported,
+    TargetExists, DiskFull, and VerificationFailed; Forked in a process that was forked from one with a model.
     """
-    return plan(source, output, **options).run(force, verify, progress, verifying)
+    return on_device(
+        lambda relay: plan(source, output, **options).run(force, verify, relay(progress), relay(verifying))
+    )
 
 
 def shard_bytes(gigabytes: float | None) -> int:

@@ -14,8 +14,15 @@
     ├── TargetExists             73: the output is there already (also a FileExistsError)
     ├── DiskFull                 74: no space left for the output (also an OSError)
     ├── Unreachable              75: the hub does not answer, or may not be asked (also a ConnectionError)
+    ├── QueueFull                76: too many requests wait already
     ├── Gated                    77: a repository asks for a licence or a token (also a PermissionError)
-    └── Unsupported              78: a valid model of a kind that elm-mlx does not run
+    ├── Unsupported              78: a valid model of a kind that elm-mlx does not run
+    ├── RequestFailed            79: computing failed in a step that this request took part in
+    ├── EngineStopped            80: the model was closed, or computing failed twice in a row
+    ├── Forked                   81: a process made by fork uses the model of its parent (also a RuntimeError)
+    └── Unfinished               a request ended before its answer did: it has the completion so far
+        ├── Cancelled            82: it was cancelled
+        └── TimedOut             83: it was not answered in time (also a TimeoutError)
 
 The codes follow BSD's sysexits.h. The command line adds 129 (hung up), 130
 (Ctrl-C), 141 (the reader of a pipe left) and 143 (terminated).
@@ -26,6 +33,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from typing import Any
 
 # Finds the arguments that an advice names: {output}, {bits=4}. The library drops the braces, the command line writes
 # flags.
@@ -91,10 +99,6 @@ class CacheFull(ElmError):
     exit_code = 70
 
 
-class QueueFull(ElmError):
-    exit_code = 76
-
-
 class NotEnoughMemory(ElmError, MemoryError):
     """A model or a request does not fit this machine: it needs `needed` bytes, and `available` bytes are there."""
 
@@ -129,6 +133,12 @@ class Unreachable(ElmError, ConnectionError):
     exit_code = 75
 
 
+class QueueFull(ElmError):
+    """Too many requests wait for the model already; the request was not taken."""
+
+    exit_code = 76
+
+
 class Gated(ElmError, PermissionError):
     """A repository opens only to a user who accepted its licence, and whose token shows it."""
 
@@ -139,6 +149,44 @@ class Unsupported(ElmError):
     """A valid model of a kind that elm-mlx does not run."""
 
     exit_code = 78
+
+
+class RequestFailed(ElmError):
+    """Computing failed in a step that this request took part in, with the error that is its cause. Others go on."""
+
+    exit_code = 79
+
+
+class EngineStopped(ElmError):
+    """The model answers no more: it was closed, or computing failed twice in a row."""
+
+    exit_code = 80
+
+
+class Forked(ElmError, RuntimeError):
+    """A process that was made by fork uses the model of its parent, whose threads do not exist there."""
+
+    exit_code = 81
+
+
+class Unfinished(ElmError):
+    """A request ended before its answer did; `completion` is what came until then, an elm_mlx.Completion."""
+
+    def __init__(self, message: str, advice: str = "", completion: Any = None) -> None:
+        super().__init__(message, advice)
+        self.completion = completion
+
+
+class Cancelled(Unfinished):
+    """The request was cancelled before its end."""
+
+    exit_code = 82
+
+
+class TimedOut(Unfinished, TimeoutError):
+    """The request was not answered in time, and was cancelled."""
+
+    exit_code = 83
 
 
 def unsupported(what: str, found: object, known: Iterable[object], remedy: str = "") -> Unsupported:

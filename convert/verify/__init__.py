@@ -19,6 +19,7 @@ from elm_mlx.convert.sources.meta import check_rope_factor
 from elm_mlx.convert.verify.layerwise import ModelOnDisk, open_directory, open_original
 from elm_mlx.convert.verify.report import Report
 from elm_mlx.convert.verify.rounding import Weights, compare_weights
+from elm_mlx.device.thread import Relay, on_device
 from elm_mlx.errors import BadCheckpoint, InvalidRequest, NotFound
 from elm_mlx.files import reading
 from elm_mlx.store.load import load_tokenizer
@@ -70,8 +71,12 @@ def verify(
     """
     check_options(text, tokens, max_kl, rope_factor)
     places = named_path("converted", converted), named_path("source", source)
-    ours, theirs = open_directory(places[0]), open_original(places[1], rope_factor)
-    return compare(ours, theirs, text, tokens=tokens, max_kl=max_kl, progress=progress)
+
+    def work(relay: Relay) -> Report:
+        ours, theirs = open_directory(places[0]), open_original(places[1], rope_factor)
+        return compare(ours, theirs, text, tokens=tokens, max_kl=max_kl, progress=relay(progress))
+
+    return on_device(work)
 
 
 def check_options(

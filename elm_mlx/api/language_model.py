@@ -2,54 +2,63 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from functools import cached_property
 from pathlib import Path
-from typing import Any, Unpack
+from typing import Any, Literal, Unpack, overload
+from weakref import finalize
 
+from elm_mlx.api.batch import AHEAD, answers_as_they_end, answers_in_order
+from elm_mlx.api.completion import Completion
 from elm_mlx.api.options import MAX_TOKENS, Options, sampling_for
-from elm_mlx.api.stream import Asked, Completion, Stream
+from elm_mlx.api.stream import Stream
+from elm_mlx.api.templates import Templates
 from elm_mlx.arguments import Progress, whole_number
 from elm_mlx.config import ModelConfig
-from elm_mlx.config.quantization import check_bits
-from elm_mlx.demo import demo_directory
-from elm_mlx.device import check_policy
 from elm_mlx.device.backend import mx
 from elm_mlx.device.execution import Execution
-from elm_mlx.device.memory import wire
-from elm_mlx.engine.cache.kv import RESERVE, make_cache
-from elm_mlx.engine.plain import generate
+from elm_mlx.device.thread import let_go
+from elm_mlx.engine.cache.kv import make_cache
+from elm_mlx.engine.engine import Engine
 from elm_mlx.engine.prefill import all_logits
-from elm_mlx.engine.sampling import Sampler
-from elm_mlx.engine.warm_up import warm_up
-from elm_mlx.errors import BadCheckpoint, InvalidRequest, PromptTooLong
-from elm_mlx.library.pull import pull
+from elm_mlx.engine.request import Request
+from elm_mlx.engine.worker import Worker, closed, give_back
+from elm_mlx.errors import InvalidRequest, PromptTooLong
 from elm_mlx.models.model import Model
-from elm_mlx.store.load import LoadedModel, load_directory
-from elm_mlx.store.text_settings import has_template, read_templates
-from elm_mlx.text.chat.template import FOR_TOOLS, USUAL, ChatTemplate, choose
+from elm_mlx.store.load import LoadedModel
 from elm_mlx.text.tokenizer import Tokenizer
 
 
 class LanguageModel:
-    """A model with its tokenizer, ready to complete. Make one with `load`.
+    """A model with its tokenizer, ready to complete. Make one with `load`; close it, or leave a `with` block, to give
+    its memory back.
 
-    Compute in one thread, or in the few of a pool: MLX keeps threads of its own for every thread that ever computed.
+    Any number of threads and event loops may use it at once: what they ask for is answered together, by the one thread
+    of the process that computes. A process that was forked cannot use it (Forked).
     """
 
-    def __init__(self, loaded: LoadedModel) -> None:
+    def __init__(self, loaded: LoadedModel, worker: Worker, holder: object, rows: int) -> None:
+        """Takes what `load` has made: `worker` answers requests, `rows` at a time, and `holder` keeps its thread."""
         self.directory: Path = loaded.directory
         self.config: ModelConfig = loaded.config
         self.tokenizer: Tokenizer = loaded.tokenizer
-        self.model: Model = loaded.model
         self.execution: Execution = loaded.execution
+        self._model: Model | None = loaded.model
         self._sampling = loaded.sampling
         self._file_notices = loaded.notices
-        self._settings = loaded.settings
         self._named_stop_ids = loaded.stop_ids
-        self._given_template: ChatTemplate | None = None
+        self._templates = Templates(loaded.directory, loaded.settings, loaded.tokenizer)
+        self._worker, self._holder, self._rows = worker, holder, rows
+        self._give_back = finalize(self, give_back, worker, holder)
+        self._give_back.atexit = False
+
+    @property
+    def model(self) -> Model:
+        """The model itself, ids to logits. Compute with it by `elm_mlx.device.thread.on_device`. Raises EngineStopped
+        after `close`."""
+        if not self._model:
+            raise closed()
+        return self._model
 
     @property
     def notice(self) -> str | None:
@@ -62,72 +71,107 @@ class LanguageModel:
         meaning."""
         return (*((self.notice,) if self.notice else ()), *self._file_notices)
 
-    def generate(
-        self, prompt: str | Sequence[int], max_tokens: int = MAX_TOKENS, **options: Unpack[Options]
-    ) -> Completion:
-        """Completes `prompt`: text, encoded with one BOS where the model wants it, or ids taken as they are.
+    def submit(
+        self, prompt: str | Sequence[int], max_tokens: int | None = MAX_TOKENS, **options: Unpack[Options]
+    ) -> Stream:
+        """Asks for a completion of `prompt` and returns at once: text, encoded with one BOS where the model wants it,
+        or ids taken as they are. The Stream is read, waited for or cancelled in any thread.
 
-        `options` are those of `elm_mlx.api.options.Options`. Raises InvalidRequest for options without a meaning,
-        PromptTooLong for a prompt that leaves no room in the context, NotFinite for a model whose logits are NaN.
+        `max_tokens` None means as many as the context and the memory for caches have room for; `stats.max_tokens` says
+        how many that is. `options` are those of `elm_mlx.api.options.Options`. Raises InvalidRequest for options
+        without a meaning, PromptTooLong for a prompt that leaves no room in the context, NotEnoughMemory for a request
+        whose caches can never fit, QueueFull where too many wait, EngineStopped after `close`, Forked. The Stream
+        raises NotFinite for a model whose logits are NaN, and RequestFailed where computing failed.
         """
-        stream = self.stream(prompt, max_tokens, **options)
-        for _ in stream:
-            pass
-        return stream.completion
+        return self._begin(self._request(prompt, max_tokens, options))
 
     def stream(
         self,
         prompt: str | Sequence[int],
-        max_tokens: int = MAX_TOKENS,
+        max_tokens: int | None = MAX_TOKENS,
         *,
         progress: Progress | None = None,
         **options: Unpack[Options],
     ) -> Stream:
-        """Completes `prompt` as `generate` does, and gives a Piece for each token. `progress` is called with (prompt
-        tokens read, in all) while the prompt is read. Raises as `generate`."""
-        begun = time.perf_counter()
-        sampling = sampling_for(self._sampling, options)
-        ids = self._ids(prompt)
-        room = self._room(len(ids), max_tokens)
-        wire(self.config.kv_bytes_per_token(8 * self.model.dtype.size) * (len(ids) + room))
-        answer = generate(
-            self.model,
-            ids,
-            make_cache(self.config.num_layers, len(ids) + room - 1, reserve=len(ids) + RESERVE),
-            Sampler(sampling, options.get("seed")),
-            max_tokens=room,
-            stop_ids=self.stop_ids,
-            execution=self.execution,
-            progress=progress,
-        )
-        return Stream(Asked(len(ids), room, begun), answer, self.tokenizer, self.stop_ids)
+        """Asks for a completion as `submit` does. `progress` is called with (prompt tokens read, in all) by whoever
+        waits for the first Piece. Raises as `submit`."""
+        return self._begin(self._request(prompt, max_tokens, options), progress)
+
+    def generate(
+        self, prompt: str | Sequence[int], max_tokens: int | None = MAX_TOKENS, **options: Unpack[Options]
+    ) -> Completion:
+        """Completes `prompt` and returns all of the answer. Raises as `submit`, and as its Stream does; Cancelled where
+        the model is closed meanwhile."""
+        return self.submit(prompt, max_tokens, **options).result()
+
+    async def agenerate(
+        self, prompt: str | Sequence[int], max_tokens: int | None = MAX_TOKENS, **options: Unpack[Options]
+    ) -> Completion:
+        """Completes `prompt` as `generate` does, without blocking the event loop. Cancelling the task cancels the
+        request."""
+        return await self.submit(prompt, max_tokens, **options).aresult()
+
+    def astream(
+        self, prompt: str | Sequence[int], max_tokens: int | None = MAX_TOKENS, **options: Unpack[Options]
+    ) -> Stream:
+        """Completes `prompt` for `async for piece in lm.astream(...)`. Leaving the loop cancels the request. Raises as
+        `submit`."""
+        return self.submit(prompt, max_tokens, **options)
+
+    @overload
+    def batch(
+        self,
+        prompts: Iterable[str | Sequence[int]],
+        max_tokens: int | None = ...,
+        *,
+        ordered: Literal[True] = ...,
+        **options: Unpack[Options],
+    ) -> Iterator[Completion]: ...
+
+    @overload
+    def batch(
+        self,
+        prompts: Iterable[str | Sequence[int]],
+        max_tokens: int | None = ...,
+        *,
+        ordered: Literal[False],
+        **options: Unpack[Options],
+    ) -> Iterator[tuple[int, Completion]]: ...
+
+    def batch(
+        self,
+        prompts: Iterable[str | Sequence[int]],
+        max_tokens: int | None = MAX_TOKENS,
+        *,
+        ordered: bool = True,
+        **options: Unpack[Options],
+    ) -> Iterator[Completion] | Iterator[tuple[int, Completion]]:
+        """Completes many prompts, several at once: gives a Completion for each, in order; or, unless `ordered`, (index
+        of the prompt, Completion) as they end. `prompts` may be endless: they are taken as answers are read.
+
+        Each answer is the one that `generate` gives. Closing the iterator cancels what is under way. Raises as `submit`
+        and `generate`, for the options at once, for a prompt when its turn comes; an error ends the iterator.
+        """
+        self._check(prompts, max_tokens, options)
+        answers = answers_in_order if ordered else answers_as_they_end
+
+        def submit(prompt: str | Sequence[int]) -> Stream:
+            request = replace(self._request(prompt, max_tokens, options), keep=False)
+            return self._begin(request, patient=True)
+
+        return answers(submit, prompts, AHEAD * self._rows)
 
     @property
     def stop_ids(self) -> frozenset[int]:
         """Every id that ends an answer: those that config.json, generation_config.json and the tokenizer's files name,
         and those that end a turn in the chat templates, the model's own and one from `use_chat_template`."""
         # All are one set: an outdated file must not keep a model from stopping.
-        return self._named_stop_ids.union(
-            *(template.turn_ends(self.tokenizer) for template in self._usable_templates())
-        )
+        return self._named_stop_ids | self._templates.turn_ends
 
     @property
     def has_chat_template(self) -> bool:
         """Whether there is a chat template, the model's own or one from `use_chat_template`."""
-        return bool(self._given_template) or has_template(self.directory, self._settings)
-
-    @cached_property
-    def _own_templates(self) -> dict[str, ChatTemplate]:
-        """The model's own chat templates by name."""
-        return read_templates(self.directory, self._settings)
-
-    def _usable_templates(self) -> list[ChatTemplate]:
-        """Every chat template that may be used; what is wrong with the model's own is said when a chat needs them."""
-        try:
-            own = [one for name, one in self._own_templates.items() if name in (USUAL, FOR_TOOLS)]
-        except BadCheckpoint:
-            own = []
-        return [*own, *([self._given_template] if self._given_template else [])]
+        return self._templates.are_there
 
     def use_chat_template(self, template: str | Path) -> None:
         """Uses this chat template instead of the model's own: a file with one, or "zephyr", which is perhaps the format
@@ -135,7 +179,7 @@ class LanguageModel:
 
         Raises NotFound, BadCheckpoint.
         """
-        self._given_template = ChatTemplate.from_name(template, self._settings.texts)
+        self._templates.give(template)
 
     def chat_prompt(self, messages: Sequence[Mapping[str, Any]], **variables: Any) -> list[int]:
         """The ids of `messages` by the model's chat template, ready for its answer; `variables` (tools, date_string)
@@ -145,10 +189,7 @@ class LanguageModel:
         Raises InvalidRequest for messages that the template refuses, NotFound where the model has no template, and
         BadCheckpoint for one that fails, or writes nothing.
         """
-        template = self._given_template or choose(self._own_templates, self.directory, variables.get("tools"))
-        if not (ids := template.encode(messages, self.tokenizer, **variables)):
-            raise template.unusable("writes nothing for these messages")
-        return ids
+        return self._templates.prompt(messages, **variables)
 
     def chat(
         self, messages: Sequence[Mapping[str, Any]], max_tokens: int = MAX_TOKENS, **options: Unpack[Options]
@@ -162,16 +203,60 @@ class LanguageModel:
     def logits(self, ids: Sequence[int]) -> mx.array:
         """The logits after every id: ids (L,) -> evaluated logits (L, V) in float32.
 
-        Raises InvalidRequest for ids the model does not have, PromptTooLong for more than its context.
+        Raises InvalidRequest for ids the model does not have, PromptTooLong for more than its context, EngineStopped
+        after `close`, Forked.
         """
         checked = self._ids(ids)
         if len(checked) > self.config.context_length:
             raise self._too_long(len(checked))
-        cache = make_cache(self.config.num_layers, len(checked), reserve=len(checked))
-        given = mx.array([checked])
-        logits = all_logits(self.model, given, cache, self.execution)[0].astype(mx.float32)
-        mx.eval(logits)
-        return logits
+        return self._worker.call(lambda engine: logits_of(engine, checked))
+
+    def forget_prefixes(self) -> int:
+        """Gives back the memory of keys and values that are kept of earlier requests, and returns its bytes. For a
+        program that is told that memory is short. Raises EngineStopped after `close`, Forked."""
+        return self._worker.call(lambda engine: engine.prefixes.clear())
+
+    def close(self) -> None:
+        """Cancels all requests and gives the model's memory back. Any later call raises EngineStopped. The last model
+        that is closed ends the device thread. Closing twice does nothing."""
+        if self._give_back.detach():
+            self._model = None
+            self._worker.close()
+            let_go(self._holder)
+
+    def __enter__(self) -> LanguageModel:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _begin(self, request: Request, progress: Progress | None = None, *, patient: bool = False) -> Stream:
+        """Submits a request; a `patient` one never finds the queue full."""
+        return Stream(self._worker.submit(request, patient=patient), self._worker, self.tokenizer, self, progress)
+
+    def _request(self, prompt: str | Sequence[int], max_tokens: int | None, options: Options) -> Request:
+        """What a call asks of the engine. Raises as `submit` does for what the caller gave."""
+        self._worker.check()
+        sampling = sampling_for(self._sampling, options)
+        ids = self._ids(prompt)
+        reuse = options.get("reuse") is not False
+        return Request(
+            tuple(ids),
+            self._room(len(ids), max_tokens),
+            sampling,
+            options.get("seed"),
+            self.stop_ids,
+            find=reuse,
+            keep=reuse,
+        )
+
+    def _check(self, prompts: Iterable[str | Sequence[int]], max_tokens: int | None, options: Options) -> None:
+        """Raises what `batch` raises before it takes a prompt."""
+        self._worker.check()
+        sampling_for(self._sampling, options)
+        self._room(1, max_tokens)
+        if isinstance(prompts, str | bytes | Mapping) or not isinstance(prompts, Iterable):
+            raise InvalidRequest(f"prompts is of type {type(prompts).__name__}; give a list of prompts.")
 
     def _ids(self, prompt: str | Sequence[int]) -> list[int]:
         """The prompt as ids. Raises InvalidRequest where it cannot be, and for ids that the model does not have."""
@@ -188,48 +273,24 @@ class LanguageModel:
                 raise InvalidRequest(self.tokenizer.why_beyond(token, self.config.vocab_size))
         return ids
 
-    def _room(self, prompt: int, max_tokens: int) -> int:
-        """How many tokens the answer may have: those asked for, at most those that the context has left."""
-        wanted = whole_number("max_tokens", max_tokens)
-        if wanted < 1:
+    def _room(self, prompt: int, max_tokens: int | None) -> int | None:
+        """How many tokens the answer may have: those asked for, at most those that the context has left; None where the
+        engine shall say."""
+        wanted = None if max_tokens is None else whole_number("max_tokens", max_tokens)
+        if wanted is not None and wanted < 1:
             raise InvalidRequest(f"max_tokens is {wanted}; it must be above 0.")
         if prompt >= self.config.context_length:
             raise self._too_long(prompt)
-        return min(wanted, self.config.context_length - prompt)
+        return None if wanted is None else min(wanted, self.config.context_length - prompt)
 
     def _too_long(self, length: int) -> PromptTooLong:
         return PromptTooLong(f"The prompt has {length} tokens and the model's context {self.config.context_length}. "
                              "Shorten the prompt.")  # fmt: skip
 
 
-def load(
-    model: str | Path | None = None,
-    bits: int | None = None,
-    cpu_policy: str = "auto",
-    progress: Progress | None = None,
-    force: bool = False,
-) -> LanguageModel:
-    """Loads a model: a name that `elm-mlx list` shows, owner/name[@revision] of a repository, or the directory of a
-    converted model or of a Hugging Face one with safetensors and a tokenizer.json.
-
-    A model that is not on this machine is pulled as `pull` does, in `bits` if given. No model means the built-in demo.
-    `cpu_policy` "plain" computes in the stored type on the CPU backend too, and "compiled" in compiled steps, as on a
-    GPU, if there is a compiler. `progress` is called with (bytes loaded, in all).
-
-    Raises InvalidRequest, NotFound, MissingTokenizer, BadCheckpoint, Unsupported, and NotEnoughMemory for a model that
-    this machine has no room for, unless `force`; where it is pulled Gated, Unreachable and DiskFull, too.
-    """
-    check_bits(bits)
-    check_policy(cpu_policy)
-    loaded = load_directory(pull_directory(model, bits, force), cpu_policy, progress, force)
-    execution = warm_up(loaded.model, loaded.config.num_layers, loaded.execution)
-    return LanguageModel(replace(loaded, execution=execution))
-
-
-def pull_directory(model: str | Path | None, bits: int | None, force: bool) -> Path:
-    """The directory of a model, which is pulled where it is not on this machine. No model means the built-in demo."""
-    if model is None:
-        if bits:
-            raise InvalidRequest("The built-in demo has 8 bits. Name a model, or leave bits out.")
-        return demo_directory()
-    return pull(model, bits, force=force).path
+def logits_of(engine: Engine, ids: list[int]) -> mx.array:
+    """The logits after every id, evaluated: L ids -> [L, V] in float32."""
+    cache = make_cache(engine.layers, len(ids), reserve=len(ids))
+    logits = all_logits(engine.model, mx.array([ids]), cache, engine.execution)[0].astype(mx.float32)
+    mx.eval(logits)
+    return logits

@@ -1,4 +1,4 @@
-"""The options of a call that generates, each declared once for generate, stream and chat."""
+"""The options of a call that generates, each declared once for all calls that do."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ from dataclasses import replace
 from difflib import get_close_matches
 from typing import Any, TypedDict
 
-from elm_mlx.config.generation import Sampling
+from elm_mlx.arguments import whole_number
+from elm_mlx.config.generation import SAMPLING_NAMES, Sampling
 from elm_mlx.errors import InvalidRequest
 
 MAX_TOKENS = 256  # of a call that names no other number
@@ -19,7 +20,8 @@ class Options(TypedDict, total=False):
 
     `temperature` 0 is greedy. `top_k` keeps that many of the likeliest ids, `top_p` the likeliest that make up this
     share of the probability, `min_p` those at least this share as likely as the likeliest. The same `seed`, any whole
-    number, gives the same ids; without one each call draws its own.
+    number, gives the same ids; without one each call draws its own. With `reuse` false the request neither uses keys
+    and values that are kept of earlier requests, nor leaves its own for later ones.
     """
 
     temperature: float | None
@@ -27,6 +29,7 @@ class Options(TypedDict, total=False):
     top_k: int | None
     min_p: float | None
     seed: int | None
+    reuse: bool | None
 
 
 def check_names(options: Mapping[str, Any]) -> None:
@@ -38,6 +41,14 @@ def check_names(options: Mapping[str, Any]) -> None:
             raise TypeError(f"There is no option {name!r}; {hint}")
 
 
+def check_others(options: Options) -> None:
+    """Raises InvalidRequest for options beside those of sampling that have no meaning."""
+    if (seed := options.get("seed")) is not None:
+        whole_number("seed", seed)
+    if not isinstance(reuse := options.get("reuse"), bool | None):
+        raise InvalidRequest(f"reuse is {reuse!r}; it must be true or false.")
+
+
 def sampling_for(own: Sampling, options: Options) -> Sampling:
     """The model's own sampling, in which the caller's options replace the values of the same names.
 
@@ -45,7 +56,8 @@ def sampling_for(own: Sampling, options: Options) -> Sampling:
     model is greedy by default; TypeError for an option that does not exist.
     """
     check_names(options)
-    given = {name: value for name, value in options.items() if name != "seed" and value is not None}
+    check_others(options)
+    given = {name: value for name, value in options.items() if name in SAMPLING_NAMES and value is not None}
     sampling = replace(own, **given)  # type: ignore[arg-type]
     useless = [name for name in sampling.filters if name in given]
     if useless and "temperature" not in given and sampling.is_greedy:

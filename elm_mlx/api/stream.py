@@ -1,127 +1,227 @@
-"""What a call gives back: pieces as they come, the completion that they add up to, and its figures."""
+"""An answer while it comes: read piece by piece in any thread or event loop, waited for, or cancelled."""
 
 from __future__ import annotations
 
 import threading
-import time
-from collections.abc import Generator, Iterator
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from typing import Any
+from weakref import finalize
 
-from elm_mlx.device.backend import mx
-from elm_mlx.errors import InvalidRequest
+from elm_mlx.api.completion import Completion, Piece, stats_of
+from elm_mlx.arguments import Progress, real_number
+from elm_mlx.device.thread import is_forked, refuse_fork
+from elm_mlx.engine.handle import CallWaiter, Handle, State, wake_together
+from elm_mlx.engine.sequence import CANCELLED, ERROR, LENGTH, STOP
+from elm_mlx.engine.worker import Worker, again
+from elm_mlx.errors import Cancelled, InvalidRequest, TimedOut
 from elm_mlx.text.stream_decoder import StreamDecoder
 from elm_mlx.text.tokenizer import Tokenizer
 
-
-@dataclass(frozen=True)
-class Stats:
-    """Times and sizes of one completion. Rates are None where there was nothing to time.
-
-    `time_to_first_token_s` runs from the request to the first id; `prefill_tokens_per_s` is the prompt over that
-    time; `decode_tokens_per_s` counts the ids after the first; `peak_memory_bytes` is the highest that MLX's
-    allocator has reached in this process.
-    """
-
-    prompt_tokens: int
-    generated_tokens: int
-    time_to_first_token_s: float
-    prefill_tokens_per_s: float | None
-    decode_tokens_per_s: float | None
-    peak_memory_bytes: int
-
-    def __str__(self) -> str:
-        rate = f", then {self.decode_tokens_per_s:,.1f} tokens/s" if self.decode_tokens_per_s else ""
-        return (
-            f"{self.prompt_tokens} + {self.generated_tokens} tokens: the first after "
-            f"{self.time_to_first_token_s:.2f} s{rate}; {self.peak_memory_bytes / 1e6:,.0f} MB at most"
-        )
-
-
-@dataclass(frozen=True)
-class Completion:
-    """A finished answer: `tokens` without the id that ended it; `finish_reason` "stop" or "length"."""
-
-    text: str
-    tokens: list[int]
-    finish_reason: str
-    stats: Stats
-
-
-@dataclass(frozen=True)
-class Piece:
-    """One token as it comes: its id, the text that is certain with it (possibly none), and on the last one why it ends.
-
-    The piece of an end-of-text id has finish_reason "stop" and whatever text was still held back.
-    """
-
-    text: str
-    token: int
-    finish_reason: str | None
-
-
-@dataclass(frozen=True)
-class Asked:
-    """One call: the tokens of its prompt, the most tokens of its answer, and the clock's seconds when it began."""
-
-    prompt_tokens: int
-    max_tokens: int
-    begun: float
+OUTBOX = 256  # ids that may wait for a reader: then its request pauses, and no other one
 
 
 class Stream:
-    """An iterator over Pieces; once it is exhausted, or closed, `completion` sums it up.
+    """An answer that a loaded model is giving: an iterator, and an async iterator, over Pieces.
 
-    A stream is read in the thread that began it, since MLX's device streams belong to threads. Times are as the reader
-    saw them: what the reader does between two pieces counts.
+    The answer goes on whether it is read or not; but once it is read, it pauses where the reader is OUTBOX ids late.
+    Any thread may read or cancel it. Several may read: each piece goes to one of them. Iteration raises the error that
+    ended the answer, if one did; where it was cancelled, it just ends. A stream that nobody holds any more is
+    cancelled, and so is one whose reader is interrupted while it waits (Ctrl-C, asyncio's cancellation).
     """
 
     def __init__(
-        self, asked: Asked, ids: Generator[int, None, None], tokenizer: Tokenizer, stop_ids: frozenset[int]
+        self, handle: Handle, worker: Worker, tokenizer: Tokenizer, lm: object, progress: Progress | None = None
     ) -> None:
-        self._asked, self._ids, self._stop_ids = asked, ids, stop_ids
+        """Reads the request of `handle`. `lm` is what must not be given back before the answer was read or cancelled;
+        `progress` is called with (tokens of the prompt read, in all) by whoever waits."""
+        self._handle, self._worker, self._tokenizer = handle, worker, tokenizer
+        self._lm: object | None = lm
+        self._progress = progress
         self._decoder = StreamDecoder(tokenizer)
-        self._first = self._last = asked.begun
-        self._thread = threading.get_ident()
         self._pieces: list[Piece] = []
+        self._reading = threading.RLock()
+        self._is_read = self._is_cancelled = False
+        self._told = 0  # of the prompt's ids, to `progress`
+        self._cancel = finalize(self, worker.cancel, handle)
+        self._cancel.atexit = False
 
     def __iter__(self) -> Iterator[Piece]:
         return self
 
     def __next__(self) -> Piece:
-        if threading.get_ident() != self._thread:
-            raise InvalidRequest("A stream is read in the thread that began it. Begin it there, or pass the pieces on.")
-        token = next(self._ids)
-        self._last = time.perf_counter()
-        if not self._pieces:
-            self._first = self._last
-        self._pieces.append(self._piece(token, is_last=len(self._pieces) + 1 == self._asked.max_tokens))
-        return self._pieces[-1]
+        while True:
+            piece, state = self._poll()
+            if piece:
+                return piece
+            if state.finish or self._is_cancelled:
+                raise StopIteration
+            self._guard(lambda state=state: self._handle.wait(state))  # type: ignore[misc]
 
-    def _piece(self, token: int, *, is_last: bool) -> Piece:
-        if token in self._stop_ids:
-            return Piece(self._decoder.flush(), token, "stop")
-        text = self._decoder.add(token)
-        return Piece(text + self._decoder.flush(), token, "length") if is_last else Piece(text, token, None)
+    def __aiter__(self) -> AsyncIterator[Piece]:
+        return self
+
+    async def __anext__(self) -> Piece:
+        from elm_mlx.api.asynchronous import wait_for_news  # here, as asyncio takes long to import
+
+        while True:
+            piece, state = self._poll()
+            if piece:
+                return piece
+            if state.finish or self._is_cancelled:
+                raise StopAsyncIteration
+            await self._guarded(wait_for_news(self._handle, state))
+
+    def __enter__(self) -> Stream:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def result(self, timeout: float | None = None) -> Completion:
+        """Waits for the end of the answer, at most `timeout` seconds, and returns all of it, what was read before
+        included.
+
+        Raises Cancelled where it was cancelled, and TimedOut where the time is over, which cancels it: both have the
+        `completion` so far. Raises the error that ended the answer, if one did; InvalidRequest for a timeout without a
+        meaning, Forked.
+        """
+        if timeout is not None and not real_number("timeout", timeout) >= 0:
+            raise InvalidRequest(f"timeout is {timeout}; it must be 0 or above, in seconds.")
+        self._lift_bound()
+        limit = None if timeout is None else min(timeout, threading.TIMEOUT_MAX)
+        self._guard(lambda: self._handle.wait(None, limit))
+        if self._handle.state.finish is None:
+            self.cancel()
+            raise TimedOut(f"There was no whole answer after {timeout:g} seconds.", "Give a longer {timeout}, or fewer "
+                           "{max_tokens}.", completion=self._all())  # fmt: skip
+        return self._finished()
+
+    async def aresult(self) -> Completion:
+        """Waits for the end of the answer as `result` does, without blocking the event loop. Cancelling the task
+        cancels the answer; `asyncio.timeout` sets a time."""
+        from elm_mlx.api.asynchronous import wait_for_news  # here, as asyncio takes long to import
+
+        self._lift_bound()
+        await self._guarded(wait_for_news(self._handle, None))
+        return self._finished()
+
+    def cancel(self) -> None:
+        """Cancels the answer, from any thread: iteration ends at once, the computing within a step or a chunk of the
+        prompt. What was read stays in `completion`. It does nothing to an answer that has ended."""
+        self._is_cancelled = True
+        self._cancel()  # once
+        self._lm = None
+        if not is_forked():  # there the lock may be one that a lost thread holds
+            wake_together(self._handle.wake())
 
     def close(self) -> None:
-        """Stops the generation; what came so far stays in `completion`."""
-        self._ids.close()
+        """Cancels the answer as `cancel` does; for `with`, `contextlib.closing` and readers that stop early."""
+        self.cancel()
 
     @property
     def completion(self) -> Completion:
-        """The answer as far as it has come; a stream closed early counts as ended by its length."""
-        tokens = [piece.token for piece in self._pieces if piece.finish_reason != "stop"]
-        reason = self._pieces[-1].finish_reason if self._pieces else None
-        text = "".join(piece.text for piece in self._pieces)
-        return Completion(text, tokens, reason or "length", self._stats(len(tokens)))
+        """The answer as far as it was read; of a stream that nobody iterates over, as far as it has come."""
+        if not self._is_read:
+            return self._all()
+        with self._reading:
+            pieces = list(self._pieces)
+        tokens = [piece.token for piece in pieces if piece.finish_reason != STOP]
+        reason = pieces[-1].finish_reason if pieces else None
+        failed = ERROR if self._handle.state.finish == ERROR else CANCELLED
+        text = "".join(piece.text for piece in pieces)
+        return Completion(text, tokens, reason or failed, stats_of(self._handle, len(tokens)))
 
-    def _stats(self, generated: int) -> Stats:
-        wait, spent = self._first - self._asked.begun, self._last - self._first
-        return Stats(
-            prompt_tokens=self._asked.prompt_tokens,
-            generated_tokens=generated,
-            time_to_first_token_s=wait,
-            prefill_tokens_per_s=self._asked.prompt_tokens / wait if wait else None,
-            decode_tokens_per_s=(len(self._pieces) - 1) / spent if spent else None,
-            peak_memory_bytes=mx.get_peak_memory(),
-        )
+    def when_over(self, call: Callable[[], None]) -> None:
+        """Has `call`, which must be quick and raise nothing, called once when the answer has ended: in the device
+        thread, or here where it has ended already."""
+        self._lift_bound()
+        if not self._handle.enlist(CallWaiter(call), None):
+            call()
+
+    def _finished(self) -> Completion:
+        """The whole answer, which has ended. Raises Cancelled, or the error that ended it."""
+        if error := self._handle.error:
+            raise again(error)
+        whole = self._all()
+        if whole.finish_reason == CANCELLED:
+            raise Cancelled("The request was cancelled before its end.", completion=whole)
+        self._is_read, self._lm = False, None  # from now on `completion` is all of it
+        self._cancel.detach()
+        return whole
+
+    def _all(self) -> Completion:
+        """The answer as far as it has come, read or not."""
+        state, sequence = self._handle.state, self._handle.sequence
+        ids = sequence.ids[: state.ids] if sequence else []
+        tokens = ids[:-1] if state.finish == STOP else ids
+        text = self._tokenizer.decode(tokens)
+        return Completion(text, tokens, state.finish or CANCELLED, stats_of(self._handle, len(tokens)))
+
+    def _poll(self) -> tuple[Piece | None, State]:
+        """(the next piece if it has come, how far the answer is). Raises the error that ended the answer, Forked."""
+        refuse_fork()
+        if not self._is_read:
+            self._is_read, self._handle.bound = True, OUTBOX
+        state = self._handle.state
+        self._tell(state)
+        with self._reading:
+            if self._is_cancelled or (piece := self._take()) is None:
+                self._raise_once(state)
+                return None, state
+        return piece, state
+
+    def _raise_once(self, state: State) -> None:
+        """Raises the error that ended the answer, where iteration has not raised it yet."""
+        if state.finish == ERROR and not self._is_cancelled and self._handle.error:
+            self._is_cancelled = True
+            raise again(self._handle.error)
+
+    def _take(self) -> Piece | None:
+        """Takes the next id out of the outbox, and decodes it."""
+        sequence, place = self._handle.sequence, len(self._pieces)
+        if sequence is None or place == len(sequence.ids):
+            return None
+        piece = self._piece(sequence.ids[place], is_last=place + 1 == sequence.room)
+        self._pieces.append(piece)
+        sequence.taken = place + 1
+        if len(sequence.ids) - sequence.taken == OUTBOX // 2:  # it may have paused; every pause comes down to this
+            self._worker.resume()
+        if piece.finish_reason:
+            self._lm = None
+            self._cancel.detach()
+        return piece
+
+    def _piece(self, token: int, *, is_last: bool) -> Piece:
+        if token in self._handle.request.stop_ids:
+            return Piece(self._decoder.flush(), token, STOP)
+        text = self._decoder.add(token)
+        return Piece(text + self._decoder.flush(), token, LENGTH) if is_last else Piece(text, token, None)
+
+    def _tell(self, state: State) -> None:
+        """Tells the caller's `progress` what of the prompt was read since it was told last."""
+        if self._progress and state.read > self._told:
+            self._told = state.read
+            progress, total = self._progress, len(self._handle.request.prompt)
+            self._guard(lambda: progress(state.read, total))
+
+    def _guard(self, work: Callable[[], object]) -> None:
+        """Runs what may be interrupted, which cancels the answer: nobody is left who reads it."""
+        try:
+            work()
+        except BaseException:
+            self.cancel()
+            raise
+
+    async def _guarded(self, work: Coroutine[Any, Any, None]) -> None:
+        """Awaits what may be interrupted, as `_guard` does."""
+        try:
+            await work
+        except BaseException:
+            self.cancel()
+            raise
+
+    def _lift_bound(self) -> None:
+        """Lets the answer go on however late its reader is."""
+        if self._handle.bound is not None:
+            self._handle.bound = None
+            self._worker.resume()

@@ -63,9 +63,10 @@ Exit codes:
   0 done         1 failed         2 wrong use        65 bad checkpoint
   66 not found   69 no backend    70 cache full      71 memory too small
   72 not verified                 73 output exists   74 disk full
-  75 hub unreachable              77 licence or token asked for
-  78 unsupported                  129 hung up        130 interrupted
-  141 reader gone                 143 terminated"""
+  75 hub unreachable              76 too many wait   77 licence or token asked for
+  78 unsupported   79 request failed                 80 engine stopped
+  81 forked        82 cancelled   83 timed out       129 hung up
+  130 interrupted  141 reader gone                   143 terminated"""
 
 
 class LazyGroup(click.Group):

@@ -46,14 +46,16 @@ class Group:
     def __init__(self, sampling: Sampling, rows: list[int], samplers: Sequence[Sampler | None]) -> None:
         self.sampling, self.rows, self.places = sampling, rows, mx.array(rows)
         self.samplers = [samplers[row] for row in rows]
-        self.keys: mx.array | None = None  # [B, 2]
-        if not sampling.is_greedy:
+        self.keys: mx.array | None = None  # [B, 2], where several rows are drawn with keys
+        if len(rows) > 1 and not sampling.is_greedy:
             self.keys = mx.stack([sampler.key for sampler in self.samplers if sampler])
 
     def __call__(self, logits: mx.array) -> mx.array:
         """The rows' logits [B, V] -> their ids [B]."""
-        if self.keys is None:
+        if self.sampling.is_greedy:
             return mx.argmax(logits, axis=-1)
+        if self.keys is None:
+            return self.samplers[0](logits)  # type: ignore[misc]
         both = mx.vmap(mx.random.split)(self.keys)  # [B, 2, 2]: the next key, and that of this draw
         self.keys = both[:, 0]
         return draw(logits, self.sampling, both[:, 1])

@@ -14,7 +14,7 @@ from elm_mlx.config.generation import Sampling
 from elm_mlx.errors import InvalidRequest
 
 
-@pytest.mark.parametrize("call", ["generate", "stream", "chat"])
+@pytest.mark.parametrize("call", ["generate", "stream", "submit", "chat", "agenerate", "astream", "batch"])
 def test_every_call_takes_the_options_by_name_alone(lm: elm_mlx.LanguageModel, call: str) -> None:
     parameters = inspect.signature(getattr(lm, call)).parameters.values()
     assert [p.name for p in parameters if p.kind is p.VAR_KEYWORD] == ["options"]
@@ -33,7 +33,7 @@ def test_generate_stream_and_chat_choose_alike(lm: elm_mlx.LanguageModel) -> Non
 def test_an_option_that_does_not_exist_is_refused_with_the_nearest(lm: elm_mlx.LanguageModel) -> None:
     with pytest.raises(TypeError, match=r"no option 'temprature'; did you mean 'temperature'\?"):
         lm.generate("Hi", temprature=0.5)  # type: ignore[call-arg]
-    with pytest.raises(TypeError, match="the options are temperature, top_p, top_k, min_p, seed"):
+    with pytest.raises(TypeError, match="the options are temperature, top_p, top_k, min_p, seed, reuse"):
         lm.stream("Hi", xyz=1)  # type: ignore[call-arg]
 
 

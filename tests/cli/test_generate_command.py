@@ -46,6 +46,8 @@ def test_json_is_one_object_with_these_keys(endless: Path) -> None:
         "prefill_tokens_per_s": float,
         "decode_tokens_per_s": float,
         "peak_memory_bytes": int,
+        "cached_tokens": int,
+        "max_tokens": int,
     }
     assert answer(run("generate", "--max-tokens", 1, "--json"))["model"] == "demo"
 

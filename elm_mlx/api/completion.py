@@ -1,0 +1,77 @@
+"""What an answer is made of: its pieces as they come, the completion that they add up to, and its figures."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from elm_mlx.engine.handle import Handle
+
+
+@dataclass(frozen=True)
+class Stats:
+    """Times and sizes of one completion. Rates are None where there was nothing to time.
+
+    `time_to_first_token_s` runs from the call to the first id, and includes the time that the request waited;
+    `prefill_tokens_per_s` is the prompt, but for the `cached_tokens` whose keys and values were held already, over that
+    time; `decode_tokens_per_s` counts the ids after the first. `max_tokens` is how many the answer might have had.
+    `peak_memory_bytes` is the highest that MLX's allocator had reached in this process when the answer ended.
+    """
+
+    prompt_tokens: int
+    generated_tokens: int
+    time_to_first_token_s: float
+    prefill_tokens_per_s: float | None
+    decode_tokens_per_s: float | None
+    peak_memory_bytes: int
+    cached_tokens: int = 0
+    max_tokens: int = 0
+
+    def __str__(self) -> str:
+        rate = f", then {self.decode_tokens_per_s:,.1f} tokens/s" if self.decode_tokens_per_s else ""
+        return (
+            f"{self.prompt_tokens} + {self.generated_tokens} tokens: the first after "
+            f"{self.time_to_first_token_s:.2f} s{rate}; {self.peak_memory_bytes / 1e6:,.0f} MB at most"
+        )
+
+
+@dataclass(frozen=True)
+class Completion:
+    """An answer: `tokens` without the id that ended it. `finish_reason` is "stop" or "length"; "error" where one ended
+    it; and "cancelled" where it was cancelled, timed out, or is looked at before its end."""
+
+    text: str
+    tokens: list[int]
+    finish_reason: str
+    stats: Stats
+
+
+@dataclass(frozen=True)
+class Piece:
+    """One token as it comes: its id, the text that is certain with it (possibly none), and on the last one why it ends.
+
+    The piece of an end-of-text id has finish_reason "stop" and whatever text was still held back.
+    """
+
+    text: str
+    token: int
+    finish_reason: str | None
+
+
+def stats_of(handle: Handle, generated: int) -> Stats:
+    """The figures of a request so far, of whose ids `generated` count as tokens of the answer."""
+    prompt = len(handle.request.prompt)
+    if not (sequence := handle.sequence):
+        return Stats(prompt, 0, 0.0, None, None, 0)
+    count = len(sequence.ids)
+    wait = sequence.first_at - handle.asked_at if count else 0.0
+    spent = sequence.last_at - sequence.first_at
+    return Stats(
+        prompt_tokens=prompt,
+        generated_tokens=generated,
+        time_to_first_token_s=wait,
+        prefill_tokens_per_s=(prompt - sequence.reused) / wait if wait else None,
+        decode_tokens_per_s=(count - 1) / spent if spent else None,
+        peak_memory_bytes=sequence.peak_bytes,
+        cached_tokens=sequence.reused,
+        max_tokens=sequence.room,
+    )

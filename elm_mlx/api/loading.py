@@ -1,0 +1,111 @@
+"""From a name or a directory to a LanguageModel: fetched where it must be, loaded and tried on the device thread."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+from elm_mlx.api.language_model import LanguageModel
+from elm_mlx.arguments import Progress, whole_number
+from elm_mlx.config.quantization import check_bits
+from elm_mlx.demo import demo_directory
+from elm_mlx.device import check_policy
+from elm_mlx.device.backend import mx
+from elm_mlx.device.memory import cache_room, footprint, plan_caches, wire
+from elm_mlx.device.thread import DeviceThread, let_go, refuse_fork, start
+from elm_mlx.engine.budget import Budget
+from elm_mlx.engine.engine import Engine
+from elm_mlx.engine.limits import QUEUE, ROWS, Limits
+from elm_mlx.engine.warm_up import warm_up
+from elm_mlx.engine.worker import Worker
+from elm_mlx.errors import InvalidRequest
+from elm_mlx.library.pull import pull
+from elm_mlx.store.load import LoadedModel, load_directory
+
+UNLIMITED = sys.maxsize  # requests that the engine lets wait: the Worker counts them, in the thread that asks
+
+
+def load(
+    model: str | Path | None = None,
+    bits: int | None = None,
+    cpu_policy: str = "auto",
+    progress: Progress | None = None,
+    force: bool = False,
+    *,
+    cache_bytes: int | None = None,
+    rows: int = ROWS,
+    queue: int = QUEUE,
+) -> LanguageModel:
+    """Loads a model: a name that `elm-mlx list` shows, owner/name[@revision] of a repository, or the directory of a
+    converted model or of a Hugging Face one with safetensors and a tokenizer.json.
+
+    A model that is not on this machine is pulled as `pull` does, in `bits` if given. No model means the built-in demo.
+    `cpu_policy` "plain" computes in the stored type on the CPU backend too, and "compiled" in compiled steps, as on a
+    GPU, if there is a compiler. `progress` is called with (bytes loaded, in all).
+
+    Up to `rows` requests are answered together and up to `queue` more may wait. The keys and values of all of them, and
+    what is kept for later requests, take up to `cache_bytes`; by default what this machine has left for them.
+
+    The first model of a process starts the thread that computes, and any thread may load. Raises InvalidRequest,
+    NotFound, MissingTokenizer, BadCheckpoint, Unsupported, and NotEnoughMemory for a model that this machine has no
+    room for, unless `force`; where it is pulled Gated, Unreachable and DiskFull, too; Forked in a process that was
+    forked from one with a model.
+    """
+    check_bits(bits)
+    check_policy(cpu_policy)
+    for name, number in (("cache_bytes", cache_bytes), ("rows", rows), ("queue", queue)):
+        if number is not None and whole_number(name, number) < 1:
+            raise InvalidRequest(f"{name} is {number}; it must be above 0.")
+    refuse_fork()
+    directory = pull_directory(model, bits, force)
+    holder = object()
+    thread = start(holder)
+    try:
+        loaded = thread.call(lambda relay: load_and_try(directory, cpu_policy, relay(progress), force))
+        worker = thread.call(lambda _: open_engine(thread, loaded, cache_bytes, rows, queue))
+    except BaseException:
+        let_go(holder)
+        raise
+    return LanguageModel(loaded, worker, holder, rows)
+
+
+def pull_directory(model: str | Path | None, bits: int | None, force: bool) -> Path:
+    """The directory of a model, which is pulled where it is not on this machine. No model means the built-in demo."""
+    if model is None:
+        if bits:
+            raise InvalidRequest("The built-in demo has 8 bits. Name a model, or leave bits out.")
+        return demo_directory()
+    return pull(model, bits, force=force).path
+
+
+# On the device thread
+
+
+def load_and_try(directory: Path, cpu_policy: str, progress: Progress | None, force: bool) -> LoadedModel:
+    """Loads a model's directory, and finds out whether its compiled step runs."""
+    loaded = load_directory(directory, cpu_policy, progress, force)
+    execution = warm_up(loaded.model, loaded.config.num_layers, loaded.execution)
+    return replace(loaded, execution=execution)
+
+
+def open_engine(thread: DeviceThread, loaded: LoadedModel, cache_bytes: int | None, rows: int, queue: int) -> Worker:
+    """Makes the engine of a loaded model, within the memory that is left for caches, and gives it its turns."""
+    config, float_bits = loaded.config, 8 * loaded.model.dtype.size
+    budgets = [turn.engine.limits.budget for turn in thread.turns if isinstance(turn, Worker)]
+    budget = budgets[0] if budgets else Budget(0)  # one number for all models of the process
+    plan_budget(budget, footprint(config, 0, float_bits).cache, cache_bytes)
+    limits = Limits(config.context_length, config.kv_bytes_per_token(float_bits), budget, rows, UNLIMITED)
+    worker = Worker(thread, Engine(loaded.model, config.num_layers, limits, loaded.execution), rows + queue)
+    thread.turns.append(worker)
+    return worker
+
+
+def plan_budget(budget: Budget, usual: int, cache_bytes: int | None) -> None:
+    """Gives caches the bytes that are asked for, or what the loaded models leave. `usual` are those of a cache for the
+    planned context. Raises NotEnoughMemory where more is asked for than there is."""
+    held = budget.reserved + budget.stored
+    room = cache_room(max(0, mx.get_active_memory() - held), held)
+    plan = plan_caches(cache_bytes, room, usual)
+    budget.limit, budget.kept = plan.total, plan.prefixes
+    wire(plan.expected)

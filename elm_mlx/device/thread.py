@@ -1,0 +1,331 @@
+"""THE device thread: while a model is loaded, the one thread of the process that computes with MLX.
+
+MLX's streams belong to threads: an array that was made in one thread, and is not computed yet, cannot be computed in
+another. So all arrays live in one thread. Other threads put commands into its inbox and wait for answers. Between the
+commands those who registered for it (engines) take a step in turn. With nothing to do the thread blocks.
+"""
+
+from __future__ import annotations
+
+import atexit
+import os
+import threading
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from queue import SimpleQueue
+from typing import Any, Protocol, TypeVar
+
+from elm_mlx.errors import ElmError, EngineStopped, Forked
+
+EXIT_PATIENCE_S = 10.0  # for the step, chunk or part of a job that runs when the interpreter exits
+T = TypeVar("T")
+Callback = Callable[..., None]
+Relay = Callable[[Callback | None], Callback | None]
+"""What a job passes callbacks of its caller through: on the device thread it makes one that runs in the caller's."""
+
+
+class Command(Protocol):
+    """What other threads put into the inbox."""
+
+    def run(self) -> None:
+        """Does it, on the device thread."""
+        ...
+
+    def drop(self, error: ElmError) -> None:
+        """Tells those who wait that it will not be done, where the thread ends before its turn."""
+        ...
+
+
+class TakesTurns(Protocol):
+    """Work that the device thread does step by step, in turn with other such work."""
+
+    @property
+    def has_work(self) -> bool:
+        """Whether a step would do something."""
+        ...
+
+    def step(self) -> None:
+        """Does a part of the work that is so small that others can wait for it. Raises nothing."""
+        ...
+
+    def stop(self, error: ElmError) -> None:
+        """Ends all work; whoever waits for it gets the error."""
+        ...
+
+
+class DeviceThread:
+    """The thread, its inbox, and those who take turns on it.
+
+    `holders` are the loaded models. `is_busy` says whether there is anything to do, and `last_progress` when a command
+    or a step ended last, in seconds of `time.perf_counter`: where the one is true and the other long ago, the device
+    hangs.
+    """
+
+    def __init__(self) -> None:
+        self.holders: set[object] = set()
+        self.turns: list[TakesTurns] = []  # only the thread itself changes them
+        self.last_progress = time.perf_counter()
+        self.is_busy = self.is_exiting = False
+        self._inbox: SimpleQueue[Command] = SimpleQueue()
+        self._door = threading.RLock()  # a signal's handler may post while its thread does
+        self._is_open = True
+        self._thread = threading.Thread(target=self._run, name="elm-mlx device", daemon=True)
+        self._thread.start()
+
+    @property
+    def is_here(self) -> bool:
+        """Whether the caller runs on this thread."""
+        return threading.current_thread() is self._thread
+
+    def post(self, command: Command) -> None:
+        """Puts a command into the inbox. Raises NotRun where the thread has ended, Forked in a forked process."""
+        refuse_fork()
+        with self._door:
+            if not self._is_open:
+                raise NotRun()
+            self._inbox.put(command)
+
+    def post_from_finalizer(self, command: Command) -> None:
+        """Puts a command into the inbox without a lock, since finalizers run amid anything, also amid `post`. It is
+        lost where the thread has ended or is another process's."""
+        if not is_forked():
+            self._inbox.put(command)
+
+    def call(self, work: Callable[[Relay], T]) -> T:
+        """Runs `work` on the thread, between two steps, and returns its result or raises its error here.
+
+        `work` gets a Relay for callbacks, which are then called in the caller's thread. Where the wait is interrupted,
+        or a callback raises, the job ends when it next calls one; where it has called one before, that is waited for.
+        On the device thread itself `work` just runs.
+        """
+        if self.is_here:
+            return work(as_it_is)
+        job = Job(self, work)
+        self.post(job)
+        return job.result()
+
+    def end(self, patience: float | None = None) -> None:
+        """Ends the thread after what it does now, and waits for that, at most `patience` seconds. Commands that it has
+        not begun are dropped."""
+        with self._door:
+            self._is_open = False
+            self._inbox.put(Nothing())
+        if not self.is_here:
+            self._thread.join(patience)
+
+    def _run(self) -> None:
+        while self._is_open:
+            self._do_commands()
+            self._take_turns()
+        self._shut()
+
+    def _do_commands(self) -> None:
+        """Does the commands that are there; where there is no other work, waits for one."""
+        self.is_busy = any(turn.has_work for turn in self.turns)
+        for _ in range(self._inbox.qsize() or not self.is_busy):
+            self._do_command()
+
+    # The next two keep what they worked on in no variable of a frame that lives on: it would stay in memory.
+
+    def _do_command(self) -> None:
+        command = self._inbox.get()
+        self._begin()
+        guarded(command.run)
+        self.last_progress = time.perf_counter()
+
+    def _take_turns(self) -> None:
+        for turn in tuple(self.turns):
+            if turn.has_work:
+                guarded(turn.step)
+                self.last_progress = time.perf_counter()
+
+    def _begin(self) -> None:
+        if not self.is_busy:  # an idle time counts as none without progress
+            self.last_progress, self.is_busy = time.perf_counter(), True
+
+    def _shut(self) -> None:
+        from elm_mlx.device.backend import mx
+
+        error = NotRun()
+        for turn in tuple(self.turns):
+            guarded(lambda turn=turn: turn.stop(error))  # type: ignore[misc]
+        self.turns.clear()
+        while not self._inbox.empty():
+            self._inbox.get().drop(error)
+        self.is_busy = False
+        mx.clear_streams()  # MLX keeps a thread for each stream of a thread that computed
+
+
+class NotRun(EngineStopped):
+    """The device thread ended before it began what was asked."""
+
+    def __init__(self, message: str = "The model was closed.", advice: str = "Load it again.") -> None:
+        super().__init__(message, advice)
+
+
+class Abandoned(BaseException):
+    """Ends a job whose caller waits no longer; no `except Exception` may keep it."""
+
+
+class Nothing:
+    """A command that does nothing but wake the thread."""
+
+    def run(self) -> None:
+        pass
+
+    def drop(self, error: ElmError) -> None:
+        pass
+
+
+class Job:
+    """A function that runs on the device thread while its caller waits, and calls back in the caller's thread."""
+
+    def __init__(self, thread: DeviceThread, work: Callable[[Relay], Any]) -> None:
+        self._thread, self._work = thread, work
+        self._is_abandoned = self._has_ticked = False
+        self._is_over = threading.Event()
+        self._answers: SimpleQueue[tuple[str, Any]] = SimpleQueue()
+
+    def run(self) -> None:
+        try:
+            self._tick()
+            self._answers.put(("done", self._work(self._relay)))
+        except Abandoned:
+            self._answers.put(("failed", NotRun("The program ends.", "")))
+        except BaseException as error:  # whatever it is, it belongs to the caller
+            self._answers.put(("failed", error))
+        finally:
+            self._is_over.set()
+
+    def drop(self, error: ElmError) -> None:
+        self._answers.put(("failed", error))
+
+    def _relay(self, callback: Callback | None) -> Callback:
+        """A callback for the job that has `callback`, if there is one, called by the caller's thread."""
+
+        def tick(*arguments: Any) -> None:
+            self._has_ticked = True
+            self._tick()
+            if callback:
+                self._answers.put(("call", (callback, arguments)))
+
+        return tick
+
+    def _abandon(self) -> None:
+        """Has the job end when it next calls back, and waits for that where it has called back before: so it has tidied
+        up when its caller goes on."""
+        self._is_abandoned = True
+        if self._has_ticked:
+            self._is_over.wait()
+
+    def _tick(self) -> None:
+        if self._is_abandoned or self._thread.is_exiting:
+            raise Abandoned
+
+    def result(self) -> Any:
+        """Waits in the caller's thread, calls callbacks there, and returns the job's result or raises its error."""
+        try:
+            while (answer := self._answers.get())[0] == "call":
+                callback, arguments = answer[1]
+                callback(*arguments)
+        except BaseException:
+            self._abandon()
+            raise
+        if answer[0] == "done":
+            return answer[1]
+        try:
+            raise answer[1]
+        finally:
+            del answer  # its traceback leads to this frame: a circle that would keep the job's arrays in memory
+
+
+def guarded(work: Callable[[], object]) -> None:
+    """Runs `work`; what it raises is reported as Python reports errors of threads, and the thread lives on."""
+    try:
+        work()
+    except BaseException as error:
+        threading.excepthook(threading.ExceptHookArgs((type(error), error, error.__traceback__, None)))
+
+
+# The thread of this process
+
+_lock = threading.RLock()
+_running: DeviceThread | None = None
+_pid: int | None = None  # of the process that started a device thread
+
+
+def start(holder: object) -> DeviceThread:
+    """Returns the process's device thread, started where there is none. `let_go` of the last holder ends it. Raises
+    Forked in a process that was forked after its parent had started one."""
+    global _running, _pid
+    refuse_fork()
+    with _lock:
+        if _running is None:
+            if _pid is None:
+                atexit.register(_end_at_exit)
+            _running, _pid = DeviceThread(), os.getpid()
+        _running.holders.add(holder)
+        return _running
+
+
+def let_go(holder: object) -> None:
+    """Takes back a holder of the device thread; where it was the last one, ends the thread and waits for its end."""
+    global _running
+    refuse_fork()
+    with _lock:
+        if (thread := _running) is None:
+            return
+        thread.holders.discard(holder)
+        if thread.holders:
+            return
+        _running = None
+    thread.end()
+
+
+def running() -> DeviceThread | None:
+    """The process's device thread, or None where no model is loaded. Raises Forked."""
+    refuse_fork()
+    return _running
+
+
+def on_device(work: Callable[[Relay], T]) -> T:
+    """Runs `work` on the device thread where there is one, else here, and returns its result or raises its error.
+
+    `work` is called with a Relay, through which it passes its caller's callbacks: they are called in this thread.
+    Raises Forked in a process that was forked after its parent had started a device thread.
+    """
+    if thread := running():
+        try:
+            return thread.call(work)
+        except NotRun:
+            if thread.is_exiting:
+                raise
+    return work(as_it_is)
+
+
+def as_it_is(callback: Callback | None) -> Callback | None:
+    """The Relay of a job that runs in its caller's thread: callbacks need no detour there."""
+    return callback
+
+
+def is_forked() -> bool:
+    """Whether this process was forked from one that had started a device thread."""
+    return _pid is not None and _pid != os.getpid()
+
+
+def refuse_fork() -> None:
+    """Raises Forked where `is_forked`. Called before any lock is taken: it may be one that a lost thread holds."""
+    if is_forked():
+        raise Forked(
+            "This process was made by fork from one that had loaded a model, and MLX's threads do not survive a fork.",
+            "Start processes with multiprocessing's 'spawn' method, or load models only after the fork.",
+        )
+
+
+def _end_at_exit() -> None:
+    """Ends the thread at the interpreter's exit: one that ran on would compute in a process that is taken apart."""
+    if (thread := _running) and not is_forked():
+        thread.is_exiting = True
+        with suppress(KeyboardInterrupt, SystemExit):  # asked once more to end: then it ends without waiting
+            thread.end(EXIT_PATIENCE_S)

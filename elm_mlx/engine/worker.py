@@ -1,0 +1,228 @@
+"""An engine on the device thread: it takes requests from any thread, and wakes those who wait for ids of theirs."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from copy import copy
+from dataclasses import dataclass
+from typing import TypeVar
+
+from elm_mlx.device.thread import DeviceThread, NotRun, guarded, refuse_fork
+from elm_mlx.engine.engine import Engine
+from elm_mlx.engine.handle import Handle, Wake, wake_together
+from elm_mlx.engine.request import Request
+from elm_mlx.engine.sequence import CANCELLED, ERROR, Sequence
+from elm_mlx.errors import ElmError, EngineStopped, QueueFull, RequestFailed
+
+T = TypeVar("T")
+MOST_FAILURES = 2  # in a row: then it is no accident of one step
+
+
+class Worker:
+    """The engine of one loaded model, as all other threads reach it.
+
+    At most `most` requests are unanswered at a time, those aside that are submitted as `patient`, whose caller bounds
+    their number. Close it with `close`.
+    """
+
+    def __init__(self, thread: DeviceThread, engine: Engine, most: int) -> None:
+        self.thread, self.most = thread, most
+        self._engine: Engine | None = engine
+        self._handles: dict[Sequence, Handle] = {}  # of the unfinished requests
+        self._unanswered, self._count_lock = 0, threading.RLock()
+        self._failures = 0
+        self._reason: ElmError | None = None  # why nothing is answered any more
+
+    # In any thread
+
+    def submit(self, request: Request, *, patient: bool = False) -> Handle:
+        """Queues a request and returns its handle at once. Raises QueueFull,
+        NotEnoughMemory, EngineStopped, Forked."""
+        self.check()
+        self._refuse_impossible(request)
+        handle = Handle(request, patient)
+        with self._count_lock:
+            if self._unanswered >= self.most and not patient:
+                raise QueueFull(f"{self._unanswered} requests are unanswered, as many as this model takes.",
+                                "Wait for some to end, or load the model with a longer {queue}.")  # fmt: skip
+            self._unanswered += 0 if patient else 1
+        try:
+            self.thread.post(Submission(self, handle))
+        except NotRun:
+            self._answered(patient)
+            raise
+        return handle
+
+    def _refuse_impossible(self, request: Request) -> None:
+        """Raises NotEnoughMemory where the caches of a request can never fit. Only numbers are looked at that stay as
+        they are while models are loaded, so any thread may do so; the engine asks again."""
+        if (engine := self._engine) and request.max_tokens:
+            positions = len(request.prompt) + request.max_tokens - 1
+            engine.limits.budget.refuse_impossible(positions * engine.limits.token_bytes, positions)
+
+    def check(self) -> None:
+        """Raises Forked in a forked process, and EngineStopped where nothing is answered any more."""
+        refuse_fork()
+        if self._reason:
+            raise again(self._reason)
+
+    def call(self, work: Callable[[Engine], T]) -> T:
+        """Runs `work` with the engine on the device thread, between two steps, and returns its result. Raises what it
+        raises, EngineStopped, Forked."""
+        return self.thread.call(lambda _: work(self.engine))
+
+    def cancel(self, handle: Handle) -> None:
+        """Has a request end as cancelled at the next step. Takes no lock, so that a finalizer may call it."""
+        self.thread.post_from_finalizer(Order(lambda: self._cancel(handle)))
+
+    def resume(self) -> None:
+        """Lets the engine see that the reader of a paused request has taken ids."""
+        self.thread.post_from_finalizer(Order(lambda: None))
+
+    def close(self) -> None:
+        """Ends all requests as cancelled, and gives the caches back. Returns when that is done."""
+        with suppress(NotRun):  # the thread has ended, and closed everything
+            self.thread.call(lambda _: self.shut(closed()))
+
+    def close_from_finalizer(self) -> None:
+        """Closes as `close` does, but waits for nothing."""
+        self.thread.post_from_finalizer(Order(lambda: self.shut(closed())))
+
+    # On the device thread
+
+    @property
+    def engine(self) -> Engine:
+        """The engine, for jobs on the device thread. Raises EngineStopped."""
+        self.check()
+        assert self._engine
+        return self._engine
+
+    @property
+    def has_work(self) -> bool:
+        """Whether a step would do something."""
+        return self._engine is not None and self._engine.has_work
+
+    def step(self) -> None:
+        """Takes one step of the engine, and wakes the readers of the requests that have news."""
+        assert self._engine
+        try:
+            news = self._engine.step()
+        except BaseException as error:  # a tokenizer's panic is no Exception
+            self._fail(error)
+            return
+        self._failures = 0
+        self._hand_over(news)
+
+    def stop(self, error: ElmError) -> None:
+        """Ends all requests with an error, and answers later ones with it."""
+        for sequence in self._handles:
+            sequence.end(ERROR, error)
+        self.shut(error)
+
+    def shut(self, reason: ElmError) -> None:
+        """Ends what still runs as cancelled and drops the engine. Later requests get the `reason`."""
+        self._reason = self._reason or reason
+        if engine := self._engine:
+            self._engine = None
+            self.thread.turns.remove(self)
+            guarded(engine.close)
+            for sequence in self._handles:
+                sequence.end(CANCELLED)
+            self._hand_over(list(self._handles))
+
+    def _fail(self, cause: BaseException) -> None:
+        """Ends the requests of a step that failed; where that happens too often in a row, stops the engine."""
+        self._failures += 1
+        error = RequestFailed(f"Computing failed in a step that answered this request: {cause!r:.300}", "Ask again.")
+        error.__cause__ = cause
+        try:
+            self.engine.fail(error)
+        except BaseException as worse:
+            cause, self._failures = worse, MOST_FAILURES
+        self._hand_over([sequence for sequence in self._handles if sequence.finish])
+        if self._failures == MOST_FAILURES:
+            stopped = EngineStopped(f"Computing failed twice in a row, so the model was stopped: {cause!r:.300}",
+                                    "Close it and load it again.")  # fmt: skip
+            stopped.__cause__ = cause
+            self.stop(stopped)
+
+    def _hand_over(self, news: Iterable[Sequence]) -> None:
+        """Wakes the readers of sequences with news, an event loop once for all of its readers."""
+        wakes: list[Wake] = []
+        for sequence in news:
+            if handle := self._handles.get(sequence):
+                if sequence.finish:
+                    del self._handles[sequence]
+                    self._answered(handle.is_patient)
+                wakes += handle.wake()
+        wake_together(wakes)
+
+    def _answered(self, patient: bool) -> None:
+        with self._count_lock:
+            self._unanswered -= 0 if patient else 1
+
+    def _take(self, handle: Handle) -> None:
+        """Hands a request to the engine."""
+        try:
+            sequence = self.engine.submit(handle.request)
+        except Exception as error:
+            self._refuse(handle, error)
+            return
+        self._handles[sequence] = handle
+        handle.begin(sequence)
+
+    def _refuse(self, handle: Handle, error: Exception) -> None:
+        """Ends a request that the engine did not take."""
+        handle.refuse(error)
+        self._answered(handle.is_patient)
+        wake_together(handle.wake())
+
+    def _cancel(self, handle: Handle) -> None:
+        """Has the engine cancel a request that is not over."""
+        if self._engine and handle.sequence in self._handles:
+            self._engine.cancel(handle.sequence)
+
+
+@dataclass(frozen=True)
+class Submission:
+    """The command that a request be taken."""
+
+    worker: Worker
+    handle: Handle
+
+    def run(self) -> None:
+        self.worker._take(self.handle)
+
+    def drop(self, error: ElmError) -> None:
+        self.worker._refuse(self.handle, error)
+
+
+@dataclass(frozen=True)
+class Order:
+    """A command that nobody waits for."""
+
+    run: Callable[[], None]
+
+    def drop(self, error: ElmError) -> None:
+        pass
+
+
+def closed() -> EngineStopped:
+    """Makes the error for a call of a model that was closed."""
+    return EngineStopped("The model was closed.", "Load it again.")
+
+
+def again(error: Exception) -> Exception:
+    """A copy of an error, to be raised: several threads may get the one error, and each adds its own traceback."""
+    fresh = copy(error)
+    fresh.__cause__ = error.__cause__
+    return fresh
+
+
+def give_back(worker: Worker, holder: object) -> None:
+    """Gives back what a loaded model had that nobody holds any more. Finalizers call it: it waits for nothing, and
+    leaves the device thread for the next model."""
+    worker.close_from_finalizer()
+    worker.thread.holders.discard(holder)

@@ -1,0 +1,231 @@
+"""The engine on the device thread: what fails ends those whom it concerns, and nobody waits in vain."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from helpers import checkpoints
+
+import elm_mlx
+from elm_mlx.api import asynchronous
+from elm_mlx.api.stream import OUTBOX
+from elm_mlx.engine.engine import Engine
+from elm_mlx.engine.worker import Worker
+from elm_mlx.errors import Cancelled, EngineStopped, NotEnoughMemory, QueueFull, RequestFailed
+
+PATIENCE_S = 60  # with another thread, on a busy machine
+
+
+@pytest.fixture(scope="module")
+def endless(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkpoint whose answers never end by themselves, with a long context."""
+    config = checkpoints.OPENELM | {"eos_token_id": None, "max_context_length": 4096}
+    return checkpoints.write(tmp_path_factory.mktemp("endless") / "model", config)
+
+
+@pytest.fixture
+def lm(endless: Path) -> Iterator[elm_mlx.LanguageModel]:
+    """A model of the test's own: three rows, and two requests may wait."""
+    with elm_mlx.load(endless, rows=3, queue=2) as one:
+        yield one
+
+
+def worker_of(lm: elm_mlx.LanguageModel) -> Worker:
+    return lm._worker
+
+
+def inject(lm: elm_mlx.LanguageModel, *steps: Callable[[], Any] | None) -> None:
+    """Replaces the next steps of the engine by these functions; None is a usual step."""
+    queue = list(steps)
+
+    def patch(engine: Engine) -> None:
+        usual = engine.step
+
+        def step() -> Any:
+            instead = queue.pop(0) if queue else None
+            return instead() if instead else usual()
+
+        engine.step = step  # type: ignore[method-assign]
+
+    worker_of(lm).call(patch)
+
+
+def fail() -> None:
+    raise RuntimeError("[metal] out of memory")
+
+
+def wait_at(gate: threading.Event) -> list[Any]:
+    """A step that does nothing before the gate opens."""
+    gate.wait(PATIENCE_S)
+    return []
+
+
+def wait_until(is_so: Callable[[], object]) -> None:
+    end = time.monotonic() + PATIENCE_S
+    while not is_so():
+        assert time.monotonic() < end, "waited in vain"
+        time.sleep(0.001)
+
+
+def test_a_failed_step_ends_its_rows_with_the_cause_and_the_next_request_succeeds(lm: elm_mlx.LanguageModel) -> None:
+    prompt = checkpoints.prompt(12)
+    expected = lm.generate(prompt, 8).tokens
+    inject(lm, None, None, None, fail)
+    with pytest.raises(RequestFailed, match="out of memory") as caught:
+        lm.generate(prompt, 8, reuse=False)
+    assert isinstance(caught.value.__cause__, RuntimeError)
+    assert lm.generate(prompt, 8).tokens == expected
+
+
+def test_those_who_wait_go_on_after_a_failed_step(lm: elm_mlx.LanguageModel) -> None:
+    prompts = [checkpoints.prompt(n) for n in (10, 11, 12, 13)]
+    expected = [lm.generate(prompt, 8).tokens for prompt in prompts]
+    gate = threading.Event()
+    inject(lm, lambda: wait_at(gate), *[None] * 6, fail)
+    streams = [lm.submit(prompt, 8, reuse=False) for prompt in prompts]
+    gate.set()
+    got = []
+    for stream in streams:
+        try:
+            got.append(stream.result(PATIENCE_S).tokens)
+        except RequestFailed:
+            got.append(None)
+    assert None in got
+    assert got[-1] == expected[-1]  # there are three rows: it waited
+    assert all(tokens in (None, right) for tokens, right in zip(got, expected, strict=True))
+
+
+def test_two_failures_in_a_row_stop_the_engine_for_everybody_and_no_other_model(
+    lm: elm_mlx.LanguageModel, endless: Path
+) -> None:
+    inject(lm, None, fail, fail)
+    streams = [lm.submit(checkpoints.prompt(8), 50) for _ in range(5)]
+    ends = {type(caught(stream)) for stream in streams}
+    assert EngineStopped in ends
+    assert ends <= {EngineStopped, RequestFailed}
+    with pytest.raises(EngineStopped, match="twice in a row"):
+        lm.generate("Hi", 3)
+    with pytest.raises(EngineStopped):
+        lm.logits([1, 2])
+    with elm_mlx.load(endless) as other:
+        assert len(other.generate("Hi", 3).tokens) == 3
+
+
+def test_a_failure_between_good_steps_stops_nothing(lm: elm_mlx.LanguageModel) -> None:
+    for _ in range(3):
+        inject(lm, None, None, fail)
+        with pytest.raises(RequestFailed):
+            lm.generate(checkpoints.prompt(8), 8, reuse=False)
+    assert len(lm.generate(checkpoints.prompt(8), 8).tokens) == 8
+
+
+def caught(stream: elm_mlx.Stream) -> BaseException:
+    with pytest.raises(Exception) as found:
+        stream.result(PATIENCE_S)
+    return found.value
+
+
+def test_a_full_queue_refuses_at_once_and_takes_again_when_one_has_ended(lm: elm_mlx.LanguageModel) -> None:
+    gate = threading.Event()
+    inject(lm, lambda: wait_at(gate))
+    streams = [lm.submit("Hi", 4) for _ in range(5)]
+    with pytest.raises(QueueFull, match="5 requests"):
+        lm.submit("Hi", 3)
+    batch = lm.batch(["Hi"] * 20, 3)  # which keeps its own number small, and never finds the queue full
+    gate.set()
+    assert [len(done.tokens) for done in batch] == [3] * 20
+    for stream in streams:
+        assert len(stream.result(PATIENCE_S).tokens) == 4
+    assert lm.submit("Hi", 1).result(PATIENCE_S).tokens
+
+
+def test_what_can_never_fit_is_refused_before_it_is_queued(endless: Path) -> None:
+    config = elm_mlx.info(endless)
+    with elm_mlx.load(endless, cache_bytes=100 * 2 * config.kv_bytes_per_token) as lm:
+        with pytest.raises(NotEnoughMemory) as refused:
+            lm.submit(checkpoints.prompt(20), 1000)
+        assert refused.value.needed > refused.value.available > 0
+        assert lm.generate(checkpoints.prompt(20), 20).stats.max_tokens == 20
+
+
+def test_a_handle_that_nobody_reads_ends_with_the_same_ids_as_one_that_is_read(lm: elm_mlx.LanguageModel) -> None:
+    long = 2 * OUTBOX
+    unread = lm.submit(checkpoints.prompt(9), long)
+    read = [piece.token for piece in lm.stream(checkpoints.prompt(9), long)]
+    wait_until(lambda: unread.completion.finish_reason == "length")
+    assert unread.completion.tokens == read == unread.result().tokens
+    assert unread.completion.stats.generated_tokens == long
+
+
+def test_a_reader_that_stalls_pauses_its_own_row_alone_and_loses_nothing(lm: elm_mlx.LanguageModel) -> None:
+    expected = lm.generate(checkpoints.prompt(9), 3 * OUTBOX, reuse=False).tokens
+    stalled = lm.stream(checkpoints.prompt(9), 3 * OUTBOX, reuse=False)
+    first = next(stalled)
+    sequence = stalled._handle.sequence
+    assert sequence
+    wait_until(lambda: sequence.is_paused)
+    other = lm.generate(checkpoints.prompt(10), 2 * OUTBOX)
+    assert len(other.tokens) == 2 * OUTBOX
+    assert len(sequence.ids) <= OUTBOX + 2  # one may have been on its way
+    assert [first.token, *(piece.token for piece in stalled)] == expected
+
+
+def test_waiting_for_a_stalled_answer_lets_it_go_on(lm: elm_mlx.LanguageModel) -> None:
+    stalled = lm.stream(checkpoints.prompt(9), 2 * OUTBOX)
+    next(stalled)
+    wait_until(lambda: stalled._handle.sequence and stalled._handle.sequence.is_paused)
+    assert len(stalled.result(PATIENCE_S).tokens) == 2 * OUTBOX
+
+
+def test_a_cancel_ends_a_paused_a_waiting_and_a_running_request(lm: elm_mlx.LanguageModel) -> None:
+    paused = lm.stream(checkpoints.prompt(9), 3 * OUTBOX)
+    next(paused)
+    wait_until(lambda: paused._handle.sequence and paused._handle.sequence.is_paused)
+    others = [lm.submit(checkpoints.prompt(9), 4000) for _ in range(4)]  # two run, two wait
+    for stream in (paused, *others):
+        stream.cancel()
+        assert isinstance(caught(stream), Cancelled)
+        assert list(stream) == []
+    engine = worker_of(lm).call(lambda engine: (len(engine.active), engine.limits.budget.reserved))
+    assert engine == (0, 0)
+
+
+def test_one_wake_up_a_step_for_all_readers_of_a_loop(
+    lm: elm_mlx.LanguageModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wakes: list[int] = []
+    usual = asynchronous.settle_soon
+    monkeypatch.setattr(
+        asynchronous, "settle_soon", lambda loop, futures: (wakes.append(len(futures)), usual(loop, futures))
+    )
+    steps: list[int] = []
+
+    def count(engine: Engine) -> None:
+        step = engine.step
+        engine.step = lambda: (steps.append(1), step())[1]  # type: ignore[method-assign]
+
+    worker_of(lm).call(count)
+
+    async def read(n: int) -> list[int]:
+        return [piece.token async for piece in lm.astream(checkpoints.prompt(n), 60)]
+
+    async def main() -> list[list[int]]:
+        return await asyncio.gather(*(read(n) for n in (9, 10, 11)))
+
+    together = asyncio.run(main())
+    assert together == [lm.generate(checkpoints.prompt(n), 60).tokens for n in (9, 10, 11)]
+    assert max(wakes) == 3
+    assert len(wakes) <= len(steps)
+
+
+def test_nobody_is_woken_where_nobody_waits(lm: elm_mlx.LanguageModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(asynchronous, "settle_soon", lambda *_: pytest.fail("nobody waits"))
+    stream = lm.submit(checkpoints.prompt(9), 20)
+    wait_until(lambda: stream.completion.finish_reason == "length")
+    assert stream._handle._waiters == []
