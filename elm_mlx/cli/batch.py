@@ -77,7 +77,7 @@ def command(
         done = {key for key, failed in results.failed.items() if not (failed and again)}
         todo = index.lines.keys() - done
         if todo:
-            lm = load_with_notices(model, bits, force, chat_template, options)
+            lm = load_with_notices(model, bits, force, chat_template, options, rows=concurrency)
             refuse_chats(lm, len(index.chats & todo))
         results.begin(again)
         if todo:

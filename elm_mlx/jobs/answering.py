@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from elm_mlx.arguments import Progress
-from elm_mlx.errors import ElmError
+from elm_mlx.errors import Cancelled, ElmError, EngineStopped, Forked, QueueFull
 from elm_mlx.jobs.ask import Ask
 from elm_mlx.jobs.entry import Entry
 from elm_mlx.jobs.origin import Origin
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from elm_mlx.api import Completion
     from elm_mlx.api.language_model import LanguageModel
 
-ENDS_ALL: tuple[type[ElmError], ...] = ()  # errors that are not one line's
+ENDS_ALL = (EngineStopped, QueueFull, Forked, Cancelled)  # errors that no line is to blame for
 
 
 @dataclass(frozen=True)
@@ -98,10 +98,4 @@ class Job:
 
 async def complete(lm: LanguageModel, prompt: str | list[int], options: dict[str, Any]) -> Completion:
     """Completes one prompt. Raises as `LanguageModel.generate`."""
-    stream = lm.stream(prompt, **options)
-    try:
-        for _ in stream:
-            await asyncio.sleep(0)  # the turn of another line, or of Ctrl-C
-    finally:
-        stream.close()
-    return stream.completion
+    return await lm.agenerate(prompt, **options)

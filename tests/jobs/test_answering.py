@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from elm_mlx.api import Completion, Stats
-from elm_mlx.errors import DiskFull, InvalidRequest, NotFinite
+from elm_mlx.errors import Cancelled, DiskFull, EngineStopped, Forked, InvalidRequest, NotFinite, QueueFull
 from elm_mlx.jobs import answering
 from elm_mlx.jobs.answering import Job, Way
 from elm_mlx.jobs.origin import Origin
@@ -198,6 +198,20 @@ def test_an_error_of_the_output_ends_the_job_and_all_requests(
     with pytest.raises(DiskFull):
         run(requests, out, lm)
     assert (lm.now, len(lm.asked)) == (0, 3)
+
+
+@pytest.mark.parametrize("kind", [EngineStopped, QueueFull, Forked, Cancelled])
+def test_what_no_line_is_to_blame_for_ends_the_job_and_is_no_line(requests: Path, out: Path, kind: Any) -> None:
+    class Stopped(Parrot):
+        async def complete(self, prompt: Any, options: dict[str, Any]) -> Completion:
+            if len(self.asked) == 2:
+                raise kind("Stopped.")
+            return await super().complete(prompt, options)
+
+    with pytest.raises(kind):
+        run(requests, out, Stopped(), concurrency=1)
+    assert len(out.read_text().splitlines()) == 2
+    assert run(requests, out).tally.lines == 5
 
 
 def test_a_mistake_in_the_program_is_no_error_of_a_line(requests: Path, out: Path) -> None:
