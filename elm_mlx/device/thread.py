@@ -49,8 +49,8 @@ class TakesTurns(Protocol):
         """Does a part of the work that is so small that others can wait for it. Raises nothing."""
         ...
 
-    def stop(self, error: ElmError) -> None:
-        """Ends all work; whoever waits for it gets the error."""
+    def shut(self, reason: ElmError) -> None:
+        """Cancels all work; whoever asks for more gets the reason."""
         ...
 
 
@@ -149,7 +149,7 @@ class DeviceThread:
 
         error = NotRun()
         for turn in tuple(self.turns):
-            guarded(lambda turn=turn: turn.stop(error))  # type: ignore[misc]
+            guarded(lambda turn=turn: turn.shut(error))  # type: ignore[misc]
         self.turns.clear()
         while not self._inbox.empty():
             self._inbox.get().drop(error)

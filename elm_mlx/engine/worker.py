@@ -9,6 +9,7 @@ from copy import copy
 from dataclasses import dataclass
 from typing import TypeVar
 
+from elm_mlx.device.backend import mx
 from elm_mlx.device.thread import DeviceThread, NotRun, guarded, refuse_fork
 from elm_mlx.engine.engine import Engine
 from elm_mlx.engine.handle import Handle, Wake, wake_together
@@ -115,7 +116,7 @@ class Worker:
         self._failures = 0
         self._hand_over(news)
 
-    def stop(self, error: ElmError) -> None:
+    def _stop(self, error: ElmError) -> None:
         """Ends all requests with an error, and answers later ones with it."""
         for sequence in self._handles:
             sequence.end(ERROR, error)
@@ -128,6 +129,8 @@ class Worker:
             self._engine = None
             self.thread.turns.remove(self)
             guarded(engine.close)
+            del engine
+            mx.clear_cache()  # what the model and its caches held goes back to the system
             for sequence in self._handles:
                 sequence.end(CANCELLED)
             self._hand_over(list(self._handles))
@@ -146,7 +149,7 @@ class Worker:
             stopped = EngineStopped(f"Computing failed twice in a row, so the model was stopped: {cause!r:.300}",
                                     "Close it and load it again.")  # fmt: skip
             stopped.__cause__ = cause
-            self.stop(stopped)
+            self._stop(stopped)
 
     def _hand_over(self, news: Iterable[Sequence]) -> None:
         """Wakes the readers of sequences with news, an event loop once for all of its readers."""

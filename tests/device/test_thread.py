@@ -43,8 +43,8 @@ class Counter:
         self.left -= 1
         self.log.append(self.name)
 
-    def stop(self, error: ElmError) -> None:
-        self.stopped = error
+    def shut(self, reason: ElmError) -> None:
+        self.stopped = reason
 
 
 def test_a_job_runs_on_the_thread_and_its_caller_gets_the_result_or_the_error(device: DeviceThread) -> None:
