@@ -2,10 +2,10 @@
 
     python benchmarks/batching.py [--only NAME,...] [--shapes SHAPE,...] [--pairs 5] [--json FILE]
 
-Each experiment is one function here, and its docstring says what is compared. All run random weights in float32 in steps
-as a GPU gets them (`--cpu-policy compiled`), the BLAS in one thread, and count the processor time of the whole process,
-which on a busy machine is steadier than time. mlx-lm runs in a process of its own. Above 1, elm-mlx's engine is the
-better one of the pair. Memory: `batch_memory.py`.
+Each experiment is one function here, and its docstring says what is compared. All run random weights in float32 in
+steps as a GPU gets them (`--cpu-policy compiled`), the BLAS in one thread, and count the processor time of the whole
+process, which on a busy machine is steadier than time. mlx-lm runs in a process of its own. Above 1, elm-mlx's engine
+is the better one of the pair. Memory: `batch_memory.py`.
 """
 
 from __future__ import annotations

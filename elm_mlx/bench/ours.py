@@ -60,8 +60,8 @@ class OurSession:
         self.sequences: list[Answer] = []
         self.told: list[int] = []  # how many tokens of each were reported
 
-    def add(self, prompt: list[int], tokens: int) -> Answer:
-        sequence = self.engine.submit(Request(tuple(prompt), max_tokens=tokens))
+    def add(self, prompt: list[int], tokens: int, keep: bool = True) -> Answer:
+        sequence = self.engine.submit(Request(tuple(prompt), max_tokens=tokens, keep=keep))
         assert sequence.room == tokens, "the context has no room for the answer"
         self.sequences.append(sequence)
         self.told.append(0)
