@@ -12,7 +12,7 @@ from typing import TypeVar
 from elm_mlx.device.backend import mx
 from elm_mlx.device.thread import DeviceThread, NotRun, guarded, refuse_fork
 from elm_mlx.engine.engine import Engine
-from elm_mlx.engine.handle import Handle, Wake, wake_together
+from elm_mlx.engine.handle import Handle, Wakes, wake_together
 from elm_mlx.engine.request import Request
 from elm_mlx.engine.sequence import CANCELLED, ERROR, Sequence
 from elm_mlx.errors import ElmError, EngineStopped, QueueFull, RequestFailed
@@ -153,13 +153,13 @@ class Worker:
 
     def _hand_over(self, news: Iterable[Sequence]) -> None:
         """Wakes the readers of sequences with news, an event loop once for all of its readers."""
-        wakes: list[Wake] = []
+        wakes: Wakes = {}
         for sequence in news:
             if handle := self._handles.get(sequence):
                 if sequence.finish:
                     del self._handles[sequence]
                     self._answered(handle.is_patient)
-                wakes += handle.wake()
+                handle.wake(wakes)
         wake_together(wakes)
 
     def _answered(self, patient: bool) -> None:
@@ -180,7 +180,7 @@ class Worker:
         """Ends a request that the engine did not take."""
         handle.refuse(error)
         self._answered(handle.is_patient)
-        wake_together(handle.wake())
+        handle.tell()
 
     def _cancel(self, handle: Handle) -> None:
         """Has the engine cancel a request that is not over."""

@@ -13,9 +13,9 @@ import pytest
 from helpers import checkpoints
 
 import elm_mlx
-from elm_mlx.api import asynchronous
 from elm_mlx.api.stream import OUTBOX
 from elm_mlx.engine.engine import Engine
+from elm_mlx.engine.handle import Handle
 from elm_mlx.engine.worker import Worker
 from elm_mlx.errors import Cancelled, EngineStopped, NotEnoughMemory, QueueFull, RequestFailed
 
@@ -200,10 +200,6 @@ def test_one_wake_up_a_step_for_all_readers_of_a_loop(
     lm: elm_mlx.LanguageModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     wakes: list[int] = []
-    usual = asynchronous.settle_soon
-    monkeypatch.setattr(
-        asynchronous, "settle_soon", lambda loop, futures: (wakes.append(len(futures)), usual(loop, futures))
-    )
     steps: list[int] = []
 
     def count(engine: Engine) -> None:
@@ -216,6 +212,9 @@ def test_one_wake_up_a_step_for_all_readers_of_a_loop(
         return [piece.token async for piece in lm.astream(checkpoints.prompt(n), 60)]
 
     async def main() -> list[list[int]]:
+        loop = asyncio.get_running_loop()
+        usual = loop.call_soon_threadsafe
+        loop.call_soon_threadsafe = lambda call, *them: (wakes.append(len(*them)), usual(call, *them))[1]  # type: ignore[method-assign]
         return await asyncio.gather(*(read(n) for n in (9, 10, 11)))
 
     together = asyncio.run(main())
@@ -224,8 +223,8 @@ def test_one_wake_up_a_step_for_all_readers_of_a_loop(
     assert len(wakes) <= len(steps)
 
 
-def test_nobody_is_woken_where_nobody_waits(lm: elm_mlx.LanguageModel, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(asynchronous, "settle_soon", lambda *_: pytest.fail("nobody waits"))
+def test_nobody_is_looked_for_where_nobody_waits(lm: elm_mlx.LanguageModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not even a lock is taken: an answer that is not waited for costs a look at two lists a step."""
+    monkeypatch.setattr(Handle, "_wake", lambda *_: pytest.fail("nobody waits"))
     stream = lm.submit(checkpoints.prompt(9), 20)
     wait_until(lambda: stream.completion.finish_reason == "length")
-    assert stream._handle._waiters == []
