@@ -32,7 +32,7 @@ STAIR = (
     ("library.pull",),  # 8: from a name to a directory, which asks convert inside the functions that need it
     ("api.*",),  # 9
     ("elm_mlx",),  # the public face
-    ("bench.*", "doctor"),  # 10: measuring and self-test, over the face as tests, benchmarks and examples are
+    ("bench.*", "doctor", "jobs.*"),  # 10: over the face, as tests, benchmarks and examples are
     ("cli.*",),  # 11
     ("__main__",),
 )

@@ -1,5 +1,6 @@
 """The public face: what a program that embeds elm-mlx uses. `elm_mlx` offers the same names and imports them late."""
 
+import elm_mlx.device.backend  # noqa: F401  first, as its error says what to install where MLX has no backend
 from elm_mlx.api.completion import Completion, Piece, Stats
 from elm_mlx.api.language_model import LanguageModel
 from elm_mlx.api.loading import load

@@ -6,11 +6,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import elm_mlx.device.backend  # noqa: F401  first, as its error says what to install where MLX has no backend
 from elm_mlx.arguments import whole_number
+from elm_mlx.config import ModelConfig
 from elm_mlx.config.quantization import check_bits
 from elm_mlx.demo import demo_directory
+from elm_mlx.device.backend import mx
 from elm_mlx.device.memory import Footprint, footprint, memory_limit
+from elm_mlx.device.thread import on_device
 from elm_mlx.errors import InvalidRequest
 from elm_mlx.library.local import find_in_any_bits
 from elm_mlx.store.load import load_arrays, read_config, stored_dtype
@@ -53,9 +55,8 @@ def info(model: str | Path | None = None, context: int | None = None, bits: int 
         raise InvalidRequest(f"context is {context}; it must be above 0.")
     directory = demo_directory() if model is None else find_in_any_bits(model, bits)
     config = read_config(directory)
-    arrays, nbytes = load_arrays(directory, config)
-    dtype, count = stored_dtype(arrays, config), config.parameter_count
-    is_quantized = any(name.endswith(".scales") for name in arrays)
+    dtype, nbytes, is_quantized = on_device(lambda _: stored(directory, config))
+    count = config.parameter_count
     weights = config.quantized_bytes(bits) if bits else nbytes
     return ModelInfo(
         model="demo" if model is None else str(model),
@@ -70,3 +71,9 @@ def info(model: str | Path | None = None, context: int | None = None, bits: int 
         footprint=footprint(config, weights, 8 * dtype.size, context),
         available=memory_limit(),
     )
+
+
+def stored(directory: Path, config: ModelConfig) -> tuple[mx.Dtype, int, bool]:
+    """(the floating type of a model's weights, their bytes, whether some are quantized), from the headers alone."""
+    arrays, nbytes = load_arrays(directory, config)
+    return stored_dtype(arrays, config), nbytes, any(name.endswith(".scales") for name in arrays)

@@ -47,10 +47,11 @@ MODEL = click.option(
 
 
 def load_with_notices(
-    model: str | None, bits: str | None, force: bool, chat_template: str | None, options: dict[str, Any]
+    model: str | None, bits: str | None, force: bool, chat_template: str | None, options: dict[str, Any], **sizes: Any
 ) -> LanguageModel:
     """Loads a model to be asked with these options, and says what a person should know of it. What can be judged before
-    the model is fetched or its weights are read is judged then. Drops wishes from `options` that mean nothing to it."""
+    the model is fetched or its weights are read is judged then. Drops wishes from `options` that mean nothing to it.
+    `sizes` are further arguments of `elm_mlx.load`."""
     if chat_template:
         check_template(chat_template)
     asked = {"bits": bits}
@@ -59,7 +60,7 @@ def load_with_notices(
         yield_temperature(options)
         settle(partial(check_sampling, directory), options, *FILTER_NAMES)
         with ProgressBar("Loading", in_bytes=True) as bar:
-            lm = elm_mlx.load(directory, progress=bar, force=force)
+            lm = elm_mlx.load(directory, progress=bar, force=force, **sizes)
     if chat_template:
         lm.use_chat_template(chat_template)
     unconfirmed = UNCONFIRMED if chat_template == "zephyr" else None

@@ -20,6 +20,7 @@ GROUPS = {
     "Run a model": {
         "generate": "Complete a prompt.",
         "chat": "Talk to a model.",
+        "batch": "Answer a file of requests.",
     },
     "Models on this machine": {
         "list": "List the known models, and what is on this machine.",

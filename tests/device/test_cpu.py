@@ -14,10 +14,12 @@ from helpers import checkpoints
 
 import elm_mlx
 from elm_mlx.convert import convert
+from elm_mlx.device import choose_execution
 from elm_mlx.device import memory as machine
 from elm_mlx.device.execution import Execution
 from elm_mlx.models.attention import Uncached
 from elm_mlx.models.matrices import QuantizedLinear
+from elm_mlx.store.load import read_config
 
 pytestmark = pytest.mark.skipif("config.getoption('--device') == 'gpu'", reason="policy of the CPU backend")
 
@@ -92,7 +94,7 @@ def test_the_notice_names_the_stand_in(openelm: Path) -> None:
 @pytest.mark.parametrize("policy", ["auto", "plain", "compiled"])
 def test_buffers_double_here_and_grow_by_steps_on_a_gpu(openelm: Path, policy: str) -> None:
     """A few large copies are cheapest where no step copies a buffer while another one runs."""
-    assert elm_mlx.load(openelm, cpu_policy=policy).execution.grow_by == 0
+    assert choose_execution(read_config(openelm), policy).grow_by == 0
     assert Execution().grow_by == 256
 
 

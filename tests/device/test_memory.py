@@ -38,13 +38,17 @@ def test_what_takes_less_than_half_is_left_to_macos(wired: list[int]) -> None:
     assert not wired
 
 
-def test_a_request_wires_what_it_may_fill(wired: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
-    """The cache for the prompt and every token that may follow, in the type of the activations."""
+def test_a_load_wires_what_caches_may_come_to_take_and_a_request_nothing(
+    wired: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The cache for the whole context of the demo, in the type of the activations."""
     monkeypatch.setattr(machine, "WIRED_FROM", 0.0)
     demo = elm_mlx.load()
-    demo.stream([1, 2, 3], 7)
     position = 2 * sum(demo.config.num_kv_heads) * demo.config.head_dim * demo.model.dtype.size
-    assert wired == [5 * GB + 10 * position]
+    expected = [5 * GB + demo.config.context_length * position]
+    assert wired == expected
+    demo.generate([1, 2, 3], 7)
+    assert wired == expected
 
 
 def test_where_there_is_no_metal_nothing_is_wired(wired: list[int], monkeypatch: pytest.MonkeyPatch) -> None:

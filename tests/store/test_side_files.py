@@ -285,7 +285,7 @@ def test_only_templates_that_can_be_chosen_are_asked_how_a_turn_ends(tmp_path: P
     folder = checkpoint(tmp_path, {"chat_template.jinja": CHATML} | other)
     model = elm_mlx.load(folder)
     assert model.stop_ids
-    asked = {name for name, one in model._own_templates.items() if one._turn_ends is not None}
+    asked = {name for name, one in model._templates._own.items() if one._turn_ends is not None}
     assert asked == {"default"}
 
 

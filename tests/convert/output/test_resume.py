@@ -209,17 +209,20 @@ def test_the_earlier_output_comes_back_to_whoever_does_not_go_on(
     assert names(tmp_path) == ["out"]
 
 
-def test_two_runs_to_one_target_exclude_each_other(openelm: Path, tmp_path: Path, whole: Path) -> None:
-    target, refusals = tmp_path / "out", []
+def test_two_runs_to_one_target_exclude_each_other(
+    openelm: Path, tmp_path: Path, whole: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target, refusals, right = tmp_path / "out", list[str](), pipeline.convert_rows
+    script = "import sys; from elm_mlx.convert import convert; convert(*sys.argv[1:], force=True)"
+    run = [sys.executable, "-c", script, str(openelm), str(target)]
 
-    def another(done: int, total: int) -> None:
-        script = "import sys; from elm_mlx.convert import convert; convert(*sys.argv[1:], force=True)"
-        run = [sys.executable, "-c", script, str(openelm), str(target)]
-        refusals.append(subprocess.run(run, capture_output=True, text=True, check=False).stderr)
-        with pytest.raises(TargetExists, match="Another run is writing"):
-            convert(openelm, target)
+    def beside_another(*weight: Any) -> Any:
+        if not refusals:  # amid this run
+            refusals.append(subprocess.run(run, capture_output=True, text=True, check=False).stderr)
+        return right(*weight)
 
-    convert(openelm, target, progress=lambda *at: None if refusals else another(*at), **OPTIONS)
+    monkeypatch.setattr(pipeline, "convert_rows", beside_another)
+    convert(openelm, target, **OPTIONS)
     assert "TargetExists: Another run is writing" in refusals[0]
     assert content(target) == content(whole)
     assert names(tmp_path) == ["out"]

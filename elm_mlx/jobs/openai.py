@@ -1,0 +1,122 @@
+"""The lines of OpenAI's batches: {"custom_id", "method", "url", "body"} to {"id", "custom_id", "response", "error"}."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from elm_mlx.errors import ElmError, InvalidRequest, NotEnoughMemory, PromptTooLong
+from elm_mlx.jobs.ask import OPTIONS, Ask, Id, check_fields, check_id, check_prompt, options_in, sentence, shown
+from elm_mlx.jobs.messages import read_messages
+from elm_mlx.jobs.origin import Origin
+
+if TYPE_CHECKING:
+    from elm_mlx.api import Completion
+
+KEYS = ("id", "custom_id", "response", "error")
+LINE = ("custom_id", "method", "url", "body")
+URLS = {"/v1/chat/completions": "messages", "/v1/completions": "prompt"}  # url -> the field that says what is asked
+# Fields of a body that change nothing in an answer, whatever they hold.
+WITHOUT_EFFECT = (
+    "model", "user", "metadata", "store", "service_tier", "safety_identifier", "prompt_cache_key",
+    "prompt_cache_retention", "prompt_cache_options", "prediction", "parallel_tool_calls", "stream_options",
+)  # fmt: skip
+# Fields that would change an answer in a way that elm-mlx lacks -> the values, as JSON, by which they change nothing.
+UNSUPPORTED = {
+    "n": ("1",), "best_of": ("1",), "stream": ("false",), "echo": ("false",), "suffix": ('""',), "stop": ("[]",),
+    "logprobs": ("false",), "top_logprobs": ("0",), "logit_bias": ("{}",), "presence_penalty": ("0", "0.0"),
+    "frequency_penalty": ("0", "0.0"), "repetition_penalty": ("1", "1.0"), "response_format": ('{"type": "text"}',),
+    "tools": ("[]",), "tool_choice": ('"none"', '"auto"'), "functions": ("[]",), "function_call": ('"none"', '"auto"'),
+    "modalities": ('["text"]',), "audio": (), "web_search_options": (), "moderation": (), "reasoning_effort": (),
+    "verbosity": (),
+}  # fmt: skip
+CODES = {PromptTooLong: "context_length_exceeded", InvalidRequest: "invalid_request", NotEnoughMemory: "out_of_memory"}
+
+
+def read_id(fields: Mapping[str, Any], number: int) -> Id:
+    """The custom_id of a line. Raises InvalidRequest where there is none."""
+    return check_id(f"The custom_id of line {number}", fields.get("custom_id"), (str,))
+
+
+def read_ask(fields: Mapping[str, Any]) -> Ask:
+    """What a line asks. Raises InvalidRequest, with a sentence that names the field."""
+    check_fields("", fields, LINE)
+    body = fields.get("body")
+    if not isinstance(body, dict):
+        raise InvalidRequest(f"body is {shown(body)}; it must be an object.")
+    if fields.get("method") not in (None, "POST"):
+        raise InvalidRequest(f"method is {shown(fields['method'])}; it must be POST.")
+    what = asked_field(fields.get("url"), body)
+    check_body(body, what)
+    options = options_in(body | {"max_tokens": most_tokens(body)})
+    if what == "messages":
+        return Ask(options, messages=read_messages(body["messages"]))
+    return Ask(options, prompt=check_prompt("body.prompt", body["prompt"]), as_is=True)
+
+
+def asked_field(url: object, body: Mapping[str, Any]) -> str:
+    """Which field of the body says what is asked: that of the url or, without a url, the one that is there."""
+    if url is not None and (not isinstance(url, str) or url not in URLS):
+        raise InvalidRequest(f"url is {shown(url)}; elm-mlx answers {' and '.join(URLS)}.")
+    wanted = [URLS[url]] if isinstance(url, str) else list(URLS.values())
+    found = [name for name in wanted if body.get(name) is not None]
+    if len(found) != 1:
+        raise InvalidRequest(f"body has to hold {' or else '.join(wanted)}.")
+    return found[0]
+
+
+def check_body(body: Mapping[str, Any], what: str) -> None:
+    """Raises InvalidRequest for a field of the body that is not known, or asks for what elm-mlx lacks."""
+    check_fields("body.", body, (what, *OPTIONS, "max_completion_tokens", *WITHOUT_EFFECT, *UNSUPPORTED))
+    for name in UNSUPPORTED.keys() & body.keys():
+        if body[name] is not None and json.dumps(body[name]) not in UNSUPPORTED[name]:
+            raise InvalidRequest(f"body.{name} is {shown(body[name])}, and elm-mlx cannot do that. Leave it out.")
+
+
+def most_tokens(body: Mapping[str, Any]) -> Any:
+    """The value of max_completion_tokens, or of max_tokens, its older name. Raises InvalidRequest where they differ."""
+    old, new = body.get("max_tokens"), body.get("max_completion_tokens")
+    if None not in (old, new) and old != new:
+        raise InvalidRequest("body.max_tokens and body.max_completion_tokens mean the same and differ. Leave one out.")
+    return old if new is None else new
+
+
+def answer(id: Id, origin: Origin, ask: Ask, completion: Completion) -> dict[str, Any]:
+    """The line for a finished answer. Nothing in it tells the time: `created` is 0."""
+    prompt, generated = completion.stats.prompt_tokens, completion.stats.generated_tokens
+    kind, prefix, choice = ("chat.completion", "chatcmpl", chat_choice) if ask.messages else (
+        "text_completion", "cmpl", text_choice)  # fmt: skip
+    body = {
+        "id": f"{prefix}-{origin.name_of(id)}",
+        "object": kind,
+        "created": 0,
+        "model": origin.model,
+        "choices": [choice(completion)],
+        "usage": {"prompt_tokens": prompt, "completion_tokens": generated, "total_tokens": prompt + generated},
+    }
+    response = {"status_code": 200, "request_id": f"req_{origin.name_of(id)}", "body": body}
+    return dict(zip(KEYS, (f"batch_req_{origin.name_of(id)}", id, response, None), strict=True))
+
+
+def chat_choice(completion: Completion) -> dict[str, Any]:
+    """The one choice of a chat.completion."""
+    message = {"role": "assistant", "content": completion.text, "refusal": None}
+    return {"index": 0, "message": message, "logprobs": None, "finish_reason": completion.finish_reason}
+
+
+def text_choice(completion: Completion) -> dict[str, Any]:
+    """The one choice of a text_completion."""
+    return {"index": 0, "text": completion.text, "logprobs": None, "finish_reason": completion.finish_reason}
+
+
+def failure(id: Id, origin: Origin, error: ElmError) -> dict[str, Any]:
+    """The line for a request that has no answer."""
+    code = next((code for kind, code in CODES.items() if isinstance(error, kind)), "failed")
+    told = {"code": code, "message": sentence(error)}
+    return dict(zip(KEYS, (f"batch_req_{origin.name_of(id)}", id, None, told), strict=True))
+
+
+def id_of_result(record: Mapping[str, Any]) -> Id:
+    """The id that a written line answers. Raises InvalidRequest for what is no id."""
+    return check_id("custom_id", record["custom_id"], (str,))

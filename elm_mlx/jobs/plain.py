@@ -1,0 +1,47 @@
+"""elm-mlx's own lines: {id, prompt or messages, options} to {id, text, tokens, finish_reason, error}."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from elm_mlx.errors import ElmError, InvalidRequest
+from elm_mlx.jobs.ask import OPTIONS, Ask, Id, check_fields, check_id, check_prompt, options_in, sentence
+from elm_mlx.jobs.messages import read_messages
+from elm_mlx.jobs.origin import Origin
+
+if TYPE_CHECKING:
+    from elm_mlx.api import Completion
+
+KEYS = ("id", "text", "tokens", "finish_reason", "error")
+
+
+def read_id(fields: Mapping[str, Any], number: int) -> Id:
+    """The id of a line, its number in the file where it names none. Raises InvalidRequest for what is no id."""
+    return number if fields.get("id") is None else check_id(f"The id of line {number}", fields["id"])
+
+
+def read_ask(fields: Mapping[str, Any]) -> Ask:
+    """What a line asks. Raises InvalidRequest, with a sentence that names the field."""
+    check_fields("", fields, ("id", "prompt", "messages", *OPTIONS))
+    if ("prompt" in fields) == ("messages" in fields):
+        raise InvalidRequest("A line has either a prompt or messages.")
+    if "messages" in fields:
+        return Ask(options_in(fields), messages=read_messages(fields["messages"]))
+    prompt = check_prompt("prompt", fields["prompt"])
+    return Ask(options_in(fields), prompt=prompt, as_is=not isinstance(prompt, str))
+
+
+def answer(id: Id, origin: Origin, ask: Ask, completion: Completion) -> dict[str, Any]:
+    """The line for a finished answer."""
+    return dict(zip(KEYS, (id, completion.text, completion.tokens, completion.finish_reason, None), strict=True))
+
+
+def failure(id: Id, origin: Origin, error: ElmError) -> dict[str, Any]:
+    """The line for a request that has no answer."""
+    return dict(zip(KEYS, (id, None, [], None, sentence(error)), strict=True))
+
+
+def id_of_result(record: Mapping[str, Any]) -> Id:
+    """The id that a written line answers. Raises InvalidRequest for what is no id."""
+    return check_id("id", record["id"])

@@ -1,0 +1,230 @@
+"""OpenAI's lines and plain ones: what they may ask, what is refused by its name, and what their answers look like."""
+
+from __future__ import annotations
+
+import json
+from contextlib import suppress
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from elm_mlx.api import Completion, Stats
+from elm_mlx.errors import InvalidRequest, NotEnoughMemory, PromptTooLong, Unsupported
+from elm_mlx.jobs import openai, plain
+from elm_mlx.jobs.ask import Ask
+from elm_mlx.jobs.entry import Entry, read_entry
+from elm_mlx.jobs.origin import Origin
+
+ORIGIN = Origin("some-model", 0)
+DONE = Completion("Blue.", [5, 6], "stop", Stats(3, 2, 0.1, 30.0, 20.0, 0))
+CHAT = [{"role": "user", "content": "Which colour?"}]
+
+
+def entry(**fields: Any) -> Entry:
+    return read_entry(1, json.dumps(fields).encode())
+
+
+def chat(**body: Any) -> Entry:
+    return entry(custom_id="a", method="POST", url="/v1/chat/completions", body={"messages": CHAT} | body)
+
+
+def text(**body: Any) -> Entry:
+    return entry(custom_id="a", method="POST", url="/v1/completions", body={"prompt": "Blue is"} | body)
+
+
+# What is asked
+
+
+def test_a_plain_line_asks_with_a_prompt_or_with_messages_and_options() -> None:
+    assert entry(prompt="Hi").read_ask() == Ask({}, prompt="Hi")
+    assert entry(prompt=[1, 2]).read_ask() == Ask({}, prompt=[1, 2], as_is=True)
+    assert entry(id="x", messages=CHAT, seed=0).read_ask() == Ask({"seed": 0}, messages=CHAT)
+    options = {"max_tokens": 1, "temperature": 0.5, "top_p": 0.9, "top_k": 3, "min_p": 0.1, "seed": 7}
+    assert entry(prompt="", **options).read_ask() == Ask(options, prompt="")
+    assert entry(prompt="Hi", max_tokens=None).read_ask() == Ask({}, prompt="Hi")
+
+
+def test_a_line_of_openai_asks_the_same_and_its_prompts_are_given_as_they_are() -> None:
+    assert chat(max_tokens=4).read_ask() == Ask({"max_tokens": 4}, messages=CHAT)
+    assert chat(max_completion_tokens=4, top_k=2).read_ask() == Ask({"max_tokens": 4, "top_k": 2}, messages=CHAT)
+    assert text(seed=0).read_ask() == Ask({"seed": 0}, prompt="Blue is", as_is=True)
+    for body in ({"messages": CHAT}, {"prompt": "Blue is"}):  # as Together has them
+        assert entry(custom_id="a", body=body).read_ask() == entry(custom_id="a", method="POST", body=body).read_ask()
+
+
+def test_what_changes_no_answer_is_accepted() -> None:
+    harmless = {"model": "gpt-4o", "user": "me", "metadata": {"a": "b"}, "store": True, "service_tier": "flex"}
+    neutral = {"n": 1, "stream": False, "logprobs": False, "top_logprobs": 0, "tools": [], "tool_choice": "none",
+               "response_format": {"type": "text"}, "stop": None, "presence_penalty": 0, "frequency_penalty": 0.0,
+               "logit_bias": {}, "modalities": ["text"]}  # fmt: skip
+    assert chat(**harmless, **neutral).read_ask() == chat().read_ask()
+    assert text(best_of=1, echo=False, suffix="", logprobs=None).read_ask() == text().read_ask()
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("n", 2),
+        ("n", True),
+        ("stream", True),
+        ("logprobs", True),
+        ("logprobs", 0),
+        ("top_logprobs", 3),
+        ("tools", [{"type": "function"}]),
+        ("tool_choice", "required"),
+        ("response_format", {"type": "json_object"}),
+        ("stop", "\n"),
+        ("stop", ["\n"]),
+        ("presence_penalty", 0.1),
+        ("frequency_penalty", -1),
+        ("repetition_penalty", 1.1),
+        ("logit_bias", {"5": 1}),
+        ("reasoning_effort", "low"),
+        ("best_of", 2),
+        ("echo", True),
+        ("suffix", "the end"),
+        ("modalities", ["text", "audio"]),
+        ("functions", [{}]),
+    ],
+)
+def test_what_elm_mlx_lacks_is_refused_by_its_name(name: str, value: object) -> None:
+    for line in (chat(**{name: value}), text(**{name: value})):
+        with pytest.raises(InvalidRequest, match=f"^body.{name} is .* elm-mlx cannot do that. Leave it out.$"):
+            line.read_ask()
+
+
+@pytest.mark.parametrize(
+    ("line", "complaint"),
+    [
+        (entry(prompt="x", maxtokens=1), "maxtokens is no field .* Did you mean max_tokens?"),
+        (entry(prompt="x", stop="y"), "stop is no field that elm-mlx knows. Leave it out."),
+        (entry(prompt="x", method="POST"), "method is no field"),
+        (chat(maxtokens=1), "body.maxtokens is no field"),
+        (chat(prompt="x"), "body.prompt is no field"),
+        (text(messages=CHAT), "body.messages is no field"),
+        (entry(custom_id="a", body={"prompt": "x"}, extra=1), "extra is no field"),
+        (entry(), "either a prompt or messages"),
+        (entry(prompt="x", messages=CHAT), "either a prompt or messages"),
+        (entry(prompt=None), "prompt is None"),
+        (entry(prompt=["a", "b"]), "prompt is a list of prompts. Write a line for each"),
+        (entry(prompt=[1, True]), "prompt is .* a text or a list of token ids"),
+        (entry(custom_id="a"), "body is None"),
+        (entry(custom_id="a", body=[]), "body is "),
+        (entry(custom_id="a", body={}), "body has to hold messages or else prompt"),
+        (entry(custom_id="a", body={"prompt": "x", "messages": CHAT}), "body has to hold messages or else prompt"),
+        (entry(custom_id="a", url="/v1/chat/completions", body={"prompt": "x"}), "body has to hold messages"),
+        (entry(custom_id="a", url="/v1/embeddings", body={"input": "x"}), "url is '/v1/embeddings'"),
+        (entry(custom_id="a", url=1, body={"prompt": "x"}), "url is 1"),
+        (entry(custom_id="a", method="GET", body={"prompt": "x"}), "method is 'GET'; it must be POST"),
+        (chat(max_tokens=1, max_completion_tokens=2), "mean the same and differ"),
+        (chat(messages="Hi"), "messages is 'Hi'"),
+        (chat(messages=[]), "messages is \\[\\]"),
+        (chat(messages=[{"content": "x"}]), r"messages\[0\] is .* a role and a content"),
+        (chat(messages=[{"role": "tool", "content": "x"}]), r"messages\[0\].role is 'tool'"),
+        (chat(messages=[{"role": "user"}]), r"messages\[0\].content is None"),
+        (
+            chat(messages=[*CHAT, {"role": "assistant", "content": None, "tool_calls": [{}]}]),
+            r"\[1\].tool_calls is not",
+        ),
+        (
+            chat(messages=[{"role": "user", "content": [{"type": "image_url"}]}]),
+            r"messages\[0\].content\[0\] is no part",
+        ),
+    ],
+    ids=str,
+)
+def test_a_mistake_is_named(line: Entry, complaint: str) -> None:
+    with pytest.raises(InvalidRequest, match=complaint):
+        line.read_ask()
+
+
+def test_messages_are_read_as_openai_means_them() -> None:
+    parts = [{"type": "text", "text": "Which "}, {"type": "text", "text": "colour?"}]
+    given_ = [{"role": "developer", "content": "Be brief."}, {"role": "user", "name": "Ann", "content": parts}]
+    said = {"role": "assistant", "content": "Blue.", "refusal": None, "annotations": [], "reasoning_content": "Sky."}
+    assert chat(messages=[*given_, said]).read_ask().messages == [
+        {"role": "system", "content": "Be brief."},
+        *CHAT,
+        {"role": "assistant", "content": "Blue.", "reasoning_content": "Sky."},
+    ]
+
+
+ANY = st.recursive(st.none() | st.booleans() | st.integers() | st.floats() | st.text("ab/"), lambda inner: st.lists(
+    inner, max_size=3) | st.dictionaries(st.sampled_from(["role", "content", "type", "text", "x"]), inner))  # fmt: skip
+NAMES = st.sampled_from(["prompt", "messages", "max_tokens", "url", "method", "body", "model", "n", "stop", "tools"])
+
+
+@given(st.dictionaries(NAMES, ANY), st.dictionaries(NAMES, ANY))
+def test_any_fields_are_an_ask_or_a_sentence(fields: dict[str, Any], body: dict[str, Any]) -> None:
+    for line in (fields, fields | {"body": body}, {"custom_id": "a", "body": body}):
+        for form in (plain, openai):
+            with suppress(InvalidRequest):
+                assert isinstance(form.read_ask(line), Ask)
+
+
+# Answers
+
+
+def test_a_plain_answer_has_these_fields() -> None:
+    assert plain.answer("x", ORIGIN, Ask({}, prompt="Hi"), DONE) == {
+        "id": "x", "text": "Blue.", "tokens": [5, 6], "finish_reason": "stop", "error": None,
+    }  # fmt: skip
+    assert plain.failure(3, ORIGIN, InvalidRequest("Why.", "Give {top_p}.")) == {
+        "id": 3, "text": None, "tokens": [], "finish_reason": None, "error": "Why. Give top_p.",
+    }  # fmt: skip
+
+
+def test_an_answer_of_openai_has_its_fields_and_no_time() -> None:
+    line = openai.answer("x", ORIGIN, Ask({}, messages=CHAT), DONE)
+    assert list(line) == ["id", "custom_id", "response", "error"]
+    assert (line["custom_id"], line["error"], line["response"]["status_code"]) == ("x", None, 200)
+    body = line["response"]["body"]
+    assert body == {
+        "id": body["id"],
+        "object": "chat.completion",
+        "created": 0,
+        "model": "some-model",
+        "choices": [
+            {
+                "index": 0,
+                "message": {"role": "assistant", "content": "Blue.", "refusal": None},
+                "logprobs": None,
+                "finish_reason": "stop",
+            }
+        ],
+        "usage": {"prompt_tokens": 3, "completion_tokens": 2, "total_tokens": 5},
+    }
+    assert body["id"].startswith("chatcmpl-")
+    completed = openai.answer("x", ORIGIN, Ask({}, prompt="Hi", as_is=True), DONE)["response"]["body"]
+    assert (completed["object"], completed["choices"][0]["text"]) == ("text_completion", "Blue.")
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (PromptTooLong("Long."), "context_length_exceeded"),
+        (InvalidRequest("Wrong."), "invalid_request"),
+        (NotEnoughMemory("Small."), "out_of_memory"),
+        (Unsupported("Else."), "failed"),
+    ],
+)
+def test_an_error_of_openai_has_a_code_and_a_sentence(error: Any, code: str) -> None:
+    line = openai.failure("x", ORIGIN, error)
+    assert (line["response"], line["error"]) == (None, {"code": code, "message": str(error)})
+
+
+def test_long_errors_are_cut() -> None:
+    assert len(plain.failure(1, ORIGIN, InvalidRequest("x" * 10_000))["error"]) == 1000
+
+
+# Seeds
+
+
+def test_seeds_and_names_follow_from_seed_and_id_alone() -> None:
+    assert Origin("m", 0).seed_of("a") == Origin("other", 0).seed_of("a") == 5343935306724906182
+    seeds = {Origin("m", seed).seed_of(id) for seed in (0, 1, -1, 2**70) for id in ("a", "b", 1, "1")}
+    assert len(seeds) == 16
+    assert all(0 <= seed < 2**64 for seed in seeds)
+    assert len({Origin("m", 0).name_of(id) for id in ("a", 1, "1", "ü")}) == 4
