@@ -9,6 +9,7 @@ from copy import copy
 from dataclasses import dataclass
 from typing import TypeVar
 
+from elm_mlx.device import release
 from elm_mlx.device.backend import mx
 from elm_mlx.device.thread import DeviceThread, NotRun, guarded, refuse_fork
 from elm_mlx.engine.engine import Engine
@@ -39,8 +40,8 @@ class Worker:
     # In any thread
 
     def submit(self, request: Request, *, patient: bool = False) -> Handle:
-        """Queues a request and returns its handle at once. Raises QueueFull,
-        NotEnoughMemory, EngineStopped, Forked."""
+        """Queues a request and returns its handle at once. Raises QueueFull, NotEnoughMemory,
+        EngineStopped, Forked."""
         self.check()
         self._refuse_impossible(request)
         handle = Handle(request, patient)
@@ -129,6 +130,7 @@ class Worker:
             self._engine = None
             self.thread.turns.remove(self)
             guarded(engine.close)
+            release(engine.execution)
             del engine
             mx.clear_cache()  # what the model and its caches held goes back to the system
             for sequence in self._handles:
