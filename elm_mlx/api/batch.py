@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
 from functools import partial
 from itertools import islice
 from queue import SimpleQueue
@@ -16,7 +16,9 @@ AHEAD = 4  # requests under way for each row that decodes: a long answer must no
 Prompt = TypeVar("Prompt")
 
 
-def answers_in_order(submit: Callable[[Prompt], Stream], prompts: Iterable[Prompt], most: int) -> Iterator[Completion]:
+def answers_in_order(
+    submit: Callable[[Prompt], Stream], prompts: Iterable[Prompt], most: int
+) -> Generator[Completion, None, None]:
     """Submits the prompts, at most `most` at a time, and gives their answers in order. Closing it cancels the rest."""
     streams: deque[Stream] = deque()
     try:
@@ -32,7 +34,7 @@ def answers_in_order(submit: Callable[[Prompt], Stream], prompts: Iterable[Promp
 
 def answers_as_they_end(
     submit: Callable[[Prompt], Stream], prompts: Iterable[Prompt], most: int
-) -> Iterator[tuple[int, Completion]]:
+) -> Generator[tuple[int, Completion], None, None]:
     """Submits the prompts, at most `most` at a time, and gives (index of the prompt, its answer) as answers end.
     Closing it cancels the rest."""
     streams: dict[int, Stream] = {}

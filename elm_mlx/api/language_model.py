@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, Unpack, overload
@@ -126,7 +126,7 @@ class LanguageModel:
         *,
         ordered: Literal[True] = ...,
         **options: Unpack[Options],
-    ) -> Iterator[Completion]: ...
+    ) -> Generator[Completion, None, None]: ...
 
     @overload
     def batch(
@@ -136,7 +136,7 @@ class LanguageModel:
         *,
         ordered: Literal[False],
         **options: Unpack[Options],
-    ) -> Iterator[tuple[int, Completion]]: ...
+    ) -> Generator[tuple[int, Completion], None, None]: ...
 
     def batch(
         self,
@@ -145,7 +145,7 @@ class LanguageModel:
         *,
         ordered: bool = True,
         **options: Unpack[Options],
-    ) -> Iterator[Completion] | Iterator[tuple[int, Completion]]:
+    ) -> Generator[Completion, None, None] | Generator[tuple[int, Completion], None, None]:
         """Completes many prompts, several at once: gives a Completion for each, in order; or, unless `ordered`, (index
         of the prompt, Completion) as they end. `prompts` may be endless: they are taken as answers are read.
 

@@ -10,7 +10,7 @@ from weakref import finalize
 from elm_mlx.api.completion import Completion, Piece, stats_of
 from elm_mlx.arguments import Progress, real_number
 from elm_mlx.device.thread import is_forked, refuse_fork
-from elm_mlx.engine.handle import CallWaiter, Handle, State, wake_together
+from elm_mlx.engine.handle import CallWaiter, Handle, State
 from elm_mlx.engine.sequence import CANCELLED, ERROR, LENGTH, STOP
 from elm_mlx.engine.worker import Worker, again
 from elm_mlx.errors import Cancelled, InvalidRequest, TimedOut
@@ -112,7 +112,7 @@ class Stream:
         self._cancel()  # once
         self._lm = None
         if not is_forked():  # there the lock may be one that a lost thread holds
-            wake_together(self._handle.wake())
+            self._handle.tell()
 
     def close(self) -> None:
         """Cancels the answer as `cancel` does; for `with`, `contextlib.closing` and readers that stop early."""

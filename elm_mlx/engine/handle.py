@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from contextlib import suppress
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from elm_mlx.device.thread import refuse_fork
 from elm_mlx.engine.request import Request
@@ -24,22 +24,16 @@ class State(NamedTuple):
 NOTHING = State(0, 0, None)
 
 
+Wakes = dict[Any, list[Any]]
+"""What is to be woken together: an event loop to the futures of its tasks that wait."""
+
+
 class Waiter(Protocol):
-    """Someone who waits for news of a request. With `for_end` only its end counts."""
+    """Someone who waits for news of a request, or for its end."""
 
-    for_end: bool
-
-    def wake(self) -> Wake | None:
-        """Ends the wait, on the device thread; or returns what is to be woken together with others."""
+    def wake(self, wakes: Wakes) -> None:
+        """Ends the wait, on the device thread; or adds to `wakes` what is to be woken together with others."""
         ...
-
-
-class Wake(NamedTuple):
-    """Something that is called with all Wakes of one `loop` and one step: an event loop is woken once a step."""
-
-    loop: object
-    what: object
-    call: Callable[[object, list[object]], None]
 
 
 class Handle:
@@ -56,7 +50,8 @@ class Handle:
         self.refusal: Exception | None = None
         self._bound: int | None = None
         self._lock = threading.RLock()  # a signal's handler may cancel while its thread enlists
-        self._waiters: list[Waiter] = []
+        self._readers: list[Waiter] = []  # they wait for news,
+        self._enders: list[Waiter] = []  # they for the end
 
     @property
     def state(self) -> State:
@@ -95,7 +90,7 @@ class Handle:
         """Blocks until the answer is further than `known` (None: until its end), at most `timeout` seconds. Returns
         whether it is. Raises Forked."""
         refuse_fork()
-        waiter = ThreadWaiter(for_end=known is None)
+        waiter = ThreadWaiter()
         if not self.enlist(waiter, known):
             return True
         try:
@@ -106,35 +101,49 @@ class Handle:
     def enlist(self, waiter: Waiter, known: State | None) -> bool:
         """Registers a waiter, unless the answer is further than `known` already (None: at its end). Returns whether it
         was registered."""
-        # The device thread appends ids before it takes the lock. So either they are seen here, or it sees the waiter.
+        # First the waiter, then the look at the ids; the device thread first appends ids, then looks for waiters. So
+        # one of the two sees the other, and the device thread needs no lock where nobody waits.
+        waiters = self._readers if known is not None else self._enders
         with self._lock:
-            state = self.state
-            if state.finish is not None or (known is not None and state != known):
-                return False
-            self._waiters.append(waiter)
+            waiters.append(waiter)
+        state = self.state
+        if state.finish is None and (known is None or state == known):
             return True
+        self.dismiss(waiter)
+        return False
 
     def dismiss(self, waiter: Waiter) -> None:
         """Takes a waiter back that waits no longer."""
-        with self._lock, suppress(ValueError):
-            self._waiters.remove(waiter)
-
-    def wake(self) -> Iterable[Wake]:
-        """Wakes those who wait for the news there are; gives those to be woken together with others."""
         with self._lock:
-            if not self._waiters:
-                return ()
-            is_over = self.state.finish is not None
-            woken = [waiter for waiter in self._waiters if is_over or not waiter.for_end]
-            self._waiters = [waiter for waiter in self._waiters if waiter not in woken]
-        return [wake for waiter in woken if (wake := waiter.wake())]
+            for waiters in (self._readers, self._enders):
+                if waiter in waiters:
+                    waiters.remove(waiter)
+
+    def wake(self, wakes: Wakes) -> None:
+        """Wakes those who wait for the news there are; adds to `wakes` those to be woken together with others."""
+        if self._readers:
+            self._wake(self._readers, wakes)
+        if self._enders and self.state.finish is not None:
+            self._wake(self._enders, wakes)
+
+    def tell(self) -> None:
+        """Wakes those who wait, without others."""
+        wakes: Wakes = {}
+        self.wake(wakes)
+        wake_together(wakes)
+
+    def _wake(self, waiters: list[Waiter], wakes: Wakes) -> None:
+        with self._lock:
+            woken = waiters.copy()
+            waiters.clear()
+        for waiter in woken:
+            waiter.wake(wakes)
 
 
 class ThreadWaiter:
     """A thread that waits."""
 
-    def __init__(self, *, for_end: bool) -> None:
-        self.for_end = for_end
+    def __init__(self) -> None:
         self._lock = threading.Lock()
         self._lock.acquire()
 
@@ -142,26 +151,31 @@ class ThreadWaiter:
         """Blocks until woken, at most `timeout` seconds; returns whether it was. Signals are handled meanwhile."""
         return self._lock.acquire(timeout=-1 if timeout is None else max(0.0, timeout))
 
-    def wake(self) -> None:
+    def wake(self, _: Wakes) -> None:
+        """Ends the wait."""
         self._lock.release()
 
 
 class CallWaiter:
     """A function to be called, on the device thread, when an answer ends: it must be quick and raise nothing."""
 
-    for_end = True
-
     def __init__(self, call: Callable[[], None]) -> None:
         self._call = call
 
-    def wake(self) -> None:
+    def wake(self, _: Wakes) -> None:
+        """Calls it."""
         self._call()
 
 
-def wake_together(wakes: Iterable[Wake]) -> None:
-    """Calls each loop's Wakes at once."""
-    loops: dict[object, list[Wake]] = {}
-    for wake in wakes:
-        loops.setdefault(wake.loop, []).append(wake)
-    for loop, its in loops.items():
-        its[0].call(loop, [wake.what for wake in its])
+def wake_together(wakes: Wakes) -> None:
+    """Wakes each event loop once."""
+    for loop, futures in wakes.items():
+        with suppress(RuntimeError):  # the loop is closed: nobody waits there any more
+            loop.call_soon_threadsafe(settle, futures)
+
+
+def settle(futures: list[Any]) -> None:
+    """Ends the waits that were not cancelled meanwhile, in the loop's thread."""
+    for future in futures:
+        if not future.done():
+            future.set_result(None)

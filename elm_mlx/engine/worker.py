@@ -9,10 +9,11 @@ from copy import copy
 from dataclasses import dataclass
 from typing import TypeVar
 
+from elm_mlx.device import release
 from elm_mlx.device.backend import mx
 from elm_mlx.device.thread import DeviceThread, NotRun, guarded, refuse_fork
 from elm_mlx.engine.engine import Engine
-from elm_mlx.engine.handle import Handle, Wake, wake_together
+from elm_mlx.engine.handle import Handle, Wakes, wake_together
 from elm_mlx.engine.request import Request
 from elm_mlx.engine.sequence import CANCELLED, ERROR, Sequence
 from elm_mlx.errors import ElmError, EngineStopped, QueueFull, RequestFailed
@@ -39,8 +40,8 @@ class Worker:
     # In any thread
 
     def submit(self, request: Request, *, patient: bool = False) -> Handle:
-        """Queues a request and returns its handle at once. Raises QueueFull,
-        NotEnoughMemory, EngineStopped, Forked."""
+        """Queues a request and returns its handle at once. Raises QueueFull, NotEnoughMemory,
+        EngineStopped, Forked."""
         self.check()
         self._refuse_impossible(request)
         handle = Handle(request, patient)
@@ -129,6 +130,7 @@ class Worker:
             self._engine = None
             self.thread.turns.remove(self)
             guarded(engine.close)
+            release(engine.execution)
             del engine
             mx.clear_cache()  # what the model and its caches held goes back to the system
             for sequence in self._handles:
@@ -153,13 +155,13 @@ class Worker:
 
     def _hand_over(self, news: Iterable[Sequence]) -> None:
         """Wakes the readers of sequences with news, an event loop once for all of its readers."""
-        wakes: list[Wake] = []
+        wakes: Wakes = {}
         for sequence in news:
             if handle := self._handles.get(sequence):
                 if sequence.finish:
                     del self._handles[sequence]
                     self._answered(handle.is_patient)
-                wakes += handle.wake()
+                handle.wake(wakes)
         wake_together(wakes)
 
     def _answered(self, patient: bool) -> None:
@@ -180,7 +182,7 @@ class Worker:
         """Ends a request that the engine did not take."""
         handle.refuse(error)
         self._answered(handle.is_patient)
-        wake_together(handle.wake())
+        handle.tell()
 
     def _cancel(self, handle: Handle) -> None:
         """Has the engine cancel a request that is not over."""

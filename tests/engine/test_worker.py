@@ -9,13 +9,14 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import mlx.core as mx
 import pytest
 from helpers import checkpoints
 
 import elm_mlx
-from elm_mlx.api import asynchronous
 from elm_mlx.api.stream import OUTBOX
 from elm_mlx.engine.engine import Engine
+from elm_mlx.engine.handle import Handle
 from elm_mlx.engine.worker import Worker
 from elm_mlx.errors import Cancelled, EngineStopped, NotEnoughMemory, QueueFull, RequestFailed
 
@@ -200,10 +201,6 @@ def test_one_wake_up_a_step_for_all_readers_of_a_loop(
     lm: elm_mlx.LanguageModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     wakes: list[int] = []
-    usual = asynchronous.settle_soon
-    monkeypatch.setattr(
-        asynchronous, "settle_soon", lambda loop, futures: (wakes.append(len(futures)), usual(loop, futures))
-    )
     steps: list[int] = []
 
     def count(engine: Engine) -> None:
@@ -216,6 +213,9 @@ def test_one_wake_up_a_step_for_all_readers_of_a_loop(
         return [piece.token async for piece in lm.astream(checkpoints.prompt(n), 60)]
 
     async def main() -> list[list[int]]:
+        loop = asyncio.get_running_loop()
+        usual = loop.call_soon_threadsafe
+        loop.call_soon_threadsafe = lambda call, *them: (wakes.append(len(*them)), usual(call, *them))[1]  # type: ignore[method-assign]
         return await asyncio.gather(*(read(n) for n in (9, 10, 11)))
 
     together = asyncio.run(main())
@@ -224,8 +224,64 @@ def test_one_wake_up_a_step_for_all_readers_of_a_loop(
     assert len(wakes) <= len(steps)
 
 
-def test_nobody_is_woken_where_nobody_waits(lm: elm_mlx.LanguageModel, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(asynchronous, "settle_soon", lambda *_: pytest.fail("nobody waits"))
+def test_nobody_is_looked_for_where_nobody_waits(lm: elm_mlx.LanguageModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not even a lock is taken: an answer that is not waited for costs a look at two lists a step."""
+    monkeypatch.setattr(Handle, "_wake", lambda *_: pytest.fail("nobody waits"))
     stream = lm.submit(checkpoints.prompt(9), 20)
     wait_until(lambda: stream.completion.finish_reason == "length")
-    assert stream._handle._waiters == []
+
+
+class Faults:
+    """Counts the calls into MLX, and has one of them fail."""
+
+    def __init__(self) -> None:
+        self.calls, self.fails_at = 0, 0
+
+    def watched(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*args: Any, **kwargs: Any) -> Any:
+            self.calls += 1
+            if self.calls == self.fails_at:
+                raise RuntimeError("[metal] injected")
+            return function(*args, **kwargs)
+
+        return call
+
+    def install(self, patch: pytest.MonkeyPatch) -> None:
+        for module in (mx, mx.fast, mx.random):
+            for name, value in list(vars(module).items()):
+                if type(value).__name__ == "nb_func":
+                    patch.setattr(module, name, self.watched(value))
+
+
+@pytest.mark.parametrize("rounds", [40, pytest.param(2000, marks=pytest.mark.slow)])
+def test_a_fault_in_any_call_into_mlx_fails_requests_and_never_the_engine(
+    lm: elm_mlx.LanguageModel, rounds: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prompts = [checkpoints.prompt(n) for n in (5, 30)]
+    options: dict[str, Any] = {"max_tokens": 4, "temperature": 0.8, "seed": 3}
+    expected = [lm.generate(prompt, **options, reuse=False).tokens for prompt in prompts]
+    faults = Faults()
+    faults.install(monkeypatch)
+    assert ask_all(lm, prompts, options) == expected
+    failed = 0
+    for place in range(1, faults.calls + 1, max(1, faults.calls // rounds)):
+        faults.calls, faults.fails_at = 0, place
+        got = ask_all(lm, prompts, options)
+        faults.fails_at = 0
+        assert all(tokens in (None, right) for tokens, right in zip(got, expected, strict=True))
+        failed += None in got
+        assert ask_all(lm, prompts, options) == expected
+    assert failed > 0
+    assert worker_of(lm).call(lambda engine: (len(engine.active), engine.limits.budget.reserved)) == (0, 0)
+
+
+def ask_all(lm: elm_mlx.LanguageModel, prompts: list[list[int]], options: dict[str, Any]) -> list[list[int] | None]:
+    """The answers to these prompts, asked for together; None for one that failed."""
+    return [answer_or_none(stream) for stream in [lm.submit(prompt, **options) for prompt in prompts]]
+
+
+def answer_or_none(stream: elm_mlx.Stream) -> list[int] | None:
+    try:
+        return stream.result(PATIENCE_S).tokens
+    except RequestFailed:
+        return None
