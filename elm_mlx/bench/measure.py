@@ -1,4 +1,7 @@
-"""Runs the tests of models and reports their samples, ready for JSON; with mlx-lm both programs take turns."""
+"""Runs the tests of models and reports their samples, ready for JSON; with mlx-lm both programs take turns.
+
+Our runs are jobs of the device thread, one a run: there the models are, and nothing else of the process computes.
+"""
 
 from __future__ import annotations
 
@@ -19,6 +22,7 @@ from elm_mlx.bench.facts import bytes_per_token, machine_facts, model_facts, sof
 from elm_mlx.bench.ours import Ours
 from elm_mlx.bench.peer import Peer
 from elm_mlx.bench.report import PEER, Both, Round, case_report, together_report
+from elm_mlx.device.thread import on_device
 from elm_mlx.errors import ElmError, InvalidRequest
 from elm_mlx.store.load import read_config
 
@@ -54,7 +58,7 @@ def bench(
     """
     report: dict[str, Any] = {
         "schema": SCHEMA,
-        "machine": machine_facts() | {"read": measure_bandwidth()},
+        "machine": machine_facts() | {"read": on_device(lambda _: measure_bandwidth())},
         "software": software_facts(),
         "repetitions": series.repetitions,
         "models": [],
@@ -78,7 +82,7 @@ def measure_model(
     ours, done = Ours(lm, series.submit), 0
     alone: list[dict[str, Any]] = []
     batched: list[dict[str, Any]] = []
-    with Peer(directory) if series.compare else nullcontext() as peer:
+    with lm, Peer(directory) if series.compare else nullcontext() as peer:
         said = peer.facts | check_agreement(ours, peer, facts, lm.config.vocab_size) if peer else None
         for test in series.tests:
             rounds: list[Any] = []
@@ -95,7 +99,7 @@ def measure_model(
 
 def load_and_time(directory: Path, policy: str, force: bool) -> tuple[elm_mlx.LanguageModel, float]:
     """Loads a model twice; gives it and the seconds of the second time, when its files are in memory already."""
-    elm_mlx.load(directory, cpu_policy=policy, force=force)
+    elm_mlx.load(directory, cpu_policy=policy, force=force).close()
     begun = time.perf_counter()
     lm = elm_mlx.load(directory, cpu_policy=policy, force=force)
     return lm, time.perf_counter() - begun
@@ -113,9 +117,9 @@ def run_round(ours: Ours, peer: Peer | None, test: Case | Together) -> Round | B
 def in_turn(own: Callable[[], T], peer: Peer | None, other: Callable[[Peer], T]) -> tuple[T, T | None]:
     """Our result, and the peer's where there is one."""
     if not peer:
-        return own(), None
+        return on_device(lambda _: own()), None
     time.sleep(PAUSE_S)
-    first = own()
+    first = on_device(lambda _: own())
     time.sleep(PAUSE_S)
     return first, other(peer)
 
@@ -131,7 +135,7 @@ def check_agreement(ours: Ours, peer: Peer, facts: dict[str, Any], vocab_size: i
             "Leave {cpu_policy} out, or {compare}.",
         )
     prompt = Case(FIRST, FIRST_PROMPT).token_ids(vocab_size)
-    tokens = list(ours.decode(prompt, JUDGED))
+    tokens = on_device(lambda _: list(ours.decode(prompt, JUDGED)))
     greedy, below = peer.judge(prompt, tokens)
     same = sum(own == other for own, other in zip(tokens, greedy, strict=True))
     is_exact = facts["computed_in"] == peer.facts["computed_in"] == "float32"

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import signal
 import statistics
 import subprocess
+import threading
 from pathlib import Path
 from typing import Any, NamedTuple
 from unittest.mock import Mock
@@ -145,6 +147,22 @@ def test_the_warm_up_is_a_run_of_both_and_no_sample(tiny: Path, monkeypatch: pyt
     report = whole([("tiny", tiny)], Series([Case("tg", 4)], repetitions=3))
     assert runs == ["tg4"] * 4
     assert report["models"][0]["tests"][0]["samples_s"] == [2, 3, 4]
+
+
+def test_our_runs_are_on_the_device_thread_and_the_models_are_given_back(
+    tiny: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = []
+
+    def watch(run: Any) -> Any:
+        return lambda *given: seen.append(threading.current_thread().name) or run(*given)
+
+    monkeypatch.setattr(measure, "sample", watch(measure.sample))
+    monkeypatch.setattr(measure, "answer", watch(measure.answer))
+    whole([("tiny", tiny)], Series([Case("tg", 4), Together(4, 4, 2)], repetitions=1))
+    assert seen == ["elm-mlx device"] * 4
+    gc.collect()  # models of tests before this one
+    assert "elm-mlx device" not in {thread.name for thread in threading.enumerate()}
 
 
 def test_what_was_measured_is_there_after_each_test(tiny: Path) -> None:
