@@ -43,13 +43,10 @@ def test_random_arrivals_come_in_order_and_are_always_the_same() -> None:
     assert (len(times), times, len(set(times)) > 12) == (24, sorted(times), True)
 
 
-@pytest.mark.parametrize("path", REPORTS, ids=lambda path: path.stem)
-def test_what_lies_in_results_follows_from_its_samples(path: Path) -> None:
-    results = json.loads(path.read_text(encoding="utf-8"))["results"]
-    assert {(one["experiment"], one["shape"]) for one in results} == {
-        (name, shape) for name in batching.EXPERIMENTS for shape in batching.SHAPES
-    }
+def test_what_lies_in_results_follows_from_its_samples() -> None:
+    results = [one for path in REPORTS for one in json.loads(path.read_text(encoding="utf-8"))["results"]]
     for one in results:
+        assert one["experiment"] in batching.EXPERIMENTS
         ratios = [other / ours for ours, other in zip(one["ours_s"], one["other_s"], strict=True)]
         assert len(ratios) >= 5
         assert one["ratio"] == pytest.approx(statistics.median(ratios))
