@@ -195,7 +195,7 @@ def test_only_a_blas_that_we_loaded_is_told(monkeypatch: pytest.MonkeyPatch) -> 
     told: list[int] = []
     library = SimpleNamespace(openblas_get_num_threads=lambda: 2, openblas_set_num_threads=told.append)
     monkeypatch.setattr(blas, "fast_blas", lambda: "libopenblas.so.0")
-    ask = blas.thread_count.__wrapped__
+    ask = blas.blas_threads.__wrapped__
     for loaded, number in (({}, 1), ({"libopenblas.so.0": SimpleNamespace()}, 1), ({"libopenblas.so.0": library}, 2)):
         monkeypatch.setattr(blas, "_loaded", loaded)
         found, tell = ask()
