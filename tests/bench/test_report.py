@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import json
 import signal
 import statistics
@@ -22,7 +21,7 @@ from elm_mlx.bench.loads import Mark, Run
 from elm_mlx.bench.measure import SCHEMA, Series, bench
 from elm_mlx.bench.report import case_report, text, together_report
 from elm_mlx.convert import convert
-from elm_mlx.errors import ElmError, InvalidRequest, NotFound, PromptTooLong
+from elm_mlx.errors import ElmError, EngineStopped, InvalidRequest, NotFound, PromptTooLong
 
 RESULTS = Path(__file__).parents[2] / "benchmarks" / "results"
 
@@ -152,7 +151,8 @@ def test_the_warm_up_is_a_run_of_both_and_no_sample(tiny: Path, monkeypatch: pyt
 def test_our_runs_are_on_the_device_thread_and_the_models_are_given_back(
     tiny: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    seen = []
+    seen, loaded, load = [], list[elm_mlx.LanguageModel](), elm_mlx.load
+    monkeypatch.setattr(elm_mlx, "load", lambda *given, **options: loaded.append(load(*given, **options)) or loaded[-1])
 
     def watch(run: Any) -> Any:
         return lambda *given: seen.append(threading.current_thread().name) or run(*given)
@@ -161,8 +161,10 @@ def test_our_runs_are_on_the_device_thread_and_the_models_are_given_back(
     monkeypatch.setattr(measure, "answer", watch(measure.answer))
     whole([("tiny", tiny)], Series([Case("tg", 4), Together(4, 4, 2)], repetitions=1))
     assert seen == ["elm-mlx device"] * 4
-    gc.collect()  # models of tests before this one
-    assert "elm-mlx device" not in {thread.name for thread in threading.enumerate()}
+    assert len(loaded) == 2  # the first one warms up the system's cache of files
+    for lm in loaded:
+        with pytest.raises(EngineStopped):
+            _ = lm.model
 
 
 def test_what_was_measured_is_there_after_each_test(tiny: Path) -> None:
