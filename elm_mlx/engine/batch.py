@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from itertools import chain
 from typing import Any, NamedTuple
 
@@ -108,7 +109,7 @@ class Batch:
         same = drawn is self.drawn and rows == self.rows and not self.moved
         ids = drawn.ids if same and all(len(one.ids) + 1 < one.room for one in rows) else self._arrange(rows, drawn)
         self.drawn = self._submit(ids, early) if ids is not None else None
-        tokens, highest = list_of(drawn.ids), list_of(drawn.peaks)
+        tokens, highest = list_of(drawn.ids), self._peaks_of(drawn)
         if self.drawn and not early:
             mx.async_eval(self.drawn.ids, self.drawn.peaks)
         return self._deliver(drawn.rows, tokens, highest)
@@ -202,7 +203,7 @@ class Batch:
             if group is None:
                 continue
             if self.drawn:
-                mx.eval(self.drawn.ids)  # while a step reads the slots, writing into them would copy them whole
+                self._peaks_of(self.drawn)  # while a step reads the slots, writing into them would copy them whole
             self.alone.remove(one)
             group.join(one)
             self.moved = True
@@ -247,6 +248,15 @@ class Batch:
         if early:
             mx.async_eval(drawn.ids, drawn.peaks)
         return drawn
+
+    def _peaks_of(self, drawn: Drawn) -> list[float]:
+        """The peaks of the logits of a step, for which the host waits. One that is not finite, be it that of a row
+        which has ended, is noted in the slots: they hold what it came from."""
+        highest = list_of(drawn.peaks)
+        if not all(map(math.isfinite, highest)):
+            for group in self.groups:
+                group.slots.is_finite = False
+        return highest
 
     def _deliver(self, rows: list[Sequence | None], tokens: list[int], highest: list[float]) -> list[Sequence]:
         """Gives every sequence its id."""

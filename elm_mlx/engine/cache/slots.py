@@ -54,6 +54,7 @@ class Slots:
         self.layers = [SlotLayer(self.view) for _ in range(layers)]  # without a way back, so that they end together
         self.lengths: list[int | None] = [None] * rows  # positions held by each slot; None: it is free
         self.room = self.clock = 0  # R, and the steps so far
+        self.is_finite = True  # whether no slot may hold what is no number
         self.grow_by = grow_by
 
     @property
@@ -83,13 +84,17 @@ class Slots:
         return max(RESERVE, self.room * 2 if positions >= self.room > 0 else self.room, positions + 1)
 
     def join(self, cache: Sequence[KVCache]) -> int:
-        """Copies the one row of a cache into the lowest free slot, and returns the slot."""
+        """Copies the one row of a cache into the lowest free slot, and returns the slot. What an earlier row has left
+        there is overwritten where it may be no number: attention weighs columns that a row may not read with 0, and 0
+        times NaN is NaN."""
         length = cache[0].offset
         slots = len(self.lengths) if None in self.lengths else 2 * len(self.lengths)
         if slots > len(self.lengths) or length >= self.room:
             self._move(slots, self.columns_for(max(length, self.longest)), cache)
         slot = self.lengths.index(None)
         for layer, row in zip(self.layers, cache, strict=True):
+            if not self.is_finite:
+                layer.wipe(slot)
             layer.write(slot, self._pieces(self.clock - length, length), row)
         mx.eval([(layer.keys, layer.values) for layer in self.layers])
         self.lengths[slot] = length
@@ -188,6 +193,11 @@ class SlotLayer:
         for positions, columns in pieces:
             self.keys[slot : slot + 1, :, columns] = row.keys[:, :, positions]  # type: ignore[index]
             self.values[slot : slot + 1, :, columns] = row.values[:, :, positions]  # type: ignore[index]
+
+    def wipe(self, slot: int) -> None:
+        """Fills all columns of a slot with zeros."""
+        self.keys[slot] = 0
+        self.values[slot] = 0
 
     def copy(self, slot: int, pieces: Sequence[tuple[slice, slice]]) -> KVCache:
         """The columns of a slot, in the order of their positions, as a cache of one row [1, K, S, D]."""
