@@ -137,9 +137,15 @@ class Engine:
         if self.reading or not self.waiting or len(self.running) >= self.limits.rows:
             return None
         first = self.waiting[0]
-        if first in self.leaving or not self.limits.budget.has_room(self._bytes(first)):
+        if first in self.leaving or not self._has_room(first):
             return None
         return first.number
+
+    def _has_room(self, one: Sequence) -> bool:
+        """Whether the budget has room for a sequence, beside or in free slots; the next rows move into some of them."""
+        next_rows = sum(self._bytes(other) for other in self.running if other.ahead)
+        slots = max(0, self.batch.idle_for(len(one.request.prompt)) - next_rows)
+        return self.limits.budget.has_room(self._bytes(one) - slots)
 
     def _next_is_impossible(self) -> bool:
         """Whether the first waiting sequence can never have room: the budget has become smaller since it came."""
@@ -156,7 +162,7 @@ class Engine:
         one = self.waiting.popleft()
         one.cache = self._borrow(one) or self._new_cache(one)
         one.reserved = max(self._bytes(one), cache_bytes(one.cache))  # one that was handed over may have longer buffers
-        self.limits.budget.reserve(one.reserved)
+        self.limits.budget.take(one.reserved)
         one.read = one.reused = one.cache[0].offset
         ids = mx.array([one.request.prompt[one.read :]])
         self.reading = one, Reading(self.model, ids, one.cache, self.execution)

@@ -51,7 +51,7 @@ def check_random_runs(lm: elm_mlx.LanguageModel, seeds: range) -> None:
         left = engine.active, engine.waiting, engine.running, engine.reading, engine.batch.groups, engine.batch.alone
         assert not any(left)
         assert not engine.has_work
-        assert engine.limits.budget.reserved == 0
+        assert engine.limits.budget.reserved == engine.limits.budget.idle == 0
 
 
 @each_family
