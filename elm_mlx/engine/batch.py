@@ -60,8 +60,14 @@ class Batch:
         return own + sum(group.slots.nbytes for group in self.groups)
 
     def idle_for(self, length: int) -> int:
-        """The bytes of free slots that a row of so many positions can move into."""
-        return sum(group.idle for group in self.groups if None in group.rows and alike(length, group.slots.longest))
+        """The bytes of free slots that a row of so many positions can move into, or that are given up when it decodes,
+        since all rows beside them are paused then and leave."""
+        return sum(
+            group.idle
+            for group in self.groups
+            if all(one.is_paused for one in group.rows if one)
+            or (None in group.rows and alike(length, group.slots.longest))
+        )
 
     def step(self, rows: list[Sequence], early: bool) -> list[Sequence]:
         """Computes the next id of every row that needs one, and reads the ids that were drawn before. Returns the

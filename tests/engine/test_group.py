@@ -7,11 +7,13 @@ from helpers import checkpoints
 from helpers.engines import check_answers
 
 import elm_mlx
+from elm_mlx.engine import batch
 from elm_mlx.engine.budget import Budget
 from elm_mlx.engine.cache.kv import cache_bytes
 from elm_mlx.engine.engine import Engine
 from elm_mlx.engine.limits import Limits
 from elm_mlx.engine.request import Request
+from elm_mlx.engine.sequence import LENGTH
 
 ROOM = 60  # positions of each row
 
@@ -69,3 +71,27 @@ def test_free_slots_are_room_for_the_next_rows_alone(lm: elm_mlx.LanguageModel) 
     assert most_rows(engine) == 4
     check_answers(lm, sequences)
     assert budget.reserved == budget.idle == 0
+
+
+def test_free_slots_beside_paused_rows_keep_nobody_waiting(
+    lm: elm_mlx.LanguageModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = engine_for(lm, rows=4, budget=4)
+    sequences = [engine.submit(request(n)) for n in range(4)]
+    while not all(one.ids for one in sequences):
+        engine.step()
+    for one in sequences[2:]:
+        engine.cancel(one)
+    for one in sequences[:2]:
+        one.bound = 1
+    engine.step()
+    monkeypatch.setattr(batch, "alike", lambda one, other: False)  # so the next row cannot move into the slots
+    sequences.append(engine.submit(request(5)))
+    while engine.has_work:
+        engine.step()
+    assert sequences[-1].finish == LENGTH
+    for one in sequences[:2]:
+        one.bound = None
+    while engine.has_work:
+        engine.step()
+    check_answers(lm, sequences)
