@@ -59,15 +59,17 @@ class Batch:
         own = sum(array.nbytes for one in self.alone for layer in one.cache or () for array in layer.arrays())
         return own + sum(group.slots.nbytes for group in self.groups)
 
-    def idle_for(self, length: int) -> int:
+    def idle_for(self, length: int, running: list[Sequence]) -> int:
         """The bytes of free slots that a row of so many positions can move into, or that are given up when it decodes,
-        since all rows beside them are paused then and leave."""
-        return sum(
+        since all rows beside them are paused then and leave. Running rows of like length with caches of their own come
+        first."""
+        idle = sum(
             group.idle
             for group in self.groups
             if all(one.is_paused for one in group.rows if one)
             or (None in group.rows and alike(length, group.slots.longest))
         )
+        return max(0, idle - sum(one.reserved for one in running if one.cache and alike(length, length_of(one))))
 
     def step(self, rows: list[Sequence], early: bool) -> list[Sequence]:
         """Computes the next id of every row that needs one, and reads the ids that were drawn before. Returns the

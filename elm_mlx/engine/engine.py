@@ -142,10 +142,9 @@ class Engine:
         return first.number
 
     def _has_room(self, one: Sequence) -> bool:
-        """Whether the budget has room for a sequence, beside or in free slots; the next rows move into some of them."""
-        next_rows = sum(self._bytes(other) for other in self.running if other.ahead)
-        slots = max(0, self.batch.idle_for(len(one.request.prompt)) - next_rows)
-        return self.limits.budget.has_room(self._bytes(one) - slots)
+        """Whether the budget has room for a sequence, beside free slots or in them."""
+        idle = self.batch.idle_for(len(one.request.prompt), self.running)
+        return self.limits.budget.has_room(self._bytes(one) - idle)
 
     def _next_is_impossible(self) -> bool:
         """Whether the first waiting sequence can never have room: the budget has become smaller since it came."""
