@@ -25,7 +25,7 @@ from elm_mlx.config import ModelConfig
 from elm_mlx.device import memory
 from elm_mlx.device.blas import blas_threads
 from elm_mlx.device.execution import Execution
-from elm_mlx.device.threads import take_threads
+from elm_mlx.device.thread_count import take_threads
 
 if TYPE_CHECKING:
     from elm_mlx.device.execution import DeviceStream

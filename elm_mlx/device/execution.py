@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import mlx.core as mx
 
-    from elm_mlx.device.threads import ThreadsInUse
+    from elm_mlx.device.thread_count import ThreadsInUse
 
     DeviceStream = mx.Device | mx.ThreadLocalStream  # MLX's own stream of a device, or another of each thread
 

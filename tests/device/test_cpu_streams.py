@@ -14,7 +14,7 @@ import pytest
 from helpers import checkpoints
 
 import elm_mlx
-from elm_mlx.device import blas, cpu, release, shared_linear, threads
+from elm_mlx.device import blas, cpu, release, shared_linear, thread_count
 from elm_mlx.device.execution import Execution
 from elm_mlx.device.shared_linear import FEW, SharedLinear
 from elm_mlx.engine.cache.kv import make_cache
@@ -33,12 +33,12 @@ def blas_of(monkeypatch: pytest.MonkeyPatch) -> Blas:
 
     def takes(number: int) -> list[int]:
         told: list[int] = []
-        for module in (cpu, threads):
+        for module in (cpu, thread_count):
             monkeypatch.setattr(module, "blas_threads", lambda: (number, told.append))
         return told
 
-    monkeypatch.setattr(threads, "fast_blas", lambda: "a fast one")
-    monkeypatch.setattr(threads, "_in_use", WeakSet())
+    monkeypatch.setattr(thread_count, "fast_blas", lambda: "a fast one")
+    monkeypatch.setattr(thread_count, "_in_use", WeakSet())
     monkeypatch.setattr(shared_linear, "LARGE", 0)
     return takes
 
@@ -127,7 +127,7 @@ def test_the_first_model_decides_the_blas_s_threads_and_later_ones_are_told(open
     plain = elm_mlx.load(openelm, cpu_policy="plain")
     assert told == [1]
     assert first.notice == second.notice == cpu.NOTICE
-    assert plain.notice == f"{cpu.NOTICE} {threads.KEPT.format('one thread')}"
+    assert plain.notice == f"{cpu.NOTICE} {thread_count.KEPT.format('one thread')}"
     assert [len(lm.execution.streams) for lm in (first, second, plain)] == [2, 2, 0]
 
 
@@ -135,7 +135,7 @@ def test_beside_a_blas_with_several_threads_no_streams_are_opened(openelm: Path,
     told = blas_of(2)
     plain, later = elm_mlx.load(openelm, cpu_policy="plain"), elm_mlx.load(openelm)
     assert told == [2]
-    assert (plain.notice, later.notice) == (cpu.NOTICE, f"{cpu.NOTICE} {threads.KEPT.format('2 threads')}")
+    assert (plain.notice, later.notice) == (cpu.NOTICE, f"{cpu.NOTICE} {thread_count.KEPT.format('2 threads')}")
     assert not later.execution.streams
     assert later.model.dtype == mx.float32  # all else is as its policy says
 
@@ -165,14 +165,14 @@ def test_the_reference_blas_has_no_threads_that_a_model_could_keep(
     openelm: Path, blas_of: Blas, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     blas_of(2)
-    monkeypatch.setattr(threads, "fast_blas", lambda: None)
+    monkeypatch.setattr(thread_count, "fast_blas", lambda: None)
     plain, shared = elm_mlx.load(openelm, cpu_policy="plain"), elm_mlx.load(openelm)
     assert plain.notice == shared.notice == cpu.NOTICE
     assert len(shared.execution.streams) == 2
 
 
 def test_what_only_the_process_shares_makes_no_difference_between_executions() -> None:
-    assert Execution(threads=threads.ThreadsInUse(1)) == Execution()
+    assert Execution(threads=thread_count.ThreadsInUse(1)) == Execution()
     release(Execution())  # on a GPU there is nothing to let go of
 
 
