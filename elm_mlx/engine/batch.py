@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from itertools import chain
 from typing import Any, NamedTuple
 
@@ -9,9 +10,9 @@ import mlx.core as mx
 
 from elm_mlx.engine.cache.kv import RESERVE, KVCache
 from elm_mlx.engine.cache.rows import Alone, Rows
-from elm_mlx.engine.cache.slots import Slots
 from elm_mlx.engine.decodes import Decodes
 from elm_mlx.engine.finite import peaks
+from elm_mlx.engine.group import Group, new_group
 from elm_mlx.engine.limits import Limits
 from elm_mlx.engine.samplers import Samplers
 from elm_mlx.engine.sequence import ERROR, Sequence
@@ -29,44 +30,6 @@ class Drawn(NamedTuple):
     rows: list[Sequence | None]
 
 
-class Group:
-    """Sequences that share Slots; `rows` are those of the slots, None where one is free.
-
-    Every slot is as long as the longest row. What that takes beyond the rows' own reservations is reserved too, so that
-    the budget holds for the bytes that there are.
-    """
-
-    def __init__(self, slots: Slots, limits: Limits) -> None:
-        self.slots, self.limits, self.surplus = slots, limits, 0  # the bytes that are reserved beside the rows' own
-        self.rows: list[Sequence | None] = [None] * len(slots.lengths)
-
-    def reserve_for(self, *more: Sequence) -> bool:
-        """Reserves what the slots will take with these sequences beside those that are there; False, and nothing
-        changes, where the budget has no room for it."""
-        positions = [one.positions for one in (*self.rows, *more) if one]
-        surplus = sum(max(positions) - own for own in positions) * self.limits.token_bytes if positions else 0
-        if surplus > self.surplus and not self.limits.budget.reserve(surplus - self.surplus):
-            return False
-        if surplus < self.surplus:
-            self.limits.budget.release(self.surplus - surplus)
-        self.surplus = surplus
-        return True
-
-    def join(self, sequence: Sequence) -> None:
-        """Moves a sequence from its own cache into a slot."""
-        assert sequence.cache
-        slot = self.slots.join(sequence.cache)
-        self.rows += [None] * (len(self.slots.lengths) - len(self.rows))
-        self.rows[slot], sequence.cache = sequence, None
-
-    def leave(self, sequence: Sequence) -> None:
-        """Frees the sequence's slot."""
-        slot = self.rows.index(sequence)
-        self.rows[slot] = None
-        self.slots.leave(slot)
-        self.reserve_for()
-
-
 class Batch:
     """Decodes several sequences at once. Where there is one, it has its own cache; several of like length share slots,
     and one that is much longer than the others keeps its own cache beside them."""
@@ -80,7 +43,7 @@ class Batch:
     def drop(self) -> None:
         """Forgets all rows and their buffers."""
         for group in self.groups:
-            self.limits.budget.release(group.surplus)
+            group.drop()
         self.groups = []
         self.alone: list[Sequence] = []
         self.order: list[Sequence | None] = []  # the rows of a step
@@ -96,6 +59,18 @@ class Batch:
         own = sum(array.nbytes for one in self.alone for layer in one.cache or () for array in layer.arrays())
         return own + sum(group.slots.nbytes for group in self.groups)
 
+    def idle_for(self, length: int, running: list[Sequence]) -> int:
+        """The bytes of free slots that a row of so many positions can move into, or that are given up when it decodes,
+        since all rows beside them are paused then and leave. Running rows of like length with caches of their own come
+        first."""
+        idle = sum(
+            group.idle
+            for group in self.groups
+            if all(one.is_paused for one in group.rows if one)
+            or (None in group.rows and alike(length, group.slots.longest))
+        )
+        return max(0, idle - sum(one.reserved for one in running if one.cache and alike(length, length_of(one))))
+
     def step(self, rows: list[Sequence], early: bool) -> list[Sequence]:
         """Computes the next id of every row that needs one, and reads the ids that were drawn before. Returns the
         sequences that got an id, or ended.
@@ -108,7 +83,7 @@ class Batch:
         same = drawn is self.drawn and rows == self.rows and not self.moved
         ids = drawn.ids if same and all(len(one.ids) + 1 < one.room for one in rows) else self._arrange(rows, drawn)
         self.drawn = self._submit(ids, early) if ids is not None else None
-        tokens, highest = list_of(drawn.ids), list_of(drawn.peaks)
+        tokens, highest = list_of(drawn.ids), self._peaks_of(drawn)
         if self.drawn and not early:
             mx.async_eval(self.drawn.ids, self.drawn.peaks)
         return self._deliver(drawn.rows, tokens, highest)
@@ -198,29 +173,29 @@ class Batch:
     def _pair(self, going: list[Sequence]) -> None:
         """Moves rows that have caches of their own into slots, together with rows of like length."""
         for one in [one for one in self.alone if one in going]:
-            group = self._group_for(one)
+            group = self._group_for(one, going)
             if group is None:
                 continue
             if self.drawn:
-                mx.eval(self.drawn.ids)  # while a step reads the slots, writing into them would copy them whole
+                self._peaks_of(self.drawn)  # while a step reads the slots, writing into them would copy them whole
             self.alone.remove(one)
             group.join(one)
             self.moved = True
 
-    def _group_for(self, one: Sequence) -> Group | None:
+    def _group_for(self, one: Sequence, going: list[Sequence]) -> Group | None:
         """Slots that a row can share with rows of like length; None where there are none, or no bytes for them."""
         length = length_of(one)
         for group in self.groups:
             if alike(length, group.slots.longest) and group.reserve_for(one):
                 return group
-        others = [other for other in self.alone if other is not one and alike(length, length_of(other))]
+        others = [
+            other for other in going if other in self.alone and other is not one and alike(length, length_of(other))
+        ]
         if not others:
             return None
-        group = Group(Slots(len(one.cache or ()), slots_for(self.expected), self.grow_by), self.limits)
-        if not group.reserve_for(one, others[0]):
-            return None
-        self.groups.append(group)
-        return group
+        made = new_group(self.limits, self.expected, self.grow_by, one, others[0])
+        self.groups += [made] if made else []
+        return made
 
     def _reorder(self, order: list[Sequence | None]) -> None:
         """Prepares caches and samplers for rows in this order."""
@@ -248,6 +223,15 @@ class Batch:
             mx.async_eval(drawn.ids, drawn.peaks)
         return drawn
 
+    def _peaks_of(self, drawn: Drawn) -> list[float]:
+        """The peaks of the logits of a step, for which the host waits. One that is not finite, be it that of a row
+        which has ended, is noted in the slots: they hold what it came from."""
+        highest = list_of(drawn.peaks)
+        if not all(map(math.isfinite, highest)):
+            for group in self.groups:
+                group.slots.is_finite = False
+        return highest
+
     def _deliver(self, rows: list[Sequence | None], tokens: list[int], highest: list[float]) -> list[Sequence]:
         """Gives every sequence its id."""
         news = []
@@ -265,11 +249,6 @@ def list_of(numbers: mx.array) -> list[Any]:
     """The numbers of an array [B], for which the host waits."""
     found: Any = numbers.tolist()
     return found
-
-
-def slots_for(rows: int) -> int:
-    """How many slots to make where so many rows are expected: a power of two."""
-    return 1 << max(rows - 1, 1).bit_length()
 
 
 def length_of(sequence: Sequence) -> int:

@@ -27,7 +27,8 @@ class Yields(Protocol):
 
 
 class Budget:
-    """Counts bytes of caches: at most `limit` in all, of which `reserved` belong to requests that run.
+    """Counts bytes of caches: at most `limit` in all, of which `reserved` belong to requests that run. Free slots take
+    `idle` bytes more, which only those requests can use that move into them.
 
     What is not reserved may be filled by stores, which register, up to `kept` bytes together (by default PREFIX_SHARE
     of the limit). They give way to requests: what was not used for the longest time goes first, in whichever store it
@@ -35,7 +36,7 @@ class Budget:
     """
 
     def __init__(self, limit: int, kept: int | None = None) -> None:
-        self.limit, self.reserved = limit, 0
+        self.limit, self.reserved, self.idle = limit, 0, 0
         self.kept = int(limit * PREFIX_SHARE) if kept is None else kept
         self._stores: WeakSet[Yields] = WeakSet()  # a store that was dropped holds nothing any more
 
@@ -45,7 +46,8 @@ class Budget:
 
     @property
     def available(self) -> int:
-        """Bytes that requests can still reserve, those that stores would give up included."""
+        """Bytes that no request has reserved, those that stores would give up and those of free slots included. Below 0
+        where the limit was made smaller."""
         return self.limit - self.reserved
 
     @property
@@ -54,17 +56,21 @@ class Budget:
         return sum(store.nbytes for store in self._stores)
 
     def has_room(self, nbytes: int) -> bool:
-        """Whether a request can reserve so many bytes now."""
-        return nbytes <= self.available
+        """Whether a request can reserve so many bytes now, beside all free slots."""
+        return nbytes <= self.available - self.idle
 
     def reserve(self, nbytes: int) -> bool:
         """Reserves bytes for a request, for which stores give way. False, and nothing changes, where there are too
         few."""
         if not self.has_room(nbytes):
             return False
-        self.reserved += nbytes
-        self._let_go(self.available)
+        self.take(nbytes)
         return True
+
+    def take(self, nbytes: int) -> None:
+        """Reserves bytes that were found to be there, for which stores give way."""
+        self.reserved += nbytes
+        self._let_go(max(0, self.available))
 
     def release(self, nbytes: int) -> None:
         """Gives back what a request had reserved. Raises ValueError for more than is reserved."""

@@ -9,6 +9,7 @@ from itertools import count
 import mlx.core as mx
 
 from elm_mlx.device.execution import Execution
+from elm_mlx.device.memory import too_large
 from elm_mlx.engine.batch import Batch
 from elm_mlx.engine.cache.kv import RESERVE, KVCache, cache_bytes, make_cache
 from elm_mlx.engine.decodes import Decodes
@@ -47,7 +48,7 @@ class Engine:
     def has_work(self) -> bool:
         """Whether the next step would do anything."""
         runs = self.leaving or self.reading or not all(one.is_paused for one in self.running)
-        return bool(runs or self._next_admitted())
+        return bool(runs or self._next_admitted() or self._next_is_impossible())
 
     def submit(self, request: Request) -> Sequence:
         """Queues a request and returns its sequence. Raises QueueFull where too many wait, and NotEnoughMemory for one
@@ -77,6 +78,8 @@ class Engine:
 
     def plan(self) -> StepPlan:
         """Decides what the next step does."""
+        if self._next_is_impossible():
+            self._give_up(self.waiting[0])
         rows = [one.number for one in self.running if not one.is_paused and one not in self.leaving]
         admitted = self._next_admitted()
         going_on = self.reading[0].number if self.reading and self.reading[0] not in self.leaving else None
@@ -121,8 +124,9 @@ class Engine:
         left = self.limits.context - len(request.prompt)
         if request.max_tokens is not None:
             return min(request.max_tokens, left)
-        share = self.limits.budget.limit // self.limits.token_bytes // self.limits.rows
-        return min(left, max(share - len(request.prompt), RESERVE))
+        most = self.limits.budget.limit // self.limits.token_bytes  # positions
+        share = max(most // self.limits.rows - len(request.prompt), RESERVE)
+        return min(left, share, max(most - len(request.prompt) + 1, 1))
 
     def _bytes(self, sequence: Sequence) -> int:
         """The bytes that a sequence's caches may come to take."""
@@ -133,16 +137,31 @@ class Engine:
         if self.reading or not self.waiting or len(self.running) >= self.limits.rows:
             return None
         first = self.waiting[0]
-        if first in self.leaving or not self.limits.budget.has_room(self._bytes(first)):
+        if first in self.leaving or not self._has_room(first):
             return None
         return first.number
+
+    def _has_room(self, one: Sequence) -> bool:
+        """Whether the budget has room for a sequence, beside free slots or in them."""
+        idle = self.batch.idle_for(len(one.request.prompt), self.running)
+        return self.limits.budget.has_room(self._bytes(one) - idle)
+
+    def _next_is_impossible(self) -> bool:
+        """Whether the first waiting sequence can never have room: the budget has become smaller since it came."""
+        return bool(self.waiting) and self._bytes(self.waiting[0]) > self.limits.budget.limit
+
+    def _give_up(self, one: Sequence) -> None:
+        """Ends a sequence that can never have room at the next step, with NotEnoughMemory."""
+        if one not in self.leaving:
+            self.leaving[one] = ERROR
+            one.error = too_large(self._bytes(one), self.limits.budget.limit, one.positions)
 
     def _admit(self) -> None:
         """Begins to read the prompt of the first waiting sequence, after those of its positions that are held."""
         one = self.waiting.popleft()
         one.cache = self._borrow(one) or self._new_cache(one)
         one.reserved = max(self._bytes(one), cache_bytes(one.cache))  # one that was handed over may have longer buffers
-        self.limits.budget.reserve(one.reserved)
+        self.limits.budget.take(one.reserved)
         one.read = one.reused = one.cache[0].offset
         ids = mx.array([one.request.prompt[one.read :]])
         self.reading = one, Reading(self.model, ids, one.cache, self.execution)
@@ -198,7 +217,7 @@ class Engine:
 
     def _drop(self, one: Sequence) -> Sequence:
         """Takes a sequence out, and keeps its caches where they may be of use."""
-        one.end(self.leaving.pop(one, CANCELLED))
+        one.end(self.leaving.pop(one, CANCELLED), one.error)
         caches = None
         if one in self.running:
             wanted = self.limits.reuse and one.request.keep and one.finish != ERROR

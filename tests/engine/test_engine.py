@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 from helpers import checkpoints
-from helpers.engines import RandomRun, check_answers, make_engine, plain_ids
+from helpers.engines import TOKEN_BYTES, RandomRun, check_answers, make_engine, plain_ids
 
 import elm_mlx
 from elm_mlx.config.generation import Sampling
 from elm_mlx.engine import batch
 from elm_mlx.engine.request import Request
-from elm_mlx.engine.sequence import CANCELLED, LENGTH, STOP
+from elm_mlx.engine.sequence import CANCELLED, ERROR, LENGTH, STOP
 from elm_mlx.errors import NotEnoughMemory, QueueFull
 
 one_family = pytest.mark.parametrize("source", ["openelm"], indirect=True)
@@ -51,7 +51,7 @@ def check_random_runs(lm: elm_mlx.LanguageModel, seeds: range) -> None:
         left = engine.active, engine.waiting, engine.running, engine.reading, engine.batch.groups, engine.batch.alone
         assert not any(left)
         assert not engine.has_work
-        assert engine.limits.budget.reserved == 0
+        assert engine.limits.budget.reserved == engine.limits.budget.idle == 0
 
 
 @each_family
@@ -168,6 +168,32 @@ def test_without_a_number_an_answer_may_have_what_the_budget_has_room_for(lm: el
     assert make_engine(lm).submit(Request(prompt)).room == context - 20
     assert make_engine(lm, positions=8 * 300).submit(Request(prompt)).room == min(context - 20, 280)
     assert make_engine(lm).submit(Request(prompt, 10**9)).room == context - 20
+
+
+@one_family
+def test_without_a_number_an_answer_is_cut_to_a_budget_that_is_small(lm: elm_mlx.LanguageModel) -> None:
+    engine = make_engine(lm, positions=50)
+    one = engine.submit(Request(tuple(checkpoints.prompt(20))))
+    while engine.has_work:
+        engine.step()
+    assert (len(one.ids), one.finish) == (31, LENGTH)  # the last id takes no position
+    with pytest.raises(NotEnoughMemory):
+        engine.submit(Request(tuple(checkpoints.prompt(51))))
+
+
+@one_family
+def test_a_request_ends_that_a_budget_made_smaller_can_never_hold(lm: elm_mlx.LanguageModel) -> None:
+    """Another model that is loaded leaves less for caches; nothing waits for ever by that."""
+    engine = make_engine(lm, positions=100)
+    first, large, small = (engine.submit(Request(tuple(checkpoints.prompt(20)), n)) for n in (30, 60, 10))
+    engine.step()
+    engine.limits.budget.limit = 60 * TOKEN_BYTES
+    while engine.has_work:
+        engine.step()
+    assert (large.finish, large.ids) == (ERROR, [])
+    assert isinstance(large.error, NotEnoughMemory)
+    assert (large.error.needed, large.error.available) == (7900, 6000)
+    check_answers(lm, [first, small])
 
 
 @one_family

@@ -11,12 +11,15 @@ import mlx.core as mx
 import numpy as np
 import pytest
 from helpers import checkpoints
+from helpers.engines import check_answers, make_engine, plain_ids
 
 import elm_mlx
 from elm_mlx.engine.cache.kv import KVCache, make_cache
 from elm_mlx.engine.finite import peaks
 from elm_mlx.engine.plain import generate
+from elm_mlx.engine.request import Request
 from elm_mlx.engine.sampling import Sampler, Sampling
+from elm_mlx.engine.sequence import CANCELLED, ERROR
 from elm_mlx.errors import BadCheckpoint, NotFinite
 
 NAN, INF = math.nan, math.inf
@@ -113,6 +116,30 @@ def test_what_came_before_stays_in_the_completion(tmp_path: Path, temperature: f
     assert stream.completion.tokens == ids[:3]
     assert list(stream) == []
     assert mx.isnan(broken.logits(checkpoints.prompt(20) + ids[:3])[-1]).all().item()
+
+
+@pytest.mark.parametrize("finish", [ERROR, CANCELLED])
+def test_a_row_leaves_nothing_to_the_next_one_in_its_slot(tmp_path: Path, finish: str) -> None:
+    """The embedding of the third id of an answer is NaN, and so are then keys and values in the row's slot; the row
+    ends by that, or by a cancel before it is seen. The next row there comes later, so that they lie beside its own."""
+    source = checkpoints.write(tmp_path / "source", checkpoints.LLAMA)
+    request = Request(tuple(checkpoints.prompt(30, seed=3)), 20)
+    token = plain_ids(elm_mlx.load(source), request)[2]
+    lm = elm_mlx.load(with_a_broken_embedding(source, tmp_path / "broken", token))
+    engine = make_engine(lm, reuse=False)
+    good = [engine.submit(Request(tuple(checkpoints.prompt(40, seed=n)), 40)) for n in range(2)]
+    bad = engine.submit(request)
+    while len(bad.ids) < 3:
+        engine.step()
+    if finish == CANCELLED:
+        engine.cancel(bad)
+    for _ in range(10):
+        engine.step()
+    good.append(engine.submit(Request(tuple(checkpoints.prompt(5, seed=4)), 20)))
+    while engine.has_work:
+        engine.step()
+    assert bad.finish == finish
+    check_answers(lm, good)
 
 
 def with_a_broken_embedding(source: Path, folder: Path, token: int) -> Path:

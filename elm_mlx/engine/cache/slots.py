@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator, Sequence
 
 import mlx.core as mx
@@ -45,8 +46,7 @@ class Slots:
     A step writes the new keys and values of all rows at once, into column `clock` modulo R, and the clock goes on by
     one. So a row of n positions holds the n columns before the clock. Keys carry their rotation, and attention does not
     ask for an order of columns, so that nothing is moved when the clock passes the last column. A row joins by one copy
-    of its own positions, and leaves without any. Slots double in number, and columns grow as `columns_for` says, when
-    there are too few.
+    of its own positions, and leaves without any. Where slots or columns are too few, all rows move into larger buffers.
     """
 
     def __init__(self, layers: int, rows: int = 2, grow_by: int | None = None) -> None:
@@ -54,7 +54,9 @@ class Slots:
         self.layers = [SlotLayer(self.view) for _ in range(layers)]  # without a way back, so that they end together
         self.lengths: list[int | None] = [None] * rows  # positions held by each slot; None: it is free
         self.room = self.clock = 0  # R, and the steps so far
+        self.is_finite = True  # whether no slot may hold what is no number
         self.grow_by = grow_by
+        self.most = sys.maxsize  # positions that a row may come to hold: columns beyond are not made
 
     @property
     def used(self) -> list[int]:
@@ -79,17 +81,23 @@ class Slots:
     def columns_for(self, positions: int) -> int:
         """How many columns to make for rows of so many positions."""
         if self.grow_by:
-            return -(-(positions + 1) // self.grow_by) * self.grow_by
-        return max(RESERVE, self.room * 2 if positions >= self.room > 0 else self.room, positions + 1)
+            columns = -(-(positions + 1) // self.grow_by) * self.grow_by
+        else:
+            columns = max(RESERVE, self.room * 2 if positions >= self.room > 0 else self.room)
+        return max(positions + 1, min(columns, self.most + 1))
 
-    def join(self, cache: Sequence[KVCache]) -> int:
-        """Copies the one row of a cache into the lowest free slot, and returns the slot."""
+    def join(self, cache: Sequence[KVCache], slots: int = 0) -> int:
+        """Copies the one row of a cache into the lowest free slot, and returns the slot. Where none is free, there are
+        then `slots` of them (0: twice as many). What an earlier row has left is overwritten where it may be no number:
+        attention weighs columns that a row may not read with 0, and 0 times NaN is NaN."""
         length = cache[0].offset
-        slots = len(self.lengths) if None in self.lengths else 2 * len(self.lengths)
+        slots = len(self.lengths) if None in self.lengths else slots or 2 * len(self.lengths)
         if slots > len(self.lengths) or length >= self.room:
             self._move(slots, self.columns_for(max(length, self.longest)), cache)
         slot = self.lengths.index(None)
         for layer, row in zip(self.layers, cache, strict=True):
+            if not self.is_finite:
+                layer.wipe(slot)
             layer.write(slot, self._pieces(self.clock - length, length), row)
         mx.eval([(layer.keys, layer.values) for layer in self.layers])
         self.lengths[slot] = length
@@ -188,6 +196,11 @@ class SlotLayer:
         for positions, columns in pieces:
             self.keys[slot : slot + 1, :, columns] = row.keys[:, :, positions]  # type: ignore[index]
             self.values[slot : slot + 1, :, columns] = row.values[:, :, positions]  # type: ignore[index]
+
+    def wipe(self, slot: int) -> None:
+        """Fills all columns of a slot with zeros."""
+        self.keys[slot] = 0
+        self.values[slot] = 0
 
     def copy(self, slot: int, pieces: Sequence[tuple[slice, slice]]) -> KVCache:
         """The columns of a slot, in the order of their positions, as a cache of one row [1, K, S, D]."""
