@@ -192,7 +192,7 @@ class LanguageModel:
         return self._templates.prompt(messages, **variables)
 
     def chat(
-        self, messages: Sequence[Mapping[str, Any]], max_tokens: int = MAX_TOKENS, **options: Unpack[Options]
+        self, messages: Sequence[Mapping[str, Any]], max_tokens: int | None = MAX_TOKENS, **options: Unpack[Options]
     ) -> Completion:
         """The model's answer to `messages`, a list of {"role": ..., "content": ...}; `options` as of `generate`.
 
