@@ -27,12 +27,17 @@ class Kernel(NamedTuple):
 
 
 class Rule(NamedTuple):
-    """How many kernels a primitive launches, and which layout its inputs need. An input of another layout is copied
-    first, which is one kernel more."""
+    """How many kernels a primitive launches, and which layout its inputs need: one test for all of them, or one for
+    each. An input of another layout is copied first, which is one kernel more."""
 
     kernels: int
-    needs: Callable[[Layout], bool]
+    needs: Callable[[Layout], bool] | tuple[Callable[[Layout], bool], ...]
     source: str
+
+    def copied(self, inputs: list[Layout]) -> list[Layout]:
+        """Those of the inputs that are copied first."""
+        tests = self.needs if isinstance(self.needs, tuple) else [self.needs] * len(inputs)
+        return [x for x, fits in zip(inputs, tests, strict=False) if not fits(x)]
 
 
 def anything(x: Layout) -> bool:
@@ -54,23 +59,51 @@ def matrix(x: Layout) -> bool:
 
 
 def heads(x: Layout) -> bool:
-    """Whether [1, heads, L, D] has whole rows of D, with heads and positions in any order, as a view of a cache has."""
+    """Whether [1, heads, L, D] has whole rows of D, with heads and positions in any order; of more than one row of a
+    batch, whether all of it lies whole."""
     return contiguous(x) or (prod(x.shape[:-3]) == 1 and x.strides[-1] == x.itemsize)
 
 
+def even(x: Layout) -> bool:
+    """Whether one stride leads from each head to the next, across the rows of a batch, too. A mask that is equal for
+    all heads has no such stride."""
+    return x.shape[0] == 1 or x.shape[1] == 1 or x.strides[0] == x.strides[1] * x.shape[1]
+
+
+def held(x: Layout) -> bool:
+    """Whether keys or values [B, K, S, D] are read as they lie: whole rows of D, and heads at even distances. So is a
+    view of some rows and columns of a larger cache."""
+    return x.strides[-1] == x.itemsize and even(x)
+
+
+def masking(x: Layout) -> bool:
+    """Whether a mask [B, H, L, S] is read as it lies."""
+    return contiguous(x) or even(x)
+
+
 ELEMENTWISE = {
-    "Add", "AsType", "Divide", "Equal", "Exp", "Greater", "GreaterEqual", "Less", "LessEqual", "Log", "LogicalAnd",
-    "LogicalNot", "Maximum", "Minimum", "Multiply", "Negative", "Power", "Select", "Sigmoid", "Square", "Subtract",
-    "Tanh",
+    "Add", "AsType", "BitwiseBinary", "Divide", "Equal", "Exp", "Greater", "GreaterEqual", "Less", "LessEqual", "Log",
+    "LogicalAnd", "LogicalNot", "Maximum", "Minimum", "Multiply", "Negative", "Power", "Select", "Sigmoid", "Square",
+    "Subtract", "Tanh",
 }  # fmt: skip
 FUSABLE = ELEMENTWISE | {"Broadcast"}  # mlx/compile.cpp `is_fusable`
-STAND_INS = {"RMSNorm", "RoPE", "Attention", "Dequantize", "Enter", "Leave"}  # of tape.py; to MLX they are `Depends`
+STAND_INS = {
+    "RMSNorm",
+    "RoPE",
+    "Attention",
+    "Dequantize",
+    "Contiguous",
+    "Enter",
+    "Leave",
+}  # of tape.py; to MLX they are `Depends`
 RESHAPES = {"ExpandDims", "Flatten", "Reshape", "Squeeze", "Unflatten"}
-VIEWS = {"Broadcast", "Copy", "Enter", "Leave", "Slice", "Split", "StopGradient", "Transpose"}
+VIEWS = {"Broadcast", "Contiguous", "Copy", "Enter", "Leave", "Slice", "Split", "StopGradient", "Transpose"}
 RULES = {
     "RMSNorm": Rule(1, contiguous, "backend/metal/normalization.cpp: copies an input with holes"),
-    "RoPE": Rule(1, heads, "backend/metal/rope.cpp: reads three axes in any order, copies other inputs of four"),
-    "Attention": Rule(1, heads, "backend/metal/scaled_dot_product_attention.cpp: any order of heads and positions"),
+    "RoPE": Rule(1, (heads,), "backend/metal/rope.cpp: reads three axes in any order, copies other inputs of four"),
+    "Attention": Rule(
+        1, (heads, held, held, masking), "backend/metal/scaled_dot_product_attention.cpp: `q_copy_unless` and the like"
+    ),
     "Matmul": Rule(1, matrix, "backend/metal/matmul.cpp `check_transpose`: transposed inputs are read as they lie"),
     "QuantizedMatmul": Rule(1, rows, "backend/metal/quantized.cpp `ensure_row_contiguous_matrix`"),
     "Dequantize": Rule(1, contiguous, "backend/metal/quantized.cpp"),
@@ -125,6 +158,10 @@ def view(node: Node, layouts: dict[str, Layout], forms: dict[str, Form]) -> list
     """Sets the layouts of a view's outputs, which launches nothing. Only a reshape that NumPy cannot do as a view is a
     copy (common/common.cpp)."""
     x, shape = layouts[node.inputs[0]], forms[node.outputs[0]].shape
+    if node.name == "Contiguous" and not contiguous(
+        x
+    ):  # backend/common/common.cpp; the output has a new layout already
+        return [Kernel("Copy", shape, span(x) + layouts[node.outputs[0]].nbytes)]
     if node.name in RESHAPES:
         try:
             layouts[node.outputs[0]] = x.reshape(shape, copy=False)
@@ -155,7 +192,7 @@ def seen(node: Node, x: Layout, shape: tuple[int, ...]) -> list[Layout]:
 def launches(node: Node, layouts: dict[str, Layout], tape: Tape) -> list[Kernel]:
     """The kernels of one primitive: copies of the inputs whose layout it cannot read, then its own."""
     rule, inputs, shape = RULES[node.name], [layouts[name] for name in node.inputs], tape.forms[node.outputs[0]].shape
-    copies = [Kernel("Copy", x.shape, 2 * x.nbytes) for x in inputs if not rule.needs(x)]
+    copies = [Kernel("Copy", x.shape, span(x) + x.nbytes) for x in rule.copied(inputs)]
     out = sum(layouts[name].nbytes for name in node.outputs)
     match node.name:
         case "Gather":

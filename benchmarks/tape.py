@@ -26,9 +26,11 @@ import mlx.core as mx
 import numpy as np
 from mlx.utils import tree_flatten, tree_map
 
-STEP = 3  # which submission is recorded: the first comes with the prompt, and the second warms up
+STEP = 3  # which submission is recorded by default: the first comes with the prompt, and the second warms up
 FUSED_HEADS = {64, 96, 128, 256}  # mlx/backend/metal/scaled_dot_product_attention.cpp `has_fused_kernel`
-REDUCTIONS = {"And", "Max", "Min", "Or", "Prod", "Sum"}  # so drawn; an export calls each of them Reduce
+EXPORTED = dict.fromkeys(["And", "Max", "Min", "Or", "Prod", "Sum"], "Reduce") | dict.fromkeys(
+    ["BitwiseAnd", "BitwiseOr", "BitwiseXor"], "BitwiseBinary"
+)  # what an export calls the primitives that MLX draws by these names
 PLAIN_COMPILE, PLAIN_ATTENTION = mx.compile, mx.fast.scaled_dot_product_attention
 PLAIN_QUANTIZED, PLAIN_PRODUCT = mx.quantized_matmul, mx.array.__matmul__
 
@@ -67,11 +69,11 @@ class Done(Exception):
 
 
 class Recorder:
-    """The stand-ins that depend on the moment: while `fusing`, mx.compile is MLX's own; while `idle`, products, which
-    are slow on a CPU, are zeros."""
+    """The stand-ins that depend on the moment: while `fusing`, mx.compile is MLX's own, which it becomes for the last
+    step if this run `fuses`; while `idle`, products, which are slow on a CPU, are zeros."""
 
     def __init__(self) -> None:
-        self.fusing = self.idle = self.inside = False
+        self.fuses = self.fusing = self.idle = self.inside = False
         self.numbers = count(1)
 
     def compile(self, fun: Callable[..., Any], *options: Any, **named: Any) -> Callable[..., Any]:
@@ -121,6 +123,11 @@ def rms_norm(x: mx.array, weight: mx.array | None, eps: float, **_: Any) -> mx.a
     return stand_in("RMSNorm", x) if weight is None else stand_in("RMSNorm", x, weight)
 
 
+def contiguous(x: mx.array, *_: Any) -> mx.array:
+    """Stands in for mx.contiguous, which an export cannot tell."""
+    return stand_in("Contiguous", x)
+
+
 def rope(x: mx.array, dims: int, *, offset: Any, freqs: mx.array | None = None, **_: Any) -> mx.array:
     """Stands in for mx.fast.rope, as one primitive."""
     return stand_in("RoPE", x, *(one for one in (offset, freqs) if isinstance(one, mx.array)))
@@ -129,7 +136,16 @@ def rope(x: mx.array, dims: int, *, offset: Any, freqs: mx.array | None = None, 
 def attention(q: mx.array, k: mx.array, v: mx.array, **options: Any) -> mx.array:
     """Stands in for mx.fast.scaled_dot_product_attention: as one primitive where Metal has a kernel for heads of this
     width, else as the operations into which MLX expands it."""
-    return stand_in("Attention", q, k, v) if q.shape[-1] in FUSED_HEADS else PLAIN_ATTENTION(q, k, v, **options)
+    if q.shape[-1] not in FUSED_HEADS:
+        return PLAIN_ATTENTION(q, k, v, **options)
+    mask = options.get("mask")
+    return stand_in("Attention", q, k, v, *([whole_mask(mask, q, k)] if isinstance(mask, mx.array) else []))
+
+
+def whole_mask(mask: mx.array, q: mx.array, k: mx.array) -> mx.array:
+    """The mask as Metal's attention gets it (mlx/fast.cpp): [B, H, L, S], in booleans or in the type of q."""
+    mask = mask if mask.dtype == mx.bool_ else mask.astype(q.dtype)
+    return mx.broadcast_to(mask, (*q.shape[:3], k.shape[2]))
 
 
 def dequantize(
@@ -149,13 +165,13 @@ def install() -> Recorder:
     mx.set_default_device(mx.cpu)
     mx.compile, mx.array.__matmul__ = recorder.compile, lambda x, w: recorder.product(x, w)
     mx.fast.rms_norm, mx.fast.rope, mx.fast.scaled_dot_product_attention = rms_norm, rope, attention
-    mx.dequantize, mx.quantized_matmul = dequantize, recorder.quantized_product
+    mx.dequantize, mx.quantized_matmul, mx.contiguous = dequantize, recorder.quantized_product, contiguous
     return recorder
 
 
-def recorded(decode: Callable[[], Iterable[Any]], recorder: Recorder) -> Tape:
-    """The step that `decode` submits. The program runs three times, since an export keeps buffers that would be
-    donated, and a compiled step that ran would build its kernels."""
+def recorded(decode: Callable[[], Iterable[Any]], recorder: Recorder, step: int = STEP) -> Tape:
+    """The step that `decode` submits as its `step`-th. The program runs three times, since an export keeps buffers that
+    would be donated, and a compiled step that ran would build its kernels."""
     tape = Tape()
 
     def export(outputs: list[mx.array]) -> None:
@@ -169,28 +185,30 @@ def recorded(decode: Callable[[], Iterable[Any]], recorder: Recorder) -> Tape:
         # Half is enough: while one buffer is copied, a few bytes may be let go of, sooner or later as threads run.
         tape.copied = growth(outputs) > min(buffer_sizes(tape), default=inf) / 2
 
-    run_to_step(decode, recorder, export)
-    run_to_step(decode, recorder, fuse, fusing=True)
-    run_to_step(decode, recorder, run)
+    run_to_step(decode, recorder, step, export)
+    recorder.fuses = True
+    run_to_step(decode, recorder, step, fuse)
+    recorder.fuses = False
+    run_to_step(decode, recorder, step, run)
     return tape
 
 
 def run_to_step(
-    decode: Callable[[], Iterable[Any]], recorder: Recorder, use: Callable[[list[mx.array]], None], fusing: bool = False
+    decode: Callable[[], Iterable[Any]], recorder: Recorder, step: int, use: Callable[[list[mx.array]], None]
 ) -> None:
-    """Runs a program up to the recorded submission and calls `use` with its arrays. Earlier submissions are computed at
+    """Runs a program up to submission `step` and calls `use` with its arrays. Earlier submissions are computed at
     once."""
     plain, calls = mx.async_eval, count(1)
 
     def submit(*trees: Any) -> None:
         outputs, number = [array for _, array in tree_flatten(list(trees))], next(calls)
-        if number == STEP:
+        if number == step:
             use(outputs)
             raise Done
         mx.eval(outputs)
         mx.synchronize()  # the thread that computed releases its buffers a little later
-        recorder.idle = number < STEP - 1
-        recorder.fusing = fusing and not recorder.idle  # a compiled step is never run: that would build kernels
+        recorder.idle = number < step - 1
+        recorder.fusing = recorder.fuses and not recorder.idle  # a compiled step is never run: that would build kernels
 
     mx.async_eval, recorder.idle = submit, True
     try:
@@ -206,7 +224,7 @@ def primitives(outputs: list[mx.array]) -> Counter[str]:
         path = Path(folder) / "graph.dot"
         mx.export_to_dot(str(path), *outputs)
         drawn = re.findall(r'label ="(\w+)"', path.read_text(encoding="utf-8"))
-    return Counter("Reduce" if name in REDUCTIONS else name for name in drawn)
+    return Counter(EXPORTED.get(name, name) for name in drawn)
 
 
 def growth(outputs: list[mx.array]) -> int:

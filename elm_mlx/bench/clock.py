@@ -4,36 +4,23 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable, Generator, Sequence
-from itertools import cycle
+from collections.abc import Callable, Generator
 from typing import Any, Protocol
 
 import mlx.core as mx
 
 from elm_mlx.bench.cases import DECODE, PROMPT, Case, Sample
-from elm_mlx.engine.sampling import Sampler, Sampling
 
 
 class Program(Protocol):
     """A program that is measured: `make_cache` makes a cache for `positions`, `read` reads ids into it up to the last
-    one's logits, `decode` gives an item for each of `tokens` after a prompt, `settle` returns when nothing is being
-    computed."""
+    one's logits, `decode` gives an item for each of `tokens` after a prompt, each of them the likeliest one, and
+    `settle` returns when nothing is being computed."""
 
     def make_cache(self, positions: int) -> Any: ...
     def read(self, ids: list[int], cache: Any) -> None: ...
-    def decode(self, prompt: list[int], sampler: Sampler, tokens: int) -> Generator[Any, None, None]: ...
+    def decode(self, prompt: list[int], tokens: int) -> Generator[Any, None, None]: ...
     def settle(self) -> None: ...
-
-
-class Trace(Sampler):
-    """A sampler that draws nothing: it gives the next of the ids fixed before, once the logits [B, V] are computed."""
-
-    def __init__(self, ids: Sequence[int]) -> None:
-        super().__init__(Sampling(), seed=0)
-        self.ids = cycle([mx.array([token]) for token in ids])
-
-    def __call__(self, logits: mx.array) -> mx.array:
-        return mx.depends([next(self.ids)], [logits])[0]
 
 
 def sample(program: Program, case: Case, ids: list[int]) -> Sample:
@@ -50,15 +37,15 @@ def sample(program: Program, case: Case, ids: list[int]) -> Sample:
 
 def prepare_case(program: Program, case: Case, ids: list[int]) -> Callable[[], object]:
     """Does what comes before the timed part of a case, and returns that part as a function."""
-    before, rest = ids[: case.before], ids[case.before :]
     if case.kind == PROMPT:
+        before, rest = ids[: case.before], ids[case.before :]
         cache = program.make_cache(len(ids))
         if before:
             program.read(before, cache)
         return lambda: program.read(rest, cache)
     if case.kind == DECODE:  # the first token comes with the prompt
-        steps = program.decode(before, Trace(rest), case.tokens + 1)
+        steps = program.decode(ids, case.tokens + 1)
         next(steps)
         return lambda: deque(steps, maxlen=0)
-    steps = program.decode(rest[:-1], Trace(rest), 2)  # as in a long request, step 2 is submitted with step 1
+    steps = program.decode(ids, 2)  # as in a long request, step 2 is submitted with step 1
     return lambda: next(steps)

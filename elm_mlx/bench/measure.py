@@ -3,39 +3,42 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import elm_mlx
 from elm_mlx.arguments import Progress
 from elm_mlx.bench.bandwidth import measure_bandwidth
-from elm_mlx.bench.cases import FIRST, FIRST_PROMPT, Case, check_context
+from elm_mlx.bench.batch import answer
+from elm_mlx.bench.cases import FIRST, FIRST_PROMPT, Case, Together, check_context
 from elm_mlx.bench.clock import sample
 from elm_mlx.bench.facts import bytes_per_token, machine_facts, model_facts, software_facts
 from elm_mlx.bench.ours import Ours
 from elm_mlx.bench.peer import Peer
-from elm_mlx.bench.report import PEER, Round, case_report
-from elm_mlx.engine.sampling import Sampler, Sampling
+from elm_mlx.bench.report import PEER, Both, Round, case_report, together_report
 from elm_mlx.errors import ElmError, InvalidRequest
 from elm_mlx.store.load import read_config
 
-SCHEMA = "elm-mlx bench 2"
+SCHEMA = "elm-mlx bench 3"
 JUDGED = 32  # greedy tokens that both programs are asked for
 BOUND = 0.01  # how far mlx-lm's logit of our token may be below its best, over its largest: docs/numerics.md
 PAUSE_S = 0.25  # between two programs: the threads of Intel's OpenMP keep spinning for 0.2 s
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
 class Series:
     """What to measure of every model, and how often. `cpu_policy` is one of `elm_mlx.load`; None is "auto", and beside
-    mlx-lm "compiled", so that both compute as stored."""
+    mlx-lm "compiled", so that both compute as stored. `submit` says when our steps are submitted, as `Execution` has
+    it."""
 
-    tests: Sequence[Case]
+    tests: Sequence[Case | Together]
     repetitions: int = 5
     cpu_policy: str | None = None
+    submit: str = "auto"
     compare: bool = False
     force: bool = False
 
@@ -70,17 +73,24 @@ def measure_model(
     check_context(series.tests, read_config(directory))
     policy = series.cpu_policy or ("compiled" if series.compare else "auto")
     lm, load_s = load_and_time(directory, policy, series.force)
-    facts = model_facts(name, lm) | {"cpu_policy": policy, "notice": lm.notice, "load_s": load_s}
-    ours, tests, done = Ours(lm), [], 0
+    facts = model_facts(name, lm) | {"cpu_policy": policy, "submit": series.submit, "notice": lm.notice,
+                                     "load_s": load_s}  # fmt: skip
+    ours, done = Ours(lm, series.submit), 0
+    alone: list[dict[str, Any]] = []
+    batched: list[dict[str, Any]] = []
     with Peer(directory) if series.compare else nullcontext() as peer:
         said = peer.facts | check_agreement(ours, peer, facts, lm.config.vocab_size) if peer else None
-        for case in series.tests:
-            rounds = []
+        for test in series.tests:
+            rounds: list[Any] = []
             for _ in range(1 + series.repetitions):
-                rounds.append(run_round(ours, peer, case, case.token_ids(lm.config.vocab_size)))
+                rounds.append(run_round(ours, peer, test))
                 progress(done := done + 1, len(series.tests) * (1 + series.repetitions))
-            tests.append(case_report(case, rounds[1:], bytes_per_token(lm, case), read))  # the first round warmed up
-            yield facts | {PEER: said, "tests": tests}
+            del rounds[0]  # it warmed up
+            if isinstance(test, Together):
+                batched.append(together_report(test, rounds))
+            else:
+                alone.append(case_report(test, rounds, bytes_per_token(lm, test), read))
+            yield facts | {PEER: said, "tests": alone, "batches": batched}
 
 
 def load_and_time(directory: Path, policy: str, force: bool) -> tuple[elm_mlx.LanguageModel, float]:
@@ -91,14 +101,23 @@ def load_and_time(directory: Path, policy: str, force: bool) -> tuple[elm_mlx.La
     return lm, time.perf_counter() - begun
 
 
-def run_round(ours: Ours, peer: Peer | None, case: Case, ids: list[int]) -> Round:
-    """Runs a case in elm-mlx and, where there is a peer, in mlx-lm, with pauses so that neither disturbs the other."""
+def run_round(ours: Ours, peer: Peer | None, test: Case | Together) -> Round | Both:
+    """Runs a test in elm-mlx and, where there is a peer, in mlx-lm, with pauses so that neither disturbs the other."""
+    if isinstance(test, Together):
+        load = test.load(ours.config.vocab_size)
+        return in_turn(lambda: answer(ours.session(load.rows), load), peer, lambda peer: peer.run(load))
+    ids = test.token_ids(ours.config.vocab_size)
+    return in_turn(lambda: sample(ours, test, ids), peer, lambda peer: peer.sample(test, ids))
+
+
+def in_turn(own: Callable[[], T], peer: Peer | None, other: Callable[[Peer], T]) -> tuple[T, T | None]:
+    """Our result, and the peer's where there is one."""
     if not peer:
-        return sample(ours, case, ids), None
+        return own(), None
     time.sleep(PAUSE_S)
-    own = sample(ours, case, ids)
+    first = own()
     time.sleep(PAUSE_S)
-    return own, peer.sample(case, ids)
+    return first, other(peer)
 
 
 def check_agreement(ours: Ours, peer: Peer, facts: dict[str, Any], vocab_size: int) -> dict[str, Any]:
@@ -112,7 +131,7 @@ def check_agreement(ours: Ours, peer: Peer, facts: dict[str, Any], vocab_size: i
             "Leave {cpu_policy} out, or {compare}.",
         )
     prompt = Case(FIRST, FIRST_PROMPT).token_ids(vocab_size)
-    tokens = list(ours.decode(prompt, Sampler(Sampling()), JUDGED))
+    tokens = list(ours.decode(prompt, JUDGED))
     greedy, below = peer.judge(prompt, tokens)
     same = sum(own == other for own, other in zip(tokens, greedy, strict=True))
     is_exact = facts["computed_in"] == peer.facts["computed_in"] == "float32"

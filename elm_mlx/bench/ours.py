@@ -1,23 +1,29 @@
-"""elm-mlx as it is measured: ids in and ids out, without text, with the kind of cache that a request gets."""
+"""elm-mlx as it is measured: the engine itself, without text and without threads. Nothing is reused, if not asked."""
 
 from __future__ import annotations
 
 from collections.abc import Generator, Sequence
+from dataclasses import replace
 
 import mlx.core as mx
 
 from elm_mlx import LanguageModel
-from elm_mlx.engine.cache.kv import RESERVE, KVCache, make_cache
-from elm_mlx.engine.plain import generate
+from elm_mlx.device.memory import memory_limit
+from elm_mlx.engine.budget import Budget
+from elm_mlx.engine.cache.kv import KVCache, make_cache
+from elm_mlx.engine.engine import Engine
+from elm_mlx.engine.limits import Limits
 from elm_mlx.engine.prefill import prefill
-from elm_mlx.engine.sampling import Sampler
+from elm_mlx.engine.request import Request
+from elm_mlx.engine.sequence import Sequence as Answer
 
 
 class Ours:
-    """The Program (clock.py) of a loaded model."""
+    """The Program (clock.py) of a loaded model. `submit` is how steps are submitted: early, late or auto."""
 
-    def __init__(self, lm: LanguageModel) -> None:
-        self.model, self.layers, self.execution = lm.model, lm.config.num_layers, lm.execution
+    def __init__(self, lm: LanguageModel, submit: str = "auto") -> None:
+        self.model, self.config = lm.model, lm.config
+        self.layers, self.execution = lm.config.num_layers, replace(lm.execution, submit=submit)
 
     def make_cache(self, positions: int) -> list[KVCache]:
         return make_cache(self.layers, positions, reserve=positions)
@@ -25,9 +31,53 @@ class Ours:
     def read(self, ids: list[int], cache: Sequence[KVCache]) -> None:
         mx.eval(prefill(self.model, mx.array([ids]), cache, self.execution))
 
-    def decode(self, prompt: list[int], sampler: Sampler, tokens: int) -> Generator[int, None, None]:
-        cache = make_cache(self.layers, len(prompt) + tokens - 1, reserve=len(prompt) + RESERVE)
-        return generate(self.model, prompt, cache, sampler, max_tokens=tokens, execution=self.execution)
+    def decode(self, prompt: list[int], tokens: int) -> Generator[int, None, None]:
+        session = self.session(1)
+        ids = session.add(prompt, tokens).ids
+        try:
+            for count in range(tokens):
+                while len(ids) <= count:
+                    session.step()
+                yield ids[count]
+        finally:
+            session.close()
+
+    def session(self, rows: int, reuse: bool = False) -> OurSession:
+        """A Session (batch.py) of an engine that answers at most `rows` requests at a time, in all of the memory."""
+        per_token = self.config.kv_bytes_per_token(8 * self.model.dtype.size)
+        limits = Limits(self.config.context_length, per_token, Budget(memory_limit()), rows, reuse=reuse)
+        return OurSession(Engine(self.model, self.layers, limits, self.execution))
 
     def settle(self) -> None:
+        mx.synchronize()
+
+
+class OurSession:
+    """The Session (batch.py) of an Engine. No id ends an answer early."""
+
+    def __init__(self, engine: Engine) -> None:
+        self.engine = engine
+        self.sequences: list[Answer] = []
+        self.told: list[int] = []  # how many tokens of each were reported
+
+    def add(self, prompt: list[int], tokens: int, keep: bool = True) -> Answer:
+        sequence = self.engine.submit(Request(tuple(prompt), max_tokens=tokens, keep=keep))
+        assert sequence.room == tokens, "the context has no room for the answer"
+        self.sequences.append(sequence)
+        self.told.append(0)
+        return sequence
+
+    def step(self) -> list[int]:
+        longer = []
+        for sequence in self.engine.step():
+            if sequence.error:
+                raise sequence.error
+            number = sequence.number - 1  # an engine counts from 1
+            if len(sequence.ids) > self.told[number]:
+                self.told[number] += 1
+                longer.append(number)
+        return longer
+
+    def close(self) -> None:
+        self.engine.close()
         mx.synchronize()

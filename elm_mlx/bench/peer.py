@@ -21,6 +21,7 @@ from typing import Any, Self
 
 import elm_mlx
 from elm_mlx.bench.cases import Case, Sample
+from elm_mlx.bench.loads import Load, Mark, Run
 from elm_mlx.errors import ElmError, NotFound
 
 
@@ -50,6 +51,11 @@ class Peer:
     def sample(self, case: Case, ids: list[int]) -> Sample:
         """One run of `case` by mlx-lm, timed in its process."""
         return Sample(*self._ask(case=asdict(case), ids=ids))
+
+    def run(self, load: Load) -> Run:
+        """One run of `load` by mlx-lm's batch generation, timed in its process."""
+        begun, ended, peak = self._ask(**asdict(load))
+        return Run(Mark(*begun), Mark(*ended), peak)
 
     def judge(self, prompt: list[int], tokens: list[int]) -> tuple[list[int], float]:
         """Asks mlx-lm's process for what `Theirs.judge` gives."""

@@ -7,11 +7,13 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
-from elm_mlx.bench.cases import DECODE, FIRST, Case, Sample
+from elm_mlx.bench.cases import DECODE, FIRST, Case, Sample, Together
+from elm_mlx.bench.loads import Run
 from elm_mlx.files import readable_size
 
 PEER = "mlx-lm"
 Round = tuple[Sample, Sample | None]  # one run of ours, and beside it one of theirs
+Both = tuple[Run, Run | None]  # one run of ours, and beside it one of theirs, of requests that are answered together
 
 
 def case_report(case: Case, rounds: Sequence[Round], nbytes: int | None, read: float) -> dict[str, Any]:
@@ -33,6 +35,41 @@ def case_figures(case: Case, samples: Sequence[Sample]) -> dict[str, Any]:
         "host_seconds": spread(host),
         "tokens_per_s": None if case.kind == FIRST else spread([case.tokens / second for second in seconds]),
         "peak_memory_bytes": max(sample.peak_bytes for sample in samples),
+    }
+
+
+def together_report(test: Together, rounds: Sequence[Both]) -> dict[str, Any]:
+    """All figures of one test of requests that are answered together."""
+    ours, theirs = [own for own, _ in rounds], [other for _, other in rounds if other]
+    other = run_figures(test, theirs) | run_ratios(ours, theirs) if theirs else None
+    return {"test": test.name} | asdict(test) | run_figures(test, ours) | {PEER: other}
+
+
+def run_figures(test: Together, runs: Sequence[Run]) -> dict[str, Any]:
+    """One program's runs of a test of requests that are answered together. "prompt" is the time until every request has
+    its first token, the other figures are of the tokens that follow."""
+    prompt, seconds = [run.begun.seconds for run in runs], [run.seconds for run in runs]
+    return {
+        "prompt_samples_s": prompt,
+        "samples_s": seconds,
+        "cpu_samples_s": [run.cpu_seconds for run in runs],
+        "prompt_tokens_per_s": spread([test.rows * test.prompt / second for second in prompt]),
+        "tokens_per_s": spread([run.tokens / second for run, second in zip(runs, seconds, strict=True)]),
+        "cpu_seconds_per_token": spread([run.cpu_seconds / run.tokens for run in runs]),
+        "peak_memory_bytes": max(run.peak_bytes for run in runs),
+    }
+
+
+def run_ratios(ours: Sequence[Run], theirs: Sequence[Run]) -> dict[str, Any]:
+    """mlx-lm's times over ours, pair by pair: for the prompts, for a token that follows, and for the processor time of
+    such a token. Above 1 elm-mlx is faster."""
+    pairs = list(zip(ours, theirs, strict=True))
+    return {
+        "prompt_ratio": ratios([other.begun.seconds / own.begun.seconds for own, other in pairs]),
+        "ratio": ratios([other.seconds / other.tokens / (own.seconds / own.tokens) for own, other in pairs]),
+        "cpu_ratio": ratios(
+            [other.cpu_seconds / other.tokens / (own.cpu_seconds / own.tokens) for own, other in pairs]
+        ),
     }
 
 
@@ -61,14 +98,14 @@ def text(report: dict[str, Any]) -> str:
     machine, models = report["machine"], report["models"]
     read, software = machine["read"], (f"{name} {version}" for name, version in report["software"].items())
     rows = [row(model, test) for model in models for test in model["tests"]]
+    batches = [batch_row(model, test) for model in models for test in model["batches"]]
     return "\n".join([
         f"{machine['device']}, {machine['cores']} cores, {readable_size(machine['memory_bytes'])}, "
         f"{machine['system']}, BLAS {machine['blas']}, command buffers {machine['budget']}",
         f"reads {read['bytes_per_s'] / 1e9:,.1f} GB/s ({read['by']})",
         f"{', '.join(software)}; {report['repetitions']} runs a test, after a warm-up",
         *map(about, models),
-        "",
-        *aligned(rows),
+        *(line for table in (rows, batches) if table for line in ["", *aligned(table)]),
     ])  # fmt: skip
 
 
@@ -106,6 +143,28 @@ def row(model: dict[str, Any], test: dict[str, Any]) -> dict[str, str]:
             "ratio": f"{ratio['median']:.2f} ({ratio['min']:.2f} to {ratio['max']:.2f})",
             "host ratio": f"{host:.2f}" if test["kind"] == DECODE else "",
         }
+    return cells
+
+
+def batch_row(model: dict[str, Any], test: dict[str, Any]) -> dict[str, str]:
+    """The cells of a test of requests that are answered together, by column, as llama.cpp's batched bench has them."""
+    cells = {
+        "model": f"{model['name']} {model['stored_as']}",
+        "PP": f"{test['prompt']}",
+        "TG": f"{test['tokens']}",
+        "B": f"{test['rows']}",
+        "S_PP t/s": f"{test['prompt_tokens_per_s']['median']:,.2f}",
+        "S_TG t/s": f"{test['tokens_per_s']['median']:,.2f}",
+        "CPU ms": f"{1000 * test['cpu_seconds_per_token']['median']:.2f}",
+        "peak MB": f"{test['peak_memory_bytes'] / 1e6:,.0f}",
+    }
+    if peer := test[PEER]:
+        cells |= {
+            f"{PEER} S_PP": f"{peer['prompt_tokens_per_s']['median']:,.2f}",
+            f"{PEER} S_TG": f"{peer['tokens_per_s']['median']:,.2f}",
+        }
+        for name, column in (("prompt_ratio", "PP ratio"), ("ratio", "TG ratio"), ("cpu_ratio", "CPU ratio")):
+            cells[column] = "{median:.2f} ({min:.2f} to {max:.2f})".format(**peer[name])
     return cells
 
 

@@ -24,7 +24,7 @@ from elm_mlx.demo import demo_directory
 from elm_mlx.errors import InvalidRequest
 
 if TYPE_CHECKING:
-    from elm_mlx.bench.cases import Case
+    from elm_mlx.bench.cases import Case, Together
     from elm_mlx.config import ModelConfig
 
 
@@ -87,6 +87,13 @@ COUNTS = CommaList(Whole(min=0))
     help="With so many tokens in the cache before.",
 )
 @click.option(
+    "-b",
+    "--batch",
+    type=CommaList(COUNT),
+    metavar="N,...",
+    help="Answer so many requests together instead: prompts of -p tokens are read, then -n tokens decoded for each.",
+)
+@click.option(
     "-r",
     "--repetitions",
     type=COUNT,
@@ -101,6 +108,13 @@ COUNTS = CommaList(Whole(min=0))
     help="On MLX's CPU backend compute as is fastest there, as stored, or as stored and compiled as on a GPU. "
     "Default: auto, with --compare compiled.",
 )
+@click.option(
+    "--submit",
+    type=click.Choice(["early", "late", "auto"]),
+    default="auto",
+    show_default=True,
+    help="Hand each step to the device before the tokens of the step before are read, after it, or as is faster.",
+)
 @click.option("--force", is_flag=True, help="Measure it even if the memory seems too small.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object, with every sample.")
 @quietable
@@ -112,9 +126,11 @@ def command(
     prompts: list[int],
     generations: list[int],
     depths: list[int],
+    batch: list[int] | None,
     repetitions: int,
     compare: str | None,
     cpu_policy: str | None,
+    submit: str,
     force: bool,
     as_json: bool,
 ) -> None:
@@ -125,6 +141,9 @@ def command(
     and everywhere the same. "MB/t" is what a token reads, "share" that of what this machine could read in the time,
     "host ms" the processor time that a token takes of the host. The ratio is mlx-lm's time over ours, with the least
     and the greatest. docs/benchmarks.md has the method.
+
+    With -b the table is that of llama.cpp's batched bench: PP ids of a prompt, TG tokens of an answer, B requests
+    together, S_PP and S_TG tokens per second of all of them.
     """
     prefer_fast_blas()
     from elm_mlx.bench.measure import Series, bench  # here, as --help needs no MLX
@@ -134,16 +153,17 @@ def command(
     settle(refuse_contradictions, asked, "models", "shapes", "dtype")
     if compare and cpu_policy == "auto" and is_wish("cpu_policy"):  # typed, it compares what is stored in float32
         drop(asked, "cpu_policy", "Beside mlx-lm both compute as the weights are stored.")
-    given = {"depths": depths, "prompts": prompts, "generations": generations}
+    given = {"depths": depths, "prompts": prompts, "generations": generations, "batch": batch}
     settle(partial(plan_tests, []), given, *given)
     shapes = asked["shapes"]
     wanted, configs = choose_shapes(shapes, bits) if shapes else choose_models(asked["models"], bits)
     tests = settle(partial(plan_tests, configs), given, *given)
     subjects = make_each(wanted, asked["dtype"], force) if shapes else find_each(wanted, force)
+    series = Series(tests, repetitions, asked["cpu_policy"], submit, bool(compare), force)
     reports: deque[dict[str, Any]] = deque(maxlen=1)
     try:
         with closing(subjects), ProgressBar("Measuring", in_bytes=False) as bar:
-            reports.extend(bench(subjects, Series(tests, repetitions, asked["cpu_policy"], bool(compare), force), bar))
+            reports.extend(bench(subjects, series, bar))
     finally:  # after Ctrl-C, too, what was measured is printed
         for report in reports:
             for notice in {model["notice"] for model in report["models"]} - {None}:
@@ -162,13 +182,21 @@ def refuse_contradictions(
 
 
 def plan_tests(
-    configs: Sequence[ModelConfig], depths: list[int] | None, prompts: list[int] | None, generations: list[int] | None
-) -> list[Case]:
+    configs: Sequence[ModelConfig],
+    depths: list[int] | None,
+    prompts: list[int] | None,
+    generations: list[int] | None,
+    batch: list[int] | None,
+) -> list[Case | Together]:
     """The tests to run. Raises InvalidRequest where there are none, or one of the models has no room for one: a mistake
     in the last is reported before the first is measured."""
-    from elm_mlx.bench.cases import cases, check_context  # here, as --help needs no MLX
+    from elm_mlx.bench.cases import cases, check_context, together  # here, as --help needs no MLX
 
-    tests = cases(prompts or [USUAL_PROMPT], generations or [USUAL_ANSWER], depths or [0])
+    prompts, generations = prompts or [USUAL_PROMPT], generations or [USUAL_ANSWER]
+    if batch and any(depths or []):
+        raise InvalidRequest("", "{batch} is of requests that begin with their prompts. Leave {depths} out, or at 0.")
+    tests: list[Case | Together] = []
+    tests += together(prompts, generations, batch) if batch else cases(prompts, generations, depths or [0])
     for config in configs:
         check_context(tests, config)
     return tests

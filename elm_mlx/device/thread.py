@@ -14,15 +14,13 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from queue import SimpleQueue
-from typing import Any, Protocol, TypeVar
+from typing import Protocol, TypeVar
 
-from elm_mlx.errors import ElmError, EngineStopped, Forked
+from elm_mlx.device.job import Callback, Job, NotRun, Relay
+from elm_mlx.errors import ElmError, Forked
 
 EXIT_PATIENCE_S = 10.0  # for the step, chunk or part of a job that runs when the interpreter exits
 T = TypeVar("T")
-Callback = Callable[..., None]
-Relay = Callable[[Callback | None], Callback | None]
-"""What a job passes callbacks of its caller through: on the device thread it makes one that runs in the caller's."""
 
 
 class Command(Protocol):
@@ -95,13 +93,13 @@ class DeviceThread:
     def call(self, work: Callable[[Relay], T]) -> T:
         """Runs `work` on the thread, between two steps, and returns its result or raises its error here.
 
-        `work` gets a Relay for callbacks, which are then called in the caller's thread. Where the wait is interrupted,
-        or a callback raises, the job ends when it next calls one; where it has called one before, that is waited for.
-        On the device thread itself `work` just runs.
+        `work` gets a Relay for callbacks, which are then called in the caller's thread. Where one raises, or the wait
+        is interrupted, the job ends there or at its next callback; if it has called one, the caller waits for that. On
+        the device thread itself `work` just runs.
         """
         if self.is_here:
             return work(as_it_is)
-        job = Job(self, work)
+        job = Job(work, lambda: self.is_exiting)
         self.post(job)
         return job.result()
 
@@ -157,17 +155,6 @@ class DeviceThread:
         mx.clear_streams()  # MLX keeps a thread for each stream of a thread that computed
 
 
-class NotRun(EngineStopped):
-    """The device thread ended before it began what was asked."""
-
-    def __init__(self, message: str = "The model was closed.", advice: str = "Load it again.") -> None:
-        super().__init__(message, advice)
-
-
-class Abandoned(BaseException):
-    """Ends a job whose caller waits no longer; no `except Exception` may keep it."""
-
-
 class Nothing:
     """A command that does nothing but wake the thread."""
 
@@ -176,68 +163,6 @@ class Nothing:
 
     def drop(self, error: ElmError) -> None:
         pass
-
-
-class Job:
-    """A function that runs on the device thread while its caller waits, and calls back in the caller's thread."""
-
-    def __init__(self, thread: DeviceThread, work: Callable[[Relay], Any]) -> None:
-        self._thread, self._work = thread, work
-        self._is_abandoned = self._has_ticked = False
-        self._is_over = threading.Event()
-        self._answers: SimpleQueue[tuple[str, Any]] = SimpleQueue()
-
-    def run(self) -> None:
-        try:
-            self._tick()
-            self._answers.put(("done", self._work(self._relay)))
-        except Abandoned:
-            self._answers.put(("failed", NotRun("The program ends.", "")))
-        except BaseException as error:  # whatever it is, it belongs to the caller
-            self._answers.put(("failed", error))
-        finally:
-            self._is_over.set()
-
-    def drop(self, error: ElmError) -> None:
-        self._answers.put(("failed", error))
-
-    def _relay(self, callback: Callback | None) -> Callback:
-        """A callback for the job that has `callback`, if there is one, called by the caller's thread."""
-
-        def tick(*arguments: Any) -> None:
-            self._has_ticked = True
-            self._tick()
-            if callback:
-                self._answers.put(("call", (callback, arguments)))
-
-        return tick
-
-    def _abandon(self) -> None:
-        """Has the job end when it next calls back, and waits for that where it has called back before: so it has tidied
-        up when its caller goes on."""
-        self._is_abandoned = True
-        if self._has_ticked:
-            self._is_over.wait()
-
-    def _tick(self) -> None:
-        if self._is_abandoned or self._thread.is_exiting:
-            raise Abandoned
-
-    def result(self) -> Any:
-        """Waits in the caller's thread, calls callbacks there, and returns the job's result or raises its error."""
-        try:
-            while (answer := self._answers.get())[0] == "call":
-                callback, arguments = answer[1]
-                callback(*arguments)
-        except BaseException:
-            self._abandon()
-            raise
-        if answer[0] == "done":
-            return answer[1]
-        try:
-            raise answer[1]
-        finally:
-            del answer  # its traceback leads to this frame: a circle that would keep the job's arrays in memory
 
 
 def guarded(work: Callable[[], object]) -> None:

@@ -217,6 +217,8 @@ class Engine:
             self.reading = None
         if one in self.running:
             self.running.remove(one)
+        if not self.running:
+            self.batch.drop()  # else its buffers would wait for the next step
         one.cache = one.ahead = None
         one.peak_bytes = mx.get_peak_memory()
         self.active.pop(one.number)

@@ -140,10 +140,8 @@ class Worker:
     def _fail(self, cause: BaseException) -> None:
         """Ends the requests of a step that failed; where that happens too often in a row, stops the engine."""
         self._failures += 1
-        error = RequestFailed(f"Computing failed in a step that answered this request: {cause!r:.300}", "Ask again.")
-        error.__cause__ = cause
         try:
-            self.engine.fail(error)
+            self.engine.fail(failed(cause))
         except BaseException as worse:
             cause, self._failures = worse, MOST_FAILURES
         self._hand_over([sequence for sequence in self._handles if sequence.finish])
@@ -172,9 +170,10 @@ class Worker:
         """Hands a request to the engine."""
         try:
             sequence = self.engine.submit(handle.request)
-        except Exception as error:
-            self._refuse(handle, error)
-            return
+        except ElmError as error:
+            return self._refuse(handle, error)
+        except BaseException as error:
+            return self._refuse(handle, failed(error))
         self._handles[sequence] = handle
         handle.begin(sequence)
 
@@ -217,6 +216,13 @@ class Order:
 def closed() -> EngineStopped:
     """Makes the error for a call of a model that was closed."""
     return EngineStopped("The model was closed.", "Load it again.")
+
+
+def failed(cause: BaseException) -> RequestFailed:
+    """Makes the error for the requests of a step that failed."""
+    error = RequestFailed(f"Computing failed in a step that answered this request: {cause!r:.300}", "Ask again.")
+    error.__cause__ = cause
+    return error
 
 
 def again(error: Exception) -> Exception:

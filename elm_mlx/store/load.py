@@ -88,7 +88,8 @@ def load_model(
     quantization = config.quantization
     if not force:
         as_stored = quantization is not None and not execution.expand
-        check_memory(directory, config, nbytes if as_stored else config.parameter_count * dtype.size, 8 * dtype.size)
+        weights = nbytes if as_stored else config.parameter_count * dtype.size
+        check_memory(directory, config, weights, 8 * dtype.size, held=mx.get_active_memory())
     if execution.expand and quantization:
         arrays, quantization = expand(arrays, quantization, dtype), None
     linear = partial(SharedLinear, streams=execution.streams) if execution.streams else Linear

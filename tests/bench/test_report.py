@@ -15,9 +15,10 @@ from helpers import checkpoints
 
 import elm_mlx
 from elm_mlx.bench import bandwidth, measure, peer
-from elm_mlx.bench.cases import Case, Sample, cases
+from elm_mlx.bench.cases import Case, Sample, Together, cases, together
+from elm_mlx.bench.loads import Mark, Run
 from elm_mlx.bench.measure import SCHEMA, Series, bench
-from elm_mlx.bench.report import case_report, text
+from elm_mlx.bench.report import case_report, text, together_report
 from elm_mlx.convert import convert
 from elm_mlx.errors import ElmError, InvalidRequest, NotFound, PromptTooLong
 
@@ -30,21 +31,35 @@ class Maybe(NamedTuple):
     form: Any
 
 
+class Some(NamedTuple):
+    """A list of values of this form, or of none."""
+
+    form: Any
+
+
 SPREAD = {"mean": float, "stdev": Maybe(float), "median": float}
 FIGURES = {"samples_s": [float], "host_samples_s": [float], "seconds": SPREAD, "host_seconds": SPREAD,
            "tokens_per_s": Maybe(SPREAD), "peak_memory_bytes": int}  # fmt: skip
 RATIO = {"samples": [float], "median": float, "min": float, "max": float}
 TEST = {"test": str, "kind": str, "tokens": int, "depth": int, **FIGURES, "bytes_per_token": Maybe(int),
         "bandwidth_share": Maybe(float), "mlx-lm": Maybe(FIGURES | {"ratio": RATIO, "host_ratio": RATIO})}  # fmt: skip
+RUNS = {"prompt_samples_s": [float], "samples_s": [float], "cpu_samples_s": [float], "prompt_tokens_per_s": SPREAD,
+        "tokens_per_s": SPREAD, "cpu_seconds_per_token": SPREAD, "peak_memory_bytes": int}  # fmt: skip
+BATCH = {"test": str, "prompt": int, "tokens": int, "rows": int, **RUNS,
+         "mlx-lm": Maybe(RUNS | {"prompt_ratio": RATIO, "ratio": RATIO, "cpu_ratio": RATIO})}  # fmt: skip
 PEER = {"version": str, "load_s": float, "computed_in": str, "blas": Maybe(str), "torch": bool,
         "judged_tokens": int, "same_tokens": int, "below_best": float}  # fmt: skip
 MODEL = {"name": str, "family": str, "parameters": int, "stored_as": str, "bits_per_weight": float,
          "weight_bytes": int, "fingerprint": str, "computed_in": str, "compiled": bool, "cpu_policy": str,
-         "notice": Maybe(str), "load_s": float, "mlx-lm": Maybe(PEER), "tests": [TEST]}  # fmt: skip
+         "submit": str, "notice": Maybe(str), "load_s": float, "mlx-lm": Maybe(PEER), "tests": Some(TEST),
+         "batches": Some(BATCH)}  # fmt: skip
 MACHINE = {"device": str, "cores": int, "memory_bytes": int, "system": str, "blas": str, "budget": str,
            "read": {"bytes_per_s": float, "by": str, "buffer_bytes": int}}  # fmt: skip
 REPORT = {"schema": str, "machine": MACHINE, "software": {"elm-mlx": str, "mlx": str, "numpy": str, "python": str},
           "repetitions": int, "models": [MODEL]}  # fmt: skip
+# Before there were requests that are answered together.
+MODEL_2 = {key: form for key, form in MODEL.items() if key not in ("submit", "batches")} | {"tests": [TEST]}
+REPORTS = {SCHEMA: REPORT, "elm-mlx bench 2": REPORT | {"models": [MODEL_2]}}
 
 
 def check(value: Any, form: Any, where: str = "report") -> None:
@@ -56,8 +71,8 @@ def check(value: Any, form: Any, where: str = "report") -> None:
         assert list(value) == list(form), where
         for key, inner in form.items():
             check(value[key], inner, f"{where}.{key}")
-    elif isinstance(form, list):
-        assert value, where
+    elif isinstance(form, list | Some):
+        assert value or isinstance(form, Some), where
         for number, item in enumerate(value):
             check(item, form[0], f"{where}[{number}]")
     else:
@@ -102,9 +117,8 @@ def test_the_report_has_its_form(compared: dict[str, Any], tiny: Path) -> None:
 @pytest.mark.parametrize("path", sorted(RESULTS.glob("*.json")), ids=lambda path: path.stem)
 def test_what_lies_in_results_has_its_form(path: Path) -> None:
     report = json.loads(path.read_text(encoding="utf-8"))
-    if report.get("schema"):  # older ones have none
-        assert report["schema"] == SCHEMA
-        check(report, REPORT, path.name)
+    if report.get("schema", "").startswith("elm-mlx bench"):  # older ones have none, and other scripts theirs
+        check(report, REPORTS[report["schema"]], path.name)
 
 
 def test_a_report_of_another_form_is_noticed(compared: dict[str, Any]) -> None:
@@ -160,6 +174,41 @@ def test_figures_follow_from_the_samples() -> None:
     first = case_report(Case("ttft", 16), [(Sample(0.25, 0.1, 1), None)], nbytes=None, read=1.0)
     assert first["seconds"] == {"mean": 0.25, "stdev": None, "median": 0.25}
     assert (first["tokens_per_s"], first["mlx-lm"]) == (None, None)
+
+
+def test_figures_of_requests_that_are_answered_together_follow_from_the_runs() -> None:
+    ours = [
+        Run(Mark(0.5, 1.0, 2), Mark(0.5 + s, 1.0 + 2 * s, 10), peak) for s, peak in [(1.0, 10), (2.0, 30), (4.0, 20)]
+    ]
+    theirs = [Run(Mark(1.0, 1.0, 2), Mark(4.0, 4.0, 10), 7)] * 3
+    done = together_report(Together(16, 4, 2), list(zip(ours, theirs, strict=True)))
+    assert (done["test"], done["peak_memory_bytes"]) == ("pp16 tg4 b2", 30)
+    assert done["prompt_samples_s"] == [0.5] * 3
+    assert done["prompt_tokens_per_s"]["median"] == 64  # two prompts of 16 ids in half a second
+    assert done["tokens_per_s"]["median"] == 4  # eight tokens in two seconds
+    assert (done["cpu_samples_s"], done["cpu_seconds_per_token"]["median"]) == ([2.0, 4.0, 8.0], 0.5)
+    assert done["mlx-lm"]["prompt_ratio"]["samples"] == [2.0] * 3
+    assert done["mlx-lm"]["ratio"] == {"samples": [3.0, 1.5, 0.75], "median": 1.5, "min": 0.75, "max": 3.0}
+    assert done["mlx-lm"]["cpu_ratio"]["median"] == 0.75
+    assert together_report(Together(16, 4, 2), [(run, None) for run in ours])["mlx-lm"] is None
+
+
+def test_requests_that_are_answered_together_have_a_table_of_their_own(tiny: Path) -> None:
+    series = Series([*cases([8], [4], [0]), *together([8], [4], [1, 3])], repetitions=2, compare=True)
+    report = whole([("tiny", tiny)], series)
+    check(json.loads(json.dumps(report, allow_nan=False)), REPORT)
+    assert [test["test"] for test in report["models"][0]["batches"]] == ["pp8 tg4 b1", "pp8 tg4 b3"]
+    told = text(report).splitlines()
+    head = next(line for line in told if " S_PP t/s " in line)
+    assert [cell.strip() for cell in head.strip("|").split("|")][:6] == [
+        "model",
+        "PP",
+        "TG",
+        "B",
+        "S_PP t/s",
+        "S_TG t/s",
+    ]
+    assert [line.split("|")[2:5] for line in told[told.index(head) + 2 :]] == [[" 8  ", "  4 ", f" {b} "] for b in "13"]
 
 
 def test_a_person_reads_one_aligned_table(compared: dict[str, Any]) -> None:
@@ -273,5 +322,5 @@ def test_another_blas_over_there_is_refused(tiny: Path, monkeypatch: pytest.Monk
 
 def test_a_context_too_short_is_a_sentence_before_anything_is_loaded(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(json.dumps(checkpoints.OPENELM), encoding="utf-8")
-    with pytest.raises(PromptTooLong, match="tg4 @ d510 takes 514 positions"):
+    with pytest.raises(PromptTooLong, match="tg4 @ d510 takes 515 positions"):
         whole([("tiny", tmp_path)], Series(cases([], [4], [510])))

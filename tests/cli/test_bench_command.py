@@ -61,6 +61,13 @@ def test_models_are_named_or_lie_somewhere(openelm: Path) -> None:
     assert told(done) == [(str(openelm), "float32", ["ttft16", "tg2"])] * 2
 
 
+def test_several_requests_are_answered_together_instead() -> None:
+    done = bench(*SHORT, "-b", "1,3", "--submit", "late", "--json")
+    assert told(done) == [("demo", "8-bit", [])]
+    model = json.loads(done.out)["models"][0]
+    assert ([batch["rows"] for batch in model["batches"]], model["submit"]) == ([1, 3], "late")
+
+
 def test_a_comparison_prints_the_ratio_with_its_spread() -> None:
     done = bench("--random", "openelm-20x64", *SHORT, "--compare", "mlx-lm")
     assert done.code == 0, done.err
@@ -139,6 +146,11 @@ def test_bits_of_a_directory_or_the_demo_are_refused_before_anything_is_measured
         ("-d 600", 2, "pp512 @ d600 takes 1112 positions, and the model's context has 512"),
         ("--compare llama.cpp", 2, "'llama.cpp' is not"),
         ("--cpu-policy fast", 2, "'fast' is not one of"),
+        ("--submit never", 2, "'never' is not one of"),
+        ("-b 0", 2, "0 is not in the range"),
+        ("-b 4 -n 0", 2, "-p, -n and --batch numbers above 0"),
+        ("-b 4 -d 8", 2, "Leave -d out, or at 0"),
+        ("-b 4 -p 500", 2, "and the model's context has 512"),
     ],
 )
 def test_mistakes_are_sentences_with_their_codes(line: str, code: int, complaint: str) -> None:

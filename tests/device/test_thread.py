@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from elm_mlx.device import thread
+from elm_mlx.device import job, thread
 from elm_mlx.device.thread import DeviceThread, NotRun, let_go, on_device, running, start
 from elm_mlx.errors import ElmError, EngineStopped
 
@@ -73,16 +73,16 @@ def test_callbacks_run_in_the_callers_thread(device: DeviceThread) -> None:
     assert heard == [(1, 2, False), (2, 2, False)]
 
 
-def test_a_callback_that_raises_ends_the_job_at_its_next_one_and_after_its_cleanup(device: DeviceThread) -> None:
+def test_a_callback_that_raises_ends_the_job_there_and_its_caller_goes_on_after_the_cleanup(
+    device: DeviceThread,
+) -> None:
     reached: list[str] = []
 
     def work(relay: thread.Relay) -> None:
         tick = relay(stop)
         assert tick
         try:
-            for _ in range(1000):
-                tick()
-                time.sleep(0.001)
+            tick()
             reached.append("end")
         finally:
             reached.append("tidied")
@@ -93,6 +93,23 @@ def test_a_callback_that_raises_ends_the_job_at_its_next_one_and_after_its_clean
     with pytest.raises(KeyboardInterrupt):
         device.call(work)
     assert reached == ["tidied"]
+
+
+def test_a_callback_that_waits_for_the_device_itself_gets_its_answer(
+    device: DeviceThread, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(job, "CALLBACK_PATIENCE_S", 0.05)
+    heard: list[int] = []
+
+    def work(relay: thread.Relay) -> str:
+        tick = relay(lambda done: heard.append(done + device.call(lambda _: 10)))
+        assert tick
+        for done in range(3):
+            tick(done)
+        return "done"
+
+    assert device.call(work) == "done"
+    assert heard == [10, 11, 12]
 
 
 def test_turns_are_taken_in_turn_and_jobs_come_between_them(device: DeviceThread) -> None:
