@@ -27,11 +27,11 @@ class Stats:
     max_tokens: int = 0
 
     def __str__(self) -> str:
+        held = f" ({self.cached_tokens} cached)" if self.cached_tokens else ""
+        first = f": the first after {self.time_to_first_token_s:.2f} s" if self.time_to_first_token_s else ""
         rate = f", then {self.decode_tokens_per_s:,.1f} tokens/s" if self.decode_tokens_per_s else ""
-        return (
-            f"{self.prompt_tokens} + {self.generated_tokens} tokens: the first after "
-            f"{self.time_to_first_token_s:.2f} s{rate}; {self.peak_memory_bytes / 1e6:,.0f} MB at most"
-        )
+        counts = f"{self.prompt_tokens}{held} + {self.generated_tokens} tokens"
+        return f"{counts}{first}{rate}; {self.peak_memory_bytes / 1e6:,.0f} MB at most"
 
 
 @dataclass(frozen=True)

@@ -192,7 +192,7 @@ class LanguageModel:
         return self._templates.prompt(messages, **variables)
 
     def chat(
-        self, messages: Sequence[Mapping[str, Any]], max_tokens: int = MAX_TOKENS, **options: Unpack[Options]
+        self, messages: Sequence[Mapping[str, Any]], max_tokens: int | None = MAX_TOKENS, **options: Unpack[Options]
     ) -> Completion:
         """The model's answer to `messages`, a list of {"role": ..., "content": ...}; `options` as of `generate`.
 
@@ -219,10 +219,17 @@ class LanguageModel:
     def close(self) -> None:
         """Cancels all requests and gives the model's memory back. Any later call raises EngineStopped. The last model
         that is closed ends the device thread. Closing twice does nothing."""
-        if self._give_back.detach():
-            self._model = None
+        if not self._give_back.alive:
+            return
+        self._model = None
+        try:
             self._worker.close()
-            let_go(self._holder)
+        except BaseException:
+            self._worker.close_from_finalizer()  # the wait was interrupted (Ctrl-C), perhaps before the closing began
+            raise
+        finally:
+            if self._give_back.detach():
+                let_go(self._holder)
 
     def __enter__(self) -> LanguageModel:
         return self

@@ -18,7 +18,7 @@ from elm_mlx.engine.budget import Budget
 from elm_mlx.engine.engine import Engine
 from elm_mlx.engine.limits import QUEUE, ROWS, Limits
 from elm_mlx.engine.warm_up import warm_up
-from elm_mlx.engine.worker import Worker
+from elm_mlx.engine.worker import Order, Worker, closed
 from elm_mlx.errors import InvalidRequest
 from elm_mlx.library.pull import pull
 from elm_mlx.store.load import LoadedModel, load_directory
@@ -61,13 +61,16 @@ def load(
     directory = pull_directory(model, bits, force)
     holder = object()
     thread = start(holder)
+    opened: list[Worker] = []
     try:
         loaded = thread.call(lambda relay: load_and_try(directory, cpu_policy, relay(progress), force))
-        worker = thread.call(lambda _: open_engine(thread, loaded, cache_bytes, rows, queue))
+        thread.call(lambda _: opened.append(open_engine(thread, loaded, cache_bytes, rows, queue)))
+        return LanguageModel(loaded, opened[0], holder, rows)
     except BaseException:
+        # Where the wait was interrupted (Ctrl-C), the device thread may open the engine all the same; this comes after.
+        thread.post_from_finalizer(Order(lambda: shut_all(opened)))
         let_go(holder)
         raise
-    return LanguageModel(loaded, worker, holder, rows)
 
 
 def pull_directory(model: str | Path | None, bits: int | None, force: bool) -> Path:
@@ -99,6 +102,12 @@ def open_engine(thread: DeviceThread, loaded: LoadedModel, cache_bytes: int | No
     worker = Worker(thread, Engine(loaded.model, config.num_layers, limits, loaded.execution), rows + queue)
     thread.turns.append(worker)
     return worker
+
+
+def shut_all(workers: list[Worker]) -> None:
+    """Gives back what was opened for a caller that waits no longer."""
+    for worker in workers:
+        worker.shut(closed())
 
 
 def plan_budget(budget: Budget, usual: int, cache_bytes: int | None) -> None:

@@ -84,7 +84,7 @@ def command(
             way = Way(Origin("demo" if model is None else model, seed), options, raw)
             answer(Job(lm, way, source, todo, results), concurrency, output)
         say_what_was_there(len(done))
-        refuse_errors(sum(results.failed.values()))
+        refuse_errors(sum(results.failed.values()), output)
 
 
 def refuse_retrying_stdout(output: str, retry_errors: bool) -> None:
@@ -130,8 +130,9 @@ def say_what_was_there(count: int) -> None:
         say(f"Lines written before: {count:,}.")
 
 
-def refuse_errors(count: int) -> None:
+def refuse_errors(count: int, output: str) -> None:
     """Ends the command with exit code 1 where lines hold errors, those of earlier runs too."""
     if count:
-        tell(f"Lines with an error: {count:,}. --retry-errors asks these again.")
+        how = "" if output == STDOUT else " --retry-errors asks these again."
+        tell(f"Lines with an error: {count:,}.{how}")
         raise click.exceptions.Exit(1)

@@ -87,11 +87,18 @@ def read_entries() -> Iterator[str]:
                 tell("")  # ends the line, so that the shell's prompt begins one
             return
         except KeyboardInterrupt:
-            tell("")  # Ctrl-C at the prompt drops the line
+            end_line()  # Ctrl-C at the prompt drops the line
         except UnicodeDecodeError as error:
             raise InvalidRequest(
                 "What is typed is not UTF-8 text. Convert it first, for example with iconv."
             ) from error
+
+
+def end_line() -> None:
+    """Ends the line on which the terminal shows ^C. Another Ctrl-C meanwhile, of someone who presses it twice, means no
+    more than the first: it must not end the conversation."""
+    with suppress(KeyboardInterrupt):
+        tell("")
 
 
 def read_entry() -> str:
@@ -136,7 +143,7 @@ class Chat:
                 tell(f"elm-mlx: {with_flags(error)}{anew}")
             except KeyboardInterrupt:
                 self.messages = before  # stopped before there was an answer
-                tell("")
+                end_line()
 
     def handle(self, text: str) -> None:
         """Carries out one entry: a command if it begins with /, else a message to answer."""

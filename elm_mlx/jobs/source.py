@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import BinaryIO
 
 from elm_mlx.arguments import named_path
-from elm_mlx.errors import InvalidRequest
+from elm_mlx.errors import InvalidRequest, NotFound
 from elm_mlx.files import disk_errors, readable_size
 from elm_mlx.jobs.entry import Entry, read_entry
 from elm_mlx.jobs.json_line import read_line
@@ -78,14 +78,22 @@ def in_words(shared: dict[str, list[int]]) -> str:
 @contextmanager
 def open_source(name: str) -> Iterator[Source]:
     """Opens the requests in a file, or in standard input where the name is -. A pipe is first read to its end into a
-    file without a name, as it is read twice. Raises InvalidRequest, ElmError for what cannot be read."""
+    file without a name, as it is read twice. Raises NotFound, InvalidRequest, ElmError for what cannot be read."""
     shown = "Standard input" if name == PIPED else name
     with ExitStack() as stack:
-        with disk_errors(f"{shown} cannot be read", "Check that it is there and yours.", instead=""):
-            file = standard_input() if name == PIPED else stack.enter_context(named_path("IN", name).open("rb"))
+        file = standard_input() if name == PIPED else stack.enter_context(open_file(name))
         if not is_plain_file(file):
             file = stack.enter_context(spool(file, shown))
         yield Source(file, shown)
+
+
+def open_file(name: str) -> BinaryIO:
+    """Opens a file of requests. Raises NotFound, and ElmError for one that cannot be opened."""
+    with disk_errors(f"{name} cannot be read", "Check that it is yours.", instead=""):
+        try:
+            return named_path("IN", name).open("rb")
+        except FileNotFoundError as error:
+            raise NotFound(f"{name} cannot be read: {error.strerror}. Check its name.") from error
 
 
 def standard_input() -> BinaryIO:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -62,3 +63,6 @@ def test_stats_print_themselves(lm: elm_mlx.LanguageModel) -> None:
     text = str(stats)
     assert text.startswith(f"5 + {stats.generated_tokens} tokens: the first after ")
     assert text.endswith(" MB at most")
+    assert str(replace(stats, cached_tokens=3)).startswith("5 (3 cached) + ")
+    nothing_came = replace(stats, generated_tokens=0, time_to_first_token_s=0.0, decode_tokens_per_s=None)
+    assert str(nothing_came).startswith("5 + 0 tokens; ")

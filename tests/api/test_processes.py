@@ -145,3 +145,40 @@ def test_importing_starts_nothing(endless: Path) -> None:
     script = "import threading, elm_mlx.api, elm_mlx.api.asynchronous; print(threading.active_count())"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
     assert done.stdout == "1\n"
+
+
+INTERRUPTED = {
+    "load": """
+from elm_mlx.api import loading
+def interrupted(*given, real=loading.plan_budget):
+    os.kill(os.getpid(), signal.SIGINT)
+    time.sleep(0.2)  # the engine is opened when its caller waits no longer
+    return real(*given)
+loading.plan_budget = interrupted
+begin = lambda: elm_mlx.load(sys.argv[1])
+""",
+    "close": """
+other = elm_mlx.load(sys.argv[1])
+stream = other.submit("Hi", 100_000)
+def close():
+    lm._worker.thread.post(Order(lambda: time.sleep(0.5)))  # what close has to wait for
+    threading.Timer(0.1, lambda: os.kill(os.getpid(), signal.SIGINT)).start()
+    other.close()
+begin = close
+""",
+}
+
+
+@pytest.mark.parametrize("script", INTERRUPTED.values(), ids=INTERRUPTED)
+def test_ctrl_c_amid_load_or_close_leaves_no_model_behind(endless: Path, script: str) -> None:
+    check = """
+try:
+    begin()
+except KeyboardInterrupt:
+    print("interrupted")
+time.sleep(1)
+print(len(thread.running().turns), len(thread.running().holders), len(lm.generate("Hi", 3).tokens))
+"""
+    imports = "import time\nfrom elm_mlx.device import thread\nfrom elm_mlx.engine.worker import Order\n"
+    done = python(imports + script + check, endless)
+    assert (done.stdout.split(), done.stderr) == (["interrupted", "1", "1", "3"], "")

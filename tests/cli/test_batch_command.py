@@ -106,6 +106,7 @@ def test_errors_count_as_done_until_they_are_asked_again(requests: Path, out: Pa
 def test_answers_go_to_stdout_and_requests_come_from_stdin(requests: Path) -> None:
     done = run("batch", "-", "-o", "-", "--max-tokens", 2, stdin=requests.read_bytes())
     assert [json.loads(line)["error"] is None for line in done.out.splitlines()].count(True) == 4
+    assert done.err.endswith("Lines with an error: 2.\n")  # these cannot be asked again: the output is gone
     assert "--retry-errors means nothing on standard output" in run("batch", "-", "-o", "-", "--retry-errors").err
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import re
 import shutil
 import sys
 from collections.abc import Iterator
@@ -18,7 +19,7 @@ from helpers.command_line import INTERRUPTIBLE, PATIENCE_S, Result, answer, run
 
 import elm_mlx
 from elm_mlx import files
-from elm_mlx.cli.chat import Chat
+from elm_mlx.cli.chat import Chat, read_entries
 from elm_mlx.errors import DiskFull
 
 TEMPLATE = (
@@ -259,6 +260,31 @@ class Interrupted:
 
     def __getattr__(self, name: str) -> object:
         return getattr(self.stream, name)
+
+
+def test_ctrl_c_pressed_twice_does_not_end_the_conversation(instruct: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    typed = iter([interrupted, lambda: "one", interrupted])
+    monkeypatch.setattr("elm_mlx.cli.chat.read_entry", lambda: next(typed, end_of_input)())
+    monkeypatch.setattr("elm_mlx.cli.chat.tell", interrupted)  # the second one comes while the first ends the line
+    talk = Chat(elm_mlx.load(instruct), None, {"max_tokens": 2})
+    monkeypatch.setattr(talk.lm, "chat_prompt", interrupted)
+    talk.run(read_entries())
+    assert talk.messages == []
+
+
+def end_of_input() -> str:
+    raise EOFError
+
+
+def test_a_turn_reads_only_what_is_new_and_stats_say_so(instruct: Path) -> None:
+    done = chat(instruct, f"{'word ' * 20}\n/stats\nand more\n/stats\n")
+    first, second = [line for line in done.err.splitlines() if " tokens: the first after " in line]
+    assert "cached" not in first
+    prompt, cached = map(int, re.match(r"(\d+) \((\d+) cached\) \+ ", second).groups())  # type: ignore[union-attr]
+    assert cached > prompt / 2
 
 
 def interrupt_after(pieces: int, talk: Chat, monkeypatch: pytest.MonkeyPatch) -> None:

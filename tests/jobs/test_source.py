@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from elm_mlx.errors import DiskFull, ElmError, InvalidRequest
+from elm_mlx.errors import DiskFull, ElmError, InvalidRequest, NotFound
 from elm_mlx.jobs import source
 from elm_mlx.jobs.source import Source, open_source
 
@@ -108,8 +108,8 @@ def test_a_pipe_has_a_bound_and_a_disk_that_is_full_is_said(monkeypatch: pytest.
 
 
 def test_what_cannot_be_read_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, why in ((tmp_path, "Is a directory"), (tmp_path / "none", "No such file")):
-        with pytest.raises(ElmError, match=why), open_source(str(name)):
+    for name, kind, why in ((tmp_path, ElmError, "Is a directory"), (tmp_path / "none", NotFound, "No such file")):
+        with pytest.raises(kind, match=why), open_source(str(name)):
             pass
     monkeypatch.setattr(sys, "stdin", None)
     with pytest.raises(InvalidRequest, match="no standard input"), open_source("-"):
