@@ -61,4 +61,9 @@ class Parameters:
 
     def _matrix(self, arrays: list[mx.array], setting: Quantization | None) -> Matrix:
         self.ready(*arrays)
-        return QuantizedLinear(arrays, setting, self.dtype) if setting else self.linear_of(*arrays)
+        if setting:
+            return QuantizedLinear(arrays, setting, self.dtype)
+        matrix = self.linear_of(*arrays)
+        if isinstance(matrix, Linear):
+            self.ready(matrix.columns)
+        return matrix
