@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Generator, Iterable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, Unpack, overload
 from weakref import finalize
 
 from elm_mlx.api.batch import AHEAD, answers_as_they_end, answers_in_order
+from elm_mlx.api.cache_plan import plan_again
 from elm_mlx.api.completion import Completion
 from elm_mlx.api.options import MAX_TOKENS, Options, sampling_for
 from elm_mlx.api.stream import Stream
@@ -17,12 +19,12 @@ from elm_mlx.arguments import Progress, whole_number
 from elm_mlx.config import ModelConfig
 from elm_mlx.device.backend import mx
 from elm_mlx.device.execution import Execution
-from elm_mlx.device.thread import let_go
+from elm_mlx.device.thread import is_forked, let_go
 from elm_mlx.engine.cache.kv import make_cache
 from elm_mlx.engine.engine import Engine
 from elm_mlx.engine.prefill import all_logits
 from elm_mlx.engine.request import Request
-from elm_mlx.engine.worker import Worker, closed, give_back
+from elm_mlx.engine.worker import Order, Worker, closed, give_back
 from elm_mlx.errors import InvalidRequest, PromptTooLong
 from elm_mlx.models.model import Model
 from elm_mlx.store.load import LoadedModel
@@ -218,8 +220,8 @@ class LanguageModel:
 
     def close(self) -> None:
         """Cancels all requests and gives the model's memory back. Any later call raises EngineStopped. The last model
-        that is closed ends the device thread. Closing twice does nothing."""
-        if not self._give_back.alive:
+        that is closed ends the device thread. Closing twice does nothing, nor does closing in a forked process."""
+        if not self._give_back.alive or is_forked():
             return
         self._model = None
         try:
@@ -229,6 +231,7 @@ class LanguageModel:
             raise
         finally:
             if self._give_back.detach():
+                self._worker.thread.post_from_finalizer(Order(partial(plan_again, self._worker.thread)))
                 let_go(self._holder)
 
     def __enter__(self) -> LanguageModel:

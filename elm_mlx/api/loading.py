@@ -6,13 +6,13 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+from elm_mlx.api.cache_plan import plan_budget, workers_of
 from elm_mlx.api.language_model import LanguageModel
 from elm_mlx.arguments import Progress, whole_number
 from elm_mlx.config.quantization import check_bits
 from elm_mlx.demo import demo_directory
 from elm_mlx.device import check_policy
-from elm_mlx.device.backend import mx
-from elm_mlx.device.memory import cache_room, footprint, plan_caches, wire
+from elm_mlx.device.memory import CacheWish, footprint
 from elm_mlx.device.thread import DeviceThread, let_go, refuse_fork, start
 from elm_mlx.engine.budget import Budget
 from elm_mlx.engine.engine import Engine
@@ -45,7 +45,8 @@ def load(
     GPU, if there is a compiler. `progress` is called with (bytes loaded, in all).
 
     Up to `rows` requests are answered together and up to `queue` more may wait. The keys and values of all of them, and
-    what is kept for later requests, take up to `cache_bytes`; by default what this machine has left for them.
+    what is kept for later requests, take up to `cache_bytes`; by default what this machine has left for them. All
+    loaded models share these bytes; where several loads named a number, the least counts.
 
     The first model of a process starts the thread that computes, and any thread may load. Raises InvalidRequest,
     NotFound, MissingTokenizer, BadCheckpoint, Unsupported, and NotEnoughMemory for a model that this machine has no
@@ -95,11 +96,11 @@ def load_and_try(directory: Path, cpu_policy: str, progress: Progress | None, fo
 def open_engine(thread: DeviceThread, loaded: LoadedModel, cache_bytes: int | None, rows: int, queue: int) -> Worker:
     """Makes the engine of a loaded model, within the memory that is left for caches, and gives it its turns."""
     config, float_bits = loaded.config, 8 * loaded.model.dtype.size
-    budgets = [turn.engine.limits.budget for turn in thread.turns if isinstance(turn, Worker)]
-    budget = budgets[0] if budgets else Budget(0)  # one number for all models of the process
-    plan_budget(budget, footprint(config, 0, float_bits).cache, cache_bytes)
+    others, wish = workers_of(thread), CacheWish(footprint(config, 0, float_bits).cache, cache_bytes)
+    budget = others[0].engine.limits.budget if others else Budget(0)  # one for all models of the process
+    plan_budget(budget, [*(other.wish for other in others), wish])
     limits = Limits(config.context_length, config.kv_bytes_per_token(float_bits), budget, rows, UNLIMITED)
-    worker = Worker(thread, Engine(loaded.model, config.num_layers, limits, loaded.execution), rows + queue)
+    worker = Worker(thread, Engine(loaded.model, config.num_layers, limits, loaded.execution), rows + queue, wish)
     thread.turns.append(worker)
     return worker
 
@@ -108,13 +109,3 @@ def shut_all(workers: list[Worker]) -> None:
     """Gives back what was opened for a caller that waits no longer."""
     for worker in workers:
         worker.shut(closed())
-
-
-def plan_budget(budget: Budget, usual: int, cache_bytes: int | None) -> None:
-    """Gives caches the bytes that are asked for, or what the loaded models leave. `usual` are those of a cache for the
-    planned context. Raises NotEnoughMemory where more is asked for than there is."""
-    held = budget.reserved + budget.stored
-    room = cache_room(max(0, mx.get_active_memory() - held), held)
-    plan = plan_caches(cache_bytes, room, usual)
-    budget.limit, budget.kept = plan.total, plan.prefixes
-    wire(plan.expected)

@@ -91,6 +91,8 @@ class Stream:
         limit = None if timeout is None else min(timeout, threading.TIMEOUT_MAX)
         self._guard(lambda: self._handle.wait(None, limit))
         if self._handle.state.finish is None:
+            if self._is_cancelled:
+                raise Cancelled("The request was cancelled before its end.", completion=self._all())
             self.cancel()
             raise TimedOut(f"There was no whole answer after {timeout:g} seconds.", "Give a longer {timeout}, or fewer "
                            "{max_tokens}.", completion=self._all())  # fmt: skip
@@ -107,7 +109,7 @@ class Stream:
 
     def cancel(self) -> None:
         """Cancels the answer, from any thread: iteration ends at once, the computing within a step or a chunk of the
-        prompt. What was read stays in `completion`. It does nothing to an answer that has ended."""
+        prompt. What was read stays in `completion`."""
         self._is_cancelled = True
         self._cancel()  # once
         self._lm = None

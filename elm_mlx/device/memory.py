@@ -161,6 +161,15 @@ def room_beside(weights: int, limit: int) -> int:
     return max(0, limit - weights - headroom(weights))
 
 
+@dataclass(frozen=True)
+class CacheWish:
+    """What one loaded model calls for: the `usual` bytes of a cache for the planned context, and the `most` that the
+    caches of all models may take, if somebody has said so."""
+
+    usual: int
+    most: int | None = None
+
+
 def plan_caches(requested: int | None, room: int, usual: int) -> CachePlan:
     """Decides how many bytes caches get: those that are `requested`, or else all the `room` that there is.
 

@@ -113,6 +113,9 @@ class DeviceThread:
             self._thread.join(patience)
 
     def _run(self) -> None:
+        from elm_mlx.device import share_stream  # here, as it imports MLX, which conversions need late
+
+        share_stream()
         while self._is_open:
             self._do_commands()
             self._take_turns()
@@ -143,8 +146,6 @@ class DeviceThread:
             self.last_progress, self.is_busy = time.perf_counter(), True
 
     def _shut(self) -> None:
-        from elm_mlx.device.backend import mx
-
         error = NotRun()
         for turn in tuple(self.turns):
             guarded(lambda turn=turn: turn.shut(error))  # type: ignore[misc]
@@ -152,7 +153,6 @@ class DeviceThread:
         while not self._inbox.empty():
             self._inbox.get().drop(error)
         self.is_busy = False
-        mx.clear_streams()  # MLX keeps a thread for each stream of a thread that computed
 
 
 class Nothing:

@@ -100,7 +100,7 @@ class Handle:
 
     def enlist(self, waiter: Waiter, known: State | None) -> bool:
         """Registers a waiter, unless the answer is further than `known` already (None: at its end). Returns whether it
-        was registered."""
+        was registered; one that was woken meanwhile counts as registered, so that nobody is woken twice."""
         # First the waiter, then the look at the ids; the device thread first appends ids, then looks for waiters. So
         # one of the two sees the other, and the device thread needs no lock where nobody waits.
         waiters = self._readers if known is not None else self._enders
@@ -109,15 +109,16 @@ class Handle:
         state = self.state
         if state.finish is None and (known is None or state == known):
             return True
-        self.dismiss(waiter)
-        return False
+        return not self.dismiss(waiter)
 
-    def dismiss(self, waiter: Waiter) -> None:
-        """Takes a waiter back that waits no longer."""
+    def dismiss(self, waiter: Waiter) -> bool:
+        """Takes a waiter back that waits no longer. Returns whether it was still there, and so was not woken."""
         with self._lock:
             for waiters in (self._readers, self._enders):
                 if waiter in waiters:
                     waiters.remove(waiter)
+                    return True
+        return False
 
     def wake(self, wakes: Wakes) -> None:
         """Wakes those who wait for the news there are; adds to `wakes` those to be woken together with others."""

@@ -11,6 +11,7 @@ from typing import TypeVar
 
 from elm_mlx.device import release
 from elm_mlx.device.backend import mx
+from elm_mlx.device.memory import CacheWish
 from elm_mlx.device.thread import DeviceThread, NotRun, guarded, refuse_fork
 from elm_mlx.engine.engine import Engine
 from elm_mlx.engine.handle import Handle, Wakes, wake_together
@@ -26,11 +27,11 @@ class Worker:
     """The engine of one loaded model, as all other threads reach it.
 
     At most `most` requests are unanswered at a time, those aside that are submitted as `patient`, whose caller bounds
-    their number. Close it with `close`.
+    their number. `wish` is what the model calls for when the memory of caches is planned. Close it with `close`.
     """
 
-    def __init__(self, thread: DeviceThread, engine: Engine, most: int) -> None:
-        self.thread, self.most = thread, most
+    def __init__(self, thread: DeviceThread, engine: Engine, most: int, wish: CacheWish) -> None:
+        self.thread, self.most, self.wish = thread, most, wish
         self._engine: Engine | None = engine
         self._handles: dict[Sequence, Handle] = {}  # of the unfinished requests
         self._unanswered, self._count_lock = 0, threading.RLock()

@@ -9,9 +9,11 @@ import pytest
 from helpers import checkpoints
 
 import elm_mlx
+from elm_mlx.api.cache_plan import workers_of
 from elm_mlx.config import config_from_dict
 from elm_mlx.device import memory as machine
 from elm_mlx.device.memory import CachePlan, plan_caches, room_beside, too_large
+from elm_mlx.device.thread import running
 from elm_mlx.errors import NotEnoughMemory
 
 GB, MB = 10**9, 10**6
@@ -41,11 +43,14 @@ def test_what_takes_less_than_half_is_left_to_macos(wired: list[int]) -> None:
 def test_a_load_wires_what_caches_may_come_to_take_and_a_request_nothing(
     wired: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The cache for the whole context of the demo, in the type of the activations."""
+    """The cache for the whole context of the demo, in the type of the activations, and those of other loaded models."""
     monkeypatch.setattr(machine, "WIRED_FROM", 0.0)
     demo = elm_mlx.load()
     position = 2 * sum(demo.config.num_kv_heads) * demo.config.head_dim * demo.model.dtype.size
-    expected = [5 * GB + demo.config.context_length * position]
+    thread = running()
+    assert thread
+    others = sum(worker.wish.usual for worker in workers_of(thread)[:-1])
+    expected = [5 * GB + demo.config.context_length * position + others]
     assert wired == expected
     demo.generate([1, 2, 3], 7)
     assert wired == expected
