@@ -2,15 +2,9 @@
 
 from __future__ import annotations
 
-from functools import cache
-from typing import TYPE_CHECKING
-
 from elm_mlx.config import ModelConfig
 from elm_mlx.device.execution import Execution
 from elm_mlx.errors import InvalidRequest
-
-if TYPE_CHECKING:
-    import mlx.core as mx
 
 POLICIES = ("auto", "plain", "compiled")  # for MLX's CPU backend
 
@@ -44,19 +38,3 @@ def release(execution: Execution) -> None:
     BLAS. For a model that is closed; one that is merely dropped lets go with its Execution."""
     if execution.threads:
         execution.threads.end()
-
-
-def share_stream() -> None:
-    """Lets the calling thread compute on the one stream that all device threads of this process use, one after the
-    other: with a stream of its own, each of them would leave a thread of MLX's behind, which nothing ends."""
-    import mlx.core as mx
-
-    mx.set_default_stream(stream_of(mx.default_device().type))
-
-
-@cache
-def stream_of(kind: mx.DeviceType) -> mx.Stream:
-    """A stream of this kind of device that any thread may use, one at a time; made once."""
-    import mlx.core as mx
-
-    return mx.new_thread_unsafe_stream(kind)

@@ -69,5 +69,5 @@ def choose_streams(policy: str) -> Execution:
 
 @cache
 def make_streams(count: int) -> tuple[DeviceStream, ...]:
-    """Makes `count` streams once: the calling thread's own and new ones, which any thread may use, one at a time."""
-    return mx.Device(mx.cpu), *(mx.new_thread_unsafe_stream(mx.cpu) for _ in range(count - 1))
+    """Makes `count` streams once: MLX's own and new ones. Each thread that uses them gets its own streams from MLX."""
+    return mx.Device(mx.cpu), *(mx.new_thread_local_stream(mx.cpu) for _ in range(count - 1))

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
     from elm_mlx.device.thread_count import ThreadsInUse
 
-    DeviceStream = mx.Device | mx.Stream  # the calling thread's own stream of a device, or another one
+    DeviceStream = mx.Device | mx.ThreadLocalStream  # MLX's own stream of a device, or another of each thread
 
 PREFILL_CHUNK = 512  # ids of a prompt that are read at once, where the device has no other number
 GROW_BY = 256  # positions; a GPU may copy a whole buffer at every step, so that room beyond need costs time there

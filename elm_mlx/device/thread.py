@@ -113,9 +113,6 @@ class DeviceThread:
             self._thread.join(patience)
 
     def _run(self) -> None:
-        from elm_mlx.device import share_stream  # here, as it imports MLX, which conversions need late
-
-        share_stream()
         while self._is_open:
             self._do_commands()
             self._take_turns()

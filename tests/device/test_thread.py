@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import json
-import subprocess
-import sys
 import threading
 import time
 import weakref
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
 import pytest
 
@@ -237,20 +233,3 @@ def test_idle_time_is_not_time_without_progress(device: DeviceThread) -> None:
     is_busy, last_progress = device.call(lambda _: (device.is_busy, device.last_progress))
     assert is_busy
     assert last_progress >= before
-
-
-@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="counts the threads that Linux lists")
-def test_models_that_come_and_go_leave_no_threads() -> None:
-    """In a process of its own, where no other test holds a model."""
-    script = (
-        "import os, elm_mlx\n"
-        "counts = []\n"
-        "for _ in range(4):\n"
-        "    with elm_mlx.load() as lm:\n"
-        "        lm.generate('Once', max_tokens=2)\n"
-        "    counts.append(len(os.listdir('/proc/self/task')))\n"
-        "print(counts)"
-    )
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
-    counts = json.loads(done.stdout)
-    assert counts[-1] <= counts[0]
