@@ -143,6 +143,8 @@ class DeviceThread:
             self.last_progress, self.is_busy = time.perf_counter(), True
 
     def _shut(self) -> None:
+        from elm_mlx.device.backend import mx  # here, as conversions come by before anybody needs MLX
+
         error = NotRun()
         for turn in tuple(self.turns):
             guarded(lambda turn=turn: turn.shut(error))  # type: ignore[misc]
@@ -150,6 +152,7 @@ class DeviceThread:
         while not self._inbox.empty():
             self._inbox.get().drop(error)
         self.is_busy = False
+        mx.clear_streams()  # left to the end of the process, they end some of them with an abort
 
 
 class Nothing:

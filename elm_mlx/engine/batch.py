@@ -36,7 +36,7 @@ class Batch:
 
     def __init__(self, model: Decodes, limits: Limits, grow_by: int = 0) -> None:
         self.model, self.limits, self.grow_by = model, limits, grow_by
-        self.expected = 1  # how many rows there may soon be
+        self.expected, self.longest = 1, 0  # how many rows there may soon be, and the positions of the longest
         self.groups: list[Group] = []
         self.drop()
 
@@ -179,6 +179,7 @@ class Batch:
             if self.drawn:
                 self._peaks_of(self.drawn)  # while a step reads the slots, writing into them would copy them whole
             self.alone.remove(one)
+            group.slots.expects = self.longest
             group.join(one)
             self.moved = True
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from itertools import count
+from itertools import count, islice
 
 import mlx.core as mx
 
@@ -165,7 +165,13 @@ class Engine:
         one.read = one.reused = one.cache[0].offset
         ids = mx.array([one.request.prompt[one.read :]])
         self.reading = one, Reading(self.model, ids, one.cache, self.execution)
-        self.batch.expected = min(self.limits.rows, len(self.running) + 1 + len(self.waiting))
+        self._announce(one)
+
+    def _announce(self, one: Sequence) -> None:
+        """Tells the batch which rows it may soon have: this one, and those that wait first."""
+        soon = [one, *islice(self.waiting, self.limits.rows - len(self.running) - 1)]
+        self.batch.expected = len(self.running) + len(soon)
+        self.batch.longest = max(len(other.request.prompt) for other in soon)
 
     def _new_cache(self, one: Sequence) -> list[KVCache]:
         """Caches that hold nothing yet."""

@@ -182,3 +182,13 @@ print(len(thread.running().turns), len(thread.running().holders), len(lm.generat
     imports = "import time\nfrom elm_mlx.device import thread\nfrom elm_mlx.engine.worker import Order\n"
     done = python(imports + script + check, endless)
     assert (done.stdout.split(), done.stderr) == (["interrupted", "1", "1", "3"], "")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("end", ["", "lm.close()", "import mlx.core as mx; mx.eval(mx.ones((3, 3)) @ mx.ones((3, 3)))"])
+def test_processes_that_computed_end_without_an_abort(end: str) -> None:
+    """Streams of MLX that a thread leaves behind end some processes with one."""
+    script = f"import elm_mlx; lm = elm_mlx.load(cpu_policy='compiled'); lm.generate('Once', max_tokens=2)\n{end}"
+    for _ in range(8):
+        done = subprocess.run([sys.executable, "-c", script], capture_output=True, timeout=PATIENCE_S, check=False)
+        assert (done.returncode, done.stderr) == (0, b"")

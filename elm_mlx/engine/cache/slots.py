@@ -57,6 +57,7 @@ class Slots:
         self.is_finite = True  # whether no slot may hold what is no number
         self.grow_by = grow_by
         self.most = sys.maxsize  # positions that a row may come to hold: columns beyond are not made
+        self.expects = 0  # positions of the longest row that may soon join
 
     @property
     def used(self) -> list[int]:
@@ -156,12 +157,12 @@ class Slots:
 
     def _move(self, slots: int, room: int, like: Sequence[KVCache] | None = None) -> None:
         """Moves all rows into larger buffers, one layer at a time, in the order of their positions. `like` is a cache
-        that is about to join: its length is reckoned with. Half of the spare columns stay before the rows, for longer
-        ones that join, and half after them."""
+        that is about to join: its length is reckoned with. Columns stay free before the rows where a longer one is
+        expected: it shall not begin in the last columns and go on in the first, as then all columns are read."""
         longest = self.longest
         pieces = list(self._pieces(self.clock - longest, longest)) if longest else []
         most = max(longest, like[0].offset if like else 0)
-        clock = most + (room - most) // 2
+        clock = max(most, min(self.expects, room - 1))
         for number, layer in enumerate(self.layers):
             layer.move(slots, room, pieces, clock - longest, like[number] if like else None)
         self.lengths += [None] * (slots - len(self.lengths))

@@ -97,8 +97,20 @@ def test_rows_of_equal_length_need_no_mask_and_others_one_for_each_number_of_hea
     assert mx.sum(mask[:, 0, 0], axis=-1).tolist() == [7, 7, 10]
 
 
+def test_a_longer_row_that_was_expected_is_read_without_the_columns_beside_it() -> None:
+    for expects, read in ((0, 256), (30, 31)):  # unexpected, it goes on in the first columns, and all are read
+        twin = Twin(Slots(LAYERS))
+        twin.slots.expects = expects
+        twin.join(5, 0)
+        twin.join(30, 1)
+        twin.step()
+        columns = twin.slots.view.columns
+        assert columns.stop - columns.start == read
+
+
 def test_a_lone_row_has_a_number_for_its_offset_and_no_mask() -> None:
     twin = Twin(Slots(LAYERS))
+    twin.slots.expects = 6
     first = twin.join(5, 0)
     last = twin.join(6, 1)
     twin.leave(first)
