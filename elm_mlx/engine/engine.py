@@ -21,7 +21,7 @@ from elm_mlx.engine.prefill import DEFAULT_EXECUTION, Reading
 from elm_mlx.engine.prefixes import Prefixes, shared_length
 from elm_mlx.engine.request import Request
 from elm_mlx.engine.sequence import CANCELLED, ERROR, Sequence
-from elm_mlx.errors import QueueFull
+from elm_mlx.errors import InvalidRequest, NotEnoughMemory, QueueFull
 
 
 class Engine:
@@ -39,7 +39,7 @@ class Engine:
         self.waiting: deque[Sequence] = deque()
         self.reading: tuple[Sequence, Reading] | None = None
         self.running: list[Sequence] = []
-        self.leaving: dict[Sequence, str] = {}  # sequences to end at the next step, and why
+        self.leaving: dict[Sequence, None] = {}  # those that are cancelled at the next step, in order
         self.batch = Batch(model, limits, execution.grow_by)
         self.prefixes = Prefixes(limits.budget)
         self.pace = Pace(execution.submit)
@@ -51,8 +51,11 @@ class Engine:
         return bool(runs or self._next_admitted() or self._next_is_impossible())
 
     def submit(self, request: Request) -> Sequence:
-        """Queues a request and returns its sequence. Raises QueueFull where too many wait, and NotEnoughMemory for one
-        whose caches the budget can never hold."""
+        """Queues a request and returns its sequence. Raises QueueFull where too many wait, NotEnoughMemory for one
+        whose caches the budget can never hold, and InvalidRequest for a prompt that is empty or fills the context."""
+        if not 0 < len(request.prompt) < self.limits.context:
+            raise InvalidRequest(f"The prompt has {len(request.prompt)} ids; it must have 1 at least, and fewer than "
+                                 f"the context, which is {self.limits.context}.")  # fmt: skip
         if len(self.waiting) >= self.limits.queue:
             raise QueueFull(f"{len(self.waiting)} requests are waiting, which is the most.",
                             "Try again later, or load the model with a larger {queue}.")  # fmt: skip
@@ -62,10 +65,10 @@ class Engine:
         self.waiting.append(sequence)
         return sequence
 
-    def cancel(self, sequence: Sequence, finish: str = CANCELLED) -> None:
+    def cancel(self, sequence: Sequence) -> None:
         """Ends a sequence at the next step, wherever it is."""
         if sequence.number in self.active:
-            self.leaving.setdefault(sequence, finish)
+            self.leaving[sequence] = None
 
     def step(self) -> list[Sequence]:
         """Takes one step, and returns the sequences that have news: ids, more of the prompt read, or an end."""
@@ -79,7 +82,7 @@ class Engine:
     def plan(self) -> StepPlan:
         """Decides what the next step does."""
         if self._next_is_impossible():
-            self._give_up(self.waiting[0])
+            self.cancel(self.waiting[0])
         rows = [one.number for one in self.running if not one.is_paused and one not in self.leaving]
         admitted = self._next_admitted()
         going_on = self.reading[0].number if self.reading and self.reading[0] not in self.leaving else None
@@ -147,14 +150,13 @@ class Engine:
         return self.limits.budget.has_room(self._bytes(one) - idle)
 
     def _next_is_impossible(self) -> bool:
-        """Whether the first waiting sequence can never have room: the budget has become smaller since it came."""
-        return bool(self.waiting) and self._bytes(self.waiting[0]) > self.limits.budget.limit
+        """Whether the first waiting sequence can never have room."""
+        return bool(self.waiting) and self._why_impossible(self.waiting[0]) is not None
 
-    def _give_up(self, one: Sequence) -> None:
-        """Ends a sequence that can never have room at the next step, with NotEnoughMemory."""
-        if one not in self.leaving:
-            self.leaving[one] = ERROR
-            one.error = too_large(self._bytes(one), self.limits.budget.limit, one.positions)
+    def _why_impossible(self, one: Sequence) -> NotEnoughMemory | None:
+        """The error for a waiting sequence that can never have room: the budget has become smaller since it came."""
+        limit, nbytes = self.limits.budget.limit, self._bytes(one)
+        return too_large(nbytes, limit, one.positions) if nbytes > limit and one in self.waiting else None
 
     def _admit(self) -> None:
         """Begins to read the prompt of the first waiting sequence, after those of its positions that are held."""
@@ -223,7 +225,8 @@ class Engine:
 
     def _drop(self, one: Sequence) -> Sequence:
         """Takes a sequence out, and keeps its caches where they may be of use."""
-        one.end(self.leaving.pop(one, CANCELLED), one.error)
+        why = self._why_impossible(one)
+        one.end(ERROR if why else CANCELLED, why)
         caches = None
         if one in self.running:
             wanted = self.limits.reuse and one.request.keep and one.finish != ERROR

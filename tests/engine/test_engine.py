@@ -14,7 +14,7 @@ from elm_mlx.config.generation import Sampling
 from elm_mlx.engine import batch
 from elm_mlx.engine.request import Request
 from elm_mlx.engine.sequence import CANCELLED, ERROR, LENGTH, STOP
-from elm_mlx.errors import NotEnoughMemory, QueueFull
+from elm_mlx.errors import InvalidRequest, NotEnoughMemory, QueueFull
 
 one_family = pytest.mark.parametrize("source", ["openelm"], indirect=True)
 each_family = pytest.mark.parametrize("source", checkpoints.FAMILIES, indirect=True)
@@ -296,3 +296,12 @@ def test_seeds_belong_to_rows(lm: elm_mlx.LanguageModel) -> None:
             engine.step()
         drawn.append(one.ids)
     assert drawn[0] == drawn[1] == drawn[2] == plain_ids(lm, request)
+
+
+@one_family
+def test_a_prompt_that_is_empty_or_fills_the_context_is_refused(lm: elm_mlx.LanguageModel) -> None:
+    engine, context = make_engine(lm), lm.config.context_length
+    for length in (0, context):
+        with pytest.raises(InvalidRequest, match=f"has {length} ids"):
+            engine.submit(Request((1,) * length, 5))
+    assert engine.submit(Request((1,) * (context - 1), 5)).room == 1
