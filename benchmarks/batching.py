@@ -126,6 +126,21 @@ def rows_16(lab: Lab) -> Compared:
     return against_peer(lab, spread_rows(16))
 
 
+def whole_4(lab: Lab) -> Compared:
+    """The 4 rows of rows-4 with the reading of their prompts: ours, and mlx-lm's BatchGenerator."""
+    return whole_against_peer(lab, spread_rows(4))
+
+
+def whole_8(lab: Lab) -> Compared:
+    """The 8 rows of rows-8 with the reading of their prompts: ours, and mlx-lm's BatchGenerator."""
+    return whole_against_peer(lab, spread_rows(8))
+
+
+def whole_16(lab: Lab) -> Compared:
+    """The 16 rows of rows-16 with the reading of their prompts: ours, and mlx-lm's BatchGenerator."""
+    return whole_against_peer(lab, spread_rows(16))
+
+
 def against_peer(lab: Lab, load: Any) -> Compared:
     return lab.take_turns(lambda: per_token(lab.answer(load)), lambda: per_token(lab.peer.run(load)))
 
@@ -263,6 +278,7 @@ def first_token(lab: Lab, reuse: bool) -> float:
 # The bars: mlx-lm's, or the other run's, time over ours.
 EXPERIMENTS: dict[str, tuple[Callable[[Lab], Compared], float]] = {
     "rows-4": (rows_4, 1.8), "rows-8": (rows_8, 1.6), "rows-16": (rows_16, 1.5),
+    "whole-4": (whole_4, 1.8), "whole-8": (whole_8, 1.6), "whole-16": (whole_16, 1.5),
     "arrivals-4": (arrivals_4, 1.8), "arrivals-8": (arrivals_8, 1.8),
     "together-8": (together_8, 3.0), "together-16": (together_16, 4.8),
     "one-row": (one_row, 0.99), "one-row-worker": (one_row_worker, 0.97),
