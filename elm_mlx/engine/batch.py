@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from itertools import chain
 from typing import Any, NamedTuple
 
@@ -49,6 +50,7 @@ class Batch:
         self.order: list[Sequence | None] = []  # the rows of a step
         self.rows: list[Sequence] = []  # those of the last step
         self.moved = False  # whether a row has left its place since they were put in order
+        self.unchanged = 0  # steps for which every row needs another id, as long as rows are the same
         self.cache = Rows([])
         self.samplers = Samplers([])
         self.drawn: Drawn | None = None
@@ -79,9 +81,13 @@ class Batch:
         submitted right after. Rows that are not among `rows` any more and have not ended keep their positions in caches
         of their own.
         """
-        drawn = self._collect(rows)
-        same = drawn is self.drawn and rows == self.rows and not self.moved
-        ids = drawn.ids if same and all(len(one.ids) + 1 < one.room for one in rows) else self._arrange(rows, drawn)
+        if self.drawn and self.unchanged > 0 and rows == self.rows and not self.moved:
+            self.unchanged -= 1
+            drawn = self.drawn
+            ids: mx.array | None = drawn.ids
+        else:
+            drawn = self._collect(rows)
+            ids = self._arrange(rows, drawn)
         self.drawn = self._submit(ids, early) if ids is not None else None
         tokens, highest = list_of(drawn.ids), self._peaks_of(drawn)
         if self.drawn and not early:
@@ -144,6 +150,7 @@ class Batch:
         order += [one for one in self.alone if one in going]
         if self.moved or order != self.order:
             self._reorder(order)
+        self.unchanged = min(one.room - len(one.ids) - (one in pending) for one in rows) - 1
         if order == drawn.rows:
             return drawn.ids
         return self._ids_of(order, drawn)
@@ -235,11 +242,11 @@ class Batch:
 
     def _deliver(self, rows: list[Sequence | None], tokens: list[int], highest: list[float]) -> list[Sequence]:
         """Gives every sequence its id."""
-        news = []
+        now, news = time.perf_counter(), []
         for one, token, peak in zip(rows, tokens, highest, strict=True):
             if one and not one.finish:
                 try:
-                    one.accept(token, peak)
+                    one.accept(token, peak, now)
                 except NotFinite as error:
                     one.end(ERROR, error)
                 news.append(one)

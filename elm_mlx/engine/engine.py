@@ -72,19 +72,21 @@ class Engine:
 
     def step(self) -> list[Sequence]:
         """Takes one step, and returns the sequences that have news: ids, more of the prompt read, or an end."""
+        if not self.pace.measures:
+            return self.carry_out(self.plan())
         begun = time.perf_counter()
-        plan = self.plan()
-        news = self.carry_out(plan)
+        news = self.carry_out(plan := self.plan())
         if plan.rows:
             self.pace.note(time.perf_counter() - begun)
         return news
 
     def plan(self) -> StepPlan:
         """Decides what the next step does."""
-        if self._next_is_impossible():
+        # In most steps nothing waits and nobody leaves: what costs time is asked only where it may be so.
+        if self.waiting and self._next_is_impossible():
             self.cancel(self.waiting[0])
-        rows = [one.number for one in self.running if not one.is_paused and one not in self.leaving]
-        admitted = self._next_admitted()
+        rows = [one.number for one in self.running if not ((one.bound and one.is_paused) or one in self.leaving)]
+        admitted = self._next_admitted() if self.waiting else None
         going_on = self.reading[0].number if self.reading and self.reading[0] not in self.leaving else None
         early = self.pace.is_early(self.batch.nbytes if self.pace.measures else 0)
         return StepPlan(tuple(one.number for one in self.leaving), admitted, going_on or admitted, tuple(rows), early)

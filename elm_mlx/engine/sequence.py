@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 
 import mlx.core as mx
@@ -55,13 +56,14 @@ class Sequence:
         """The most positions that its caches may hold: the last id of an answer is never read."""
         return len(self.request.prompt) + self.room - 1
 
-    def accept(self, token: int, peak: float) -> None:
-        """Appends the id that was drawn from logits with this peak, and ends the answer where it is its last. Raises
-        NotFinite where the logits are no numbers."""
-        refuse_not_finite(peak, len(self.ids) + 1)
-        self.last_at = time.perf_counter()
+    def accept(self, token: int, peak: float, now: float) -> None:
+        """Appends the id that was drawn from logits with this peak and came `now`, and ends the answer where it is its
+        last. Raises NotFinite where the logits are no numbers."""
+        if not math.isfinite(peak):
+            refuse_not_finite(peak, len(self.ids) + 1)
+        self.last_at = now
         if not self.ids:
-            self.first_at = self.last_at
+            self.first_at = now
         self.ids.append(token)
         if token in self.request.stop_ids:
             self.end(STOP)

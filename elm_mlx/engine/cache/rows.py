@@ -71,7 +71,9 @@ class Rows:
     """
 
     def __init__(self, parts: Sequence[Part]) -> None:
-        self.parts, self.turn = parts, Turn()
+        self.turn = Turn()
+        # One row alone needs nothing before and after a step, and in its step every call of Python's counts.
+        self.parts = () if len(parts) == 1 and isinstance(parts[0], Alone) else parts
         each = zip(*(part.layers for part in parts), strict=True)
         self.layers: Sequence[Attends] = (
             parts[0].layers if len(parts) == 1 else [RowsLayer(self.turn, layers) for layers in each]
