@@ -26,7 +26,9 @@ def lm(openelm: Path) -> Iterator[elm_mlx.LanguageModel]:
 PROMPTS = [checkpoints.prompt(n) for n in (5, 40, 3, 17, 9, 60, 2, 33, 12, 8, 21, 6)]
 
 
-@pytest.mark.parametrize("options", [{}, {"temperature": 0.9, "seed": 4}, {"max_tokens": 3}], ids=str)
+@pytest.mark.parametrize(
+    "options", [{"max_tokens": 24}, {"max_tokens": 24, "temperature": 0.9, "seed": 4}, {"max_tokens": 3}], ids=str
+)
 def test_every_prompt_gets_the_answer_it_gets_alone(lm: elm_mlx.LanguageModel, options: dict[str, float]) -> None:
     alone = [lm.generate(prompt, **options, reuse=False).tokens for prompt in PROMPTS]  # type: ignore[arg-type]
     assert [done.tokens for done in lm.batch(PROMPTS, **options)] == alone  # type: ignore[call-overload]

@@ -65,7 +65,7 @@ def test_many_random_requests_together_get_what_each_gets_alone(lm: elm_mlx.Lang
     check_random_runs(lm, range(100, 120))
 
 
-@pytest.mark.parametrize("source", checkpoints.FAMILIES, indirect=True)
+@pytest.mark.parametrize("source", ["openelm", pytest.param("llama-3.1", marks=pytest.mark.slow)], indirect=True)
 def test_quantized_weights_give_in_a_batch_what_they_give_alone(source: Path, tmp_path: Path) -> None:
     from elm_mlx.convert import convert
 
