@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 import mlx.core as mx
 import numpy as np
@@ -38,6 +39,16 @@ class View:
             B, _, _, S = self.readable.shape
             self.masks[heads] = mx.contiguous(mx.broadcast_to(self.readable, (B, heads, 1, S)))
         return self.masks[heads]
+
+
+class Move(NamedTuple):
+    """Larger buffers, of so many `slots` and columns (`room`): the positions and columns of `pieces` go into the
+    columns from `start` on."""
+
+    slots: int
+    room: int
+    pieces: Sequence[tuple[slice, slice]]
+    start: int
 
 
 class Slots:
@@ -88,18 +99,23 @@ class Slots:
         return max(positions + 1, min(columns, self.most + 1))
 
     def join(self, cache: Sequence[KVCache], slots: int = 0) -> int:
-        """Copies the one row of a cache into the lowest free slot, and returns the slot. Where none is free, there are
-        then `slots` of them (0: twice as many). What an earlier row has left is overwritten where it may be no number:
-        attention weighs columns that a row may not read with 0, and 0 times NaN is NaN."""
+        """Moves the one row of a cache into the lowest free slot, and returns the slot; the cache is used up. Where
+        none is free, there are then `slots` of them (0: twice as many). What an earlier row has left is overwritten
+        where it may be no number: attention weighs columns that a row may not read with 0, and 0 times NaN is NaN."""
         length = cache[0].offset
         slots = len(self.lengths) if None in self.lengths else slots or 2 * len(self.lengths)
-        if slots > len(self.lengths) or length >= self.room:
-            self._move(slots, self.columns_for(max(length, self.longest)), cache)
+        grows = slots > len(self.lengths) or length >= self.room
+        move = self._move(slots, self.columns_for(max(length, self.longest)), length) if grows else None
         slot = self.lengths.index(None)
         for layer, row in zip(self.layers, cache, strict=True):
+            if move:
+                layer.move(move, row)
             if not self.is_finite:
                 layer.wipe(slot)
             layer.write(slot, self._pieces(self.clock - length, length), row)
+            if move:  # no more than one layer is in memory twice
+                mx.eval(layer.keys, layer.values)
+                row.keys = row.values = None
         mx.eval([(layer.keys, layer.values) for layer in self.layers])
         self.lengths[slot] = length
         return slot
@@ -121,7 +137,9 @@ class Slots:
         """Makes room for one more position of every row, and fixes what this step sees. Returns the position of the new
         id in each row."""
         if self.longest >= self.room:
-            self._move(len(self.lengths), self.columns_for(self.longest))
+            move = self._move(len(self.lengths), self.columns_for(self.longest))
+            for layer in self.layers:
+                layer.move(move)
         view, longest = self.view, self.longest
         view.rows, view.column = self.span, self.clock % self.room
         offsets = [longest if length is None else length for length in self.lengths[view.rows]]
@@ -155,18 +173,16 @@ class Slots:
             yield slice(done, done + count), slice(column, column + count)
             done += count
 
-    def _move(self, slots: int, room: int, like: Sequence[KVCache] | None = None) -> None:
-        """Moves all rows into larger buffers, one layer at a time, in the order of their positions. `like` is a cache
-        that is about to join: its length is reckoned with. Columns stay free before the rows where a longer one is
-        expected: it shall not begin in the last columns and go on in the first, as then all columns are read."""
+    def _move(self, slots: int, room: int, length: int = 0) -> Move:
+        """Plans larger buffers, in which rows lie in the order of their positions. `length` is that of a row that is
+        about to join. Columns stay free before the rows where a longer one is expected: it shall not begin in the last
+        columns and go on in the first, as then all columns are read."""
         longest = self.longest
         pieces = list(self._pieces(self.clock - longest, longest)) if longest else []
-        most = max(longest, like[0].offset if like else 0)
-        clock = max(most, min(self.expects, room - 1))
-        for number, layer in enumerate(self.layers):
-            layer.move(slots, room, pieces, clock - longest, like[number] if like else None)
+        self.clock = max(longest, length, min(self.expects, room - 1))
         self.lengths += [None] * (slots - len(self.lengths))
-        self.room, self.clock = room, clock
+        self.room = room
+        return Move(slots, room, pieces, self.clock - longest)
 
 
 class SlotLayer:
@@ -215,17 +231,14 @@ class SlotLayer:
         copy.offset = length
         return copy
 
-    def move(
-        self, slots: int, room: int, pieces: Sequence[tuple[slice, slice]], start: int, like: KVCache | None
-    ) -> None:
-        """Moves the columns of `pieces` into larger buffers, evaluated, the first position into column `start`. `like`
-        gives the shape of the first buffers."""
+    def move(self, move: Move, like: KVCache | None = None) -> None:
+        """Moves all rows into larger buffers, evaluated. `like` gives the shape of the first ones."""
         source = self.keys if self.keys.size else like.keys if like else None
         assert source is not None
-        shape = (slots, source.shape[1], room, source.shape[3])
+        shape = (move.slots, source.shape[1], move.room, source.shape[3])
         for name in ("keys", "values"):
             old, new = getattr(self, name), mx.zeros(shape, source.dtype)
-            for positions, columns in pieces:
-                new[: len(old), :, start + positions.start : start + positions.stop] = old[:, :, columns]
+            for positions, columns in move.pieces:
+                new[: len(old), :, move.start + positions.start : move.start + positions.stop] = old[:, :, columns]
             setattr(self, name, new)
         mx.eval(self.keys, self.values)
