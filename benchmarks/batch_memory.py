@@ -15,6 +15,7 @@ import argparse
 import json
 import subprocess
 import sys
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -95,14 +96,15 @@ def row_bytes(directory: Path) -> int:
     return read_config(directory).kv_bytes_per_token(32) * POSITIONS
 
 
-def zeros(directory: Path) -> list[Any]:
-    """Keys of POSITIONS - 1 positions of every layer, as one row [1, K, S, D]; the values are alike."""
+def zeros(directory: Path) -> Iterator[Any]:
+    """Keys of POSITIONS - 1 positions of every layer, one after the other, as one row [1, K, S, D]; the values are
+    alike."""
     import mlx.core as mx
 
     from elm_mlx.store.load import read_config
 
     config = read_config(directory)
-    return [mx.zeros((1, heads, POSITIONS - 1, config.head_dim)) for heads in config.num_kv_heads]
+    return (mx.zeros((1, heads, POSITIONS - 1, config.head_dim)) for heads in config.num_kv_heads)
 
 
 def submit(session: Any, directory: Path, number: int, tokens: int) -> None:
@@ -111,13 +113,14 @@ def submit(session: Any, directory: Path, number: int, tokens: int) -> None:
 
     from elm_mlx.engine.cache.kv import make_cache
 
-    cache = make_cache(len(zeros(directory)), POSITIONS + LONG, POSITIONS + LONG)
+    cache = make_cache(sum(1 for _ in zeros(directory)), POSITIONS + LONG, POSITIONS + LONG)
     for layer, keys in zip(cache, zeros(directory), strict=True):
         layer.append(keys, keys)
         mx.eval(layer.arrays())
+        del keys  # half of what the layer takes
     prompt = [number] * POSITIONS
     assert session.engine.prefixes.put(prompt[:-1], cache)
-    del cache, layer, keys
+    del cache, layer
     sequence = session.add(prompt, tokens, keep=False)
     while not sequence.ids:
         session.step()
@@ -135,8 +138,9 @@ def insert(session: Any, directory: Path, number: int, tokens: int) -> None:
         cache.update_and_fetch(keys, keys)
         mx.eval(cache.keys, cache.values)
         caches.append(cache)
+        del keys
     session.generator.insert([[number]], [tokens], caches=[caches])
-    del caches, cache, keys
+    del caches, cache
     while number not in session.step():
         pass
 
