@@ -28,6 +28,7 @@ SHAPES = ("openelm-20x64", "llama-16x64")
 VOCAB = 2048
 STEPS = 64  # tokens of each row that are counted
 ANSWER = 256  # tokens of a row that is answered alone
+BLOCK = 8  # tokens that one of two programs decodes while the other waits
 PROMPT = 1024  # ids of the prompt that is read alone
 CHAT, NEW = 740, 60  # ids of a chat at its fifth turn, and those of them that are new
 
@@ -175,9 +176,30 @@ def against_one(lab: Lab, rows: int) -> Compared:
 
 
 def one_row(lab: Lab) -> Compared:
-    """A token of one row: the engine's, and that of the plain loop (engine/plain.py)."""
+    """A token of one row: the engine's, and that of the plain loop (engine/plain.py), in blocks of tokens that take
+    turns, so that a machine that becomes slower does so for both."""
     prompt = ids(16)
-    return lab.take_turns(lambda: decoding(lab.ours.decode(prompt, ANSWER)), lambda: decoding(plain(lab, prompt)))
+    runs = [in_blocks(lab.ours.decode(prompt, ANSWER), plain(lab, prompt)) for _ in range(1 + lab.pairs)][1:]
+    return Compared(*map(list, zip(*runs, strict=True)))
+
+
+def in_blocks(ours: Iterator[int], other: Iterator[int]) -> tuple[float, float]:
+    """Processor seconds of a token after the first, of two answers that are decoded in turn."""
+    import mlx.core as mx
+
+    spent, answers = [0.0, 0.0], (ours, other)
+    for answer in answers:
+        next(answer)
+    blocks = ANSWER // BLOCK - 1
+    for number in range(blocks):
+        for which in (0, 1) if number % 2 else (1, 0):
+            begun = time.process_time()
+            for _ in range(BLOCK):
+                next(answers[which])
+            mx.synchronize()  # the step that is under way belongs to this block
+            spent[which] += time.process_time() - begun
+    ours.close()  # type: ignore[attr-defined]
+    return spent[0] / (blocks * BLOCK), spent[1] / (blocks * BLOCK)
 
 
 def one_row_worker(lab: Lab) -> Compared:
