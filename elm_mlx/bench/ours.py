@@ -26,12 +26,15 @@ class Ours:
         self.layers, self.execution = lm.config.num_layers, replace(lm.execution, submit=submit)
 
     def make_cache(self, positions: int) -> list[KVCache]:
+        """An empty cache with room for so many positions."""
         return make_cache(self.layers, positions, reserve=positions)
 
     def read(self, ids: list[int], cache: Sequence[KVCache]) -> None:
+        """Reads ids into a cache, up to the logits of the last one."""
         mx.eval(prefill(self.model, mx.array([ids]), cache, self.execution))
 
     def decode(self, prompt: list[int], tokens: int) -> Generator[int, None, None]:
+        """The ids of an answer of so many tokens to one prompt, by the engine."""
         session = self.session(1)
         ids = session.add(prompt, tokens).ids
         try:
@@ -49,6 +52,7 @@ class Ours:
         return OurSession(Engine(self.model, self.layers, limits, self.execution))
 
     def settle(self) -> None:
+        """Returns when nothing is being computed."""
         mx.synchronize()
 
 
@@ -61,6 +65,7 @@ class OurSession:
         self.told: list[int] = []  # how many tokens of each were reported
 
     def add(self, prompt: list[int], tokens: int, keep: bool = True) -> Answer:
+        """Asks for so many tokens after a prompt."""
         sequence = self.engine.submit(Request(tuple(prompt), max_tokens=tokens, keep=keep))
         assert sequence.room == tokens, "the context has no room for the answer"
         self.sequences.append(sequence)
@@ -68,6 +73,7 @@ class OurSession:
         return sequence
 
     def step(self) -> list[int]:
+        """Takes one step, and returns the numbers of the requests that got a token. Raises what ended one."""
         longer = []
         for sequence in self.engine.step():
             if sequence.error:
@@ -79,5 +85,6 @@ class OurSession:
         return longer
 
     def close(self) -> None:
+        """Ends everything, and returns when nothing is being computed."""
         self.engine.close()
         mx.synchronize()

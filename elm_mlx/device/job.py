@@ -38,6 +38,7 @@ class Job:
         self._answers: SimpleQueue[tuple[str, Any]] = SimpleQueue()
 
     def run(self) -> None:
+        """Runs the function, on the device thread; its caller gets what it returns or raises."""
         try:
             self._tick()
             self._answers.put(("done", self._work(self._relay)))
@@ -49,6 +50,7 @@ class Job:
             self._is_over.set()
 
     def drop(self, error: ElmError) -> None:
+        """Gives the caller an error: the function will not run."""
         self._answers.put(("failed", error))
 
     def _relay(self, callback: Callback | None) -> Callback:
