@@ -114,12 +114,15 @@ WAITS = {
 }
 
 
-@pytest.mark.parametrize("wait", WAITS.values(), ids=WAITS)
+OTHERS = [pytest.param(name, marks=pytest.mark.slow) for name in WAITS if name != "generate"]
+
+
+@pytest.mark.parametrize("wait", ["generate", *OTHERS])
 def test_ctrl_c_ends_a_wait_at_once_and_the_model_lives_on(endless: Path, wait: str) -> None:
     script = f"""
 threading.Timer(0.5, lambda: os.kill(os.getpid(), signal.SIGINT)).start()
 try:
-    {wait}
+    {WAITS[wait]}
 except KeyboardInterrupt:
     print("interrupted", flush=True)
 all = None
@@ -169,6 +172,7 @@ begin = close
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("script", INTERRUPTED.values(), ids=INTERRUPTED)
 def test_ctrl_c_amid_load_or_close_leaves_no_model_behind(endless: Path, script: str) -> None:
     check = """

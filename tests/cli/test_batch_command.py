@@ -132,6 +132,7 @@ def test_prompts_go_through_the_chat_template_as_in_generate(requests: Path, out
     assert records(tmp_path / "raw")[1]["tokens"] == raw["tokens"]
 
 
+@pytest.mark.slow
 def test_how_many_are_answered_together_changes_no_line(requests: Path, tmp_path: Path) -> None:
     asked = [{"id": n, "prompt": "The dog " * n, "temperature": n % 2, "max_tokens": 2 + n} for n in range(1, 9)]
     requests.write_text("".join(json.dumps(line) + "\n" for line in asked), encoding="utf-8")

@@ -164,6 +164,7 @@ def test_a_handle_that_nobody_reads_ends_with_the_same_ids_as_one_that_is_read(l
     assert unread.completion.stats.generated_tokens == long
 
 
+@pytest.mark.slow
 def test_a_reader_that_stalls_pauses_its_own_row_alone_and_loses_nothing(lm: elm_mlx.LanguageModel) -> None:
     expected = lm.generate(checkpoints.prompt(9), 3 * OUTBOX, reuse=False).tokens
     stalled = lm.stream(checkpoints.prompt(9), 3 * OUTBOX, reuse=False)

@@ -20,7 +20,9 @@ def test_every_example_is_run() -> None:
     assert {path.name for path in EXAMPLES.glob("*.py")} == set(SHOWN)
 
 
-@pytest.mark.parametrize("name", SHOWN)
+@pytest.mark.parametrize(
+    "name", ["asyncio_cancel.py", *(pytest.param(name, marks=pytest.mark.slow) for name in ("threads.py", "batch.py"))]
+)
 def test_an_example_runs_and_shows_what_it_says(name: str, tmp_path: Path) -> None:
     command = [sys.executable, "-W", "error", EXAMPLES / name]
     done = subprocess.run(command, capture_output=True, text=True, timeout=90, check=False, cwd=tmp_path)
