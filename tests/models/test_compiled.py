@@ -18,7 +18,7 @@ from elm_mlx.models.model import Model
 
 STORED = [
     {"dtype": "float32"},
-    {"dtype": "bfloat16"},
+    pytest.param({"dtype": "bfloat16"}, marks=pytest.mark.slow),
     pytest.param({"recipe": "mixed-4-6"}, marks=pytest.mark.slow),
     pytest.param({"bits": 4, "group_size": 32, "dtype": "float32"}, marks=pytest.mark.slow),  # kernels of its own
 ]

@@ -112,6 +112,7 @@ def test_a_bound_that_is_given_replaces_the_usual_one(openelm: Path, tmp_path: P
     assert (report.bound, report.passed) == (1e-9, False)
 
 
+@pytest.mark.slow
 def test_the_demo_passes_with_any_bits_and_loses_more_with_fewer(tmp_path: Path) -> None:
     outputs = [convert(DEMO, tmp_path / str(bits), bits=bits).output for bits in (8, 4, 2)]
     reports = [verify(output, DEMO, tokens=TOKENS // 2) for output in outputs]
@@ -521,6 +522,7 @@ def anonymous_bytes(process: int) -> int:
     return next((int(line.split()[1]) * 1024 for line in status.splitlines() if line.startswith("RssAnon")), 0)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs Linux's /proc")
 def test_one_layer_is_in_memory_at_a_time(tmp_path: Path) -> None:
     """12 layers of 14 MB each in float32 and two heads of 1 MB: the models are 12 times a layer, verifying is not."""
