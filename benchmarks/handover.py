@@ -21,6 +21,8 @@ from pathlib import Path
 
 import elm_mlx
 from elm_mlx.api.asynchronous import wait_for_news
+from elm_mlx.device.execution import Execution
+from elm_mlx.device.memory import CacheWish
 from elm_mlx.device.thread import DeviceThread
 from elm_mlx.engine.budget import Budget
 from elm_mlx.engine.handle import Handle
@@ -40,6 +42,7 @@ class Idle:
     """An engine that gives every request an id a step, and computes nothing."""
 
     def __init__(self, rows: int) -> None:
+        self.execution = Execution()
         self.limits = Limits(STEPS, 1, Budget(10 * STEPS), rows)
         self.rows, self.active = rows, list[Sequence]()
 
@@ -56,7 +59,7 @@ class Idle:
         time.sleep(STEP_S)
         news, self.active = self.active, []
         for sequence in news:
-            sequence.accept(1, 0.0)
+            sequence.accept(1, 0.0, time.perf_counter())
         self.active = [sequence for sequence in news if not sequence.finish]
         return news
 
@@ -135,7 +138,7 @@ def measure_all(readers: int, steps: int) -> dict[str, dict[str, dict[str, float
     """The figures without and with a model that computes."""
     times = record(readers)
     thread = DeviceThread()
-    worker = Worker(thread, Idle(readers), readers)  # type: ignore[arg-type]
+    worker = Worker(thread, Idle(readers), readers, CacheWish(0))  # type: ignore[arg-type]
     thread.call(lambda _: thread.turns.append(worker))
     found = {"idle": measure(worker, Request((1,), steps), readers, times)}
     thread.end()
