@@ -59,16 +59,8 @@ class Budget:
         """Whether a request can reserve so many bytes now, beside all free slots."""
         return nbytes <= self.available - self.idle
 
-    def reserve(self, nbytes: int) -> bool:
-        """Reserves bytes for a request, for which stores give way. False, and nothing changes, where there are too
-        few."""
-        if not self.has_room(nbytes):
-            return False
-        self.take(nbytes)
-        return True
-
-    def take(self, nbytes: int) -> None:
-        """Reserves bytes that were found to be there, for which stores give way."""
+    def reserve(self, nbytes: int) -> None:
+        """Reserves bytes for which `has_room` has found room; stores give way."""
         self.reserved += nbytes
         self._let_go(max(0, self.available))
 

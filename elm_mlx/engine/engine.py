@@ -165,7 +165,7 @@ class Engine:
         one = self.waiting.popleft()
         one.cache = self._borrow(one) or self._new_cache(one)
         one.reserved = max(self._bytes(one), cache_bytes(one.cache))  # one that was handed over may have longer buffers
-        self.limits.budget.take(one.reserved)
+        self.limits.budget.reserve(one.reserved)
         one.read = one.reused = one.cache[0].offset
         ids = mx.array([one.request.prompt[one.read :]])
         self.reading = one, Reading(self.model, ids, one.cache, self.execution)

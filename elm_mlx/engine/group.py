@@ -47,7 +47,7 @@ class Group:
         budget = self.limits.budget
         budget.release(self.surplus)
         budget.idle += idle - self.idle
-        budget.take(surplus)
+        budget.reserve(surplus)
         self.surplus, self.idle = surplus, idle
 
     def join(self, sequence: Sequence) -> None:

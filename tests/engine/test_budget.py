@@ -34,11 +34,13 @@ class Kept:
 
 def test_requests_get_what_there_is_and_no_more() -> None:
     budget = Budget(100)
-    assert budget.reserve(60)
+    assert budget.has_room(60)
+    budget.reserve(60)
     assert not budget.has_room(41)
-    assert not budget.reserve(41)
+    assert not budget.has_room(41)
     assert budget.has_room(40)
-    assert budget.reserve(40)
+    assert budget.has_room(40)
+    budget.reserve(40)
     assert (budget.available, budget.reserved) == (0, 100)
     budget.release(60)
     assert (budget.available, budget.reserved) == (60, 40)
@@ -56,7 +58,8 @@ def test_stores_give_way_and_the_least_recently_used_goes_first_wherever_it_lies
     one = Kept(budget, [(1, 20), (4, 20)], journal)
     other = Kept(budget, [(2, 20), (3, 20)], journal)
     assert (budget.available, budget.stored) == (100, 80)
-    assert budget.reserve(70)
+    assert budget.has_room(70)
+    budget.reserve(70)
     assert journal == [1, 2, 3]
     assert (one.nbytes, other.nbytes) == (20, 0)
 
@@ -65,12 +68,13 @@ def test_nothing_gives_way_where_that_would_not_be_enough() -> None:
     budget = Budget(100, kept=60)
     budget.reserve(50)
     kept = Kept(budget, [(1, 20), (2, 20)])
-    assert not budget.reserve(51)
+    assert not budget.has_room(51)
     assert not budget.make_place(51)  # more than requests leave
     budget.release(50)
     assert not budget.make_place(61)  # more than stores may ever hold
     assert kept.nbytes == 40
-    assert budget.reserve(100)
+    assert budget.has_room(100)
+    budget.reserve(100)
     assert kept.nbytes == 0
 
 
@@ -99,7 +103,8 @@ def test_whatever_comes_and_goes_the_limit_holds(seed: int) -> None:
     stores = [Kept(budget, []) for _ in range(3)]
     for now in range(300):
         nbytes = chance.randrange(1, 400)
-        if chance.random() < 0.4 and budget.reserve(nbytes):
+        if chance.random() < 0.4 and budget.has_room(nbytes):
+            budget.reserve(nbytes)
             running.append(nbytes)
         elif running and chance.random() < 0.5:
             budget.release(running.pop(chance.randrange(len(running))))

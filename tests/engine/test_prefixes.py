@@ -173,7 +173,8 @@ def test_a_request_may_reserve_its_bytes_after_it_borrowed() -> None:
         found = prefixes.find([*range(20), 7])
         assert found
         prefixes.borrow(found, capacity=100)
-        assert prefixes.budget.reserve(100 * POSITION)
+        assert prefixes.budget.has_room(100 * POSITION)
+        prefixes.budget.reserve(100 * POSITION)
         assert lengths(prefixes) == ([100] if limit == 201 else [20])
 
 
@@ -216,9 +217,11 @@ def test_what_is_too_large_drops_nothing() -> None:
 
 def test_requests_get_the_bytes_of_what_is_kept() -> None:
     prefixes = kept(range(100), range(200, 300), limit=300 * POSITION)
-    assert prefixes.budget.reserve(150 * POSITION)
+    assert prefixes.budget.has_room(150 * POSITION)
+    prefixes.budget.reserve(150 * POSITION)
     assert [int(entry.ids[0]) for entry in prefixes.entries] == [200]
-    assert prefixes.budget.reserve(150 * POSITION)
+    assert prefixes.budget.has_room(150 * POSITION)
+    prefixes.budget.reserve(150 * POSITION)
     assert not prefixes.entries
 
 
