@@ -12,6 +12,7 @@ from typing import Protocol
 import mlx.core as mx
 
 from elm_mlx.models.attention import QKV, CacheLayer, join_heads
+from elm_mlx.models.compile import compile_function
 from elm_mlx.models.matrices import Matrix, Product
 from elm_mlx.models.rope import Offset
 
@@ -29,7 +30,7 @@ class SiluGate:
 
     def set_compiled(self, compiled: bool) -> None:
         """Sets whether the gate runs as one compiled kernel."""
-        self.function = mx.compile(silu_gate, shapeless=True) if compiled else silu_gate
+        self.function = compile_function(silu_gate, shapeless=True) if compiled else silu_gate
 
     def __call__(self, gate: mx.array, up: mx.array) -> mx.array:
         return self.function(gate, up)

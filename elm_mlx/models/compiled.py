@@ -13,6 +13,7 @@ import mlx.core as mx
 
 from elm_mlx.models.attention import Cache
 from elm_mlx.models.blocks import Block
+from elm_mlx.models.compile import compile_function
 from elm_mlx.models.matrices import Matrix
 
 
@@ -29,11 +30,11 @@ class CompiledStep:
                 h = done.after(h, mixed)
                 return h, *following.before(h, offset)
 
-            return mx.compile(stretch)
+            return compile_function(stretch)
 
-        self.first = mx.compile(first)
+        self.first = compile_function(first)
         self.stretches = [between(*pair) for pair in pairwise(blocks)]
-        self.last = mx.compile(lambda h, mixed: norm(blocks[-1].after(h, mixed)))
+        self.last = compile_function(lambda h, mixed: norm(blocks[-1].after(h, mixed)))
 
     def __call__(self, ids: mx.array, cache: Cache) -> mx.array:
         """ids [B, 1] -> normalised states [B, E]."""
