@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from difflib import get_close_matches
 from typing import Any, TypedDict
@@ -28,8 +28,19 @@ class Options(TypedDict, total=False):
     top_p: float | None
     top_k: int | None
     min_p: float | None
+    repetition_penalty: float | None
+    presence_penalty: float | None
+    frequency_penalty: float | None
+    logit_bias: Mapping[int, float] | None
+    banned_ids: Sequence[int] | None
     seed: int | None
     reuse: bool | None
+    logprobs: int | None
+    stop: str | Sequence[str] | None
+    window: int | None
+    kv_bits: int | str | None
+    lookup: bool | None
+    plain: bool | None
 
 
 def check_names(options: Mapping[str, Any]) -> None:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from elm_mlx.config.generation import Sampling
+from elm_mlx.engine.cache.kind import CacheKind
+from elm_mlx.engine.stopper import Stopper
 
 GREEDY = Sampling()
 
@@ -18,6 +21,11 @@ class Request:
     operating system choose one. With `find` the engine may begin with keys and values that it holds for the prompt's
     first ids, and with `keep` it keeps those of this request for later ones; neither changes an answer, but for near
     ties between two ids.
+
+    `logprobs` is how many alternatives are noted beside the log-probability of each id; None notes none, 0 only that of
+    the id itself. `stopper` makes what is asked of each id whether the answer ends there. `cache` says how keys and
+    values are held. With `lookup` ids are proposed that followed the same ids earlier in the prompt or the answer: that
+    changes the speed alone.
     """
 
     prompt: tuple[int, ...]
@@ -27,3 +35,7 @@ class Request:
     stop_ids: frozenset[int] = frozenset()
     find: bool = True
     keep: bool = True
+    logprobs: int | None = None
+    stopper: Callable[[], Stopper] | None = None
+    cache: CacheKind = CacheKind()
+    lookup: bool = False
