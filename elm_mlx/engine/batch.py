@@ -94,6 +94,19 @@ class Batch:
             mx.async_eval(self.drawn.ids, self.drawn.peaks)
         return self._deliver(drawn.rows, tokens, highest)
 
+    def settle(self, sequence: Sequence) -> list[Sequence]:
+        """Reads what is drawn, and lets a sequence that runs alone, if it goes on, have its own caches, which hold all
+        of its ids but the last, and its own sampler: so it can be computed elsewhere until the next `step`. Returns the
+        sequences that got an id, or ended."""
+        drawn = self._collect([sequence])
+        tokens, highest = list_of(drawn.ids), self._peaks_of(drawn)
+        self.samplers.part()
+        self.samplers, self.order, self.drawn, self.moved = Samplers([]), [], None, True
+        news = self._deliver(drawn.rows, tokens, highest)
+        for group in [group for group in self.groups if sequence in group.rows and not sequence.finish]:
+            sequence.cache = self._take_out(group, sequence)
+        return news
+
     def release(self, sequence: Sequence, keep: bool) -> list[KVCache] | None:
         """Takes a sequence out. With `keep` returns caches that hold its prompt and all of its ids but the last."""
         length = len(sequence.request.prompt) + max(len(sequence.ids), 1) - 1

@@ -21,6 +21,10 @@ class Decodes(Protocol):
         """ids [B, L] -> the state of the last position alone, [B, E]; keys and values of all ids go into the cache."""
         ...
 
+    def few_hidden(self, ids: mx.array, cache: Sequence[Attends]) -> mx.array:
+        """A few ids [B, L], L above 1 -> states [B, L, E]; for the few lengths that speculation uses."""
+        ...
+
     def head(self, states: mx.array) -> mx.array:
         """States [..., E] -> logits [..., V]."""
         ...

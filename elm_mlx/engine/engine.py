@@ -21,6 +21,7 @@ from elm_mlx.engine.prefill import DEFAULT_EXECUTION, Reading
 from elm_mlx.engine.prefixes import Prefixes, shared_length
 from elm_mlx.engine.request import Request
 from elm_mlx.engine.sequence import CANCELLED, ERROR, Sequence
+from elm_mlx.engine.speculate import Speculation
 from elm_mlx.errors import InvalidRequest, NotEnoughMemory, QueueFull
 
 
@@ -32,8 +33,16 @@ class Engine:
     first served, and nothing that runs is put off for what comes later.
     """
 
-    def __init__(self, model: Decodes, layers: int, limits: Limits, execution: Execution = DEFAULT_EXECUTION) -> None:
+    def __init__(
+        self,
+        model: Decodes,
+        layers: int,
+        limits: Limits,
+        execution: Execution = DEFAULT_EXECUTION,
+        speculation: Speculation | None = None,
+    ) -> None:
         self.model, self.layers, self.limits, self.execution = model, layers, limits, execution
+        self.speculation = speculation or Speculation(model, layers)
         self.numbers = count(1)
         self.active: dict[int, Sequence] = {}  # by number, until it has ended
         self.waiting: deque[Sequence] = deque()
@@ -43,6 +52,11 @@ class Engine:
         self.batch = Batch(model, limits, execution.grow_by)
         self.prefixes = Prefixes(limits.budget)
         self.pace = Pace(execution.submit)
+
+    @property
+    def _is_alone(self) -> bool:
+        """Whether one row runs: with more of them, nothing is proposed."""
+        return len(self.running) == 1
 
     @property
     def has_work(self) -> bool:
@@ -76,7 +90,7 @@ class Engine:
             return self.carry_out(self.plan())
         begun = time.perf_counter()
         news = self.carry_out(plan := self.plan())
-        if plan.rows:
+        if plan.rows and not plan.proposals:
             self.pace.note(time.perf_counter() - begun)
         return news
 
@@ -89,7 +103,11 @@ class Engine:
         admitted = self._next_admitted() if self.waiting else None
         going_on = self.reading[0].number if self.reading and self.reading[0] not in self.leaving else None
         early = self.pace.is_early(self.batch.nbytes if self.pace.measures else 0)
-        return StepPlan(tuple(one.number for one in self.leaving), admitted, going_on or admitted, tuple(rows), early)
+        leaving = tuple(one.number for one in self.leaving)
+        proposals = 0
+        if rows and (speculator := self.running[0].speculator) and self._is_alone and not (going_on or admitted):
+            proposals = speculator.choose()
+        return StepPlan(leaving, admitted, going_on or admitted, tuple(rows), early, proposals)
 
     def carry_out(self, plan: StepPlan) -> list[Sequence]:
         """Takes the step that a plan describes, and returns the sequences that have news."""
@@ -129,13 +147,17 @@ class Engine:
         left = self.limits.context - len(request.prompt)
         if request.max_tokens is not None:
             return min(request.max_tokens, left)
-        most = self.limits.budget.limit // self.limits.token_bytes  # positions
+        most = self.limits.budget.limit // self.position_bytes(request)  # positions
         share = max(most // self.limits.rows - len(request.prompt), RESERVE)
         return min(left, share, max(most - len(request.prompt) + 1, 1))
 
     def _bytes(self, sequence: Sequence) -> int:
         """The bytes that a sequence's caches may come to take."""
-        return sequence.positions * self.limits.token_bytes
+        return sequence.positions * self.position_bytes(sequence.request)
+
+    def position_bytes(self, request: Request) -> int:
+        """The bytes that each position of a request takes in all caches, those of a draft included."""
+        return self.limits.token_bytes + self.speculation.position_bytes(request)
 
     def _next_admitted(self) -> int | None:
         """The number of the first waiting sequence, if there is a place for it."""
@@ -164,8 +186,10 @@ class Engine:
         """Begins to read the prompt of the first waiting sequence, after those of its positions that are held."""
         one = self.waiting.popleft()
         one.cache = self._borrow(one) or self._new_cache(one)
-        one.reserved = max(self._bytes(one), cache_bytes(one.cache))  # one that was handed over may have longer buffers
+        beside = self.speculation.position_bytes(one.request) * one.positions
+        one.reserved = max(self._bytes(one), cache_bytes(one.cache) + beside)  # one handed over may have longer buffers
         self.limits.budget.reserve(one.reserved)
+        one.speculator = self.speculation.begin(one)
         one.read = one.reused = one.cache[0].offset
         ids = mx.array([one.request.prompt[one.read :]])
         self.reading = one, Reading(self.model, ids, one.cache, self.execution)
@@ -219,11 +243,22 @@ class Engine:
 
     def _decode(self, plan: StepPlan) -> list[Sequence]:
         """Lets the running rows decode one step."""
-        news = self.batch.step([self.active[number] for number in plan.rows], plan.early)
+        rows = [self.active[number] for number in plan.rows]
+        news = self._speculate(rows[0], plan) if plan.proposals else self.batch.step(rows, plan.early)
         for one in news:
             if one.finish:
                 self._drop(one)
         return news
+
+    def _speculate(self, one: Sequence, plan: StepPlan) -> list[Sequence]:
+        """Lets a row that runs alone decode one round with proposals, or a plain step where there are none."""
+        news = self.batch.settle(one)
+        assert one.speculator
+        if one.finish:
+            return news
+        if one.speculator.run(self.model, plan.proposals):
+            return [one]
+        return [*dict.fromkeys([*news, *self.batch.step([one], plan.early)])]
 
     def _drop(self, one: Sequence) -> Sequence:
         """Takes a sequence out, and keeps its caches where they may be of use."""
@@ -249,7 +284,7 @@ class Engine:
             self.running.remove(one)
         if not self.running:
             self.batch.drop()  # else its buffers would wait for the next step
-        one.cache = one.ahead = None
+        one.cache = one.ahead = one.speculator = None
         one.peak_bytes = mx.get_peak_memory()
         self.active.pop(one.number)
         self.leaving.pop(one, None)

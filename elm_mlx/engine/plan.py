@@ -10,7 +10,7 @@ class StepPlan(NamedTuple):
 
     The `cancelled` ones end. The one `admitted` leaves the queue. Of the prompt of `reading`, perhaps the one admitted,
     one round of chunks is read. The `rows` decode one step, submitted `early` (before the ids of the step before are
-    read) or late.
+    read) or late. With `proposals` there is one row, and its step judges up to so many proposed ids.
 
     Everything that depends on clocks, on readers or on memory is decided here. So an engine that is given the requests
     and the plans of another one takes the same steps: that is how several machines may follow one.
@@ -21,3 +21,4 @@ class StepPlan(NamedTuple):
     reading: int | None = None
     rows: tuple[int, ...] = ()
     early: bool = True
+    proposals: int = 0

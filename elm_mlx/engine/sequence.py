@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from typing import TYPE_CHECKING
 
 import mlx.core as mx
 
@@ -11,6 +12,9 @@ from elm_mlx.engine.cache.kv import KVCache
 from elm_mlx.engine.finite import refuse_not_finite
 from elm_mlx.engine.request import Request
 from elm_mlx.engine.sampling import Sampler
+
+if TYPE_CHECKING:
+    from elm_mlx.engine.speculate import Speculator
 
 STOP, LENGTH, CANCELLED, ERROR = "stop", "length", "cancelled", "error"  # why an answer ends
 
@@ -20,7 +24,8 @@ class Sequence:
 
     `ids` are those of the answer so far, a stop id included; they are only ever appended to. `read` counts the prompt's
     ids whose keys and values are held, of which `reused` were held before. `finish` is why the answer ended, or None
-    while it goes on; with "error", `error` says more. `room` is the most ids that the answer may have.
+    while it goes on; with "error", `error` says more. `room` is the most ids that the answer may have. Of the ids that
+    were `proposed` for it, `accepted` were right.
 
     A reader takes ids in order and sets `taken` to how many it has; where it sets `bound`, the sequence pauses while so
     many ids wait to be taken. Times are seconds of `time.perf_counter`.
@@ -33,6 +38,8 @@ class Sequence:
         self.ahead: tuple[mx.array, mx.array] | None = None  # its first id and the peak of its logits, not read yet
         self.ids: list[int] = []
         self.read = self.reused = self.taken = 0
+        self.proposed = self.accepted = 0
+        self.speculator: Speculator | None = None
         self.bound: int | None = None
         self.reserved = 0  # bytes of the budget
         self.finish: str | None = None

@@ -18,11 +18,13 @@ from elm_mlx.models.matrices import Matrix
 
 
 class CompiledStep:
-    """`Model.last_hidden` for one new token; Python makes one call for all that lies between two attentions."""
+    """The states after one new token, or after a few of one row; Python makes one call for all that lies between two
+    attentions. MLX traces the stretches once for each number of tokens, so only few numbers should be used."""
 
     def __init__(self, embedding: Matrix, blocks: Sequence[Block], norm: Callable[[mx.array], mx.array]) -> None:
         def first(ids: mx.array, offset: mx.array) -> tuple[mx.array, ...]:
-            h = embedding.rows(ids[:, 0])  # [B, E], without L: every product would have to reshape it away
+            # [B, E], without L where that is 1: every product would have to reshape it away; else [B, L, E]
+            h = embedding.rows(ids[:, 0] if ids.shape[1] == 1 else ids)
             return h, *blocks[0].before(h, offset)
 
         def between(done: Block, following: Block) -> Callable[..., tuple[mx.array, ...]]:
@@ -37,7 +39,7 @@ class CompiledStep:
         self.last = compile_function(lambda h, mixed: norm(blocks[-1].after(h, mixed)))
 
     def __call__(self, ids: mx.array, cache: Cache) -> mx.array:
-        """ids [B, 1] -> normalised states [B, E]."""
+        """ids [B, 1] -> normalised states [B, E]; ids [B, L] -> [B, L, E]."""
         offset = cache[0].offset
         position = offset if isinstance(offset, mx.array) else mx.array(offset)  # each new number would be traced again
         h, q, k, v = self.first(ids, position)

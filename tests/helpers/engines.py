@@ -12,12 +12,14 @@ import elm_mlx
 from elm_mlx.config.generation import Sampling
 from elm_mlx.engine.budget import Budget
 from elm_mlx.engine.cache.kv import make_cache
+from elm_mlx.engine.draft import Draft
 from elm_mlx.engine.engine import Engine
 from elm_mlx.engine.limits import Limits
 from elm_mlx.engine.plain import generate
 from elm_mlx.engine.request import Request
 from elm_mlx.engine.sampling import Sampler
 from elm_mlx.engine.sequence import CANCELLED, Sequence
+from elm_mlx.engine.speculate import Speculation
 
 TOKEN_BYTES = 100  # a round number, for budgets that are easy to reckon
 SAMPLINGS = (
@@ -30,7 +32,9 @@ SAMPLINGS = (
 )
 
 
-def make_engine(lm: elm_mlx.LanguageModel, *, positions: int = 100_000, **options: object) -> Engine:
+def make_engine(
+    lm: elm_mlx.LanguageModel, *, positions: int = 100_000, speculation: Speculation | None = None, **options: object
+) -> Engine:
     """An engine for a loaded model, with room for so many positions in all caches. `options` are those of Limits and
     Execution."""
     names = Limits.__dataclass_fields__
@@ -42,7 +46,13 @@ def make_engine(lm: elm_mlx.LanguageModel, *, positions: int = 100_000, **option
         lm.config.num_layers,
         Limits(lm.config.context_length, TOKEN_BYTES, budget, **limits),  # type: ignore[arg-type]
         replace(lm.execution, **execution),  # type: ignore[arg-type]
+        speculation,
     )
+
+
+def draft_of(lm: elm_mlx.LanguageModel, token_bytes: int = TOKEN_BYTES) -> Draft:
+    """A loaded model as a draft."""
+    return Draft(lm.model, lm.config.num_layers, lm.config.context_length, token_bytes, lm.execution)
 
 
 def plain_ids(lm: elm_mlx.LanguageModel, request: Request) -> list[int]:

@@ -1,0 +1,81 @@
+"""Proposals by a small model of the same vocabulary, the draft."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import mlx.core as mx
+
+from elm_mlx.device.execution import Execution
+from elm_mlx.engine.cache.kv import RESERVE, KVCache, make_cache
+from elm_mlx.engine.decodes import Decodes
+
+
+@dataclass(frozen=True)
+class Draft:
+    """A model that proposes: its layers, the most positions that it knows, the bytes that one position takes in its
+    caches, and how it runs."""
+
+    model: Decodes
+    layers: int
+    context: int
+    token_bytes: int
+    execution: Execution
+
+
+class DraftProposer:
+    """A Proposer that asks a draft for the likeliest ids, also where the answer itself is sampled.
+
+    Its steps are chained: each takes the id of the one before while that is still on the device, so that nobody waits
+    for the host until the proposals are judged. The caches have room for `capacity` positions.
+    """
+
+    def __init__(self, draft: Draft, capacity: int) -> None:
+        self.draft = draft
+        self.ids: Sequence[int] = ()
+        self.cache: list[KVCache] = make_cache(draft.layers, capacity, RESERVE, draft.execution.grow_by)
+        self.proposed = 0
+
+    @property
+    def held(self) -> int:
+        """How many ids the draft's caches hold."""
+        return self.cache[0].offset
+
+    def read(self, ids: Sequence[int]) -> bool:
+        """Takes in `ids`. Where the draft has missed more than one chunk of them, it reads one chunk and cannot propose
+        yet, so that a step never takes longer than that."""
+        self.ids = ids
+        chunk = self.draft.execution.chunk
+        if len(ids) - self.held <= chunk:
+            return True
+        self.draft.model.hidden(mx.array([ids[self.held : self.held + chunk]], mx.uint32), self.cache)
+        mx.eval([layer.arrays() for layer in self.cache])
+        return False
+
+    def propose(self, most: int) -> mx.array | list[int]:
+        """The ids [k] that the draft would give, one by one, not evaluated; fewer where its context ends."""
+        most = self.proposed = min(most, self.draft.context - len(self.ids))
+        if most < 1:
+            return []
+        token = self._next(mx.array([self.ids[self.held :]], mx.uint32))
+        tokens = [token]
+        for _ in range(most - 1):
+            token = self._next(token[:, None])
+            tokens.append(token)
+        return mx.concatenate(tokens)
+
+    def _next(self, ids: mx.array) -> mx.array:
+        """The likeliest id [1] after ids [1, L], which the caches then hold."""
+        model = self.draft.model
+        if ids.shape[1] == 2:  # after a round in which all was accepted: often enough to be compiled
+            states = model.few_hidden(ids, self.cache)[:, -1]
+        else:
+            states = model.last_hidden(ids, self.cache)
+        return mx.argmax(model.head(states), axis=-1)
+
+    def accepted(self, count: int) -> None:
+        """Forgets the proposals that were wrong. The last one was never read: it is missing if it was right."""
+        read = self.proposed - 1
+        for layer in self.cache:
+            layer.trim(read - min(count, read))

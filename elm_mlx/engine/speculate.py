@@ -1,0 +1,152 @@
+"""Speculation: ids are proposed, and the model judges several in one pass. It changes the speed of an answer alone."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from collections.abc import Sequence as List
+from functools import cached_property
+
+from elm_mlx.engine.costs import COUNTS, measure_costs
+from elm_mlx.engine.decodes import Decodes
+from elm_mlx.engine.draft import Draft, DraftProposer
+from elm_mlx.engine.gate import Gate, WatchingGate
+from elm_mlx.engine.judge import Judged, judge, restore
+from elm_mlx.engine.lookup import Lookup
+from elm_mlx.engine.proposer import Proposer
+from elm_mlx.engine.request import Request
+from elm_mlx.engine.sequence import ERROR, Sequence
+from elm_mlx.errors import NotFinite
+
+
+class Speculation:
+    """What an engine speculates with: a draft, if there is one, at most `most` proposals a round, and what rounds cost
+    on this machine. That is measured when the first request speculates, unless `costs` are given: the times of rounds
+    by their number of proposals, in plain steps."""
+
+    def __init__(
+        self,
+        model: Decodes,
+        layers: int,
+        draft: Draft | None = None,
+        most: int = COUNTS[-1],
+        costs: Mapping[int, float] | None = None,
+    ) -> None:
+        self.model, self.layers, self.draft, self.most = model, layers, draft, most
+        self.given = costs
+
+    @cached_property
+    def draft_costs(self) -> Mapping[int, float]:
+        """The times of rounds with the draft's proposals, by their number, in plain steps."""
+        return self.given or measure_costs(self.model, self.layers, self.most, self.draft)
+
+    @cached_property
+    def lookup_costs(self) -> Mapping[int, float]:
+        """The times of rounds whose proposals cost nothing."""
+        return self.given or measure_costs(self.model, self.layers, self.most, None)
+
+    def draft_for(self, request: Request) -> Draft | None:
+        """The draft, where it proposes for this request."""
+        return self.draft if is_possible(request) and not request.lookup else None
+
+    def position_bytes(self, request: Request) -> int:
+        """The bytes that each position of a request takes in the draft's caches, beside those of the model."""
+        draft = self.draft_for(request)
+        return draft.token_bytes if draft else 0
+
+    def begin(self, sequence: Sequence) -> Speculator | None:
+        """What proposes for a sequence, or None where nothing does."""
+        request = sequence.request
+        if draft := self.draft_for(request):
+            return Speculator(sequence, DraftProposer(draft, sequence.positions), lambda: Gate(self.draft_costs))
+        if request.lookup and is_possible(request):
+            return Speculator(sequence, Lookup(), lambda: WatchingGate(self.lookup_costs))
+        return None
+
+
+def is_possible(request: Request) -> bool:
+    """Whether ids can be proposed for a request: its caches must be able to forget those that are wrong, and nobody
+    wants log-probabilities, which a round does not keep."""
+    return request.cache.is_plain and request.logprobs is None
+
+
+class Speculator:
+    """The speculation of one sequence: `proposer` proposes ids, and the gate that `open_gate` makes says how many. That
+    is made when it is first asked, since it may have to measure, and never in an engine that follows another's plans.
+    """
+
+    def __init__(self, sequence: Sequence, proposer: Proposer, open_gate: Callable[[], Gate]) -> None:
+        self.sequence, self.proposer, self.open_gate = sequence, proposer, open_gate
+        self.gate: Gate | None = None
+        self.known = [*sequence.request.prompt]  # the prompt, and what of the answer the proposer has seen
+
+    def choose(self) -> int:
+        """How many ids to propose in the next step; 0 means that it is a plain one."""
+        self.gate = self.gate or self.open_gate()
+        if isinstance(self.gate, WatchingGate):
+            self._watch(self.gate)
+        return self.gate.choose()
+
+    def _watch(self, gate: WatchingGate) -> None:
+        """Tells the gate of each new id whether it would have been proposed."""
+        self.proposer.read(self.known)
+        for token in self._news():
+            gate.watch(self.proposer.propose(1) == [token])
+            self.known.append(token)
+            self.proposer.read(self.known)
+
+    def _news(self) -> List[int]:
+        """The ids of the answer that the proposer has not seen."""
+        return self.sequence.ids[len(self.known) - len(self.sequence.request.prompt) :]
+
+    def run(self, model: Decodes, most: int) -> bool:
+        """Proposes up to `most` ids, has the model judge them, and gives the sequence those that are its own. Its own
+        caches must hold all ids but the last. Returns False, with nothing changed, where nothing is proposed."""
+        one = self.sequence
+        self.known += self._news()
+        count = fitting(min(most, one.room - len(one.ids) - 1))
+        if not (self.proposer.read(self.known) and count):
+            return False
+        proposals = self.proposer.propose(count)
+        if not len(proposals):
+            self._note(1, 0)  # nothing to propose is no better than a wrong proposal
+            return False
+        assert one.cache
+        judged = judge(model, one.cache, one.sampler, one.ids[-1], proposals)
+        self.proposer.accepted(judged.right)
+        self._note(len(proposals), judged.right)
+        self._take(judged)
+        return True
+
+    def _note(self, proposed: int, accepted: int) -> None:
+        """Tells the gate how a round ended."""
+        if self.gate:
+            self.gate.note(proposed, accepted)
+
+    def _take(self, judged: Judged) -> None:
+        """Gives the sequence the ids that stand, up to the one that ends it, and takes the others back."""
+        one = self.sequence
+        assert one.cache
+        one.proposed += len(judged.ids) - 1
+        one.accepted += judged.right
+        for token, peak, state in zip(judged.ids[: judged.right + 1], judged.peaks, judged.states, strict=False):
+            restore(one.sampler, state)
+            deliver(one, token, peak)
+            if one.finish:
+                break
+        held = len(one.request.prompt) + len(one.ids) - 1
+        for layer in one.cache:
+            layer.trim(layer.offset - held)
+
+
+def fitting(most: int) -> int:
+    """The largest of the COUNTS that is at most so much, 0 below them: each other one would be a trace of its own."""
+    return max((count for count in COUNTS if count <= most), default=0)
+
+
+def deliver(one: Sequence, token: int, peak: float) -> None:
+    """Gives a sequence its next id; ends it where the logits are no numbers."""
+    try:
+        one.accept(token, peak, time.perf_counter())
+    except NotFinite as error:
+        one.end(ERROR, error)

@@ -1,0 +1,321 @@
+"""Speculation changes the speed of an answer and nothing else: not its ids, nor what they are drawn from."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from typing import Any
+
+import mlx.core as mx
+import pytest
+from helpers import checkpoints
+from helpers.engines import SAMPLINGS, TOKEN_BYTES, RandomRun, check_answers, draft_of, make_engine, plain_ids
+
+import elm_mlx
+from elm_mlx.config.generation import Sampling
+from elm_mlx.engine.cache.kind import CacheKind
+from elm_mlx.engine.gate import Gate
+from elm_mlx.engine.request import Request
+from elm_mlx.engine.sequence import CANCELLED, ERROR, LENGTH, STOP
+from elm_mlx.engine.sequence import Sequence as Answer
+from elm_mlx.engine.speculate import Speculation, Speculator
+from elm_mlx.errors import NotEnoughMemory
+
+each_family = pytest.mark.parametrize("source", checkpoints.FAMILIES, indirect=True)
+one_family = pytest.mark.parametrize("source", ["openelm"], indirect=True)
+LENGTHS = (1, 2, 3, 4, 6)
+
+
+def always(count: int) -> dict[int, float]:
+    """Costs by which every step has so many proposals."""
+    return {count: 1e-9}
+
+
+class Oracle:
+    """A proposer that knows the answer, and errs as often as it is told to."""
+
+    def __init__(self, answer: Sequence[int], prompt: int, share: float, seed: int) -> None:
+        self.answer, self.prompt, self.share, self.rng = answer, prompt, share, random.Random(seed)
+        self.place = 0
+
+    def read(self, ids: Sequence[int]) -> bool:
+        self.place = len(ids) - self.prompt
+        return True
+
+    def propose(self, most: int) -> list[int]:
+        right = [*self.answer[self.place : self.place + most], *[0] * most][:most]
+        return [one if self.rng.random() < self.share else (one + 1) % checkpoints.VOCAB for one in right]
+
+    def accepted(self, count: int) -> None:
+        pass
+
+
+class Oracles(Speculation):
+    """Gives every sequence an oracle."""
+
+    def __init__(self, lm: elm_mlx.LanguageModel, share: float, count: int = 4) -> None:
+        super().__init__(lm.model, lm.config.num_layers, costs=always(count))
+        self.lm, self.share = lm, share
+
+    def begin(self, sequence: Answer) -> Speculator:
+        answer = plain_ids(self.lm, sequence.request)
+        oracle = Oracle(answer, len(sequence.request.prompt), self.share, sequence.number)
+        return Speculator(sequence, oracle, lambda: Gate(self.draft_costs))
+
+
+def own_draft(lm: elm_mlx.LanguageModel, count: int = 3) -> Speculation:
+    """The model as its own draft: greedy proposals are all right."""
+    return Speculation(lm.model, lm.config.num_layers, draft_of(lm), costs=always(count))
+
+
+def answer_of(lm: elm_mlx.LanguageModel, speculation: Speculation, request: Request, **options: Any) -> Answer:
+    engine = make_engine(lm, speculation=speculation, **options)
+    sequence = engine.submit(request)
+    while engine.has_work:
+        engine.step()
+    assert engine.limits.budget.reserved == 0
+    return sequence
+
+
+def request_of(sampling: Sampling = Sampling(), tokens: int = 40, **more: Any) -> Request:
+    return Request(tuple(checkpoints.prompt(12)), tokens, sampling, seed=7, **more)
+
+
+@each_family
+@pytest.mark.parametrize("sampling", dict.fromkeys(SAMPLINGS), ids=str)
+def test_the_ids_are_those_of_plain_decoding(lm: elm_mlx.LanguageModel, sampling: Sampling) -> None:
+    for count, share in ((1, 0.7), (3, 0.0), (3, 1.0), (4, 0.7), (6, 0.9)):
+        found = answer_of(lm, Oracles(lm, share, count), request_of(sampling, 20))
+        check_answers(lm, [found])
+        assert found.proposed
+        if share in (0, 1):
+            assert found.accepted == found.proposed * share
+
+
+@one_family
+def test_compiled_rounds_give_the_ids_of_plain_decoding(source: Any) -> None:
+    lm = elm_mlx.load(source, cpu_policy="compiled")
+    assert lm.model.step
+    for speculation in (own_draft(lm), Oracles(lm, 0.6, 4)):
+        found = answer_of(lm, speculation, request_of())
+        check_answers(lm, [found])
+        assert found.accepted
+
+
+@one_family
+@pytest.mark.parametrize("count", LENGTHS)
+def test_a_draft_that_is_the_model_itself_is_always_right(lm: elm_mlx.LanguageModel, count: int) -> None:
+    found = answer_of(lm, own_draft(lm, count), request_of(tokens=50))
+    check_answers(lm, [found])
+    assert found.accepted == found.proposed > 30 * count / (count + 1)
+
+
+@one_family
+@pytest.mark.parametrize("sampling", dict.fromkeys(SAMPLINGS), ids=str)
+def test_a_draft_proposes_the_likeliest_ids_for_a_sampled_answer_too(
+    lm: elm_mlx.LanguageModel, sampling: Sampling
+) -> None:
+    found = answer_of(lm, own_draft(lm), request_of(sampling))
+    check_answers(lm, [found])
+
+
+@each_family
+def test_a_stop_id_amid_accepted_ids_ends_the_answer_there(lm: elm_mlx.LanguageModel) -> None:
+    answer = plain_ids(lm, request_of())
+    for place in range(1, 9):
+        if answer[place] in answer[:place]:
+            continue
+        found = answer_of(lm, own_draft(lm, 4), request_of(stop_ids=frozenset([answer[place]])))
+        assert (found.ids, found.finish) == (answer[: place + 1], STOP)
+
+
+@one_family
+@pytest.mark.parametrize("tokens", range(1, 12))
+def test_an_answer_never_gets_more_ids_than_it_may_have(lm: elm_mlx.LanguageModel, tokens: int) -> None:
+    found = answer_of(lm, own_draft(lm, 4), request_of(tokens=tokens))
+    assert (found.ids, found.finish) == (plain_ids(lm, request_of(tokens=tokens)), LENGTH)
+
+
+@one_family
+def test_a_round_gives_several_ids_and_a_cancel_ends_the_answer_between_two(lm: elm_mlx.LanguageModel) -> None:
+    engine = make_engine(lm, speculation=own_draft(lm, 4))
+    request = Request(tuple(checkpoints.prompt(40)), 40)
+    one = engine.submit(request)
+    counts = []
+    while len(one.ids) < 12:
+        before = len(one.ids)
+        engine.step()
+        counts.append(len(one.ids) - before)
+    assert max(counts) >= 5
+    engine.cancel(one)
+    engine.step()
+    assert one.finish == CANCELLED
+    assert one.ids == plain_ids(lm, one.request)[: len(one.ids)]
+    again = engine.submit(request)  # begins with what the cancelled one has left
+    while engine.has_work:
+        engine.step()
+    assert again.reused
+    check_answers(lm, [again])
+
+
+@one_family
+def test_a_row_that_others_join_pauses_its_proposals_and_goes_on_with_them_alone(lm: elm_mlx.LanguageModel) -> None:
+    engine = make_engine(lm, speculation=own_draft(lm, 3))
+    first = engine.submit(request_of(Sampling(0.9, top_k=30), 60))
+    while len(first.ids) < 10:
+        engine.step()
+    second = engine.submit(Request(tuple(checkpoints.prompt(14, seed=3)), 10, Sampling(0.9, top_k=30), seed=1))
+    engine.step()
+    engine.step()
+    before = first.proposed, second.proposed
+    while not second.finish:
+        assert not engine.plan().proposals
+        engine.step()
+    assert (first.proposed, second.proposed) == before
+    while engine.has_work:
+        engine.step()
+    assert first.proposed > before[0]
+    check_answers(lm, [first, second])
+
+
+def speculations(lm: elm_mlx.LanguageModel, rng: random.Random) -> Speculation:
+    count = rng.choice(LENGTHS)
+    return rng.choice([lambda: Oracles(lm, rng.random(), count), lambda: own_draft(lm, count)])()
+
+
+def check_random_runs(lm: elm_mlx.LanguageModel, seeds: range) -> None:
+    proposed = accepted = 0
+    for seed in seeds:
+        rng = random.Random(seed)
+        options = {"rows": rng.choice([1, 2, 3]), "submit": rng.choice(["early", "late"]), "chunk": 16}
+        engine = make_engine(lm, speculation=speculations(lm, rng), **options)
+        run = RandomRun(engine, rng, rng.randint(1, 8))
+        run.todo = [replace(request, lookup=rng.random() < 0.3) for request in run.todo]
+        check_answers(lm, run.run())
+        proposed += sum(one.proposed for one in run.sequences)
+        accepted += sum(one.accepted for one in run.sequences)
+        assert engine.limits.budget.reserved == engine.limits.budget.idle == 0
+    assert 0 < accepted < proposed
+
+
+@each_family
+def test_random_requests_get_their_ids_whatever_is_proposed(lm: elm_mlx.LanguageModel) -> None:
+    check_random_runs(lm, range(4))
+
+
+@pytest.mark.slow
+@each_family
+def test_many_random_requests_get_their_ids_whatever_is_proposed(lm: elm_mlx.LanguageModel) -> None:
+    check_random_runs(lm, range(100, 140))
+
+
+@one_family
+def test_a_second_engine_that_follows_the_plans_takes_the_same_steps(lm: elm_mlx.LanguageModel) -> None:
+    leader, follower = (make_engine(lm, speculation=own_draft(lm, 3)) for _ in range(2))
+    requests = [request_of(Sampling(0.7), 30), replace(request_of(tokens=20), lookup=True)]
+    pairs = [(leader.submit(request), follower.submit(request)) for request in requests]
+    while leader.has_work:
+        plan = leader.plan()
+        leader.carry_out(plan)
+        follower.carry_out(plan)
+        for one, other in pairs:
+            assert (one.ids, one.proposed, one.accepted) == (other.ids, other.proposed, other.accepted)
+    assert any(one.proposed for one, _ in pairs)
+
+
+@one_family
+def test_a_draft_reads_a_long_prompt_a_chunk_a_step(lm: elm_mlx.LanguageModel) -> None:
+    draft = replace(draft_of(lm), execution=replace(lm.execution, chunk=16))
+    speculation = Speculation(lm.model, lm.config.num_layers, draft, costs=always(3))
+    engine = make_engine(lm, speculation=speculation)
+    one = engine.submit(Request(tuple(checkpoints.prompt(100)), 30))
+    held = [0]
+    while engine.has_work:
+        proposer: Any = one.speculator.proposer if one.speculator else None
+        held.append(proposer.held if proposer else held[-1])
+        engine.step()
+    assert max(after - before for before, after in zip(held, held[1:], strict=False)) <= 16 + 4
+    assert one.accepted
+    check_answers(lm, [one])
+
+
+@one_family
+def test_a_request_reserves_what_its_draft_takes(lm: elm_mlx.LanguageModel) -> None:
+    speculation = own_draft(lm)
+    engine = make_engine(lm, speculation=speculation, positions=60)
+    with pytest.raises(NotEnoughMemory):
+        engine.submit(request_of(tokens=30))  # 41 positions, twice
+    plain = [replace(request_of(tokens=30), lookup=True), replace(request_of(tokens=30), logprobs=0)]
+    for request in plain:
+        one = engine.submit(request)
+        engine.step()
+        assert one.reserved == 41 * TOKEN_BYTES
+        engine.cancel(one)
+        engine.step()
+
+
+@one_family
+def test_nothing_is_proposed_where_it_would_change_an_answer(lm: elm_mlx.LanguageModel) -> None:
+    speculation = own_draft(lm)
+    for request in (request_of(logprobs=0), request_of(cache=CacheKind(window=64))):
+        assert speculation.draft_for(request) is None
+        assert speculation.position_bytes(request) == 0
+
+
+@one_family
+def test_logits_that_are_no_numbers_end_the_answer_where_plain_decoding_ends(
+    lm: elm_mlx.LanguageModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answer, head = plain_ids(lm, request_of()), lm.model.head
+    whole: list[int] = []
+
+    def poisoned(states: mx.array) -> mx.array:
+        logits = head(states)
+        if states.ndim == 3:  # a round
+            logits = mx.concatenate([logits[:, :2], mx.full(logits[:, 2:].shape, mx.nan)], axis=1)
+        return logits
+
+    monkeypatch.setattr(lm.model, "head", poisoned)
+    found = answer_of(lm, own_draft_with(lm, answer), request_of())
+    whole += found.ids
+    assert found.finish == ERROR
+    assert whole == answer[: len(whole)]
+    assert len(whole) == 3  # one of the prompt, two of the first round
+
+
+def own_draft_with(lm: elm_mlx.LanguageModel, answer: list[int]) -> Speculation:
+    """Proposes a known answer."""
+
+    class Known(Speculation):
+        def begin(self, sequence: Answer) -> Speculator:
+            return Speculator(sequence, Oracle(answer, len(sequence.request.prompt), 1.0, 0), lambda: Gate(always(4)))
+
+    return Known(lm.model, lm.config.num_layers)
+
+
+@pytest.fixture
+def counting(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[], int]]:
+    """How often the engine measured what a round costs."""
+    from elm_mlx.engine import speculate
+
+    calls: list[int] = []
+
+    def measured(*_: object) -> dict[int, float]:
+        calls.append(1)
+        return always(2)
+
+    monkeypatch.setattr(speculate, "measure_costs", measured)
+    yield lambda: len(calls)
+
+
+@one_family
+def test_rounds_are_measured_once_and_never_for_a_request_without(
+    lm: elm_mlx.LanguageModel, counting: Callable[[], int]
+) -> None:
+    speculation = Speculation(lm.model, lm.config.num_layers, draft_of(lm))
+    answer_of(lm, Speculation(lm.model, lm.config.num_layers), request_of())
+    assert counting() == 0
+    for _ in range(2):
+        assert answer_of(lm, speculation, request_of()).accepted
+    assert counting() == 1
