@@ -14,6 +14,7 @@ class Stats:
     `time_to_first_token_s` runs from the call to the first id, and includes the time that the request waited;
     `prefill_tokens_per_s` is the prompt, but for the `cached_tokens` whose keys and values were held already, over that
     time; `decode_tokens_per_s` counts the ids after the first. `max_tokens` is how many the answer might have had.
+    Of the ids that a draft or a lookup `proposed`, `accepted` were right: 0 where nothing was.
     `peak_memory_bytes` is the highest that MLX's allocator had reached in this process when the answer ended.
     """
 
@@ -25,13 +26,16 @@ class Stats:
     peak_memory_bytes: int
     cached_tokens: int = 0
     max_tokens: int = 0
+    proposed: int = 0
+    accepted: int = 0
 
     def __str__(self) -> str:
         held = f" ({self.cached_tokens} cached)" if self.cached_tokens else ""
         first = f": the first after {self.time_to_first_token_s:.2f} s" if self.time_to_first_token_s else ""
         rate = f", then {self.decode_tokens_per_s:,.1f} tokens/s" if self.decode_tokens_per_s else ""
         counts = f"{self.prompt_tokens}{held} + {self.generated_tokens} tokens"
-        return f"{counts}{first}{rate}; {self.peak_memory_bytes / 1e6:,.0f} MB at most"
+        guesses = f"; {self.accepted} of {self.proposed} proposals right" if self.proposed else ""
+        return f"{counts}{first}{rate}{guesses}; {self.peak_memory_bytes / 1e6:,.0f} MB at most"
 
 
 @dataclass(frozen=True)
@@ -74,4 +78,6 @@ def stats_of(handle: Handle, generated: int) -> Stats:
         peak_memory_bytes=sequence.peak_bytes,
         cached_tokens=sequence.reused,
         max_tokens=sequence.room,
+        proposed=sequence.proposed,
+        accepted=sequence.accepted,
     )

@@ -12,7 +12,7 @@ from weakref import finalize
 from elm_mlx.api.batch import AHEAD, answers_as_they_end, answers_in_order
 from elm_mlx.api.cache_plan import plan_again
 from elm_mlx.api.completion import Completion
-from elm_mlx.api.options import MAX_TOKENS, Options, sampling_for
+from elm_mlx.api.options import MAX_TOKENS, Options, refuse_window, sampling_for
 from elm_mlx.api.stream import Stream
 from elm_mlx.api.templates import Templates
 from elm_mlx.arguments import Progress, whole_number
@@ -39,9 +39,13 @@ class LanguageModel:
     of the process that computes. A process that was forked cannot use it (Forked).
     """
 
-    def __init__(self, loaded: LoadedModel, worker: Worker, holder: object, rows: int) -> None:
-        """Takes what `load` has made: `worker` answers requests, `rows` at a time, and `holder` keeps its thread."""
+    def __init__(
+        self, loaded: LoadedModel, worker: Worker, holder: object, rows: int, draft: Path | None = None
+    ) -> None:
+        """Takes what `load` has made: `worker` answers requests, `rows` at a time, and `holder` keeps its thread.
+        `draft` is the directory of the model that proposes ids, if one does."""
         self.directory: Path = loaded.directory
+        self.draft: Path | None = draft
         self.config: ModelConfig = loaded.config
         self.tokenizer: Tokenizer = loaded.tokenizer
         self.execution: Execution = loaded.execution
@@ -248,6 +252,7 @@ class LanguageModel:
         """What a call asks of the engine. Raises as `submit` does for what the caller gave."""
         self._worker.check()
         sampling = sampling_for(self._sampling, options)
+        refuse_window(options, self.draft)
         ids = self._ids(prompt)
         reuse = options.get("reuse") is not False
         return Request(
@@ -258,12 +263,14 @@ class LanguageModel:
             self.stop_ids,
             find=reuse,
             keep=reuse,
+            lookup=options.get("lookup") is True,
         )
 
     def _check(self, prompts: Iterable[str | Sequence[int]], max_tokens: int | None, options: Options) -> None:
         """Raises what `batch` raises before it takes a prompt."""
         self._worker.check()
         sampling_for(self._sampling, options)
+        refuse_window(options, self.draft)
         self._room(1, max_tokens)
         if isinstance(prompts, str | bytes | Mapping) or not isinstance(prompts, Iterable):
             raise InvalidRequest(f"prompts is of type {type(prompts).__name__}; give a list of prompts.")

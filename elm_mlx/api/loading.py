@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from elm_mlx.api.cache_plan import plan_budget, workers_of
+from elm_mlx.api.drafts import Pair, find_draft, speculation_of
 from elm_mlx.api.language_model import LanguageModel
 from elm_mlx.arguments import Progress, whole_number
 from elm_mlx.config.quantization import check_bits
@@ -36,6 +37,7 @@ def load(
     cache_bytes: int | None = None,
     rows: int = ROWS,
     queue: int = QUEUE,
+    draft: str | Path | None = None,
 ) -> LanguageModel:
     """Loads a model: a name that `elm-mlx list` shows, owner/name[@revision] of a repository, or the directory of a
     converted model or of a Hugging Face one with safetensors and a tokenizer.json.
@@ -48,10 +50,14 @@ def load(
     what is kept for later requests, take up to `cache_bytes`; by default what this machine has left for them. All
     loaded models share these bytes; where several loads named a number, the least counts.
 
-    The first model of a process starts the thread that computes, and any thread may load. Raises InvalidRequest,
-    NotFound, MissingTokenizer, BadCheckpoint, Unsupported, and NotEnoughMemory for a model that this machine has no
-    room for, unless `force`; where it is pulled Gated, Unreachable and DiskFull, too; Forked in a process that was
-    forked from one with a model.
+    `draft` is a smaller model with the same vocabulary, named as `model` is, that proposes ids while one request runs
+    alone: answers stay the same, and may come faster. "auto" takes the one that suits the model, if it is on this
+    machine; otherwise a notice says which one that would be. Caches of both count as those of a request.
+
+    The first model of a process starts the thread that computes, and any thread may load. Raises InvalidRequest, also
+    for a draft with another vocabulary, NotFound, MissingTokenizer, BadCheckpoint, Unsupported, and NotEnoughMemory for
+    a model that this machine has no room for, unless `force`; where it is pulled Gated, Unreachable and DiskFull, too;
+    Forked in a process that was forked from one with a model.
     """
     check_bits(bits)
     check_policy(cpu_policy)
@@ -60,13 +66,17 @@ def load(
             raise InvalidRequest(f"{name} is {number}; it must be above 0.")
     refuse_fork()
     directory = pull_directory(model, bits, force)
+    found = find_draft(draft, directory, force=force)
     holder = object()
     thread = start(holder)
     opened: list[Worker] = []
     try:
         loaded = thread.call(lambda relay: load_and_try(directory, cpu_policy, relay(progress), force))
-        thread.call(lambda _: opened.append(open_engine(thread, loaded, cache_bytes, rows, queue)))
-        return LanguageModel(loaded, opened[0], holder, rows)
+        path = found.path
+        second = thread.call(lambda _: load_and_try(path, cpu_policy, None, force)) if path else None
+        thread.call(lambda _: opened.append(open_engine(thread, Pair(loaded, second), cache_bytes, rows, queue)))
+        notices = (*loaded.notices, *([found.notice] if found.notice else []))
+        return LanguageModel(replace(loaded, notices=notices), opened[0], holder, rows, found.path)
     except BaseException:
         # Where the wait was interrupted (Ctrl-C), the device thread may open the engine all the same; this comes after.
         thread.post_from_finalizer(Order(lambda: shut_all(opened)))
@@ -93,14 +103,20 @@ def load_and_try(directory: Path, cpu_policy: str, progress: Progress | None, fo
     return replace(loaded, execution=execution)
 
 
-def open_engine(thread: DeviceThread, loaded: LoadedModel, cache_bytes: int | None, rows: int, queue: int) -> Worker:
+def open_engine(thread: DeviceThread, pair: Pair, cache_bytes: int | None, rows: int, queue: int) -> Worker:
     """Makes the engine of a loaded model, within the memory that is left for caches, and gives it its turns."""
-    config, float_bits = loaded.config, 8 * loaded.model.dtype.size
-    others, wish = workers_of(thread), CacheWish(footprint(config, 0, float_bits).cache, cache_bytes)
+    loaded, config = pair.target, pair.target.config
+    float_bits = 8 * loaded.model.dtype.size
+    usual = sum(footprint(one.config, 0, 8 * one.model.dtype.size).cache for one in pair if one)
+    others, wish = workers_of(thread), CacheWish(usual, cache_bytes)
     budget = others[0].engine.limits.budget if others else Budget(0)  # one for all models of the process
     plan_budget(budget, [*(other.wish for other in others), wish])
     limits = Limits(config.context_length, config.kv_bytes_per_token(float_bits), budget, rows, UNLIMITED)
-    worker = Worker(thread, Engine(loaded.model, config.num_layers, limits, loaded.execution), rows + queue, wish)
+    speculation = speculation_of(pair)
+    if pair.draft:
+        speculation.draft_costs  # noqa: B018  measured now, so that no request waits for it
+    engine = Engine(loaded.model, config.num_layers, limits, loaded.execution, speculation)
+    worker = Worker(thread, engine, rows + queue, wish)
     thread.turns.append(worker)
     return worker
 

@@ -22,6 +22,10 @@ class Options(TypedDict, total=False):
     share of the probability, `min_p` those at least this share as likely as the likeliest. The same `seed`, any whole
     number, gives the same ids; without one each call draws its own. With `reuse` false the request neither uses keys
     and values that are kept of earlier requests, nor leaves its own for later ones.
+
+    With `lookup` ids are proposed that followed the same ids earlier in the prompt or the answer, instead of a draft's:
+    for answers that copy. The answer stays the same. Nothing is proposed while other requests run, nor for a request
+    with `logprobs`; a `window` excludes it.
     """
 
     temperature: float | None
@@ -58,6 +62,17 @@ def check_others(options: Options) -> None:
         whole_number("seed", seed)
     if not isinstance(reuse := options.get("reuse"), bool | None):
         raise InvalidRequest(f"reuse is {reuse!r}; it must be true or false.")
+    if not isinstance(lookup := options.get("lookup"), bool | None):
+        raise InvalidRequest(f"lookup is {lookup!r}; it must be true or false.")
+
+
+def refuse_window(options: Options, draft: object) -> None:
+    """Raises InvalidRequest for a window where ids are proposed, by lookup or by a draft (None: there is none): keys
+    and values that left it cannot be had back when proposals were wrong."""
+    proposes = "lookup" if options.get("lookup") else "draft" if draft else None
+    if proposes and options.get("window") is not None:
+        raise InvalidRequest("Proposed ids that are wrong cannot be taken back from a window of keys and values.",
+                             f"Leave {{window}} or {{{proposes}}} out.")  # fmt: skip
 
 
 def sampling_for(own: Sampling, options: Options) -> Sampling:

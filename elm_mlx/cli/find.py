@@ -29,6 +29,8 @@ DEMO_NOTICE = f"No --model given: this is the built-in demo, {demo.ABOUT}."
 UNCONFIRMED = "zephyr is perhaps the format of OpenELM-Instruct; nobody has confirmed it."
 TEMPLATE_HELP = 'Use the chat template in this file, or "zephyr": perhaps OpenELM-Instruct\'s, unconfirmed.'
 
+DRAFT_HELP = 'A smaller model that proposes tokens, for speed; "auto" takes a known one that is here.'
+
 
 def complete_names(_context: click.Context, _parameter: click.Parameter, begun: str) -> list[CompletionItem]:
     """The completions that a shell offers for the beginning of a name: known models, else directories."""
@@ -127,6 +129,16 @@ def pull_bits(model: str | None, force: bool, bits: str | None) -> Located | Non
     with bars("Fetching", "Converting") as (fetching, converting):
         number = int(bits) if bits else None
         return elm_mlx.pull(model, number, fetching=fetching, converting=converting, say=say, force=force)
+
+
+def pull_draft(draft: str | None, force: bool) -> str | Path | None:
+    """What `elm_mlx.load` takes as a draft: the directory of the named model, which is pulled where it is not here;
+    "auto", or None."""
+    if draft in (None, "auto"):
+        return draft
+    with naming("draft"):
+        found = pull_bits(draft, force, None)
+    return found.path if found else None
 
 
 def has_own_bits(model: str | None) -> bool:

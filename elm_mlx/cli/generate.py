@@ -14,7 +14,7 @@ import click
 
 from elm_mlx import demo
 from elm_mlx.cli.blas import prefer_fast_blas
-from elm_mlx.cli.find import MODEL, TEMPLATE_HELP, load_with_notices
+from elm_mlx.cli.find import DRAFT_HELP, MODEL, TEMPLATE_HELP, load_with_notices, pull_draft
 from elm_mlx.cli.kinds import BITS, COUNT, MIN_P, NAME, TEMPERATURE, TEXT, TOP_K, TOP_P
 from elm_mlx.cli.messages import quietable, say
 from elm_mlx.cli.progress import ProgressBar
@@ -35,6 +35,8 @@ if TYPE_CHECKING:
 @click.option("--top-k", type=TOP_K, help="Keep this many of the likeliest tokens.")
 @click.option("--min-p", type=MIN_P, help="Keep tokens this share as likely as the likeliest.")
 @click.option("--seed", type=int, help="The same seed gives the same text.")
+@click.option("--draft", type=NAME, metavar="MODEL", help=DRAFT_HELP)
+@click.option("--lookup", is_flag=True, help="Propose what followed the same tokens before; for texts that copy.")
 @click.option("--raw", is_flag=True, help="Complete the prompt as it is, even if the model has a chat template.")
 @click.option("--chat-template", type=NAME, metavar="FILE", help=TEMPLATE_HELP)
 @click.option("--force", is_flag=True, help="Load it even if the memory seems too small.")
@@ -46,6 +48,7 @@ def command(
     prompt: str | None,
     raw: bool,
     chat_template: str | None,
+    draft: str | None,
     force: bool,
     as_json: bool,
     **options: Any,
@@ -60,7 +63,7 @@ def command(
     settle(refuse_contradiction, asked, "chat_template", "raw")
     prefer_fast_blas()
     text = read_prompt(prompt)
-    lm = load_with_notices(model, bits, force, asked["chat_template"], options)
+    lm = load_with_notices(model, bits, force, asked["chat_template"], options, draft=pull_draft(draft, force))
     if text is None:
         text = demo.PROMPT if model is None else ""
     with ProgressBar("Reading the prompt", in_bytes=False) as bar:

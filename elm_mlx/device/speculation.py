@@ -14,7 +14,7 @@ CHIP = re.compile(r"Apple M(\d+)(?: (Pro|Max|Ultra))?")
 # Source: MLX's quantized.cpp (get_qmv_batch_limit) and reports of 2026 (ml-explore/mlx#3839, #3852, #3863).
 BOUNDS = {(1, False): 1, (2, False): 1}
 ON_A_CHIP = 4  # of any other Apple chip: five rows
-ELSEWHERE = 6  # on the CPU and CUDA; chosen
+ELSEWHERE = 6  # on other devices; chosen
 SHORT_QUERIES = 8  # rows that Metal's attention for short queries takes, and of
 SHORT_PRODUCT = 32  # rows times query heads for each key head. Source: MLX's scaled_dot_product_attention.cpp
 
@@ -35,7 +35,7 @@ def bound_of(chip: str) -> int:
 
 
 def device_name() -> str:
-    """The name of the device that MLX computes on, "" where it has none."""
+    """MLX's name of the device that it computes on, "" where it has none."""
     from elm_mlx.device.backend import mx
 
-    return str(mx.device_info().get("device_name", "")) if mx.default_device().type == mx.DeviceType.gpu else ""
+    return str(mx.device_info().get("device_name", ""))

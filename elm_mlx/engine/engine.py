@@ -54,6 +54,12 @@ class Engine:
         self.pace = Pace(execution.submit)
 
     @property
+    def executions(self) -> list[Execution]:
+        """How the model runs, and its draft, if it has one."""
+        draft = self.speculation.draft
+        return [self.execution, *([draft.execution] if draft else [])]
+
+    @property
     def _is_alone(self) -> bool:
         """Whether one row runs: with more of them, nothing is proposed."""
         return len(self.running) == 1

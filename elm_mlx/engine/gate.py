@@ -15,6 +15,9 @@ PRIOR = 0.7, 2.0  # acceptance that a request begins with, and as how many judge
 PROBE_PRIOR = 0.5, 1.0  # the same where a probe asks anew
 PROBE_AFTER, PROBE_LATEST = 24, 400  # plain steps before the first probe; they double up to the second number
 PROBE = 3  # the most proposals of a probe
+CONFIRM = 3  # free proposals that must be right in a row before rounds begin; chosen, as are the next two
+CONFIRMED = 0.9, 3.0  # the acceptance that is expected then, and its weight
+NARROW = 2  # the most proposals of the first round
 
 
 def expected_ids(acceptance: float, proposals: int) -> float:
@@ -84,19 +87,31 @@ class Gate:
 
 
 class WatchingGate(Gate):
-    """The Gate of proposals that cost nothing: those of plain steps are compared with what came, so that rounds begin
-    when the text has begun to repeat itself, and no probes are needed."""
+    """The Gate of proposals that cost nothing until they are judged: in plain steps they are compared with what came.
 
-    KEEP = 0.8  # of the evidence, from one id to the next; chosen: about five ids count
+    Rounds begin when a few in a row would have been right, first with few proposals, then with more as long as all are
+    right; a round in which none was right ends them. So a text that copies nothing has almost no rounds.
+    """
 
     def __init__(self, costs: Mapping[int, float]) -> None:
         super().__init__(costs)
-        self.acceptance = Acceptance(0.0, 1.0)
+        self.in_a_row, self.width = 0, NARROW
 
     def choose(self) -> int:
         """How many ids to propose now."""
-        return best_count(self.acceptance.share, self.costs)
+        if self.in_a_row < CONFIRM:
+            return 0
+        return min(self.width, best_count(self.acceptance.share, self.costs))
 
     def watch(self, was_right: bool) -> None:
         """Takes down whether an id of a plain step was the one that would have been proposed."""
-        self.acceptance.note(1, int(was_right), self.KEEP)
+        self.in_a_row = self.in_a_row + 1 if was_right else 0
+        if self.in_a_row == CONFIRM:
+            self.acceptance, self.width = Acceptance(*CONFIRMED), NARROW
+
+    def note(self, proposed: int, accepted: int) -> None:
+        """Takes down how a round ended."""
+        super().note(proposed, accepted)
+        self.width = 2 * self.width if accepted == proposed else NARROW
+        if not accepted:
+            self.in_a_row = 0

@@ -1,4 +1,4 @@
-"""What guesses the next ids of an answer, which the model then judges together."""
+"""What guesses the next ids of an answer, which the model then judges together; as protocols."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from typing import Protocol
 
 import mlx.core as mx
+
+from elm_mlx.engine.decodes import Decodes
 
 
 class Proposer(Protocol):
@@ -23,4 +25,16 @@ class Proposer(Protocol):
 
     def accepted(self, count: int) -> None:
         """Is told that the first `count` of the last proposals were right, and the next one, if any, was not."""
+        ...
+
+
+class Rounds(Protocol):
+    """The speculation of one sequence, as the engine sees it: it decides how much is proposed, and runs rounds."""
+
+    def choose(self) -> int:
+        """How many ids to propose in the next step; 0 means that it is a plain one."""
+        ...
+
+    def run(self, model: Decodes, most: int) -> bool:
+        """Has the model judge up to `most` proposals; False where there are none, and a plain step is to be taken."""
         ...

@@ -4,17 +4,14 @@ from __future__ import annotations
 
 import math
 import time
-from typing import TYPE_CHECKING
 
 import mlx.core as mx
 
 from elm_mlx.engine.cache.kv import KVCache
 from elm_mlx.engine.finite import refuse_not_finite
+from elm_mlx.engine.proposer import Rounds
 from elm_mlx.engine.request import Request
 from elm_mlx.engine.sampling import Sampler
-
-if TYPE_CHECKING:
-    from elm_mlx.engine.speculate import Speculator
 
 STOP, LENGTH, CANCELLED, ERROR = "stop", "length", "cancelled", "error"  # why an answer ends
 
@@ -39,7 +36,7 @@ class Sequence:
         self.ids: list[int] = []
         self.read = self.reused = self.taken = 0
         self.proposed = self.accepted = 0
-        self.speculator: Speculator | None = None
+        self.speculator: Rounds | None = None
         self.bound: int | None = None
         self.reserved = 0  # bytes of the budget
         self.finish: str | None = None

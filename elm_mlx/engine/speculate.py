@@ -21,8 +21,8 @@ from elm_mlx.errors import NotFinite
 
 class Speculation:
     """What an engine speculates with: a draft, if there is one, at most `most` proposals a round, and what rounds cost
-    on this machine. That is measured when the first request speculates, unless `costs` are given: the times of rounds
-    by their number of proposals, in plain steps."""
+    on this machine. That is measured once, when it is first asked for, unless `costs` are given: the times of rounds by
+    their number of proposals, in plain steps."""
 
     def __init__(
         self,

@@ -131,7 +131,8 @@ class Worker:
             self._engine = None
             self.thread.turns.remove(self)
             guarded(engine.close)
-            release(engine.execution)
+            for execution in engine.executions:
+                release(execution)
             del engine
             mx.clear_cache()  # what the model and its caches held goes back to the system
             for sequence in self._handles:

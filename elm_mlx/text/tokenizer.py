@@ -138,6 +138,11 @@ class Tokenizer:
         return max(self._backend.get_vocab(with_added_tokens=False).values()) + 1
 
     @property
+    def vocabulary(self) -> dict[str, int]:
+        """The id of every token by its text, added ones left out. It takes a tenth of a second with a large one."""
+        return self._backend.get_vocab(with_added_tokens=False)
+
+    @property
     def control_ids(self) -> dict[str, int]:
         """The id of every special token by its text."""
         return {token.content: i for i, token in self._added.items() if token.special}

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from itertools import pairwise
 from typing import Any
 
 import mlx.core as mx
@@ -16,7 +17,7 @@ import elm_mlx
 from elm_mlx.config.generation import Sampling
 from elm_mlx.engine.cache.kind import CacheKind
 from elm_mlx.engine.gate import Gate
-from elm_mlx.engine.request import Request
+from elm_mlx.engine.request import GREEDY, Request
 from elm_mlx.engine.sequence import CANCELLED, ERROR, LENGTH, STOP
 from elm_mlx.engine.sequence import Sequence as Answer
 from elm_mlx.engine.speculate import Speculation, Speculator
@@ -78,7 +79,7 @@ def answer_of(lm: elm_mlx.LanguageModel, speculation: Speculation, request: Requ
     return sequence
 
 
-def request_of(sampling: Sampling = Sampling(), tokens: int = 40, **more: Any) -> Request:
+def request_of(sampling: Sampling = GREEDY, tokens: int = 40, **more: Any) -> Request:
     return Request(tuple(checkpoints.prompt(12)), tokens, sampling, seed=7, **more)
 
 
@@ -235,7 +236,7 @@ def test_a_draft_reads_a_long_prompt_a_chunk_a_step(lm: elm_mlx.LanguageModel) -
         proposer: Any = one.speculator.proposer if one.speculator else None
         held.append(proposer.held if proposer else held[-1])
         engine.step()
-    assert max(after - before for before, after in zip(held, held[1:], strict=False)) <= 16 + 4
+    assert max(after - before for before, after in pairwise(held)) <= 16 + 4
     assert one.accepted
     check_answers(lm, [one])
 
@@ -295,7 +296,7 @@ def own_draft_with(lm: elm_mlx.LanguageModel, answer: list[int]) -> Speculation:
 
 
 @pytest.fixture
-def counting(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[], int]]:
+def counting(monkeypatch: pytest.MonkeyPatch) -> Callable[[], int]:
     """How often the engine measured what a round costs."""
     from elm_mlx.engine import speculate
 
@@ -306,7 +307,7 @@ def counting(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[], int]]:
         return always(2)
 
     monkeypatch.setattr(speculate, "measure_costs", measured)
-    yield lambda: len(calls)
+    return lambda: len(calls)
 
 
 @one_family
