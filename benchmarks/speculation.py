@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import random
 import statistics
 import tempfile
@@ -168,7 +167,11 @@ class Lab:
         return self.models[name]
 
     def load(self, directory: Path) -> Any:
-        return self.stack.enter_context(elm_mlx.load(directory, cpu_policy="compiled"))
+        from elm_mlx.device.blas import blas_threads
+
+        lm = self.stack.enter_context(elm_mlx.load(directory, cpu_policy="compiled"))
+        blas_threads()[1](1)  # loading has set as many as the machine has
+        return lm
 
     def held_out(self) -> list[int]:
         """Ids of the demo's held-out text."""
@@ -281,13 +284,10 @@ def main() -> None:
     given = options.parse_args()
     elm_mlx.use_fast_blas()
     from elm_mlx.bench.facts import machine_facts, software_facts
-    from elm_mlx.device.blas import blas_threads
 
-    os.environ.update(MKL_NUM_THREADS="1", OPENBLAS_NUM_THREADS="1")
     results = json.loads(given.json.read_text())["results"] if given.json and given.json.exists() else []
     with open_lab() as lab:
         for name in given.only.split(","):
-            blas_threads()[1](1)
             found = measure(lab, name, given.pairs)
             print(f"{name:<16} {found['ratio']:6.2f} ({found['min']:.2f} to {found['max']:.2f}), bar {found['bar']}",
                   flush=True)  # fmt: skip

@@ -19,26 +19,31 @@ from elm_mlx.engine.sampling import Sampler
 COUNTS = (1, 2, 3, 4, 6)  # of proposals in a round: few, since each is compiled once; 7 rows are the most
 DEPTH = 32  # ids that the caches hold meanwhile
 STEPS = 4  # plain ones that are timed together, as each waits for the one before
-SECONDS = 0.3  # that the measuring goes on; it takes two turns at least, of which the first compiles
+SECONDS, TURNS = 0.5, 3  # the measuring goes on for so long, and takes so many turns; the first of them compiles
 
 
 def measure_costs(model: Decodes, layers: int, most: int, draft: Draft | None) -> Mapping[int, float]:
     """The time of a round by its number of proposals, those of COUNTS up to `most`, in plain steps; proposals are the
     draft's, or cost nothing.
 
-    Each is the shortest of several times that were taken in turns: what else runs on the machine only makes them
-    longer.
+    Each is the shortest of several times that were taken in turns, since what else runs on the machine only makes them
+    longer. For the same reason a round counts for no more than one with more proposals took.
     """
     bench = Bench(model, layers, draft)
     times: defaultdict[int, list[float]] = defaultdict(list)
     begun = time.perf_counter()
-    while len(times[0]) < 2 or time.perf_counter() - begun < SECONDS:
+    while len(times[0]) < TURNS or time.perf_counter() - begun < SECONDS:
         for count in (0, *(count for count in COUNTS if count <= most)):
             start = time.perf_counter()
             bench.round(count) if count else bench.steps()
             times[count].append((time.perf_counter() - start) / (1 if count else STEPS))
-    plain = min(times.pop(0))
-    return {count: min(taken) / plain for count, taken in times.items()}
+    shortest = {count: min(taken) for count, taken in times.items()}
+    return rising({count: taken / shortest[0] for count, taken in shortest.items() if count})
+
+
+def rising(costs: Mapping[int, float]) -> dict[int, float]:
+    """Costs by the number of proposals, each lowered to the least of those with more of them."""
+    return {count: min(cost for other, cost in costs.items() if other >= count) for count in costs}
 
 
 class Bench:

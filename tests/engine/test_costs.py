@@ -1,0 +1,39 @@
+"""What rounds cost is measured on the model itself, in turns, and leaves nothing behind."""
+
+from __future__ import annotations
+
+import pytest
+from helpers import checkpoints
+from helpers.engines import draft_of
+
+import elm_mlx
+from elm_mlx.engine import costs
+from elm_mlx.engine.costs import Bench, measure_costs, rising
+
+
+@pytest.mark.parametrize("source", ["openelm"], indirect=True)
+@pytest.mark.parametrize("most", [0, 1, 4, 5])
+def test_the_counts_that_are_used_have_a_cost(
+    lm: elm_mlx.LanguageModel, most: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(costs, "SECONDS", 0)
+    for draft in (None, draft_of(lm)):
+        found = measure_costs(lm.model, lm.config.num_layers, most, draft)
+        assert list(found) == [count for count in (1, 2, 3, 4, 6) if count <= most]
+        assert all(cost > 0 for cost in found.values())
+
+
+@pytest.mark.parametrize("source", checkpoints.FAMILIES, indirect=True)
+def test_each_turn_begins_with_the_same_caches(lm: elm_mlx.LanguageModel) -> None:
+    bench = Bench(lm.model, lm.config.num_layers, draft_of(lm))
+    assert bench.proposer
+    for _ in range(2):
+        bench.steps()
+        for count in (1, 6):
+            bench.round(count)
+            assert {layer.offset for layer in bench.cache + bench.proposer.cache} == {costs.DEPTH}
+
+
+def test_a_round_costs_no_more_than_one_with_more_proposals() -> None:
+    assert rising({1: 1.9, 2: 1.4, 3: 1.6, 4: 1.5}) == {1: 1.4, 2: 1.4, 3: 1.5, 4: 1.5}
+    assert rising({}) == {}
