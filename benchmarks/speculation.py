@@ -6,7 +6,7 @@ Each experiment decodes one answer twice, a few tokens at a time in turn, and co
 in each turn: float32 weights, steps as a GPU gets them (`--cpu-policy compiled`), the BLAS in one thread. Above 1, the
 answer with proposals took less. Prefill and what the gate measures once are not counted.
 
-- `demo-K`: the built-in demo and its draft continue held-out text, with K proposals a round.
+- `demo-K`: the built-in demo and its draft continue stories that they have not seen, with K proposals a round.
 - `oracle-A-K`, `oracle-A-gate`: random weights, a target of 28 layers and a draft of 4, both 64 wide. What the target
   answers is written down beforehand (Scripted), and the draft computes as ever, but its proposals are replaced by ids
   that are right with probability A. K is the number of proposals, or the gate decides.
@@ -173,28 +173,25 @@ class Lab:
         blas_threads()[1](1)  # loading has set as many as the machine has
         return lm
 
-    def held_out(self) -> list[int]:
-        """Ids of the demo's held-out text."""
+    def held_out(self) -> str:
+        """The demo's held-out text, a story a line."""
         from elm_mlx.demo import demo_directory
 
-        ids: list[int] = self.demo("demo").tokenizer.encode((demo_directory() / "held_out.txt").read_text("utf-8"))
-        return ids
+        return (demo_directory() / "held_out.txt").read_text("utf-8")
 
 
 def demo_tasks(lab: Lab, count: int) -> list[Task]:
     from elm_mlx.api.drafts import draft_of
     from elm_mlx.engine.speculate import Speculation
 
-    lm, second, text = lab.demo("demo"), lab.demo("draft"), lab.held_out()
-    draft = draft_of(loaded(second))
-    every = len(text) // DEMO_PROMPTS
+    lm, second = lab.demo("demo"), lab.demo("draft")
+    draft, stories = draft_of(loaded(second)), lab.held_out().splitlines()[:DEMO_PROMPTS]
 
     def engine(with_proposals: bool, _seed: int) -> Any:
         speculation = Speculation(lm.model, lm.config.num_layers, draft, costs={count: 1e-9})
         return engine_for(lm, lm.model, speculation if with_proposals else None)
 
-    return [Task(text[start : start + DEMO_PROMPT], DEMO_ANSWER, engine)
-            for start in range(0, every * DEMO_PROMPTS, every)]  # fmt: skip
+    return [Task(lm.tokenizer.encode(story)[:DEMO_PROMPT], DEMO_ANSWER, engine) for story in stories]
 
 
 def loaded(lm: Any) -> Any:
@@ -252,7 +249,8 @@ def tasks_of(lab: Lab, name: str) -> list[Task]:
         return demo_tasks(lab, int(more[0]))
     if kind == "oracle":
         return oracle_tasks(lab, float(more[0]), None if more[1] == "gate" else int(more[1]))
-    return lookup_tasks(lab, copying() if more[0] == "copies" else lab.held_out()[: PROMPT + ANSWER])
+    prose = lab.demo("demo").tokenizer.encode(lab.held_out())[: PROMPT + ANSWER]
+    return lookup_tasks(lab, copying() if more[0] == "copies" else prose)
 
 
 @contextmanager

@@ -98,6 +98,8 @@ class Batch:
         """Reads what is drawn, and lets a sequence that runs alone, if it goes on, have its own caches, which hold all
         of its ids but the last, and its own sampler: so it can be computed elsewhere until the next `step`. Returns the
         sequences that got an id, or ended."""
+        if sequence.cache and not (sequence.ahead or self.drawn or self.order):
+            return []  # so it was left by the round before
         drawn = self._collect([sequence])
         tokens, highest = list_of(drawn.ids), self._peaks_of(drawn)
         self.samplers.part()

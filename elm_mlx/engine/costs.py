@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from statistics import median
 
 import mlx.core as mx
 
@@ -18,32 +18,37 @@ from elm_mlx.engine.sampling import Sampler
 
 COUNTS = (1, 2, 3, 4, 6)  # of proposals in a round: few, since each is compiled once; 7 rows are the most
 DEPTH = 32  # ids that the caches hold meanwhile
-STEPS = 4  # plain ones that are timed together, as each waits for the one before
-SECONDS, TURNS = 0.5, 3  # the measuring goes on for so long, and takes so many turns; the first of them compiles
+STEPS, ROUNDS = 4, 2  # that are timed together: about as long, as what else runs disturbs a longer time more often
+SECONDS, TURNS = 0.5, 4  # the measuring goes on for so long, and takes so many turns; the first of them compiles
 
 
 def measure_costs(model: Decodes, layers: int, most: int, draft: Draft | None) -> Mapping[int, float]:
     """The time of a round by its number of proposals, those of COUNTS up to `most`, in plain steps; proposals are the
     draft's, or cost nothing.
 
-    Each is the shortest of several times that were taken in turns, since what else runs on the machine only makes them
-    longer. For the same reason a round counts for no more than one with more proposals took.
+    Both are timed in turns, so that a machine that becomes slower does so for both, and the median turn counts. What
+    is no noise is used, too: a round takes no longer than one with more proposals, and longer than a plain step.
     """
     bench = Bench(model, layers, draft)
-    times: defaultdict[int, list[float]] = defaultdict(list)
+    counts = [count for count in COUNTS if count <= most]
+    turns: list[list[float]] = []
     begun = time.perf_counter()
-    while len(times[0]) < TURNS or time.perf_counter() - begun < SECONDS:
-        for count in (0, *(count for count in COUNTS if count <= most)):
-            start = time.perf_counter()
-            bench.round(count) if count else bench.steps()
-            times[count].append((time.perf_counter() - start) / (1 if count else STEPS))
-    shortest = {count: min(taken) for count, taken in times.items()}
-    return rising({count: taken / shortest[0] for count, taken in shortest.items() if count})
+    while len(turns) < TURNS or time.perf_counter() - begun < SECONDS:
+        plain = seconds(bench.steps) / STEPS
+        turns.append([seconds(lambda count=count: bench.rounds(count)) / ROUNDS / plain for count in counts])  # type: ignore[misc]
+    return rising({count: median(costs) for count, costs in zip(counts, zip(*turns[1:], strict=True), strict=True)})
+
+
+def seconds(work: Callable[[], None]) -> float:
+    """How long a piece of work takes."""
+    begun = time.perf_counter()
+    work()
+    return time.perf_counter() - begun
 
 
 def rising(costs: Mapping[int, float]) -> dict[int, float]:
-    """Costs by the number of proposals, each lowered to the least of those with more of them."""
-    return {count: min(cost for other, cost in costs.items() if other >= count) for count in costs}
+    """Costs by the number of proposals, each lowered to the least of those with more of them, and 1 at least."""
+    return {count: max(1.0, min(cost for other, cost in costs.items() if other >= count)) for count in costs}
 
 
 class Bench:
@@ -69,13 +74,14 @@ class Bench:
         mx.eval(*ahead)
         take_back(self.cache, DEPTH)
 
-    def round(self, count: int) -> None:
-        """Proposes so many ids and judges them."""
-        guesses = self.proposer.propose(count) if self.proposer else [0] * count
-        judge(self.model, self.cache, Sampler(GREEDY, 0), 0, guesses)
-        take_back(self.cache, DEPTH)
-        if self.proposer:
-            take_back(self.proposer.cache, DEPTH)
+    def rounds(self, count: int) -> None:
+        """Takes rounds, each of which proposes so many ids and judges them."""
+        for _ in range(ROUNDS):
+            guesses = self.proposer.propose(count) if self.proposer else [0] * count
+            judge(self.model, self.cache, Sampler(GREEDY, 0), 0, guesses)
+            take_back(self.cache, DEPTH)
+            if self.proposer:
+                take_back(self.proposer.cache, DEPTH)
 
 
 def take_back(cache: list[KVCache], held: int) -> None:

@@ -15,7 +15,7 @@ PRIOR = 0.7, 2.0  # acceptance that a request begins with, and as how many judge
 PROBE_PRIOR = 0.5, 1.0  # the same where a probe asks anew
 PROBE_AFTER, PROBE_LATEST = 24, 400  # plain steps before the first probe; they double up to the second number
 PROBE = 3  # the most proposals of a probe
-CONFIRM = 3  # free proposals that must be right in a row before rounds begin; chosen, as are the next two
+CONFIRM = 4  # free proposals that must be right in a row before rounds begin; chosen, as are the next two
 CONFIRMED = 0.9, 3.0  # the acceptance that is expected then, and its weight
 NARROW = 2  # the most proposals of the first round
 

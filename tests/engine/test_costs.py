@@ -30,10 +30,11 @@ def test_each_turn_begins_with_the_same_caches(lm: elm_mlx.LanguageModel) -> Non
     for _ in range(2):
         bench.steps()
         for count in (1, 6):
-            bench.round(count)
+            bench.rounds(count)
             assert {layer.offset for layer in bench.cache + bench.proposer.cache} == {costs.DEPTH}
 
 
 def test_a_round_costs_no_more_than_one_with_more_proposals() -> None:
     assert rising({1: 1.9, 2: 1.4, 3: 1.6, 4: 1.5}) == {1: 1.4, 2: 1.4, 3: 1.5, 4: 1.5}
+    assert rising({1: 0.8, 2: 0.9, 3: 1.6}) == {1: 1.0, 2: 1.0, 3: 1.6}
     assert rising({}) == {}
