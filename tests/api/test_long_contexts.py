@@ -23,7 +23,8 @@ LONG: dict[str, dict[str, Any]] = {
     "262k": checkpoints.LLAMA | {"max_position_embeddings": 262_144, "rope_theta": 283_461_213.0},
     "1048k": checkpoints.LLAMA | {"max_position_embeddings": 1_048_576, "rope_theta": 3_580_165_449.0},
 }
-POSITION = 2 * 3 * 2 * 24 * 4  # bytes: k and v, layers, kv heads, head dim, float32
+LAYER = 2 * 2 * 24 * 4  # bytes of a position: k and v, kv heads, head dim, float32
+POSITION = 3 * LAYER
 
 
 @pytest.fixture(scope="module", params=LONG)
@@ -34,8 +35,8 @@ def long(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
 
 @pytest.fixture(scope="module")
 def longest(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The tiny Llama of 262,144 tokens."""
-    return checkpoints.write(tmp_path_factory.mktemp("longest") / "model", LONG["262k"])
+    """The tiny Llama of 262,144 tokens with one layer."""
+    return checkpoints.write(tmp_path_factory.mktemp("longest") / "model", LONG["262k"] | {"num_hidden_layers": 1})
 
 
 def test_its_configuration_survives_a_conversion(long: Path, tmp_path: Path) -> None:
@@ -68,10 +69,10 @@ def test_a_published_shape_takes_what_its_card_says() -> None:
 
 
 def test_a_request_whose_cache_cannot_fit_is_refused_with_the_numbers(longest: Path) -> None:
-    lm = elm_mlx.load(longest, cache_bytes=20_000 * POSITION)
+    lm = elm_mlx.load(longest, cache_bytes=20_000 * LAYER)
     with pytest.raises(NotEnoughMemory, match=r"for 200,009 tokens.*enough for 20,000 tokens") as caught:
         lm.generate([1] * 10, 200_000)
-    assert (caught.value.needed, caught.value.available) == (200_009 * POSITION, 20_000 * POSITION)
+    assert (caught.value.needed, caught.value.available) == (200_009 * LAYER, 20_000 * LAYER)
     with pytest.raises(NotEnoughMemory, match="for 100,255 tokens"):
         lm.generate([1] * 100_000)
     with pytest.raises(PromptTooLong, match="262144"):
@@ -90,7 +91,7 @@ def test_a_prompt_of_100k_tells_its_progress_and_leaves_the_engine_when_its_read
 
     def watch(read: int, total: int) -> None:
         heard.append((read, total))
-        if len(heard) == 3:
+        if len(heard) == 2:
             raise Enough
 
     stream = lm.stream([5] * 100_000, 4, progress=watch)
@@ -98,6 +99,6 @@ def test_a_prompt_of_100k_tells_its_progress_and_leaves_the_engine_when_its_read
         next(stream)
     assert len(lm.generate([1] * 10, 2).tokens) <= 2  # it would wait until a prompt before it is read
     assert stream._handle.state.finish == "cancelled"
-    assert [total for _, total in heard] == [100_000] * 3
-    assert 0 < heard[0][0] < heard[1][0] < heard[2][0] < 100_000
+    assert [total for _, total in heard] == [100_000] * 2
+    assert 0 < heard[0][0] < heard[1][0] < 100_000
     lm.close()
