@@ -1,5 +1,5 @@
-"""Contexts of 128k and 262k tokens: configurations are read, memory is reckoned exactly, what cannot fit is refused with
-the numbers, and a long prompt can be watched and stopped."""
+"""Contexts of 128k and 262k tokens: configurations are read, memory is reckoned exactly, what cannot fit is refused
+with the numbers, and a long prompt can be watched and stopped."""
 
 from __future__ import annotations
 
