@@ -18,6 +18,7 @@ from typing import Any
 from elm_mlx.config import ModelConfig
 
 TWO_PASSES = 1024  # positions from which on attention is two kernels on Max and Ultra chips
+DEEPEST = 2048  # positions: no published rate that was held out is deeper
 HEADS = (64, 96, 128, 256)  # of which Metal's attention has kernels
 FILE = Path(__file__).parent / "chips.json"
 
@@ -94,10 +95,10 @@ def chip_here() -> str | None:
 
 
 def predict(config: ModelConfig, step: Step, chip: str | None) -> Prediction | None:
-    """Predicts how fast a model decodes on a chip. None for a chip of which too little was published, and for heads for
-    which Metal has no kernel of attention: what it takes instead was not counted."""
+    """Predicts how fast a model decodes on a chip. None where the formula was not tried: on a chip of which too
+    little was published, deeper than DEEPEST, and for heads for which Metal has no kernel of attention."""
     facts = known()["chips"].get(chip)
-    if facts is None or config.head_dim not in HEADS:
+    if facts is None or step.depth > DEEPEST or config.head_dim not in HEADS:
         return None
     host, launch, limit = known()["host_ms"] / 1e3, facts["launch_us"] / 1e6, facts["bandwidth_gb_s"] * 1e9
     seconds = Chip(host, launch, facts["efficiency"], limit).seconds(work_of(config, step))

@@ -113,6 +113,9 @@ def test_nothing_is_predicted_for_what_was_not_published_or_counted() -> None:
     assert chips.predict(config, step, None) is None
     assert chips.predict(config, step, "M2") is None
     assert chips.predict(config_from_dict(SHAPES["openelm-20x64"]), step, "M5 Max") is None  # heads 16 wide
+    assert chips.predict(config, step, "M5 Max") is not None
+    assert chips.predict(config, chips.Step(10**8, 16, True, 2049), "M5 Max") is None
+    assert max(row.get("depth", 0) for row in PUBLISHED["rows"]) == chips.DEEPEST
 
 
 def test_an_embedding_that_is_no_head_is_not_read() -> None:
