@@ -140,9 +140,9 @@ def test_the_models_own_stop_strings_count_and_those_of_a_call_are_added(openelm
 
 
 def test_the_text_of_a_special_token_means_that_token_too(demo: elm_mlx.LanguageModel) -> None:
-    end = demo.tokenizer.control_ids["</s>"]
-    request = demo._request(TEXT, 4, {"stop": ["</s>", "x"]})
-    assert end in request.stop_ids
+    begin = demo.tokenizer.control_ids["<s>"]
+    request = demo._request(TEXT, 4, {"stop": ["<s>", "x"]})
+    assert request.stop_ids == demo.stop_ids | {begin} != demo.stop_ids
     assert request.stopper
     assert demo._request(TEXT, 4, {"stop": []}).stopper is None
 

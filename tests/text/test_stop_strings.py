@@ -3,6 +3,8 @@ string is ever shown."""
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 from helpers.tokenizer_craft import DECODERS, write
 from hypothesis import given, settings
@@ -191,6 +193,24 @@ def test_a_run_of_bytes_that_is_no_character_has_no_stop_string(small: Tokenizer
     assert streamed(small, bad, ["\n"]) == (["", "", "", "\ufffd" * 3], None, 3)
 
 
+def test_a_special_token_stands_inside_a_character_of_bytes_and_a_word_ends_a_run(small: Tokenizer) -> None:
+    first, *rest = (3 + byte for byte in "é".encode())
+    end = small.control_ids["<|eot_id|>"]
+    assert streamed(small, [first, end, *rest, end], ["é"])[1:] == ("é", 3)
+    (the,) = small.encode_text("the")
+    assert streamed(small, [3 + 0xFF, the, 3 + ord("\n"), the], ["\n"])[1:] == ("\n", 3)
+
+
+@pytest.mark.parametrize("kind", ["llama-3", *DECODERS])
+def test_bytes_are_looked_at_only_where_decoding_joins_them(kind: str, tmp_path: Path) -> None:
+    tokenizer = write(tmp_path / "tokenizer.json", kind)
+    joins = kind in JOINING and kind != "llama-3"
+    assert tokenizer.joins_bytes == joins
+    if kind != "llama-3":
+        assert tokenizer.byte_of(3 + 10) == (10 if joins else None)
+        assert tokenizer.byte_of(300) is None
+
+
 def test_a_blank_that_the_tokenizer_strips_is_no_stop_string(small: Tokenizer) -> None:
     blank = 3 + ord(" ")
     assert streamed(small, [blank, blank], [" "]) == (["", ""], " ", 2)
@@ -217,11 +237,14 @@ def test_special_tokens_are_no_text_and_their_names_written_out_are(byte_level: 
 def test_a_run_shows_its_characters_while_it_is_valid(run: list[int]) -> None:
     chars, reader = "", ByteRun()
     for n, byte in enumerate(run, 1):
-        chars += reader.add(byte)
+        char = reader.add(byte)
+        chars += char
         try:
-            assert chars == bytes(run[:n]).decode()
+            whole = bytes(run[:n]).decode()
         except UnicodeDecodeError:
-            continue
+            assert char == ""
+        else:
+            assert chars == whole
 
 
 def test_a_long_answer_costs_no_more_an_id_and_keeps_nothing(byte_level: Tokenizer) -> None:
