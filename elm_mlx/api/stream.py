@@ -131,7 +131,8 @@ class Stream:
         reason, ended_by = (pieces[-1].finish_reason, pieces[-1].stop_reason) if pieces else (None, None)
         failed = ERROR if self._handle.state.finish == ERROR else CANCELLED
         text = "".join(piece.text for piece in pieces)
-        return Completion(text, tokens, reason or failed, stats_of(self._handle, len(tokens)), ended_by)
+        stats = stats_of(self._handle, len(tokens))
+        return Completion(text, tokens, reason or failed, stats, stop_reason=ended_by)
 
     def when_over(self, call: Callable[[], None]) -> None:
         """Has `call`, which must be quick and raise nothing, called once when the answer has ended: in the device
@@ -158,7 +159,8 @@ class Stream:
         ended_by = sequence.stop_reason if sequence and state.finish == STOP else None
         tokens = ids[:-1] if isinstance(ended_by, int) else ids
         text = self._text.text_of(tokens)
-        return Completion(text, tokens, state.finish or CANCELLED, stats_of(self._handle, len(tokens)), ended_by)
+        stats = stats_of(self._handle, len(tokens))
+        return Completion(text, tokens, state.finish or CANCELLED, stats, stop_reason=ended_by)
 
     def _poll(self) -> tuple[Piece | None, State]:
         """(the next piece if it has come, how far the answer is). Raises the error that ended the answer, Forked."""
@@ -196,10 +198,10 @@ class Stream:
 
     def _piece(self, token: int, *, is_last: bool) -> Piece:
         if token in self._handle.request.stop_ids:
-            return Piece(self._text.flush(), token, STOP, token)
+            return Piece(self._text.flush(), token, STOP, stop_reason=token)
         text, string = self._text.read(token)
         if string is not None:
-            return Piece(text, token, STOP, string)
+            return Piece(text, token, STOP, stop_reason=string)
         return Piece(text + self._text.flush(), token, LENGTH) if is_last else Piece(text, token, None)
 
     def _tell(self, state: State) -> None:

@@ -84,15 +84,15 @@ def read_generation(values: Values) -> Generation:
     samples = values.get("do_sample", False)
     if not isinstance(samples, bool):
         why = f"do_sample is {samples!r:.40}; it must be true or false."
-        return Generation(Sampling(), stop_ids, (left_aside(values, why), *others), stop_strings)
+        return Generation(Sampling(), stop_ids, (left_aside(values, why), *others), stop_strings=stop_strings)
     if not samples:
-        return Generation(Sampling(), stop_ids, others, stop_strings)
+        return Generation(Sampling(), stop_ids, others, stop_strings=stop_strings)
     sampling, notices = read_sampling(values)
     notices = (*notices, *others)
     if sampling.is_greedy:
         greedy = f"{values.where} asks for sampling at temperature {sampling.temperature:g}, which is greedy decoding."
         notices = (*notices, greedy)
-    return Generation(sampling, stop_ids, notices, stop_strings)
+    return Generation(sampling, stop_ids, notices, stop_strings=stop_strings)
 
 
 def read_sampling(values: Values) -> tuple[Sampling, tuple[str, ...]]:

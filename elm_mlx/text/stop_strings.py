@@ -17,7 +17,8 @@ class StopStrings:
     string. It has one however the tokens cut it: inside a token, over several, from bytes. Of several that become whole
     with one id the one with the earliest beginning counts, and of those with one beginning the shortest. The text is
     what stands before it. Until then only the longest end of the text is held back that a stop string begins with, and
-    what StreamDecoder holds back, since a later id can still change it.
+    what StreamDecoder holds back, since a later id can still change it. U+FFFD, which decoding shows for bytes that are
+    no character, counts in a stop string once it is certain.
 
     The cost of an id does not grow with the answer, nor does what is kept of it, a run of byte tokens aside, which
     StreamDecoder keeps whole.
