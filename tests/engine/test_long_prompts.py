@@ -19,7 +19,7 @@ from elm_mlx.config import config_from_dict
 from elm_mlx.device import choose_execution
 from elm_mlx.device.execution import Execution
 from elm_mlx.engine.cache.kv import KVCache, cache_bytes, make_cache
-from elm_mlx.engine.prefill import LEAST_AT_DEPTH, Reading, all_logits, prefill, rounds
+from elm_mlx.engine.prefill import LEAST_AT_DEPTH, Reading, all_logits, cut, prefill, rounds
 from elm_mlx.engine.request import Request
 from elm_mlx.engine.sequence import CANCELLED
 
@@ -127,6 +127,27 @@ def test_the_memory_of_a_round_does_not_grow_with_depth(lm: elm_mlx.LanguageMode
         peaks.append(mx.get_peak_memory() - held)
     assert max(peaks) <= 2 * 4 * heads * area  # 4 bytes a score; what else a layer takes is little
     assert peaks[1] <= 1.2 * peaks[0]
+
+
+@on_cpu
+@pytest.mark.slow
+@pytest.mark.parametrize("depth", [8192, 32_768])
+def test_a_round_of_openelm_270m_takes_less_than_250_mb_at_32k(depth: int) -> None:
+    """Its widest layer: 20 query heads of 64 over 5 key/value heads, in float32. benchmarks/long_context.py measures
+    the whole model."""
+    config = config_from_dict(checkpoints.PUBLISHED["openelm"]["270m"]["config"])
+    H, K, D = max(config.num_heads), max(config.num_kv_heads), config.head_dim
+    execution = choose_execution(config, "compiled")
+    ids, chunks = cut(512, depth, execution)
+    layer = KVCache(depth + 512, depth + 512)
+    layer.append(mx.random.normal((1, K, depth, D)), mx.random.normal((1, K, depth, D)))
+    q, k, v = (mx.random.normal((1, heads, ids * chunks, D)) for heads in (H, K, K))
+    mx.eval(layer.arrays(), q, k, v)
+    mx.clear_cache()
+    held = mx.get_active_memory()
+    mx.reset_peak_memory()
+    mx.eval(layer.attend(q, k, v))
+    assert 4 * H * ids * chunks * depth <= mx.get_peak_memory() - held <= 250e6
 
 
 @on_cpu
