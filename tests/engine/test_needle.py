@@ -139,11 +139,16 @@ def check(hay: Haystack) -> None:
     assert hay.ask(several) == several
 
 
-@pytest.mark.parametrize("positions", [8192, 32_768])
 @pytest.mark.parametrize("dtype", [mx.float32, mx.bfloat16], ids=str)
 @each_rope
-def test_every_position_is_found_exactly(rope: RopeConfig, dtype: mx.Dtype, positions: int) -> None:
-    check(haystack(rope, dtype, positions))
+def test_every_position_is_found_exactly(rope: RopeConfig, dtype: mx.Dtype) -> None:
+    check(haystack(rope, dtype, 8192))
+
+
+@pytest.mark.parametrize("name", ["llama-3.1", "262k"])
+@pytest.mark.parametrize("dtype", [mx.float32, mx.bfloat16], ids=str)
+def test_every_position_at_32k_is_found_exactly(name: str, dtype: mx.Dtype) -> None:
+    check(haystack(ROPES[name], dtype, 32_768))
 
 
 @pytest.mark.slow
