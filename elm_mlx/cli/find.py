@@ -61,6 +61,8 @@ def load_with_notices(
         directory = pull_directory(model, asked, force)
         yield_temperature(options)
         settle(partial(check_sampling, directory), options, *FILTER_NAMES)
+        if sizes.get("draft"):
+            settle(partial(judge_draft, directory), sizes, "draft")
         with ProgressBar("Loading", in_bytes=True) as bar:
             lm = elm_mlx.load(directory, progress=bar, force=force, **sizes)
     if chat_template:
@@ -129,6 +131,13 @@ def pull_bits(model: str | None, force: bool, bits: str | None) -> Located | Non
     with bars("Fetching", "Converting") as (fetching, converting):
         number = int(bits) if bits else None
         return elm_mlx.pull(model, number, fetching=fetching, converting=converting, say=say, force=force)
+
+
+def judge_draft(directory: Path | None, draft: str | Path | None, **_: Any) -> None:
+    """Raises InvalidRequest for a draft that cannot propose for the model in a directory (None: the demo)."""
+    from elm_mlx.api.drafts import find_draft  # here, as --help needs no MLX
+
+    find_draft(draft, directory or demo.demo_directory())
 
 
 def pull_draft(draft: str | None, force: bool) -> str | Path | None:

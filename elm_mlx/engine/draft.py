@@ -10,6 +10,9 @@ import mlx.core as mx
 from elm_mlx.device.execution import Execution
 from elm_mlx.engine.cache.kv import RESERVE, KVCache, make_cache
 from elm_mlx.engine.decodes import Decodes
+from elm_mlx.engine.prefill import rounds
+
+FEW = 8  # ids that are read with the first proposal, whatever the chunks are
 
 
 @dataclass(frozen=True)
@@ -43,13 +46,16 @@ class DraftProposer:
         return self.cache[0].offset
 
     def read(self, ids: Sequence[int]) -> bool:
-        """Takes in `ids`. Where the draft has missed more than one chunk of them, it reads one chunk and cannot propose
-        yet, so that a step never takes longer than that."""
+        """Takes in `ids`. Where the draft has missed more of them than one round of chunks, it reads such a round and
+        cannot propose yet, so that a step never takes longer than that."""
         self.ids = ids
-        chunk = self.draft.execution.chunk
-        if len(ids) - self.held <= chunk:
+        missing = len(ids) - self.held
+        if missing <= FEW or len(plan := rounds(missing, self.draft.execution, self.held)) == 1:
             return True
-        self.draft.model.hidden(mx.array([ids[self.held : self.held + chunk]], mx.uint32), self.cache)
+        new = mx.array([ids[self.held :]], mx.uint32)
+        for place, which in plan[0]:
+            with place:
+                self.draft.model.hidden(new[:, which], self.cache)
         mx.eval([layer.arrays() for layer in self.cache])
         return False
 

@@ -16,7 +16,7 @@ from elm_mlx.engine.lookup import Lookup
 from elm_mlx.engine.proposer import Proposer
 from elm_mlx.engine.request import Request
 from elm_mlx.engine.sequence import ERROR, Sequence
-from elm_mlx.errors import NotFinite
+from elm_mlx.errors import ElmError
 
 
 class Speculation:
@@ -145,8 +145,8 @@ def fitting(most: int) -> int:
 
 
 def deliver(one: Sequence, token: int, peak: float) -> None:
-    """Gives a sequence its next id; ends it where the logits are no numbers."""
+    """Gives a sequence its next id, or ends it where that fails: its logits are no numbers, or its stopper fails."""
     try:
         one.accept(token, peak, time.perf_counter())
-    except NotFinite as error:
+    except ElmError as error:
         one.end(ERROR, error)

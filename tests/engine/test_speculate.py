@@ -227,7 +227,7 @@ def test_a_second_engine_that_follows_the_plans_takes_the_same_steps(lm: elm_mlx
 
 @one_family
 def test_a_draft_reads_a_long_prompt_a_chunk_a_step(lm: elm_mlx.LanguageModel) -> None:
-    draft = replace(draft_of(lm), execution=replace(lm.execution, chunk=16))
+    draft = replace(draft_of(lm), execution=replace(lm.execution, chunk=16, streams=()))
     speculation = Speculation(lm.model, lm.config.num_layers, draft, costs=always(3))
     engine = make_engine(lm, speculation=speculation)
     one = engine.submit(Request(tuple(checkpoints.prompt(100)), 30))
