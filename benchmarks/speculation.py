@@ -266,8 +266,13 @@ def measure(lab: Lab, name: str, pairs: int) -> dict[str, Any]:
     for seed in range(1 + pairs):
         each = [in_turns(task, seed) for task in tasks]
         runs.append((sum(one for one, _ in each), sum(other for _, other in each)))
-    plain, proposals = zip(*runs[1:], strict=True)
-    ratios = [one / other for one, other in runs[1:]]
+    return result(name, runs[1:])
+
+
+def result(name: str, runs: list[tuple[float, float]]) -> dict[str, Any]:
+    """The figures of pairs of runs, plain and with proposals, in seconds."""
+    plain, proposals = zip(*runs, strict=True)
+    ratios = [one / other for one, other in runs]
     return {
         "experiment": name, "bar": BARS.get(name), "ratio": statistics.median(ratios), "min": min(ratios),
         "max": max(ratios), "ratios": ratios, "plain_s": list(plain), "proposals_s": list(proposals),

@@ -50,7 +50,11 @@ class DraftProposer:
         cannot propose yet, so that a step never takes longer than that."""
         self.ids = ids
         missing = len(ids) - self.held
-        if missing <= FEW or len(plan := rounds(missing, self.draft.execution, self.held)) == 1:
+        if (
+            missing <= FEW
+            or len(ids) >= self.draft.context
+            or len(plan := rounds(missing, self.draft.execution, self.held)) == 1
+        ):
             return True
         new = mx.array([ids[self.held :]], mx.uint32)
         for place, which in plan[0]:
@@ -60,7 +64,8 @@ class DraftProposer:
         return False
 
     def propose(self, most: int) -> mx.array | list[int]:
-        """The ids [k] that the draft would give, one by one, not evaluated; fewer where its context ends."""
+        """The ids [k] that the draft would give, one by one, not evaluated; fewer where its context ends, and none
+        beyond."""
         most = self.proposed = min(most, self.draft.context - len(self.ids))
         if most < 1:
             return []

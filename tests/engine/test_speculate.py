@@ -76,6 +76,7 @@ def answer_of(lm: elm_mlx.LanguageModel, speculation: Speculation, request: Requ
     while engine.has_work:
         engine.step()
     assert engine.limits.budget.reserved == 0
+    assert sequence.speculator is None  # and with it the draft's caches
     return sequence
 
 
@@ -239,6 +240,18 @@ def test_a_draft_reads_a_long_prompt_a_chunk_a_step(lm: elm_mlx.LanguageModel) -
     assert max(after - before for before, after in pairwise(held)) <= 16 + 4
     assert one.accepted
     check_answers(lm, [one])
+
+
+@one_family
+def test_a_draft_proposes_nothing_beyond_its_context(lm: elm_mlx.LanguageModel) -> None:
+    short = replace(draft_of(lm), context=30)
+    engine = make_engine(lm, speculation=Speculation(lm.model, lm.config.num_layers, short, costs=always(4)))
+    sequences = [engine.submit(request_of(tokens=40)), engine.submit(Request(tuple(checkpoints.prompt(50)), 10))]
+    while engine.has_work:
+        engine.step()
+    check_answers(lm, sequences)
+    assert sequences[0].accepted <= 30 - 12
+    assert sequences[1].proposed == 0
 
 
 @one_family
