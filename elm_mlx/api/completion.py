@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from elm_mlx.engine.handle import Handle
+from elm_mlx.engine.logprobs import TokenLogprob
 
 
 @dataclass(frozen=True)
@@ -37,24 +39,28 @@ class Stats:
 @dataclass(frozen=True)
 class Completion:
     """An answer: `tokens` without the id that ended it. `finish_reason` is "stop" or "length"; "error" where one ended
-    it; and "cancelled" where it was cancelled, timed out, or is looked at before its end."""
+    it; and "cancelled" where it was cancelled, timed out, or is looked at before its end. `logprobs` has an entry for
+    each of `tokens` where the call asked for them, else it is None."""
 
     text: str
     tokens: list[int]
     finish_reason: str
     stats: Stats
+    logprobs: Sequence[TokenLogprob] | None = None
 
 
 @dataclass(frozen=True)
 class Piece:
     """One token as it comes: its id, the text that is certain with it (possibly none), and on the last one why it ends.
 
-    The piece of an end-of-text id has finish_reason "stop" and whatever text was still held back.
+    The piece of an end-of-text id has finish_reason "stop" and whatever text was still held back. `logprob` is the
+    token's entry where the call asked for log-probabilities.
     """
 
     text: str
     token: int
     finish_reason: str | None
+    logprob: TokenLogprob | None = None
 
 
 def stats_of(handle: Handle, generated: int) -> Stats:

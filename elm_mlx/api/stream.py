@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from dataclasses import replace
 from typing import Any
 from weakref import finalize
 
@@ -128,10 +129,13 @@ class Stream:
         with self._reading:
             pieces = list(self._pieces)
         tokens = [piece.token for piece in pieces if piece.finish_reason != STOP]
+        logprobs = [piece.logprob for piece in pieces if piece.finish_reason != STOP and piece.logprob]
         reason = pieces[-1].finish_reason if pieces else None
         failed = ERROR if self._handle.state.finish == ERROR else CANCELLED
         text = "".join(piece.text for piece in pieces)
-        return Completion(text, tokens, reason or failed, stats_of(self._handle, len(tokens)))
+        asked = self._handle.request.logprobs is not None
+        stats = stats_of(self._handle, len(tokens))
+        return Completion(text, tokens, reason or failed, stats, logprobs if asked else None)
 
     def when_over(self, call: Callable[[], None]) -> None:
         """Has `call`, which must be quick and raise nothing, called once when the answer has ended: in the device
@@ -157,7 +161,9 @@ class Stream:
         ids = sequence.ids[: state.ids] if sequence else []
         tokens = ids[:-1] if state.finish == STOP else ids
         text = self._tokenizer.decode(tokens)
-        return Completion(text, tokens, state.finish or CANCELLED, stats_of(self._handle, len(tokens)))
+        asked = self._handle.request.logprobs is not None
+        logprobs = (sequence.logprobs[: len(tokens)] if sequence else []) if asked else None
+        return Completion(text, tokens, state.finish or CANCELLED, stats_of(self._handle, len(tokens)), logprobs)
 
     def _poll(self) -> tuple[Piece | None, State]:
         """(the next piece if it has come, how far the answer is). Raises the error that ended the answer, Forked."""
@@ -184,6 +190,8 @@ class Stream:
         if sequence is None or place == len(sequence.ids):
             return None
         piece = self._piece(sequence.ids[place], is_last=place + 1 == sequence.room)
+        if sequence.logprobs:
+            piece = replace(piece, logprob=sequence.logprobs[place])
         self._pieces.append(piece)
         sequence.taken = place + 1
         if len(sequence.ids) - sequence.taken == OUTBOX // 2:  # it may have paused; every pause comes down to this

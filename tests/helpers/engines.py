@@ -27,6 +27,9 @@ SAMPLINGS = (
     Sampling(0.8, top_k=20),
     Sampling(1.3, top_p=0.9),
     Sampling(1.0, min_p=0.05),
+    Sampling(repetition_penalty=1.3),
+    Sampling(0.9, repetition_penalty=1.2, presence_penalty=0.5, frequency_penalty=0.3, logit_bias=((3, 2.0),)),
+    Sampling(0.8, top_p=0.9, logit_bias=((5, -1.5), (9, 4.0)), banned=(1, 2, 7)),
 )
 
 
@@ -49,7 +52,7 @@ def plain_ids(lm: elm_mlx.LanguageModel, request: Request) -> list[int]:
     """The ids that the plain loop gives for a request alone."""
     assert request.max_tokens
     cache = make_cache(lm.config.num_layers, len(request.prompt) + request.max_tokens - 1)
-    sampler = Sampler(request.sampling, request.seed)
+    sampler = Sampler(request.sampling, request.seed, request.prompt)
     return list(
         generate(
             lm.model, request.prompt, cache, sampler, max_tokens=request.max_tokens, stop_ids=request.stop_ids,
