@@ -32,6 +32,10 @@ class Drawn(NamedTuple):
     rows: list[Sequence | None]
     notes: tuple[Note, ...] = ()
 
+    def arrays(self) -> list[mx.array]:
+        """What is computed on the device."""
+        return [self.ids, self.peaks, *(array for note in self.notes for array in note.arrays())]
+
 
 class Batch:
     """Decodes several sequences at once. Where there is one, it has its own cache; several of like length share slots,
@@ -94,7 +98,7 @@ class Batch:
         self.drawn = self._submit(ids, early) if ids is not None else None
         tokens, highest = list_of(drawn.ids), self._peaks_of(drawn)
         if self.drawn and not early:
-            mx.async_eval(self.drawn.ids, self.drawn.peaks, self.drawn.notes)
+            mx.async_eval(self.drawn.arrays())
         return self._deliver(drawn, tokens, highest)
 
     def release(self, sequence: Sequence, keep: bool) -> list[KVCache] | None:
@@ -235,7 +239,7 @@ class Batch:
         if self.noter:
             drawn = drawn._replace(notes=(self.noter(logits, drawn.ids),))
         if early:
-            mx.async_eval(drawn.ids, drawn.peaks, drawn.notes)
+            mx.async_eval(drawn.arrays())
         return drawn
 
     def _peaks_of(self, drawn: Drawn) -> list[float]:

@@ -209,7 +209,7 @@ class Engine:
         if logits is not None:
             one.ahead = one.sampler(logits), peaks(logits)
             one.note = one.note_first(logits, one.ahead[0])
-            mx.async_eval(*one.ahead, one.note)
+            mx.async_eval(*one.ahead, *(one.note.arrays() if one.note else ()))
             self.running.append(one)
             self.reading = None
         elif others_run:

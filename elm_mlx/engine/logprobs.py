@@ -41,6 +41,10 @@ class Note(NamedTuple):
     totals: mx.array
     keys: mx.array | None
 
+    def arrays(self) -> list[mx.array]:
+        """What is computed on the device."""
+        return [array for array in (self.chosen, self.totals, self.keys) if array is not None]
+
     def entries(self) -> Iterator[tuple[Any, TokenLogprob]]:
         """(asker, its entry) of every row that asked. The host waits for the step."""
         chosen: Any = self.chosen.astype(mx.float32).tolist()
@@ -60,6 +64,7 @@ class Noter:
         self.most = max(most for _, _, most in rows)
         self.places = mx.array([row for row, _, _ in rows]) if len(rows) < of else None
         self.keys_of = COMPILED_KEYS if compiled else keys_of
+        self.ids: mx.array | None = None  # those of the vocabulary, when its size is known
 
     def __call__(self, logits: mx.array, ids: mx.array) -> Note:
         """Logits [B, V] and the ids [B] that were drawn from them, perhaps after changes."""
@@ -68,7 +73,9 @@ class Noter:
         totals = mx.logsumexp(x, axis=-1, keepdims=True)
         if not self.most:
             return Note(self.rows, chosen, totals, None)
-        keys, most = self.keys_of(x), min(self.most, x.shape[-1])
+        if self.ids is None:
+            self.ids = mx.arange(x.shape[-1], dtype=mx.int64)
+        keys, most = self.keys_of(x, self.ids), min(self.most, x.shape[-1])
         return Note(self.rows, chosen, totals, mx.partition(keys, -most, axis=-1)[:, -most:])
 
 
@@ -79,15 +86,15 @@ def noter_for(asked: Sequence[tuple[Hashable, int | None]], compiled: bool = Fal
     return Noter(rows, len(asked), compiled) if rows else None
 
 
-def keys_of(logits: mx.array) -> mx.array:
-    """Logits [A, V] in float32 -> whole numbers [A, V] in int64, all different, in the order of the logits and, where
+def keys_of(logits: mx.array, ids: mx.array) -> mx.array:
+    """Logits [A, V] in float32 of the ids [V] in int64 -> whole numbers [A, V] in int64, all different, in the order of the logits and, where
     these are equal, against that of the ids. `read_key` reads one.
 
     A float's bits, as a whole number, are in the order of the floats, but for the sign. Below them lies the id.
     """
     bits = logits.view(mx.int32)
     ordered = mx.where(bits < 0, -(bits & REST), bits)
-    return ordered.astype(mx.int64) * 2**31 + (REST - mx.arange(logits.shape[-1], dtype=mx.int64))
+    return ordered.astype(mx.int64) * 2**31 + (REST - ids)
 
 
 COMPILED_KEYS = compile_function(keys_of)
