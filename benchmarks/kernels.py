@@ -83,8 +83,8 @@ def masking(x: Layout) -> bool:
 
 ELEMENTWISE = {
     "Add", "AsType", "BitwiseBinary", "Divide", "Equal", "Exp", "Greater", "GreaterEqual", "Less", "LessEqual", "Log",
-    "LogicalAnd", "LogicalNot", "Maximum", "Minimum", "Multiply", "Negative", "Power", "Round", "Select", "Sigmoid", "Square",
-    "Subtract", "Tanh",
+    "LogicalAnd", "LogicalNot", "Maximum", "Minimum", "Multiply", "Negative", "Power", "Round", "Select", "Sigmoid",
+    "Square", "Subtract", "Tanh",
 }  # fmt: skip
 FUSABLE = ELEMENTWISE | {"Broadcast"}  # mlx/compile.cpp `is_fusable`
 STAND_INS = {

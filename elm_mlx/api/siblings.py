@@ -7,8 +7,8 @@ from itertools import count
 
 from elm_mlx.arguments import whole_number
 from elm_mlx.engine.request import Request
-from elm_mlx.seeds import seed_of
 from elm_mlx.errors import InvalidRequest
+from elm_mlx.seeds import seed_of
 
 FAMILIES = count(1)
 

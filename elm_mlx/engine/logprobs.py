@@ -87,8 +87,8 @@ def noter_for(asked: Sequence[tuple[Hashable, int | None]], compiled: bool = Fal
 
 
 def keys_of(logits: mx.array, ids: mx.array) -> mx.array:
-    """Logits [A, V] in float32 of the ids [V] in int64 -> whole numbers [A, V] in int64, all different, in the order of the logits and, where
-    these are equal, against that of the ids. `read_key` reads one.
+    """Logits [A, V] in float32 of the ids [V] in int64 -> whole numbers [A, V] in int64, all different, in the order of
+    the logits and, where these are equal, against that of the ids. `read_key` reads one.
 
     A float's bits, as a whole number, are in the order of the floats, but for the sign. Below them lies the id.
     """

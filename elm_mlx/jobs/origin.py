@@ -5,8 +5,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from elm_mlx.seeds import hash_of, seed_of
 from elm_mlx.jobs.ask import Id
+from elm_mlx.seeds import hash_of, seed_of
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""What the options of a request add to the kernels of a step: nothing where they are off, and a few where they are on."""
+"""What the options of a request add to the kernels of a step: nothing where they are off, a few where they are on."""
 
 from __future__ import annotations
 
@@ -16,13 +16,11 @@ from elm_mlx.device.compile import compile_function
 from elm_mlx.engine import logprobs, penalties, top_p
 from elm_mlx.engine.batch import Batch
 from elm_mlx.engine.logprobs import noter_for
-from elm_mlx.engine.sampling import Sampler
 from elm_mlx.engine.samplers import Samplers
+from elm_mlx.engine.sampling import Sampler
 
 VOCABULARY = 64
-ALL = Sampling(
-    repetition_penalty=1.2, presence_penalty=0.5, frequency_penalty=0.1, logit_bias=((3, 1.0),), banned=(7,)
-)
+ALL = Sampling(repetition_penalty=1.2, presence_penalty=0.5, frequency_penalty=0.1, logit_bias=((3, 1.0),), banned=(7,))
 
 
 @pytest.fixture
