@@ -4,6 +4,7 @@ other."""
 from __future__ import annotations
 
 import math
+import shutil
 from collections.abc import Sequence
 
 import mlx.core as mx
@@ -95,6 +96,17 @@ def test_draws_with_penalties_have_the_shares_of_the_changed_distribution() -> N
     assert drawn[5] == expected[5] == 0
     kept = expected > 0
     assert ((drawn - expected)[kept] ** 2 / expected[kept]).sum() < 24.3  # exceeded by chance once in a thousand
+
+
+@pytest.mark.skipif(not shutil.which("g++"), reason="MLX compiles on a CPU with g++")
+def test_compiled_penalties_are_the_plain_ones() -> None:
+    logits = mx.random.normal((2, VOCABULARY), key=mx.random.key(6)).astype(mx.float16)
+    ways = [Penalties(ALL, [[0, 1], [4]], compiled) for compiled in (False, True)]
+    for step in range(4):
+        plain, compiled = (np.array(way(logits)) for way in ways)
+        assert np.array_equal(plain, compiled)
+        for way in ways:
+            way.count(mx.array([step, 3], mx.uint32))
 
 
 def draws(samplers: list[Sampler], count: int) -> list[list[int]]:
