@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from elm_mlx.api import Completion
 
 KEYS = ("id", "custom_id", "response", "error")
+SHAPES = (KEYS,)  # what the keys of an answer may be
 LINE = ("custom_id", "method", "url", "body")
 URLS = {"/v1/chat/completions": "messages", "/v1/completions": "prompt"}  # url -> the field that says what is asked
 # Fields of a body that change nothing in an answer, whatever they hold.
@@ -25,8 +26,7 @@ WITHOUT_EFFECT = (
 # Fields that would change an answer in a way that elm-mlx lacks -> the values, as JSON, by which they change nothing.
 UNSUPPORTED = {
     "n": ("1",), "best_of": ("1",), "stream": ("false",), "echo": ("false",), "suffix": ('""',), "stop": ("[]",),
-    "logprobs": ("false",), "top_logprobs": ("0",), "logit_bias": ("{}",), "presence_penalty": ("0", "0.0"),
-    "frequency_penalty": ("0", "0.0"), "repetition_penalty": ("1", "1.0"), "response_format": ('{"type": "text"}',),
+    "logprobs": ("false",), "top_logprobs": ("0",), "response_format": ('{"type": "text"}',),
     "tools": ("[]",), "tool_choice": ('"none"', '"auto"'), "functions": ("[]",), "function_call": ('"none"', '"auto"'),
     "modalities": ('["text"]',), "audio": (), "web_search_options": (), "moderation": (), "reasoning_effort": (),
     "verbosity": (),

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import json
+import math
 from contextlib import suppress
+from dataclasses import replace
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from elm_mlx.api import Completion, Stats
+from elm_mlx.api import Completion, Stats, TokenLogprob
 from elm_mlx.errors import InvalidRequest, NotEnoughMemory, PromptTooLong, Unsupported
 from elm_mlx.jobs import openai, plain
 from elm_mlx.jobs.ask import Ask
-from elm_mlx.jobs.entry import Entry, read_entry
+from elm_mlx.jobs.entry import Entry, key_of_result, read_entry
 from elm_mlx.jobs.origin import Origin
 
 ORIGIN = Origin("some-model", 0)
@@ -54,11 +56,34 @@ def test_a_line_of_openai_asks_the_same_and_its_prompts_are_given_as_they_are() 
         assert entry(custom_id="a", body=body).read_ask() == entry(custom_id="a", method="POST", body=body).read_ask()
 
 
+def test_penalties_and_biases_are_options_of_both_forms() -> None:
+    options = {"repetition_penalty": 1.1, "presence_penalty": 0.5, "frequency_penalty": -0.5}
+    expected = options | {"logit_bias": {15: -2.5, 7: 1}}
+    asked: dict[str, Any] = options | {"logit_bias": {"15": -2.5, "7": 1}}
+    assert chat(**asked).read_ask() == Ask(expected, messages=CHAT)
+    assert entry(prompt="Hi", **asked).read_ask() == Ask(expected, prompt="Hi")
+    more: dict[str, Any] = {"banned_ids": [3], "logprobs": 2}
+    assert entry(prompt="Hi", **more).read_ask() == Ask(more, prompt="Hi")
+
+
+@pytest.mark.parametrize("value", [[], "x", {"a": 1}, {"-1": 1}, {"1.5": 1}, {"": 1}, {"9" * 10: 1}], ids=str)
+def test_a_logit_bias_without_ids_is_refused(value: Any) -> None:
+    with pytest.raises(InvalidRequest, match="logit_bias is"):
+        chat(logit_bias=value).read_ask()
+
+
+def test_an_answer_to_a_plain_line_has_the_log_probabilities_that_were_asked_for() -> None:
+    entries = [TokenLogprob(-0.5, ((5, -0.5), (6, -math.inf))), TokenLogprob(-1.0)]
+    record = plain.answer("x", ORIGIN, Ask({}, prompt="Hi"), replace(DONE, logprobs=entries))
+    expected = [{"logprob": -0.5, "alternatives": [[5, -0.5], [6, None]]}, {"logprob": -1.0, "alternatives": []}]
+    assert record["logprobs"] == expected
+    assert key_of_result(json.dumps(record).encode()) == ('"x"', False)
+
+
 def test_what_changes_no_answer_is_accepted() -> None:
     harmless = {"model": "gpt-4o", "user": "me", "metadata": {"a": "b"}, "store": True, "service_tier": "flex"}
     neutral = {"n": 1, "stream": False, "logprobs": False, "top_logprobs": 0, "tools": [], "tool_choice": "none",
-               "response_format": {"type": "text"}, "stop": None, "presence_penalty": 0, "frequency_penalty": 0.0,
-               "logit_bias": {}, "modalities": ["text"]}  # fmt: skip
+               "response_format": {"type": "text"}, "stop": None, "modalities": ["text"]}  # fmt: skip
     assert chat(**harmless, **neutral).read_ask() == chat().read_ask()
     assert text(best_of=1, echo=False, suffix="", logprobs=None).read_ask() == text().read_ask()
 
@@ -77,10 +102,6 @@ def test_what_changes_no_answer_is_accepted() -> None:
         ("response_format", {"type": "json_object"}),
         ("stop", "\n"),
         ("stop", ["\n"]),
-        ("presence_penalty", 0.1),
-        ("frequency_penalty", -1),
-        ("repetition_penalty", 1.1),
-        ("logit_bias", {"5": 1}),
         ("reasoning_effort", "low"),
         ("best_of", 2),
         ("echo", True),
