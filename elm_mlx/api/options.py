@@ -9,6 +9,7 @@ from typing import Any, TypedDict
 
 from elm_mlx.arguments import whole_number
 from elm_mlx.config.generation import SAMPLING_NAMES, Sampling, biases_by_id
+from elm_mlx.config.stop_strings import check_stop_strings
 from elm_mlx.engine.logprobs import MOST_ALTERNATIVES
 from elm_mlx.errors import InvalidRequest
 
@@ -31,6 +32,11 @@ class Options(TypedDict, total=False):
 
     The same `seed`, any whole number, gives the same ids; without one each call draws its own. With `reuse` false the
     request neither uses keys and values that are kept of earlier requests, nor leaves its own for later ones.
+
+    `stop` is a text, or a list of up to 16 texts of 1 to 256 characters: an answer ends where its text has one of them,
+    and its text is what stands before. They are compared as exact code points, with the text as `Tokenizer.decode`
+    shows it. They come beside the model's own stop ids and stop strings. One that is the text of a special token, as
+    "<|eot_id|>", also means that token.
     """
 
     temperature: float | None
@@ -69,6 +75,7 @@ def check_others(options: Options) -> None:
         raise InvalidRequest(f"reuse is {reuse!r}; it must be true or false.")
     if (most := options.get("logprobs")) is not None and not 0 <= whole_number("logprobs", most) <= MOST_ALTERNATIVES:
         raise InvalidRequest(f"logprobs is {most}; it must be 0 to {MOST_ALTERNATIVES}, the number of alternatives.")
+    check_stop_strings(options.get("stop"))
 
 
 def sampling_for(own: Sampling, options: Options) -> Sampling:

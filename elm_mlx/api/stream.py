@@ -9,13 +9,13 @@ from typing import Any
 from weakref import finalize
 
 from elm_mlx.api.completion import Completion, Piece, stats_of
+from elm_mlx.api.stopping import answer_text
 from elm_mlx.arguments import Progress, real_number
 from elm_mlx.device.thread import is_forked, refuse_fork
 from elm_mlx.engine.handle import CallWaiter, Handle, State
 from elm_mlx.engine.sequence import CANCELLED, ERROR, LENGTH, STOP
 from elm_mlx.engine.worker import Worker, again
 from elm_mlx.errors import Cancelled, InvalidRequest, TimedOut
-from elm_mlx.text.stream_decoder import StreamDecoder
 from elm_mlx.text.tokenizer import Tokenizer
 
 OUTBOX = 256  # ids that may wait for a reader: then its request pauses, and no other one
@@ -35,10 +35,11 @@ class Stream:
     ) -> None:
         """Reads the request of `handle`. `lm` is what must not be given back before the answer was read or cancelled;
         `progress` is called with (tokens of the prompt read, in all) by whoever waits."""
-        self._handle, self._worker, self._tokenizer = handle, worker, tokenizer
+        self._handle, self._worker = handle, worker
         self._lm: object | None = lm
         self._progress = progress
-        self._decoder = StreamDecoder(tokenizer)
+        self._text = answer_text(handle.request, tokenizer)
+        self._notes = handle.request.logprobs is not None  # whether pieces have log-probabilities
         self._pieces: list[Piece] = []
         self._reading = threading.RLock()
         self._is_read = self._is_cancelled = False
@@ -128,14 +129,13 @@ class Stream:
             return self._all()
         with self._reading:
             pieces = list(self._pieces)
-        tokens = [piece.token for piece in pieces if piece.finish_reason != STOP]
-        logprobs = [piece.logprob for piece in pieces if piece.finish_reason != STOP and piece.logprob]
-        reason = pieces[-1].finish_reason if pieces else None
+        tokens = [piece.token for piece in pieces if not isinstance(piece.stop_reason, int)]
+        logprobs = [piece.logprob for piece in pieces[: len(tokens)] if piece.logprob]
+        reason, ended_by = (pieces[-1].finish_reason, pieces[-1].stop_reason) if pieces else (None, None)
         failed = ERROR if self._handle.state.finish == ERROR else CANCELLED
         text = "".join(piece.text for piece in pieces)
-        asked = self._handle.request.logprobs is not None
         stats = stats_of(self._handle, len(tokens))
-        return Completion(text, tokens, reason or failed, stats, logprobs if asked else None)
+        return Completion(text, tokens, reason or failed, stats, ended_by, logprobs if self._notes else None)
 
     def when_over(self, call: Callable[[], None]) -> None:
         """Has `call`, which must be quick and raise nothing, called once when the answer has ended: in the device
@@ -159,11 +159,12 @@ class Stream:
         """The answer as far as it has come, read or not."""
         state, sequence = self._handle.state, self._handle.sequence
         ids = sequence.ids[: state.ids] if sequence else []
-        tokens = ids[:-1] if state.finish == STOP else ids
-        text = self._tokenizer.decode(tokens)
-        asked = self._handle.request.logprobs is not None
-        logprobs = (sequence.logprobs[: len(tokens)] if sequence else []) if asked else None
-        return Completion(text, tokens, state.finish or CANCELLED, stats_of(self._handle, len(tokens)), logprobs)
+        ended_by = sequence.stop_reason if sequence and state.finish == STOP else None
+        tokens = ids[:-1] if isinstance(ended_by, int) else ids
+        text = self._text.text_of(tokens)
+        stats = stats_of(self._handle, len(tokens))
+        logprobs = (sequence.logprobs[: len(tokens)] if sequence else []) if self._notes else None
+        return Completion(text, tokens, state.finish or CANCELLED, stats, ended_by, logprobs)
 
     def _poll(self) -> tuple[Piece | None, State]:
         """(the next piece if it has come, how far the answer is). Raises the error that ended the answer, Forked."""
@@ -190,7 +191,7 @@ class Stream:
         if sequence is None or place == len(sequence.ids):
             return None
         piece = self._piece(sequence.ids[place], is_last=place + 1 == sequence.room)
-        if sequence.logprobs:
+        if self._notes:
             piece = replace(piece, logprob=sequence.logprobs[place])
         self._pieces.append(piece)
         sequence.taken = place + 1
@@ -203,9 +204,11 @@ class Stream:
 
     def _piece(self, token: int, *, is_last: bool) -> Piece:
         if token in self._handle.request.stop_ids:
-            return Piece(self._decoder.flush(), token, STOP)
-        text = self._decoder.add(token)
-        return Piece(text + self._decoder.flush(), token, LENGTH) if is_last else Piece(text, token, None)
+            return Piece(self._text.flush(), token, STOP, stop_reason=token)
+        text, string = self._text.read(token)
+        if string is not None:
+            return Piece(text, token, STOP, stop_reason=string)
+        return Piece(text + self._text.flush(), token, LENGTH) if is_last else Piece(text, token, None)
 
     def _tell(self, state: State) -> None:
         """Tells the caller's `progress` what of the prompt was read since it was told last."""

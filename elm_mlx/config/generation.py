@@ -8,6 +8,7 @@ from dataclasses import dataclass, fields, replace
 from typing import Any
 
 from elm_mlx.arguments import real_number, whole_number
+from elm_mlx.config.stop_strings import check_stop_strings
 from elm_mlx.config.values import MAX_VOCAB, Values
 from elm_mlx.errors import BadCheckpoint, InvalidRequest
 
@@ -103,7 +104,7 @@ OTHER_RULES: dict[str, object] = {
     "encoder_repetition_penalty": 1.0, "no_repeat_ngram_size": 0, "num_beams": 1,
     "typical_p": 1.0, "epsilon_cutoff": 0.0, "eta_cutoff": 0.0, "penalty_alpha": 0.0, "guidance_scale": 1.0,
     "min_length": 0, "min_new_tokens": 0, "begin_suppress_tokens": [],
-    "sequence_bias": [], "forced_bos_token_id": [], "forced_eos_token_id": [], "stop_strings": [],
+    "sequence_bias": [], "forced_bos_token_id": [], "forced_eos_token_id": [],
 }  # fmt: skip
 SAMPLING_NAMES = tuple(field.name for field in fields(Sampling))
 FILTER_NAMES = ("top_k", "top_p", "min_p")
@@ -132,12 +133,13 @@ def biases_by_id(value: Any) -> dict[int, float]:
 
 @dataclass(frozen=True)
 class Generation:
-    """What a generation_config.json says: how the model wants to be sampled, the stop ids that it names, and sentences
-    about what in it has no meaning."""
+    """What a generation_config.json says: how the model wants to be sampled, the stop ids and stop strings that it
+    names, and sentences about what in it has no meaning."""
 
     sampling: Sampling
     stop_ids: frozenset[int]
     notices: tuple[str, ...] = ()
+    stop_strings: tuple[str, ...] = ()
 
 
 def read_generation(values: Values) -> Generation:
@@ -160,10 +162,11 @@ def read_generation(values: Values) -> Generation:
     banned, lacking = read_banned(values, stop_ids, notices)
     sampling = Sampling(**numbers, banned=banned)
     notices += other_rules(values, lacking)
+    stop_strings = read_stop_strings(values, notices)
     if samples is True and sampling.is_greedy:
         notices.append(f"{values.where} asks for sampling at temperature {sampling.temperature:g}, which is greedy "
                        "decoding.")  # fmt: skip
-    return Generation(sampling, stop_ids, tuple(notices))
+    return Generation(sampling, stop_ids, tuple(notices), stop_strings)
 
 
 def read_numbers(values: Values, names: Iterable[str], notices: list[str]) -> dict[str, Any]:
@@ -203,6 +206,15 @@ def read_banned(
 def is_id(value: object) -> bool:
     """Whether a value of a file can be a token id."""
     return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < MAX_VOCAB
+
+
+def read_stop_strings(values: Values, notices: list[str]) -> tuple[str, ...]:
+    """The stop strings that a file names. Where they have no meaning, that is added to the notices."""
+    try:
+        return check_stop_strings(values.get("stop_strings"))
+    except InvalidRequest as error:
+        notices.append(left_aside(values, f"stop_strings: {error.message:.200}"))
+        return ()
 
 
 def other_rules(values: Values, more: Iterable[str] = ()) -> list[str]:

@@ -56,10 +56,11 @@ def plain_ids(lm: elm_mlx.LanguageModel, request: Request, seen: list[mx.array] 
     assert request.max_tokens
     cache = make_cache(lm.config.num_layers, len(request.prompt) + request.max_tokens - 1)
     sampler = Sampler(request.sampling, request.seed, request.prompt)
+    stopper = request.stopper() if request.stopper else None
     return list(
         generate(
             lm.model, request.prompt, cache, sampler, max_tokens=request.max_tokens, stop_ids=request.stop_ids,
-            execution=lm.execution, seen=seen,
+            stopper=stopper, execution=lm.execution, seen=seen,
         )
     )  # fmt: skip
 
