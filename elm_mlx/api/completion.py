@@ -61,8 +61,8 @@ class Piece:
 
     The texts of all pieces, joined, are the answer's text. The piece of a stop id has finish_reason "stop" and whatever
     text was still held back; that of the id which made a stop string whole has the text before the string. Their
-    `stop_reason` is that id or string; elsewhere it is None. `logprob` is
-    the token's entry where the call asked for log-probabilities.
+    `stop_reason` is that id or string; elsewhere it is None. `logprob` is the token's entry where the call asked
+    for log-probabilities.
     """
 
     text: str

@@ -98,9 +98,9 @@ def sampling_for(own: Sampling, options: Options) -> Sampling:
     return sampling
 
 
-def ids_given(options: Options) -> dict[str, object]:
+def ids_given(options: Options) -> dict[str, tuple[Any, ...]]:
     """The fields of a Sampling that name ids, as the caller gives them. Raises InvalidRequest for what names none."""
-    found: dict[str, object] = {}
+    found: dict[str, tuple[Any, ...]] = {}
     if (biases := options.get("logit_bias")) is not None:
         found["logit_bias"] = tuple(biases_by_id(biases).items())
     if (banned := options.get("banned_ids")) is not None:
@@ -113,7 +113,8 @@ def ids_given(options: Options) -> dict[str, object]:
 def check_ids(sampling: Sampling, options: Options, vocabulary: int) -> None:
     """Raises InvalidRequest where the caller names ids that a model's vocabulary does not have, or where no id is left
     to choose."""
-    named = {"logit_bias": biases_by_id(options.get("logit_bias") or {}), "banned_ids": options.get("banned_ids") or ()}
+    given = ids_given(options)
+    named = {"logit_bias": [id for id, _ in given.get("logit_bias", ())], "banned_ids": given.get("banned", ())}
     for name, ids in named.items():
         if beyond := [id for id in ids if not 0 <= id < vocabulary]:
             raise InvalidRequest(f"{name} names the id {beyond[0]}; the model has 0 to {vocabulary - 1}.",

@@ -46,8 +46,9 @@ class Note(NamedTuple):
         return [array for array in (self.chosen, self.totals, self.keys) if array is not None]
 
     def entries(self) -> Iterator[tuple[Any, TokenLogprob]]:
-        """(asker, its entry) of every row that asked. The host waits for the step."""
-        chosen: Any = self.chosen.astype(mx.float32).tolist()
+        """(asker, its entry) of every row that asked. The host waits for the step, and for nothing else: an operation
+        here would wait for the next step, too, which the device has already."""
+        chosen: Any = self.chosen.tolist()
         totals: Any = self.totals.tolist()
         keys: Any = [[]] * len(totals) if self.keys is None else self.keys.tolist()
         for (row, asker, most), (total,), likeliest in zip(self.rows, totals, keys, strict=True):
