@@ -32,9 +32,9 @@ class Drawn(NamedTuple):
     rows: list[Sequence | None]
     notes: tuple[Note, ...] = ()
 
-    def arrays(self) -> list[mx.array]:
-        """What is computed on the device."""
-        return [self.ids, self.peaks, *(array for note in self.notes for array in note.arrays())]
+    def submit(self) -> None:
+        """Hands what is to be computed to the device."""
+        mx.async_eval(self.ids, self.peaks, [note.arrays() for note in self.notes])
 
 
 class Batch:
@@ -98,7 +98,7 @@ class Batch:
         self.drawn = self._submit(ids, early) if ids is not None else None
         tokens, highest = list_of(drawn.ids), self._peaks_of(drawn)
         if self.drawn and not early:
-            mx.async_eval(self.drawn.arrays())
+            self.drawn.submit()
         return self._deliver(drawn, tokens, highest)
 
     def release(self, sequence: Sequence, keep: bool) -> list[KVCache] | None:
@@ -239,7 +239,7 @@ class Batch:
         if self.noter:
             drawn = drawn._replace(notes=(self.noter(logits, drawn.ids),))
         if early:
-            mx.async_eval(drawn.arrays())
+            drawn.submit()
         return drawn
 
     def _peaks_of(self, drawn: Drawn) -> list[float]:
@@ -254,7 +254,7 @@ class Batch:
     def _deliver(self, drawn: Drawn, tokens: list[int], highest: list[float]) -> list[Sequence]:
         """Gives every sequence its id."""
         now, news = time.perf_counter(), []
-        entries = dict(entry for note in drawn.notes for entry in note.entries())
+        entries = dict(entry for note in drawn.notes for entry in note.entries()) if drawn.notes else {}
         for one, token, peak in zip(drawn.rows, tokens, highest, strict=True):
             if one and not one.finish:
                 try:

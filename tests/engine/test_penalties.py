@@ -6,12 +6,13 @@ from __future__ import annotations
 import math
 import shutil
 from collections.abc import Sequence
+from pathlib import Path
 
 import mlx.core as mx
 import numpy as np
 import pytest
 from helpers import checkpoints
-from helpers.engines import make_engine, plain_ids
+from helpers.engines import check_answers, make_engine, plain_ids
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -107,6 +108,22 @@ def test_compiled_penalties_are_the_plain_ones() -> None:
         assert np.array_equal(plain, compiled)
         for way in ways:
             way.count(mx.array([step, 3], mx.uint32))
+
+
+@pytest.mark.skipif(not shutil.which("g++"), reason="MLX compiles on a CPU with g++")
+def test_compiled_steps_draw_what_plain_ones_draw(openelm: Path) -> None:
+    lm = elm_mlx.load(openelm, cpu_policy="compiled")
+    assert lm.execution.compiled
+    engine = make_engine(lm, rows=3)
+    samplings = [ALL, ALL, Sampling(repetition_penalty=1.3), Sampling()]
+    requests = [
+        Request(tuple(checkpoints.prompt(20, seed=n)), 6 + n, sampling, n, logprobs=n or None)
+        for n, sampling in enumerate(samplings)
+    ]
+    sequences = [engine.submit(request) for request in requests]
+    while engine.has_work:
+        engine.step()
+    check_answers(lm, sequences)
 
 
 def draws(samplers: list[Sampler], count: int) -> list[list[int]]:
