@@ -36,8 +36,10 @@ def read_ask(fields: Mapping[str, Any]) -> Ask:
     return Ask(options, prompt=prompt, as_is=not isinstance(prompt, str))
 
 
-def answer(id: Id, origin: Origin, ask: Ask, completion: Completion) -> dict[str, Any]:
-    """The line for a finished answer."""
+def answer(
+    id: Id, origin: Origin, ask: Ask, completion: Completion, texts: Mapping[int, str] | None = None
+) -> dict[str, Any]:
+    """The line for a finished answer. The texts of tokens are not needed: it names their ids."""
     record: dict[str, Any] = dict(
         zip(KEYS, (id, completion.text, completion.tokens, completion.finish_reason, None), strict=True)
     )
