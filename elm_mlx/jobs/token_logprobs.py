@@ -66,5 +66,8 @@ def of_text(completion: Completion, texts: Mapping[int, str]) -> dict[str, Any] 
 
 
 def by_text(entry: TokenLogprob, texts: Mapping[int, str]) -> dict[str, float]:
-    """The log-probabilities of the alternatives of one place by their texts."""
-    return {texts[id]: max(x, LEAST) for id, x in reversed(entry.alternatives)}
+    """The log-probabilities of the alternatives of one place by their texts, the likeliest first."""
+    found: dict[str, float] = {}
+    for id, x in entry.alternatives:
+        found.setdefault(texts[id], max(x, LEAST))
+    return found
