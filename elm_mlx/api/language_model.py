@@ -12,7 +12,8 @@ from weakref import finalize
 from elm_mlx.api.batch import AHEAD, answers_as_they_end, answers_in_order
 from elm_mlx.api.cache_plan import plan_again
 from elm_mlx.api.completion import Completion
-from elm_mlx.api.options import MAX_TOKENS, Options, refuse_window, sampling_for
+from elm_mlx.api.options import MAX_TOKENS, Options, check_ids, refuse_window, sampling_for
+from elm_mlx.api.siblings import siblings
 from elm_mlx.api.stopping import stopping
 from elm_mlx.api.stream import Stream
 from elm_mlx.api.templates import Templates
@@ -112,6 +113,19 @@ class LanguageModel:
         """Completes `prompt` and returns all of the answer. Raises as `submit`, and as its Stream does; Cancelled where
         the model is closed meanwhile."""
         return self.submit(prompt, max_tokens, **options).result()
+
+    def completions(
+        self, prompt: str | Sequence[int], n: int, max_tokens: int | None = MAX_TOKENS, **options: Unpack[Options]
+    ) -> list[Completion]:
+        """Completes `prompt` `n` times, several at once, and returns the answers. The prompt is read once for those
+        that run together, also with `reuse` false.
+
+        With a `seed` number i of several answers, from 0, is the one that `generate` gives with the seed
+        `elm_mlx.seeds.seed_of(seed, i)`; a single one has the seed itself. Raises as `generate`; an error
+        cancels the others.
+        """
+        requests = siblings(self._request(prompt, max_tokens, options), n)
+        return list(answers_in_order(partial(self._begin, patient=True), requests, AHEAD * self._rows))
 
     async def agenerate(
         self, prompt: str | Sequence[int], max_tokens: int | None = MAX_TOKENS, **options: Unpack[Options]
@@ -260,6 +274,7 @@ class LanguageModel:
         """What a call asks of the engine. Raises as `submit` does for what the caller gave."""
         self._worker.check()
         sampling = sampling_for(self._sampling, options)
+        check_ids(sampling, options, self.config.vocab_size)
         refuse_window(options, self.draft)
         ids = self._ids(prompt)
         strings = *self._stop_strings, *check_stop_strings(options.get("stop"))
@@ -273,6 +288,7 @@ class LanguageModel:
             ends.ids,
             find=reuse,
             keep=reuse,
+            logprobs=options.get("logprobs"),
             stopper=ends.stopper,
             lookup=options.get("lookup") is True,
         )
@@ -280,7 +296,7 @@ class LanguageModel:
     def _check(self, prompts: Iterable[str | Sequence[int]], max_tokens: int | None, options: Options) -> None:
         """Raises what `batch` raises before it takes a prompt."""
         self._worker.check()
-        sampling_for(self._sampling, options)
+        check_ids(sampling_for(self._sampling, options), options, self.config.vocab_size)
         refuse_window(options, self.draft)
         self._room(1, max_tokens)
         if isinstance(prompts, str | bytes | Mapping) or not isinstance(prompts, Iterable):

@@ -10,7 +10,7 @@ import mlx.core as mx
 from elm_mlx.engine.cache.rows import Attends
 from elm_mlx.engine.decodes import Decodes
 from elm_mlx.engine.finite import peaks
-from elm_mlx.engine.sampling import Sampler
+from elm_mlx.engine.sampling import Sampler, State
 
 
 class Judged(NamedTuple):
@@ -20,7 +20,7 @@ class Judged(NamedTuple):
 
     ids: list[int]
     peaks: list[float]
-    states: list[Any]
+    states: list[State]
     right: int
 
 
@@ -37,10 +37,10 @@ def judge(
     guesses = proposals if isinstance(proposals, mx.array) else mx.array(proposals, mx.uint32)
     ids = mx.concatenate([mx.array([last], mx.uint32), guesses])  # [L], L = k + 1
     logits = model.head(model.few_hidden(ids[None], cache))[0]  # [L, V]
-    drawn, states = [], []
+    drawn, states = [], list[State]()
     for place in range(len(ids)):
         drawn.append(sampler(logits[place : place + 1]))
-        states.append(state_of(sampler))
+        states.append(sampler.state)
     found, highest = mx.concatenate(drawn), peaks(logits)  # [L] each
     mx.eval(found, highest, guesses)
     own: Any = found.tolist()
@@ -54,13 +54,3 @@ def count_equal(proposals: Any, drawn: list[int]) -> int:
         if guess != token:
             return place
     return len(proposals)
-
-
-def state_of(sampler: Sampler) -> Any:
-    """What the next draw of a sampler depends on beside the logits."""
-    return sampler.key
-
-
-def restore(sampler: Sampler, state: Any) -> None:
-    """Lets a sampler draw as it did when it had this state."""
-    sampler.key = state

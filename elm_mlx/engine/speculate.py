@@ -11,7 +11,7 @@ from elm_mlx.engine.costs import COUNTS, measure_costs
 from elm_mlx.engine.decodes import Decodes
 from elm_mlx.engine.draft import Draft, DraftProposer
 from elm_mlx.engine.gate import Gate, WatchingGate
-from elm_mlx.engine.judge import Judged, judge, restore
+from elm_mlx.engine.judge import Judged, judge
 from elm_mlx.engine.lookup import Lookup
 from elm_mlx.engine.proposer import Proposer
 from elm_mlx.engine.request import Request
@@ -130,7 +130,7 @@ class Speculator:
         one.proposed += len(judged.ids) - 1
         one.accepted += judged.right
         for token, peak, state in zip(judged.ids[: judged.right + 1], judged.peaks, judged.states, strict=False):
-            restore(one.sampler, state)
+            one.sampler.state = state
             deliver(one, token, peak)
             if one.finish:
                 break

@@ -77,7 +77,7 @@ def test_the_states_are_those_of_plain_draws() -> None:
     for place, state in enumerate(judged.states):
         token = other(mx.log(mx.array([[FIRST, SECOND][place]])))
         assert token.item() == judged.ids[place]
-        assert np.array_equal(state, other.key)
+        assert np.array_equal(state.key, other.key)
     assert judged.peaks == pytest.approx([np.log(0.5), np.log(0.4)])
 
 
