@@ -113,8 +113,7 @@ def open_engine(thread: DeviceThread, pair: Pair, cache_bytes: int | None, rows:
     plan_budget(budget, [*(other.wish for other in others), wish])
     limits = Limits(config.context_length, config.kv_bytes_per_token(float_bits), budget, rows, UNLIMITED)
     speculation = speculation_of(pair)
-    if pair.draft:
-        speculation.draft_costs  # noqa: B018  measured now, so that no request waits for it
+    speculation.measure()
     engine = Engine(loaded.model, config.num_layers, limits, loaded.execution, speculation)
     worker = Worker(thread, engine, rows + queue, wish)
     thread.turns.append(worker)

@@ -19,7 +19,7 @@ from elm_mlx.engine.sampling import Sampler
 COUNTS = (1, 2, 3, 4, 6)  # of proposals in a round: few, since each is compiled once; 7 rows are the most
 DEPTH = 32  # ids that the caches hold meanwhile
 STEPS, ROUNDS = 4, 2  # that are timed together: about as long, as what else runs disturbs a longer time more often
-SECONDS, TURNS = 0.5, 4  # the measuring goes on for so long, and takes so many turns; the first of them compiles
+SECONDS, TURNS = 0.8, 7  # the measuring goes on for so long, and takes so many turns; the first of them compiles
 
 
 def measure_costs(model: Decodes, layers: int, most: int, draft: Draft | None) -> Mapping[int, float]:
@@ -47,8 +47,17 @@ def seconds(work: Callable[[], None]) -> float:
 
 
 def rising(costs: Mapping[int, float]) -> dict[int, float]:
-    """Costs by the number of proposals, each lowered to the least of those with more of them, and 1 at least."""
-    return {count: max(1.0, min(cost for other, cost in costs.items() if other >= count)) for count in costs}
+    """Costs by the number of proposals, 1 at least, where neighbours that fall get their mean: so they rise, and are
+    changed as little as possible (isotonic regression by pooling adjacent violators)."""
+    pools: list[tuple[float, int]] = []  # (mean, how many)
+    for cost in costs.values():
+        mean, size = cost, 1
+        while pools and pools[-1][0] > mean:
+            other, others = pools.pop()
+            mean, size = (mean * size + other * others) / (size + others), size + others
+        pools.append((mean, size))
+    means = [max(1.0, mean) for mean, size in pools for _ in range(size)]
+    return dict(zip(costs, means, strict=True))
 
 
 class Bench:

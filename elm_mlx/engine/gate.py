@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-MARGIN = 1.03  # times that a round must be better than plain steps; below that it is the noise of the measuring
+MARGIN = 1.1  # times that a round must be better than plain steps, as costs that were measured are off by as much
 KEEP = 0.9  # of the evidence, from one round to the next; chosen: about ten rounds count
 PRIOR = 0.7, 2.0  # acceptance that a request begins with, and as how many judged proposals it counts; chosen
 PROBE_PRIOR = 0.5, 1.0  # the same where a probe asks anew

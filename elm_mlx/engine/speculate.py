@@ -45,6 +45,11 @@ class Speculation:
         """The times of rounds whose proposals cost nothing."""
         return self.given or measure_costs(self.model, self.layers, self.most, None)
 
+    def measure(self) -> None:
+        """Measures now what rounds with the draft cost, if there is one, so that no request waits for it."""
+        if self.draft:
+            _ = self.draft_costs
+
     def draft_for(self, request: Request) -> Draft | None:
         """The draft, where it proposes for this request."""
         return self.draft if is_possible(request) and not request.lookup else None

@@ -34,7 +34,9 @@ def test_each_turn_begins_with_the_same_caches(lm: elm_mlx.LanguageModel) -> Non
             assert {layer.offset for layer in bench.cache + bench.proposer.cache} == {costs.DEPTH}
 
 
-def test_a_round_costs_no_more_than_one_with_more_proposals() -> None:
-    assert rising({1: 1.9, 2: 1.4, 3: 1.6, 4: 1.5}) == {1: 1.4, 2: 1.4, 3: 1.5, 4: 1.5}
+def test_costs_that_fall_by_noise_get_their_mean() -> None:
+    assert rising({1: 1.2, 2: 1.4, 3: 1.9}) == {1: 1.2, 2: 1.4, 3: 1.9}
+    assert rising({1: 1.8, 2: 1.4, 3: 2.0, 4: 1.9}) == pytest.approx({1: 1.6, 2: 1.6, 3: 1.95, 4: 1.95})
+    assert rising({1: 2.0, 2: 1.9, 3: 1.5}) == pytest.approx(dict.fromkeys((1, 2, 3), 1.8))
     assert rising({1: 0.8, 2: 0.9, 3: 1.6}) == {1: 1.0, 2: 1.0, 3: 1.6}
     assert rising({}) == {}
