@@ -12,7 +12,7 @@ import mlx.core as mx
 
 from elm_mlx.arguments import Progress
 from elm_mlx.device.execution import Execution
-from elm_mlx.engine.cache.kv import KVCache
+from elm_mlx.engine.cache.layer import Layer
 from elm_mlx.engine.decodes import Decodes
 
 LEAST_CHUNK = 64  # ids: a smaller chunk is not worth another stream
@@ -23,7 +23,7 @@ class Reading:
     """A prompt that is being read, ids [B, L], a round of chunks at a time: one chunk on each device stream."""
 
     def __init__(
-        self, model: Decodes, ids: mx.array, cache: Sequence[KVCache], execution: Execution = DEFAULT_EXECUTION
+        self, model: Decodes, ids: mx.array, cache: Sequence[Layer], execution: Execution = DEFAULT_EXECUTION
     ) -> None:
         self.model, self.ids, self.cache = model, ids, cache
         self.chunks = deque(chunks(ids.shape[1], execution))
@@ -50,7 +50,7 @@ class Reading:
 def prefill(
     model: Decodes,
     ids: mx.array,
-    cache: Sequence[KVCache],
+    cache: Sequence[Layer],
     execution: Execution = DEFAULT_EXECUTION,
     progress: Progress | None = None,
 ) -> mx.array:
@@ -71,7 +71,7 @@ def prefill(
 
 
 def all_logits(
-    model: Decodes, ids: mx.array, cache: Sequence[KVCache], execution: Execution = DEFAULT_EXECUTION
+    model: Decodes, ids: mx.array, cache: Sequence[Layer], execution: Execution = DEFAULT_EXECUTION
 ) -> mx.array:
     """The logits after every id, read in the chunks that `prefill` takes: [B, L] -> [B, L, V], not evaluated yet."""
     logits = []

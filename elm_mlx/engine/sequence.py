@@ -7,7 +7,7 @@ import time
 
 import mlx.core as mx
 
-from elm_mlx.engine.cache.kv import KVCache
+from elm_mlx.engine.cache.layer import Layer
 from elm_mlx.engine.finite import refuse_not_finite
 from elm_mlx.engine.request import Request
 from elm_mlx.engine.sampling import Sampler
@@ -29,7 +29,7 @@ class Sequence:
     def __init__(self, number: int, request: Request, room: int) -> None:
         self.number, self.request, self.room = number, request, room
         self.sampler = Sampler(request.sampling, request.seed)
-        self.cache: list[KVCache] | None = None  # its own, while it is in no batch's slots
+        self.cache: list[Layer] | None = None  # its own, while it is in no batch's slots
         self.ahead: tuple[mx.array, mx.array] | None = None  # its first id and the peak of its logits, not read yet
         self.ids: list[int] = []
         self.read = self.reused = self.taken = 0
