@@ -7,6 +7,7 @@ from dataclasses import replace
 from difflib import get_close_matches
 from typing import Any, TypedDict
 
+from elm_mlx.api.cache_kind import check_cache_options
 from elm_mlx.arguments import whole_number
 from elm_mlx.config.generation import SAMPLING_NAMES, Sampling
 from elm_mlx.errors import InvalidRequest
@@ -22,6 +23,13 @@ class Options(TypedDict, total=False):
     share of the probability, `min_p` those at least this share as likely as the likeliest. The same `seed`, any whole
     number, gives the same ids; without one each call draws its own. With `reuse` false the request neither uses keys
     and values that are kept of earlier requests, nor leaves its own for later ones.
+
+    `window` forgets all but so many of the last tokens (16 at least, at most the context) while it goes on, and so
+    bounds the memory of a long answer. It is a window, not unlimited context: what lies further back is lost, and a
+    model that was not trained with it writes worse. With it, prompt and answer together may be longer than the context.
+    The first 4 tokens stay, too, as long as everything fits the context. `kv_bits` 8 stores keys and values in about
+    half the memory, with nearly equal results; "k8v4" (values in 4 bits) and 4 in less, and less exactly. It saves
+    memory, not time.
     """
 
     temperature: float | None
@@ -58,6 +66,7 @@ def check_others(options: Options) -> None:
         whole_number("seed", seed)
     if not isinstance(reuse := options.get("reuse"), bool | None):
         raise InvalidRequest(f"reuse is {reuse!r}; it must be true or false.")
+    check_cache_options(options)
 
 
 def sampling_for(own: Sampling, options: Options) -> Sampling:

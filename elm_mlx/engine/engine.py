@@ -41,6 +41,7 @@ class Engine:
         self.waiting: deque[Sequence] = deque()
         self.reading: tuple[Sequence, Reading] | None = None
         self.running: list[Sequence] = []
+        self.held: dict[Sequence, tuple[list[Layer], int]] = {}  # caches of ended ones that somebody holds; their bytes
         self.leaving: dict[Sequence, None] = {}  # those that are cancelled at the next step, in order
         self.batch = Batch(model, limits, execution.grow_by)
         self.prefixes = Prefixes(limits.budget)
@@ -112,7 +113,7 @@ class Engine:
         for one in failed:
             one.end(ERROR, error)
             self._retire(one, None)
-        self.prefixes.clear()
+        self.prefixes.forget_used()
         return failed
 
     def close(self) -> list[Sequence]:
@@ -122,15 +123,25 @@ class Engine:
         for one in ended:
             one.end(CANCELLED)
             self._retire(one, None)
+        for one in list(self.held):
+            self.let_go(one)
         self.prefixes.clear()
         return ended
+
+    def let_go(self, one: Sequence) -> None:
+        """Takes back the caches that were held for whoever asked for it with `Request.hold`. Where there are none, does
+        nothing."""
+        if one in self.held:
+            caches, reserved = self.held.pop(one)
+            self.limits.budget.release(reserved)
+            self.prefixes.put(held_ids(one), caches, one.request.cache)
 
     def _room(self, request: Request) -> int:
         """The most ids that the answer may have. Where the request names no number it is what the context has left, cut
         to an even share of the budget, so that such requests can be answered together."""
         left = self.limits.context - len(request.prompt)
-        if window := request.cache.window:  # which goes on where the context ends, as far as somebody has asked for
-            left = max(left, window, request.max_tokens or 0)
+        if window := request.cache.window:  # it goes on where the context ends, if somebody has asked for a number
+            left = max(left if left > 0 else window, request.max_tokens or 0)
         if request.max_tokens is not None:
             return min(request.max_tokens, left)
         most = self.limits.positions_in(request.cache, self.limits.budget.limit)
@@ -248,9 +259,13 @@ class Engine:
         caches = None
         if one in self.running:
             wanted = self.limits.reuse and one.request.keep and one.finish != ERROR
+            held = one.request.hold and one.finish not in (ERROR, CANCELLED)
             ids = held_ids(one)
             nbytes = self.limits.bytes_of(one.request.cache, len(ids))
-            caches = self.batch.release(one, wanted and self.prefixes.wants(nbytes))
+            caches = self.batch.release(one, held or (wanted and self.prefixes.wants(nbytes)))
+            if held and caches:
+                self.held[one] = caches, one.reserved
+                one.reserved, caches = 0, None
         self._retire(one, caches)
         return one
 

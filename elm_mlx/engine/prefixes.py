@@ -11,6 +11,7 @@ from typing import NamedTuple
 import mlx.core as mx
 import numpy as np
 
+from elm_mlx.device.memory import no_place_to_stay
 from elm_mlx.engine.budget import Budget
 from elm_mlx.engine.cache.kind import PLAIN, CacheKind
 from elm_mlx.engine.cache.kv import RESERVE, cache_bytes
@@ -160,6 +161,30 @@ class Prefixes:
             self.drop_oldest()
         mx.clear_cache()
         return before - self.nbytes
+
+    def load(self, ids: Sequence[int] | np.ndarray, cache: Sequence[Layer], kind: CacheKind) -> None:
+        """Keeps a cache that somebody has loaded: it stays when requests use it. One with equal ids that was loaded
+        before gives way. Ask `refuse_to_load` first."""
+        self.entries = [entry for entry in self.entries if not (entry.stays and self._is_same(entry, ids, kind))]
+        new = Entry(as_ids(ids), [*cache], cache_bytes(cache), kind, stays=True)
+        self.budget.make_place(new.nbytes)
+        self.entries.append(new)
+
+    def refuse_to_load(self, ids: Sequence[int] | np.ndarray, kind: CacheKind, nbytes: int) -> None:
+        """Raises NotEnoughMemory, with the numbers, where caches of so many bytes cannot stay beside those that were
+        loaded before."""
+        others = [entry.nbytes for entry in self.entries if entry.stays and not self._is_same(entry, ids, kind)]
+        most = max(0, min(self.budget.kept, self.budget.available) - sum(others))
+        if nbytes > most:
+            raise no_place_to_stay(nbytes, most, len(others))
+
+    def _is_same(self, entry: Entry, ids: Sequence[int] | np.ndarray, kind: CacheKind) -> bool:
+        return entry.kind == kind and np.array_equal(entry.ids, as_ids(ids))
+
+    def forget_used(self) -> None:
+        """Drops what was kept of requests, and not what somebody has loaded."""
+        self.entries = [entry for entry in self.entries if entry.stays]
+        mx.clear_cache()
 
     def clear(self) -> int:
         """Drops all caches, gives their memory back to the system, and returns the bytes dropped."""

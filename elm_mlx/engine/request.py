@@ -24,7 +24,8 @@ class Request:
 
     `logprobs` is how many alternatives are noted beside the log-probability of each id; None notes none, 0 only that of
     the id itself. `stopper` makes what is asked of each id whether the answer ends there. `cache` says how keys and
-    values are held. With `lookup` ids are proposed that followed the same ids earlier in the prompt or the answer: that
+    values are held. With `hold` those of an answered request stay in `Engine.held` until somebody calls `let_go`. With
+    `lookup` ids are proposed that followed the same ids earlier in the prompt or the answer: that
     changes the speed alone.
     """
 
@@ -39,3 +40,4 @@ class Request:
     stopper: Callable[[], Stopper] | None = None
     cache: CacheKind = PLAIN
     lookup: bool = False
+    hold: bool = False
