@@ -14,10 +14,10 @@ from elm_mlx.api.cache_kind import cache_kind
 from elm_mlx.api.cache_plan import plan_again
 from elm_mlx.api.completion import Completion
 from elm_mlx.api.options import MAX_TOKENS, Options, sampling_for
-from elm_mlx.api.prompt_caches import PromptCaches, refuse_short, target
+from elm_mlx.api.prompt_caches import PromptCaches, refuse_short
 from elm_mlx.api.stream import Stream
 from elm_mlx.api.templates import Templates
-from elm_mlx.arguments import Progress, named_path, whole_number
+from elm_mlx.arguments import Progress, file_to_write, named_path, whole_number
 from elm_mlx.config import ModelConfig
 from elm_mlx.device.backend import mx
 from elm_mlx.device.execution import Execution
@@ -221,17 +221,19 @@ class LanguageModel:
         return self._worker.call(lambda engine: engine.prefixes.clear())
 
     def save_cache(
-        self, prompt: str | Sequence[int], path: str | Path, *, progress: Progress | None = None,
-        **options: Unpack[Options],
+        self, prompt: str | Sequence[int], path: str | Path, max_tokens: int | None = MAX_TOKENS, *,
+        progress: Progress | None = None, **options: Unpack[Options],
     ) -> int:  # fmt: skip
         """Reads `prompt` and writes its keys and values into a file, so that another process need not read it; returns
-        how many tokens it has. `options` are those of the calls that are to use it: `window` and `kv_bits` count.
+        how many tokens it has. `max_tokens` and `options` are those of the calls that are to use it: `window` and
+        `kv_bits` say how keys and values are held, and they must be equal there.
 
         The file, a safetensors one, is whole or not there; Ctrl-C ends the reading. `progress` is called with (tokens
         read, in all). Raises as `submit`; InvalidRequest for fewer tokens than are ever reused; NotFound without the
         file's directory; DiskFull.
         """
-        place, request = target(path), replace(self._request(prompt, 1, options), stop_ids=frozenset(), hold=True)
+        place, request = file_to_write("path", path), self._request(prompt, max_tokens, options)
+        request = replace(request, max_tokens=1, stop_ids=frozenset(), hold=True)
         refuse_short(request.prompt)
         files = self._prompt_caches()
         handle = self._worker.submit(request)

@@ -11,7 +11,6 @@ import numpy as np
 
 from elm_mlx.api.cache_kind import KV_BITS, LEAST_WINDOW
 from elm_mlx.api.stream import Stream
-from elm_mlx.arguments import named_path
 from elm_mlx.config import ModelConfig
 from elm_mlx.device.backend import mx
 from elm_mlx.engine.cache.kind import CacheKind
@@ -29,7 +28,7 @@ from elm_mlx.engine.handle import Handle
 from elm_mlx.engine.prefixes import Prefixes
 from elm_mlx.engine.sequence import Sequence
 from elm_mlx.engine.worker import Worker
-from elm_mlx.errors import BadCheckpoint, InvalidRequest, NotFound
+from elm_mlx.errors import BadCheckpoint, InvalidRequest
 from elm_mlx.store.fingerprint import model_fingerprint, tokenizer_fingerprint
 from elm_mlx.store.prompt_cache import (
     SAVE_AGAIN,
@@ -43,16 +42,6 @@ from elm_mlx.store.prompt_cache import (
 )
 
 MOST_MARGIN = 2**16  # positions, of a file
-
-
-def target(path: str | Path) -> Path:
-    """The path of a file to write. Raises InvalidRequest and NotFound before anything is computed for it."""
-    place = named_path("path", path)
-    if place.is_dir():
-        raise InvalidRequest(f"{place} is a directory; name a file.")
-    if not place.parent.is_dir():
-        raise NotFound(f"There is no directory {place.parent}. Make it first, or name another one.")
-    return place
 
 
 def refuse_short(ids: tuple[int, ...]) -> None:

@@ -180,7 +180,7 @@ def read_arrays(path: Path) -> dict[str, tuple[Entry, mx.array]]:
     """Checks a file and gives its tensors, by name. The arrays are lazy: their data is read when they are evaluated."""
     header = read_header(path)
     try:
-        arrays = mx.load(str(path))
+        arrays = mx.load(str(path), format="safetensors")
     except RuntimeError as error:  # a path that is not UTF-8, a file that changed since its header was read
         raise BadCheckpoint(f"MLX cannot read {path}: {error}. Fetch it again, or rename it.") from error
     assert isinstance(arrays, dict)

@@ -41,7 +41,7 @@ def fresh(openelm: Path) -> Iterator[elm_mlx.LanguageModel]:
 @pytest.fixture
 def saved(fresh: elm_mlx.LanguageModel, tmp_path: Path) -> Path:
     """A file of the prompt's keys and values, which `fresh` has forgotten."""
-    path = tmp_path / "saved.safetensors"
+    path = tmp_path / "saved"
     fresh.save_cache(PROMPT, path)
     fresh.forget_prefixes()
     return path
@@ -52,7 +52,7 @@ def saved(fresh: elm_mlx.LanguageModel, tmp_path: Path) -> Path:
 def test_a_loaded_prompt_is_not_read_again_and_gives_the_same_ids(
     source: Path, options: dict[str, Any], tmp_path: Path
 ) -> None:
-    path, prompts = tmp_path / "saved.safetensors", ([*PROMPT, 7, 8], [*PROMPT, 9])
+    path, prompts = tmp_path / "saved", ([*PROMPT, 7, 8], [*PROMPT, 9])
     with elm_mlx.load(source) as lm:
         expected = [lm.generate(prompt, 30, reuse=False, **options).tokens for prompt in prompts]
         assert lm.save_cache(PROMPT, path, **options) == len(PROMPT)
@@ -145,7 +145,7 @@ def test_what_has_no_room_is_refused_with_numbers(openelm: Path, saved: Path) ->
 
 def rewritten(path: Path, edit: Callable[[dict[str, mx.array], dict[str, str]], object]) -> None:
     """Writes a file again, its tensors and metadata edited."""
-    arrays, metadata = mx.load(str(path), return_metadata=True)  # type: ignore[misc]
+    arrays, metadata = mx.load(str(path), "safetensors", True)  # type: ignore[misc]
     mx.eval(arrays)
     edit(arrays, metadata)  # type: ignore[arg-type]
     mx.save_safetensors(str(path.with_suffix(".new.safetensors")), arrays, metadata)  # type: ignore[arg-type]

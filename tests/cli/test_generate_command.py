@@ -146,3 +146,43 @@ def test_a_seed_repeats_and_another_differs(endless: Path) -> None:
     assert tokens("--temperature", 1, "--seed", 0) != tokens("--temperature", 1, "--seed", 1)
     assert tokens("--temperature", 1) != tokens("--temperature", 1)
     assert tokens("--temperature", 1, "--top-k", 1) == tokens() == tokens("--temperature", 0, "--seed", 3)
+
+
+# Keys and values
+
+
+PASSAGE = "It rained all day, and the rain fell on the roof of the old house by the river until it grew dark."
+
+
+def test_a_saved_prompt_is_loaded_again(endless: Path, tmp_path: Path) -> None:
+    command = ["generate", "--model", endless, "--prompt", PASSAGE, "--max-tokens", 5, "--json"]
+    path = tmp_path / "saved"
+    first = run(*command, "--save-cache", path)
+    assert f"tokens are saved in {path}." in first.err
+    again = run(*command, "--load-cache", path)
+    assert f"tokens of {path} need not be read." in again.err
+    assert answer(again)["tokens"] == answer(first)["tokens"]
+    assert answer(again)["stats"]["cached_tokens"] == answer(again)["stats"]["prompt_tokens"] - 1
+    other = run(*command, "--load-cache", path, "--kv-bits", 8)
+    assert "were not used" in other.err
+    assert "were not used" not in again.err + first.err
+
+
+def test_a_window_is_called_a_window(endless: Path) -> None:
+    command = ["generate", "--model", endless, "--prompt", PASSAGE, "--max-tokens", 5, "--window", 16]
+    assert "the last 16 tokens alone: this is a window, not unlimited context" in run(*command).err
+    assert "window" not in run(*command, "--quiet").err
+
+
+def test_caches_that_cannot_be_are_refused_in_flags(endless: Path, tmp_path: Path) -> None:
+    command = ["generate", "--model", endless, "--prompt", PASSAGE, "--max-tokens", 5]
+    for more, complaint, code in (
+        (["--window", 3], "window is 3; it must be 16 tokens or more. Give a larger --window", 2),
+        (["--kv-bits", "5"], "'5' is not one of '8', '4', 'k8v4'", 2),
+        (["--save-cache", tmp_path], "is a directory", 2),
+        (["--save-cache", tmp_path / "no" / "file"], "There is no directory", 66),
+        (["--load-cache", tmp_path / "none"], "There is no none in", 66),
+        (["--load-cache", endless / "model.safetensors"], "is no file of saved keys and values", 65),
+    ):
+        done = run(*command, *more)
+        assert (complaint in done.err, done.code) == (True, code), done.err
