@@ -11,7 +11,7 @@ from elm_mlx.errors import InvalidRequest
 
 LEAST_WINDOW = 16  # positions: with fewer no model writes sentences
 SINKS = 4  # first positions that a window keeps. Source: Xiao et al., "Efficient Streaming Language Models" (2023)
-KV_BITS: dict[Any, tuple[int | None, int | None]] = {None: (None, None), 8: (8, 8), 4: (4, 4), "k8v4": (8, 4)}
+KV_BITS: dict[Any, tuple[int | None, int | None]] = {None: (None, None), 8: (8, 8), "k8v4": (8, 4), 4: (4, 4)}
 
 
 def check_cache_options(options: Mapping[str, Any]) -> None:
@@ -41,3 +41,8 @@ def cache_kind(options: Mapping[str, Any], context: int, positions: int) -> Cach
         raise InvalidRequest(f"window is {window}, and the model's context {context}: it was not trained to look "
                              "further back.", f"Give at most {{window={context}}}.")  # fmt: skip
     return CacheKind(int(window), SINKS if positions <= context else 0, key_bits, value_bits)
+
+
+def quantized_kinds() -> dict[int | str, CacheKind]:
+    """The kinds of cache without a window that quantize, by the value of `kv_bits`."""
+    return {name: CacheKind(key_bits=bits[0], value_bits=bits[1]) for name, bits in KV_BITS.items() if name}
