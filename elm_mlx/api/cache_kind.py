@@ -25,12 +25,12 @@ def check_cache_options(options: Mapping[str, Any]) -> None:
                              "Give one of these for {kv_bits}, or leave it out to quantize nothing.")  # fmt: skip
 
 
-def cache_kind(options: Mapping[str, Any], context: int, positions: int) -> CacheKind:
-    """The kind of cache for a call, whose prompt and answer have so many `positions`, with a model of this context.
+def cache_kind(options: Mapping[str, Any], context: int) -> CacheKind:
+    """The kind of cache for a call, with a model of this context.
 
-    Sinks, the first positions, are kept beside a window only where everything fits the context: the distance to them
-    grows, and beyond the context it would be one that the model was never trained for. Raises InvalidRequest as
-    `check_cache_options`, and for a window that is larger than the context.
+    Beside a window some first positions are kept, the sinks. Only positions within the context see them: beyond it the
+    distance to them would be one that the model was never trained for. Raises InvalidRequest as `check_cache_options`,
+    and for a window that is larger than the context.
     """
     check_cache_options(options)
     window = options.get("window")
@@ -40,7 +40,7 @@ def cache_kind(options: Mapping[str, Any], context: int, positions: int) -> Cach
     if window > context:
         raise InvalidRequest(f"window is {window}, and the model's context {context}: it was not trained to look "
                              "further back.", f"Give at most {{window={context}}}.")  # fmt: skip
-    return CacheKind(int(window), SINKS if positions <= context else 0, key_bits, value_bits)
+    return CacheKind(int(window), SINKS, key_bits, value_bits, reach=context)
 
 
 def quantized_kinds() -> dict[int | str, CacheKind]:

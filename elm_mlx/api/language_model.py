@@ -216,24 +216,25 @@ class LanguageModel:
         return self._worker.call(lambda engine: logits_of(engine, checked))
 
     def forget_prefixes(self) -> int:
-        """Gives back the memory of keys and values that are kept of earlier requests, and returns its bytes. For a
-        program that is told that memory is short. Raises EngineStopped after `close`, Forked."""
+        """Gives back the memory of keys and values that are kept of earlier requests, or were read by `load_cache`, and
+        returns its bytes. For a program that is told that memory is short. Raises EngineStopped after `close`,
+        Forked."""
         return self._worker.call(lambda engine: engine.prefixes.clear())
 
     def save_cache(
-        self, prompt: str | Sequence[int], path: str | Path, max_tokens: int | None = MAX_TOKENS, *,
-        progress: Progress | None = None, **options: Unpack[Options],
+        self, prompt: str | Sequence[int], path: str | Path, *, progress: Progress | None = None,
+        **options: Unpack[Options],
     ) -> int:  # fmt: skip
         """Reads `prompt` and writes its keys and values into a file, so that another process need not read it; returns
-        how many tokens it has. `max_tokens` and `options` are those of the calls that are to use it: `window` and
-        `kv_bits` say how keys and values are held, and they must be equal there.
+        how many tokens it has. Of the `options` `window` and `kv_bits` count: they say how keys and values are held,
+        and the calls that are to use the file must have equal ones.
 
         The file, a safetensors one, is whole or not there; Ctrl-C ends the reading. `progress` is called with (tokens
         read, in all). Raises as `submit`; InvalidRequest for fewer tokens than are ever reused; NotFound without the
         file's directory; DiskFull.
         """
-        place, request = file_to_write("path", path), self._request(prompt, max_tokens, options)
-        request = replace(request, max_tokens=1, stop_ids=frozenset(), hold=True)
+        place, request = file_to_write("path", path), self._request(prompt, 1, options)
+        request = replace(request, stop_ids=frozenset(), hold=True)
         refuse_short(request.prompt)
         files = self._prompt_caches()
         handle = self._worker.submit(request)
@@ -293,14 +294,14 @@ class LanguageModel:
             self.stop_ids,
             find=reuse,
             keep=reuse,
-            cache=cache_kind(options, self.config.context_length, len(ids) + (max_tokens or 0)),
+            cache=cache_kind(options, self.config.context_length),
         )
 
     def _check(self, prompts: Iterable[str | Sequence[int]], max_tokens: int | None, options: Options) -> None:
         """Raises what `batch` raises before it takes a prompt."""
         self._worker.check()
         sampling_for(self._sampling, options)
-        cache_kind(options, self.config.context_length, 1)
+        cache_kind(options, self.config.context_length)
         self._room(1, max_tokens)
         if isinstance(prompts, str | bytes | Mapping) or not isinstance(prompts, Iterable):
             raise InvalidRequest(f"prompts is of type {type(prompts).__name__}; give a list of prompts.")

@@ -68,7 +68,7 @@ def info(
     count = config.parameter_count
     weights = config.quantized_bytes(bits) if bits else nbytes
     takes = footprint(config, weights, 8 * dtype.size, context)
-    kind = cache_kind({"window": window, "kv_bits": kv_bits}, config.context_length, takes.context)
+    kind = cache_kind({"window": window, "kv_bits": kv_bits}, config.context_length)
     return ModelInfo(
         model="demo" if model is None else str(model),
         family=config.family,

@@ -27,7 +27,7 @@ class Options(TypedDict, total=False):
     `window` forgets all but so many of the last tokens (16 at least, at most the context) while it goes on, and so
     bounds the memory of a long answer. It is a window, not unlimited context: what lies further back is lost, and a
     model that was not trained with it writes worse. With it, prompt and answer together may be longer than the context.
-    The first 4 tokens stay, too, as long as everything fits the context. `kv_bits` 8 stores keys and values in about
+    The first 4 tokens are seen, too, by all tokens within the context. `kv_bits` 8 stores keys and values in about
     half the memory, with nearly equal results; "k8v4" (values in 4 bits) and 4 in less, and less exactly. It saves
     memory, not time.
     """

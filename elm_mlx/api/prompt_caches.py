@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from elm_mlx.api.cache_kind import KV_BITS, LEAST_WINDOW
+from elm_mlx.api.cache_kind import KV_BITS, cache_kind
 from elm_mlx.api.stream import Stream
 from elm_mlx.config import ModelConfig
 from elm_mlx.device.backend import mx
@@ -40,8 +40,6 @@ from elm_mlx.store.prompt_cache import (
     read_file,
     save_file,
 )
-
-MOST_MARGIN = 2**16  # positions, of a file
 
 
 def refuse_short(ids: tuple[int, ...]) -> None:
@@ -123,11 +121,12 @@ def exported(worker: Worker, sequence: Sequence, layers: int) -> Iterator[list[m
 def kind_of(path: Path, extent: Extent, config: ModelConfig) -> CacheKind:
     """The kind of cache that a file holds. Raises BadCheckpoint for one that no call can have asked for."""
     bits = extent.key_bits or None, extent.value_bits or None
-    kind = CacheKind(extent.window or None, extent.sinks, *bits, margin=extent.margin)
-    window = kind.window or LEAST_WINDOW
-    can_be_asked = LEAST_WINDOW <= window <= max(config.context_length, LEAST_WINDOW) and bits in KV_BITS.values()
-    is_small = extent.sinks <= (kind.window or 0) and extent.margin <= MOST_MARGIN
-    is_small = is_small and extent.positions >= Prefixes.LEAST
-    if not (can_be_asked and is_small and can_be(kind, extent.positions, extent.oldest)):
+    kind = CacheKind(extent.window or None, extent.sinks, *bits, extent.margin, extent.reach or None)
+    options = {"window": kind.window, "kv_bits": next((name for name, both in KV_BITS.items() if both == bits), "none")}
+    try:
+        can_be_asked = kind == cache_kind(options, config.context_length)
+    except InvalidRequest:
+        can_be_asked = False
+    if not can_be_asked or extent.positions < Prefixes.LEAST or not can_be(kind, extent.positions, extent.oldest):
         raise BadCheckpoint(f"{path}: the numbers in its metadata do not go together. {SAVE_AGAIN}")
     return kind

@@ -55,6 +55,7 @@ class Extent:
     margin: int
     key_bits: int
     value_bits: int
+    reach: int
     positions: int
     oldest: int
 

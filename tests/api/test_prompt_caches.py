@@ -67,6 +67,19 @@ def test_a_loaded_prompt_is_not_read_again_and_gives_the_same_ids(
         assert lm.generate(PROMPT, 3, **other).stats.cached_tokens == 0
 
 
+def test_a_ring_that_was_turned_and_trimmed_is_saved_as_it_is(fresh: elm_mlx.LanguageModel, tmp_path: Path) -> None:
+    prompt = checkpoints.prompt(400)
+    fresh.generate(prompt, 20, window=16)  # it is kept, and what is saved begins with it
+    other = [*prompt[:300], *checkpoints.prompt(30, seed=2)]
+    assert fresh.generate(other, 3, window=16).stats.cached_tokens == 300
+    fresh.save_cache(other[:310], tmp_path / "saved", window=16)
+    expected = fresh.generate([*other[:310], 5], 20, window=16, reuse=False).tokens
+    fresh.forget_prefixes()
+    assert fresh.load_cache(tmp_path / "saved") == 310
+    answer = fresh.generate([*other[:310], 5], 20, window=16)
+    assert (answer.tokens, answer.stats.cached_tokens) == (expected, 310)
+
+
 def test_another_process_gives_the_same_ids(openelm: Path, fresh: elm_mlx.LanguageModel, saved: Path) -> None:
     script = (
         "import sys, elm_mlx; lm = elm_mlx.load(sys.argv[1]); lm.load_cache(sys.argv[2]); "
@@ -201,8 +214,10 @@ HOSTILE: dict[str, tuple[Edit, str]] = {
     "bits that cannot be": (lambda a, m: m.update(key_bits="5", value_bits="5"), "do not go together"),
     "half of the bits": (lambda a, m: m.update(key_bits="8"), "do not go together"),
     "a huge margin": (lambda a, m: m.update(window="16", margin="2000000000"), "do not go together"),
-    "a ring that cannot be": (lambda a, m: m.update(window="16", margin="9", oldest="0"), "do not go together"),
-    "all forgotten": (lambda a, m: m.update(window="16", margin="9", oldest="60"), "do not go together"),
+    "sinks that reach too far": (lambda a, m: m.update(window="16", sinks="4", reach="9999"), "do not go together"),
+    "as many sinks as positions": (lambda a, m: m.update(window="60", sinks="60"), "do not go together"),
+    "no ring, and yet forgotten": (lambda a, m: m.update(oldest="9"), "do not go together"),
+    "all forgotten": (lambda a, m: m.update(window="16", sinks="4", reach="512", oldest="60"), "do not go together"),
     "another kind than its tensors": (lambda a, m: m.update(key_bits="8", value_bits="8"), "does not hold what"),
     "a promise of much": (lambda a, m: m.update(positions="2000000000"), "does not hold what"),
 }
@@ -228,7 +243,9 @@ def test_a_window_goes_on_beyond_the_context_and_a_prompt_may_be_longer(fresh: e
     context = fresh.config.context_length
     answer = fresh.generate(checkpoints.prompt(context - 5), 30, window=16)
     assert answer.stats.generated_tokens + (answer.finish_reason == "stop") > 5
-    assert fresh.generate(checkpoints.prompt(context + 5), 3, window=32, kv_bits=8).stats.prompt_tokens == context + 5
+    stats = fresh.generate(checkpoints.prompt(context + 5), 3, window=32, kv_bits=8).stats
+    assert stats.prompt_tokens == context + 5
+    assert stats.forgotten_tokens in range(context + 5 - 32 + 1, context + 5 - 32 + 4)
     with pytest.raises(InvalidRequest, match="window is 513, and the model's context 512"):
         fresh.generate([1], 3, window=513)
 

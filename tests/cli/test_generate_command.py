@@ -48,6 +48,7 @@ def test_json_is_one_object_with_these_keys(endless: Path) -> None:
         "peak_memory_bytes": int,
         "cached_tokens": int,
         "max_tokens": int,
+        "forgotten_tokens": int,
     }
     assert answer(run("generate", "--max-tokens", 1, "--json"))["model"] == "demo"
 
@@ -172,6 +173,16 @@ def test_a_window_is_called_a_window(endless: Path) -> None:
     command = ["generate", "--model", endless, "--prompt", PASSAGE, "--max-tokens", 5, "--window", 16]
     assert "the last 16 tokens alone: this is a window, not unlimited context" in run(*command).err
     assert "window" not in run(*command, "--quiet").err
+
+
+def test_a_wish_for_a_window_beyond_the_context_is_ignored_with_a_note(
+    openelm: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ELM_MLX_WINDOW", "600")
+    command = ["generate", "--model", openelm, "--prompt", PASSAGE, "--max-tokens", 2]
+    assert "ELM_MLX_WINDOW=600 is ignored. window is 600, and the model's context 512" in run(*command).err
+    typed = run(*command, "--window", 700)
+    assert (typed.code, "--window 512" in typed.err) == (2, True)
 
 
 def test_caches_that_cannot_be_are_refused_in_flags(endless: Path, tmp_path: Path) -> None:

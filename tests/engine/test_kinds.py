@@ -21,7 +21,14 @@ from elm_mlx.errors import InvalidRequest, NotEnoughMemory
 one_family = pytest.mark.parametrize("source", ["openelm"], indirect=True)
 each_family = pytest.mark.parametrize("source", checkpoints.FAMILIES, indirect=True)
 WINDOW = CacheKind(16, 2, margin=8)
-KINDS = (PLAIN, PLAIN, WINDOW, CacheKind(16, margin=40), CacheKind(None, 0, 8, 8), CacheKind(20, 0, 8, 4, margin=4))
+KINDS = (
+    PLAIN,
+    PLAIN,
+    WINDOW,
+    CacheKind(16, 3, margin=40, reach=70),
+    CacheKind(None, 0, 8, 8),
+    CacheKind(20, 0, 8, 4, margin=4),
+)
 
 
 def answer(engine: Engine, request: Request) -> Sequence:
@@ -61,7 +68,7 @@ def test_many_rows_of_all_kinds_together_get_what_each_gets_alone(lm: elm_mlx.La
 
 
 @each_family
-@pytest.mark.parametrize("kind", [WINDOW, CacheKind(16), CacheKind(40, 4, 8, 8, margin=3)])
+@pytest.mark.parametrize("kind", [WINDOW, CacheKind(16, 4, reach=90), CacheKind(40, 4, 8, 8, margin=3)])
 def test_the_engine_shows_each_id_what_the_window_shows(lm: elm_mlx.LanguageModel, kind: CacheKind) -> None:
     """Against one pass over everything with the window as a mask, far beyond the window."""
     request = Request(tuple(checkpoints.prompt(70)), 40, cache=kind)

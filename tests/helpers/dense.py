@@ -23,8 +23,9 @@ class DenseLayer:
         k, v = (mx.repeat(x, q.shape[1] // x.shape[1], axis=1) for x in (k, v))
         scores = (q * q.shape[3] ** -0.5) @ k.swapaxes(2, 3)  # [B, H, L, L]
         rows, columns = np.indices(scores.shape[2:])
-        window, sinks = self.kind.window or 10**9, self.kind.sinks
-        seen = (columns <= rows) & ((columns > rows - window) | (columns < sinks))
+        window, reach = self.kind.window or 10**9, self.kind.reach or 10**9
+        sinks = (columns < self.kind.sinks) & (rows < reach)
+        seen = (columns <= rows) & ((columns > rows - window) | sinks)
         return mx.softmax(mx.where(mx.array(seen), scores, -np.inf), axis=-1) @ v
 
 

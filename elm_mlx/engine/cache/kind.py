@@ -12,19 +12,28 @@ GROUP_SIZES = (64, 32)  # numbers that share a scale and a bias, of the sizes th
 @dataclass(frozen=True)
 class CacheKind:
     """All positions in floats, unless: a `window` keeps so many of the last positions, and `sinks` of the first, in a
-    ring; `key_bits` and `value_bits` quantize what is held. So many positions as the `margin` stay in memory beyond the
-    window: they may be trimmed, or written at once, and no query reads them."""
+    ring; `key_bits` and `value_bits` quantize what is held. Only queries before position `reach` read the sinks (None:
+    all do): the distance to them grows. So many positions as the `margin` stay in memory beyond the window: they may be
+    trimmed, or written at once, and no query reads them."""
 
     window: int | None = None
     sinks: int = 0
     key_bits: int | None = None
     value_bits: int | None = None
     margin: int = MARGIN
+    reach: int | None = None
 
     @property
     def is_plain(self) -> bool:
         """Whether all positions are held in floats."""
         return self.window is None and self.key_bits is None
+
+    def forgets(self, positions: int) -> int:
+        """How many of so many positions the last one does not see."""
+        if self.window is None:
+            return 0
+        sinks = 0 if self.reach is not None and positions > self.reach else self.sinks
+        return max(0, positions - self.window - sinks)
 
     def columns(self, positions: int) -> int:
         """How many columns the buffers have at most, where a request has so many positions."""

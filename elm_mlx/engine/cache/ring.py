@@ -26,14 +26,18 @@ class Ring:
 
     Position p lies in column p, as long as there are so many, and then in the ring's column (p - sinks) modulo its
     size: it overwrites the oldest one, and nothing is ever moved. A query at position p reads the positions from
-    p - window + 1 to p, and the sinks. Keys carry their rotation, so columns need no order. The margin lets positions
-    be trimmed, and several be written before their queries read. Without a window the ring never closes.
+    p - window + 1 to p, and, where p is below `reach`, the sinks. Keys carry their rotation, so columns need no order.
+    The margin lets positions be trimmed, and several be written before their queries read. Without a window the ring
+    never closes.
 
     All layers of a cache share one Ring, so that each mask is made once.
     """
 
-    def __init__(self, window: int | None = None, sinks: int = 0, margin: int = MARGIN) -> None:
+    def __init__(
+        self, window: int | None = None, sinks: int = 0, margin: int = MARGIN, reach: int | None = None
+    ) -> None:
         self.window, self.sinks, self.margin = window or sys.maxsize, sinks, margin
+        self.reach = sys.maxsize if reach is None else reach
         self.size = sys.maxsize if window is None else window + margin  # of the ring alone
         self.columns = self.size if window is None else sinks + self.size
         self._view: tuple[tuple[int, int], View] | None = None  # the last one, and what it was for
@@ -72,15 +76,32 @@ class Ring:
     def _view_of(self, end: int, queries: int) -> View:
         """Makes a view: without a mask wherever the columns are all read by every query."""
         first = self.oldest_read(end - queries)  # of all positions that are read
-        if self.oldest_read(end - 1) <= self.sinks and end <= self.columns:
+        all_read = self.oldest_read(end - 1) <= (self.sinks if end <= self.reach else 0)
+        if all_read and end <= self.columns:
             return View(slice(0, end), "causal" if queries > 1 else None)
         columns = slice(0, min(end, self.columns))
-        if not self.sinks and self.column(end - 1) - self.column(first) == end - 1 - first:
+        no_sinks = not self.sinks or (end - queries >= self.reach and first >= self.sinks)
+        if no_sinks and self.column(end - 1) - self.column(first) == end - 1 - first:
             columns = slice(self.column(first), self.column(end - 1) + 1)
-        positions = self._positions(end)[columns]
-        asked = np.arange(end - queries, end)[:, None]
-        readable = (positions <= asked) & ((positions > asked - self.window) | (positions < self.sinks))  # [L, S]
+        readable = self._read_by_one(end) if queries == 1 else self._read_by_each(end, queries)  # [L, columns]
+        readable = readable[:, columns]
         return View(columns, None if readable.all() else mx.array(readable)[None, None])
+
+    def _read_by_one(self, end: int) -> np.ndarray:
+        """Which columns the last query reads, [1, columns]: without work for each column, as every step asks."""
+        readable = np.zeros((1, min(end, self.columns)), np.bool_)
+        oldest = self.oldest_read(end - 1)
+        begin, stop = self.column(max(self.sinks, oldest)), self.column(end - 1) + 1
+        pieces = [slice(begin, stop)] if begin < stop else [slice(begin, None), slice(self.sinks, stop)]
+        for piece in (slice(0 if end <= self.reach else min(oldest, self.sinks), self.sinks), *pieces):
+            readable[:, piece] = True
+        return readable
+
+    def _read_by_each(self, end: int, queries: int) -> np.ndarray:
+        """Which columns each of the last queries reads, [L, columns]."""
+        positions, asked = self._positions(end), np.arange(end - queries, end)[:, None]
+        sinks = (positions < self.sinks) & (asked < self.reach)
+        return (positions <= asked) & ((positions > asked - self.window) | sinks)
 
     def _positions(self, end: int) -> np.ndarray:
         """The position that each column holds, where those before `end` were written."""
@@ -93,4 +114,4 @@ class Ring:
 
 def ring_of(kind: CacheKind) -> Ring:
     """The layout that a kind of cache asks for."""
-    return Ring(kind.window, kind.sinks, kind.margin)
+    return Ring(kind.window, kind.sinks, kind.margin, kind.reach)

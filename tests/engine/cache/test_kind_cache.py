@@ -24,6 +24,8 @@ each_family = pytest.mark.parametrize("source", checkpoints.FAMILIES, indirect=T
 KINDS = {
     "window": CacheKind(16),
     "sinks": CacheKind(16, 3),
+    "sinks for a while": CacheKind(16, 5, reach=30),
+    "a window as long as the sinks reach": CacheKind(24, 4, reach=24),
     "8 bits": CacheKind(None, 0, 8, 8),
     "k8v4": CacheKind(None, 0, 8, 4),
     "4 bits in a window": CacheKind(20, 2, 4, 4),
@@ -38,7 +40,7 @@ def tolerance(kind: CacheKind) -> float:
 
 
 def caches(lm: elm_mlx.LanguageModel, kind: CacheKind, margin: int, capacity: int = 400) -> list[KindCache]:
-    ring, form = Ring(kind.window, kind.sinks, margin), form_of(kind)
+    ring, form = Ring(kind.window, kind.sinks, margin, kind.reach), form_of(kind)
     return [KindCache(ring, form, capacity, 4) for _ in range(lm.config.num_layers)]
 
 
@@ -168,6 +170,7 @@ def test_a_step_needs_no_mask_where_every_column_is_read() -> None:
     assert Ring(16).view(100, 1) == (slice(84, 100), None)  # the columns of a window that lies in one piece
     assert Ring().view(10**6, 3) == (slice(0, 10**6), "causal")
     assert Ring(16, 0, 8).view(26, 1).mask is not None
+    assert Ring(16, 4, reach=50).view(100, 1) == (slice(84, 100), None)
 
 
 def test_all_layers_of_a_step_share_one_mask() -> None:
