@@ -15,10 +15,12 @@ from elm_mlx.api.cache_plan import plan_again
 from elm_mlx.api.completion import Completion
 from elm_mlx.api.options import MAX_TOKENS, Options, sampling_for
 from elm_mlx.api.prompt_caches import PromptCaches, refuse_short
+from elm_mlx.api.stopping import stopping
 from elm_mlx.api.stream import Stream
 from elm_mlx.api.templates import Templates
 from elm_mlx.arguments import Progress, file_to_write, named_path, whole_number
 from elm_mlx.config import ModelConfig
+from elm_mlx.config.stop_strings import check_stop_strings
 from elm_mlx.device.backend import mx
 from elm_mlx.device.execution import Execution
 from elm_mlx.device.thread import is_forked, let_go
@@ -51,6 +53,7 @@ class LanguageModel:
         self._sampling = loaded.sampling
         self._file_notices = loaded.notices
         self._named_stop_ids = loaded.stop_ids
+        self._stop_strings = loaded.stop_strings
         self._templates = Templates(loaded.directory, loaded.settings, loaded.tokenizer)
         self._worker, self._holder, self._rows = worker, holder, rows
         self._give_back = finalize(self, give_back, worker, holder)
@@ -173,6 +176,11 @@ class LanguageModel:
         return self._named_stop_ids | self._templates.turn_ends
 
     @property
+    def stop_strings(self) -> tuple[str, ...]:
+        """The texts that end every answer, which generation_config.json names; `stop` in a call adds to them."""
+        return self._stop_strings
+
+    @property
     def has_chat_template(self) -> bool:
         """Whether there is a chat template, the model's own or one from `use_chat_template`."""
         return self._templates.are_there
@@ -234,7 +242,7 @@ class LanguageModel:
         file's directory; DiskFull.
         """
         place, request = file_to_write("path", path), self._request(prompt, 1, options)
-        request = replace(request, stop_ids=frozenset(), hold=True)
+        request = replace(request, stop_ids=frozenset(), stopper=None, hold=True)
         refuse_short(request.prompt)
         files = self._prompt_caches()
         handle = self._worker.submit(request)
@@ -285,16 +293,19 @@ class LanguageModel:
         self._worker.check()
         sampling = sampling_for(self._sampling, options)
         ids = self._ids(prompt)
+        strings = *self._stop_strings, *check_stop_strings(options.get("stop"))
+        ends = stopping(self.tokenizer, self.stop_ids, strings)
         reuse = options.get("reuse") is not False
         return Request(
             tuple(ids),
             self._room(len(ids), max_tokens, options.get("window")),
             sampling,
             options.get("seed"),
-            self.stop_ids,
+            ends.ids,
             find=reuse,
             keep=reuse,
             cache=cache_kind(options, self.config.context_length),
+            stopper=ends.stopper,
         )
 
     def _check(self, prompts: Iterable[str | Sequence[int]], max_tokens: int | None, options: Options) -> None:

@@ -13,7 +13,7 @@ import click
 from elm_mlx.cli import conversation
 from elm_mlx.cli.blas import prefer_fast_blas
 from elm_mlx.cli.find import MODEL, TEMPLATE_HELP, load_with_notices
-from elm_mlx.cli.kinds import BITS, COUNT, NAME, TEMPERATURE, TEXT, TOP_P
+from elm_mlx.cli.kinds import BITS, COUNT, NAME, STOP, TEMPERATURE, TEXT, TOP_P
 from elm_mlx.cli.messages import quietable, say, tell, with_flags
 from elm_mlx.cli.wishes import settle
 from elm_mlx.errors import ElmError, InvalidRequest, PromptTooLong
@@ -44,6 +44,7 @@ HELP = {
 @click.option("--temperature", "--temp", type=TEMPERATURE, help="0 is greedy. Default: the model's own.")
 @click.option("--top-p", type=TOP_P, help="Keep the likeliest tokens of this share.")
 @click.option("--seed", type=int, help="The same seed gives the same answers.")
+@STOP
 @click.option("--chat-template", type=NAME, metavar="FILE", help=TEMPLATE_HELP)
 @click.option("--force", is_flag=True, help="Load it even if the memory seems too small.")
 @quietable
@@ -192,7 +193,9 @@ class Chat:
         if self.lm.has_chat_template:
             return done.text
         decode = self.lm.tokenizer.decode
-        return decode([*prompt, *done.tokens]).removeprefix(decode(prompt))
+        cut = len(decode(done.tokens)) - len(done.text)  # characters of a stop string, and after it
+        text = decode([*prompt, *done.tokens])
+        return text[: len(text) - cut].removeprefix(decode(prompt))
 
     def refuse_unknown(self, _: str) -> None:
         raise InvalidRequest("There is no such command; /help lists them.")

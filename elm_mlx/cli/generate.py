@@ -16,7 +16,7 @@ from elm_mlx import demo
 from elm_mlx.cli.blas import prefer_fast_blas
 from elm_mlx.cli.caches import CacheFiles, cache_options
 from elm_mlx.cli.find import MODEL, TEMPLATE_HELP, load_with_notices
-from elm_mlx.cli.kinds import BITS, COUNT, MIN_P, NAME, TEMPERATURE, TEXT, TOP_K, TOP_P
+from elm_mlx.cli.kinds import BITS, COUNT, MIN_P, NAME, STOP, TEMPERATURE, TEXT, TOP_K, TOP_P
 from elm_mlx.cli.messages import quietable, say
 from elm_mlx.cli.progress import ProgressBar
 from elm_mlx.cli.wishes import settle
@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 @click.option("--min-p", type=MIN_P, help="Keep tokens this share as likely as the likeliest.")
 @click.option("--seed", type=int, help="The same seed gives the same text.")
 @cache_options
+@STOP
 @click.option("--raw", is_flag=True, help="Complete the prompt as it is, even if the model has a chat template.")
 @click.option("--chat-template", type=NAME, metavar="FILE", help=TEMPLATE_HELP)
 @click.option("--force", is_flag=True, help="Load it even if the memory seems too small.")

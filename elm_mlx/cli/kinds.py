@@ -10,7 +10,9 @@ import click
 
 from elm_mlx.config.generation import MAX_TEMPERATURE, MAX_TOP_K
 from elm_mlx.config.quantization import QUANTIZATION_MODES
+from elm_mlx.config.stop_strings import check_stop_strings
 from elm_mlx.config.values import MAX_MULTIPLIER
+from elm_mlx.errors import InvalidRequest
 
 
 class Whole(click.IntRange):
@@ -42,6 +44,14 @@ class Text(click.ParamType):
         if any("\ud800" <= character <= "\udfff" for character in value):
             self.fail("it holds bytes that are not UTF-8 text. Convert it first, for example with iconv.", param, ctx)
         return value
+
+
+class StopText(Text):
+    """A stop string: the environment gives one, blanks included."""
+
+    def split_envvar_value(self, rv: str) -> list[str]:
+        """The whole variable is one text."""
+        return [rv]
 
 
 class Name(click.ParamType):
@@ -77,3 +87,20 @@ TOP_P = Number(0, 1, min_open=True)
 ROPE_FACTOR = Number(0, MAX_MULTIPLIER, min_open=True)
 # As convert and verify judge them, which --help does without: they bring MLX.
 SHARD_GB, TEXT_TOKENS = Number(1e-6, 1e6), Whole(1, 1_000_000)
+
+
+def judge_stops(_context: click.Context, _parameter: click.Parameter, value: tuple[str, ...]) -> tuple[str, ...]:
+    """The stop strings that were given. Raises BadParameter, before anything is looked up."""
+    try:
+        return check_stop_strings(value)
+    except InvalidRequest as error:
+        raise click.BadParameter(error.message) from error
+
+
+STOP = click.option(
+    "--stop",
+    type=StopText(),
+    multiple=True,
+    callback=judge_stops,
+    help="End the answer before this text; repeatable. A newline is $'\\n' in most shells.",
+)

@@ -54,10 +54,11 @@ def plain_ids(lm: elm_mlx.LanguageModel, request: Request) -> list[int]:
     kind, layers = request.cache, lm.config.num_layers
     cache = make_cache(layers, positions) if kind.is_plain else make_kind_cache(kind, layers, positions)
     sampler = Sampler(request.sampling, request.seed)
+    stopper = request.stopper() if request.stopper else None
     return list(
         generate(
             lm.model, request.prompt, cache, sampler, max_tokens=request.max_tokens, stop_ids=request.stop_ids,
-            execution=lm.execution,
+            stopper=stopper, execution=lm.execution,
         )
     )  # fmt: skip
 
