@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections import deque
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -30,7 +31,7 @@ class Reading:
         self, model: Decodes, ids: mx.array, cache: Sequence[Layer], execution: Execution = DEFAULT_EXECUTION
     ) -> None:
         self.model, self.ids, self.cache = model, ids, cache
-        self.rounds = deque(rounds(ids.shape[1], execution, cache[0].offset))
+        self.rounds = deque(rounds(ids.shape[1], execution, cache[0].offset, cache[0].columns(sys.maxsize)))
         self.read = 0  # ids
 
     def advance(self) -> mx.array | None:
@@ -77,23 +78,25 @@ def all_logits(
 ) -> mx.array:
     """The logits after every id, read in the chunks that `prefill` takes: [B, L] -> [B, L, V], not evaluated yet."""
     logits = []
-    for where, which in chain.from_iterable(rounds(ids.shape[1], execution, cache[0].offset)):
+    most = cache[0].columns(sys.maxsize)
+    for where, which in chain.from_iterable(rounds(ids.shape[1], execution, cache[0].offset, most)):
         with where:
             logits.append(model.head(model.hidden(ids[:, which], cache)))
     return mx.concatenate(logits, axis=1)
 
 
-def rounds(length: int, execution: Execution, held: int = 0) -> list[list[Chunk]]:
+def rounds(length: int, execution: Execution, held: int = 0, most: int = sys.maxsize) -> list[list[Chunk]]:
     """The chunks of a prompt of `length` ids that come after `held` positions, in rounds: one chunk on each device
     stream.
 
     On its stream a chunk can begin a layer as soon as the chunk before it has left its keys and values there. Where
-    the Execution has a `chunk_area`, a round becomes smaller as more positions are held.
+    the Execution has a `chunk_area`, a round becomes smaller as more positions are held, of which there are `most` in
+    memory.
     """
     places: Sequence[AbstractContextManager] = [mx.stream(stream) for stream in execution.streams] or [nullcontext()]
     found, start = [], 0
     while start < length:
-        size, streams = cut(length - start, held + start, execution)
+        size, streams = cut(length - start, min(held + start, most), execution)
         starts = range(start, min(start + size * streams, length), size)
         found.append([(place, slice(n, min(n + size, length))) for place, n in zip(places, starts, strict=False)])
         start = found[-1][-1][1].stop

@@ -11,9 +11,11 @@ from helpers.dense import dense_pass
 from helpers.engines import TOKEN_BYTES, RandomRun, check_answers, make_engine, plain_ids
 
 import elm_mlx
+from elm_mlx.device.execution import Execution
 from elm_mlx.engine.cache.kind import PLAIN, CacheKind
 from elm_mlx.engine.cache.kv import cache_bytes
 from elm_mlx.engine.engine import Engine
+from elm_mlx.engine.prefill import rounds
 from elm_mlx.engine.request import Request
 from elm_mlx.engine.sequence import LENGTH, Sequence
 from elm_mlx.errors import InvalidRequest, NotEnoughMemory
@@ -161,3 +163,12 @@ def test_a_running_row_lends_its_beginning_to_its_own_kind(lm: elm_mlx.LanguageM
             engine.step()
         assert (second.reused, second.ids) == (reused, plain_ids(lm, request))
         assert first.ids == plain_ids(lm, first.request)
+
+
+def test_a_prompt_in_a_window_is_read_in_rounds_of_one_size() -> None:
+    """What a round takes grows with the positions in memory, and these do not grow."""
+    area = Execution(chunk=256, chunk_area=256 * 1024)
+    sizes = [one[0][1].stop - one[0][1].start for one in rounds(256 * 40, area, 0, most=700)]
+    assert sizes == [256] * 40
+    assert rounds(256 * 40, area)[-1][-1][1].stop == 256 * 40
+    assert len(rounds(256 * 40, area)) > 40
