@@ -89,11 +89,9 @@ class PromptCaches:
         parts = self._parts(kind, extent)
         nbytes = engine.limits.bytes_of(kind, extent.positions + 1)
         ids, layers = read_file(path, extent, parts, self.config.vocab_size)
-        engine.prefixes.refuse_to_load(ids, kind, nbytes)
+        engine.prefixes.make_place_to_load(ids, kind, nbytes)
         try:
-            for arrays in layers:
-                check_finite(path, arrays)
-            engine.prefixes.load(ids, restore(kind, layers, extent.positions, extent.oldest), kind)
+            engine.prefixes.load(ids, restore(kind, checked(path, layers), extent.positions, extent.oldest), kind)
         except RuntimeError as error:  # a file that has changed since its header was read
             raise BadCheckpoint(f"MLX cannot read {path}: {error}. {SAVE_AGAIN}") from error
 
@@ -103,6 +101,14 @@ class PromptCaches:
         dtypes = tuple(mx.uint32 if name.endswith(".weight") else self.dtype for name in names)
         columns = filled_columns(kind, extent.positions, extent.oldest)
         return Parts(config.num_kv_heads, names, tuple(part_widths(kind, config.head_dim)), dtypes, columns)
+
+
+def checked(path: Path, layers: list[list[mx.array]]) -> Iterator[list[mx.array]]:
+    """The arrays of one layer after the other, read and found to be numbers. The list is used up, so that no more than
+    one layer is in memory twice."""
+    while layers:
+        check_finite(path, layers[0])
+        yield layers.pop(0)
 
 
 def look(engine: Engine, sequence: Sequence) -> tuple[int, int]:

@@ -163,20 +163,23 @@ class Prefixes:
         return before - self.nbytes
 
     def load(self, ids: Sequence[int] | np.ndarray, cache: Sequence[Layer], kind: CacheKind) -> None:
-        """Keeps a cache that somebody has loaded: it stays when requests use it. One with equal ids that was loaded
-        before gives way. Ask `refuse_to_load` first."""
-        self.entries = [entry for entry in self.entries if not (entry.stays and self._is_same(entry, ids, kind))]
+        """Keeps a cache that somebody has loaded: it stays when requests use it. Call `make_place_to_load`
+        first."""
         new = Entry(as_ids(ids), [*cache], cache_bytes(cache), kind, stays=True)
         self.budget.make_place(new.nbytes)
         self.entries.append(new)
 
-    def refuse_to_load(self, ids: Sequence[int] | np.ndarray, kind: CacheKind, nbytes: int) -> None:
-        """Raises NotEnoughMemory, with the numbers, where caches of so many bytes cannot stay beside those that were
-        loaded before."""
-        others = [entry.nbytes for entry in self.entries if entry.stays and not self._is_same(entry, ids, kind)]
+    def make_place_to_load(self, ids: Sequence[int] | np.ndarray, kind: CacheKind, nbytes: int) -> None:
+        """Lets others go for a cache of so many bytes that is to be loaded: one that was loaded before with equal ids,
+        and what is kept of requests. Raises NotEnoughMemory, with the numbers, where it cannot stay beside those that
+        were loaded before."""
+        rest = [entry for entry in self.entries if not (entry.stays and self._is_same(entry, ids, kind))]
+        others = [entry.nbytes for entry in rest if entry.stays]
         most = max(0, min(self.budget.kept, self.budget.available) - sum(others))
         if nbytes > most:
             raise no_place_to_stay(nbytes, most, len(others))
+        self.entries = rest
+        self.budget.make_place(nbytes)
 
     def _is_same(self, entry: Entry, ids: Sequence[int] | np.ndarray, kind: CacheKind) -> bool:
         return entry.kind == kind and np.array_equal(entry.ids, as_ids(ids))

@@ -297,8 +297,8 @@ def test_what_is_kept_by_chance_takes_no_place_of_what_was_loaded() -> None:
     assert prefixes.put(range(200, 240), held(range(200, 240)))
     assert lengths(prefixes) == [100, 40]
     with pytest.raises(NotEnoughMemory, match=r"take 480 bytes, and 392 bytes are left .* beside 1 that were loaded"):
-        prefixes.refuse_to_load(range(60), PLAIN, 60 * POSITION)
-    prefixes.refuse_to_load(range(100), PLAIN, 101 * POSITION)  # the same again takes the place of the first
+        prefixes.make_place_to_load(range(60), PLAIN, 60 * POSITION)
+    prefixes.make_place_to_load(range(100), PLAIN, 101 * POSITION)  # the same again takes the place of the first
     loaded(prefixes, range(100))
     assert sorted(lengths(prefixes)) == [40, 100]
 

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import mlx.core as mx
 
+from elm_mlx.engine.cache.forms import form_of
 from elm_mlx.engine.cache.kind import CacheKind, group_size, padded
-from elm_mlx.engine.cache.kind_cache import KindCache, make_kind_cache
+from elm_mlx.engine.cache.kind_cache import KindCache
 from elm_mlx.engine.cache.kv import KVCache, copied
 from elm_mlx.engine.cache.layer import Layer
+from elm_mlx.engine.cache.ring import ring_of
 
 FLOATS = ("keys", "values")
 QUANTIZED = tuple(f"{what}.{part}" for what in FLOATS for part in ("weight", "scales", "biases"))
@@ -59,15 +61,19 @@ def export(layer: Layer, kind: CacheKind) -> list[mx.array]:
     return arrays
 
 
-def restore(kind: CacheKind, layers: Sequence[Sequence[mx.array]], positions: int, oldest: int) -> list[Layer]:
+def restore(kind: CacheKind, layers: Iterable[Sequence[mx.array]], positions: int, oldest: int) -> list[Layer]:
     """The cache that `export` has taken apart layer by layer, with buffers of its own, evaluated; it holds `positions`
-    of which `oldest` is the first that is still there."""
-    if kind.is_plain:
-        return [restored(KVCache(positions), arrays, positions) for arrays in layers]
-    made = make_kind_cache(kind, len(layers), positions)
-    for layer in made:
-        layer.oldest = oldest
-    return [restored(layer, arrays, positions) for layer, arrays in zip(made, layers, strict=True)]
+    of which `oldest` is the first that is still there. A layer is asked for when the one before it is done."""
+    ring, form = ring_of(kind), form_of(kind)
+    made: list[Layer] = []
+    for arrays in layers:
+        if kind.is_plain:
+            made.append(restored(KVCache(positions), arrays, positions))
+        else:
+            layer = KindCache(ring, form, positions)
+            layer.oldest = oldest
+            made.append(restored(layer, arrays, positions))
+    return made
 
 
 def restored(layer: KVCache | KindCache, arrays: Sequence[mx.array], positions: int) -> Layer:
