@@ -107,6 +107,7 @@ RULES = {
     "Matmul": Rule(1, matrix, "backend/metal/matmul.cpp `check_transpose`: transposed inputs are read as they lie"),
     "QuantizedMatmul": Rule(1, rows, "backend/metal/quantized.cpp `ensure_row_contiguous_matrix`"),
     "Dequantize": Rule(1, contiguous, "backend/metal/quantized.cpp"),
+    "Quantize": Rule(1, contiguous, "backend/metal/quantized.cpp `fast::Quantize::eval_gpu`"),
     "Gather": Rule(1, anything, "backend/metal/indexing.cpp"),
     "ArgReduce": Rule(1, anything, "backend/metal/primitives.cpp"),
     "Reduce": Rule(1, contiguous, "backend/metal/reduce.cpp: more for a large array to one number"),

@@ -13,7 +13,7 @@ from helpers.dense import dense_pass
 from helpers.full_pass import CLOSE, relative
 
 import elm_mlx
-from elm_mlx.engine.cache.forms import Floats, Quantized, form_of
+from elm_mlx.engine.cache.forms import Floats, Form, Quantized, form_of
 from elm_mlx.engine.cache.kind import MARGIN, CacheKind
 from elm_mlx.engine.cache.kind_cache import KindCache, make_kind_cache
 from elm_mlx.engine.cache.kv import KVCache, cache_bytes
@@ -145,10 +145,11 @@ def test_buffers_grow_step_by_step_up_to_the_ring() -> None:
     assert short.buffers[0].shape[2] == 21  # no more than a short request needs, and one to spare
 
 
+@pytest.mark.parametrize("form", [Floats(), Quantized(8, 4)])
 @pytest.mark.parametrize("sinks", [0, 3])
-def test_writes_stay_in_place(sinks: int) -> None:
+def test_writes_stay_in_place(sinks: int, form: Form) -> None:
     """A step past the window takes no second buffer, and neither does a turn of several positions."""
-    cache = KindCache(Ring(20_000, sinks), Floats(), 10**6, reserve=20_000)
+    cache = KindCache(Ring(20_000, sinks), form, 10**6, reserve=20_000)
     for length in (20_000, 10_000):
         cache.attend(block(1), block(length), block(length))
         mx.eval(cache.arrays())
@@ -159,7 +160,7 @@ def test_writes_stay_in_place(sinks: int) -> None:
         for _ in range(2):
             cache.attend(block(1), block(length), block(length))
             mx.eval(cache.arrays())
-        assert mx.get_peak_memory() - before <= 0.01 * cache.nbytes
+        assert mx.get_peak_memory() - before <= 0.05 * cache.nbytes
 
 
 def test_a_step_needs_no_mask_where_every_column_is_read() -> None:
