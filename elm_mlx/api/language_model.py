@@ -13,8 +13,9 @@ from elm_mlx.api.batch import AHEAD, answers_as_they_end, answers_in_order
 from elm_mlx.api.cache_kind import cache_kind
 from elm_mlx.api.cache_plan import plan_again
 from elm_mlx.api.completion import Completion
-from elm_mlx.api.options import MAX_TOKENS, Options, sampling_for
+from elm_mlx.api.options import MAX_TOKENS, Options, check_ids, sampling_for
 from elm_mlx.api.prompt_caches import PromptCaches, refuse_short
+from elm_mlx.api.siblings import siblings
 from elm_mlx.api.stopping import stopping
 from elm_mlx.api.stream import Stream
 from elm_mlx.api.templates import Templates
@@ -110,6 +111,19 @@ class LanguageModel:
         """Completes `prompt` and returns all of the answer. Raises as `submit`, and as its Stream does; Cancelled where
         the model is closed meanwhile."""
         return self.submit(prompt, max_tokens, **options).result()
+
+    def completions(
+        self, prompt: str | Sequence[int], n: int, max_tokens: int | None = MAX_TOKENS, **options: Unpack[Options]
+    ) -> list[Completion]:
+        """Completes `prompt` `n` times, several at once, and returns the answers. The prompt is read once for those
+        that run together, also with `reuse` false.
+
+        With a `seed` number i of several answers, from 0, is the one that `generate` gives with the seed
+        `elm_mlx.seeds.seed_of(seed, i)`; a single one has the seed itself. Raises as `generate`; an error
+        cancels the others.
+        """
+        requests = siblings(self._request(prompt, max_tokens, options), n)
+        return list(answers_in_order(partial(self._begin, patient=True), requests, AHEAD * self._rows))
 
     async def agenerate(
         self, prompt: str | Sequence[int], max_tokens: int | None = MAX_TOKENS, **options: Unpack[Options]
@@ -242,7 +256,7 @@ class LanguageModel:
         file's directory; DiskFull.
         """
         place, request = file_to_write("path", path), self._request(prompt, 1, options)
-        request = replace(request, stop_ids=frozenset(), stopper=None, hold=True)
+        request = replace(request, stop_ids=frozenset(), stopper=None, logprobs=None, hold=True)
         refuse_short(request.prompt)
         files = self._prompt_caches()
         handle = self._worker.submit(request)
@@ -292,6 +306,7 @@ class LanguageModel:
         """What a call asks of the engine. Raises as `submit` does for what the caller gave."""
         self._worker.check()
         sampling = sampling_for(self._sampling, options)
+        check_ids(sampling, options, self.config.vocab_size)
         ids = self._ids(prompt)
         strings = *self._stop_strings, *check_stop_strings(options.get("stop"))
         ends = stopping(self.tokenizer, self.stop_ids, strings)
@@ -304,6 +319,7 @@ class LanguageModel:
             ends.ids,
             find=reuse,
             keep=reuse,
+            logprobs=options.get("logprobs"),
             cache=cache_kind(options, self.config.context_length),
             stopper=ends.stopper,
         )
@@ -311,7 +327,7 @@ class LanguageModel:
     def _check(self, prompts: Iterable[str | Sequence[int]], max_tokens: int | None, options: Options) -> None:
         """Raises what `batch` raises before it takes a prompt."""
         self._worker.check()
-        sampling_for(self._sampling, options)
+        check_ids(sampling_for(self._sampling, options), options, self.config.vocab_size)
         cache_kind(options, self.config.context_length)
         self._room(1, max_tokens)
         if isinstance(prompts, str | bytes | Mapping) or not isinstance(prompts, Iterable):
