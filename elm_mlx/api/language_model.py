@@ -87,9 +87,10 @@ class LanguageModel:
 
         `max_tokens` None means as many as the context and the memory for caches have room for; `stats.max_tokens` says
         how many that is. `options` are those of `elm_mlx.api.options.Options`. Raises InvalidRequest for options
-        without a meaning, PromptTooLong for a prompt that leaves no room in the context, NotEnoughMemory for a request
-        whose caches can never fit, QueueFull where too many wait, EngineStopped after `close`, Forked. The Stream
-        raises NotFinite for a model whose logits are NaN, and RequestFailed where computing failed.
+        without a meaning, PromptTooLong for a prompt that leaves no room in the context, unless there is a `window`,
+        NotEnoughMemory for a request whose caches can never fit, QueueFull where too many wait, EngineStopped after
+        `close`, Forked. The Stream raises NotFinite for a model whose logits are NaN, and RequestFailed where computing
+        failed.
         """
         return self._begin(self._request(prompt, max_tokens, options))
 

@@ -72,7 +72,7 @@ class CacheFiles:
             say(f"The model sees the last {window:,} tokens alone: this is a window, not unlimited context.")
         if self.to_load:
             with naming("load_cache"):
-                say(f"{lm.load_cache(self.to_load):,} tokens of {self.to_load} need not be read.")
+                say(f"{lm.load_cache(self.to_load):,} tokens are loaded from {self.to_load}.")
         if self.to_save:
             with ProgressBar("Reading the prompt", in_bytes=False) as bar:
                 kind = {name: options[name] for name in ("window", "kv_bits")}

@@ -184,7 +184,7 @@ def test_a_saved_prompt_is_loaded_again(endless: Path, tmp_path: Path) -> None:
     first = run(*command, "--save-cache", path)
     assert f"tokens are saved in {path}." in first.err
     again = run(*command, "--load-cache", path)
-    assert f"tokens of {path} need not be read." in again.err
+    assert f"tokens are loaded from {path}." in again.err
     assert answer(again)["tokens"] == answer(first)["tokens"]
     assert answer(again)["stats"]["cached_tokens"] == answer(again)["stats"]["prompt_tokens"] - 1
     other = run(*command, "--load-cache", path, "--kv-bits", 8)
