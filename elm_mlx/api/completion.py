@@ -17,7 +17,8 @@ class Stats:
     `prefill_tokens_per_s` is the prompt, but for the `cached_tokens` whose keys and values were held already, over that
     time; `decode_tokens_per_s` counts the ids after the first. `max_tokens` is how many the answer might have had.
     Of the ids that a draft or a lookup `proposed`, `accepted` were right: 0 where nothing was.
-    `peak_memory_bytes` is the highest that MLX's allocator had reached in this process when the answer ended.
+    `forgotten_tokens` is how many of prompt and answer a window no longer showed at the end. `peak_memory_bytes` is the
+    highest that MLX's allocator had reached in this process when the answer ended.
     """
 
     prompt_tokens: int
@@ -30,6 +31,7 @@ class Stats:
     max_tokens: int = 0
     proposed: int = 0
     accepted: int = 0
+    forgotten_tokens: int = 0
 
     def __str__(self) -> str:
         held = f" ({self.cached_tokens} cached)" if self.cached_tokens else ""
@@ -95,4 +97,5 @@ def stats_of(handle: Handle, generated: int) -> Stats:
         max_tokens=sequence.room,
         proposed=sequence.proposed,
         accepted=sequence.accepted,
+        forgotten_tokens=handle.request.cache.forgets(prompt + count),
     )

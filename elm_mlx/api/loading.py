@@ -111,7 +111,10 @@ def open_engine(thread: DeviceThread, pair: Pair, cache_bytes: int | None, rows:
     others, wish = workers_of(thread), CacheWish(usual, cache_bytes)
     budget = others[0].engine.limits.budget if others else Budget(0)  # one for all models of the process
     plan_budget(budget, [*(other.wish for other in others), wish])
-    limits = Limits(config.context_length, config.kv_bytes_per_token(float_bits), budget, rows, UNLIMITED)
+    limits = Limits(
+        config.context_length, config.kv_bytes_per_token(float_bits), budget, rows, UNLIMITED,
+        head_dim=config.head_dim, float_bits=float_bits,
+    )  # fmt: skip
     speculation = speculation_of(pair)
     speculation.measure()
     engine = Engine(loaded.model, config.num_layers, limits, loaded.execution, speculation)

@@ -7,6 +7,7 @@ from dataclasses import replace
 from difflib import get_close_matches
 from typing import Any, TypedDict
 
+from elm_mlx.api.cache_kind import check_cache_options
 from elm_mlx.arguments import whole_number
 from elm_mlx.config.generation import SAMPLING_NAMES, Sampling, biases_by_id
 from elm_mlx.config.stop_strings import check_stop_strings
@@ -38,9 +39,16 @@ class Options(TypedDict, total=False):
     shows it. They come beside the model's own stop ids and stop strings. One that is the text of a special token, as
     "<|eot_id|>", also means that token.
 
+    `window` forgets all but so many of the last tokens (16 at least, at most the context) while it goes on, and so
+    bounds the memory of a long answer. It is a window, not unlimited context: what lies further back is lost, and a
+    model that was not trained with it writes worse. With it, prompt and answer together may be longer than the context.
+    The first 4 tokens are seen, too, by all tokens within the context. `kv_bits` 8 stores keys and values in about
+    half the memory, with nearly equal results; "k8v4" (values in 4 bits) and 4 in less, and less exactly. It saves
+    memory, not time.
+
     With `lookup` ids are proposed that followed the same ids earlier in the prompt or the answer, instead of a draft's:
     for answers that copy. The answer stays the same. Nothing is proposed while other requests run, nor for a request
-    with `logprobs`; a `window` excludes it.
+    with `logprobs`.
     """
 
     temperature: float | None
@@ -81,16 +89,8 @@ def check_others(options: Options) -> None:
         raise InvalidRequest(f"lookup is {lookup!r}; it must be true or false.")
     if (most := options.get("logprobs")) is not None and not 0 <= whole_number("logprobs", most) <= MOST_ALTERNATIVES:
         raise InvalidRequest(f"logprobs is {most}; it must be 0 to {MOST_ALTERNATIVES}, the number of alternatives.")
+    check_cache_options(options)
     check_stop_strings(options.get("stop"))
-
-
-def refuse_window(options: Options, draft: object) -> None:
-    """Raises InvalidRequest for a window where ids are proposed, by lookup or by a draft (None: there is none): keys
-    and values that left it cannot be had back when proposals were wrong."""
-    proposes = "lookup" if options.get("lookup") else "draft" if draft else None
-    if proposes and options.get("window") is not None:
-        raise InvalidRequest("Proposed ids that are wrong cannot be taken back from a window of keys and values.",
-                             f"Leave {{window}} or {{{proposes}}} out.")  # fmt: skip
 
 
 def sampling_for(own: Sampling, options: Options) -> Sampling:

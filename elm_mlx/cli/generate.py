@@ -14,6 +14,7 @@ import click
 
 from elm_mlx import demo
 from elm_mlx.cli.blas import prefer_fast_blas
+from elm_mlx.cli.caches import CacheFiles, cache_options
 from elm_mlx.cli.find import DRAFT_HELP, MODEL, TEMPLATE_HELP, load_with_notices, pull_draft
 from elm_mlx.cli.kinds import BITS, COUNT, MIN_P, NAME, STOP, TEMPERATURE, TEXT, TOP_K, TOP_P
 from elm_mlx.cli.messages import quietable, say
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
 @click.option("--top-k", type=TOP_K, help="Keep this many of the likeliest tokens.")
 @click.option("--min-p", type=MIN_P, help="Keep tokens this share as likely as the likeliest.")
 @click.option("--seed", type=int, help="The same seed gives the same text.")
+@cache_options
 @STOP
 @click.option("--draft", type=NAME, metavar="MODEL", help=DRAFT_HELP)
 @click.option("--lookup", is_flag=True, help="Propose what followed the same tokens before; for texts that copy.")
@@ -51,6 +53,8 @@ def command(
     chat_template: str | None,
     draft: str | None,
     force: bool,
+    save_cache: str | None,
+    load_cache: str | None,
     as_json: bool,
     **options: Any,
 ) -> None:
@@ -62,16 +66,19 @@ def command(
     """
     asked: dict[str, Any] = {"raw": raw, "chat_template": chat_template}
     settle(refuse_contradiction, asked, "chat_template", "raw")
+    files = CacheFiles(save_cache, load_cache)
     prefer_fast_blas()
     text = read_prompt(prompt)
     lm = load_with_notices(model, bits, force, asked["chat_template"], options, draft=pull_draft(draft, force))
     if text is None:
         text = demo.PROMPT if model is None else ""
+    is_plain = asked["raw"] or not lm.has_chat_template
+    given = text if is_plain else lm.chat_prompt([{"role": "user", "content": text}])
+    files.use(lm, given, options)
     with ProgressBar("Reading the prompt", in_bytes=False) as bar:
-        is_plain = asked["raw"] or not lm.has_chat_template
-        given = text if is_plain else lm.chat_prompt([{"role": "user", "content": text}])
         stream = lm.stream(given, progress=bar, **options)
         first = next(stream)  # there when the prompt has been read
+    files.say_unused(stream)
     pieces = chain([first], stream)
     if as_json:
         deque(pieces, maxlen=0)

@@ -70,9 +70,9 @@ class Speculation:
 
 
 def is_possible(request: Request) -> bool:
-    """Whether ids can be proposed for a request: its caches must be able to forget those that are wrong, and nobody
-    wants log-probabilities, which a round does not keep."""
-    return request.cache.is_plain and request.logprobs is None
+    """Whether ids can be proposed for a request: nobody wants log-probabilities, which a round does not keep, and its
+    caches can forget the proposals that are wrong."""
+    return request.logprobs is None and (request.cache.window is None or request.cache.margin >= COUNTS[-1] + 1)
 
 
 class Speculator:

@@ -125,13 +125,11 @@ def test_options_without_a_meaning_are_refused(demo: elm_mlx.LanguageModel, look
         demo.generate(TEXT, 5, lookup=lookup)  # type: ignore[arg-type]
 
 
-def test_proposals_and_a_window_are_refused_together(demo: elm_mlx.LanguageModel) -> None:
-    with pytest.raises(InvalidRequest) as caught:
-        demo.generate(TEXT, 5, window=64)
-    assert "{draft}" in caught.value.advice
-    with pytest.raises(InvalidRequest) as caught:
-        demo.batch([TEXT], 5, lookup=True, window=64)
-    assert "{lookup}" in caught.value.advice
+def test_a_window_and_proposals_go_together(demo: elm_mlx.LanguageModel) -> None:
+    with elm_mlx.load() as plain:
+        found = demo.generate(TEXT, 60, window=32)
+        assert found.tokens == plain.generate(TEXT, 60, window=32).tokens
+        assert found.stats.accepted
 
 
 def test_closing_gives_the_draft_back() -> None:

@@ -15,7 +15,7 @@ from helpers.engines import SAMPLINGS, TOKEN_BYTES, RandomRun, check_answers, dr
 
 import elm_mlx
 from elm_mlx.config.generation import Sampling
-from elm_mlx.engine.cache.kind import CacheKind
+from elm_mlx.engine.cache.kind import PLAIN, CacheKind
 from elm_mlx.engine.gate import Gate
 from elm_mlx.engine.request import GREEDY, Request
 from elm_mlx.engine.sequence import CANCELLED, ERROR, LENGTH, STOP
@@ -26,6 +26,7 @@ from elm_mlx.errors import NotEnoughMemory
 each_family = pytest.mark.parametrize("source", checkpoints.FAMILIES, indirect=True)
 one_family = pytest.mark.parametrize("source", ["openelm"], indirect=True)
 LENGTHS = (1, 2, 3, 4, 6)
+KINDS = (CacheKind(window=24, sinks=4, margin=8), CacheKind(key_bits=8, value_bits=8), CacheKind(window=20))
 
 
 def always(count: int) -> dict[int, float]:
@@ -93,6 +94,15 @@ def test_the_ids_are_those_of_plain_decoding(lm: elm_mlx.LanguageModel, sampling
         assert found.proposed
         if share in (0, 1):
             assert found.accepted == found.proposed * share
+
+
+@each_family
+@pytest.mark.parametrize("kind", KINDS, ids=str)
+def test_caches_of_other_kinds_forget_wrong_proposals_too(lm: elm_mlx.LanguageModel, kind: CacheKind) -> None:
+    for speculation in (Oracles(lm, 0.7, 6), own_draft(lm, 4)):
+        found = answer_of(lm, speculation, request_of(tokens=60, cache=kind))
+        check_answers(lm, [found])
+        assert found.proposed
 
 
 @one_family
@@ -192,7 +202,7 @@ def check_random_runs(lm: elm_mlx.LanguageModel, seeds: range) -> None:
         rng = random.Random(seed)
         options = {"rows": rng.choice([1, 2, 3]), "submit": rng.choice(["early", "late"]), "chunk": 16}
         engine = make_engine(lm, speculation=speculations(lm, rng), **options)
-        run = RandomRun(engine, rng, rng.randint(1, 8))
+        run = RandomRun(engine, rng, rng.randint(1, 8), (PLAIN, PLAIN, *KINDS))
         run.todo = [replace(request, lookup=rng.random() < 0.3) for request in run.todo]
         check_answers(lm, run.run())
         proposed += sum(one.proposed for one in run.sequences)
@@ -272,7 +282,7 @@ def test_a_request_reserves_what_its_draft_takes(lm: elm_mlx.LanguageModel) -> N
 @one_family
 def test_nothing_is_proposed_where_it_would_change_an_answer(lm: elm_mlx.LanguageModel) -> None:
     speculation = own_draft(lm)
-    for request in (request_of(logprobs=0), request_of(cache=CacheKind(window=64))):
+    for request in (request_of(logprobs=0), request_of(cache=CacheKind(window=64, margin=2))):
         assert speculation.draft_for(request) is None
         assert speculation.position_bytes(request) == 0
 
