@@ -15,7 +15,8 @@ MAX_TOP_K = 2**31 - 1
 
 @dataclass(frozen=True)
 class Sampling:
-    """How the next id is chosen: temperature 0 is greedy; top_k 0, top_p 1 and min_p 0 switch a filter off.
+    """How the next id is chosen: temperature 0 is greedy; top_k 0, top_p 1 and min_p 0 switch a filter off, and so does
+    repetition_penalty 1 with the penalty.
 
     Raises InvalidRequest for values without a meaning.
     """
@@ -24,6 +25,7 @@ class Sampling:
     top_k: int = 0
     top_p: float = 1.0
     min_p: float = 0.0
+    repetition_penalty: float = 1.0
 
     def __post_init__(self) -> None:
         for name in SAMPLING_NAMES:
@@ -36,6 +38,8 @@ class Sampling:
             raise InvalidRequest(f"top_p is {self.top_p}; it must be above 0 and at most 1 (off).")
         if not 0 <= self.min_p <= 1:
             raise InvalidRequest(f"min_p is {self.min_p}; it must be 0 (off) to 1.")
+        if not self.repetition_penalty > 0:
+            raise InvalidRequest(f"repetition_penalty is {self.repetition_penalty}; it must be above 0, and 1 is off.")
 
     @property
     def is_greedy(self) -> bool:
@@ -50,23 +54,24 @@ class Sampling:
 
 # What transformers does besides and elm-mlx does not, by its key in the file; and the value that switches it off.
 OTHER_RULES: dict[str, object] = {
-    "repetition_penalty": 1.0, "encoder_repetition_penalty": 1.0, "no_repeat_ngram_size": 0, "num_beams": 1,
+    "encoder_repetition_penalty": 1.0, "no_repeat_ngram_size": 0, "num_beams": 1,
     "typical_p": 1.0, "epsilon_cutoff": 0.0, "eta_cutoff": 0.0, "penalty_alpha": 0.0, "guidance_scale": 1.0,
     "min_length": 0, "min_new_tokens": 0, "bad_words_ids": [], "suppress_tokens": [], "begin_suppress_tokens": [],
     "sequence_bias": [], "forced_bos_token_id": [], "forced_eos_token_id": [], "stop_strings": [],
 }  # fmt: skip
 SAMPLING_NAMES = tuple(field.name for field in fields(Sampling))
-FILTER_NAMES = tuple(name for name in SAMPLING_NAMES if name != "temperature")
+FILTER_NAMES = ("top_k", "top_p", "min_p")
 
 
 @dataclass(frozen=True)
 class Generation:
     """What a generation_config.json says: how the model wants to be sampled, the stop ids that it names, and sentences
-    about what in it has no meaning."""
+    about what in it has no meaning. `keys` are those of its keys that are about sampling."""
 
     sampling: Sampling
     stop_ids: frozenset[int]
     notices: tuple[str, ...] = ()
+    keys: frozenset[str] = frozenset()
 
 
 def read_generation(values: Values) -> Generation:
@@ -103,6 +108,11 @@ def read_sampling(values: Values) -> tuple[Sampling, tuple[str, ...]]:
         except InvalidRequest as error:
             notices.append(left_aside(values, f"{error!s:.200}"))
     return Sampling(**kept), tuple(notices)
+
+
+def sampling_keys(values: Values) -> frozenset[str]:
+    """The keys of a file that are about sampling, whether what they say is used or not."""
+    return frozenset(name for name in ("do_sample", *SAMPLING_NAMES) if values.get(name) is not None)
 
 
 def other_rules(values: Values) -> tuple[str, ...]:

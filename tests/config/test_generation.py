@@ -67,10 +67,10 @@ def test_a_do_sample_that_is_no_flag_is_left_aside() -> None:
 
 @pytest.mark.parametrize("sampling", [{}, {"do_sample": False}, {"do_sample": True, "temperature": 0.6}])
 def test_what_elm_mlx_does_not_have_is_named(sampling: dict[str, Any]) -> None:
-    found = read(**sampling, repetition_penalty=1.05, num_beams=1, bad_words_ids=[[3]], typical_p=None, min_length=0,
-                 no_repeat_ngram_size=False, suppress_tokens=[])  # fmt: skip
+    found = read(**sampling, encoder_repetition_penalty=1.05, num_beams=1, bad_words_ids=[[3]], typical_p=None,
+                 min_length=0, no_repeat_ngram_size=False, suppress_tokens=[])  # fmt: skip
     assert found.sampling == read(**sampling).sampling
-    expected = "generation_config.json asks for repetition_penalty, bad_words_ids, which elm-mlx does not have."
+    expected = "generation_config.json asks for encoder_repetition_penalty, bad_words_ids, which elm-mlx does not have."
     assert found.notices == (expected,)
 
 

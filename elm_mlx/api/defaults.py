@@ -1,0 +1,47 @@
+"""How a model is sampled by a call without options: its own files first, then its publisher's recommendation."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from elm_mlx.config.generation import SAMPLING_NAMES, Sampling
+from elm_mlx.library.recommended import recommendation_for
+from elm_mlx.store.side_files import GENERATION
+from elm_mlx.store.text_settings import load_generation
+
+THE_FILE = f"the model's {GENERATION}"
+
+
+@dataclass(frozen=True)
+class Defaults:
+    """How a model is sampled where a call does not say it, and `origins`: by the names of values where these come from,
+    in words. A value that has no origin is elm-mlx's own."""
+
+    sampling: Sampling
+    origins: Mapping[str, str]
+
+
+def read_defaults(directory: Path) -> Defaults:
+    """Reads how the model in a directory is sampled. A generation_config.json that has any key about sampling counts
+    alone; otherwise the recommendation of the model's publisher does, if there is one.
+
+    Raises BadCheckpoint for a generation_config.json that is damaged or names stop ids that are none.
+    """
+    generation = load_generation(directory)
+    if generation.keys:
+        said = said_by_file(generation.sampling, generation.keys)
+        return Defaults(generation.sampling, dict.fromkeys(said, THE_FILE))
+    if advice := recommendation_for(directory):
+        sampling = replace(generation.sampling, **advice.sampling)  # type: ignore[arg-type]
+        return Defaults(sampling, dict.fromkeys(advice.sampling, f"recommendation, {advice.about}"))
+    return Defaults(generation.sampling, {})
+
+
+def said_by_file(sampling: Sampling, keys: frozenset[str]) -> list[str]:
+    """The names of the values that come from a file with these keys: those that are not as elm-mlx has them, and the
+    temperature where the file says whether to sample."""
+    own = Sampling()
+    changed = [name for name in SAMPLING_NAMES if getattr(sampling, name) != getattr(own, name)]
+    return list(dict.fromkeys([*changed, *(["temperature"] if "do_sample" in keys else [])]))
