@@ -17,7 +17,8 @@ THE_FILE = f"the model's {GENERATION}"
 @dataclass(frozen=True)
 class Defaults:
     """How a model is sampled where a call does not say it, and `origins`: by the names of values where these come from,
-    in words. A value that has no origin is elm-mlx's own."""
+    in words. A value that has no origin is elm-mlx's own. The name "raw" stands for prompts that are given as they
+    are."""
 
     sampling: Sampling
     origins: Mapping[str, str]
@@ -35,7 +36,7 @@ def read_defaults(directory: Path) -> Defaults:
         return Defaults(generation.sampling, dict.fromkeys(said, THE_FILE))
     if advice := recommendation_for(directory):
         sampling = replace(generation.sampling, **advice.sampling)  # type: ignore[arg-type]
-        return Defaults(sampling, dict.fromkeys(advice.sampling, f"recommendation, {advice.about}"))
+        return Defaults(sampling, dict.fromkeys((*advice.sampling, "raw"), f"recommendation, {advice.about}"))
     return Defaults(generation.sampling, {})
 
 

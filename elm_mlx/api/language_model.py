@@ -106,6 +106,12 @@ class LanguageModel:
         the model is closed meanwhile."""
         return self.submit(prompt, max_tokens, **options).result()
 
+    def completions(
+        self, prompt: str | Sequence[int], n: int, max_tokens: int | None = MAX_TOKENS, **options: Unpack[Options]
+    ) -> list[Completion]:
+        """Completes `prompt` `n` times. Raises as `generate`."""
+        return [self.generate(prompt, max_tokens, **options) for _ in range(n)]
+
     async def agenerate(
         self, prompt: str | Sequence[int], max_tokens: int | None = MAX_TOKENS, **options: Unpack[Options]
     ) -> Completion:

@@ -12,9 +12,24 @@ import click
 
 from elm_mlx.cli import conversation
 from elm_mlx.cli.blas import prefer_fast_blas
-from elm_mlx.cli.find import MODEL, TEMPLATE_HELP, load_with_notices
-from elm_mlx.cli.kinds import BITS, COUNT, NAME, TEMPERATURE, TEXT, TOP_P
+from elm_mlx.cli.find import load_with_notices
+from elm_mlx.cli.generation_options import (
+    CACHES,
+    CHAT_TEMPLATE,
+    MODEL_AND_BITS,
+    PLAIN,
+    SAMPLING,
+    SEED,
+    SHOW_CONFIG,
+    SPECULATION,
+    STOP_TEXTS,
+    draft_of,
+    max_tokens,
+)
+from elm_mlx.cli.kinds import TEXT
 from elm_mlx.cli.messages import quietable, say, tell, with_flags
+from elm_mlx.cli.sections import SectionedCommand
+from elm_mlx.cli.show_config import print_config
 from elm_mlx.cli.wishes import settle
 from elm_mlx.errors import ElmError, InvalidRequest, PromptTooLong
 
@@ -36,19 +51,30 @@ HELP = {
 }
 
 
-@click.command()
-@MODEL
-@click.option("--bits", type=BITS, help="The variant of a named model to run; made if it is not there.")
+@click.command(cls=SectionedCommand)
+@MODEL_AND_BITS
 @click.option("--system", type=TEXT, help="What the model is told about its role.")
-@click.option("--max-tokens", type=COUNT, default=1024, show_default=True, help="Of an answer.")
-@click.option("--temperature", "--temp", type=TEMPERATURE, help="0 is greedy. Default: the model's own.")
-@click.option("--top-p", type=TOP_P, help="Keep the likeliest tokens of this share.")
-@click.option("--seed", type=int, help="The same seed gives the same answers.")
-@click.option("--chat-template", type=NAME, metavar="FILE", help=TEMPLATE_HELP)
-@click.option("--force", is_flag=True, help="Load it even if the memory seems too small.")
+@CHAT_TEMPLATE
+@SAMPLING
+@SEED
+@PLAIN
+@max_tokens(default=1024, meaning="Of an answer.")
+@STOP_TEXTS
+@CACHES
+@SPECULATION
+@click.option("--json", "as_json", is_flag=True, help="With --show-config: print one JSON object.")
+@SHOW_CONFIG
 @quietable
 def command(
-    model: str | None, bits: str | None, system: str | None, force: bool, chat_template: str | None, **options: Any
+    model: str | None,
+    bits: str | None,
+    force: bool,
+    system: str | None,
+    chat_template: str | None,
+    draft: str | None,
+    as_json: bool,
+    show_config: bool,
+    **options: Any,
 ) -> None:
     """Talk to a model. Answers go to standard output as they come; /help lists what may be typed.
 
@@ -56,8 +82,12 @@ def command(
     A line that ends in a backslash goes on in the next, and three quotes begin and end a longer text. Ctrl-C
     stops an answer, Ctrl-D ends the program.
     """
+    settle(partial(refuse_json, show_config), {"as_json": as_json}, "as_json")
     prefer_fast_blas()
-    lm = load_with_notices(model, bits, force, chat_template, options)
+    if show_config:
+        print_config(model, bits, {"chat_template": chat_template, "system": system}, options, as_json)
+        return
+    lm = load_with_notices(model, bits, force, chat_template, options, **draft_of(draft))
     asked = {"system": system}
     settle(partial(refuse_system, lm), asked, "system")
     if model and not lm.has_chat_template:
@@ -66,6 +96,12 @@ def command(
     talk.run(read_entries())
     if talk.failure and not sys.stdin.isatty():  # at a terminal a person has seen it
         raise click.exceptions.Exit(talk.failure.exit_code)
+
+
+def refuse_json(show_config: bool, as_json: bool) -> None:
+    """Raises InvalidRequest for a conversation as JSON, which is text."""
+    if as_json and not show_config:
+        raise InvalidRequest("A conversation is text.", "Leave {as_json} out; it is for {show_config}.")
 
 
 def refuse_system(lm: LanguageModel, system: str | None) -> None:

@@ -57,8 +57,7 @@ def load_with_notices(
     asked = {"bits": bits}
     with repair_advice(model, asked):
         directory = pull_directory(model, asked, force)
-        yield_temperature(options)
-        settle(partial(check_sampling, directory), options, *FILTER_NAMES)
+        settle_options(directory, options)
         with ProgressBar("Loading", in_bytes=True) as bar:
             lm = elm_mlx.load(directory, progress=bar, force=force, **sizes)
     if chat_template:
@@ -81,16 +80,24 @@ def check_template(name: str) -> None:
 def yield_temperature(options: dict[str, Any]) -> None:
     """Drops a wish for greedy decoding where a filter was typed, which would mean nothing then."""
     typed = [name for name in FILTER_NAMES if options.get(name) is not None and not is_wish(name)]
-    if typed and options["temperature"] == 0 and is_wish("temperature"):
+    if typed and options.get("temperature") == 0 and is_wish("temperature"):
         drop(options, "temperature", "What was typed is for sampling.")
 
 
-def check_sampling(directory: Path | None, **options: Any) -> None:
-    """Raises InvalidRequest for options of sampling that mean nothing to the model in a directory (None: the demo)."""
-    from elm_mlx.api.options import Options, sampling_for  # here, as --help needs no MLX
-    from elm_mlx.store.text_settings import load_generation
+def settle_options(directory: Path | None, options: dict[str, Any]) -> None:
+    """Drops wishes from `options` that mean nothing to the model in a directory (None: the demo), or beside the others.
+    Raises InvalidRequest where that is so of options that were typed."""
+    yield_temperature(options)
+    settle(partial(check_options, directory), options, *(name for name in options if name != "temperature"))
 
-    own = load_generation(directory or demo.demo_directory()).sampling
+
+def check_options(directory: Path | None, **options: Any) -> None:
+    """Raises InvalidRequest for options that mean nothing to the model in a directory (None: the demo), as asking it
+    does."""
+    from elm_mlx.api.defaults import read_defaults  # here, as --help needs no MLX
+    from elm_mlx.api.options import Options, sampling_for
+
+    own = read_defaults(directory or demo.demo_directory()).sampling
     sampling_for(own, {name: value for name, value in options.items() if name in Options.__annotations__})  # type: ignore[arg-type]
 
 

@@ -70,10 +70,68 @@ class CommaList(click.ParamType):
         return [self.of.convert(word, param, ctx) for word in words]
 
 
+class TokenId(Whole):
+    """The id of a token; in the environment several, with commas between them."""
+
+    name = "id"
+
+    def split_envvar_value(self, rv: str) -> list[str]:
+        """The ids that stand in a variable."""
+        return rv.split(",")
+
+
+class Bias(click.ParamType):
+    """What is added to the logit of a token, as ID=BIAS; in the environment several, with commas between them."""
+
+    name = "bias"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """The text as (id, bias)."""
+        if not isinstance(value, str):
+            return value
+        words: tuple[Any, ...] = value.partition("=")
+        token, equals, bias = words
+        if not equals:
+            self.fail(f"{value!r} is not ID=BIAS, as in 13=-5.", param, ctx)
+        return TOKEN_ID.convert(token, param, ctx), LOGIT.convert(bias, param, ctx)
+
+    def split_envvar_value(self, rv: str) -> list[str]:
+        """The biases that stand in a variable."""
+        return rv.split(",")
+
+
+class StopText(Text):
+    """A text that ends an answer; in the environment one, blanks and commas included."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """The text as it is."""
+        if not value:
+            self.fail("it is empty, and every text begins with an empty one.", param, ctx)
+        return super().convert(value, param, ctx)
+
+    def split_envvar_value(self, rv: str) -> list[str]:
+        """The one text that stands in a variable."""
+        return [rv]
+
+
+class KvBits(click.Choice[str]):
+    """The bits of keys and values: a number, or a text for two."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """8 and 4 as numbers, k8v4 as it is."""
+        chosen = super().convert(str(value), param, ctx)
+        return int(chosen) if chosen.isdigit() else chosen
+
+
 BITS = click.Choice(list(map(str, QUANTIZATION_MODES["affine"][0])))
 COUNT, NAME, TEXT = Whole(min=1), Name(), Text()
 TEMPERATURE, TOP_K, MIN_P = Number(0, MAX_TEMPERATURE), Whole(0, MAX_TOP_K), Number(0, 1)
 TOP_P = Number(0, 1, min_open=True)
+# OpenAI's bounds, beyond which a penalty or a bias decides alone.
+PENALTY, LOGIT, BIAS = Number(-2, 2), Number(-100, 100), Bias()
+REPETITION_PENALTY = Number(0, 100, min_open=True)
+TOKEN_ID, STOP, KV_BITS = TokenId(min=0), StopText(), KvBits(["8", "4", "k8v4"])
+TOP_LOGPROBS = Whole(0, 20)
 ROPE_FACTOR = Number(0, MAX_MULTIPLIER, min_open=True)
 # As convert and verify judge them, which --help does without: they bring MLX.
 SHARD_GB, TEXT_TOKENS = Number(1e-6, 1e6), Whole(1, 1_000_000)

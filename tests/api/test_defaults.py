@@ -41,7 +41,9 @@ def test_a_model_made_from_apples_and_silent_about_sampling_has_apples_values(
 ) -> None:
     directory = say_sampling(as_apples(openelm, tmp_path / "m", repository), **SILENT)
     origin = "recommendation, Apple's for OpenELM"
-    assert read_defaults(directory) == Defaults(APPLES, {"temperature": origin, "repetition_penalty": origin})
+    assert read_defaults(directory) == Defaults(
+        APPLES, dict.fromkeys(["temperature", "repetition_penalty", "raw"], origin)
+    )
 
 
 @pytest.mark.parametrize(
