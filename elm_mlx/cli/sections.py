@@ -36,7 +36,7 @@ class SectionedCommand(click.Command):
         """Writes the sections that have options here."""
         rows: dict[str, list[tuple[str, str]]] = {}
         for option in self.get_params(ctx):
-            if record := option.get_help_record(ctx):
+            if isinstance(option, click.Option) and (record := option.get_help_record(ctx)):
                 name = "help" if "--help" in option.opts else option.name  # click has a name of its own for it
                 rows.setdefault(section_of(name), []).append(record)
         width = min(WIDEST, max(len(flags) for section in rows.values() for flags, _ in section))
