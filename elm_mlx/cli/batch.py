@@ -17,7 +17,6 @@ from elm_mlx.cli.generation_options import (
     SAMPLING,
     SPECULATION,
     STOP_TEXTS,
-    draft_of,
     max_tokens,
 )
 from elm_mlx.cli.kinds import NAME, Whole
@@ -62,7 +61,6 @@ def command(
     raw: bool,
     chat_template: str | None,
     force: bool,
-    draft: str | None,
     **options: Any,
 ) -> None:
     """Answer a file of requests, a JSON object a line.
@@ -89,8 +87,7 @@ def command(
         done = {key for key, failed in results.failed.items() if not (failed and again)}
         todo = index.lines.keys() - done
         if todo:
-            sizes = {"rows": concurrency, **draft_of(draft)}
-            lm = load_with_notices(model, bits, force, chat_template, options, **sizes)
+            lm = load_with_notices(model, bits, force, chat_template, options, rows=concurrency)
             refuse_chats(lm, len(index.chats & todo))
         results.begin(again)
         if todo:

@@ -23,7 +23,6 @@ from elm_mlx.cli.generation_options import (
     SHOW_CONFIG,
     SPECULATION,
     STOP_TEXTS,
-    draft_of,
     max_tokens,
 )
 from elm_mlx.cli.kinds import TEXT
@@ -71,7 +70,6 @@ def command(
     force: bool,
     system: str | None,
     chat_template: str | None,
-    draft: str | None,
     as_json: bool,
     show_config: bool,
     **options: Any,
@@ -87,7 +85,7 @@ def command(
     if show_config:
         print_config(model, bits, {"chat_template": chat_template, "system": system}, options, as_json)
         return
-    lm = load_with_notices(model, bits, force, chat_template, options, **draft_of(draft))
+    lm = load_with_notices(model, bits, force, chat_template, options)
     asked = {"system": system}
     settle(partial(refuse_system, lm), asked, "system")
     if model and not lm.has_chat_template:

@@ -17,7 +17,7 @@ from elm_mlx.cli.kinds import NAME
 from elm_mlx.cli.messages import say, with_flags
 from elm_mlx.cli.progress import ProgressBar, bars
 from elm_mlx.cli.wishes import drop, is_wish, naming, settle
-from elm_mlx.config.generation import FILTER_NAMES
+from elm_mlx.config.generation import FILTER_NAMES, Sampling
 from elm_mlx.errors import BadCheckpoint, InvalidRequest
 from elm_mlx.library.names import known_models, parse_name
 from elm_mlx.shell import command_line
@@ -50,14 +50,17 @@ def load_with_notices(
     model: str | None, bits: str | None, force: bool, chat_template: str | None, options: dict[str, Any], **sizes: Any
 ) -> LanguageModel:
     """Loads a model to be asked with these options, and says what a person should know of it. What can be judged before
-    the model is fetched or its weights are read is judged then. Drops wishes from `options` that mean nothing to it.
-    `sizes` are further arguments of `elm_mlx.load`."""
+    the model is fetched or its weights are read is judged then. Drops wishes from `options` that mean nothing to it,
+    and takes the draft out of them, which belongs to loading. `sizes` are further arguments of `elm_mlx.load`."""
     if chat_template:
         check_template(chat_template)
+    settle_options(options)
     asked = {"bits": bits}
     with repair_advice(model, asked):
         directory = pull_directory(model, asked, force)
-        settle_options(directory, options)
+        settle_options(options, directory or demo.demo_directory())
+        if draft := options.pop("draft", None):
+            sizes["draft"] = draft
         with ProgressBar("Loading", in_bytes=True) as bar:
             lm = elm_mlx.load(directory, progress=bar, force=force, **sizes)
     if chat_template:
@@ -84,20 +87,20 @@ def yield_temperature(options: dict[str, Any]) -> None:
         drop(options, "temperature", "What was typed is for sampling.")
 
 
-def settle_options(directory: Path | None, options: dict[str, Any]) -> None:
-    """Drops wishes from `options` that mean nothing to the model in a directory (None: the demo), or beside the others.
-    Raises InvalidRequest where that is so of options that were typed."""
-    yield_temperature(options)
-    settle(partial(check_options, directory), options, *(name for name in options if name != "temperature"))
-
-
-def check_options(directory: Path | None, **options: Any) -> None:
-    """Raises InvalidRequest for options that mean nothing to the model in a directory (None: the demo), as asking it
-    does."""
+def settle_options(options: dict[str, Any], directory: Path | None = None) -> None:
+    """Drops wishes from `options`, a draft among them, that mean nothing beside the others to the model in a directory,
+    or without one to any model. Raises InvalidRequest where that is so of options that were typed."""
     from elm_mlx.api.defaults import read_defaults  # here, as --help needs no MLX
-    from elm_mlx.api.options import Options, sampling_for
 
-    own = read_defaults(directory or demo.demo_directory()).sampling
+    own = read_defaults(directory).sampling if directory else Sampling(temperature=1.0)  # where filters mean something
+    yield_temperature(options)
+    settle(partial(check_options, own), options, *(name for name in options if name != "temperature"))
+
+
+def check_options(own: Sampling, **options: Any) -> None:
+    """Raises InvalidRequest for options that mean nothing to a model whose own sampling this is, as asking it does."""
+    from elm_mlx.api.options import Options, sampling_for  # here, as --help needs no MLX
+
     sampling_for(own, {name: value for name, value in options.items() if name in Options.__annotations__})  # type: ignore[arg-type]
 
 

@@ -28,7 +28,6 @@ from elm_mlx.cli.generation_options import (
     SHOW_CONFIG,
     SPECULATION,
     STOP_TEXTS,
-    draft_of,
     max_tokens,
 )
 from elm_mlx.cli.kinds import TEXT
@@ -68,7 +67,6 @@ def command(
     prompt: str | None,
     raw: bool,
     chat_template: str | None,
-    draft: str | None,
     completions: int | None,
     as_json: bool,
     show_config: bool,
@@ -89,7 +87,7 @@ def command(
         print_config(model, bits, asked, options, as_json)
         return
     text = read_prompt(prompt)
-    lm = load_with_notices(model, bits, force, asked["chat_template"], options, **draft_of(draft))
+    lm = load_with_notices(model, bits, force, asked["chat_template"], options)
     if text is None:
         text = demo.PROMPT if model is None else ""
     is_plain = asked["raw"] or not lm.has_chat_template

@@ -107,8 +107,3 @@ COMPLETIONS = click.option(
 SHOW_CONFIG = click.option(
     "--show-config", is_flag=True, help="Print what each option comes to, and where from. Nothing is loaded or fetched."
 )
-
-
-def draft_of(draft: str | None) -> dict[str, str]:
-    """The argument of `elm_mlx.load` for a model that proposes tokens, where one is asked for."""
-    return {"draft": draft} if draft else {}

@@ -127,9 +127,9 @@ BITS = click.Choice(list(map(str, QUANTIZATION_MODES["affine"][0])))
 COUNT, NAME, TEXT = Whole(min=1), Name(), Text()
 TEMPERATURE, TOP_K, MIN_P = Number(0, MAX_TEMPERATURE), Whole(0, MAX_TOP_K), Number(0, 1)
 TOP_P = Number(0, 1, min_open=True)
-# OpenAI's bounds, beyond which a penalty or a bias decides alone.
-PENALTY, LOGIT, BIAS = Number(-2, 2), Number(-100, 100), Bias()
-REPETITION_PENALTY = Number(0, 100, min_open=True)
+# As `Sampling` judges them.
+PENALTY, LOGIT, BIAS = Number(-100, 100), Number(-1e4, 1e4), Bias()
+REPETITION_PENALTY = Number(0.01, 100)
 TOKEN_ID, STOP, KV_BITS = TokenId(min=0), StopText(), KvBits(["8", "4", "k8v4"])
 TOP_LOGPROBS = Whole(0, 20)
 ROPE_FACTOR = Number(0, MAX_MULTIPLIER, min_open=True)

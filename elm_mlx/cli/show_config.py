@@ -66,9 +66,10 @@ def print_config(
     template: str | None = asked.get("chat_template")
     if template:
         check_template(template)
+    settle_options(options)
     chosen = {"bits": bits}
     directory = find_without_fetching(model, chosen)
-    settle_options(directory, options)
+    settle_options(options, directory)
 
     from elm_mlx.api.model_files import read_model_files  # here, as --help needs no MLX
 

@@ -151,10 +151,10 @@ def test_the_environment_has_them_all_with_commas_between_several_ids(
         ("logit-bias", "5", "'5' is not ID=BIAS"),
         ("logit-bias", "5=much", "'much' is not a valid number"),
         ("logit-bias", "x=1", "'x' is not a valid id"),
-        ("logit-bias", "5=101", "101.0 is not in the range -100"),
+        ("logit-bias", "5=10001", "10001.0 is not in the range -10000"),
         ("ban", "-1", "-1 is not in the range"),
         ("repetition-penalty", "0", "0.0 is not in the range"),
-        ("presence-penalty", "3", "3.0 is not in the range"),
+        ("presence-penalty", "101", "101.0 is not in the range"),
         ("frequency-penalty", "nan", "nan is no number"),
         ("window", "0", "0 is not in the range"),
         ("kv-bits", "5", "'5' is not one of '8', '4', 'k8v4'"),
@@ -215,6 +215,12 @@ def test_a_conversation_is_not_printed_as_json(openelm: Path, monkeypatch: pytes
 
 
 # What the library refuses of them together
+
+
+def test_options_that_contradict_each_other_are_refused_before_a_model_is_looked_up() -> None:
+    done = run("generate", "--model", "./nowhere", "--plain", "--top-p", 0.9)
+    assert (done.code, "leave --top-p out, or --plain" in done.err) == (2, True)
+    assert run("generate", "--model", "./nowhere", "--top-p", 0.9).code == 66  # which a model may understand
 
 
 def test_a_filter_beside_plain_is_refused_and_of_the_two_the_wish_yields(
