@@ -14,10 +14,10 @@ from elm_mlx.cli.generation_options import (
     CHAT_TEMPLATE,
     MODEL_AND_BITS,
     PLAIN,
-    SAMPLING,
     SPECULATION,
     STOP_TEXTS,
     max_tokens,
+    sampling,
 )
 from elm_mlx.cli.kinds import NAME, Whole
 from elm_mlx.cli.messages import quietable, say, tell
@@ -42,7 +42,7 @@ STDOUT = "-"
 @click.option("--retry-errors", is_flag=True, help="Ask again where OUT.jsonl has an error, and replace that line.")
 @click.option("--raw", is_flag=True, help="Complete prompts as they are, even if the model has a chat template.")
 @CHAT_TEMPLATE
-@SAMPLING
+@sampling()
 @click.option("--seed", type=int, default=0, show_default=True, help="Each line's seed is made of this and its id.")
 @PLAIN
 @max_tokens("-n", default=256, meaning="At most this many tokens.")

@@ -18,12 +18,12 @@ from elm_mlx.cli.generation_options import (
     CHAT_TEMPLATE,
     MODEL_AND_BITS,
     PLAIN,
-    SAMPLING,
     SEED,
     SHOW_CONFIG,
     SPECULATION,
     STOP_TEXTS,
     max_tokens,
+    sampling,
 )
 from elm_mlx.cli.kinds import TEXT
 from elm_mlx.cli.messages import quietable, say, tell, with_flags
@@ -54,7 +54,7 @@ HELP = {
 @MODEL_AND_BITS
 @click.option("--system", type=TEXT, help="What the model is told about its role.")
 @CHAT_TEMPLATE
-@SAMPLING
+@sampling()
 @SEED
 @PLAIN
 @max_tokens(default=1024, meaning="Of an answer.")

@@ -23,12 +23,12 @@ from elm_mlx.cli.generation_options import (
     LOGPROBS,
     MODEL_AND_BITS,
     PLAIN,
-    SAMPLING,
     SEED,
     SHOW_CONFIG,
     SPECULATION,
     STOP_TEXTS,
     max_tokens,
+    sampling,
 )
 from elm_mlx.cli.kinds import TEXT
 from elm_mlx.cli.messages import quietable, say
@@ -48,7 +48,7 @@ if TYPE_CHECKING:
 @click.option("-p", "--prompt", type=TEXT, help="What to complete; - reads standard input, as does a pipe.")
 @click.option("--raw", is_flag=True, help="Complete the prompt as it is, even if the model has a chat template.")
 @CHAT_TEMPLATE
-@SAMPLING
+@sampling()
 @SEED
 @PLAIN
 @max_tokens("-n", default=256, meaning="At most this many tokens.")

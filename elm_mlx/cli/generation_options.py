@@ -51,29 +51,31 @@ def max_tokens(*names: str, default: int, meaning: str) -> Decorator:
     return click.option(*names, "--max-tokens", type=COUNT, default=default, show_default=True, help=meaning)
 
 
+def sampling(own: str = "the model's own, else ") -> Decorator:
+    """The options by which a token is chosen; `own` stands in help before the default."""
+    return join(
+        click.option("--temperature", "--temp", type=TEMPERATURE, help=f"0 is greedy. Default: {own}greedy."),
+        click.option("--top-k", type=TOP_K, help="Keep this many of the likeliest tokens."),
+        click.option("--top-p", type=TOP_P, help="Keep the likeliest tokens that make up this share."),
+        click.option("--min-p", type=MIN_P, help="Keep tokens this share as likely as the likeliest."),
+        click.option(
+            "--repetition-penalty",
+            type=REPETITION_PENALTY,
+            help=f"Make tokens less likely that are in the text already; 1 is off. Default: {own}off.",
+        ),
+        click.option("--presence-penalty", type=PENALTY, help="Take this off the logit of a token that was generated."),
+        click.option("--frequency-penalty", type=PENALTY, help="Take this off for each time that it was generated."),
+        repeatable(dict, "--logit-bias", type=BIAS, metavar="ID=BIAS", help="Add this to a token's logit. Repeatable."),
+        repeatable(list, "--ban", "banned_ids", type=TOKEN_ID, metavar="ID", help="Never take this token. Repeatable."),
+    )
+
+
 MODEL_AND_BITS = join(
     MODEL,
     click.option("--bits", type=BITS, help="The variant of a named model to run; made if it is not there."),
     click.option("--force", is_flag=True, help="Load it even if the memory seems too small."),
 )
 CHAT_TEMPLATE = click.option("--chat-template", type=NAME, metavar="FILE", help=TEMPLATE_HELP)
-SAMPLING = join(
-    click.option(
-        "--temperature", "--temp", type=TEMPERATURE, help="0 is greedy. Default: the model's own, else greedy."
-    ),
-    click.option("--top-k", type=TOP_K, help="Keep this many of the likeliest tokens."),
-    click.option("--top-p", type=TOP_P, help="Keep the likeliest tokens that make up this share."),
-    click.option("--min-p", type=MIN_P, help="Keep tokens this share as likely as the likeliest."),
-    click.option(
-        "--repetition-penalty",
-        type=REPETITION_PENALTY,
-        help="Make tokens less likely that are in the text already; 1 is off. Default: the model's own, else off.",
-    ),
-    click.option("--presence-penalty", type=PENALTY, help="Take this off the logit of a token that was generated."),
-    click.option("--frequency-penalty", type=PENALTY, help="Take this off for each time that it was generated."),
-    repeatable(dict, "--logit-bias", type=BIAS, metavar="ID=BIAS", help="Add this to a token's logit. Repeatable."),
-    repeatable(list, "--ban", "banned_ids", type=TOKEN_ID, metavar="ID", help="Never take this token. Repeatable."),
-)
 STOP_TEXTS = repeatable(
     list, "--stop", type=STOP, metavar="TEXT", help="End before this text, which is not shown. Repeatable."
 )
