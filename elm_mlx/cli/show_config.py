@@ -34,6 +34,7 @@ ABSENT = {
     "window": "none: every position is kept",
     "kv_bits": "none: as computed",
 }
+FIELDS = {"banned_ids": "banned"}  # options that `Sampling` has under another name
 
 
 @dataclass(frozen=True)
@@ -146,11 +147,12 @@ def about_options(options: dict[str, Any], files: ModelFiles) -> list[Setting]:
 
 def about_option(name: str, value: Any, defaults: Defaults, plain: bool) -> Setting:
     """An option of generation with the value that the command has of it, None where that has none."""
-    if value is not None or name not in SAMPLING_NAMES:
+    field = FIELDS.get(name, name)
+    if value is not None or field not in SAMPLING_NAMES:
         return Setting(name, value, origin(name) or DEFAULT)
     if plain:
-        return Setting(name, getattr(Sampling(), name), DEFAULT)
-    return Setting(name, getattr(defaults.sampling, name), defaults.origins.get(name, DEFAULT))
+        return Setting(name, getattr(Sampling(), field), DEFAULT)
+    return Setting(name, getattr(defaults.sampling, field), defaults.origins.get(field, DEFAULT))
 
 
 def in_text(value: Any) -> str:

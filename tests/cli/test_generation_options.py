@@ -185,6 +185,14 @@ def test_a_draft_goes_to_loading(asked: Asked) -> None:
     assert "draft" not in asked.loaded
 
 
+def test_the_page_about_options_names_every_one_of_them() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "options.md").read_text(encoding="utf-8")
+    for title in ("Sampling", "Stopping", "Caches", "Speculation"):
+        for flag in SECTIONS_OF_GENERATE[title].split():
+            assert f"`{flag}" in page, flag
+    assert all(name in page for name in NO_FLAG)
+
+
 # What is printed
 
 
