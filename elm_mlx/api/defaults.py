@@ -7,10 +7,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from elm_mlx.config.generation import SAMPLING_NAMES, Sampling
+from elm_mlx.files import optional_json
 from elm_mlx.library.recommended import recommendation_for
 from elm_mlx.store.side_files import GENERATION
 from elm_mlx.store.text_settings import load_generation
 
+SAMPLES = "do_sample"  # the key that says whether to sample
 THE_FILE = f"the model's {GENERATION}"
 
 
@@ -30,19 +32,24 @@ def read_defaults(directory: Path) -> Defaults:
 
     Raises BadCheckpoint for a generation_config.json that is damaged or names stop ids that are none.
     """
-    generation = load_generation(directory)
-    if generation.keys:
-        said = said_by_file(generation.sampling, generation.keys)
-        return Defaults(generation.sampling, dict.fromkeys(said, THE_FILE))
+    sampling, keys = load_generation(directory).sampling, sampling_keys(directory)
+    if keys:
+        return Defaults(sampling, dict.fromkeys(said_by_file(sampling, keys), THE_FILE))
     if advice := recommendation_for(directory):
-        sampling = replace(generation.sampling, **advice.sampling)  # type: ignore[arg-type]
-        return Defaults(sampling, dict.fromkeys((*advice.sampling, "raw"), f"recommendation, {advice.about}"))
-    return Defaults(generation.sampling, {})
+        recommended = replace(sampling, **advice.sampling)  # type: ignore[arg-type]
+        return Defaults(recommended, dict.fromkeys((*advice.sampling, "raw"), f"recommendation, {advice.about}"))
+    return Defaults(sampling, {})
 
 
-def said_by_file(sampling: Sampling, keys: frozenset[str]) -> list[str]:
+def sampling_keys(directory: Path) -> list[str]:
+    """The keys about sampling in a directory's generation_config.json, whether what they say is used or not."""
+    found = optional_json(directory / GENERATION)
+    return [name for name in (SAMPLES, *SAMPLING_NAMES) if found.get(name) is not None]
+
+
+def said_by_file(sampling: Sampling, keys: list[str]) -> list[str]:
     """The names of the values that come from a file with these keys: those that are not as elm-mlx has them, and the
     temperature where the file says whether to sample."""
     own = Sampling()
-    changed = [name for name in SAMPLING_NAMES if getattr(sampling, name) != getattr(own, name)]
-    return list(dict.fromkeys([*changed, *(["temperature"] if "do_sample" in keys else [])]))
+    changed = {name for name in SAMPLING_NAMES if getattr(sampling, name) != getattr(own, name)}
+    return [*changed, *(["temperature"] if SAMPLES in keys else [])]

@@ -17,12 +17,12 @@ from elm_mlx.cli.kinds import (
     NAME,
     PENALTY,
     REPETITION_PENALTY,
-    STOP,
     TEMPERATURE,
     TOKEN_ID,
     TOP_K,
     TOP_LOGPROBS,
     TOP_P,
+    WHOLE_TEXT,
 )
 
 Decorator = Callable[[Any], Any]
@@ -77,7 +77,7 @@ MODEL_AND_BITS = join(
 )
 CHAT_TEMPLATE = click.option("--chat-template", type=NAME, metavar="FILE", help=TEMPLATE_HELP)
 STOP_TEXTS = repeatable(
-    list, "--stop", type=STOP, metavar="TEXT", help="End before this text, which is not shown. Repeatable."
+    list, "--stop", type=WHOLE_TEXT, metavar="TEXT", help="End before this text, which is not shown. Repeatable."
 )
 CACHES = join(
     click.option(

@@ -100,13 +100,13 @@ class Bias(click.ParamType):
         return rv.split(",")
 
 
-class StopText(Text):
-    """A text that ends an answer; in the environment one, blanks and commas included."""
+class WholeText(Text):
+    """A text that is not empty; in the environment one, blanks and commas included."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         """The text as it is."""
         if not value:
-            self.fail("it is empty, and every text begins with an empty one.", param, ctx)
+            self.fail("it is empty, and so every text has it.", param, ctx)
         return super().convert(value, param, ctx)
 
     def split_envvar_value(self, rv: str) -> list[str]:
@@ -130,7 +130,7 @@ TOP_P = Number(0, 1, min_open=True)
 # As `Sampling` judges them.
 PENALTY, LOGIT, BIAS = Number(-100, 100), Number(-1e4, 1e4), Bias()
 REPETITION_PENALTY = Number(0.01, 100)
-TOKEN_ID, STOP, KV_BITS = TokenId(min=0), StopText(), KvBits(["8", "4", "k8v4"])
+TOKEN_ID, WHOLE_TEXT, KV_BITS = TokenId(min=0), WholeText(), KvBits(["8", "4", "k8v4"])
 TOP_LOGPROBS = Whole(0, 20)
 ROPE_FACTOR = Number(0, MAX_MULTIPLIER, min_open=True)
 # As convert and verify judge them, which --help does without: they bring MLX.

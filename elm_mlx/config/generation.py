@@ -66,12 +66,11 @@ FILTER_NAMES = ("top_k", "top_p", "min_p")
 @dataclass(frozen=True)
 class Generation:
     """What a generation_config.json says: how the model wants to be sampled, the stop ids that it names, and sentences
-    about what in it has no meaning. `keys` are those of its keys that are about sampling."""
+    about what in it has no meaning."""
 
     sampling: Sampling
     stop_ids: frozenset[int]
     notices: tuple[str, ...] = ()
-    keys: frozenset[str] = frozenset()
 
 
 def read_generation(values: Values) -> Generation:
@@ -108,11 +107,6 @@ def read_sampling(values: Values) -> tuple[Sampling, tuple[str, ...]]:
         except InvalidRequest as error:
             notices.append(left_aside(values, f"{error!s:.200}"))
     return Sampling(**kept), tuple(notices)
-
-
-def sampling_keys(values: Values) -> frozenset[str]:
-    """The keys of a file that are about sampling, whether what they say is used or not."""
-    return frozenset(name for name in ("do_sample", *SAMPLING_NAMES) if values.get(name) is not None)
 
 
 def other_rules(values: Values) -> tuple[str, ...]:

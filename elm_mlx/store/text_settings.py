@@ -7,11 +7,10 @@ there is a chat_template.jinja, the templates in tokenizer_config.json are older
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from elm_mlx.config.generation import Generation, read_generation, sampling_keys
+from elm_mlx.config.generation import Generation, read_generation
 from elm_mlx.config.values import Values
 from elm_mlx.errors import BadCheckpoint
 from elm_mlx.files import optional_json, read_bytes
@@ -70,8 +69,7 @@ def read_templates(directory: Path, settings: TokenizerSettings) -> dict[str, Ch
 def load_generation(directory: Path) -> Generation:
     """Reads a directory's generation_config.json, if there is one. Raises BadCheckpoint for stop ids that are none."""
     path = directory / GENERATION
-    values = Values(optional_json(path), str(path))
-    return replace(read_generation(values), keys=sampling_keys(values))
+    return read_generation(Values(optional_json(path), str(path)))
 
 
 def read_checked(directory: Path, name: str) -> bytes:

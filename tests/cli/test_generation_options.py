@@ -175,7 +175,7 @@ def test_a_value_without_a_meaning_is_refused_before_anything_is_looked_up(
 
 def test_an_empty_stop_text_is_refused() -> None:
     done = run("generate", "--stop", "")
-    assert (done.code, "every text begins with an empty one" in done.err) == (2, True)
+    assert (done.code, "and so every text has it" in done.err) == (2, True)
 
 
 def test_a_draft_goes_to_loading(asked: Asked) -> None:
