@@ -16,10 +16,7 @@ class LoopWaiter:
 
     def wake(self, wakes: Wakes) -> None:
         """Has the task be woken together with others of its loop."""
-        if self._loop in wakes:
-            wakes[self._loop].append(self.future)
-        else:
-            wakes[self._loop] = [self.future]
+        wakes.loops.setdefault(self._loop, []).append(self.future)
 
 
 async def wait_for_news(handle: Handle, known: State | None) -> None:

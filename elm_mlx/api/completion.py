@@ -36,25 +36,34 @@ class Stats:
 
 @dataclass(frozen=True)
 class Completion:
-    """An answer: `tokens` without the id that ended it. `finish_reason` is "stop" or "length"; "error" where one ended
-    it; and "cancelled" where it was cancelled, timed out, or is looked at before its end."""
+    """An answer. `finish_reason` is "stop" or "length"; "error" where one ended it; and "cancelled" where it was
+    cancelled, timed out, or is looked at before its end. With "stop", `stop_reason` is the stop id or the stop string
+    that ended it; else it is None.
+
+    `text` ends before a stop string. `tokens` are all ids that were drawn, a stop id aside: those of an answer that a
+    string ended have all of the string in them, and perhaps some text after it, which the last id brought along.
+    """
 
     text: str
     tokens: list[int]
     finish_reason: str
     stats: Stats
+    stop_reason: int | str | None = None
 
 
 @dataclass(frozen=True)
 class Piece:
     """One token as it comes: its id, the text that is certain with it (possibly none), and on the last one why it ends.
 
-    The piece of an end-of-text id has finish_reason "stop" and whatever text was still held back.
+    The texts of all pieces, joined, are the answer's text. The piece of a stop id has finish_reason "stop" and whatever
+    text was still held back; that of the id which made a stop string whole has the text before the string. Their
+    `stop_reason` is that id or string; elsewhere it is None.
     """
 
     text: str
     token: int
     finish_reason: str | None
+    stop_reason: int | str | None = None
 
 
 def stats_of(handle: Handle, generated: int) -> Stats:

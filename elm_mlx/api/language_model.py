@@ -13,10 +13,12 @@ from elm_mlx.api.batch import AHEAD, answers_as_they_end, answers_in_order
 from elm_mlx.api.cache_plan import plan_again
 from elm_mlx.api.completion import Completion
 from elm_mlx.api.options import MAX_TOKENS, Options, sampling_for
+from elm_mlx.api.stopping import stopping
 from elm_mlx.api.stream import Stream
 from elm_mlx.api.templates import Templates
 from elm_mlx.arguments import Progress, whole_number
 from elm_mlx.config import ModelConfig
+from elm_mlx.config.stop_strings import check_stop_strings
 from elm_mlx.device.backend import mx
 from elm_mlx.device.execution import Execution
 from elm_mlx.device.thread import is_forked, let_go
@@ -49,6 +51,7 @@ class LanguageModel:
         self._sampling = loaded.sampling
         self._file_notices = loaded.notices
         self._named_stop_ids = loaded.stop_ids
+        self._stop_strings = loaded.stop_strings
         self._templates = Templates(loaded.directory, loaded.settings, loaded.tokenizer)
         self._worker, self._holder, self._rows = worker, holder, rows
         self._give_back = finalize(self, give_back, worker, holder)
@@ -184,6 +187,11 @@ class LanguageModel:
         return self._named_stop_ids | self._templates.turn_ends
 
     @property
+    def stop_strings(self) -> tuple[str, ...]:
+        """The texts that end every answer, which generation_config.json names; `stop` in a call adds to them."""
+        return self._stop_strings
+
+    @property
     def has_chat_template(self) -> bool:
         """Whether there is a chat template, the model's own or one from `use_chat_template`."""
         return self._templates.are_there
@@ -262,15 +270,18 @@ class LanguageModel:
         self._worker.check()
         sampling = sampling_for(self._sampling, options)
         ids = self._ids(prompt)
+        strings = *self._stop_strings, *check_stop_strings(options.get("stop"))
+        ends = stopping(self.tokenizer, self.stop_ids, strings)
         reuse = options.get("reuse") is not False
         return Request(
             tuple(ids),
             self._room(len(ids), max_tokens),
             sampling,
             options.get("seed"),
-            self.stop_ids,
+            ends.ids,
             find=reuse,
             keep=reuse,
+            stopper=ends.stopper,
         )
 
     def _check(self, prompts: Iterable[str | Sequence[int]], max_tokens: int | None, options: Options) -> None:

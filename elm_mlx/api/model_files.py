@@ -14,12 +14,13 @@ from elm_mlx.store.text_settings import load_generation, read_settings
 
 @dataclass(frozen=True)
 class ModelFiles:
-    """The configuration of a model, how it is sampled without options, the ids that end its answers, and whether there
-    is a chat template, its own or a given one."""
+    """The configuration of a model, how it is sampled without options, the ids and the texts that end its answers, and
+    whether there is a chat template, its own or a given one."""
 
     config: ModelConfig
     defaults: Defaults
     stop_ids: frozenset[int]
+    stop_strings: tuple[str, ...]
     has_chat_template: bool
 
 
@@ -31,5 +32,11 @@ def read_model_files(directory: Path, chat_template: str | Path | None = None) -
     templates = Templates(directory, settings, tokenizer)
     if chat_template:
         templates.give(chat_template)
-    named = named_stop_ids(config, load_generation(directory), tokenizer)
-    return ModelFiles(config, read_defaults(directory), named | templates.turn_ends, templates.are_there)
+    generation = load_generation(directory)
+    return ModelFiles(
+        config,
+        read_defaults(directory),
+        named_stop_ids(config, generation, tokenizer) | templates.turn_ends,
+        generation.stop_strings,
+        templates.are_there,
+    )

@@ -9,6 +9,7 @@ from typing import Any, TypedDict
 
 from elm_mlx.arguments import whole_number
 from elm_mlx.config.generation import SAMPLING_NAMES, Sampling
+from elm_mlx.config.stop_strings import check_stop_strings
 from elm_mlx.errors import InvalidRequest
 
 MAX_TOKENS = 256  # of a call that names no other number
@@ -23,6 +24,11 @@ class Options(TypedDict, total=False):
     share of the probability, `min_p` those at least this share as likely as the likeliest. The same `seed`, any whole
     number, gives the same ids; without one each call draws its own. With `reuse` false the request neither uses keys
     and values that are kept of earlier requests, nor leaves its own for later ones.
+
+    `stop` is a text, or a list of up to 16 texts of 1 to 256 characters: an answer ends where its text has one of them,
+    and its text is what stands before. They are compared as exact code points, with the text as `Tokenizer.decode`
+    shows it. They come beside the model's own stop ids and stop strings. One that is the text of a special token, as
+    "<|eot_id|>", also means that token.
     """
 
     temperature: float | None
@@ -59,6 +65,7 @@ def check_others(options: Options) -> None:
         whole_number("seed", seed)
     if not isinstance(reuse := options.get("reuse"), bool | None):
         raise InvalidRequest(f"reuse is {reuse!r}; it must be true or false.")
+    check_stop_strings(options.get("stop"))
     if not isinstance(plain := options.get("plain"), bool | None):
         raise InvalidRequest(f"plain is {plain!r}; it must be true or false.")
 

@@ -8,13 +8,13 @@ from typing import Any
 from weakref import finalize
 
 from elm_mlx.api.completion import Completion, Piece, stats_of
+from elm_mlx.api.stopping import answer_text
 from elm_mlx.arguments import Progress, real_number
 from elm_mlx.device.thread import is_forked, refuse_fork
 from elm_mlx.engine.handle import CallWaiter, Handle, State
 from elm_mlx.engine.sequence import CANCELLED, ERROR, LENGTH, STOP
 from elm_mlx.engine.worker import Worker, again
 from elm_mlx.errors import Cancelled, InvalidRequest, TimedOut
-from elm_mlx.text.stream_decoder import StreamDecoder
 from elm_mlx.text.tokenizer import Tokenizer
 
 OUTBOX = 256  # ids that may wait for a reader: then its request pauses, and no other one
@@ -34,10 +34,10 @@ class Stream:
     ) -> None:
         """Reads the request of `handle`. `lm` is what must not be given back before the answer was read or cancelled;
         `progress` is called with (tokens of the prompt read, in all) by whoever waits."""
-        self._handle, self._worker, self._tokenizer = handle, worker, tokenizer
+        self._handle, self._worker = handle, worker
         self._lm: object | None = lm
         self._progress = progress
-        self._decoder = StreamDecoder(tokenizer)
+        self._text = answer_text(handle.request, tokenizer)
         self._pieces: list[Piece] = []
         self._reading = threading.RLock()
         self._is_read = self._is_cancelled = False
@@ -127,11 +127,12 @@ class Stream:
             return self._all()
         with self._reading:
             pieces = list(self._pieces)
-        tokens = [piece.token for piece in pieces if piece.finish_reason != STOP]
-        reason = pieces[-1].finish_reason if pieces else None
+        tokens = [piece.token for piece in pieces if not isinstance(piece.stop_reason, int)]
+        reason, ended_by = (pieces[-1].finish_reason, pieces[-1].stop_reason) if pieces else (None, None)
         failed = ERROR if self._handle.state.finish == ERROR else CANCELLED
         text = "".join(piece.text for piece in pieces)
-        return Completion(text, tokens, reason or failed, stats_of(self._handle, len(tokens)))
+        stats = stats_of(self._handle, len(tokens))
+        return Completion(text, tokens, reason or failed, stats, stop_reason=ended_by)
 
     def when_over(self, call: Callable[[], None]) -> None:
         """Has `call`, which must be quick and raise nothing, called once when the answer has ended: in the device
@@ -155,9 +156,11 @@ class Stream:
         """The answer as far as it has come, read or not."""
         state, sequence = self._handle.state, self._handle.sequence
         ids = sequence.ids[: state.ids] if sequence else []
-        tokens = ids[:-1] if state.finish == STOP else ids
-        text = self._tokenizer.decode(tokens)
-        return Completion(text, tokens, state.finish or CANCELLED, stats_of(self._handle, len(tokens)))
+        ended_by = sequence.stop_reason if sequence and state.finish == STOP else None
+        tokens = ids[:-1] if isinstance(ended_by, int) else ids
+        text = self._text.text_of(tokens)
+        stats = stats_of(self._handle, len(tokens))
+        return Completion(text, tokens, state.finish or CANCELLED, stats, stop_reason=ended_by)
 
     def _poll(self) -> tuple[Piece | None, State]:
         """(the next piece if it has come, how far the answer is). Raises the error that ended the answer, Forked."""
@@ -195,9 +198,11 @@ class Stream:
 
     def _piece(self, token: int, *, is_last: bool) -> Piece:
         if token in self._handle.request.stop_ids:
-            return Piece(self._decoder.flush(), token, STOP)
-        text = self._decoder.add(token)
-        return Piece(text + self._decoder.flush(), token, LENGTH) if is_last else Piece(text, token, None)
+            return Piece(self._text.flush(), token, STOP, stop_reason=token)
+        text, string = self._text.read(token)
+        if string is not None:
+            return Piece(text, token, STOP, stop_reason=string)
+        return Piece(text + self._text.flush(), token, LENGTH) if is_last else Piece(text, token, None)
 
     def _tell(self, state: State) -> None:
         """Tells the caller's `progress` what of the prompt was read since it was told last."""

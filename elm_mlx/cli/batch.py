@@ -15,11 +15,10 @@ from elm_mlx.cli.generation_options import (
     MODEL_AND_BITS,
     PLAIN,
     SPECULATION,
-    STOP_TEXTS,
     max_tokens,
     sampling,
 )
-from elm_mlx.cli.kinds import NAME, Whole
+from elm_mlx.cli.kinds import NAME, STOP, Whole
 from elm_mlx.cli.messages import quietable, say, tell
 from elm_mlx.cli.progress import ProgressBar
 from elm_mlx.cli.sections import SectionedCommand
@@ -46,7 +45,7 @@ STDOUT = "-"
 @click.option("--seed", type=int, default=0, show_default=True, help="Each line's seed is made of this and its id.")
 @PLAIN
 @max_tokens("-n", default=256, meaning="At most this many tokens.")
-@STOP_TEXTS
+@STOP
 @CACHES
 @SPECULATION
 @quietable

@@ -21,11 +21,10 @@ from elm_mlx.cli.generation_options import (
     SEED,
     SHOW_CONFIG,
     SPECULATION,
-    STOP_TEXTS,
     max_tokens,
     sampling,
 )
-from elm_mlx.cli.kinds import TEXT
+from elm_mlx.cli.kinds import STOP, TEXT
 from elm_mlx.cli.messages import quietable, say, tell, with_flags
 from elm_mlx.cli.sections import SectionedCommand
 from elm_mlx.cli.show_config import print_config
@@ -58,7 +57,7 @@ HELP = {
 @SEED
 @PLAIN
 @max_tokens(default=1024, meaning="Of an answer.")
-@STOP_TEXTS
+@STOP
 @CACHES
 @SPECULATION
 @click.option("--json", "as_json", is_flag=True, help="With --show-config: print one JSON object.")
@@ -226,7 +225,9 @@ class Chat:
         if self.lm.has_chat_template:
             return done.text
         decode = self.lm.tokenizer.decode
-        return decode([*prompt, *done.tokens]).removeprefix(decode(prompt))
+        cut = len(decode(done.tokens)) - len(done.text)  # characters of a stop string, and after it
+        text = decode([*prompt, *done.tokens])
+        return text[: len(text) - cut].removeprefix(decode(prompt))
 
     def refuse_unknown(self, _: str) -> None:
         raise InvalidRequest("There is no such command; /help lists them.")

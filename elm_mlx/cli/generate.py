@@ -26,11 +26,10 @@ from elm_mlx.cli.generation_options import (
     SEED,
     SHOW_CONFIG,
     SPECULATION,
-    STOP_TEXTS,
     max_tokens,
     sampling,
 )
-from elm_mlx.cli.kinds import TEXT
+from elm_mlx.cli.kinds import STOP, TEXT
 from elm_mlx.cli.messages import quietable, say
 from elm_mlx.cli.progress import ProgressBar
 from elm_mlx.cli.sections import SectionedCommand
@@ -52,7 +51,7 @@ if TYPE_CHECKING:
 @SEED
 @PLAIN
 @max_tokens("-n", default=256, meaning="At most this many tokens.")
-@STOP_TEXTS
+@STOP
 @CACHES
 @SPECULATION
 @COMPLETIONS

@@ -22,7 +22,6 @@ from elm_mlx.cli.kinds import (
     TOP_K,
     TOP_LOGPROBS,
     TOP_P,
-    WHOLE_TEXT,
 )
 
 Decorator = Callable[[Any], Any]
@@ -76,9 +75,6 @@ MODEL_AND_BITS = join(
     click.option("--force", is_flag=True, help="Load it even if the memory seems too small."),
 )
 CHAT_TEMPLATE = click.option("--chat-template", type=NAME, metavar="FILE", help=TEMPLATE_HELP)
-STOP_TEXTS = repeatable(
-    list, "--stop", type=WHOLE_TEXT, metavar="TEXT", help="End before this text, which is not shown. Repeatable."
-)
 CACHES = join(
     click.option(
         "--window", type=COUNT, metavar="N", help="Attend to the last N tokens alone, in a cache that never grows."

@@ -10,7 +10,9 @@ import click
 
 from elm_mlx.config.generation import MAX_TEMPERATURE, MAX_TOP_K
 from elm_mlx.config.quantization import QUANTIZATION_MODES
+from elm_mlx.config.stop_strings import check_stop_strings
 from elm_mlx.config.values import MAX_MULTIPLIER
+from elm_mlx.errors import InvalidRequest
 
 
 class Whole(click.IntRange):
@@ -42,6 +44,14 @@ class Text(click.ParamType):
         if any("\ud800" <= character <= "\udfff" for character in value):
             self.fail("it holds bytes that are not UTF-8 text. Convert it first, for example with iconv.", param, ctx)
         return value
+
+
+class StopText(Text):
+    """A stop string: the environment gives one, blanks included."""
+
+    def split_envvar_value(self, rv: str) -> list[str]:
+        """The whole variable is one text."""
+        return [rv]
 
 
 class Name(click.ParamType):
@@ -100,20 +110,6 @@ class Bias(click.ParamType):
         return rv.split(",")
 
 
-class WholeText(Text):
-    """A text that is not empty; in the environment one, blanks and commas included."""
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        """The text as it is."""
-        if not value:
-            self.fail("it is empty, and so every text has it.", param, ctx)
-        return super().convert(value, param, ctx)
-
-    def split_envvar_value(self, rv: str) -> list[str]:
-        """The one text that stands in a variable."""
-        return [rv]
-
-
 class KvBits(click.Choice[str]):
     """The bits of keys and values: a number, or a text for two."""
 
@@ -130,8 +126,25 @@ TOP_P = Number(0, 1, min_open=True)
 # As `Sampling` judges them.
 PENALTY, LOGIT, BIAS = Number(-100, 100), Number(-1e4, 1e4), Bias()
 REPETITION_PENALTY = Number(0.01, 100)
-TOKEN_ID, WHOLE_TEXT, KV_BITS = TokenId(min=0), WholeText(), KvBits(["8", "4", "k8v4"])
+TOKEN_ID, KV_BITS = TokenId(min=0), KvBits(["8", "4", "k8v4"])
 TOP_LOGPROBS = Whole(0, 20)
 ROPE_FACTOR = Number(0, MAX_MULTIPLIER, min_open=True)
 # As convert and verify judge them, which --help does without: they bring MLX.
 SHARD_GB, TEXT_TOKENS = Number(1e-6, 1e6), Whole(1, 1_000_000)
+
+
+def judge_stops(_context: click.Context, _parameter: click.Parameter, value: tuple[str, ...]) -> tuple[str, ...]:
+    """The stop strings that were given. Raises BadParameter, before anything is looked up."""
+    try:
+        return check_stop_strings(value)
+    except InvalidRequest as error:
+        raise click.BadParameter(error.message) from error
+
+
+STOP = click.option(
+    "--stop",
+    type=StopText(),
+    multiple=True,
+    callback=judge_stops,
+    help="End the answer before this text; repeatable. A newline is $'\\n' in most shells.",
+)

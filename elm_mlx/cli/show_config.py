@@ -121,7 +121,7 @@ def about_model(model: str | None, bits: str | None, directory: Path, files: Mod
 
 
 def about_prompt(asked: dict[str, Any], files: ModelFiles, plain: bool) -> list[Setting]:
-    """How a prompt is put to the model, what it is told about its role, and which ids end its answers."""
+    """How a prompt is put to the model, what it is told about its role, and what its files say ends its answers."""
     template = asked.get("chat_template")
     if asked.get("raw"):
         prompt = Setting("prompt", "as it is", origin("raw") or DEFAULT)
@@ -133,7 +133,8 @@ def about_prompt(asked: dict[str, Any], files: ModelFiles, plain: bool) -> list[
         whence = None if plain else files.defaults.origins.get("raw")
         prompt = Setting("prompt", "as it is, without a chat template", whence or FILES)
     told = [Setting("system", asked["system"], origin("system") or DEFAULT)] if "system" in asked else []
-    return [prompt, *told, Setting("stop_ids", sorted(files.stop_ids), FILES)]
+    ends = [Setting("stop_ids", sorted(files.stop_ids), FILES), Setting("stop_strings", files.stop_strings, FILES)]
+    return [prompt, *told, *ends]
 
 
 def about_options(options: dict[str, Any], files: ModelFiles) -> list[Setting]:

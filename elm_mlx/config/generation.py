@@ -6,6 +6,7 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from elm_mlx.arguments import real_number
+from elm_mlx.config.stop_strings import check_stop_strings
 from elm_mlx.config.values import Values
 from elm_mlx.errors import InvalidRequest
 
@@ -57,7 +58,7 @@ OTHER_RULES: dict[str, object] = {
     "encoder_repetition_penalty": 1.0, "no_repeat_ngram_size": 0, "num_beams": 1,
     "typical_p": 1.0, "epsilon_cutoff": 0.0, "eta_cutoff": 0.0, "penalty_alpha": 0.0, "guidance_scale": 1.0,
     "min_length": 0, "min_new_tokens": 0, "bad_words_ids": [], "suppress_tokens": [], "begin_suppress_tokens": [],
-    "sequence_bias": [], "forced_bos_token_id": [], "forced_eos_token_id": [], "stop_strings": [],
+    "sequence_bias": [], "forced_bos_token_id": [], "forced_eos_token_id": [],
 }  # fmt: skip
 SAMPLING_NAMES = tuple(field.name for field in fields(Sampling))
 FILTER_NAMES = ("top_k", "top_p", "min_p")
@@ -65,12 +66,13 @@ FILTER_NAMES = ("top_k", "top_p", "min_p")
 
 @dataclass(frozen=True)
 class Generation:
-    """What a generation_config.json says: how the model wants to be sampled, the stop ids that it names, and sentences
-    about what in it has no meaning."""
+    """What a generation_config.json says: how the model wants to be sampled, the stop ids and stop strings that it
+    names, and sentences about what in it has no meaning."""
 
     sampling: Sampling
     stop_ids: frozenset[int]
     notices: tuple[str, ...] = ()
+    stop_strings: tuple[str, ...] = ()
 
 
 def read_generation(values: Values) -> Generation:
@@ -81,18 +83,20 @@ def read_generation(values: Values) -> Generation:
     file's length limits are never used. Raises BadCheckpoint for stop ids that are none.
     """
     stop_ids, others = frozenset(values.token_ids("eos_token_id")), other_rules(values)
+    stop_strings, meaningless = read_stop_strings(values)
+    others = (*others, *meaningless)
     samples = values.get("do_sample", False)
     if not isinstance(samples, bool):
         why = f"do_sample is {samples!r:.40}; it must be true or false."
-        return Generation(Sampling(), stop_ids, (left_aside(values, why), *others))
+        return Generation(Sampling(), stop_ids, (left_aside(values, why), *others), stop_strings=stop_strings)
     if not samples:
-        return Generation(Sampling(), stop_ids, others)
+        return Generation(Sampling(), stop_ids, others, stop_strings=stop_strings)
     sampling, notices = read_sampling(values)
     notices = (*notices, *others)
     if sampling.is_greedy:
         greedy = f"{values.where} asks for sampling at temperature {sampling.temperature:g}, which is greedy decoding."
         notices = (*notices, greedy)
-    return Generation(sampling, stop_ids, notices)
+    return Generation(sampling, stop_ids, notices, stop_strings=stop_strings)
 
 
 def read_sampling(values: Values) -> tuple[Sampling, tuple[str, ...]]:
@@ -107,6 +111,14 @@ def read_sampling(values: Values) -> tuple[Sampling, tuple[str, ...]]:
         except InvalidRequest as error:
             notices.append(left_aside(values, f"{error!s:.200}"))
     return Sampling(**kept), tuple(notices)
+
+
+def read_stop_strings(values: Values) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Reads (the stop strings that a file names, a notice where they have no meaning)."""
+    try:
+        return check_stop_strings(values.get("stop_strings")), ()
+    except InvalidRequest as error:
+        return (), (left_aside(values, f"stop_strings: {error.message:.200}"),)
 
 
 def other_rules(values: Values) -> tuple[str, ...]:

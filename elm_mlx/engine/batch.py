@@ -17,7 +17,7 @@ from elm_mlx.engine.group import Group, new_group
 from elm_mlx.engine.limits import Limits
 from elm_mlx.engine.samplers import Samplers
 from elm_mlx.engine.sequence import ERROR, Sequence
-from elm_mlx.errors import NotFinite
+from elm_mlx.errors import ElmError
 
 LIKE = 4  # rows share slots where none is more than so many times as long as another; chosen, not measured
 
@@ -247,7 +247,7 @@ class Batch:
             if one and not one.finish:
                 try:
                     one.accept(token, peak, now)
-                except NotFinite as error:
+                except ElmError as error:  # its own: others go on
                     one.end(ERROR, error)
                 news.append(one)
         return news

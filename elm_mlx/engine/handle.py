@@ -24,8 +24,19 @@ class State(NamedTuple):
 NOTHING = State(0, 0, None)
 
 
-Wakes = dict[Any, list[Any]]
-"""What is to be woken together: an event loop to the futures of its tasks that wait."""
+class Wakes:
+    """What is to be woken together: `threads` that wait, and event `loops`, each with the futures of its tasks."""
+
+    def __init__(self) -> None:
+        self.threads: list[ThreadWaiter] = []
+        self.loops: dict[Any, list[Any]] = {}
+
+    def carry_out(self) -> None:
+        """Wakes each event loop once, and one thread, which wakes the others."""
+        pass_on(self.threads)
+        for loop, futures in self.loops.items():
+            with suppress(RuntimeError):  # the loop is closed: nobody waits there any more
+                loop.call_soon_threadsafe(settle, futures)
 
 
 class Waiter(Protocol):
@@ -91,12 +102,11 @@ class Handle:
         whether it is. Raises Forked."""
         refuse_fork()
         waiter = ThreadWaiter()
-        if not self.enlist(waiter, known):
-            return True
         try:
-            return waiter.wait(timeout)
+            return not self.enlist(waiter, known) or waiter.wait(timeout)
         finally:
             self.dismiss(waiter)
+            waiter.leave()
 
     def enlist(self, waiter: Waiter, known: State | None) -> bool:
         """Registers a waiter, unless the answer is further than `known` already (None: at its end). Returns whether it
@@ -129,9 +139,9 @@ class Handle:
 
     def tell(self) -> None:
         """Wakes those who wait, without others."""
-        wakes: Wakes = {}
+        wakes = Wakes()
         self.wake(wakes)
-        wake_together(wakes)
+        wakes.carry_out()
 
     def _wake(self, waiters: list[Waiter], wakes: Wakes) -> None:
         with self._lock:
@@ -142,19 +152,53 @@ class Handle:
 
 
 class ThreadWaiter:
-    """A thread that waits."""
+    """A thread that waits.
+
+    Waking a thread costs the device thread some microseconds. So it wakes one of all threads that have news; that one
+    wakes the next before it goes on, and so forth. A signal's handler may raise anywhere in the main thread, so others
+    never wait for that one to wake them.
+    """
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._lock.acquire()
+        self._door = threading.RLock()  # a signal's handler may wake others while its thread does
+        self._thread, self._has_left = threading.current_thread(), False
+        self._others: list[ThreadWaiter] = []  # those that it has to wake
 
     def wait(self, timeout: float | None) -> bool:
         """Blocks until woken, at most `timeout` seconds; returns whether it was. Signals are handled meanwhile."""
         return self._lock.acquire(timeout=-1 if timeout is None else max(0.0, timeout))
 
-    def wake(self, _: Wakes) -> None:
-        """Ends the wait."""
-        self._lock.release()
+    def wake(self, wakes: Wakes) -> None:
+        """Ends the wait together with those of others; that of the main thread at once."""
+        if threading.main_thread() is self._thread:
+            self.wake_with([])
+        else:
+            wakes.threads.append(self)
+
+    def wake_with(self, others: list[ThreadWaiter]) -> bool:
+        """Ends the wait, and leaves it to this thread to wake the others. Returns False, and leaves it to the caller,
+        where the thread waits no longer."""
+        with self._door:
+            if self._has_left:
+                return False
+            self._others = others
+            self._lock.release()
+            return True
+
+    def leave(self) -> None:
+        """Ends the wait for good, and wakes the others that are left to this thread."""
+        with self._door:
+            self._has_left = True
+        pass_on(self._others)
+
+
+def pass_on(waiters: list[ThreadWaiter]) -> None:
+    """Wakes the first thread that still waits, and leaves it to that one to wake those after it."""
+    for place, waiter in enumerate(waiters, 1):
+        if waiter.wake_with(waiters[place:]):
+            return
 
 
 class CallWaiter:
@@ -166,13 +210,6 @@ class CallWaiter:
     def wake(self, _: Wakes) -> None:
         """Calls it."""
         self._call()
-
-
-def wake_together(wakes: Wakes) -> None:
-    """Wakes each event loop once."""
-    for loop, futures in wakes.items():
-        with suppress(RuntimeError):  # the loop is closed: nobody waits there any more
-            loop.call_soon_threadsafe(settle, futures)
 
 
 def settle(futures: list[Any]) -> None:

@@ -13,6 +13,7 @@ from elm_mlx.engine.decodes import Decodes
 from elm_mlx.engine.finite import peaks, refuse_not_finite
 from elm_mlx.engine.prefill import DEFAULT_EXECUTION, prefill
 from elm_mlx.engine.sampling import Sampler
+from elm_mlx.engine.stopper import Stopper
 
 
 def generate(
@@ -23,10 +24,12 @@ def generate(
     *,
     max_tokens: int,
     stop_ids: Collection[int] = (),
+    stopper: Stopper | None = None,
     execution: Execution = DEFAULT_EXECUTION,
     progress: Progress | None = None,
 ) -> Generator[int, None, None]:
-    """Yields up to `max_tokens` ids after `prompt`; the last one is a stop id if one was drawn.
+    """Yields up to `max_tokens` ids after `prompt`; the last one is a stop id, or the id with which `stopper`
+    ended the answer, if one of these was drawn.
 
     While the caller reads an id, the next one is being computed, unless that id is the last. The cache needs room for
     len(prompt) + max_tokens - 1 positions (CacheFull otherwise). However the loop ends, the cache then holds the
@@ -46,7 +49,7 @@ def generate(
             token = int(current.item())  # type: ignore[arg-type]
             refuse_not_finite(highest.item(), count)  # type: ignore[arg-type]
             yield token
-            if token in stop_ids:
+            if token in stop_ids or (stopper and stopper.add(token) is not None):
                 return
             held += 1
     finally:

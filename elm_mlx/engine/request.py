@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from elm_mlx.config.generation import Sampling
-from elm_mlx.engine.cache.kind import CacheKind
+from elm_mlx.engine.cache.kind import PLAIN, CacheKind
 from elm_mlx.engine.stopper import Stopper
 
 GREEDY = Sampling()
@@ -37,5 +37,5 @@ class Request:
     keep: bool = True
     logprobs: int | None = None
     stopper: Callable[[], Stopper] | None = None
-    cache: CacheKind = CacheKind()
+    cache: CacheKind = PLAIN
     lookup: bool = False

@@ -11,6 +11,8 @@ from elm_mlx.engine.cache.kv import KVCache
 from elm_mlx.engine.finite import refuse_not_finite
 from elm_mlx.engine.request import Request
 from elm_mlx.engine.sampling import Sampler
+from elm_mlx.engine.stopper import Stopper
+from elm_mlx.errors import ElmError, RequestFailed
 
 STOP, LENGTH, CANCELLED, ERROR = "stop", "length", "cancelled", "error"  # why an answer ends
 
@@ -20,7 +22,8 @@ class Sequence:
 
     `ids` are those of the answer so far, a stop id included; they are only ever appended to. `read` counts the prompt's
     ids whose keys and values are held, of which `reused` were held before. `finish` is why the answer ended, or None
-    while it goes on; with "error", `error` says more. `room` is the most ids that the answer may have.
+    while it goes on; with "error", `error` says more, and with "stop" `stop_reason`: a stop id, or what the request's
+    stopper gave. `room` is the most ids that the answer may have.
 
     A reader takes ids in order and sets `taken` to how many it has; where it sets `bound`, the sequence pauses while so
     many ids wait to be taken. Times are seconds of `time.perf_counter`.
@@ -37,6 +40,8 @@ class Sequence:
         self.reserved = 0  # bytes of the budget
         self.finish: str | None = None
         self.error: Exception | None = None
+        self.stopper = request.stopper() if request.stopper else None
+        self.stop_reason: int | str | None = None
         self.submitted_at = time.perf_counter()
         self.first_at = self.last_at = self.submitted_at
         self.peak_bytes = 0  # the most that MLX's allocator had reached when the answer ended
@@ -58,14 +63,18 @@ class Sequence:
 
     def accept(self, token: int, peak: float, now: float) -> None:
         """Appends the id that was drawn from logits with this peak and came `now`, and ends the answer where it is its
-        last. Raises NotFinite where the logits are no numbers."""
+        last. Raises NotFinite where the logits are no numbers, and ElmError where the request's stopper fails."""
         if not math.isfinite(peak):
             refuse_not_finite(peak, len(self.ids) + 1)
+        reason: int | str | None = token if token in self.request.stop_ids else None
+        if self.stopper and reason is None:
+            reason = ask(self.stopper, token)
         self.last_at = now
         if not self.ids:
             self.first_at = now
         self.ids.append(token)
-        if token in self.request.stop_ids:
+        if reason is not None:
+            self.stop_reason = reason
             self.end(STOP)
         elif len(self.ids) == self.room:
             self.end(LENGTH)
@@ -74,3 +83,14 @@ class Sequence:
         """Ends the answer, once: a later reason changes nothing."""
         if self.finish is None:
             self.error, self.finish = error, finish  # in this order: a reader looks at finish first
+
+
+def ask(stopper: Stopper, token: int) -> str | None:
+    """What a stopper says of an id. Raises ElmError where it fails: it belongs to one row, which alone ends by that."""
+    try:
+        return stopper.add(token)
+    except ElmError:
+        raise
+    except Exception as cause:
+        raise RequestFailed(f"What decides where this answer ends has failed: {cause!r:.300}", "Ask again, without "
+                            "{stop}.") from cause  # fmt: skip

@@ -14,7 +14,7 @@ from elm_mlx.device.backend import mx
 from elm_mlx.device.memory import CacheWish
 from elm_mlx.device.thread import DeviceThread, NotRun, guarded, refuse_fork
 from elm_mlx.engine.engine import Engine
-from elm_mlx.engine.handle import Handle, Wakes, wake_together
+from elm_mlx.engine.handle import Handle, Wakes
 from elm_mlx.engine.request import Request
 from elm_mlx.engine.sequence import CANCELLED, ERROR, Sequence
 from elm_mlx.errors import ElmError, EngineStopped, QueueFull, RequestFailed
@@ -153,15 +153,15 @@ class Worker:
             self._stop(stopped)
 
     def _hand_over(self, news: Iterable[Sequence]) -> None:
-        """Wakes the readers of sequences with news, an event loop once for all of its readers."""
-        wakes: Wakes = {}
+        """Wakes the readers of sequences with news: each event loop once, and one thread, which wakes the others."""
+        wakes = Wakes()
         for sequence in news:
             if handle := self._handles.get(sequence):
                 if sequence.finish:
                     del self._handles[sequence]
                     self._answered(handle.is_patient)
                 handle.wake(wakes)
-        wake_together(wakes)
+        wakes.carry_out()
 
     def _answered(self, patient: bool) -> None:
         with self._count_lock:

@@ -12,7 +12,7 @@ from elm_mlx.errors import ElmError, InvalidRequest
 Id = str | int
 MAX_ID = 512  # characters of a text, digits of a number
 MAX_MESSAGE = 1000  # characters of an error; some errors repeat what the line says
-OPTIONS = ("max_tokens", "temperature", "top_p", "top_k", "min_p", "seed")
+OPTIONS = ("max_tokens", "temperature", "top_p", "top_k", "min_p", "seed", "stop")
 
 
 @dataclass(frozen=True)

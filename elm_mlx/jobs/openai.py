@@ -24,7 +24,7 @@ WITHOUT_EFFECT = (
 )  # fmt: skip
 # Fields that would change an answer in a way that elm-mlx lacks -> the values, as JSON, by which they change nothing.
 UNSUPPORTED = {
-    "n": ("1",), "best_of": ("1",), "stream": ("false",), "echo": ("false",), "suffix": ('""',), "stop": ("[]",),
+    "n": ("1",), "best_of": ("1",), "stream": ("false",), "echo": ("false",), "suffix": ('""',),
     "logprobs": ("false",), "top_logprobs": ("0",), "logit_bias": ("{}",), "presence_penalty": ("0", "0.0"),
     "frequency_penalty": ("0", "0.0"), "repetition_penalty": ("1", "1.0"), "response_format": ('{"type": "text"}',),
     "tools": ("[]",), "tool_choice": ('"none"', '"auto"'), "functions": ("[]",), "function_call": ('"none"', '"auto"'),

@@ -36,8 +36,8 @@ OWN_TOKENIZER = "Convert the model with {tokenizer=PATH}, where PATH is its own 
 @dataclass(frozen=True)
 class LoadedModel:
     """A model with all that belongs to it: `settings` is what the files beside its tokenizer say, `sampling` how it
-    wants to be sampled, `stop_ids` the ids that its files name as the end of a text, `execution` how it runs here,
-    `notices` sentences about what in its files has no meaning."""
+    wants to be sampled, `stop_ids` the ids that its files name as the end of a text, `stop_strings` the texts that
+    end one, `execution` how it runs here, `notices` sentences about what in its files has no meaning."""
 
     directory: Path
     config: ModelConfig
@@ -46,6 +46,7 @@ class LoadedModel:
     settings: TokenizerSettings
     sampling: Sampling
     stop_ids: frozenset[int]
+    stop_strings: tuple[str, ...]
     execution: Execution
     notices: tuple[str, ...] = ()
 
@@ -71,6 +72,7 @@ def load_directory(
         settings=settings,
         sampling=generation.sampling,
         stop_ids=named_stop_ids(config, generation, tokenizer),
+        stop_strings=generation.stop_strings,
         execution=execution,
         notices=generation.notices,
     )

@@ -47,8 +47,13 @@ class StreamDecoder:
             if shown:
                 self._window, self._sent = tail, len(shown)
 
+    @property
+    def held(self) -> str:
+        """The text that is still held back, as decoding all ids shows it."""
+        return self._tokenizer.decode(self._window)[self._sent :]
+
     def flush(self) -> str:
         """Returns the text that is still held back, as decoding all ids shows it, and starts again."""
-        piece = self._tokenizer.decode(self._window)[self._sent :]
+        piece = self.held
         self._window, self._sent = [], 0
         return piece

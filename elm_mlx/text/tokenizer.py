@@ -214,6 +214,17 @@ class Tokenizer:
         """Whether this id stands for one byte, <0x00> to <0xFF>."""
         return bool(BYTE_TOKEN.fullmatch(self._backend.id_to_token(token) or ""))
 
+    def byte_of(self, token: int) -> int | None:
+        """The byte that this id stands for where decoding joins bytes to characters, else None."""
+        text = self._backend.id_to_token(token) or ""
+        return int(text[3:5], 16) if BYTE_TOKEN.fullmatch(text) and self.joins_bytes else None
+
+    @cached_property
+    def joins_bytes(self) -> bool:
+        """Whether decoding shows ids of bytes as the characters that these make."""
+        token = self._ask(lambda: self._backend.token_to_id("<0x41>"))
+        return token is not None and self.decode([token]) == "A"
+
 
 def check_text(text: object) -> None:
     """Raises InvalidRequest for what is no text, or no valid Unicode."""

@@ -127,6 +127,16 @@ def test_a_base_model_completes_and_goes_on(base: Path, tmp_path: Path) -> None:
     assert "can be given no system message" in chat(base, "/system Be brief.\n").err
 
 
+def test_an_answer_of_a_conversation_ends_before_a_stop_string(base: Path, instruct: Path, tmp_path: Path) -> None:
+    for model in (base, instruct):
+        whole = chat(model, "the cat\n").out.removesuffix("\n")
+        stop = whole[2:5]
+        assert chat(model, "the cat\n", "--stop", stop).out == whole[: whole.index(stop)] + "\n"
+        messages = saved(model, "the cat\n", tmp_path, "--stop", stop)["messages"]
+        assert isinstance(messages, list)
+        assert messages[-1]["content"].lstrip() == whole[: whole.index(stop)].lstrip()
+
+
 @pytest.mark.parametrize(
     "content", ["no json", "[" * 100_000, "[]", '{"messages": [1]}', '{"messages": [{"role": "user"}]}']
 )

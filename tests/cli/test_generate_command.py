@@ -37,7 +37,7 @@ def test_notices_go_to_stderr(endless: Path) -> None:
 
 def test_json_is_one_object_with_these_keys(endless: Path) -> None:
     spoken = answer(run("generate", "--model", endless, "--prompt", "Hi", "--max-tokens", 3, "--json"))
-    assert list(spoken) == ["model", "text", "tokens", "finish_reason", "stats"]
+    assert list(spoken) == ["model", "text", "tokens", "finish_reason", "stats", "stop_reason"]
     assert (spoken["model"], spoken["finish_reason"], len(spoken["tokens"])) == (str(endless), "length", 3)
     assert {name: type(value) for name, value in spoken["stats"].items()} == {
         "prompt_tokens": int,
@@ -50,6 +50,29 @@ def test_json_is_one_object_with_these_keys(endless: Path) -> None:
         "max_tokens": int,
     }
     assert answer(run("generate", "--max-tokens", 1, "--json"))["model"] == "demo"
+
+
+def test_an_answer_ends_before_the_first_of_several_stop_strings(
+    endless: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    command = ["generate", "--model", endless, "--prompt", "Hello", "--max-tokens", 12]
+    whole = answer(run(*command, "--json"))["text"]
+    late, early = whole[8:11], whole[3:6]
+    asked = [*command, "--stop", late, "--stop", early]
+    spoken = answer(run(*asked, "--json"))
+    assert (spoken["finish_reason"], spoken["stop_reason"]) == ("stop", early)
+    assert spoken["text"] == whole[: whole.index(early)]
+    assert run(*asked).out == spoken["text"] + "\n"
+    monkeypatch.setenv("ELM_MLX_STOP", early)
+    assert run(*command).out == spoken["text"] + "\n"
+
+
+@pytest.mark.parametrize(("stops", "why"), [([""], "is empty"), (["x"] * 17, "17 strings"), (["x" * 300], "300 char")])
+def test_stop_strings_are_judged_before_a_model_is_looked_for(stops: list[str], why: str) -> None:
+    done = run("generate", "--model", "./nowhere", *(word for stop in stops for word in ("--stop", stop)))
+    assert done.code == 2
+    assert "Invalid value for '--stop'" in done.err
+    assert why in done.err
 
 
 def test_escape_codes_of_a_model_are_text_too(monkeypatch: pytest.MonkeyPatch) -> None:

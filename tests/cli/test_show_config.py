@@ -50,8 +50,15 @@ def test_every_option_of_the_library_has_a_row_and_so_have_the_model_and_its_sto
     assert pair(found, "bits") == ("not quantized", "the model's files")
     with elm_mlx.load(openelm) as lm:
         assert found["stop_ids"]["value"] == sorted(lm.stop_ids)
+    assert pair(found, "stop_strings") == ([], "the model's files")
     assert pair(found, "seed") == (None, "default")
     assert pair(found, "max_tokens") == (256, "default")
+
+
+def test_the_stop_strings_of_a_model_stand_beside_those_that_are_given(damaged: Path) -> None:
+    found = shown("--model", say_sampling(damaged, stop_strings=["END"]), "--stop", "x")
+    assert pair(found, "stop_strings") == (["END"], "the model's files")
+    assert pair(found, "stop") == (["x"], "option")
 
 
 def test_the_table_is_aligned_and_names_flags(monkeypatch: pytest.MonkeyPatch) -> None:

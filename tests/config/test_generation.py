@@ -77,3 +77,15 @@ def test_what_elm_mlx_does_not_have_is_named(sampling: dict[str, Any]) -> None:
 def test_stop_ids_that_are_none_are_refused() -> None:
     with pytest.raises(BadCheckpoint, match=r"generation_config\.json: eos_token_id"):
         read(eos_token_id="</s>")
+
+
+def test_stop_strings_are_read_and_those_without_a_meaning_left_aside() -> None:
+    assert read(stop_strings=["\n\n", "User:"]) == Generation(Sampling(), frozenset(), (), ("\n\n", "User:"))
+    assert read(do_sample=True, stop_strings="###").stop_strings == ("###",)
+    for nothing in (None, []):
+        assert read(stop_strings=nothing) == Generation(Sampling(), frozenset())
+    for wrong in ("", 5, ["a", 1], ["x"] * 17, ["x" * 257], ["\ud800"]):
+        found = read(stop_strings=wrong)
+        assert found.stop_strings == ()
+        assert len(found.notices) == 1
+        assert found.notices[0].startswith("generation_config.json: stop_strings: ")

@@ -50,10 +50,11 @@ def plain_ids(lm: elm_mlx.LanguageModel, request: Request) -> list[int]:
     assert request.max_tokens
     cache = make_cache(lm.config.num_layers, len(request.prompt) + request.max_tokens - 1)
     sampler = Sampler(request.sampling, request.seed)
+    stopper = request.stopper() if request.stopper else None
     return list(
         generate(
             lm.model, request.prompt, cache, sampler, max_tokens=request.max_tokens, stop_ids=request.stop_ids,
-            execution=lm.execution,
+            stopper=stopper, execution=lm.execution,
         )
     )  # fmt: skip
 

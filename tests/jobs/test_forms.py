@@ -41,7 +41,8 @@ def test_a_plain_line_asks_with_a_prompt_or_with_messages_and_options() -> None:
     assert entry(prompt="Hi").read_ask() == Ask({}, prompt="Hi")
     assert entry(prompt=[1, 2]).read_ask() == Ask({}, prompt=[1, 2], as_is=True)
     assert entry(id="x", messages=CHAT, seed=0).read_ask() == Ask({"seed": 0}, messages=CHAT)
-    options = {"max_tokens": 1, "temperature": 0.5, "top_p": 0.9, "top_k": 3, "min_p": 0.1, "seed": 7}
+    options = {"max_tokens": 1, "temperature": 0.5, "top_p": 0.9, "top_k": 3, "min_p": 0.1, "seed": 7,
+               "stop": ["\n", "User:"]}  # fmt: skip
     assert entry(prompt="", **options).read_ask() == Ask(options, prompt="")
     assert entry(prompt="Hi", max_tokens=None).read_ask() == Ask({}, prompt="Hi")
 
@@ -49,6 +50,7 @@ def test_a_plain_line_asks_with_a_prompt_or_with_messages_and_options() -> None:
 def test_a_line_of_openai_asks_the_same_and_its_prompts_are_given_as_they_are() -> None:
     assert chat(max_tokens=4).read_ask() == Ask({"max_tokens": 4}, messages=CHAT)
     assert chat(max_completion_tokens=4, top_k=2).read_ask() == Ask({"max_tokens": 4, "top_k": 2}, messages=CHAT)
+    assert chat(stop="\n").read_ask() == Ask({"stop": "\n"}, messages=CHAT)
     assert text(seed=0).read_ask() == Ask({"seed": 0}, prompt="Blue is", as_is=True)
     for body in ({"messages": CHAT}, {"prompt": "Blue is"}):  # as Together has them
         assert entry(custom_id="a", body=body).read_ask() == entry(custom_id="a", method="POST", body=body).read_ask()
@@ -75,8 +77,6 @@ def test_what_changes_no_answer_is_accepted() -> None:
         ("tools", [{"type": "function"}]),
         ("tool_choice", "required"),
         ("response_format", {"type": "json_object"}),
-        ("stop", "\n"),
-        ("stop", ["\n"]),
         ("presence_penalty", 0.1),
         ("frequency_penalty", -1),
         ("repetition_penalty", 1.1),
@@ -99,7 +99,7 @@ def test_what_elm_mlx_lacks_is_refused_by_its_name(name: str, value: object) -> 
     ("line", "complaint"),
     [
         (entry(prompt="x", maxtokens=1), "maxtokens is no field .* Did you mean max_tokens?"),
-        (entry(prompt="x", stop="y"), "stop is no field that elm-mlx knows. Leave it out."),
+        (entry(prompt="x", stopp="y"), "stopp is no field that elm-mlx knows. Did you mean stop?"),
         (entry(prompt="x", method="POST"), "method is no field"),
         (chat(maxtokens=1), "body.maxtokens is no field"),
         (chat(prompt="x"), "body.prompt is no field"),

@@ -2,82 +2,27 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
-from typing import Any
 
 import pytest
-import tokenizers
 from helpers import checkpoints
+from helpers.tokenizer_craft import DECODERS, EMPTY, SMALL, sentencepiece, write
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tokenizers import AddedToken, Regex, decoders, models, pre_tokenizers, trainers
 
 from elm_mlx.text.settings import TokenizerSettings
 from elm_mlx.text.stream_decoder import StreamDecoder
 from elm_mlx.text.tokenizer import Tokenizer
 
 each_count = pytest.mark.parametrize("count", [40, pytest.param(300, marks=pytest.mark.slow)])
-SMALL: dict[str, Any] = json.loads((checkpoints.TOKENIZER / "tokenizer.json").read_text(encoding="utf-8"))
-# An entry without text, which may stand before a blank, and specials: they vanish inside a character, too.
-EMPTY, EOT = 512, 513
-EXTRA = {"id": EOT, "content": "<|eot_id|>", "special": True} | dict.fromkeys(
-    ("single_word", "lstrip", "rstrip", "normalized"), False
-)
-METASPACE = {"type": "Metaspace", "replacement": "\u2581", "prepend_scheme": "first", "split": False}
-DECODERS: dict[str, dict[str, Any] | None] = {
-    "sentencepiece": SMALL["decoder"],
-    "metaspace": METASPACE,
-    "metaspace-bytes": {
-        "type": "Sequence",
-        "decoders": [{"type": "ByteFallback"}, METASPACE, {"type": "Fuse"}],
-    },
-    "strip-two": {
-        "type": "Sequence",
-        "decoders": [*SMALL["decoder"]["decoders"][:-1], SMALL["decoder"]["decoders"][-1] | {"start": 2}],
-    },
-    "none": None,
-}
 TEXT = ["😀", "👩‍👩‍👧", "\u200d", " ", "   ", "\0", "é", "字", "the", " cat", "\n", "\ufffd", "\u2581", "e\u0301",
         "<s>", "moon"]  # fmt: skip
-CORPUS = [
-    "the cat sat on the mat 😀 the dog 👩‍👩‍👧 字 é\n",
-    "  the moon 😀😀 字字 ﷺ",
-    "   indented\n\n\ttext",
-] * 20
-
-
-def llama3(path: Path) -> None:
-    """A byte-level BPE as Llama 3's, its characters cut into several tokens; specials come after the vocabulary."""
-    tokenizer = tokenizers.Tokenizer(models.BPE(ignore_merges=True))
-    split = pre_tokenizers.Split(Regex(r" ?\p{L}+|\s+|[^\s\p{L}]+"), "isolated")
-    byte_level = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([split, byte_level])
-    tokenizer.decoder = decoders.ByteLevel()
-    alphabet = pre_tokenizers.ByteLevel.alphabet()
-    trainer = trainers.BpeTrainer(vocab_size=330, initial_alphabet=alphabet, show_progress=False)
-    tokenizer.train_from_iterator(CORPUS, trainer)
-    tokenizer.add_special_tokens(["<|begin_of_text|>", "<|end_of_text|>", "<|eot_id|>"])
-    tokenizer.add_tokens([AddedToken("<think> it\n", special=False, normalized=False)])
-    tokenizer.save(str(path))
-
-
-def sentencepiece(path: Path, decoder: dict[str, Any] | None) -> None:
-    """The small tokenizer's vocabulary, an entry without text in it, with another decoder."""
-    model = SMALL["model"] | {"vocab": SMALL["model"]["vocab"] | {"": EMPTY}}
-    content = SMALL | {"model": model, "decoder": decoder, "added_tokens": [*SMALL["added_tokens"], EXTRA]}
-    path.write_text(json.dumps(content), encoding="utf-8")
 
 
 @pytest.fixture(scope="session", params=["llama-3", *DECODERS])
 def tokenizer(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Tokenizer:
     """One tokenizer of each kind."""
-    path = tmp_path_factory.mktemp("tokenizers") / "tokenizer.json"
-    if request.param == "llama-3":
-        llama3(path)
-    else:
-        sentencepiece(path, DECODERS[request.param])
-    return Tokenizer.from_file(path, TokenizerSettings())
+    return write(tmp_path_factory.mktemp("tokenizers") / "tokenizer.json", request.param)
 
 
 @pytest.fixture(scope="module")
@@ -87,9 +32,7 @@ def small() -> Tokenizer:
 
 @pytest.fixture(scope="module")
 def byte_level(tmp_path_factory: pytest.TempPathFactory) -> Tokenizer:
-    path = tmp_path_factory.mktemp("byte-level") / "tokenizer.json"
-    llama3(path)
-    return Tokenizer.from_file(path, TokenizerSettings())
+    return write(tmp_path_factory.mktemp("byte-level") / "tokenizer.json", "llama-3")
 
 
 def pieces(tokenizer: Tokenizer, ids: list[int]) -> list[str]:

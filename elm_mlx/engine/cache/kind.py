@@ -18,4 +18,7 @@ class CacheKind:
     @property
     def is_plain(self) -> bool:
         """Whether all positions are held in floats."""
-        return self == CacheKind()
+        return self == PLAIN
+
+
+PLAIN = CacheKind()
