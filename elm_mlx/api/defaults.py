@@ -33,12 +33,12 @@ def read_defaults(directory: Path) -> Defaults:
     Raises BadCheckpoint for a generation_config.json that is damaged or names stop ids that are none.
     """
     sampling, keys = load_generation(directory).sampling, sampling_keys(directory)
-    if keys:
-        return Defaults(sampling, dict.fromkeys(said_by_file(sampling, keys), THE_FILE))
-    if advice := recommendation_for(directory):
-        recommended = replace(sampling, **advice.sampling)  # type: ignore[arg-type]
-        return Defaults(recommended, dict.fromkeys((*advice.sampling, "raw"), f"recommendation, {advice.about}"))
-    return Defaults(sampling, {})
+    origins = dict.fromkeys(said_by_file(sampling, keys), THE_FILE)
+    advice = None if keys else recommendation_for(directory)
+    if advice:
+        sampling = replace(sampling, **advice.sampling)  # type: ignore[arg-type]
+        origins |= dict.fromkeys((*advice.sampling, "raw"), f"recommendation, {advice.about}")
+    return Defaults(sampling, origins)
 
 
 def sampling_keys(directory: Path) -> list[str]:
