@@ -45,6 +45,14 @@ def repeatable(make: Callable[[Any], Any], *names: str, **settings: Any) -> Deco
     )
 
 
+def biases(pairs: tuple[tuple[int, float], ...]) -> dict[int, float]:
+    """What is added to the logits of some tokens. Raises BadParameter for a token that is named twice."""
+    added = dict(pairs)
+    if len(added) != len(pairs):
+        raise click.BadParameter("it names a token twice. Add its biases up.")
+    return added
+
+
 def max_tokens(*names: str, default: int, meaning: str) -> Decorator:
     """The option of how long an answer may be, whose default each command has for itself."""
     return click.option(*names, "--max-tokens", type=COUNT, default=default, show_default=True, help=meaning)
@@ -64,7 +72,9 @@ def sampling(own: str = "the model's own, else ") -> Decorator:
         ),
         click.option("--presence-penalty", type=PENALTY, help="Take this off the logit of a token that was generated."),
         click.option("--frequency-penalty", type=PENALTY, help="Take this off for each time that it was generated."),
-        repeatable(dict, "--logit-bias", type=BIAS, metavar="ID=BIAS", help="Add this to a token's logit. Repeatable."),
+        repeatable(
+            biases, "--logit-bias", type=BIAS, metavar="ID=BIAS", help="Add this to a token's logit. Repeatable."
+        ),
         repeatable(list, "--ban", "banned_ids", type=TOKEN_ID, metavar="ID", help="Never take this token. Repeatable."),
     )
 

@@ -173,6 +173,11 @@ def test_a_value_without_a_meaning_is_refused_before_anything_is_looked_up(
     assert (wished.code, complaint in wished.err, mirror in wished.err) == (2, True, True), wished.err
 
 
+def test_a_token_has_one_bias() -> None:
+    done = run("generate", "--logit-bias", "5=1", "--logit-bias", "5=2")
+    assert (done.code, "Invalid value for '--logit-bias': it names a token twice" in done.err) == (2, True)
+
+
 def test_a_draft_goes_to_loading(asked: Asked) -> None:
     run("generate", "--draft", "auto")
     assert asked.loaded["draft"] == "auto"
