@@ -111,11 +111,16 @@ def test_chat_shows_it_too_with_what_the_model_is_told(openelm: Path) -> None:
     assert "system" in run("chat", "--show-config").out
 
 
-def test_a_wish_that_means_nothing_is_shown_as_dropped(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_wish_that_means_nothing_is_shown_as_dropped(damaged: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ELM_MLX_TOP_P", "0.9")
     done = run("generate", "--show-config", "--json")
     assert pair(json.loads(done.out), "top_p") == (1.0, "default")
     assert "ELM_MLX_TOP_P=0.9 is ignored" in done.err
+    monkeypatch.setenv("ELM_MLX_PLAIN", "1")
+    sampled = say_sampling(damaged, do_sample=True)
+    done = run("generate", "--show-config", "--json", "--model", sampled, "--top-p", 0.5)
+    assert pair(json.loads(done.out), "plain") == (False, "default")
+    assert "ELM_MLX_PLAIN=1 is ignored" in done.err
 
 
 @pytest.mark.parametrize("typed", ["--top-p 0.9", "--plain --top-k 5", "--bits 4", "--raw --chat-template zephyr"])
