@@ -90,6 +90,9 @@ def yield_temperature(options: dict[str, Any]) -> None:
 def settle_options(options: dict[str, Any], directory: Path | None = None) -> None:
     """Drops wishes from `options`, a draft among them, that mean nothing beside the others to the model in a directory,
     or without one to any model. Raises InvalidRequest where that is so of options that were typed."""
+    if not directory and not any(value for name, value in options.items() if name != "max_tokens"):
+        return  # none is given, and so a wrong name of a model is told before MLX is loaded
+
     from elm_mlx.api.defaults import read_defaults  # here, as --help needs no MLX
 
     own = read_defaults(directory).sampling if directory else Sampling(temperature=1.0)  # where filters mean something
