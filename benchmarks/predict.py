@@ -7,14 +7,13 @@ published rows and tried on others.
 
 Host time is a published figure, kernels come from ledger.py, bytes from shapes; launch and efficiency are fitted, for
 each chip, to two rows of published.json. The other rows of that chip show how wrong the formula is. Every figure
-printed for OpenELM is predicted. docs/kernels.md says where the formula does not hold.
+printed for OpenELM is predicted. docs/predictions.md, written by predictions.py, says where the formula does not hold.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -23,33 +22,11 @@ import ledger
 
 from elm_mlx.bench.shapes import SHAPES
 from elm_mlx.config import config_from_dict
+from elm_mlx.device.chips import TWO_PASSES, Chip, Work
 
 PUBLISHED = json.loads((Path(__file__).parent / "published.json").read_text(encoding="utf-8"))
-BITS = {4: 4.5, 8: 8.5, 16: 16.0}  # per weight as stored, with a scale and a bias for every 64 weights
+BITS = {4: 4.5, 5: 5.5, 6: 6.5, 8: 8.5, 16: 16.0}  # per weight as stored, with a scale and a bias for every 64 weights
 OPENELM = ("openelm-270m", "openelm-450m", "openelm-1.1b", "openelm-3b")
-
-
-@dataclass(frozen=True)
-class Work:
-    """What a token takes: kernels launched, bytes read."""
-
-    kernels: int
-    nbytes: float
-
-
-@dataclass(frozen=True)
-class Chip:
-    """A chip as the formula knows it: seconds of the host for a token, seconds of a launch, the share of the bandwidth
-    that is reached, and the bandwidth in bytes a second."""
-
-    host: float
-    launch: float
-    efficiency: float
-    bandwidth: float
-
-    def seconds(self, work: Work) -> float:
-        """The time of a token."""
-        return self.host + work.kernels * self.launch + work.nbytes / (self.efficiency * self.bandwidth)
 
 
 def fit(host: float, bandwidth: float, measured: list[tuple[Work, float]]) -> Chip:
@@ -73,14 +50,16 @@ def counted(program: str, bits: int, deep: bool) -> dict[str, ledger.Ledger]:
 
 def launches(program: str, family: str, layers: int, bits: int, depth: int, more: int = 0) -> int:
     """The kernels of a token; each layer has `more` of them than the ledger of the family says."""
-    found = counted(program, bits, depth > 1024)[family]
+    found = counted(program, bits, depth >= TWO_PASSES)[family]
     return layers * (len(found.layer) + more) + len(found.outside)
 
 
 def published_work(row: dict[str, Any]) -> Work:
-    """What a token of a published row took: the kernels of mlx-lm's Llama, and the bytes of every matrix and the
-    cache, each read once."""
+    """What a token of a published row took: the kernels of mlx-lm's Llama or OpenELM, and the bytes of every matrix and
+    the cache, each read once."""
     m, depth = PUBLISHED["models"][row["model"]], row.get("depth", 0)
+    if "openelm" in m:
+        return openelm_work(m["openelm"], row["bits"], "mlx-lm", depth)
     attention = m["width"] * m["head_dim"] * 2 * (m["heads"] + m["kv_heads"])
     weights = m["layers"] * (attention + 3 * m["width"] * m["ffn"]) + m["vocab"] * m["width"]
     held = 2 * m["layers"] * m["kv_heads"] * m["head_dim"] * 2 * depth
@@ -113,7 +92,7 @@ def main() -> None:
         wrong = [error for row, error in rows if not row.get("fit")]
         errors = f"{min(wrong):+.0%} to {max(wrong):+.0%}"
         print("\n| predicted | bits | elm-mlx | mlx-lm | ratio | error of rows held out |\n|---|--:|--:|--:|--:|--:|")
-        print("\n".join(predicted(chip, shape, bits, errors) for shape in OPENELM for bits in (4, 16)))
+        print("\n".join(predicted(chip, shape, bits, errors) for shape in OPENELM for bits in (4, 8, 16)))
 
 
 def compared(row: dict[str, Any], error: float) -> str:

@@ -11,11 +11,14 @@ from elm_mlx.config import ModelConfig
 from elm_mlx.config.quantization import check_bits
 from elm_mlx.demo import demo_directory
 from elm_mlx.device.backend import mx
+from elm_mlx.device.chips import Prediction, Step, chip_here, predict
 from elm_mlx.device.memory import Footprint, footprint, memory_limit
 from elm_mlx.device.thread import on_device
 from elm_mlx.errors import InvalidRequest
 from elm_mlx.library.local import find_in_any_bits
 from elm_mlx.store.load import load_arrays, read_config, stored_dtype
+
+PREDICTED_DEPTH = 128  # tokens in the cache that a speed is predicted for where no context is named
 
 
 @dataclass(frozen=True)
@@ -23,7 +26,8 @@ class ModelInfo:
     """What a model directory holds, read from its headers (and a tied head's copy, if it carries one): exact
     `parameters`, a tied head counted once; bits per weight as stored; bytes of weights; bytes of cache for a position;
     the context in tokens. And in bytes what the model takes while it runs, the `footprint` with a cache for
-    `footprint.context` positions, and what this machine has `available` for a model."""
+    `footprint.context` positions, and what this machine has `available` for a model. `predicted` is how fast it may
+    decode, on a Mac whose chip others have published speeds of: not measured, and with the error to expect."""
 
     model: str
     family: str
@@ -36,6 +40,7 @@ class ModelInfo:
     quantization: dict[str, Any] | None
     footprint: Footprint
     available: int
+    predicted: Prediction | None = None
 
     @property
     def fits(self) -> bool:
@@ -48,7 +53,8 @@ def info(model: str | Path | None = None, context: int | None = None, bits: int 
     any bits that it is here in.
 
     The footprint is that of `context` positions (4,096 by default, at most the model's), as if the model were quantized
-    to `bits` if they are given. Raises InvalidRequest, NotFound, BadCheckpoint, Unsupported.
+    to `bits` if they are given; so is the predicted speed, but at 128 positions by default. Raises InvalidRequest,
+    NotFound, BadCheckpoint, Unsupported.
     """
     check_bits(bits)
     if context is not None and whole_number("context", context) < 1:
@@ -58,6 +64,9 @@ def info(model: str | Path | None = None, context: int | None = None, bits: int 
     dtype, nbytes, is_quantized = on_device(lambda _: stored(directory, config))
     count = config.parameter_count
     weights = config.quantized_bytes(bits) if bits else nbytes
+    takes = footprint(config, weights, 8 * dtype.size, context)
+    depth = takes.context if context else PREDICTED_DEPTH
+    step = Step(weights, 8 * dtype.size, bool(bits or is_quantized), depth)
     return ModelInfo(
         model="demo" if model is None else str(model),
         family=config.family,
@@ -68,8 +77,9 @@ def info(model: str | Path | None = None, context: int | None = None, bits: int 
         context_length=config.context_length,
         dtype=str(dtype).removeprefix("mlx.core."),
         quantization=config.quantization.to_dict() if config.quantization and is_quantized else None,
-        footprint=footprint(config, weights, 8 * dtype.size, context),
+        footprint=takes,
         available=memory_limit(),
+        predicted=predict(config, step, chip_here()),
     )
 
 

@@ -52,6 +52,7 @@ def command(model: str | None, context: int | None, bits: str | None, as_json: b
         "context": f"{info.context_length:,} tokens",
         "memory": f"{info.footprint}{f', as if in {bits} bits' if bits else ''}",
         "fits": f"{'yes' if info.fits else 'no'}: this machine has {readable_size(info.available)} for a model",
+        **({"predicted": str(info.predicted)} if info.predicted else {}),
     }
     for name, value in rows.items():
         click.echo(one_line(f"{name:<16} {value}"))

@@ -11,6 +11,8 @@ What was measured (docs/numerics.md, benchmarks/LOG.md), and what follows from i
 - A stream of the backend computes one thing after the other. Only the BLAS uses more than one core, and for a single
   row it gains almost nothing by that. So each of two to four cores gets a stream. Each stream computes one chunk of a
   prompt at a time, and a share of the rows in the large products of a single token.
+- Attention of several ids has no kernel of its own here: it makes the scores of all its ids and positions, a number for
+  each query head. So the ids that are read at a time become fewer as the prompt becomes longer.
 """
 
 from __future__ import annotations
@@ -31,6 +33,7 @@ if TYPE_CHECKING:
     from elm_mlx.device.execution import DeviceStream
 
 CPU_CHUNK = 256  # ids; attention here computes the masked half, too, and smaller chunks have less of it
+SCORE_BYTES = 160 * 2**20  # of the scores of one layer: 256 ids at 8,192 positions for the 20 heads of OpenELM-270M
 FLOAT32_SHARE = 0.5  # of the free memory, that weights in float32 may take; chosen, not measured
 MOST_STREAMS = 4  # nothing was measured on more cores: the BLAS uses those
 NOTICE = "MLX runs on its CPU backend here, a stand-in for Metal: right results, speeds that say nothing about a Mac."
@@ -39,7 +42,8 @@ NOTICE = "MLX runs on its CPU backend here, a stand-in for Metal: right results,
 def choose_for_cpu(config: ModelConfig, policy: str) -> Execution:
     """The Execution of a policy on the CPU backend. "auto" computes on several streams, and in float32 if that fits in
     FLOAT32_SHARE of the free memory."""
-    execution = choose_streams(policy)
+    area = SCORE_BYTES // (4 * max(config.num_heads))  # a score has four bytes, also where weights have two
+    execution = replace(choose_streams(policy), chunk_area=area)
     fits = 4 * config.parameter_count <= memory.free_memory() * FLOAT32_SHARE
     if policy != "auto" or (config.quantization is None and not fits):
         return execution

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
-from itertools import cycle
+from itertools import chain
 from math import ceil
 
 import mlx.core as mx
@@ -16,28 +16,30 @@ from elm_mlx.engine.cache.kv import KVCache
 from elm_mlx.engine.decodes import Decodes
 
 LEAST_CHUNK = 64  # ids: a smaller chunk is not worth another stream
+LEAST_AT_DEPTH = 32  # ids that a round reads however long the prompt is; chosen, not measured
 DEFAULT_EXECUTION = Execution()
+
+Chunk = tuple[AbstractContextManager, slice]  # where to compute it, which ids
 
 
 class Reading:
-    """A prompt that is being read, ids [B, L], a round of chunks at a time: one chunk on each device stream."""
+    """A prompt that is being read, ids [B, L], a round of chunks at a time: one chunk on each device stream. The cache
+    may hold positions already; the ids come after them."""
 
     def __init__(
         self, model: Decodes, ids: mx.array, cache: Sequence[KVCache], execution: Execution = DEFAULT_EXECUTION
     ) -> None:
         self.model, self.ids, self.cache = model, ids, cache
-        self.chunks = deque(chunks(ids.shape[1], execution))
-        self.round = max(1, len(execution.streams))
+        self.rounds = deque(rounds(ids.shape[1], execution, cache[0].offset))
         self.read = 0  # ids
 
     def advance(self) -> mx.array | None:
         """Reads one round, not evaluated yet. Returns the logits [B, V] after the last id, the only logits that are
         computed, or None where ids are left."""
-        for _ in range(self.round):
-            place, which = self.chunks.popleft()
+        for place, which in self.rounds.popleft():
             self.read = which.stop
             with place:
-                if not self.chunks:
+                if self.read == self.ids.shape[1]:
                     return self.model.head(self.model.last_hidden(self.ids[:, which], self.cache))
                 self.model.hidden(self.ids[:, which], self.cache)
         return None
@@ -75,19 +77,40 @@ def all_logits(
 ) -> mx.array:
     """The logits after every id, read in the chunks that `prefill` takes: [B, L] -> [B, L, V], not evaluated yet."""
     logits = []
-    for where, which in chunks(ids.shape[1], execution):
+    for where, which in chain.from_iterable(rounds(ids.shape[1], execution, cache[0].offset)):
         with where:
             logits.append(model.head(model.hidden(ids[:, which], cache)))
     return mx.concatenate(logits, axis=1)
 
 
-def chunks(length: int, execution: Execution) -> list[tuple[AbstractContextManager, slice]]:
-    """(where to compute it, which ids) of each chunk of a prompt of `length` ids.
+def rounds(length: int, execution: Execution, held: int = 0) -> list[list[Chunk]]:
+    """The chunks of a prompt of `length` ids that come after `held` positions, in rounds: one chunk on each device
+    stream.
 
-    Several streams take one chunk each in turn, and the prompt is cut so that each stream has one. On its stream a
-    chunk can begin a layer as soon as the chunk before it has left its keys and values there.
+    On its stream a chunk can begin a layer as soon as the chunk before it has left its keys and values there. Where
+    the Execution has a `chunk_area`, a round becomes smaller as more positions are held.
     """
-    turns: Sequence[AbstractContextManager] = [mx.stream(stream) for stream in execution.streams] or [nullcontext()]
-    size = min(execution.chunk, max(LEAST_CHUNK, ceil(length / len(turns))))
-    parts = [slice(start, min(start + size, length)) for start in range(0, length, size)]
-    return list(zip(cycle(turns), parts, strict=False))
+    places: Sequence[AbstractContextManager] = [mx.stream(stream) for stream in execution.streams] or [nullcontext()]
+    found, start = [], 0
+    while start < length:
+        size, streams = cut(length - start, held + start, execution)
+        starts = range(start, min(start + size * streams, length), size)
+        found.append([(place, slice(n, min(n + size, length))) for place, n in zip(places, starts, strict=False)])
+        start = found[-1][-1][1].stop
+    return found
+
+
+def cut(left: int, held: int, execution: Execution) -> tuple[int, int]:
+    """(ids of a chunk, chunks of a round) where `left` ids are still to be read and `held` positions are held.
+
+    What is left is shared among the streams. All chunks of a round may be computed at once, so ids times positions of
+    the whole round stay within the `chunk_area`: first chunks become smaller, then fewer streams get one, and a round
+    of LEAST_AT_DEPTH ids is read at any depth.
+    """
+    streams = max(1, len(execution.streams))
+    size = min(execution.chunk, max(LEAST_CHUNK, ceil(left / streams)))
+    if not execution.chunk_area:
+        return size, streams
+    most = max(LEAST_AT_DEPTH, execution.chunk_area // (held + min(size * streams, left)))  # ids of a round
+    streams = min(streams, most // LEAST_AT_DEPTH)
+    return min(size, most // streams), streams

@@ -13,10 +13,12 @@ from helpers.command_line import Result, answer, run
 from elm_mlx.api import model_info
 from elm_mlx.convert import convert
 
+MACHINE = ("footprint", "available", "fits", "predicted")
+
 
 def figures(done: Result) -> dict[str, Any]:
     """What info says of a model, whatever the machine."""
-    return {name: value for name, value in answer(done).items() if name not in ("footprint", "available", "fits")}
+    return {name: value for name, value in answer(done).items() if name not in MACHINE}
 
 
 def test_info_reckons_memory_for_a_context_and_bits(openelm: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -65,3 +67,24 @@ def test_info_shows_the_same_figures_as_text(openelm: Path) -> None:
         assert f"{figures[name]:,}" in shown
     assert "built-in" not in shown
     assert run("info").out.splitlines()[0].split() == ["model", "demo"]
+
+
+def test_info_predicts_a_speed_on_a_known_chip_and_says_how_wrong_it_may_be(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    raw = checkpoints.OPENELM | {"head_dim": 64, "model_dim": 128}
+    model = checkpoints.write(tmp_path / "model", raw)
+    assert "predicted" not in run("info", model).out  # no Mac, so no line
+    assert answer(run("info", model, "--json"))["predicted"] is None
+    monkeypatch.setattr(model_info, "chip_here", lambda: "M4 Max")
+    plain, deep, few = (
+        answer(run("info", model, "--json", *more))["predicted"] for more in ([], ["--context", 500], ["--bits", 4])
+    )
+    assert (plain["depth"], deep["depth"], few["depth"]) == (128, 500, 128)
+    assert deep["tokens_per_s"] < plain["tokens_per_s"]
+    assert (plain["chip"], plain["rows_held_out"]) == ("M4 Max", 9)
+    shown = run("info", model).out.splitlines()[-1]
+    assert shown.startswith(f"predicted        {plain['tokens_per_s']:.0f} tokens/s on M4 Max at 128 tokens")
+    assert "not measured; on 9 published rates error 6% in the median, 9% at worst" in shown
+    monkeypatch.setattr(model_info, "chip_here", lambda: "M9")
+    assert "predicted" not in run("info", model).out
