@@ -12,7 +12,7 @@ import click
 
 from elm_mlx.cli import conversation
 from elm_mlx.cli.blas import prefer_fast_blas
-from elm_mlx.cli.find import load_with_notices
+from elm_mlx.cli.find import NO_SYSTEM, load_with_notices, refuse_system
 from elm_mlx.cli.generation_options import (
     CACHES,
     CHAT_TEMPLATE,
@@ -36,7 +36,6 @@ if TYPE_CHECKING:
 
 PROMPT, MORE = "> ", ". "
 BLOCK = '"""'  # begins and ends a text of several lines
-NO_SYSTEM = "This model has no chat template, so it can be given no system message."
 HELP = {
     "/help": "show this",
     "/system TEXT": "set what the model is told about its role, and begin again",
@@ -79,11 +78,11 @@ def command(
     A line that ends in a backslash goes on in the next, and three quotes begin and end a longer text. Ctrl-C
     stops an answer, Ctrl-D ends the program.
     """
-    settle(partial(refuse_json, show_config), {"as_json": as_json}, "as_json")
-    prefer_fast_blas()
     if show_config:
         print_config(model, bits, {"chat_template": chat_template, "system": system}, options, as_json)
         return
+    settle(refuse_json, {"as_json": as_json}, "as_json")
+    prefer_fast_blas()
     lm = load_with_notices(model, bits, force, chat_template, options)
     asked = {"system": system}
     settle(partial(refuse_system, lm), asked, "system")
@@ -95,16 +94,10 @@ def command(
         raise click.exceptions.Exit(talk.failure.exit_code)
 
 
-def refuse_json(show_config: bool, as_json: bool) -> None:
+def refuse_json(as_json: bool) -> None:
     """Raises InvalidRequest for a conversation as JSON, which is text."""
-    if as_json and not show_config:
+    if as_json:
         raise InvalidRequest("A conversation is text.", "Leave {as_json} out; it is for {show_config}.")
-
-
-def refuse_system(lm: LanguageModel, system: str | None) -> None:
-    """Raises InvalidRequest for a system message to a model that cannot be given one."""
-    if system and not lm.has_chat_template:
-        raise InvalidRequest(NO_SYSTEM, "Leave {system} out, or give a {chat_template}.")
 
 
 def read_entries() -> Iterator[str]:

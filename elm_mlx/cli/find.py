@@ -24,9 +24,11 @@ from elm_mlx.shell import command_line
 
 if TYPE_CHECKING:
     from elm_mlx import LanguageModel, Located
+    from elm_mlx.api.model_files import ModelFiles
 
 DEMO_NOTICE = f"No --model given: this is the built-in demo, {demo.ABOUT}."
 UNCONFIRMED = "zephyr is perhaps the format of OpenELM-Instruct; nobody has confirmed it."
+NO_SYSTEM = "This model has no chat template, so it can be given no system message."
 TEMPLATE_HELP = 'Use the chat template in this file, or "zephyr": perhaps OpenELM-Instruct\'s, unconfirmed.'
 
 
@@ -105,6 +107,12 @@ def check_options(own: Sampling, **options: Any) -> None:
     from elm_mlx.api.options import Options, sampling_for  # here, as --help needs no MLX
 
     sampling_for(own, {name: value for name, value in options.items() if name in Options.__annotations__})  # type: ignore[arg-type]
+
+
+def refuse_system(model: LanguageModel | ModelFiles, system: str | None) -> None:
+    """Raises InvalidRequest for a system message to a model that cannot be given one."""
+    if system and not model.has_chat_template:
+        raise InvalidRequest(NO_SYSTEM, "Leave {system} out, or give a {chat_template}.")
 
 
 @contextmanager

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from elm_mlx.cli.find import check_template, refuse_bits, settle_options
+from elm_mlx.cli.find import check_template, refuse_bits, refuse_system, settle_options
 from elm_mlx.cli.messages import FLAGS, one_line
 from elm_mlx.cli.sections import OTHERS, SECTIONS, section_of
 from elm_mlx.cli.wishes import naming, origin, settle
@@ -75,6 +75,10 @@ def print_config(
     from elm_mlx.api.model_files import read_model_files  # here, as --help needs no MLX
 
     files = read_model_files(directory, template)
+    if "system" in asked:
+        told = {"system": asked["system"]}
+        settle(partial(refuse_system, files), told, "system")
+        asked = asked | told
     settings = [
         *about_model(model, chosen["bits"], directory, files),
         *about_prompt(asked, files, bool(options["plain"])),

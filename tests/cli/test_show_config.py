@@ -103,12 +103,16 @@ def test_the_prompt_is_put_by_the_first_of_raw_a_given_template_and_the_models_o
     assert pair(shown("--model", damaged), "prompt") == ("as it is", "environment, ELM_MLX_RAW")
 
 
-def test_chat_shows_it_too_with_what_the_model_is_told(openelm: Path) -> None:
-    found = shown("--model", openelm, "--system", "Be short.", command="chat")
-    assert pair(found, "system") == ("Be short.", "option")
+def test_chat_shows_it_too_with_what_the_model_is_told(damaged: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    typed = run("chat", "--model", damaged, "--system", "Be short.", "--show-config")
+    assert (typed.code, "Leave --system out, or give a --chat-template" in typed.err) == (2, True)
+    monkeypatch.setenv("ELM_MLX_SYSTEM", "Be kind.")
+    assert pair(shown("--model", damaged, command="chat"), "system") == (None, "default")
+    (damaged / "chat_template.jinja").write_text("{{ messages[0].content }}!", encoding="utf-8")
+    found = shown("--model", damaged, command="chat")
+    assert pair(found, "system") == ("Be kind.", "environment, ELM_MLX_SYSTEM")
     assert pair(found, "max_tokens") == (1024, "default")
     assert "logprobs" not in found
-    assert "system" in run("chat", "--show-config").out
 
 
 def test_a_wish_that_means_nothing_is_shown_as_dropped(damaged: Path, monkeypatch: pytest.MonkeyPatch) -> None:
