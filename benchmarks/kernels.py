@@ -83,8 +83,8 @@ def masking(x: Layout) -> bool:
 
 ELEMENTWISE = {
     "Add", "AsType", "BitwiseBinary", "Divide", "Equal", "Exp", "Greater", "GreaterEqual", "Less", "LessEqual", "Log",
-    "LogicalAnd", "LogicalNot", "Maximum", "Minimum", "Multiply", "Negative", "Power", "Select", "Sigmoid", "Square",
-    "Subtract", "Tanh",
+    "LogicalAnd", "LogicalNot", "Maximum", "Minimum", "Multiply", "Negative", "Power", "Round", "Select", "Sigmoid",
+    "Square", "Subtract", "Tanh",
 }  # fmt: skip
 FUSABLE = ELEMENTWISE | {"Broadcast"}  # mlx/compile.cpp `is_fusable`
 STAND_INS = {
@@ -97,7 +97,7 @@ STAND_INS = {
     "Leave",
 }  # of tape.py; to MLX they are `Depends`
 RESHAPES = {"ExpandDims", "Flatten", "Reshape", "Squeeze", "Unflatten"}
-VIEWS = {"Broadcast", "Contiguous", "Copy", "Enter", "Leave", "Slice", "Split", "StopGradient", "Transpose"}
+VIEWS = {"Broadcast", "Contiguous", "Copy", "Enter", "Leave", "Slice", "Split", "StopGradient", "Transpose", "View"}
 RULES = {
     "RMSNorm": Rule(1, contiguous, "backend/metal/normalization.cpp: copies an input with holes"),
     "RoPE": Rule(1, (heads,), "backend/metal/rope.cpp: reads three axes in any order, copies other inputs of four"),
@@ -107,6 +107,8 @@ RULES = {
     "Matmul": Rule(1, matrix, "backend/metal/matmul.cpp `check_transpose`: transposed inputs are read as they lie"),
     "QuantizedMatmul": Rule(1, rows, "backend/metal/quantized.cpp `ensure_row_contiguous_matrix`"),
     "Dequantize": Rule(1, contiguous, "backend/metal/quantized.cpp"),
+    "GatherAxis": Rule(1, anything, "backend/metal/indexing.cpp"),
+    "Partition": Rule(1, anything, "backend/metal/sort.cpp: sorts; more, in blocks that are merged, for a long row"),
     "Gather": Rule(1, anything, "backend/metal/indexing.cpp"),
     "ArgReduce": Rule(1, anything, "backend/metal/primitives.cpp"),
     "Reduce": Rule(1, contiguous, "backend/metal/reduce.cpp: more for a large array to one number"),
@@ -272,5 +274,7 @@ def check_fusions(tape: Tape, groups: dict[int, list[int]]) -> None:
 
 
 def words(names: str) -> str:
-    """The primitives in the name of a compiled kernel, in alphabetical order and without broadcasts."""
+    """The primitives in the name of a compiled kernel, in alphabetical order and without broadcasts, by the names that
+    an export has for them."""
+    names = re.sub("Bitwise(And|Or|Xor)|(Left|Right)Shift", "BitwiseBinary", names)
     return " ".join(sorted(word for word in re.findall("[A-Z][a-z]+", names) if word != "Broadcast"))

@@ -29,7 +29,7 @@ from mlx.utils import tree_flatten, tree_map
 STEP = 3  # which submission is recorded by default: the first comes with the prompt, and the second warms up
 FUSED_HEADS = {64, 96, 128, 256}  # mlx/backend/metal/scaled_dot_product_attention.cpp `has_fused_kernel`
 EXPORTED = dict.fromkeys(["And", "Max", "Min", "Or", "Prod", "Sum"], "Reduce") | dict.fromkeys(
-    ["BitwiseAnd", "BitwiseOr", "BitwiseXor"], "BitwiseBinary"
+    ["BitwiseAnd", "BitwiseOr", "BitwiseXor", "LeftShift", "RightShift"], "BitwiseBinary"
 )  # what an export calls the primitives that MLX draws by these names
 PLAIN_COMPILE, PLAIN_ATTENTION = mx.compile, mx.fast.scaled_dot_product_attention
 PLAIN_QUANTIZED, PLAIN_PRODUCT = mx.quantized_matmul, mx.array.__matmul__

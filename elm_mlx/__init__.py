@@ -13,7 +13,18 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from elm_mlx.api import Completion, LanguageModel, ModelInfo, Options, Piece, Stats, Stream, info, load
+    from elm_mlx.api import (
+        Completion,
+        LanguageModel,
+        ModelInfo,
+        Options,
+        Piece,
+        Stats,
+        Stream,
+        TokenLogprob,
+        info,
+        load,
+    )
     from elm_mlx.device.blas import fast_blas, use_fast_blas
     from elm_mlx.errors import ElmError
     from elm_mlx.library.local import Located
@@ -31,6 +42,7 @@ __all__ = [
     "Piece",
     "Stats",
     "Stream",
+    "TokenLogprob",
     "fast_blas",
     "info",
     "load",

@@ -19,7 +19,7 @@ ROOT = Path(__file__).parents[1]
 # `name.*` is a room: a package whose modules may import one another. The numbers are those of docs/design.md.
 STAIR = (
     ("errors", "demo", "demo.draft", "library"),  # 1: the ground floor (demo and library are packages without imports)
-    ("arguments", "files", "shell"),
+    ("arguments", "files", "seeds", "shell"),
     ("config.*",),  # 2: what a model is
     ("device.*",),  # 3: what this machine has
     ("models.*", "engine.*", "text.*"),  # 4: three rooms that do not know each other

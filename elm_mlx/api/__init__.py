@@ -7,5 +7,17 @@ from elm_mlx.api.loading import load
 from elm_mlx.api.model_info import ModelInfo, info
 from elm_mlx.api.options import Options
 from elm_mlx.api.stream import Stream
+from elm_mlx.engine.logprobs import TokenLogprob
 
-__all__ = ["Completion", "LanguageModel", "ModelInfo", "Options", "Piece", "Stats", "Stream", "info", "load"]
+__all__ = [
+    "Completion",
+    "LanguageModel",
+    "ModelInfo",
+    "Options",
+    "Piece",
+    "Stats",
+    "Stream",
+    "TokenLogprob",
+    "info",
+    "load",
+]

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from elm_mlx.engine.handle import Handle
+from elm_mlx.engine.logprobs import TokenLogprob
 
 
 @dataclass(frozen=True)
@@ -42,6 +44,7 @@ class Completion:
 
     `text` ends before a stop string. `tokens` are all ids that were drawn, a stop id aside: those of an answer that a
     string ended have all of the string in them, and perhaps some text after it, which the last id brought along.
+    `logprobs` has an entry for each of `tokens` where the call asked for them, else it is None.
     """
 
     text: str
@@ -49,6 +52,7 @@ class Completion:
     finish_reason: str
     stats: Stats
     stop_reason: int | str | None = None
+    logprobs: Sequence[TokenLogprob] | None = None
 
 
 @dataclass(frozen=True)
@@ -57,13 +61,15 @@ class Piece:
 
     The texts of all pieces, joined, are the answer's text. The piece of a stop id has finish_reason "stop" and whatever
     text was still held back; that of the id which made a stop string whole has the text before the string. Their
-    `stop_reason` is that id or string; elsewhere it is None.
+    `stop_reason` is that id or string; elsewhere it is None. `logprob` is the token's entry where the call asked
+    for log-probabilities.
     """
 
     text: str
     token: int
     finish_reason: str | None
     stop_reason: int | str | None = None
+    logprob: TokenLogprob | None = None
 
 
 def stats_of(handle: Handle, generated: int) -> Stats:

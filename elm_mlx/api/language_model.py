@@ -12,7 +12,8 @@ from weakref import finalize
 from elm_mlx.api.batch import AHEAD, answers_as_they_end, answers_in_order
 from elm_mlx.api.cache_plan import plan_again
 from elm_mlx.api.completion import Completion
-from elm_mlx.api.options import MAX_TOKENS, Options, sampling_for
+from elm_mlx.api.options import MAX_TOKENS, Options, check_ids, sampling_for
+from elm_mlx.api.siblings import siblings
 from elm_mlx.api.stopping import stopping
 from elm_mlx.api.stream import Stream
 from elm_mlx.api.templates import Templates
@@ -119,8 +120,15 @@ class LanguageModel:
     def completions(
         self, prompt: str | Sequence[int], n: int, max_tokens: int | None = MAX_TOKENS, **options: Unpack[Options]
     ) -> list[Completion]:
-        """Completes `prompt` `n` times. Raises as `generate`."""
-        return [self.generate(prompt, max_tokens, **options) for _ in range(n)]
+        """Completes `prompt` `n` times, several at once, and returns the answers. The prompt is read once for those
+        that run together, also with `reuse` false.
+
+        With a `seed` number i of several answers, from 0, is the one that `generate` gives with the seed
+        `elm_mlx.seeds.seed_of(seed, i)`; a single one has the seed itself. Raises as `generate`; an error
+        cancels the others.
+        """
+        requests = siblings(self._request(prompt, max_tokens, options), n)
+        return list(answers_in_order(partial(self._begin, patient=True), requests, AHEAD * self._rows))
 
     async def agenerate(
         self, prompt: str | Sequence[int], max_tokens: int | None = MAX_TOKENS, **options: Unpack[Options]
@@ -269,6 +277,7 @@ class LanguageModel:
         """What a call asks of the engine. Raises as `submit` does for what the caller gave."""
         self._worker.check()
         sampling = sampling_for(self._sampling, options)
+        check_ids(sampling, options, self.config.vocab_size)
         ids = self._ids(prompt)
         strings = *self._stop_strings, *check_stop_strings(options.get("stop"))
         ends = stopping(self.tokenizer, self.stop_ids, strings)
@@ -281,13 +290,14 @@ class LanguageModel:
             ends.ids,
             find=reuse,
             keep=reuse,
+            logprobs=options.get("logprobs"),
             stopper=ends.stopper,
         )
 
     def _check(self, prompts: Iterable[str | Sequence[int]], max_tokens: int | None, options: Options) -> None:
         """Raises what `batch` raises before it takes a prompt."""
         self._worker.check()
-        sampling_for(self._sampling, options)
+        check_ids(sampling_for(self._sampling, options), options, self.config.vocab_size)
         self._room(1, max_tokens)
         if isinstance(prompts, str | bytes | Mapping) or not isinstance(prompts, Iterable):
             raise InvalidRequest(f"prompts is of type {type(prompts).__name__}; give a list of prompts.")

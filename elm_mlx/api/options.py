@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from difflib import get_close_matches
 from typing import Any, TypedDict
 
 from elm_mlx.arguments import whole_number
-from elm_mlx.config.generation import SAMPLING_NAMES, Sampling
+from elm_mlx.config.generation import SAMPLING_NAMES, Sampling, biases_by_id
 from elm_mlx.config.stop_strings import check_stop_strings
+from elm_mlx.engine.logprobs import MOST_ALTERNATIVES
 from elm_mlx.errors import InvalidRequest
 
 MAX_TOKENS = 256  # of a call that names no other number
@@ -21,9 +22,17 @@ class Options(TypedDict, total=False):
     decoding. With `plain` neither of the two counts: an option that is missing means greedy decoding.
 
     `temperature` 0 is greedy. `top_k` keeps that many of the likeliest ids, `top_p` the likeliest that make up this
-    share of the probability, `min_p` those at least this share as likely as the likeliest. The same `seed`, any whole
-    number, gives the same ids; without one each call draws its own. With `reuse` false the request neither uses keys
-    and values that are kept of earlier requests, nor leaves its own for later ones.
+    share of the probability, `min_p` those at least this share as likely as the likeliest.
+
+    `repetition_penalty` (1 is off) makes every id of the prompt and of the answer so far less likely: a logit above 0
+    is divided by it, one below multiplied. `presence_penalty` (0 is off) is taken off the logits of ids that the answer
+    has so far, `frequency_penalty` for each time that it has them: all of the answer counts, not a window, and not the
+    prompt. `logit_bias` maps ids to what is added to their logits, and `banned_ids` are never chosen. With `logprobs`
+    each token of the answer comes with its log-probability, and with those of so many likeliest ids, 0 to 20; they are
+    those of the unchanged logits.
+
+    The same `seed`, any whole number, gives the same ids; without one each call draws its own. With `reuse` false the
+    request neither uses keys and values that are kept of earlier requests, nor leaves its own for later ones.
 
     `stop` is a text, or a list of up to 16 texts of 1 to 256 characters: an answer ends where its text has one of them,
     and its text is what stands before. They are compared as exact code points, with the text as `Tokenizer.decode`
@@ -65,6 +74,8 @@ def check_others(options: Options) -> None:
         whole_number("seed", seed)
     if not isinstance(reuse := options.get("reuse"), bool | None):
         raise InvalidRequest(f"reuse is {reuse!r}; it must be true or false.")
+    if (most := options.get("logprobs")) is not None and not 0 <= whole_number("logprobs", most) <= MOST_ALTERNATIVES:
+        raise InvalidRequest(f"logprobs is {most}; it must be 0 to {MOST_ALTERNATIVES}, the number of alternatives.")
     check_stop_strings(options.get("stop"))
     if not isinstance(plain := options.get("plain"), bool | None):
         raise InvalidRequest(f"plain is {plain!r}; it must be true or false.")
@@ -81,6 +92,7 @@ def sampling_for(own: Sampling, options: Options) -> Sampling:
     check_others(options)
     own = Sampling() if (plain := options.get("plain")) else own
     given = {name: value for name, value in options.items() if name in SAMPLING_NAMES and value is not None}
+    given |= ids_given(options)
     sampling = replace(own, **given)  # type: ignore[arg-type]
     useless = [name for name in sampling.filters if name in given]
     if useless and "temperature" not in given and sampling.is_greedy:
@@ -91,3 +103,29 @@ def sampling_for(own: Sampling, options: Options) -> Sampling:
             f"{', or {plain}' if plain else ''}.",
         )
     return sampling
+
+
+def ids_given(options: Options) -> dict[str, tuple[Any, ...]]:
+    """The fields of a Sampling that name ids, as the caller gives them. Raises InvalidRequest for what names none."""
+    found: dict[str, tuple[Any, ...]] = {}
+    if (biases := options.get("logit_bias")) is not None:
+        found["logit_bias"] = tuple(biases_by_id(biases).items())
+    if (banned := options.get("banned_ids")) is not None:
+        if isinstance(banned, str | bytes | Mapping) or not isinstance(banned, Iterable):
+            raise InvalidRequest(f"banned_ids is {banned!r:.100}; it must be a list of token ids.")
+        found["banned"] = tuple(whole_number("An id in banned_ids", id) for id in banned)
+    return found
+
+
+def check_ids(sampling: Sampling, options: Options, vocabulary: int) -> None:
+    """Raises InvalidRequest where the caller names ids that a model's vocabulary does not have, or where no id is left
+    to choose."""
+    given = ids_given(options)
+    named = {"logit_bias": [id for id, _ in given.get("logit_bias", ())], "banned_ids": given.get("banned", ())}
+    for name, ids in named.items():
+        if beyond := [id for id in ids if not 0 <= id < vocabulary]:
+            raise InvalidRequest(f"{name} names the id {beyond[0]}; the model has 0 to {vocabulary - 1}.",
+                                 f"Leave it out of {{{name}}}.")  # fmt: skip
+    if len(sampling.banned) >= vocabulary and len({id for id in sampling.banned if id < vocabulary}) == vocabulary:
+        raise InvalidRequest("All ids of the vocabulary are banned, so there is none to choose.",
+                             "Give fewer {banned_ids}.")  # fmt: skip

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from dataclasses import replace
 from typing import Any
 from weakref import finalize
 
@@ -38,6 +39,7 @@ class Stream:
         self._lm: object | None = lm
         self._progress = progress
         self._text = answer_text(handle.request, tokenizer)
+        self._notes = handle.request.logprobs is not None  # whether pieces have log-probabilities
         self._pieces: list[Piece] = []
         self._reading = threading.RLock()
         self._is_read = self._is_cancelled = False
@@ -128,11 +130,12 @@ class Stream:
         with self._reading:
             pieces = list(self._pieces)
         tokens = [piece.token for piece in pieces if not isinstance(piece.stop_reason, int)]
+        logprobs = [piece.logprob for piece in pieces[: len(tokens)] if piece.logprob]
         reason, ended_by = (pieces[-1].finish_reason, pieces[-1].stop_reason) if pieces else (None, None)
         failed = ERROR if self._handle.state.finish == ERROR else CANCELLED
         text = "".join(piece.text for piece in pieces)
         stats = stats_of(self._handle, len(tokens))
-        return Completion(text, tokens, reason or failed, stats, stop_reason=ended_by)
+        return Completion(text, tokens, reason or failed, stats, ended_by, logprobs if self._notes else None)
 
     def when_over(self, call: Callable[[], None]) -> None:
         """Has `call`, which must be quick and raise nothing, called once when the answer has ended: in the device
@@ -160,7 +163,8 @@ class Stream:
         tokens = ids[:-1] if isinstance(ended_by, int) else ids
         text = self._text.text_of(tokens)
         stats = stats_of(self._handle, len(tokens))
-        return Completion(text, tokens, state.finish or CANCELLED, stats, stop_reason=ended_by)
+        logprobs = (sequence.logprobs[: len(tokens)] if sequence else []) if self._notes else None
+        return Completion(text, tokens, state.finish or CANCELLED, stats, ended_by, logprobs)
 
     def _poll(self) -> tuple[Piece | None, State]:
         """(the next piece if it has come, how far the answer is). Raises the error that ended the answer, Forked."""
@@ -187,6 +191,8 @@ class Stream:
         if sequence is None or place == len(sequence.ids):
             return None
         piece = self._piece(sequence.ids[place], is_last=place + 1 == sequence.room)
+        if self._notes:
+            piece = replace(piece, logprob=sequence.logprobs[place])
         self._pieces.append(piece)
         sequence.taken = place + 1
         if len(sequence.ids) - sequence.taken == OUTBOX // 2:  # it may have paused; every pause comes down to this

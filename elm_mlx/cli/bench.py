@@ -15,7 +15,7 @@ import click
 
 from elm_mlx.bench.shapes import SHAPES
 from elm_mlx.cli.blas import prefer_fast_blas
-from elm_mlx.cli.find import check_options, pull_directory, refuse_bits, yield_temperature
+from elm_mlx.cli.find import pull_directory, refuse_bits, yield_temperature
 from elm_mlx.cli.generation_options import sampling
 from elm_mlx.cli.kinds import BITS, COUNT, NAME, CommaList, Whole
 from elm_mlx.cli.messages import quietable, say
@@ -193,7 +193,15 @@ def settle_sampling(choice: dict[str, Any], compare: str | None) -> None:
     """Drops wishes for sampling that mean nothing here. Raises InvalidRequest where that is so of what was typed."""
     yield_temperature(choice)
     settle(partial(refuse_comparing, compare), choice, *choice)
-    settle(partial(check_options, Sampling()), choice, *(name for name in choice if name != "temperature"))
+    settle(check_greedy, choice, *(name for name in choice if name != "temperature"))
+
+
+def check_greedy(**choice: Any) -> None:
+    """Raises InvalidRequest for sampling that means nothing where decoding is greedy without it."""
+    from elm_mlx.api.options import sampling_for  # here, as --help needs no MLX
+
+    options: Any = choice
+    sampling_for(Sampling(), options)
 
 
 def refuse_comparing(compare: str | None, **choice: Any) -> None:

@@ -95,18 +95,22 @@ def settle_options(options: dict[str, Any], directory: Path | None = None) -> No
     if not directory and not any(value for name, value in options.items() if name != "max_tokens"):
         return  # none is given, and so a wrong name of a model is told before MLX is loaded
 
-    from elm_mlx.api.defaults import read_defaults  # here, as --help needs no MLX
-
-    own = read_defaults(directory).sampling if directory else Sampling(temperature=1.0)  # where filters mean something
     yield_temperature(options)
-    settle(partial(check_options, own), options, *(name for name in options if name != "temperature"))
+    settle(partial(check_options, directory), options, *(name for name in options if name != "temperature"))
 
 
-def check_options(own: Sampling, **options: Any) -> None:
-    """Raises InvalidRequest for options that mean nothing to a model whose own sampling this is, as asking it does."""
-    from elm_mlx.api.options import Options, sampling_for  # here, as --help needs no MLX
+def check_options(directory: Path | None, **options: Any) -> None:
+    """Raises InvalidRequest for options that mean nothing to the model in a directory, or without one to any model, as
+    asking it does."""
+    from elm_mlx.api.defaults import read_defaults  # here, as --help needs no MLX
+    from elm_mlx.api.options import Options, check_ids, sampling_for
+    from elm_mlx.store.load import read_config
 
-    sampling_for(own, {name: value for name, value in options.items() if name in Options.__annotations__})  # type: ignore[arg-type]
+    asked: Any = {name: value for name, value in options.items() if name in Options.__annotations__}
+    own = read_defaults(directory).sampling if directory else Sampling(temperature=1.0)  # where filters mean something
+    sampling = sampling_for(own, asked)
+    if directory and (asked.get("logit_bias") or asked.get("banned_ids")):
+        check_ids(sampling, asked, read_config(directory).vocab_size)
 
 
 def refuse_system(model: LanguageModel | ModelFiles, system: str | None) -> None:

@@ -6,7 +6,7 @@ import json
 import sys
 from collections import deque
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 from itertools import chain
 from typing import TYPE_CHECKING, Any
@@ -36,6 +36,7 @@ from elm_mlx.cli.sections import SectionedCommand
 from elm_mlx.cli.show_config import print_config
 from elm_mlx.cli.wishes import settle
 from elm_mlx.errors import ElmError, InvalidRequest
+from elm_mlx.jobs.plain import logprobs_of
 
 if TYPE_CHECKING:
     from elm_mlx.api import Completion, LanguageModel
@@ -122,9 +123,10 @@ def show_all(name: str, done: Sequence[Completion], as_json: bool) -> None:
 
 
 def as_object(done: Completion) -> dict[str, Any]:
-    """A completion as an object of JSON, without log-probabilities where none were asked for."""
-    whole = asdict(done)
-    return {key: value for key, value in whole.items() if not (key == "logprobs" and value is None)}
+    """A completion as an object of JSON, with log-probabilities where they were asked for."""
+    whole = asdict(replace(done, logprobs=None))
+    del whole["logprobs"]
+    return whole if done.logprobs is None else whole | {"logprobs": logprobs_of(done)}
 
 
 def show(pieces: Iterable[Piece]) -> None:

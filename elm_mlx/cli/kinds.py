@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from elm_mlx.config.generation import MAX_TEMPERATURE, MAX_TOP_K
+from elm_mlx.config.generation import MAX_TEMPERATURE, MAX_TOP_K, MOST_BIAS, MOST_PENALTY, MOST_REPETITION
 from elm_mlx.config.quantization import QUANTIZATION_MODES
 from elm_mlx.config.stop_strings import check_stop_strings
 from elm_mlx.config.values import MAX_MULTIPLIER
@@ -123,11 +123,10 @@ BITS = click.Choice(list(map(str, QUANTIZATION_MODES["affine"][0])))
 COUNT, NAME, TEXT = Whole(min=1), Name(), Text()
 TEMPERATURE, TOP_K, MIN_P = Number(0, MAX_TEMPERATURE), Whole(0, MAX_TOP_K), Number(0, 1)
 TOP_P = Number(0, 1, min_open=True)
-# As `Sampling` judges them.
-PENALTY, LOGIT, BIAS = Number(-100, 100), Number(-1e4, 1e4), Bias()
-REPETITION_PENALTY = Number(0.01, 100)
+PENALTY, LOGIT, BIAS = Number(-MOST_PENALTY, MOST_PENALTY), Number(-MOST_BIAS, MOST_BIAS), Bias()
+REPETITION_PENALTY = Number(1 / MOST_REPETITION, MOST_REPETITION)
 TOKEN_ID, KV_BITS = TokenId(min=0), KvBits(["8", "4", "k8v4"])
-TOP_LOGPROBS = Whole(0, 20)
+TOP_LOGPROBS = Whole(0, 20)  # as engine.logprobs has it, which --help does without: it brings MLX
 ROPE_FACTOR = Number(0, MAX_MULTIPLIER, min_open=True)
 # As convert and verify judge them, which --help does without: they bring MLX.
 SHARD_GB, TEXT_TOKENS = Number(1e-6, 1e6), Whole(1, 1_000_000)

@@ -15,6 +15,7 @@ from elm_mlx.engine.decodes import Decodes
 from elm_mlx.engine.finite import peaks
 from elm_mlx.engine.group import Group, new_group
 from elm_mlx.engine.limits import Limits
+from elm_mlx.engine.logprobs import Note, Noter, noter_for
 from elm_mlx.engine.samplers import Samplers
 from elm_mlx.engine.sequence import ERROR, Sequence
 from elm_mlx.errors import ElmError
@@ -23,12 +24,17 @@ LIKE = 4  # rows share slots where none is more than so many times as long as an
 
 
 class Drawn(NamedTuple):
-    """Ids that were drawn and not read yet [B], the peaks of their logits [B], and the row that each belongs to (None:
-    nobody's)."""
+    """Ids that were drawn and not read yet [B], the peaks of their logits [B], the row that each belongs to (None:
+    nobody's), and log-probabilities for the rows that ask for them."""
 
     ids: mx.array
     peaks: mx.array
     rows: list[Sequence | None]
+    notes: tuple[Note, ...] = ()
+
+    def submit(self) -> None:
+        """Hands what is to be computed to the device."""
+        mx.async_eval(self.ids, self.peaks, [note.arrays() for note in self.notes])
 
 
 class Batch:
@@ -53,6 +59,7 @@ class Batch:
         self.unchanged = 0  # steps for which every row needs another id, as long as rows are the same
         self.cache = Rows([])
         self.samplers = Samplers([])
+        self.noter: Noter | None = None
         self.drawn: Drawn | None = None
 
     @property
@@ -91,8 +98,8 @@ class Batch:
         self.drawn = self._submit(ids, early) if ids is not None else None
         tokens, highest = list_of(drawn.ids), self._peaks_of(drawn)
         if self.drawn and not early:
-            mx.async_eval(self.drawn.ids, self.drawn.peaks)
-        return self._deliver(drawn.rows, tokens, highest)
+            self.drawn.submit()
+        return self._deliver(drawn, tokens, highest)
 
     def release(self, sequence: Sequence, keep: bool) -> list[KVCache] | None:
         """Takes a sequence out. With `keep` returns caches that hold its prompt and all of its ids but the last."""
@@ -127,15 +134,15 @@ class Batch:
         if not new and self.drawn:
             return self.drawn
         before = [self.drawn] if self.drawn else []
-        first = [Drawn(*one.ahead, [one]) for one in new if one.ahead]
+        first = [Drawn(*one.ahead, [one], (one.note,) if one.note else ()) for one in new if one.ahead]
         for one in new:
-            one.ahead = None
-        ids, highest, names = zip(*before, *first, strict=True) if before or first else ([], [], [])
+            one.ahead = one.note = None
+        ids, highest, names, notes = zip(*before, *first, strict=True) if before or first else ([], [], [], [])
         if not ids:  # all rows have paused before
             return Drawn(mx.zeros((0,), mx.uint32), mx.zeros((0,)), [])
         if len(ids) == 1:
-            return Drawn(ids[0], highest[0], names[0])
-        return Drawn(mx.concatenate([*ids]), mx.concatenate([*highest]), [*chain(*names)])
+            return Drawn(ids[0], highest[0], names[0], notes[0])
+        return Drawn(mx.concatenate([*ids]), mx.concatenate([*highest]), [*chain(*names)], (*chain(*notes),))
 
     def _arrange(self, rows: list[Sequence], drawn: Drawn) -> mx.array | None:
         """Gives every row its place, and returns the ids [B] that the next step begins with, in the order of the rows;
@@ -209,6 +216,8 @@ class Batch:
         """Prepares caches and samplers for rows in this order."""
         self.samplers.part()
         self.samplers = Samplers([one.sampler if one else None for one in order])
+        asked = [(one, one.request.logprobs if one else None) for one in order]
+        self.noter = noter_for(asked, any(one.sampler.compiled for one in order if one))
         alone = [Alone(one.cache) for one in self.alone if one in order and one.cache]
         self.cache, self.order = Rows([*(group.slots for group in self.groups), *alone]), order
         self.moved = False
@@ -227,8 +236,10 @@ class Batch:
         logits = self.model.head(self.model.last_hidden(ids[:, None], self.cache.layers))  # [B, V]
         self.cache.end()
         drawn = Drawn(self.samplers(logits), peaks(logits), self.order)
+        if self.noter:
+            drawn = drawn._replace(notes=(self.noter(logits, drawn.ids),))
         if early:
-            mx.async_eval(drawn.ids, drawn.peaks)
+            drawn.submit()
         return drawn
 
     def _peaks_of(self, drawn: Drawn) -> list[float]:
@@ -240,13 +251,14 @@ class Batch:
                 group.slots.is_finite = False
         return highest
 
-    def _deliver(self, rows: list[Sequence | None], tokens: list[int], highest: list[float]) -> list[Sequence]:
+    def _deliver(self, drawn: Drawn, tokens: list[int], highest: list[float]) -> list[Sequence]:
         """Gives every sequence its id."""
         now, news = time.perf_counter(), []
-        for one, token, peak in zip(rows, tokens, highest, strict=True):
+        entries = dict(entry for note in drawn.notes for entry in note.entries()) if drawn.notes else {}
+        for one, token, peak in zip(drawn.rows, tokens, highest, strict=True):
             if one and not one.finish:
                 try:
-                    one.accept(token, peak, now)
+                    one.accept(token, peak, now, entries.get(one))
                 except ElmError as error:  # its own: others go on
                     one.end(ERROR, error)
                 news.append(one)

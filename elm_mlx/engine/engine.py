@@ -59,7 +59,7 @@ class Engine:
         if len(self.waiting) >= self.limits.queue:
             raise QueueFull(f"{len(self.waiting)} requests are waiting, which is the most.",
                             "Try again later, or load the model with a larger {queue}.")  # fmt: skip
-        sequence = Sequence(next(self.numbers), request, self._room(request))
+        sequence = Sequence(next(self.numbers), request, self._room(request), self.execution.compiled)
         self.limits.budget.refuse_impossible(self._bytes(sequence), sequence.positions)
         self.active[sequence.number] = sequence
         self.waiting.append(sequence)
@@ -187,11 +187,12 @@ class Engine:
 
     def _borrow(self, one: Sequence) -> list[KVCache] | None:
         """Caches that hold the first ids of its prompt: a kept one's, or a copy of a running row's."""
-        if not (one.request.find and self.limits.reuse):
+        if not self.limits.reuse:
             return None
-        prompt = one.request.prompt
-        found = self.prefixes.find(prompt)
-        lengths = {other: shared_length(prompt, held_ids(other)) for other in self.running}
+        prompt, finds = one.request.prompt, one.request.find
+        found = self.prefixes.find(prompt) if finds else None
+        running = [other for other in self.running if finds or is_sibling(one, other)]
+        lengths = {other: shared_length(prompt, held_ids(other)) for other in running}
         best = max(lengths, key=lengths.__getitem__, default=None)
         if best and lengths[best] > (found.shared if found else self.prefixes.LEAST - 1):
             return self.batch.copy(best, min(lengths[best], len(prompt) - 1), one.positions, self._reserve(one))
@@ -207,7 +208,8 @@ class Engine:
         one.read = one.reused + reading.read
         if logits is not None:
             one.ahead = one.sampler(logits), peaks(logits)
-            mx.async_eval(*one.ahead)
+            one.note = one.note_first(logits, one.ahead[0])
+            mx.async_eval(*one.ahead, *(one.note.arrays() if one.note else ()))
             self.running.append(one)
             self.reading = None
         elif others_run:
@@ -249,12 +251,17 @@ class Engine:
             self.running.remove(one)
         if not self.running:
             self.batch.drop()  # else its buffers would wait for the next step
-        one.cache = one.ahead = None
+        one.cache = one.ahead = one.note = None
         one.peak_bytes = mx.get_peak_memory()
         self.active.pop(one.number)
         self.leaving.pop(one, None)
         if caches:
             self.prefixes.put(held_ids(one), caches)
+
+
+def is_sibling(one: Sequence, other: Sequence) -> bool:
+    """Whether two sequences belong to one family of requests."""
+    return one.request.family is not None and one.request.family == other.request.family
 
 
 def held_ids(one: Sequence) -> tuple[int, ...]:

@@ -27,13 +27,15 @@ def generate(
     stopper: Stopper | None = None,
     execution: Execution = DEFAULT_EXECUTION,
     progress: Progress | None = None,
+    seen: list[mx.array] | None = None,
 ) -> Generator[int, None, None]:
     """Yields up to `max_tokens` ids after `prompt`; the last one is a stop id, or the id with which `stopper`
     ended the answer, if one of these was drawn.
 
     While the caller reads an id, the next one is being computed, unless that id is the last. The cache needs room for
     len(prompt) + max_tokens - 1 positions (CacheFull otherwise). However the loop ends, the cache then holds the
-    prompt and every id yielded but the last. Raises NotFinite instead of an id whose logits are no numbers.
+    prompt and every id yielded but the last. `seen` is given the logits [1, V] that each id was drawn from, in order.
+    Raises NotFinite instead of an id whose logits are no numbers.
     """
     logits = prefill(model, mx.array([prompt]), cache, execution, progress)
     ahead = sampler(logits), peaks(logits)
@@ -42,6 +44,8 @@ def generate(
     try:
         for count in range(1, max_tokens + 1):
             current, highest = ahead
+            if seen is not None:
+                seen.append(logits)
             if count < max_tokens:
                 logits = model.head(model.last_hidden(current[:, None], cache))
                 ahead = sampler(logits), peaks(logits)

@@ -23,7 +23,8 @@ class Request:
     ties between two ids.
 
     `logprobs` is how many alternatives are noted beside the log-probability of each id; None notes none, 0 only that of
-    the id itself. `stopper` makes what is asked of each id whether the answer ends there. `cache` says how keys and
+    the id itself. Requests of one `family` may begin with each other's keys and values, while they run, even where
+    `find` is false. `stopper` makes what is asked of each id whether the answer ends there. `cache` says how keys and
     values are held. With `lookup` ids are proposed that followed the same ids earlier in the prompt or the answer: that
     changes the speed alone.
     """
@@ -39,3 +40,4 @@ class Request:
     stopper: Callable[[], Stopper] | None = None
     cache: CacheKind = PLAIN
     lookup: bool = False
+    family: int | None = None

@@ -9,6 +9,7 @@ import mlx.core as mx
 
 from elm_mlx.engine.cache.kv import KVCache
 from elm_mlx.engine.finite import refuse_not_finite
+from elm_mlx.engine.logprobs import Note, TokenLogprob, noter_for
 from elm_mlx.engine.request import Request
 from elm_mlx.engine.sampling import Sampler
 from elm_mlx.engine.stopper import Stopper
@@ -23,18 +24,21 @@ class Sequence:
     `ids` are those of the answer so far, a stop id included; they are only ever appended to. `read` counts the prompt's
     ids whose keys and values are held, of which `reused` were held before. `finish` is why the answer ended, or None
     while it goes on; with "error", `error` says more, and with "stop" `stop_reason`: a stop id, or what the request's
-    stopper gave. `room` is the most ids that the answer may have.
+    stopper gave. `room` is the most ids that the answer may have. `logprobs` has an entry for each of `ids` where the
+    request asks for them, and none else.
 
     A reader takes ids in order and sets `taken` to how many it has; where it sets `bound`, the sequence pauses while so
     many ids wait to be taken. Times are seconds of `time.perf_counter`.
     """
 
-    def __init__(self, number: int, request: Request, room: int) -> None:
+    def __init__(self, number: int, request: Request, room: int, compiled: bool = False) -> None:
         self.number, self.request, self.room = number, request, room
-        self.sampler = Sampler(request.sampling, request.seed)
+        self.sampler = Sampler(request.sampling, request.seed, request.prompt, compiled)
         self.cache: list[KVCache] | None = None  # its own, while it is in no batch's slots
         self.ahead: tuple[mx.array, mx.array] | None = None  # its first id and the peak of its logits, not read yet
+        self.note: Note | None = None  # the log-probabilities of that id, where they are asked for
         self.ids: list[int] = []
+        self.logprobs: list[TokenLogprob] = []
         self.read = self.reused = self.taken = 0
         self.bound: int | None = None
         self.reserved = 0  # bytes of the budget
@@ -61,9 +65,10 @@ class Sequence:
         """The most positions that its caches may hold: the last id of an answer is never read."""
         return len(self.request.prompt) + self.room - 1
 
-    def accept(self, token: int, peak: float, now: float) -> None:
-        """Appends the id that was drawn from logits with this peak and came `now`, and ends the answer where it is its
-        last. Raises NotFinite where the logits are no numbers, and ElmError where the request's stopper fails."""
+    def accept(self, token: int, peak: float, now: float, entry: TokenLogprob | None = None) -> None:
+        """Appends the id that was drawn from logits with this peak and came `now`, with its log-probabilities where
+        they were asked for, and ends the answer where it is its last. Raises NotFinite where the logits are no numbers,
+        and ElmError where the request's stopper fails."""
         if not math.isfinite(peak):
             refuse_not_finite(peak, len(self.ids) + 1)
         reason: int | str | None = token if token in self.request.stop_ids else None
@@ -72,12 +77,19 @@ class Sequence:
         self.last_at = now
         if not self.ids:
             self.first_at = now
+        if entry:
+            self.logprobs.append(entry)  # first: a reader that sees the id looks for it
         self.ids.append(token)
         if reason is not None:
             self.stop_reason = reason
             self.end(STOP)
         elif len(self.ids) == self.room:
             self.end(LENGTH)
+
+    def note_first(self, logits: mx.array, ids: mx.array) -> Note | None:
+        """Computes the log-probabilities of its first id, drawn from logits [1, V], where they are asked for."""
+        noter = noter_for([(self, self.request.logprobs)], self.sampler.compiled)
+        return noter(logits, ids) if noter else None
 
     def end(self, finish: str, error: Exception | None = None) -> None:
         """Ends the answer, once: a later reason changes nothing."""

@@ -14,6 +14,7 @@ from elm_mlx.jobs.entry import Entry
 from elm_mlx.jobs.origin import Origin
 from elm_mlx.jobs.results import Printed, Results
 from elm_mlx.jobs.source import Source
+from elm_mlx.jobs.token_logprobs import texts_of
 
 if TYPE_CHECKING:
     from elm_mlx.api import Completion
@@ -79,7 +80,8 @@ class Job:
             options = {**self.way.options, "seed": origin.seed_of(entry.id), **ask.options}
             completion = await complete(self.lm, self._prompt(ask), options)
             self.tally.tokens += completion.stats.generated_tokens
-            record: dict[str, Any] = entry.form.answer(entry.id, origin, ask, completion)
+            texts = texts_of(self.lm.tokenizer, completion) if completion.logprobs is not None else {}
+            record: dict[str, Any] = entry.form.answer(entry.id, origin, ask, completion, texts)
         except ElmError as error:
             if isinstance(error, ENDS_ALL):
                 raise

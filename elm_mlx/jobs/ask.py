@@ -12,7 +12,8 @@ from elm_mlx.errors import ElmError, InvalidRequest
 Id = str | int
 MAX_ID = 512  # characters of a text, digits of a number
 MAX_MESSAGE = 1000  # characters of an error; some errors repeat what the line says
-OPTIONS = ("max_tokens", "temperature", "top_p", "top_k", "min_p", "seed", "stop")
+OPTIONS = ("max_tokens", "temperature", "top_p", "top_k", "min_p", "repetition_penalty", "presence_penalty",
+           "frequency_penalty", "logit_bias", "seed", "stop")  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -46,8 +47,21 @@ def check_fields(where: str, fields: Mapping[str, Any], known: Collection[str]) 
 
 
 def options_in(fields: Mapping[str, Any]) -> dict[str, Any]:
-    """The options of generation among some fields; one that is null counts as missing."""
-    return {name: fields[name] for name in OPTIONS if fields.get(name) is not None}
+    """The options of generation among some fields; one that is null counts as missing. Raises InvalidRequest for a
+    logit_bias that is no object with ids for its names."""
+    found = {name: fields[name] for name in OPTIONS if fields.get(name) is not None}
+    if "logit_bias" in found:
+        found["logit_bias"] = biases_in(found["logit_bias"])
+    return found
+
+
+def biases_in(value: object) -> dict[int, Any]:
+    """The biases of a JSON object, whose names are texts, by ids. Raises InvalidRequest for all else; whether the
+    numbers mean something is judged later."""
+    if not isinstance(value, dict) or not all(name.isascii() and name.isdigit() and len(name) <= 9 for name in value):
+        raise InvalidRequest(f'logit_bias is {shown(value)}; it must be an object like {{"15": -2.5}}, a number for an '
+                             "id.")  # fmt: skip
+    return {int(name): bias for name, bias in value.items()}
 
 
 def check_prompt(name: str, value: object) -> Any:

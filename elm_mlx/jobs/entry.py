@@ -68,6 +68,6 @@ def key_of_result(raw: bytes | None) -> tuple[str, bool]:
     writes."""
     record = parse_line(raw, "The line")
     for form in FORMS:
-        if tuple(record) == form.KEYS:
+        if tuple(record) in form.SHAPES:
             return key_of(form.id_of_result(record)), record["error"] is not None
     raise InvalidRequest("The line is none that elm-mlx writes.")

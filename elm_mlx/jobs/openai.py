@@ -10,11 +10,13 @@ from elm_mlx.errors import ElmError, InvalidRequest, NotEnoughMemory, PromptTooL
 from elm_mlx.jobs.ask import OPTIONS, Ask, Id, check_fields, check_id, check_prompt, options_in, sentence, shown
 from elm_mlx.jobs.messages import read_messages
 from elm_mlx.jobs.origin import Origin
+from elm_mlx.jobs.token_logprobs import of_chat, of_text
 
 if TYPE_CHECKING:
     from elm_mlx.api import Completion
 
 KEYS = ("id", "custom_id", "response", "error")
+SHAPES = (KEYS,)  # what the keys of an answer may be
 LINE = ("custom_id", "method", "url", "body")
 URLS = {"/v1/chat/completions": "messages", "/v1/completions": "prompt"}  # url -> the field that says what is asked
 # Fields of a body that change nothing in an answer, whatever they hold.
@@ -25,8 +27,7 @@ WITHOUT_EFFECT = (
 # Fields that would change an answer in a way that elm-mlx lacks -> the values, as JSON, by which they change nothing.
 UNSUPPORTED = {
     "n": ("1",), "best_of": ("1",), "stream": ("false",), "echo": ("false",), "suffix": ('""',),
-    "logprobs": ("false",), "top_logprobs": ("0",), "logit_bias": ("{}",), "presence_penalty": ("0", "0.0"),
-    "frequency_penalty": ("0", "0.0"), "repetition_penalty": ("1", "1.0"), "response_format": ('{"type": "text"}',),
+    "response_format": ('{"type": "text"}',),
     "tools": ("[]",), "tool_choice": ('"none"', '"auto"'), "functions": ("[]",), "function_call": ('"none"', '"auto"'),
     "modalities": ('["text"]',), "audio": (), "web_search_options": (), "moderation": (), "reasoning_effort": (),
     "verbosity": (),
@@ -49,7 +50,7 @@ def read_ask(fields: Mapping[str, Any]) -> Ask:
         raise InvalidRequest(f"method is {shown(fields['method'])}; it must be POST.")
     what = asked_field(fields.get("url"), body)
     check_body(body, what)
-    options = options_in(body | {"max_tokens": most_tokens(body)})
+    options = options_in(body | {"max_tokens": most_tokens(body)}) | logprobs_in(body, what)
     if what == "messages":
         return Ask(options, messages=read_messages(body["messages"]))
     return Ask(options, prompt=check_prompt("body.prompt", body["prompt"]), as_is=True)
@@ -68,7 +69,8 @@ def asked_field(url: object, body: Mapping[str, Any]) -> str:
 
 def check_body(body: Mapping[str, Any], what: str) -> None:
     """Raises InvalidRequest for a field of the body that is not known, or asks for what elm-mlx lacks."""
-    check_fields("body.", body, (what, *OPTIONS, "max_completion_tokens", *WITHOUT_EFFECT, *UNSUPPORTED))
+    more = ("max_completion_tokens", "logprobs", "top_logprobs")
+    check_fields("body.", body, (what, *OPTIONS, *more, *WITHOUT_EFFECT, *UNSUPPORTED))
     for name in UNSUPPORTED.keys() & body.keys():
         if body[name] is not None and json.dumps(body[name]) not in UNSUPPORTED[name]:
             raise InvalidRequest(f"body.{name} is {shown(body[name])}, and elm-mlx cannot do that. Leave it out.")
@@ -82,8 +84,26 @@ def most_tokens(body: Mapping[str, Any]) -> Any:
     return old if new is None else new
 
 
-def answer(id: Id, origin: Origin, ask: Ask, completion: Completion) -> dict[str, Any]:
-    """The line for a finished answer. Nothing in it tells the time: `created` is 0."""
+def logprobs_in(body: Mapping[str, Any], what: str) -> dict[str, Any]:
+    """The option `logprobs`, if a body asks for it: a number for a completion; for a chat `logprobs` true, and the
+    number as `top_logprobs`. Raises InvalidRequest where these do not go together; the number is judged later."""
+    asked, most = body.get("logprobs"), body.get("top_logprobs")
+    if what == "prompt":
+        if most is not None or isinstance(asked, bool):
+            raise InvalidRequest("A completion takes body.logprobs as a number, and no body.top_logprobs.")
+        return {} if asked is None else {"logprobs": asked}
+    if not isinstance(asked, bool | None):
+        raise InvalidRequest(f"body.logprobs is {shown(asked)}; it must be true or false in a chat.")
+    if most and not asked:
+        raise InvalidRequest("body.top_logprobs means nothing without body.logprobs. Set that to true.")
+    return {"logprobs": 0 if most is None else most} if asked else {}
+
+
+def answer(
+    id: Id, origin: Origin, ask: Ask, completion: Completion, texts: Mapping[int, str] | None = None
+) -> dict[str, Any]:
+    """The line for a finished answer. Nothing in it tells the time: `created` is 0. `texts` are those of the ids that
+    its log-probabilities name."""
     prompt, generated = completion.stats.prompt_tokens, completion.stats.generated_tokens
     kind, prefix, choice = ("chat.completion", "chatcmpl", chat_choice) if ask.messages else (
         "text_completion", "cmpl", text_choice)  # fmt: skip
@@ -92,22 +112,24 @@ def answer(id: Id, origin: Origin, ask: Ask, completion: Completion) -> dict[str
         "object": kind,
         "created": 0,
         "model": origin.model,
-        "choices": [choice(completion)],
+        "choices": [choice(completion, texts or {})],
         "usage": {"prompt_tokens": prompt, "completion_tokens": generated, "total_tokens": prompt + generated},
     }
     response = {"status_code": 200, "request_id": f"req_{origin.name_of(id)}", "body": body}
     return dict(zip(KEYS, (f"batch_req_{origin.name_of(id)}", id, response, None), strict=True))
 
 
-def chat_choice(completion: Completion) -> dict[str, Any]:
+def chat_choice(completion: Completion, texts: Mapping[int, str]) -> dict[str, Any]:
     """The one choice of a chat.completion."""
     message = {"role": "assistant", "content": completion.text, "refusal": None}
-    return {"index": 0, "message": message, "logprobs": None, "finish_reason": completion.finish_reason}
+    logprobs = of_chat(completion, texts)
+    return {"index": 0, "message": message, "logprobs": logprobs, "finish_reason": completion.finish_reason}
 
 
-def text_choice(completion: Completion) -> dict[str, Any]:
+def text_choice(completion: Completion, texts: Mapping[int, str]) -> dict[str, Any]:
     """The one choice of a text_completion."""
-    return {"index": 0, "text": completion.text, "logprobs": None, "finish_reason": completion.finish_reason}
+    logprobs = of_text(completion, texts)
+    return {"index": 0, "text": completion.text, "logprobs": logprobs, "finish_reason": completion.finish_reason}
 
 
 def failure(id: Id, origin: Origin, error: ElmError) -> dict[str, Any]:

@@ -3,11 +3,10 @@ lines nor a second start of the job changes anything."""
 
 from __future__ import annotations
 
-import hashlib
-import json
 from dataclasses import dataclass
 
 from elm_mlx.jobs.ask import Id
+from elm_mlx.seeds import hash_of, seed_of
 
 
 @dataclass(frozen=True)
@@ -20,11 +19,8 @@ class Origin:
     def seed_of(self, id: Id) -> int:
         """The seed of the line with this id: the first 8 bytes of SHA-256 over the JSON text [seed, id], as a whole
         number, the highest byte first."""
-        return int.from_bytes(self._hash(id)[:8])
+        return seed_of(self.seed, id)
 
     def name_of(self, id: Id) -> str:
         """A name for the answer to the line with this id: 24 hexadecimal digits, of later bytes of the same hash."""
-        return self._hash(id)[8:20].hex()
-
-    def _hash(self, id: Id) -> bytes:
-        return hashlib.sha256(json.dumps([self.seed, id]).encode()).digest()
+        return hash_of(self.seed, id)[8:20].hex()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +15,8 @@ if TYPE_CHECKING:
     from elm_mlx.api import Completion
 
 KEYS = ("id", "text", "tokens", "finish_reason", "error")
+SHAPES = (KEYS, (*KEYS, "logprobs"))  # what the keys of an answer may be
+OWN_OPTIONS = ("banned_ids", "logprobs")  # that lines of OpenAI do not have
 
 
 def read_id(fields: Mapping[str, Any], number: int) -> Id:
@@ -23,18 +26,39 @@ def read_id(fields: Mapping[str, Any], number: int) -> Id:
 
 def read_ask(fields: Mapping[str, Any]) -> Ask:
     """What a line asks. Raises InvalidRequest, with a sentence that names the field."""
-    check_fields("", fields, ("id", "prompt", "messages", *OPTIONS))
+    check_fields("", fields, ("id", "prompt", "messages", *OPTIONS, *OWN_OPTIONS))
     if ("prompt" in fields) == ("messages" in fields):
         raise InvalidRequest("A line has either a prompt or messages.")
+    options = options_in(fields) | {name: fields[name] for name in OWN_OPTIONS if fields.get(name) is not None}
     if "messages" in fields:
-        return Ask(options_in(fields), messages=read_messages(fields["messages"]))
+        return Ask(options, messages=read_messages(fields["messages"]))
     prompt = check_prompt("prompt", fields["prompt"])
-    return Ask(options_in(fields), prompt=prompt, as_is=not isinstance(prompt, str))
+    return Ask(options, prompt=prompt, as_is=not isinstance(prompt, str))
 
 
-def answer(id: Id, origin: Origin, ask: Ask, completion: Completion) -> dict[str, Any]:
-    """The line for a finished answer."""
-    return dict(zip(KEYS, (id, completion.text, completion.tokens, completion.finish_reason, None), strict=True))
+def answer(
+    id: Id, origin: Origin, ask: Ask, completion: Completion, texts: Mapping[int, str] | None = None
+) -> dict[str, Any]:
+    """The line for a finished answer. The texts of tokens are not needed: it names their ids."""
+    record: dict[str, Any] = dict(
+        zip(KEYS, (id, completion.text, completion.tokens, completion.finish_reason, None), strict=True)
+    )
+    if completion.logprobs is not None:
+        record["logprobs"] = logprobs_of(completion)
+    return record
+
+
+def logprobs_of(completion: Completion) -> list[dict[str, Any]]:
+    """The log-probabilities of a completion as JSON has them, an object a token."""
+    return [
+        {"logprob": finite(one.logprob), "alternatives": [[id, finite(x)] for id, x in one.alternatives]}
+        for one in completion.logprobs or ()
+    ]
+
+
+def finite(logprob: float) -> float | None:
+    """A log-probability as JSON has it: null for minus infinity."""
+    return logprob if logprob > -math.inf else None
 
 
 def failure(id: Id, origin: Origin, error: ElmError) -> dict[str, Any]:

@@ -1,27 +1,5 @@
-"""`mx.compile`, where functions come and go in several threads."""
+"""`compile_function`, where models look for it."""
 
-from __future__ import annotations
+from elm_mlx.device.compile import compile_function
 
-from collections.abc import Callable
-from functools import partial
-from itertools import count
-from typing import Any
-
-import mlx.core as mx
-
-SERIALS = count()
-
-
-def compile_function(function: Callable[..., Any], shapeless: bool = False) -> Callable[..., Any]:
-    """Compiles a function of arrays. It is never answered by what another function was compiled to.
-
-    MLX looks up what it compiled by the function's address. When a function is freed, MLX forgets it only in the thread
-    that called it last (0.32.4; 0.32.0: in the thread that frees it). In another thread that called it, the next
-    function at this address would be answered by the old one. A serial number tells the two apart, since MLX looks up
-    the values of arguments that are no arrays, too.
-    """
-
-    def numbered(_serial: int, *arrays: mx.array) -> Any:
-        return function(*arrays)
-
-    return partial(mx.compile(numbered, shapeless=shapeless), next(SERIALS))
+__all__ = ["compile_function"]

@@ -126,6 +126,12 @@ def test_every_way_to_ask_uses_it_but_plain_and_what_is_given(
         assert asked[5] == Sampling(temperature=0.8, repetition_penalty=1.2)
 
 
+def test_the_recommended_penalty_changes_what_a_model_says(openelm: Path, tmp_path: Path) -> None:
+    with elm_mlx.load(as_apples(openelm, tmp_path / "m")) as lm:
+        own, plain = lm.generate("Hi", 24).tokens, lm.generate("Hi", 24, plain=True).tokens
+        assert own == lm.generate("Hi", 24, plain=True, repetition_penalty=1.2).tokens != plain
+
+
 def test_bench_verify_and_logits_never_use_it(openelm: Path, tmp_path: Path, asked: list[Sampling]) -> None:
     apples = as_apples(openelm, tmp_path / "m")
     with elm_mlx.load(apples) as lm, elm_mlx.load(openelm) as other:

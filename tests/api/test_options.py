@@ -34,7 +34,7 @@ def test_generate_stream_and_chat_choose_alike(lm: elm_mlx.LanguageModel) -> Non
 def test_an_option_that_does_not_exist_is_refused_with_the_nearest(lm: elm_mlx.LanguageModel) -> None:
     with pytest.raises(TypeError, match=r"no option 'temprature'; did you mean 'temperature'\?"):
         lm.generate("Hi", temprature=0.5)  # type: ignore[call-arg]
-    with pytest.raises(TypeError, match=f"the options are {', '.join(Options.__annotations__)}"):
+    with pytest.raises(TypeError, match=r"the options are temperature, top_p, top_k, min_p, .*seed, reuse"):
         lm.stream("Hi", xyz=1)  # type: ignore[call-arg]
 
 

@@ -43,19 +43,6 @@ def counted(request: pytest.FixtureRequest) -> Counted:
     return Counted(program, bits, batch, ledger.count(program, bits, depth=900, batch=batch))
 
 
-@pytest.fixture
-def recorder(monkeypatch: pytest.MonkeyPatch) -> Iterator[tape.Recorder]:
-    """The stand-ins, in this process until the test ends."""
-    device = mx.default_device()
-    for place, names in {mx: ("compile", "contiguous", "dequantize", "quantized_matmul"),
-                         mx.array: ("__matmul__",),
-                         mx.fast: ("rms_norm", "rope", "scaled_dot_product_attention")}.items():  # fmt: skip
-        for name in names:
-            monkeypatch.setattr(place, name, getattr(place, name))
-    yield tape.install()
-    mx.set_default_device(device)
-
-
 def launched(step: Step, x: mx.array, recorder: tape.Recorder) -> list[Kernel]:
     """The kernels of a program whose every step is `step` of what the step before gave."""
 

@@ -21,7 +21,7 @@ LINES: list[dict[str, Any]] = [
     {"id": 9, "prompt": "One day a fox", "temperature": 1, "max_tokens": 5},
     {"prompt": "The dog", "temperature": 0.7, "top_k": 20, "seed": 4},
     {"custom_id": "c", "method": "POST", "url": "/v1/completions", "body": {"prompt": "The cat", "max_tokens": 4}},
-    {"custom_id": "d", "body": {"prompt": "The cat", "stop": "."}},
+    {"custom_id": "d", "body": {"prompt": "The cat", "best_of": 2}},
     {"id": "far", "prompt": "far " * 2000},
 ]  # fmt: skip
 SLOW = """
@@ -78,7 +78,7 @@ def test_a_line_is_answered_as_generate_answers_it(requests: Path, out: Path) ->
     body = found["c"]["response"]["body"]
     assert (body["model"], body["choices"][0]["finish_reason"]) == ("demo", "length")
     assert body["usage"]["completion_tokens"] == 4
-    assert "body.stop" in found["d"]["error"]["message"]
+    assert "body.best_of" in found["d"]["error"]["message"]
     assert "context" in found["far"]["error"]
 
 

@@ -173,6 +173,13 @@ def test_a_value_without_a_meaning_is_refused_before_anything_is_looked_up(
     assert (wished.code, complaint in wished.err, mirror in wished.err) == (2, True, True), wished.err
 
 
+def test_an_id_that_the_model_does_not_have_is_refused_before_its_weights_are_read(damaged: Path) -> None:
+    (damaged / "model.safetensors").write_bytes(b"no weights")
+    for option in ("--ban 99999", "--logit-bias 99999=1"):
+        done = run("generate", "--model", damaged, *option.split())
+        assert (done.code, f"Leave it out of {option.split()[0]}." in done.err) == (2, True), done.err
+
+
 def test_a_token_has_one_bias() -> None:
     done = run("generate", "--logit-bias", "5=1", "--logit-bias", "5=2")
     assert (done.code, "Invalid value for '--logit-bias': it names a token twice" in done.err) == (2, True)
@@ -213,6 +220,20 @@ def test_log_probabilities_need_json_and_a_wish_for_them_is_dropped_without(
     wished = run("generate")
     assert (wished.code, wished.out, asked.options["logprobs"]) == (0, "word\n", None)
     assert "ELM_MLX_LOGPROBS=2 is ignored. Plain text shows no log-probabilities." in wished.err
+
+
+def test_log_probabilities_are_in_the_json_object_as_the_library_gives_them(openelm: Path) -> None:
+    ask = ["generate", "--model", openelm, "-p", "Hi", "-n", 3, "--json"]
+    with elm_mlx.load(openelm) as lm:
+        done = lm.generate("Hi", 3, logprobs=2)
+    spoken = answer(run(*ask, "--logprobs", 2))
+    assert done.logprobs is not None
+    assert spoken["logprobs"] == [
+        {"logprob": one.logprob, "alternatives": [list(pair) for pair in one.alternatives]} for one in done.logprobs
+    ]
+    assert "logprobs" not in answer(run(*ask))
+    several = answer(run(*ask, "--logprobs", 0, "--completions", 2))["completions"]
+    assert [len(one["logprobs"]) for one in several] == [len(one["tokens"]) for one in several]
 
 
 def test_a_conversation_is_not_printed_as_json(openelm: Path, monkeypatch: pytest.MonkeyPatch) -> None:

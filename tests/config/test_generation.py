@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -67,11 +69,47 @@ def test_a_do_sample_that_is_no_flag_is_left_aside() -> None:
 
 @pytest.mark.parametrize("sampling", [{}, {"do_sample": False}, {"do_sample": True, "temperature": 0.6}])
 def test_what_elm_mlx_does_not_have_is_named(sampling: dict[str, Any]) -> None:
-    found = read(**sampling, encoder_repetition_penalty=1.05, num_beams=1, bad_words_ids=[[3]], typical_p=None,
-                 min_length=0, no_repeat_ngram_size=False, suppress_tokens=[])  # fmt: skip
+    found = read(**sampling, encoder_repetition_penalty=1.05, num_beams=1, bad_words_ids=[[3, 4]], typical_p=None,
+                 min_length=0, no_repeat_ngram_size=False, suppress_tokens=[], sequence_bias=[[[7], 2.0]])  # fmt: skip
     assert found.sampling == read(**sampling).sampling
-    expected = "generation_config.json asks for encoder_repetition_penalty, bad_words_ids, which elm-mlx does not have."
+    expected = ("generation_config.json asks for encoder_repetition_penalty, sequence_bias, bad_words_ids of several "
+                "ids, which elm-mlx does not have.")  # fmt: skip
     assert found.notices == (expected,)
+
+
+@pytest.mark.parametrize("sampling", [{}, {"do_sample": True, "temperature": 0.6}])
+def test_a_repetition_penalty_and_banned_ids_hold_also_without_sampling_as_in_transformers(
+    sampling: dict[str, Any],
+) -> None:
+    found = read(**sampling, repetition_penalty=1.05, suppress_tokens=[9, 4], bad_words_ids=[[3], [2]], eos_token_id=2)
+    assert found.sampling == replace(read(**sampling).sampling, repetition_penalty=1.05, banned=(3, 4, 9))
+    assert not found.notices
+
+
+@pytest.mark.parametrize(
+    ("raw", "named"),
+    [
+        ({"repetition_penalty": 0}, "repetition_penalty is 0"),
+        ({"suppress_tokens": ["a"]}, "suppress_tokens is ['a']"),
+        ({"bad_words_ids": [3]}, "bad_words_ids is [3]"),
+    ],
+)
+def test_penalties_and_bans_without_a_meaning_are_left_aside_and_named(raw: dict[str, Any], named: str) -> None:
+    found = read(**raw)
+    assert found.sampling == Sampling()
+    assert len(found.notices) == 1
+    assert found.notices[0].startswith(f"generation_config.json: {named}")
+
+
+def test_biases_and_bans_have_one_form() -> None:
+    one = Sampling(logit_bias=((5, 1), (2, -math.inf), (3, 0.5)), banned=(9, 9, 1))
+    assert one == Sampling(logit_bias=((3, 0.5), (5, 1.0)), banned=[1, 2, 9])  # type: ignore[arg-type]
+    assert len({one, Sampling(logit_bias=((3, 0.5), (5, 1.0)), banned=(1, 2, 9))}) == 1
+
+
+def test_greedy_decoding_has_no_filters_in_effect_and_keeps_its_penalties() -> None:
+    assert Sampling(0.0, top_k=3, top_p=0.5, min_p=0.1, banned=(4,)).in_effect == Sampling(banned=(4,))
+    assert Sampling(1.0, top_k=3).in_effect == Sampling(1.0, top_k=3)
 
 
 def test_stop_ids_that_are_none_are_refused() -> None:

@@ -6,6 +6,8 @@ import random
 from collections.abc import Callable
 from dataclasses import replace
 
+import mlx.core as mx
+import numpy as np
 from helpers import checkpoints
 
 import elm_mlx
@@ -20,6 +22,7 @@ from elm_mlx.engine.sampling import Sampler
 from elm_mlx.engine.sequence import CANCELLED, Sequence
 
 TOKEN_BYTES = 100  # a round number, for budgets that are easy to reckon
+ROUNDING = 0.05  # of log-probabilities, in a batch of products in 16 bits
 SAMPLINGS = (
     Sampling(),
     Sampling(),
@@ -27,6 +30,9 @@ SAMPLINGS = (
     Sampling(0.8, top_k=20),
     Sampling(1.3, top_p=0.9),
     Sampling(1.0, min_p=0.05),
+    Sampling(repetition_penalty=1.3),
+    Sampling(0.9, repetition_penalty=1.2, presence_penalty=0.5, frequency_penalty=0.3, logit_bias=((3, 2.0),)),
+    Sampling(0.8, top_p=0.9, logit_bias=((5, -1.5), (9, 4.0)), banned=(1, 2, 7)),
 )
 
 
@@ -45,16 +51,16 @@ def make_engine(lm: elm_mlx.LanguageModel, *, positions: int = 100_000, **option
     )
 
 
-def plain_ids(lm: elm_mlx.LanguageModel, request: Request) -> list[int]:
-    """The ids that the plain loop gives for a request alone."""
+def plain_ids(lm: elm_mlx.LanguageModel, request: Request, seen: list[mx.array] | None = None) -> list[int]:
+    """The ids that the plain loop gives for a request alone. `seen` is given the logits of each."""
     assert request.max_tokens
     cache = make_cache(lm.config.num_layers, len(request.prompt) + request.max_tokens - 1)
-    sampler = Sampler(request.sampling, request.seed)
+    sampler = Sampler(request.sampling, request.seed, request.prompt)
     stopper = request.stopper() if request.stopper else None
     return list(
         generate(
             lm.model, request.prompt, cache, sampler, max_tokens=request.max_tokens, stop_ids=request.stop_ids,
-            stopper=stopper, execution=lm.execution,
+            stopper=stopper, execution=lm.execution, seen=seen,
         )
     )  # fmt: skip
 
@@ -64,7 +70,8 @@ def random_request(rng: random.Random, number: int) -> Request:
     begin = checkpoints.prompt(40, seed=rng.randint(0, 2))[: rng.choice([0, 0, 20, 40])]
     prompt = (*begin, *checkpoints.prompt(rng.choice([1, 2, 5, 20, 60]), seed=rng.randint(0, 99)))
     stops = frozenset(rng.sample(range(checkpoints.VOCAB), rng.choice([0, 20])))
-    return Request(prompt, rng.choice([1, 2, 8, 30]), rng.choice(SAMPLINGS), number, stops)
+    asked = rng.choice([None, None, None, 0, 3])
+    return Request(prompt, rng.choice([1, 2, 8, 30]), rng.choice(SAMPLINGS), number, stops, logprobs=asked)
 
 
 class RandomRun:
@@ -98,9 +105,26 @@ class RandomRun:
 
 
 def check_answers(lm: elm_mlx.LanguageModel, sequences: list[Sequence]) -> None:
-    """Asserts that each sequence has the ids of the plain loop, or, where it was cancelled, the first of them."""
+    """Asserts that each sequence has the ids of the plain loop, or, where it was cancelled, the first of them; and
+    their log-probabilities, if it asked for them."""
     for one in sequences:
-        expected = plain_ids(lm, one.request)
+        seen: list[mx.array] = []
+        expected = plain_ids(lm, one.request, seen)
         if one.finish == CANCELLED:
             expected = expected[: len(one.ids)]
         assert one.ids == expected, one.request
+        check_logprobs(one, seen[: len(one.ids)])
+
+
+def check_logprobs(one: Sequence, seen: list[mx.array]) -> None:
+    """Asserts that the log-probabilities of a sequence, if it asked for them, are those of the logits [1, V] that each
+    of its ids was drawn from, but for the rounding of a batch."""
+    most = one.request.logprobs
+    assert len(one.logprobs) == (0 if most is None else len(one.ids))
+    for entry, id, logits in zip(one.logprobs, one.ids, seen, strict=False):
+        x = np.array(logits.astype(mx.float32), np.float64)[0]
+        x -= np.logaddexp.reduce(x)
+        assert abs(entry.logprob - x[id]) < ROUNDING
+        assert len(entry.alternatives) == most
+        assert all(abs(value - x[other]) < ROUNDING for other, value in entry.alternatives)
+        assert np.allclose([value for _, value in entry.alternatives], np.sort(x)[::-1][:most], atol=ROUNDING)

@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import json
+import math
 from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from elm_mlx.api import Completion, Stats
+import elm_mlx
+from elm_mlx.api import Completion, Stats, TokenLogprob
 from elm_mlx.errors import InvalidRequest, NotEnoughMemory, PromptTooLong, Unsupported
 from elm_mlx.jobs import openai, plain
 from elm_mlx.jobs.ask import Ask
-from elm_mlx.jobs.entry import Entry, read_entry
+from elm_mlx.jobs.entry import Entry, key_of_result, read_entry
 from elm_mlx.jobs.origin import Origin
+from elm_mlx.jobs.token_logprobs import token_texts
 
 ORIGIN = Origin("some-model", 0)
 DONE = Completion("Blue.", [5, 6], "stop", Stats(3, 2, 0.1, 30.0, 20.0, 0))
@@ -56,11 +61,84 @@ def test_a_line_of_openai_asks_the_same_and_its_prompts_are_given_as_they_are() 
         assert entry(custom_id="a", body=body).read_ask() == entry(custom_id="a", method="POST", body=body).read_ask()
 
 
+def test_penalties_and_biases_are_options_of_both_forms() -> None:
+    options = {"repetition_penalty": 1.1, "presence_penalty": 0.5, "frequency_penalty": -0.5}
+    expected = options | {"logit_bias": {15: -2.5, 7: 1}}
+    asked: dict[str, Any] = options | {"logit_bias": {"15": -2.5, "7": 1}}
+    assert chat(**asked).read_ask() == Ask(expected, messages=CHAT)
+    assert entry(prompt="Hi", **asked).read_ask() == Ask(expected, prompt="Hi")
+    more: dict[str, Any] = {"banned_ids": [3], "logprobs": 2}
+    assert entry(prompt="Hi", **more).read_ask() == Ask(more, prompt="Hi")
+
+
+@pytest.mark.parametrize("value", [[], "x", {"a": 1}, {"-1": 1}, {"1.5": 1}, {"": 1}, {"9" * 10: 1}], ids=str)
+def test_a_logit_bias_without_ids_is_refused(value: Any) -> None:
+    with pytest.raises(InvalidRequest, match="logit_bias is"):
+        chat(logit_bias=value).read_ask()
+
+
+def test_log_probabilities_are_asked_for_as_in_openais_bodies() -> None:
+    assert chat(logprobs=True).read_ask().options == {"logprobs": 0}
+    assert chat(logprobs=True, top_logprobs=3).read_ask().options == {"logprobs": 3}
+    assert chat(logprobs=False, top_logprobs=0).read_ask().options == {}
+    assert text(logprobs=3).read_ask().options == {"logprobs": 3}
+
+
+@pytest.mark.parametrize(
+    ("line", "named"),
+    [
+        (chat(logprobs=3), "body.logprobs is 3"),
+        (chat(top_logprobs=3), "body.top_logprobs means nothing"),
+        (text(logprobs=True), "body.logprobs as a number"),
+        (text(top_logprobs=3), "no body.top_logprobs"),
+    ],
+    ids=str,
+)
+def test_log_probabilities_that_are_asked_for_otherwise_are_refused(line: Entry, named: str) -> None:
+    with pytest.raises(InvalidRequest, match=named):
+        line.read_ask()
+
+
+def test_an_answer_of_openai_has_log_probabilities_by_texts() -> None:
+    entries = [TokenLogprob(-0.5, ((5, -0.5), (7, -math.inf))), TokenLogprob(-1.0, ((9, -0.25), (8, -1.0)))]
+    done = replace(DONE, logprobs=entries)
+    texts = {5: "Bl", 6: "ue.", 7: "\ufffd", 8: " x", 9: " x"}
+
+    def choice(ask: Ask) -> Any:
+        return openai.answer("x", ORIGIN, ask, done, texts)["response"]["body"]["choices"][0]["logprobs"]
+
+    first = {"token": "Bl", "logprob": -0.5, "bytes": [66, 108]}
+    content = choice(Ask({}, messages=CHAT))["content"]
+    assert content[0] == first | {"top_logprobs": [first, {"token": "\ufffd", "logprob": -9999.0, "bytes": None}]}
+    assert [one["token"] for one in content] == ["Bl", "ue."]
+    assert choice(Ask({}, prompt="Hi")) == {
+        "text_offset": [0, 2],
+        "token_logprobs": [-0.5, -1.0],
+        "tokens": ["Bl", "ue."],
+        "top_logprobs": [{"Bl": -0.5, "\ufffd": -9999.0}, {" x": -0.25}],
+    }
+
+
+def test_the_texts_of_tokens_join_to_the_text(source: Path) -> None:
+    tokenizer = elm_mlx.load(source).tokenizer
+    ids = tokenizer.encode_text("a  Blue fox, then one more.")
+    texts = token_texts(tokenizer, [*ids, *tokenizer.control_ids.values()])
+    assert "".join(texts[id] for id in ids[1:]) == tokenizer.decode(ids)[len(tokenizer.decode(ids[:1])) :]
+    assert {texts[id]: id for id in tokenizer.control_ids.values()} == tokenizer.control_ids
+
+
+def test_an_answer_to_a_plain_line_has_the_log_probabilities_that_were_asked_for() -> None:
+    entries = [TokenLogprob(-0.5, ((5, -0.5), (6, -math.inf))), TokenLogprob(-1.0)]
+    record = plain.answer("x", ORIGIN, Ask({}, prompt="Hi"), replace(DONE, logprobs=entries))
+    expected = [{"logprob": -0.5, "alternatives": [[5, -0.5], [6, None]]}, {"logprob": -1.0, "alternatives": []}]
+    assert record["logprobs"] == expected
+    assert key_of_result(json.dumps(record).encode()) == ('"x"', False)
+
+
 def test_what_changes_no_answer_is_accepted() -> None:
     harmless = {"model": "gpt-4o", "user": "me", "metadata": {"a": "b"}, "store": True, "service_tier": "flex"}
-    neutral = {"n": 1, "stream": False, "logprobs": False, "top_logprobs": 0, "tools": [], "tool_choice": "none",
-               "response_format": {"type": "text"}, "stop": None, "presence_penalty": 0, "frequency_penalty": 0.0,
-               "logit_bias": {}, "modalities": ["text"]}  # fmt: skip
+    neutral = {"n": 1, "stream": False, "logprobs": False, "top_logprobs": None, "tools": [], "tool_choice": "none",
+               "response_format": {"type": "text"}, "stop": None, "modalities": ["text"]}  # fmt: skip
     assert chat(**harmless, **neutral).read_ask() == chat().read_ask()
     assert text(best_of=1, echo=False, suffix="", logprobs=None).read_ask() == text().read_ask()
 
@@ -71,16 +149,9 @@ def test_what_changes_no_answer_is_accepted() -> None:
         ("n", 2),
         ("n", True),
         ("stream", True),
-        ("logprobs", True),
-        ("logprobs", 0),
-        ("top_logprobs", 3),
         ("tools", [{"type": "function"}]),
         ("tool_choice", "required"),
         ("response_format", {"type": "json_object"}),
-        ("presence_penalty", 0.1),
-        ("frequency_penalty", -1),
-        ("repetition_penalty", 1.1),
-        ("logit_bias", {"5": 1}),
         ("reasoning_effort", "low"),
         ("best_of", 2),
         ("echo", True),
