@@ -11,8 +11,8 @@ from typing import Protocol
 
 import mlx.core as mx
 
+from elm_mlx.device.compile import compile_function
 from elm_mlx.models.attention import QKV, CacheLayer, join_heads
-from elm_mlx.models.compile import compile_function
 from elm_mlx.models.matrices import Matrix, Product
 from elm_mlx.models.rope import Offset
 

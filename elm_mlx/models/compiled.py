@@ -11,9 +11,9 @@ from itertools import pairwise
 
 import mlx.core as mx
 
+from elm_mlx.device.compile import compile_function
 from elm_mlx.models.attention import Cache
 from elm_mlx.models.blocks import Block
-from elm_mlx.models.compile import compile_function
 from elm_mlx.models.matrices import Matrix
 
 

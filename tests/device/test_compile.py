@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 import mlx.core as mx
 import pytest
 
-from elm_mlx.models.compile import compile_function
+from elm_mlx.device.compile import compile_function
 
 Compile = Callable[[Callable[[mx.array], mx.array]], Callable[[mx.array], mx.array]]
 
