@@ -107,6 +107,7 @@ RULES = {
     "Matmul": Rule(1, matrix, "backend/metal/matmul.cpp `check_transpose`: transposed inputs are read as they lie"),
     "QuantizedMatmul": Rule(1, rows, "backend/metal/quantized.cpp `ensure_row_contiguous_matrix`"),
     "Dequantize": Rule(1, contiguous, "backend/metal/quantized.cpp"),
+    "Quantize": Rule(1, contiguous, "backend/metal/quantized.cpp `fast::Quantize::eval_gpu`"),
     "GatherAxis": Rule(1, anything, "backend/metal/indexing.cpp"),
     "Partition": Rule(1, anything, "backend/metal/sort.cpp: sorts; more, in blocks that are merged, for a long row"),
     "Gather": Rule(1, anything, "backend/metal/indexing.cpp"),

@@ -95,8 +95,8 @@ class Recorder:
         return call
 
     def quantized_product(self, x: mx.array, w: mx.array, *options: Any, **named: Any) -> mx.array:
-        """Stands in for mx.quantized_matmul with w [out, in]."""
-        return zeros(x, w.shape[0]) if self.idle else PLAIN_QUANTIZED(x, w, *options, **named)
+        """Stands in for mx.quantized_matmul with w [out, in]; a product with quantized keys or values is made."""
+        return zeros(x, w.shape[0]) if self.idle and w.ndim == 2 else PLAIN_QUANTIZED(x, w, *options, **named)
 
     def product(self, x: mx.array, w: mx.array) -> mx.array:
         """Stands in for x @ w with w [in, out]."""

@@ -8,7 +8,7 @@ from numbers import Real
 from pathlib import Path
 from typing import Any
 
-from elm_mlx.errors import InvalidRequest
+from elm_mlx.errors import InvalidRequest, NotFound
 
 Progress = Callable[[int, int], None]
 """A callback that the caller gives: long work calls it with (units done, units in all) after each part."""
@@ -37,3 +37,14 @@ def named_path(name: str, value: str | Path) -> Path:
     if "\0" in str(value):
         raise InvalidRequest(f"{name} is {str(value)!r:.100}; no path holds a NUL.")
     return Path(value)
+
+
+def file_to_write(name: str, value: str | Path) -> Path:
+    """Returns the path of a file that is to be written, as the argument `name` gives it. Raises InvalidRequest for what
+    can be no file, and NotFound where its directory is not there."""
+    path = named_path(name, value)
+    if path.is_dir():
+        raise InvalidRequest(f"{path} is a directory; {name} must be a file.")
+    if not path.parent.is_dir():
+        raise NotFound(f"There is no directory {path.parent} for {name}. Make it first, or name another one.")
+    return path

@@ -9,6 +9,7 @@
     │   └── MissingTokenizer     66: the model is there, its tokenizer is not
     ├── MissingBackend           69: MLX, or a backend for it, is missing (also an ImportError)
     ├── CacheFull                70: more tokens than the key/value cache was made for
+    │   └── CannotTrim           70: a window has forgotten what shorter text would show again
     ├── NotEnoughMemory          71: a model, or a request, does not fit this machine (also a MemoryError)
     ├── VerificationFailed       72: a converted model differs too much from its source
     ├── TargetExists             73: the output is there already (also a FileExistsError)
@@ -97,6 +98,10 @@ class CacheFull(ElmError):
     """More tokens were fed than the key/value cache was made for."""
 
     exit_code = 70
+
+
+class CannotTrim(CacheFull):
+    """More is to be trimmed of a key/value cache than its window's margin still holds."""
 
 
 class NotEnoughMemory(ElmError, MemoryError):

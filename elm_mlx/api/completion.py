@@ -16,7 +16,8 @@ class Stats:
     `time_to_first_token_s` runs from the call to the first id, and includes the time that the request waited;
     `prefill_tokens_per_s` is the prompt, but for the `cached_tokens` whose keys and values were held already, over that
     time; `decode_tokens_per_s` counts the ids after the first. `max_tokens` is how many the answer might have had.
-    `peak_memory_bytes` is the highest that MLX's allocator had reached in this process when the answer ended.
+    `forgotten_tokens` is how many of prompt and answer a window no longer showed at the end. `peak_memory_bytes` is the
+    highest that MLX's allocator had reached in this process when the answer ended.
     """
 
     prompt_tokens: int
@@ -27,6 +28,7 @@ class Stats:
     peak_memory_bytes: int
     cached_tokens: int = 0
     max_tokens: int = 0
+    forgotten_tokens: int = 0
 
     def __str__(self) -> str:
         held = f" ({self.cached_tokens} cached)" if self.cached_tokens else ""
@@ -89,4 +91,5 @@ def stats_of(handle: Handle, generated: int) -> Stats:
         peak_memory_bytes=sequence.peak_bytes,
         cached_tokens=sequence.reused,
         max_tokens=sequence.room,
+        forgotten_tokens=handle.request.cache.forgets(prompt + count),
     )

@@ -10,14 +10,16 @@ from typing import Any, Literal, Unpack, overload
 from weakref import finalize
 
 from elm_mlx.api.batch import AHEAD, answers_as_they_end, answers_in_order
+from elm_mlx.api.cache_kind import cache_kind
 from elm_mlx.api.cache_plan import plan_again
 from elm_mlx.api.completion import Completion
 from elm_mlx.api.options import MAX_TOKENS, Options, check_ids, sampling_for
+from elm_mlx.api.prompt_caches import PromptCaches, refuse_short
 from elm_mlx.api.siblings import siblings
 from elm_mlx.api.stopping import stopping
 from elm_mlx.api.stream import Stream
 from elm_mlx.api.templates import Templates
-from elm_mlx.arguments import Progress, whole_number
+from elm_mlx.arguments import Progress, file_to_write, named_path, whole_number
 from elm_mlx.config import ModelConfig
 from elm_mlx.config.stop_strings import check_stop_strings
 from elm_mlx.device.backend import mx
@@ -85,9 +87,10 @@ class LanguageModel:
 
         `max_tokens` None means as many as the context and the memory for caches have room for; `stats.max_tokens` says
         how many that is. `options` are those of `elm_mlx.api.options.Options`. Raises InvalidRequest for options
-        without a meaning, PromptTooLong for a prompt that leaves no room in the context, NotEnoughMemory for a request
-        whose caches can never fit, QueueFull where too many wait, EngineStopped after `close`, Forked. The Stream
-        raises NotFinite for a model whose logits are NaN, and RequestFailed where computing failed.
+        without a meaning, PromptTooLong for a prompt that leaves no room in the context, unless there is a `window`,
+        NotEnoughMemory for a request whose caches can never fit, QueueFull where too many wait, EngineStopped after
+        `close`, Forked. The Stream raises NotFinite for a model whose logits are NaN, and RequestFailed where computing
+        failed.
         """
         return self._begin(self._request(prompt, max_tokens, options))
 
@@ -243,9 +246,43 @@ class LanguageModel:
         return self._worker.call(lambda engine: logits_of(engine, checked))
 
     def forget_prefixes(self) -> int:
-        """Gives back the memory of keys and values that are kept of earlier requests, and returns its bytes. For a
-        program that is told that memory is short. Raises EngineStopped after `close`, Forked."""
+        """Gives back the memory of keys and values that are kept of earlier requests, or were read by `load_cache`, and
+        returns its bytes. For a program that is told that memory is short. Raises EngineStopped after `close`,
+        Forked."""
         return self._worker.call(lambda engine: engine.prefixes.clear())
+
+    def save_cache(
+        self, prompt: str | Sequence[int], path: str | Path, *, progress: Progress | None = None,
+        **options: Unpack[Options],
+    ) -> int:  # fmt: skip
+        """Reads `prompt` and writes its keys and values into a file, so that another process need not read it; returns
+        how many tokens it has. Of the `options` `window` and `kv_bits` count: they say how keys and values are held,
+        and the calls that are to use the file must have equal ones.
+
+        The file, a safetensors one, is whole or not there; Ctrl-C ends the reading. `progress` is called with (tokens
+        read, in all). Raises as `submit`; InvalidRequest for fewer tokens than are ever reused; NotFound without the
+        file's directory; DiskFull.
+        """
+        place, request = file_to_write("path", path), self._request(prompt, 1, options)
+        request = replace(request, stop_ids=frozenset(), stopper=None, logprobs=None, hold=True)
+        refuse_short(request.prompt)
+        files = self._prompt_caches()
+        handle = self._worker.submit(request)
+        return files.save(place, handle, Stream(handle, self._worker, self.tokenizer, self, progress))
+
+    def load_cache(self, path: str | Path) -> int:
+        """Reads keys and values that `save_cache` has written, and returns how many tokens they are of. Calls whose
+        prompts begin with these tokens, with the same `window` and `kv_bits`, need not read them again:
+        `stats.cached_tokens` says how many. They stay in memory until `forget_prefixes`, or until requests need all of
+        it.
+
+        Raises NotFound; BadCheckpoint for a file that is damaged, or another one; InvalidRequest where it was saved
+        with another model, tokenizer or type of numbers; NotEnoughMemory, with the numbers; EngineStopped, Forked.
+        """
+        return self._prompt_caches().load(named_path("path", path))
+
+    def _prompt_caches(self) -> PromptCaches:
+        return PromptCaches(self.directory, self.config, self.model.dtype, self._worker)
 
     def close(self) -> None:
         """Cancels all requests and gives the model's memory back. Any later call raises EngineStopped. The last model
@@ -284,13 +321,14 @@ class LanguageModel:
         reuse = options.get("reuse") is not False
         return Request(
             tuple(ids),
-            self._room(len(ids), max_tokens),
+            self._room(len(ids), max_tokens, options.get("window")),
             sampling,
             options.get("seed"),
             ends.ids,
             find=reuse,
             keep=reuse,
             logprobs=options.get("logprobs"),
+            cache=cache_kind(options, self.config.context_length),
             stopper=ends.stopper,
         )
 
@@ -298,6 +336,7 @@ class LanguageModel:
         """Raises what `batch` raises before it takes a prompt."""
         self._worker.check()
         check_ids(sampling_for(self._sampling, options), options, self.config.vocab_size)
+        cache_kind(options, self.config.context_length)
         self._room(1, max_tokens)
         if isinstance(prompts, str | bytes | Mapping) or not isinstance(prompts, Iterable):
             raise InvalidRequest(f"prompts is of type {type(prompts).__name__}; give a list of prompts.")
@@ -317,19 +356,21 @@ class LanguageModel:
                 raise InvalidRequest(self.tokenizer.why_beyond(token, self.config.vocab_size))
         return ids
 
-    def _room(self, prompt: int, max_tokens: int | None) -> int | None:
-        """How many tokens the answer may have: those asked for, at most those that the context has left; None where the
-        engine shall say."""
+    def _room(self, prompt: int, max_tokens: int | None, window: int | None = None) -> int | None:
+        """How many tokens the answer may have: those asked for, at most those that the context has left, unless there
+        is a window; None where the engine shall say."""
         wanted = None if max_tokens is None else whole_number("max_tokens", max_tokens)
         if wanted is not None and wanted < 1:
             raise InvalidRequest(f"max_tokens is {wanted}; it must be above 0.")
+        if window is not None:
+            return wanted
         if prompt >= self.config.context_length:
-            raise self._too_long(prompt)
+            raise self._too_long(prompt, "Or give a {window}: then all but the last tokens are forgotten.")
         return None if wanted is None else min(wanted, self.config.context_length - prompt)
 
-    def _too_long(self, length: int) -> PromptTooLong:
+    def _too_long(self, length: int, advice: str = "") -> PromptTooLong:
         return PromptTooLong(f"The prompt has {length} tokens and the model's context {self.config.context_length}. "
-                             "Shorten the prompt.")  # fmt: skip
+                             "Shorten the prompt.", advice)  # fmt: skip
 
 
 def logits_of(engine: Engine, ids: list[int]) -> mx.array:

@@ -100,7 +100,10 @@ def open_engine(thread: DeviceThread, loaded: LoadedModel, cache_bytes: int | No
     others, wish = workers_of(thread), CacheWish(footprint(config, 0, float_bits).cache, cache_bytes)
     budget = others[0].engine.limits.budget if others else Budget(0)  # one for all models of the process
     plan_budget(budget, [*(other.wish for other in others), wish])
-    limits = Limits(config.context_length, config.kv_bytes_per_token(float_bits), budget, rows, UNLIMITED)
+    limits = Limits(
+        config.context_length, config.kv_bytes_per_token(float_bits), budget, rows, UNLIMITED,
+        head_dim=config.head_dim, float_bits=float_bits,
+    )  # fmt: skip
     worker = Worker(thread, Engine(loaded.model, config.num_layers, limits, loaded.execution), rows + queue, wish)
     thread.turns.append(worker)
     return worker

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from elm_mlx.api.cache_kind import cache_kind, check_cache_options, quantized_kinds
 from elm_mlx.arguments import whole_number
 from elm_mlx.config import ModelConfig
 from elm_mlx.config.quantization import check_bits
@@ -14,6 +15,7 @@ from elm_mlx.device.backend import mx
 from elm_mlx.device.chips import Prediction, Step, chip_here, predict
 from elm_mlx.device.memory import Footprint, footprint, memory_limit
 from elm_mlx.device.thread import on_device
+from elm_mlx.engine.cache.kind import CacheKind
 from elm_mlx.errors import InvalidRequest
 from elm_mlx.library.local import find_in_any_bits
 from elm_mlx.store.load import load_arrays, read_config, stored_dtype
@@ -24,10 +26,11 @@ PREDICTED_DEPTH = 128  # tokens in the cache that a speed is predicted for where
 @dataclass(frozen=True)
 class ModelInfo:
     """What a model directory holds, read from its headers (and a tied head's copy, if it carries one): exact
-    `parameters`, a tied head counted once; bits per weight as stored; bytes of weights; bytes of cache for a position;
-    the context in tokens. And in bytes what the model takes while it runs, the `footprint` with a cache for
-    `footprint.context` positions, and what this machine has `available` for a model. `predicted` is how fast it may
-    decode, on a Mac whose chip others have published speeds of: not measured, and with the error to expect."""
+    `parameters`, a tied head counted once; bits per weight as stored; bytes of weights; bytes of cache for a position,
+    in floats and, by the value of the option `kv_bits`, quantized; the context in tokens. And in bytes what the model
+    takes while it runs, the `footprint` with a cache for `footprint.context` positions, and what this machine has
+    `available` for a model. `predicted` is how fast it may decode, on a Mac whose chip others have published speeds
+    of: not measured, and with the error to expect."""
 
     model: str
     family: str
@@ -35,6 +38,7 @@ class ModelInfo:
     bits_per_weight: float
     weight_bytes: int
     kv_bytes_per_token: int
+    kv_bytes_by_bits: dict[str, int]
     context_length: int
     dtype: str
     quantization: dict[str, Any] | None
@@ -48,23 +52,29 @@ class ModelInfo:
         return self.footprint.total <= self.available
 
 
-def info(model: str | Path | None = None, context: int | None = None, bits: int | None = None) -> ModelInfo:
+def info(
+    model: str | Path | None = None, context: int | None = None, bits: int | None = None, *,
+    window: int | None = None, kv_bits: int | str | None = None,
+) -> ModelInfo:  # fmt: skip
     """The figures of a model that is on this machine, by name or directory (None: the demo). A named model is found in
     any bits that it is here in.
 
     The footprint is that of `context` positions (4,096 by default, at most the model's), as if the model were quantized
-    to `bits` if they are given; so is the predicted speed, but at 128 positions by default. Raises InvalidRequest,
-    NotFound, BadCheckpoint, Unsupported.
+    to `bits` if they are given, and with the cache that the options `window` and `kv_bits` of a call ask for. The
+    predicted speed is that of a plain cache, at 128 positions by default. Raises InvalidRequest, NotFound,
+    BadCheckpoint, Unsupported.
     """
     check_bits(bits)
     if context is not None and whole_number("context", context) < 1:
         raise InvalidRequest(f"context is {context}; it must be above 0.")
+    check_cache_options({"window": window, "kv_bits": kv_bits})
     directory = demo_directory() if model is None else find_in_any_bits(model, bits)
     config = read_config(directory)
     dtype, nbytes, is_quantized = on_device(lambda _: stored(directory, config))
     count = config.parameter_count
     weights = config.quantized_bytes(bits) if bits else nbytes
     takes = footprint(config, weights, 8 * dtype.size, context)
+    kind = cache_kind({"window": window, "kv_bits": kv_bits}, config.context_length)
     depth = takes.context if context else PREDICTED_DEPTH
     step = Step(weights, 8 * dtype.size, bool(bits or is_quantized), depth)
     return ModelInfo(
@@ -74,13 +84,20 @@ def info(model: str | Path | None = None, context: int | None = None, bits: int 
         bits_per_weight=8 * nbytes / count,
         weight_bytes=nbytes,
         kv_bytes_per_token=config.kv_bytes_per_token(8 * dtype.size),
+        kv_bytes_by_bits={str(name): cache_bytes(config, dtype, kind, 1) for name, kind in quantized_kinds().items()},
         context_length=config.context_length,
         dtype=str(dtype).removeprefix("mlx.core."),
         quantization=config.quantization.to_dict() if config.quantization and is_quantized else None,
-        footprint=takes,
+        footprint=replace(takes, cache=cache_bytes(config, dtype, kind, takes.context)),
         available=memory_limit(),
         predicted=predict(config, step, chip_here()),
     )
+
+
+def cache_bytes(config: ModelConfig, dtype: mx.Dtype, kind: CacheKind, positions: int) -> int:
+    """The bytes that a cache of this kind takes for so many positions."""
+    float_bits = 8 * dtype.size
+    return kind.bytes_of(positions, config.kv_bytes_per_token(float_bits), config.head_dim, float_bits)
 
 
 def stored(directory: Path, config: ModelConfig) -> tuple[mx.Dtype, int, bool]:

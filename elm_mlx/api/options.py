@@ -7,6 +7,7 @@ from dataclasses import replace
 from difflib import get_close_matches
 from typing import Any, TypedDict
 
+from elm_mlx.api.cache_kind import check_cache_options
 from elm_mlx.arguments import whole_number
 from elm_mlx.config.generation import SAMPLING_NAMES, Sampling, biases_by_id
 from elm_mlx.config.stop_strings import check_stop_strings
@@ -38,6 +39,13 @@ class Options(TypedDict, total=False):
     and its text is what stands before. They are compared as exact code points, with the text as `Tokenizer.decode`
     shows it. They come beside the model's own stop ids and stop strings. One that is the text of a special token, as
     "<|eot_id|>", also means that token.
+
+    `window` forgets all but so many of the last tokens (16 at least, at most the context) while it goes on, and so
+    bounds the memory of a long answer. It is a window, not unlimited context: what lies further back is lost, and a
+    model that was not trained with it writes worse. With it, prompt and answer together may be longer than the context.
+    The first 4 tokens are seen, too, by all tokens within the context. `kv_bits` 8 stores keys and values in about
+    half the memory, with nearly equal results; "k8v4" (values in 4 bits) and 4 in less, and less exactly. It saves
+    memory, not time.
     """
 
     temperature: float | None
@@ -76,6 +84,7 @@ def check_others(options: Options) -> None:
         raise InvalidRequest(f"reuse is {reuse!r}; it must be true or false.")
     if (most := options.get("logprobs")) is not None and not 0 <= whole_number("logprobs", most) <= MOST_ALTERNATIVES:
         raise InvalidRequest(f"logprobs is {most}; it must be 0 to {MOST_ALTERNATIVES}, the number of alternatives.")
+    check_cache_options(options)
     check_stop_strings(options.get("stop"))
     if not isinstance(plain := options.get("plain"), bool | None):
         raise InvalidRequest(f"plain is {plain!r}; it must be true or false.")

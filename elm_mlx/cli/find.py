@@ -102,6 +102,7 @@ def settle_options(options: dict[str, Any], directory: Path | None = None) -> No
 def check_options(directory: Path | None, **options: Any) -> None:
     """Raises InvalidRequest for options that mean nothing to the model in a directory, or without one to any model, as
     asking it does."""
+    from elm_mlx.api.cache_kind import cache_kind
     from elm_mlx.api.defaults import read_defaults  # here, as --help needs no MLX
     from elm_mlx.api.options import Options, check_ids, sampling_for
     from elm_mlx.store.load import read_config
@@ -109,8 +110,10 @@ def check_options(directory: Path | None, **options: Any) -> None:
     asked: Any = {name: value for name, value in options.items() if name in Options.__annotations__}
     own = read_defaults(directory).sampling if directory else Sampling(temperature=1.0)  # where filters mean something
     sampling = sampling_for(own, asked)
-    if directory and (asked.get("logit_bias") or asked.get("banned_ids")):
-        check_ids(sampling, asked, read_config(directory).vocab_size)
+    if directory and (sampling.logit_bias or sampling.banned or asked.get("window")):
+        config = read_config(directory)
+        check_ids(sampling, asked, config.vocab_size)
+        cache_kind(asked, config.context_length)
 
 
 def refuse_system(model: LanguageModel | ModelFiles, system: str | None) -> None:

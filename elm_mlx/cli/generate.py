@@ -15,8 +15,10 @@ import click
 
 from elm_mlx import demo
 from elm_mlx.cli.blas import prefer_fast_blas
+from elm_mlx.cli.caches import CacheFiles
 from elm_mlx.cli.find import load_with_notices
 from elm_mlx.cli.generation_options import (
+    CACHE_FILES,
     CACHES,
     CHAT_TEMPLATE,
     COMPLETIONS,
@@ -40,7 +42,7 @@ from elm_mlx.jobs.plain import logprobs_of
 
 if TYPE_CHECKING:
     from elm_mlx.api import Completion, LanguageModel
-    from elm_mlx.api.stream import Piece
+    from elm_mlx.api.stream import Piece, Stream
 
 
 @click.command(cls=SectionedCommand)
@@ -54,6 +56,7 @@ if TYPE_CHECKING:
 @max_tokens("-n", default=256, meaning="At most this many tokens.")
 @STOP
 @CACHES
+@CACHE_FILES
 @SPECULATION
 @COMPLETIONS
 @LOGPROBS
@@ -67,6 +70,8 @@ def command(
     prompt: str | None,
     raw: bool,
     chat_template: str | None,
+    save_cache: str | None,
+    load_cache: str | None,
     completions: int | None,
     as_json: bool,
     show_config: bool,
@@ -84,6 +89,7 @@ def command(
         print_config(model, bits, asked, options, as_json)
         return
     settle(partial(refuse_unshown, as_json), options, "logprobs")
+    files = CacheFiles(save_cache, load_cache)
     prefer_fast_blas()
     text = read_prompt(prompt)
     lm = load_with_notices(model, bits, force, asked["chat_template"], options)
@@ -91,15 +97,17 @@ def command(
         text = demo.PROMPT if model is None else ""
     is_plain = asked["raw"] or not lm.has_chat_template
     given = text if is_plain else lm.chat_prompt([{"role": "user", "content": text}])
+    files.use(lm, given, options)
     name = "demo" if model is None else model
     if completions:
         show_all(name, lm.completions(given, completions, **options), as_json)
         return
-    show_one(name, lm, given, options, as_json)
+    stream = show_one(name, lm, given, options, as_json)
+    files.say_unused(stream)
 
 
-def show_one(name: str, lm: LanguageModel, prompt: str | list[int], options: dict[str, Any], as_json: bool) -> None:
-    """Prints a completion as it comes, or whole as one JSON object."""
+def show_one(name: str, lm: LanguageModel, prompt: str | list[int], options: dict[str, Any], as_json: bool) -> Stream:
+    """Prints a completion as it comes, or whole as one JSON object, and returns its stream."""
     with ProgressBar("Reading the prompt", in_bytes=False) as bar:
         stream = lm.stream(prompt, progress=bar, **options)
         first = next(stream)  # there when the prompt has been read
@@ -107,10 +115,11 @@ def show_one(name: str, lm: LanguageModel, prompt: str | list[int], options: dic
     if as_json:
         deque(pieces, maxlen=0)
         print(json.dumps({"model": name} | as_object(stream.completion)))
-        return
+        return stream
     show(pieces)
     if sys.stderr.isatty():
         say(str(stream.completion.stats))
+    return stream
 
 
 def show_all(name: str, done: Sequence[Completion], as_json: bool) -> None:

@@ -7,12 +7,12 @@ from typing import Any
 
 import click
 
+from elm_mlx.cli.caches import KV_BITS, LOAD, SAVE, WINDOW
 from elm_mlx.cli.find import MODEL, TEMPLATE_HELP
 from elm_mlx.cli.kinds import (
     BIAS,
     BITS,
     COUNT,
-    KV_BITS,
     MIN_P,
     NAME,
     PENALTY,
@@ -85,12 +85,8 @@ MODEL_AND_BITS = join(
     click.option("--force", is_flag=True, help="Load it even if the memory seems too small."),
 )
 CHAT_TEMPLATE = click.option("--chat-template", type=NAME, metavar="FILE", help=TEMPLATE_HELP)
-CACHES = join(
-    click.option(
-        "--window", type=COUNT, metavar="N", help="Attend to the last N tokens alone, in a cache that never grows."
-    ),
-    click.option("--kv-bits", type=KV_BITS, help="Hold keys and values in so many bits; k8v4 is 8 and 4."),
-)
+CACHES = join(WINDOW, KV_BITS)
+CACHE_FILES = join(SAVE, LOAD)
 LOOKUP = click.option(
     "--lookup", is_flag=True, help="Try tokens that followed the same ones before. Only the speed changes."
 )

@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 from dataclasses import asdict
 from functools import partial
+from typing import Any
 
 import click
 
 import elm_mlx
 from elm_mlx import demo
+from elm_mlx.cli.caches import KV_BITS, WINDOW
 from elm_mlx.cli.find import complete_names, refuse_bits
 from elm_mlx.cli.kinds import BITS, COUNT, NAME
 from elm_mlx.cli.messages import one_line, quietable
@@ -22,9 +24,13 @@ from elm_mlx.files import readable_size
 @click.argument("model", type=NAME, required=False, shell_complete=complete_names)
 @click.option("--context", type=COUNT, help="Show the memory with a cache for this many tokens.")
 @click.option("--bits", type=BITS, help="Show the memory as if it were quantized to this many bits.")
+@WINDOW
+@KV_BITS
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 @quietable
-def command(model: str | None, context: int | None, bits: str | None, as_json: bool) -> None:
+def command(
+    model: str | None, context: int | None, bits: str | None, as_json: bool, **caches: Any
+) -> None:  # fmt: skip
     """Show the family, exact size and memory of MODEL, and whether this machine has room for it.
 
     MODEL is a name or a directory; the built-in demo by default. Only headers are read, so this is quick for any
@@ -35,11 +41,12 @@ def command(model: str | None, context: int | None, bits: str | None, as_json: b
         settle(partial(refuse_bits, model), asked, "bits")
         bits = asked["bits"]
     with naming("model"):
-        info = elm_mlx.info(model, context, int(bits) if bits else None)
+        info = settle(partial(elm_mlx.info, model, context, int(bits) if bits else None), caches, *caches)
     if as_json:
         click.echo(json.dumps(asdict(info) | {"fits": info.fits}))
         return
     stored = f"{in_words(info.quantization)}, {info.dtype}" if info.quantization else info.dtype
+    by_bits = ", ".join(f"{name}: {count:,}" for name, count in info.kv_bytes_by_bits.items())
     rows = {
         "model": info.model,
         **({} if model else {"about": demo.ABOUT, "card": str(demo.demo_directory() / "README.md")}),
@@ -48,7 +55,7 @@ def command(model: str | None, context: int | None, bits: str | None, as_json: b
         "stored as": stored,
         "bits per weight": f"{info.bits_per_weight:.3f}",
         "weights": f"{info.weight_bytes:,} bytes",
-        "cache": f"{info.kv_bytes_per_token:,} bytes per token",
+        "cache": f"{info.kv_bytes_per_token:,} bytes per token; with --kv-bits {by_bits}",
         "context": f"{info.context_length:,} tokens",
         "memory": f"{info.footprint}{f', as if in {bits} bits' if bits else ''}",
         "fits": f"{'yes' if info.fits else 'no'}: this machine has {readable_size(info.available)} for a model",

@@ -110,22 +110,13 @@ class Bias(click.ParamType):
         return rv.split(",")
 
 
-class KvBits(click.Choice[str]):
-    """The bits of keys and values: a number, or a text for two."""
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        """8 and 4 as numbers, k8v4 as it is."""
-        chosen = super().convert(str(value), param, ctx)
-        return int(chosen) if chosen.isdigit() else chosen
-
-
 BITS = click.Choice(list(map(str, QUANTIZATION_MODES["affine"][0])))
 COUNT, NAME, TEXT = Whole(min=1), Name(), Text()
 TEMPERATURE, TOP_K, MIN_P = Number(0, MAX_TEMPERATURE), Whole(0, MAX_TOP_K), Number(0, 1)
 TOP_P = Number(0, 1, min_open=True)
 PENALTY, LOGIT, BIAS = Number(-MOST_PENALTY, MOST_PENALTY), Number(-MOST_BIAS, MOST_BIAS), Bias()
 REPETITION_PENALTY = Number(1 / MOST_REPETITION, MOST_REPETITION)
-TOKEN_ID, KV_BITS = TokenId(min=0), KvBits(["8", "4", "k8v4"])
+TOKEN_ID = TokenId(min=0)
 TOP_LOGPROBS = Whole(0, 20)  # as engine.logprobs has it, which --help does without: it brings MLX
 ROPE_FACTOR = Number(0, MAX_MULTIPLIER, min_open=True)
 # As convert and verify judge them, which --help does without: they bring MLX.

@@ -198,3 +198,16 @@ def too_large(nbytes: int, limit: int, positions: int = 0) -> NotEnoughMemory:
         "Give fewer {max_tokens}, a shorter prompt, or a model in fewer {bits}.",
         nbytes, limit,
     )  # fmt: skip
+
+
+def no_place_to_stay(nbytes: int, most: int, others: int) -> NotEnoughMemory:
+    """Makes the error for keys and values from a file: they take `nbytes` bytes, and `most` are left for what stays in
+    memory between requests, beside so many `others` that were loaded."""
+    beside = f" beside {others} that were loaded before" if others else ""
+    return NotEnoughMemory(
+        f"The loaded keys and values take {readable_size(nbytes)}, and {readable_size(most)} are left for what stays "
+        f"in memory between requests{beside}.",
+        "Load the model with more {cache_bytes}, of which a quarter is for that, or forget what was loaded before "
+        "(`forget_prefixes()`).",
+        nbytes, most,
+    )  # fmt: skip

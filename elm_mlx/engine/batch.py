@@ -9,7 +9,8 @@ from typing import Any, NamedTuple
 
 import mlx.core as mx
 
-from elm_mlx.engine.cache.kv import RESERVE, KVCache
+from elm_mlx.engine.cache.kv import RESERVE
+from elm_mlx.engine.cache.layer import Layer
 from elm_mlx.engine.cache.rows import Alone, Rows
 from elm_mlx.engine.decodes import Decodes
 from elm_mlx.engine.finite import peaks
@@ -68,17 +69,18 @@ class Batch:
         own = sum(array.nbytes for one in self.alone for layer in one.cache or () for array in layer.arrays())
         return own + sum(group.slots.nbytes for group in self.groups)
 
-    def idle_for(self, length: int, running: list[Sequence]) -> int:
-        """The bytes of free slots that a row of so many positions can move into, or that are given up when it decodes,
-        since all rows beside them are paused then and leave. Running rows of like length with caches of their own come
-        first."""
+    def idle_for(self, length: int | None, running: list[Sequence]) -> int:
+        """The bytes of free slots that a row of so many positions can move into (None: one that can move into none), or
+        that are given up when it decodes, since all rows beside them are paused then and leave. Running rows of like
+        length with caches of their own come first."""
         idle = sum(
             group.idle
             for group in self.groups
             if all(one.is_paused for one in group.rows if one)
-            or (None in group.rows and alike(length, group.slots.longest))
+            or (length is not None and None in group.rows and alike(length, group.slots.longest))
         )
-        return max(0, idle - sum(one.reserved for one in running if one.cache and alike(length, length_of(one))))
+        others = [one for one in running if one.cache and can_share(one)]
+        return max(0, idle - sum(one.reserved for one in others if alike(length or 0, length_of(one))))
 
     def step(self, rows: list[Sequence], early: bool) -> list[Sequence]:
         """Computes the next id of every row that needs one, and reads the ids that were drawn before. Returns the
@@ -101,7 +103,7 @@ class Batch:
             self.drawn.submit()
         return self._deliver(drawn, tokens, highest)
 
-    def release(self, sequence: Sequence, keep: bool) -> list[KVCache] | None:
+    def release(self, sequence: Sequence, keep: bool) -> list[Layer] | None:
         """Takes a sequence out. With `keep` returns caches that hold its prompt and all of its ids but the last."""
         length = len(sequence.request.prompt) + max(len(sequence.ids), 1) - 1
         caches = self.copy(sequence, length, length) if keep and not sequence.cache else sequence.cache
@@ -114,12 +116,12 @@ class Batch:
             layer.trim(layer.offset - length)
         return caches if keep else None
 
-    def copy(self, sequence: Sequence, length: int, capacity: int, reserve: int = 0) -> list[KVCache]:
+    def copy(self, sequence: Sequence, length: int, capacity: int, reserve: int = 0) -> list[Layer]:
         """Copies the first `length` positions of a row into caches of their own, evaluated, so that no later write to
         the row copies its buffers. They have the `capacity` and the `reserve` of a KVCache."""
         for group in self.groups:
             if sequence in group.rows:
-                copies = group.slots.copy_out(group.rows.index(sequence), length)
+                copies: list[Layer] = [*group.slots.copy_out(group.rows.index(sequence), length)]
                 for layer in copies:
                     layer.resize(capacity, reserve)
                 return copies
@@ -176,7 +178,7 @@ class Batch:
         if len(self.alone) + len(self.groups) > 1:
             self._pair(going)
 
-    def _take_out(self, group: Group, sequence: Sequence) -> list[KVCache]:
+    def _take_out(self, group: Group, sequence: Sequence) -> list[Layer]:
         """Takes a sequence out of its slot, into caches of its own."""
         held = group.slots.lengths[group.rows.index(sequence)]
         assert held is not None
@@ -186,7 +188,7 @@ class Batch:
 
     def _pair(self, going: list[Sequence]) -> None:
         """Moves rows that have caches of their own into slots, together with rows of like length."""
-        for one in [one for one in self.alone if one in going]:
+        for one in [one for one in self.alone if one in going and can_share(one)]:
             group = self._group_for(one, going)
             if group is None:
                 continue
@@ -204,7 +206,9 @@ class Batch:
             if alike(length, group.slots.longest) and group.reserve_for(one):
                 return group
         others = [
-            other for other in going if other in self.alone and other is not one and alike(length, length_of(other))
+            other
+            for other in going
+            if other in self.alone and other is not one and can_share(other) and alike(length, length_of(other))
         ]
         if not others:
             return None
@@ -274,6 +278,11 @@ def list_of(numbers: mx.array) -> list[Any]:
 def length_of(sequence: Sequence) -> int:
     """The positions that a sequence's own cache holds."""
     return sequence.cache[0].offset if sequence.cache else 0
+
+
+def can_share(sequence: Sequence) -> bool:
+    """Whether a sequence can move into slots, which hold all positions in floats."""
+    return sequence.request.cache.is_plain
 
 
 def alike(one: int, other: int) -> bool:

@@ -11,7 +11,9 @@ import mlx.core as mx
 from elm_mlx.device.execution import Execution
 from elm_mlx.device.memory import too_large
 from elm_mlx.engine.batch import Batch
-from elm_mlx.engine.cache.kv import RESERVE, KVCache, cache_bytes, make_cache
+from elm_mlx.engine.cache.kind_cache import make_kind_cache
+from elm_mlx.engine.cache.kv import RESERVE, cache_bytes, make_cache
+from elm_mlx.engine.cache.layer import Layer, can_shorten
 from elm_mlx.engine.decodes import Decodes
 from elm_mlx.engine.finite import peaks
 from elm_mlx.engine.limits import Limits
@@ -39,6 +41,7 @@ class Engine:
         self.waiting: deque[Sequence] = deque()
         self.reading: tuple[Sequence, Reading] | None = None
         self.running: list[Sequence] = []
+        self.held: dict[Sequence, tuple[list[Layer], int]] = {}  # caches of ended ones that somebody holds; their bytes
         self.leaving: dict[Sequence, None] = {}  # those that are cancelled at the next step, in order
         self.batch = Batch(model, limits, execution.grow_by)
         self.prefixes = Prefixes(limits.budget)
@@ -53,7 +56,7 @@ class Engine:
     def submit(self, request: Request) -> Sequence:
         """Queues a request and returns its sequence. Raises QueueFull where too many wait, NotEnoughMemory for one
         whose caches the budget can never hold, and InvalidRequest for a prompt that is empty or fills the context."""
-        if not 0 < len(request.prompt) < self.limits.context:
+        if not 0 < len(request.prompt) < self.limits.context and not (request.prompt and request.cache.window):
             raise InvalidRequest(f"The prompt has {len(request.prompt)} ids; it must have 1 at least, and fewer than "
                                  f"the context, which is {self.limits.context}.")  # fmt: skip
         if len(self.waiting) >= self.limits.queue:
@@ -110,7 +113,7 @@ class Engine:
         for one in failed:
             one.end(ERROR, error)
             self._retire(one, None)
-        self.prefixes.clear()
+        self.prefixes.forget_used()
         return failed
 
     def close(self) -> list[Sequence]:
@@ -120,22 +123,34 @@ class Engine:
         for one in ended:
             one.end(CANCELLED)
             self._retire(one, None)
+        for one in list(self.held):
+            self.let_go(one)
         self.prefixes.clear()
         return ended
+
+    def let_go(self, one: Sequence) -> None:
+        """Takes back the caches that were held for whoever asked for it with `Request.hold`. Where there are none, does
+        nothing."""
+        if one in self.held:
+            caches, reserved = self.held.pop(one)
+            self.limits.budget.release(reserved)
+            self.prefixes.put(held_ids(one), caches, one.request.cache)
 
     def _room(self, request: Request) -> int:
         """The most ids that the answer may have. Where the request names no number it is what the context has left, cut
         to an even share of the budget, so that such requests can be answered together."""
         left = self.limits.context - len(request.prompt)
+        if window := request.cache.window:  # it goes on where the context ends, if somebody has asked for a number
+            left = max(left if left > 0 else window, request.max_tokens or 0)
         if request.max_tokens is not None:
             return min(request.max_tokens, left)
-        most = self.limits.budget.limit // self.limits.token_bytes  # positions
+        most = self.limits.positions_in(request.cache, self.limits.budget.limit)
         share = max(most // self.limits.rows - len(request.prompt), RESERVE)
         return min(left, share, max(most - len(request.prompt) + 1, 1))
 
     def _bytes(self, sequence: Sequence) -> int:
         """The bytes that a sequence's caches may come to take."""
-        return sequence.positions * self.limits.token_bytes
+        return self.limits.bytes_of(sequence.request.cache, sequence.positions)
 
     def _next_admitted(self) -> int | None:
         """The number of the first waiting sequence, if there is a place for it."""
@@ -148,7 +163,8 @@ class Engine:
 
     def _has_room(self, one: Sequence) -> bool:
         """Whether the budget has room for a sequence, beside free slots or in them."""
-        idle = self.batch.idle_for(len(one.request.prompt), self.running)
+        length = len(one.request.prompt) if one.request.cache.is_plain else None
+        idle = self.batch.idle_for(length, self.running)
         return self.limits.budget.has_room(self._bytes(one) - idle)
 
     def _next_is_impossible(self) -> bool:
@@ -177,26 +193,37 @@ class Engine:
         self.batch.expected = len(self.running) + len(soon)
         self.batch.longest = max(len(other.request.prompt) for other in soon)
 
-    def _new_cache(self, one: Sequence) -> list[KVCache]:
+    def _new_cache(self, one: Sequence) -> list[Layer]:
         """Caches that hold nothing yet."""
-        return make_cache(self.layers, one.positions, self._reserve(one), self.execution.grow_by)
+        if not (kind := one.request.cache).is_plain:
+            return [*make_kind_cache(kind, self.layers, one.positions, self._reserve(one), self.execution.grow_by)]
+        return [*make_cache(self.layers, one.positions, self._reserve(one), self.execution.grow_by)]
 
     def _reserve(self, one: Sequence) -> int:
         """How many positions its first buffers have: alone it will go on in them, beside others it leaves them."""
         return len(one.request.prompt) + (0 if self.running or self.waiting else RESERVE)
 
-    def _borrow(self, one: Sequence) -> list[KVCache] | None:
+    def _borrow(self, one: Sequence) -> list[Layer] | None:
         """Caches that hold the first ids of its prompt: a kept one's, or a copy of a running row's."""
         if not self.limits.reuse:
             return None
         prompt, finds = one.request.prompt, one.request.find
-        found = self.prefixes.find(prompt) if finds else None
+        found = self.prefixes.find(prompt, one.request.cache) if finds else None
         running = [other for other in self.running if finds or is_sibling(one, other)]
-        lengths = {other: shared_length(prompt, held_ids(other)) for other in running}
+        lengths = {other: self._shared(one, other) for other in running}
         best = max(lengths, key=lengths.__getitem__, default=None)
         if best and lengths[best] > (found.shared if found else self.prefixes.LEAST - 1):
             return self.batch.copy(best, min(lengths[best], len(prompt) - 1), one.positions, self._reserve(one))
         return self.prefixes.borrow(found, one.positions, self._reserve(one)) if found else None
+
+    def _shared(self, one: Sequence, other: Sequence) -> int:
+        """How many ids a prompt shares with a running row; 0 where the row's cache is of another kind, or its window
+        has forgotten what the last of them read."""
+        if one.request.cache != other.request.cache:
+            return 0
+        shared = shared_length(one.request.prompt, held_ids(other))
+        copied = min(shared, len(one.request.prompt) - 1)
+        return shared if not other.cache or can_shorten(other.cache, copied) else 0
 
     def _read_on(self, others_run: bool) -> Sequence:
         """Reads one round of chunks of the prompt; with the last one its first id is drawn."""
@@ -234,12 +261,17 @@ class Engine:
         caches = None
         if one in self.running:
             wanted = self.limits.reuse and one.request.keep and one.finish != ERROR
+            held = one.request.hold and one.finish not in (ERROR, CANCELLED)
             ids = held_ids(one)
-            caches = self.batch.release(one, wanted and self.prefixes.wants(len(ids) * self.limits.token_bytes))
+            nbytes = self.limits.bytes_of(one.request.cache, len(ids))
+            caches = self.batch.release(one, held or (wanted and self.prefixes.wants(nbytes)))
+            if held and caches:
+                self.held[one] = caches, one.reserved
+                one.reserved, caches = 0, None
         self._retire(one, caches)
         return one
 
-    def _retire(self, one: Sequence, caches: list[KVCache] | None) -> None:
+    def _retire(self, one: Sequence, caches: list[Layer] | None) -> None:
         """Forgets an ended sequence and gives back what was reserved for it."""
         if one in self.waiting:
             self.waiting.remove(one)
@@ -256,7 +288,7 @@ class Engine:
         self.active.pop(one.number)
         self.leaving.pop(one, None)
         if caches:
-            self.prefixes.put(held_ids(one), caches)
+            self.prefixes.put(held_ids(one), caches, one.request.cache)
 
 
 def is_sibling(one: Sequence, other: Sequence) -> bool:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from typing import cast
+
+from elm_mlx.engine.cache.kv import KVCache
 from elm_mlx.engine.cache.slots import Slots
 from elm_mlx.engine.limits import Limits
 from elm_mlx.engine.sequence import Sequence
@@ -53,7 +56,7 @@ class Group:
     def join(self, sequence: Sequence) -> None:
         """Moves a sequence from its own cache into a slot."""
         assert sequence.cache
-        slot = self.slots.join(sequence.cache, self.count)
+        slot = self.slots.join(cast(list[KVCache], sequence.cache), self.count)
         self.rows += [None] * (len(self.slots.lengths) - len(self.rows))
         self.rows[slot], sequence.cache = sequence, None
 

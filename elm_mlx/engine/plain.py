@@ -8,7 +8,7 @@ import mlx.core as mx
 
 from elm_mlx.arguments import Progress
 from elm_mlx.device.execution import Execution
-from elm_mlx.engine.cache.kv import KVCache
+from elm_mlx.engine.cache.layer import Layer
 from elm_mlx.engine.decodes import Decodes
 from elm_mlx.engine.finite import peaks, refuse_not_finite
 from elm_mlx.engine.prefill import DEFAULT_EXECUTION, prefill
@@ -19,7 +19,7 @@ from elm_mlx.engine.stopper import Stopper
 def generate(
     model: Decodes,
     prompt: Sequence[int],
-    cache: Sequence[KVCache],
+    cache: Sequence[Layer],
     sampler: Sampler,
     *,
     max_tokens: int,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections import deque
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -12,7 +13,7 @@ import mlx.core as mx
 
 from elm_mlx.arguments import Progress
 from elm_mlx.device.execution import Execution
-from elm_mlx.engine.cache.kv import KVCache
+from elm_mlx.engine.cache.layer import Layer
 from elm_mlx.engine.decodes import Decodes
 
 LEAST_CHUNK = 64  # ids: a smaller chunk is not worth another stream
@@ -27,10 +28,10 @@ class Reading:
     may hold positions already; the ids come after them."""
 
     def __init__(
-        self, model: Decodes, ids: mx.array, cache: Sequence[KVCache], execution: Execution = DEFAULT_EXECUTION
+        self, model: Decodes, ids: mx.array, cache: Sequence[Layer], execution: Execution = DEFAULT_EXECUTION
     ) -> None:
         self.model, self.ids, self.cache = model, ids, cache
-        self.rounds = deque(rounds(ids.shape[1], execution, cache[0].offset))
+        self.rounds = deque(rounds(ids.shape[1], execution, cache[0].offset, cache[0].columns(sys.maxsize)))
         self.read = 0  # ids
 
     def advance(self) -> mx.array | None:
@@ -52,7 +53,7 @@ class Reading:
 def prefill(
     model: Decodes,
     ids: mx.array,
-    cache: Sequence[KVCache],
+    cache: Sequence[Layer],
     execution: Execution = DEFAULT_EXECUTION,
     progress: Progress | None = None,
 ) -> mx.array:
@@ -73,27 +74,29 @@ def prefill(
 
 
 def all_logits(
-    model: Decodes, ids: mx.array, cache: Sequence[KVCache], execution: Execution = DEFAULT_EXECUTION
+    model: Decodes, ids: mx.array, cache: Sequence[Layer], execution: Execution = DEFAULT_EXECUTION
 ) -> mx.array:
     """The logits after every id, read in the chunks that `prefill` takes: [B, L] -> [B, L, V], not evaluated yet."""
     logits = []
-    for where, which in chain.from_iterable(rounds(ids.shape[1], execution, cache[0].offset)):
+    most = cache[0].columns(sys.maxsize)
+    for where, which in chain.from_iterable(rounds(ids.shape[1], execution, cache[0].offset, most)):
         with where:
             logits.append(model.head(model.hidden(ids[:, which], cache)))
     return mx.concatenate(logits, axis=1)
 
 
-def rounds(length: int, execution: Execution, held: int = 0) -> list[list[Chunk]]:
+def rounds(length: int, execution: Execution, held: int = 0, most: int = sys.maxsize) -> list[list[Chunk]]:
     """The chunks of a prompt of `length` ids that come after `held` positions, in rounds: one chunk on each device
     stream.
 
     On its stream a chunk can begin a layer as soon as the chunk before it has left its keys and values there. Where
-    the Execution has a `chunk_area`, a round becomes smaller as more positions are held.
+    the Execution has a `chunk_area`, a round becomes smaller as more positions are held, of which there are `most` in
+    memory.
     """
     places: Sequence[AbstractContextManager] = [mx.stream(stream) for stream in execution.streams] or [nullcontext()]
     found, start = [], 0
     while start < length:
-        size, streams = cut(length - start, held + start, execution)
+        size, streams = cut(length - start, min(held + start, most), execution)
         starts = range(start, min(start + size * streams, length), size)
         found.append([(place, slice(n, min(n + size, length))) for place, n in zip(places, starts, strict=False)])
         start = found[-1][-1][1].stop

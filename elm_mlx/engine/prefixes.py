@@ -11,24 +11,40 @@ from typing import NamedTuple
 import mlx.core as mx
 import numpy as np
 
+from elm_mlx.device.memory import no_place_to_stay
 from elm_mlx.engine.budget import Budget
-from elm_mlx.engine.cache.kv import RESERVE, KVCache, cache_bytes
+from elm_mlx.engine.cache.kind import PLAIN, CacheKind
+from elm_mlx.engine.cache.kv import RESERVE, cache_bytes
+from elm_mlx.engine.cache.layer import Layer, can_shorten
 
 # What lies beyond the shared ids is lost where a cache is handed over; so large a share of them may be. A chat's next
 # turn encodes the end of the last answer anew, and an answer that is asked for again drops the old one: neither is
 # worth a copy. Chosen, not measured.
 LOST_SHARE = 0.25
+LAST = 1e12  # seconds: puts what somebody has loaded behind all that was used by chance
 
 
 @dataclass(eq=False)
 class Entry:
-    """A kept cache: `ids` (int32) are those of exactly the positions that it holds. `used` is a time of
-    `time.monotonic`."""
+    """A kept cache of some `kind`: `ids` (int32) are those of exactly the positions that it holds, those included that
+    a window has forgotten. `used` is a time of `time.monotonic`. One that `stays`, since somebody has loaded it, is
+    only ever copied, and gives way last."""
 
     ids: np.ndarray
-    cache: list[KVCache]
+    cache: list[Layer]
     nbytes: int
+    kind: CacheKind = PLAIN
+    stays: bool = False
     used: float = field(default_factory=time.monotonic)
+
+    @property
+    def turn(self) -> float:
+        """When it gives way: the entry with the least number goes first."""
+        return self.used + (LAST if self.stays else 0)
+
+    def can_serve(self, length: int, kind: CacheKind) -> bool:
+        """Whether a request for this kind can begin with the first `length` positions of this cache."""
+        return kind == self.kind and can_shorten(self.cache, length)
 
 
 class Found(NamedTuple):
@@ -57,32 +73,40 @@ class Prefixes:
     @property
     def oldest(self) -> float:
         """When that cache was last used which goes next; infinite where none is kept."""
-        return min((entry.used for entry in self.entries), default=math.inf)
+        return min((entry.turn for entry in self.entries), default=math.inf)
 
-    def find(self, ids: Sequence[int]) -> Found | None:
-        """The kept cache that shares the most ids with the beginning of a prompt, of several the one with the fewest
-        beyond; None where no cache shares LEAST. The prompt's last id is never shared: its logits are needed."""
+    @property
+    def staying(self) -> int:
+        """Bytes of the caches that stay."""
+        return sum(entry.nbytes for entry in self.entries if entry.stays)
+
+    def find(self, ids: Sequence[int], kind: CacheKind = PLAIN) -> Found | None:
+        """The kept cache of this kind that shares the most ids with the beginning of a prompt, of several the one with
+        the fewest beyond; None where no cache shares LEAST that can still be trimmed to what it shares. The prompt's
+        last id is never shared: its logits are needed."""
         wanted = as_ids(ids)[:-1]
-        found = [Found(entry, shared_length(wanted, entry.ids)) for entry in self.entries]
+        shared = [Found(entry, shared_length(wanted, entry.ids)) for entry in self.entries]
+        found = [one for one in shared if one.entry.can_serve(one.shared, kind)]
         best = max(found, key=lambda one: (one.shared, -len(one.entry.ids)), default=None)
         return best if best and best.shared >= self.LEAST else None
 
-    def borrow(self, found: Found, capacity: int, reserve: int = RESERVE) -> list[KVCache]:
+    def borrow(self, found: Found, capacity: int, reserve: int = RESERVE) -> list[Layer]:
         """A cache of `capacity` positions that holds the shared ones: handed over where little is lost by that, or
-        where the request has no room beside it, else copied. When its buffers grow, they get room for `reserve`.
+        where the request has no room beside it, else copied; one that stays is copied. When its buffers grow, they get
+        room for `reserve`.
 
         Ask before the request reserves its bytes. A copy is not evaluated, and a cache that was handed over may take
         more bytes than its positions need, as its buffers stay.
         """
         lost = len(found.entry.ids) - found.shared
-        if lost > LOST_SHARE * found.shared and self._fits_beside(found.entry, capacity):
+        if found.entry.stays or (lost > LOST_SHARE * found.shared and self._fits_beside(found.entry, capacity)):
             return self.copy(found, capacity, reserve)
         cache = self.take(found)
         for layer in cache:
             layer.resize(capacity, reserve)
         return cache
 
-    def take(self, found: Found) -> list[KVCache]:
+    def take(self, found: Found) -> list[Layer]:
         """Hands a kept cache over, trimmed to what is shared; nothing is copied. Raises ValueError where it is kept no
         more."""
         self.entries.remove(found.entry)
@@ -90,7 +114,7 @@ class Prefixes:
             layer.trim(layer.offset - found.shared)
         return found.entry.cache
 
-    def copy(self, found: Found, capacity: int, reserve: int = RESERVE) -> list[KVCache]:
+    def copy(self, found: Found, capacity: int, reserve: int = RESERVE) -> list[Layer]:
         """A copy of the shared positions, not evaluated yet, in a cache of `capacity`; the kept cache stays."""
         found.entry.used = time.monotonic()
         return [layer.fork(found.shared, capacity, reserve) for layer in found.entry.cache]
@@ -99,30 +123,33 @@ class Prefixes:
         """Whether a cache of so many bytes may be kept, once its request has given back what it reserved."""
         return nbytes <= self.budget.kept
 
-    def put(self, ids: Sequence[int], cache: list[KVCache]) -> bool:
+    def put(self, ids: Sequence[int], cache: Sequence[Layer], kind: CacheKind = PLAIN) -> bool:
         """Keeps an evaluated cache of one row, and returns whether it did. `ids` are those of exactly the positions
         held.
 
-        Kept caches whose ids begin these ids are dropped, as this one has all of theirs; where one holds all of these,
-        it stays instead. Raises ValueError where the cache holds another number of positions.
+        Kept caches of this kind whose ids begin these ids are dropped, as this one has all of theirs; where one holds
+        all of these, it is kept instead. Raises ValueError where the cache holds another number of positions.
         """
-        new = Entry(as_ids(ids), cache, cache_bytes(cache))
+        new = Entry(as_ids(ids), [*cache], cache_bytes(cache), kind)
         if len(new.ids) != cache[0].offset:
             raise ValueError(f"A cache of {cache[0].offset} positions is to be kept with {len(new.ids)} ids.")
         shared = [(entry, shared_length(new.ids, entry.ids)) for entry in self.entries]
-        if holder := next((entry for entry, n in shared if n == len(new.ids)), None):
+        holders = (entry for entry, n in shared if n == len(new.ids) and entry.can_serve(n, kind))
+        if holder := next(holders, None):
             holder.used = new.used
             return False
-        if len(new.ids) < self.LEAST or new.nbytes > min(self.budget.kept, self.budget.available):
+        room = min(self.budget.kept, self.budget.available) - self.staying
+        if len(new.ids) < self.LEAST or new.nbytes > room:
             return False
-        self.entries = [entry for entry, n in shared if n < len(entry.ids)]
+        covered = [entry for entry, n in shared if n == len(entry.ids) and entry.kind == kind and not entry.stays]
+        self.entries = [entry for entry in self.entries if entry not in covered]
         self.budget.make_place(new.nbytes)
         self.entries.append(new)
         return True
 
     def drop_oldest(self) -> int:
         """Drops the cache that was not used for the longest time, and returns its bytes."""
-        oldest = min(self.entries, key=lambda entry: entry.used)
+        oldest = min(self.entries, key=lambda entry: entry.turn)
         self.entries.remove(oldest)
         return oldest.nbytes
 
@@ -135,6 +162,33 @@ class Prefixes:
         mx.clear_cache()
         return before - self.nbytes
 
+    def load(self, ids: Sequence[int] | np.ndarray, cache: Sequence[Layer], kind: CacheKind) -> None:
+        """Keeps a cache that somebody has loaded: it stays when requests use it. Call `make_place_to_load`
+        first."""
+        new = Entry(as_ids(ids), [*cache], cache_bytes(cache), kind, stays=True)
+        self.budget.make_place(new.nbytes)
+        self.entries.append(new)
+
+    def make_place_to_load(self, ids: Sequence[int] | np.ndarray, kind: CacheKind, nbytes: int) -> None:
+        """Lets others go for a cache of so many bytes that is to be loaded: one that was loaded before with equal ids,
+        and what is kept of requests. Raises NotEnoughMemory, with the numbers, where it cannot stay beside those that
+        were loaded before."""
+        rest = [entry for entry in self.entries if not (entry.stays and self._is_same(entry, ids, kind))]
+        others = [entry.nbytes for entry in rest if entry.stays]
+        most = max(0, min(self.budget.kept, self.budget.available) - sum(others))
+        if nbytes > most:
+            raise no_place_to_stay(nbytes, most, len(others))
+        self.entries = rest
+        self.budget.make_place(nbytes)
+
+    def _is_same(self, entry: Entry, ids: Sequence[int] | np.ndarray, kind: CacheKind) -> bool:
+        return entry.kind == kind and np.array_equal(entry.ids, as_ids(ids))
+
+    def forget_used(self) -> None:
+        """Drops what was kept of requests, and not what somebody has loaded."""
+        self.entries = [entry for entry in self.entries if entry.stays]
+        mx.clear_cache()
+
     def clear(self) -> int:
         """Drops all caches, gives their memory back to the system, and returns the bytes dropped."""
         return self.shrink(0)
@@ -142,7 +196,7 @@ class Prefixes:
     def _fits_beside(self, entry: Entry, capacity: int) -> bool:
         """Whether a request of `capacity` positions can reserve its bytes without this cache giving way."""
         room = entry.cache[0].arrays()[0].shape[2]
-        return self.budget.has_room(entry.nbytes * capacity // room + entry.nbytes)
+        return self.budget.has_room(entry.nbytes * entry.cache[0].columns(capacity) // room + entry.nbytes)
 
 
 def as_ids(ids: Sequence[int] | np.ndarray) -> np.ndarray:

@@ -25,8 +25,9 @@ class Request:
     `logprobs` is how many alternatives are noted beside the log-probability of each id; None notes none, 0 only that of
     the id itself. Requests of one `family` may begin with each other's keys and values, while they run, even where
     `find` is false. `stopper` makes what is asked of each id whether the answer ends there. `cache` says how keys and
-    values are held. With `lookup` ids are proposed that followed the same ids earlier in the prompt or the answer: that
-    changes the speed alone.
+    values are held. With `hold` those of an answered request stay in `Engine.held` until somebody calls `let_go`. With
+    `lookup` ids are proposed that followed the same ids earlier in the prompt or the answer: that changes the speed
+    alone.
     """
 
     prompt: tuple[int, ...]
@@ -41,3 +42,4 @@ class Request:
     cache: CacheKind = PLAIN
     lookup: bool = False
     family: int | None = None
+    hold: bool = False

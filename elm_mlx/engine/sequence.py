@@ -7,7 +7,7 @@ import time
 
 import mlx.core as mx
 
-from elm_mlx.engine.cache.kv import KVCache
+from elm_mlx.engine.cache.layer import Layer
 from elm_mlx.engine.finite import refuse_not_finite
 from elm_mlx.engine.logprobs import Note, TokenLogprob, noter_for
 from elm_mlx.engine.request import Request
@@ -34,7 +34,7 @@ class Sequence:
     def __init__(self, number: int, request: Request, room: int, compiled: bool = False) -> None:
         self.number, self.request, self.room = number, request, room
         self.sampler = Sampler(request.sampling, request.seed, request.prompt, compiled)
-        self.cache: list[KVCache] | None = None  # its own, while it is in no batch's slots
+        self.cache: list[Layer] | None = None  # its own, while it is in no batch's slots
         self.ahead: tuple[mx.array, mx.array] | None = None  # its first id and the peak of its logits, not read yet
         self.note: Note | None = None  # the log-probabilities of that id, where they are asked for
         self.ids: list[int] = []

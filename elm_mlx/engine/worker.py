@@ -63,7 +63,7 @@ class Worker:
         they are while models are loaded, so any thread may do so; the engine asks again."""
         if (engine := self._engine) and request.max_tokens:
             positions = len(request.prompt) + request.max_tokens - 1
-            engine.limits.budget.refuse_impossible(positions * engine.limits.token_bytes, positions)
+            engine.limits.budget.refuse_impossible(engine.limits.bytes_of(request.cache, positions), positions)
 
     def check(self) -> None:
         """Raises Forked in a forked process, and EngineStopped where nothing is answered any more."""
@@ -83,6 +83,10 @@ class Worker:
     def resume(self) -> None:
         """Lets the engine see that the reader of a paused request has taken ids."""
         self.thread.post_from_finalizer(Order(lambda: None))
+
+    def let_go(self, handle: Handle) -> None:
+        """Lets the engine take back the caches that it holds for a request that asked for it."""
+        self.thread.post_from_finalizer(Order(lambda: self._let_go(handle)))
 
     def close(self) -> None:
         """Ends all requests as cancelled, and gives the caches back. Returns when that is done."""
@@ -188,6 +192,10 @@ class Worker:
         """Has the engine cancel a request that is not over."""
         if self._engine and handle.sequence in self._handles:
             self._engine.cancel(handle.sequence)
+
+    def _let_go(self, handle: Handle) -> None:
+        if self._engine and handle.sequence:
+            self._engine.let_go(handle.sequence)
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ Id = str | int
 MAX_ID = 512  # characters of a text, digits of a number
 MAX_MESSAGE = 1000  # characters of an error; some errors repeat what the line says
 OPTIONS = ("max_tokens", "temperature", "top_p", "top_k", "min_p", "repetition_penalty", "presence_penalty",
-           "frequency_penalty", "logit_bias", "seed", "stop")  # fmt: skip
+           "frequency_penalty", "logit_bias", "seed", "stop", "window", "kv_bits")  # fmt: skip
 
 
 @dataclass(frozen=True)

@@ -42,6 +42,7 @@ DTYPES: dict[str, mx.Dtype] = {
     "I64": mx.int64,
     "BOOL": mx.bool_,
 }
+MLX_METADATA = {"format": "mlx"}  # of weights, as mlx-lm writes it
 DTYPE_NAMES = {dtype: name for name, dtype in DTYPES.items()}
 
 
@@ -74,6 +75,20 @@ def read_places(path: Path) -> dict[str, tuple[int, Entry]]:
     Raises NotFound where there is no file, BadCheckpoint for one whose header and size do not agree exactly, and
     Unsupported for a type that MLX does not have.
     """
+    header, start, size = _read_json(path)
+    return _places(path, header, start, size)
+
+
+def read_metadata(path: Path) -> dict[str, str]:
+    """Reads the texts by name that a file has beside its tensors. Raises as `read_places`."""
+    header, start, size = _read_json(path)
+    metadata = header.get("__metadata__") or {}
+    _places(path, header, start, size)  # which judges them
+    return dict(metadata)
+
+
+def _read_json(path: Path) -> tuple[dict[str, Any], int, int]:
+    """(the header, not judged yet, the first byte after it, the bytes of the file)."""
     with reading(path):
         if not path.is_file():
             raise NotFound(f"There is no {path.name} in {path.parent}. Fetch it again.")
@@ -84,7 +99,7 @@ def read_places(path: Path) -> dict[str, tuple[int, Entry]]:
             raise BadCheckpoint(f"{path} is no safetensors file, or is cut short{_pointer(path)}. Fetch it again.")
         raw = file.read(length)
     header = parse_bounded(raw, path, "its header", object_pairs_hook=_unique, parse_int=_natural)
-    return _places(path, header, 8 + length, size)
+    return header, 8 + length, size
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -165,7 +180,7 @@ def read_arrays(path: Path) -> dict[str, tuple[Entry, mx.array]]:
     """Checks a file and gives its tensors, by name. The arrays are lazy: their data is read when they are evaluated."""
     header = read_header(path)
     try:
-        arrays = mx.load(str(path))
+        arrays = mx.load(str(path), format="safetensors")
     except RuntimeError as error:  # a path that is not UTF-8, a file that changed since its header was read
         raise BadCheckpoint(f"MLX cannot read {path}: {error}. Fetch it again, or rename it.") from error
     assert isinstance(arrays, dict)
@@ -210,9 +225,9 @@ def row_blocks(shape: Shape) -> list[slice]:
     return [slice(begin, begin + step) for begin in range(0, shape[0], step)]
 
 
-def file_head(entries: Mapping[str, Entry]) -> bytes:
+def file_head(entries: Mapping[str, Entry], metadata: Mapping[str, str] = MLX_METADATA) -> bytes:
     """The bytes that a file of these tensors, in this order, begins with: the header's length and the header."""
-    header: dict[str, Any] = {"__metadata__": {"format": "mlx"}}
+    header: dict[str, Any] = {"__metadata__": dict(metadata)}
     position = 0
     for name, entry in entries.items():
         span = [position, position := position + entry.nbytes]
@@ -228,13 +243,15 @@ class Writer:
     The first `written` tensors are in the file already, from a Writer that was stopped; what follows them is cut off.
     """
 
-    def __init__(self, path: Path, entries: Mapping[str, Entry], written: int = 0) -> None:
-        self._path, self._entries = path, entries
+    def __init__(
+        self, path: Path, entries: Mapping[str, Entry], written: int = 0, metadata: Mapping[str, str] = MLX_METADATA
+    ) -> None:
+        self._path, self._entries, self._metadata = path, entries, metadata
         self._there, self._pending = list(entries)[:written], list(entries)[written:]
 
     def __enter__(self) -> Self:
         self._file: BinaryIO = self._path.open("r+b" if self._there else "wb")
-        self._file.write(file_head(self._entries))
+        self._file.write(file_head(self._entries, self._metadata))
         self._file.seek(sum(self._entries[name].nbytes for name in self._there), os.SEEK_CUR)
         self._file.truncate()
         return self

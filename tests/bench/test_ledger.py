@@ -13,6 +13,10 @@ import pytest
 import tape
 from kernels import Kernel, kernels
 
+from elm_mlx.engine.cache.kind import CacheKind
+from elm_mlx.engine.cache.kind_cache import KindCache, make_kind_cache
+from elm_mlx.engine.cache.kv import KVCache
+
 Step = Callable[[mx.array], mx.array]
 
 
@@ -243,3 +247,39 @@ def test_rope_over_a_part_of_the_heads_is_a_copy_more_for_several_rows(
 
     step = kinds(turn, mx.zeros((rows, 6, 1, 64)), recorder)
     assert step == ["Copy"] * copies + ["RoPE", "Concatenate", "Concatenate"]
+
+
+# Kinds of caches
+
+
+@pytest.mark.parametrize("sinks", [0, 4])
+@pytest.mark.parametrize("held", [100, 600])
+def test_a_step_in_a_window_takes_the_kernels_of_a_plain_one(held: int, sinks: int, recorder: tape.Recorder) -> None:
+    """Before the ring is full, and where its columns are read with a mask, which no kernel makes."""
+    plain, ring = KVCache(10_000, 1000), make_kind_cache(CacheKind(64, sinks), 1, 10_000, 1000)[0]
+    found = []
+    for layer in (plain, ring):
+        first = mx.zeros((1, 2, held, 64))
+        layer.attend(mx.zeros((1, 4, 1, 64)), first, first)
+
+        def step(x: mx.array, layer: KVCache | KindCache = layer) -> mx.array:
+            return mx.concatenate([layer.attend(x[:, :4], x[:, 4:6], x[:, 6:]), x[:, 4:]], axis=1)
+
+        found.append(kinds(step, mx.zeros((1, 8, 1, 64)), recorder))
+    assert found[0] == found[1]
+    assert sorted(set(found[0])) == ["Attention", "Concatenate", "SliceUpdate"]
+
+
+def test_a_step_over_quantized_keys_and_values_takes_twelve_kernels(recorder: tape.Recorder) -> None:
+    """Two to quantize, six writes, the scale, two products and softmax; nothing that is held is copied for the heads
+    that share it."""
+    layer = make_kind_cache(CacheKind(key_bits=8, value_bits=8), 1, 100_000, 100_000)[0]
+    first = mx.zeros((1, 2, 100, 64))
+    layer.attend(mx.zeros((1, 4, 1, 64)), first, first)
+
+    def step(x: mx.array) -> mx.array:
+        return mx.concatenate([layer.attend(x[:, :4], x[:, 4:6], x[:, 6:]), x[:, 4:]], axis=1)
+
+    found = Counter(kinds(step, mx.zeros((1, 8, 1, 64)), recorder))
+    assert found.pop("Concatenate") == 2
+    assert found == {"Multiply": 1, "Quantize": 2, "SliceUpdate": 6, "QuantizedMatmul": 2, "Softmax": 1}

@@ -48,6 +48,7 @@ def test_json_is_one_object_with_these_keys(endless: Path) -> None:
         "peak_memory_bytes": int,
         "cached_tokens": int,
         "max_tokens": int,
+        "forgotten_tokens": int,
     }
     assert answer(run("generate", "--max-tokens", 1, "--json"))["model"] == "demo"
 
@@ -169,3 +170,53 @@ def test_a_seed_repeats_and_another_differs(endless: Path) -> None:
     assert tokens("--temperature", 1, "--seed", 0) != tokens("--temperature", 1, "--seed", 1)
     assert tokens("--temperature", 1) != tokens("--temperature", 1)
     assert tokens("--temperature", 1, "--top-k", 1) == tokens() == tokens("--temperature", 0, "--seed", 3)
+
+
+# Keys and values
+
+
+PASSAGE = "It rained all day, and the rain fell on the roof of the old house by the river until it grew dark."
+
+
+def test_a_saved_prompt_is_loaded_again(endless: Path, tmp_path: Path) -> None:
+    command = ["generate", "--model", endless, "--prompt", PASSAGE, "--max-tokens", 5, "--json"]
+    path = tmp_path / "saved"
+    first = run(*command, "--save-cache", path)
+    assert f"tokens are saved in {path}." in first.err
+    again = run(*command, "--load-cache", path)
+    assert f"tokens are loaded from {path}." in again.err
+    assert answer(again)["tokens"] == answer(first)["tokens"]
+    assert answer(again)["stats"]["cached_tokens"] == answer(again)["stats"]["prompt_tokens"] - 1
+    other = run(*command, "--load-cache", path, "--kv-bits", 8)
+    assert "were not used" in other.err
+    assert "were not used" not in again.err + first.err
+
+
+def test_a_window_is_called_a_window(endless: Path) -> None:
+    command = ["generate", "--model", endless, "--prompt", PASSAGE, "--max-tokens", 5, "--window", 16]
+    assert "the last 16 tokens alone: this is a window, not unlimited context" in run(*command).err
+    assert "window" not in run(*command, "--quiet").err
+
+
+def test_a_wish_for_a_window_beyond_the_context_is_ignored_with_a_note(
+    openelm: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ELM_MLX_WINDOW", "600")
+    command = ["generate", "--model", openelm, "--prompt", PASSAGE, "--max-tokens", 2]
+    assert "ELM_MLX_WINDOW=600 is ignored. window is 600, and the model's context 512" in run(*command).err
+    typed = run(*command, "--window", 700)
+    assert (typed.code, "--window 512" in typed.err) == (2, True)
+
+
+def test_caches_that_cannot_be_are_refused_in_flags(endless: Path, tmp_path: Path) -> None:
+    command = ["generate", "--model", endless, "--prompt", PASSAGE, "--max-tokens", 5]
+    for more, complaint, code in (
+        (["--window", 3], "window is 3; it must be 16 tokens or more. Give a larger --window", 2),
+        (["--kv-bits", "5"], "'5' is not one of '8', '4', 'k8v4'", 2),
+        (["--save-cache", tmp_path], "is a directory", 2),
+        (["--save-cache", tmp_path / "no" / "file"], "There is no directory", 66),
+        (["--load-cache", tmp_path / "none"], "There is no none in", 66),
+        (["--load-cache", endless / "model.safetensors"], "is no file of saved keys and values", 65),
+    ):
+        done = run(*command, *more)
+        assert (complaint in done.err, done.code) == (True, code), done.err

@@ -24,7 +24,7 @@ SECTIONS_OF_GENERATE = {
     "Sampling": "--temperature --top-k --top-p --min-p --repetition-penalty --presence-penalty --frequency-penalty "
     "--logit-bias --ban --seed --plain",
     "Stopping": "--max-tokens --stop",
-    "Caches": "--window --kv-bits",
+    "Caches": "--window --kv-bits --save-cache --load-cache",
     "Speculation": "--draft --lookup",
     "Output": "--completions --logprobs --json --show-config --quiet --help",
 }
@@ -84,8 +84,9 @@ def test_help_of_generate_shows_these_options_in_these_sections() -> None:
 def test_the_other_commands_have_the_same_sections_and_no_option_outside_them(name: str) -> None:
     shown = sections(name)
     assert OTHERS not in shown
-    for title in ("Model", "Sampling", "Caches", "Speculation", "Stopping"):
+    for title in ("Model", "Sampling", "Speculation", "Stopping"):
         assert shown[title] == SECTIONS_OF_GENERATE[title]
+    assert shown["Caches"] == "--window --kv-bits"  # files are for one prompt
 
 
 def test_every_option_of_the_library_is_a_flag_of_generate() -> None:

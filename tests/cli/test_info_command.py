@@ -33,6 +33,22 @@ def test_info_reckons_memory_for_a_context_and_bits(openelm: Path, monkeypatch: 
     assert "fits             no: this machine has 99 kB" in run("info", openelm).out
 
 
+def test_info_reckons_memory_for_a_kind_of_cache(openelm: Path) -> None:
+    plain = answer(run("info", openelm, "--json", "--context", 512))
+    caches = {
+        (): 512 * plain["kv_bytes_per_token"],
+        ("--kv-bits", 8): 512 * plain["kv_bytes_by_bits"]["8"],
+        ("--window", 32): (32 + 4 + 256) * plain["kv_bytes_per_token"],
+        ("--window", 32, "--kv-bits", "k8v4"): (32 + 4 + 256) * plain["kv_bytes_by_bits"]["k8v4"],
+    }
+    for options, nbytes in caches.items():
+        assert answer(run("info", openelm, "--json", "--context", 512, *options))["footprint"]["cache"] == nbytes
+    assert "with --kv-bits 8: 560, k8v4: 448, 4: 336" in run("info", openelm).out
+    refused = run("info", openelm, "--window", 600)
+    assert "window is 600, and the model's context 512" in refused.err
+    assert "--window 512" in refused.err
+
+
 def test_info_shows_exact_figures(openelm: Path, tmp_path: Path) -> None:
     parameters = sum(array.size for array in checkpoints.weights(checkpoints.OPENELM).values())
     plain = figures(run("info", openelm, "--json"))
@@ -43,6 +59,7 @@ def test_info_shows_exact_figures(openelm: Path, tmp_path: Path) -> None:
         "bits_per_weight": 32.0,
         "weight_bytes": 4 * parameters,
         "kv_bytes_per_token": 2 * (1 + 2 + 2 + 2) * 16 * 4,  # k and v, kv heads of the layers, head dim, float32
+        "kv_bytes_by_bits": {"8": 560, "k8v4": 448, "4": 336},  # heads filled up to 32, a scale and a bias in float32
         "context_length": 512,
         "dtype": "float32",
         "quantization": None,
@@ -54,6 +71,7 @@ def test_info_shows_exact_figures(openelm: Path, tmp_path: Path) -> None:
         "bits_per_weight": 8 * stored / parameters,
         "weight_bytes": stored,
         "kv_bytes_per_token": plain["kv_bytes_per_token"] // 2,
+        "kv_bytes_by_bits": {"8": 504, "k8v4": 392, "4": 280},
         "dtype": "bfloat16",
         "quantization": {"group_size": 32, "bits": 4, "mode": "affine"},
     }

@@ -13,9 +13,11 @@ from helpers.full_pass import CLOSE, full_pass, relative
 
 import elm_mlx
 from elm_mlx.engine.budget import Budget
+from elm_mlx.engine.cache.kind import PLAIN
 from elm_mlx.engine.cache.kv import KVCache, make_cache
 from elm_mlx.engine.prefill import prefill
 from elm_mlx.engine.prefixes import Entry, Prefixes, shared_length
+from elm_mlx.errors import NotEnoughMemory
 
 each_family = pytest.mark.parametrize("source", checkpoints.FAMILIES, indirect=True)
 POSITION = 2 * 4  # bytes: one key and one value in float32, in one layer
@@ -264,3 +266,47 @@ def test_a_prompt_goes_on_in_what_was_kept(lm: elm_mlx.LanguageModel, capacity: 
         mx.eval([layer.arrays() for layer in borrowed])
         logits = prefill(lm.model, mx.array([prompt[found.shared :]]), borrowed)
         assert relative(logits[0], full_pass(lm, prompt)[-1]) <= CLOSE
+
+
+def loaded(prefixes: Prefixes, ids: Sequence[int]) -> None:
+    """Gives a store a cache as it comes from a file."""
+    prefixes.load(ids, held(ids), PLAIN)
+
+
+def test_what_was_loaded_is_copied_and_gives_way_last() -> None:
+    prefixes = kept(range(200, 260), range(300, 360))
+    loaded(prefixes, range(100))
+    prefixes.entries[-1].used = -1  # the one that was not used for the longest time
+    found = prefixes.find(range(120))
+    assert found
+    copy = prefixes.borrow(found, 200)
+    mx.eval(copy[0].arrays())
+    copy[0].trim(50)
+    assert content(found.entry.cache) == list(range(100))
+    for _ in range(2):
+        prefixes.drop_oldest()
+    assert lengths(prefixes) == [100]
+    prefixes.drop_oldest()  # where a request needs the bytes
+    assert not prefixes.entries
+
+
+def test_what_is_kept_by_chance_takes_no_place_of_what_was_loaded() -> None:
+    prefixes = Prefixes(Budget(PLENTY, 150 * POSITION))
+    loaded(prefixes, range(100))
+    assert not prefixes.put(range(200, 260), held(range(200, 260)))
+    assert prefixes.put(range(200, 240), held(range(200, 240)))
+    assert lengths(prefixes) == [100, 40]
+    with pytest.raises(NotEnoughMemory, match=r"take 480 bytes, and 392 bytes are left .* beside 1 that were loaded"):
+        prefixes.make_place_to_load(range(60), PLAIN, 60 * POSITION)
+    prefixes.make_place_to_load(range(100), PLAIN, 101 * POSITION)  # the same again takes the place of the first
+    loaded(prefixes, range(100))
+    assert sorted(lengths(prefixes)) == [40, 100]
+
+
+def test_after_a_failure_what_was_loaded_is_there() -> None:
+    prefixes = kept(range(200, 260))
+    loaded(prefixes, range(100))
+    prefixes.forget_used()
+    assert lengths(prefixes) == [100]
+    assert prefixes.clear() > 0
+    assert not prefixes.entries

@@ -13,6 +13,8 @@ from helpers import checkpoints
 import elm_mlx
 from elm_mlx.config.generation import Sampling
 from elm_mlx.engine.budget import Budget
+from elm_mlx.engine.cache.kind import PLAIN, CacheKind
+from elm_mlx.engine.cache.kind_cache import make_kind_cache
 from elm_mlx.engine.cache.kv import make_cache
 from elm_mlx.engine.engine import Engine
 from elm_mlx.engine.limits import Limits
@@ -54,7 +56,9 @@ def make_engine(lm: elm_mlx.LanguageModel, *, positions: int = 100_000, **option
 def plain_ids(lm: elm_mlx.LanguageModel, request: Request, seen: list[mx.array] | None = None) -> list[int]:
     """The ids that the plain loop gives for a request alone. `seen` is given the logits of each."""
     assert request.max_tokens
-    cache = make_cache(lm.config.num_layers, len(request.prompt) + request.max_tokens - 1)
+    positions = len(request.prompt) + request.max_tokens - 1
+    kind, layers = request.cache, lm.config.num_layers
+    cache = make_cache(layers, positions) if kind.is_plain else make_kind_cache(kind, layers, positions)
     sampler = Sampler(request.sampling, request.seed, request.prompt)
     stopper = request.stopper() if request.stopper else None
     return list(
@@ -65,21 +69,23 @@ def plain_ids(lm: elm_mlx.LanguageModel, request: Request, seen: list[mx.array] 
     )  # fmt: skip
 
 
-def random_request(rng: random.Random, number: int) -> Request:
+def random_request(rng: random.Random, number: int, kinds: tuple[CacheKind, ...] = (PLAIN,)) -> Request:
     """A short request; many begin alike."""
     begin = checkpoints.prompt(40, seed=rng.randint(0, 2))[: rng.choice([0, 0, 20, 40])]
     prompt = (*begin, *checkpoints.prompt(rng.choice([1, 2, 5, 20, 60]), seed=rng.randint(0, 99)))
     stops = frozenset(rng.sample(range(checkpoints.VOCAB), rng.choice([0, 20])))
-    asked = rng.choice([None, None, None, 0, 3])
-    return Request(prompt, rng.choice([1, 2, 8, 30]), rng.choice(SAMPLINGS), number, stops, logprobs=asked)
+    asked, kind = rng.choice([None, None, None, 0, 3]), rng.choice(kinds)
+    return Request(
+        prompt, rng.choice([1, 2, 8, 30]), rng.choice(SAMPLINGS), number, stops, logprobs=asked, cache=kind
+    )  # fmt: skip
 
 
 class RandomRun:
     """Requests that are submitted, cancelled, held up by their readers and answered in an order that a seed decides."""
 
-    def __init__(self, engine: Engine, rng: random.Random, count: int) -> None:
+    def __init__(self, engine: Engine, rng: random.Random, count: int, kinds: tuple[CacheKind, ...] = (PLAIN,)) -> None:
         self.engine, self.rng = engine, rng
-        self.todo = [random_request(rng, number) for number in range(count)]
+        self.todo = [random_request(rng, number, kinds) for number in range(count)]
         self.sequences: list[Sequence] = []
 
     def run(self, before_step: Callable[[], None] = lambda: None) -> list[Sequence]:

@@ -7,6 +7,7 @@ from math import ceil
 
 import mlx.core as mx
 
+from elm_mlx.engine.cache.layer import Layer
 from elm_mlx.errors import CacheFull
 
 RESERVE = 256  # positions that the first buffer has room for
@@ -98,6 +99,15 @@ class KVCache:
         self.offset -= n
         return n
 
+    @property
+    def can_trim(self) -> int:
+        """The most positions that can be trimmed now: all."""
+        return self.offset
+
+    def columns(self, positions: int) -> int:
+        """How many columns the buffers have at most, where there are so many positions."""
+        return positions
+
     def arrays(self) -> list[mx.array]:
         """The buffers that exist, so that a caller can evaluate them."""
         return [buffer for buffer in (self.keys, self.values) if buffer is not None]
@@ -130,6 +140,6 @@ def make_cache(layers: int, capacity: int, reserve: int = RESERVE, grow_by: int 
     return [KVCache(capacity, reserve, grow_by) for _ in range(layers)]
 
 
-def cache_bytes(cache: Sequence[KVCache]) -> int:
+def cache_bytes(cache: Sequence[Layer]) -> int:
     """Bytes of the buffers of all layers, with the room in them that is not filled yet."""
     return sum(layer.nbytes for layer in cache)

@@ -8,7 +8,7 @@ from typing import Protocol
 
 import mlx.core as mx
 
-from elm_mlx.engine.cache.kv import KVCache
+from elm_mlx.engine.cache.layer import Layer
 
 
 class Attends(Protocol):
@@ -44,7 +44,7 @@ class Part(Protocol):
 class Alone:
     """The Part of one row that has caches of its own."""
 
-    def __init__(self, layers: Sequence[KVCache]) -> None:
+    def __init__(self, layers: Sequence[Layer]) -> None:
         self.layers = layers
 
     def begin(self) -> list[int]:

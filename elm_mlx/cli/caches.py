@@ -1,0 +1,67 @@
+"""The options of `elm-mlx generate` about keys and values: how they are held, and files of a prompt's."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from elm_mlx.arguments import file_to_write
+from elm_mlx.cli.kinds import COUNT, NAME
+from elm_mlx.cli.messages import say
+from elm_mlx.cli.progress import ProgressBar
+from elm_mlx.cli.wishes import naming
+
+if TYPE_CHECKING:
+    from elm_mlx import LanguageModel, Stream
+
+C = TypeVar("C", bound=Callable[..., Any])
+NOT_USED = (
+    "The loaded keys and values were not used: the prompt does not begin with their tokens, or --window or --kv-bits "
+    "differs from when they were saved."
+)
+
+
+class KvBits(click.Choice[str]):
+    """The bits of keys and values: a number, or a text for two."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """8 and 4 as numbers, k8v4 as it is."""
+        chosen = super().convert(str(value), param, ctx)
+        return int(chosen) if chosen.isdigit() else chosen
+
+
+WINDOW = click.option("--window", type=COUNT, metavar="N", help="See the last N tokens alone, and forget the others.")
+KV_BITS = click.option("--kv-bits", type=KvBits(["8", "4", "k8v4"]), help="Hold keys and values in so many bits.")
+SAVE = click.option("--save-cache", type=NAME, metavar="FILE", help="Save what was read of the prompt in this file.")
+LOAD = click.option("--load-cache", type=NAME, metavar="FILE", help="Read nothing again of what was saved there.")
+
+
+class CacheFiles:
+    """The files that a command is to load keys and values from, and to save them in; None for none."""
+
+    def __init__(self, save: str | None, load: str | None) -> None:
+        """Raises InvalidRequest and NotFound, before anything is looked up, for a file that cannot be written."""
+        self.to_load = load
+        with naming("save_cache"):
+            self.to_save: Path | None = file_to_write("save_cache", save) if save else None
+
+    def use(self, lm: LanguageModel, prompt: str | list[int], options: dict[str, Any]) -> None:
+        """Loads and saves what was asked for, and says so; says what a window is, if there is one."""
+        if window := options["window"]:
+            say(f"The model sees the last {window:,} tokens alone: this is a window, not unlimited context.")
+        if self.to_load:
+            with naming("load_cache"):
+                say(f"{lm.load_cache(self.to_load):,} tokens are loaded from {self.to_load}.")
+        if self.to_save:
+            with ProgressBar("Reading the prompt", in_bytes=False) as bar:
+                kind = {name: options[name] for name in ("window", "kv_bits")}
+                count = lm.save_cache(prompt, self.to_save, progress=bar, **kind)
+            say(f"{count:,} tokens are saved in {self.to_save}.")
+
+    def say_unused(self, answer: Stream) -> None:
+        """Says so where what was loaded was of no use."""
+        if self.to_load and not answer.completion.stats.cached_tokens:
+            say(NOT_USED)

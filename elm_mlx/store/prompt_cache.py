@@ -1,0 +1,159 @@
+"""The keys and values of a prompt in a file, so that a later process need not read the prompt again.
+
+Format: safetensors. `ids` holds the prompt in int32, [L]; each layer has keys and values [1, K, S, D], or what they are
+quantized to. The metadata say what all of it belongs to; another model's would be nonsense, so it is refused.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+
+import mlx.core as mx
+import numpy as np
+
+from elm_mlx.errors import BadCheckpoint, InvalidRequest
+from elm_mlx.files import check_room, disk_errors
+from elm_mlx.store.weight_files import some
+from elm_mlx.store.weights import Entry, Writer, read_arrays, read_header, read_metadata
+
+FORMAT, VERSION = "elm-mlx prompt cache", 1
+MOST_POSITIONS = 2**31 - 1
+SAVE_AGAIN = "Save it again with this model (save_cache)."
+
+
+@dataclass(frozen=True)
+class Belongs:
+    """What saved keys and values belong to: fingerprints of model and tokenizer, the type of the numbers, the adapter
+    ("" for none)."""
+
+    model: str
+    tokenizer: str
+    dtype: str
+    adapter: str = ""
+
+
+NAMED = {
+    "model": "with another model, or with other weights of it",
+    "tokenizer": "with another tokenizer",
+    "dtype": "in another type of numbers ({theirs} in place of {ours})",
+    "adapter": "with another adapter ({theirs!r} in place of {ours!r})",
+}
+
+
+@dataclass(frozen=True)
+class Extent:
+    """How much was saved, and how it is held, in the words of the engine's CacheKind; 0 stands for None. The file has
+    so many `positions`, of which `oldest` is the first that a window still holds, the sinks aside."""
+
+    window: int
+    sinks: int
+    margin: int
+    key_bits: int
+    value_bits: int
+    reach: int
+    positions: int
+    oldest: int
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What the arrays of every layer are called and how large they are: `heads` are those of each layer, `widths` and
+    types those of each array in `names`; they have so many `columns`."""
+
+    heads: tuple[int, ...]
+    names: tuple[str, ...]
+    widths: tuple[int, ...]
+    dtypes: tuple[mx.Dtype, ...]
+    columns: int
+
+    def entries(self, positions: int) -> dict[str, Entry]:
+        """The tensors of the file, in their order."""
+        layers = {
+            f"layers.{layer}.{name}": Entry(dtype, (1, heads, self.columns, width))
+            for layer, heads in enumerate(self.heads)
+            for name, width, dtype in zip(self.names, self.widths, self.dtypes, strict=True)
+        }
+        return {"ids": Entry(mx.int32, (positions,))} | layers
+
+
+def save_file(
+    path: Path, belongs: Belongs, extent: Extent, parts: Parts, ids: np.ndarray, layers: Iterable[list[mx.array]]
+) -> None:
+    """Writes a file whole or not at all: an earlier one of its name stays until the new one is complete. `layers` are
+    taken one after the other. Raises DiskFull, ElmError."""
+    entries = parts.entries(extent.positions)
+    metadata = {"format": FORMAT, "version": str(VERSION), **asdict(belongs)}
+    metadata |= {name: str(value) for name, value in asdict(extent).items()}
+    names = iter(entries)
+    with disk_errors(f"{path} cannot be written", "Name another {path}.", "name another {path}"):
+        check_room(path, "Free some space, or name another {path}.", (path, sum(e.nbytes for e in entries.values())))
+        with whole_file(path) as beside, Writer(beside, entries, metadata=metadata) as writer:
+            writer.write(next(names), mx.array(ids))
+            for arrays in layers:
+                for array in arrays:
+                    writer.write(next(names), array)
+
+
+@contextmanager
+def whole_file(path: Path) -> Iterator[Path]:
+    """Gives a new path beside `path`; what was written there takes its place at the end, and is removed on an error."""
+    place = Path(os.path.realpath(path))
+    beside = place.with_name(f".elm-mlx-{secrets.token_hex(8)}.partial")
+    try:
+        yield beside
+        with beside.open("rb") as file:
+            os.fsync(file.fileno())
+        beside.replace(place)
+    finally:
+        beside.unlink(missing_ok=True)
+
+
+def read_extent(path: Path, belongs: Belongs) -> Extent:
+    """Reads how much a file holds, and in which form. Raises NotFound; BadCheckpoint for a file that is damaged, or is
+    no such file; InvalidRequest, which names what differs, where it does not belong to this model."""
+    metadata = read_metadata(path)
+    if metadata.get("format") != FORMAT:
+        raise BadCheckpoint(f"{path} is no file of saved keys and values. Name one that save_cache has written.")
+    if metadata.get("version") != str(VERSION):
+        raise InvalidRequest(f"{path} was saved by a version of elm-mlx with another format. {SAVE_AGAIN}")
+    for name, ours in asdict(belongs).items():
+        if (theirs := metadata.get(name)) != ours:
+            what = NAMED[name].format(theirs=f"{theirs:.40}" if theirs else theirs, ours=ours)
+            raise InvalidRequest(f"{path} was saved {what}. {SAVE_AGAIN}")
+    return Extent(**{field.name: natural(path, field.name, metadata) for field in fields(Extent)})
+
+
+def natural(path: Path, name: str, metadata: Mapping[str, str]) -> int:
+    """A number of the metadata. Raises BadCheckpoint."""
+    text = metadata.get(name, "")
+    if not (text.isascii() and text.isdigit() and len(text) <= 10 and int(text) <= MOST_POSITIONS):
+        raise BadCheckpoint(f"{path}: {name} in its metadata is no number that can be. {SAVE_AGAIN}")
+    return int(text)
+
+
+def read_file(path: Path, extent: Extent, parts: Parts, vocab: int) -> tuple[np.ndarray, list[list[mx.array]]]:
+    """Reads (ids, the arrays of every layer, not evaluated), of exactly the shapes and types that the model calls for.
+    Raises BadCheckpoint."""
+    entries = parts.entries(extent.positions)
+    header = read_header(path)
+    if wrong := [name for name in {**entries, **header} if entries.get(name) != header.get(name)]:
+        raise BadCheckpoint(f"{path} does not hold what its metadata and this model call for: {some(wrong)}. "
+                            f"{SAVE_AGAIN}")  # fmt: skip
+    arrays = {name: array for name, (_, array) in read_arrays(path).items()}
+    ids = np.array(arrays.pop("ids"))
+    if ids.min() < 0 or ids.max() >= vocab:
+        raise BadCheckpoint(f"{path} holds ids that the model does not have. {SAVE_AGAIN}")
+    layers = range(len(parts.heads))
+    return ids, [[arrays[f"layers.{layer}.{name}"] for name in parts.names] for layer in layers]
+
+
+def check_finite(path: Path, arrays: Iterable[mx.array]) -> None:
+    """Raises BadCheckpoint for numbers that are NaN or infinite."""
+    floats = [array for array in arrays if mx.issubdtype(array.dtype, mx.floating)]
+    if not all(mx.isfinite(array).all().item() for array in floats):
+        raise BadCheckpoint(f"{path} holds numbers that are NaN or infinite. {SAVE_AGAIN}")
