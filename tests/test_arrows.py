@@ -26,7 +26,7 @@ STAIR = (
     ("store.*",),  # 5: files to arrays, and a directory to a model
     ("library.names", "library.download"),  # 6: names and the network
     ("library.hub_cache", "library.copies"),
-    ("library.hub", "library.local"),
+    ("library.hub", "library.local", "library.recommended"),
     ("library.mirrors",),
     ("convert.*",),  # 7
     ("library.pull",),  # 8: from a name to a directory, which asks convert inside the functions that need it

@@ -98,6 +98,13 @@ class LanguageModel:
         """
         return self._begin(self._request(prompt, max_tokens, options))
 
+    def request(
+        self, prompt: str | Sequence[int], max_tokens: int | None = MAX_TOKENS, **options: Unpack[Options]
+    ) -> Request:
+        """What `submit` would ask of the engine: for a program that runs an engine of its own. Raises as `submit` does
+        for what is asked."""
+        return self._request(prompt, max_tokens, options)
+
     def stream(
         self,
         prompt: str | Sequence[int],

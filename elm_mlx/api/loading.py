@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from elm_mlx.api.cache_plan import plan_budget, workers_of
+from elm_mlx.api.defaults import read_defaults
 from elm_mlx.api.drafts import Pair, find_draft, speculation_of
 from elm_mlx.api.language_model import LanguageModel
 from elm_mlx.arguments import Progress, whole_number
@@ -97,10 +98,10 @@ def pull_directory(model: str | Path | None, bits: int | None, force: bool) -> P
 
 
 def load_and_try(directory: Path, cpu_policy: str, progress: Progress | None, force: bool) -> LoadedModel:
-    """Loads a model's directory, and finds out whether its compiled step runs."""
+    """Loads a model's directory, finds out whether its compiled step runs, and how its answers are sampled."""
     loaded = load_directory(directory, cpu_policy, progress, force)
     execution = warm_up(loaded.model, loaded.config.num_layers, loaded.execution)
-    return replace(loaded, execution=execution)
+    return replace(loaded, execution=execution, sampling=read_defaults(directory).sampling)
 
 
 def open_engine(thread: DeviceThread, pair: Pair, cache_bytes: int | None, rows: int, queue: int) -> Worker:

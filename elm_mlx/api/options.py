@@ -18,8 +18,9 @@ MAX_TOKENS = 256  # of a call that names no other number
 
 
 class Options(TypedDict, total=False):
-    """How to choose the ids of an answer. An option that is missing or None means the model's own generation_config,
-    and greedy decoding where that has none.
+    """How to choose the ids of an answer. An option that is missing or None means the model's own generation_config;
+    where that says nothing about sampling, what its publisher recommends (`elm_mlx.library.recommended`); else greedy
+    decoding. With `plain` neither of the two counts: an option that is missing means greedy decoding.
 
     `temperature` 0 is greedy. `top_k` keeps that many of the likeliest ids, `top_p` the likeliest that make up this
     share of the probability, `min_p` those at least this share as likely as the likeliest.
@@ -91,24 +92,30 @@ def check_others(options: Options) -> None:
         raise InvalidRequest(f"logprobs is {most}; it must be 0 to {MOST_ALTERNATIVES}, the number of alternatives.")
     check_cache_options(options)
     check_stop_strings(options.get("stop"))
+    if not isinstance(plain := options.get("plain"), bool | None):
+        raise InvalidRequest(f"plain is {plain!r}; it must be true or false.")
 
 
 def sampling_for(own: Sampling, options: Options) -> Sampling:
-    """The model's own sampling, in which the caller's options replace the values of the same names.
+    """The model's own sampling, or with `plain` greedy decoding, in which the caller's options replace the values of
+    the same names.
 
     Raises InvalidRequest for values without a meaning, and for filters of the caller's without a temperature where the
-    model is greedy by default; TypeError for an option that does not exist.
+    model is greedy by default, or made so by `plain`; TypeError for an option that does not exist.
     """
     check_names(options)
     check_others(options)
+    own = Sampling() if (plain := options.get("plain")) else own
     given = {name: value for name, value in options.items() if name in SAMPLING_NAMES and value is not None}
     given |= ids_given(options)
     sampling = replace(own, **given)  # type: ignore[arg-type]
     useless = [name for name in sampling.filters if name in given]
     if useless and "temperature" not in given and sampling.is_greedy:
+        why = "without a temperature plain decoding is greedy" if plain else "this model is greedy by default"
         raise InvalidRequest(
-            f"{' and '.join(useless)} would change nothing: this model is greedy by default.",
-            f"Give a {{temperature}}, or leave {' and '.join(f'{{{name}}}' for name in useless)} out.",
+            f"{' and '.join(useless)} would change nothing: {why}.",
+            f"Give a {{temperature}}, or leave {' and '.join(f'{{{name}}}' for name in useless)} out"
+            f"{', or {plain}' if plain else ''}.",
         )
     return sampling
 

@@ -8,11 +8,12 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
 import elm_mlx
+from elm_mlx import Options
 from elm_mlx.arguments import Progress
 from elm_mlx.bench.bandwidth import measure_bandwidth
 from elm_mlx.bench.batch import answer
@@ -37,7 +38,7 @@ T = TypeVar("T")
 class Series:
     """What to measure of every model, and how often. `cpu_policy` is one of `elm_mlx.load`; None is "auto", and beside
     mlx-lm "compiled", so that both compute as stored. `submit` says when our steps are submitted, as `Execution` has
-    it."""
+    it. `options` are those by which ids are chosen; none mean greedy decoding, also of a model that samples."""
 
     tests: Sequence[Case | Together]
     repetitions: int = 5
@@ -45,6 +46,7 @@ class Series:
     submit: str = "auto"
     compare: bool = False
     force: bool = False
+    options: Options = field(default_factory=Options)
 
 
 def bench(
@@ -79,7 +81,8 @@ def measure_model(
     lm, load_s = load_and_time(directory, policy, series.force)
     facts = model_facts(name, lm) | {"cpu_policy": policy, "submit": series.submit, "notice": lm.notice,
                                      "load_s": load_s}  # fmt: skip
-    ours, done = Ours(lm, series.submit), 0
+    facts |= {"options": series.options} if series.options else {}
+    ours, done = Ours(lm, series.submit, series.options), 0
     alone: list[dict[str, Any]] = []
     batched: list[dict[str, Any]] = []
     with lm, Peer(directory) if series.compare else nullcontext() as peer:

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import mlx.core as mx
 
-from elm_mlx import LanguageModel
+from elm_mlx import LanguageModel, Options
 from elm_mlx.device.memory import memory_limit
 from elm_mlx.engine.budget import Budget
 from elm_mlx.engine.cache.kv import KVCache, make_cache
@@ -19,9 +19,13 @@ from elm_mlx.engine.sequence import Sequence as Answer
 
 
 class Ours:
-    """The Program (clock.py) of a loaded model. `submit` is how steps are submitted: early, late or auto."""
+    """The Program (clock.py) of a loaded model. `submit` is how steps are submitted: early, late or auto. Answers are
+    decoded with these `options`, else greedily: never as the model's files or its publisher say, so that figures of
+    different models are of the same work."""
 
-    def __init__(self, lm: LanguageModel, submit: str = "auto") -> None:
+    def __init__(self, lm: LanguageModel, submit: str = "auto", options: Options | None = None) -> None:
+        asked: Options = {**(options or {}), "plain": True}
+        self.asked = replace(lm.request([0], 1, **asked), stop_ids=frozenset(), stopper=None)
         self.model, self.config = lm.model, lm.config
         self.layers, self.execution = lm.config.num_layers, replace(lm.execution, submit=submit)
 
@@ -49,7 +53,7 @@ class Ours:
         """A Session (batch.py) of an engine that answers at most `rows` requests at a time, in all of the memory."""
         per_token = self.config.kv_bytes_per_token(8 * self.model.dtype.size)
         limits = Limits(self.config.context_length, per_token, Budget(memory_limit()), rows, reuse=reuse)
-        return OurSession(Engine(self.model, self.layers, limits, self.execution))
+        return OurSession(Engine(self.model, self.layers, limits, self.execution), self.asked)
 
     def settle(self) -> None:
         """Returns when nothing is being computed."""
@@ -57,16 +61,17 @@ class Ours:
 
 
 class OurSession:
-    """The Session (batch.py) of an Engine. No id ends an answer early."""
+    """The Session (batch.py) of an Engine, whose requests are as `asked`. No id ends an answer early."""
 
-    def __init__(self, engine: Engine) -> None:
-        self.engine = engine
+    def __init__(self, engine: Engine, asked: Request) -> None:
+        self.engine, self.asked = engine, asked
         self.sequences: list[Answer] = []
         self.told: list[int] = []  # how many tokens of each were reported
 
     def add(self, prompt: list[int], tokens: int, keep: bool = True) -> Answer:
         """Asks for so many tokens after a prompt."""
-        sequence = self.engine.submit(Request(tuple(prompt), max_tokens=tokens, keep=keep))
+        request = replace(self.asked, prompt=tuple(prompt), max_tokens=tokens, keep=keep)
+        sequence = self.engine.submit(request)
         assert sequence.room == tokens, "the context has no room for the answer"
         self.sequences.append(sequence)
         self.told.append(0)

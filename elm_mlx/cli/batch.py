@@ -8,10 +8,20 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from elm_mlx.cli.blas import prefer_fast_blas
-from elm_mlx.cli.find import MODEL, TEMPLATE_HELP, load_with_notices
-from elm_mlx.cli.kinds import BITS, COUNT, MIN_P, NAME, TEMPERATURE, TOP_K, TOP_P, Whole
+from elm_mlx.cli.find import load_with_notices
+from elm_mlx.cli.generation_options import (
+    CACHES,
+    CHAT_TEMPLATE,
+    MODEL_AND_BITS,
+    PLAIN,
+    SPECULATION,
+    max_tokens,
+    sampling,
+)
+from elm_mlx.cli.kinds import NAME, STOP, Whole
 from elm_mlx.cli.messages import quietable, say, tell
 from elm_mlx.cli.progress import ProgressBar
+from elm_mlx.cli.sections import SectionedCommand
 from elm_mlx.cli.wishes import settle
 from elm_mlx.errors import InvalidRequest, NotFound
 
@@ -23,22 +33,21 @@ if TYPE_CHECKING:
 STDOUT = "-"
 
 
-@click.command()
+@click.command(cls=SectionedCommand)
 @click.argument("requests", type=NAME, metavar="IN.jsonl|-")
 @click.option("-o", "--output", type=NAME, required=True, metavar="OUT.jsonl|-", help="Where answers go; - is stdout.")
-@MODEL
-@click.option("--bits", type=BITS, help="The variant of a named model to run; made if it is not there.")
+@MODEL_AND_BITS
 @click.option("--concurrency", type=Whole(1, 256), default=8, show_default=True, help="Answer this many together.")
 @click.option("--retry-errors", is_flag=True, help="Ask again where OUT.jsonl has an error, and replace that line.")
-@click.option("-n", "--max-tokens", type=COUNT, default=256, show_default=True, help="At most this many tokens.")
-@click.option("--temperature", "--temp", type=TEMPERATURE, help="0 is greedy. Default: the model's own, else greedy.")
-@click.option("--top-p", type=TOP_P, help="Keep the likeliest tokens that make up this share.")
-@click.option("--top-k", type=TOP_K, help="Keep this many of the likeliest tokens.")
-@click.option("--min-p", type=MIN_P, help="Keep tokens this share as likely as the likeliest.")
-@click.option("--seed", type=int, default=0, show_default=True, help="Each line's seed is made of this and its id.")
 @click.option("--raw", is_flag=True, help="Complete prompts as they are, even if the model has a chat template.")
-@click.option("--chat-template", type=NAME, metavar="FILE", help=TEMPLATE_HELP)
-@click.option("--force", is_flag=True, help="Load it even if the memory seems too small.")
+@CHAT_TEMPLATE
+@sampling()
+@click.option("--seed", type=int, default=0, show_default=True, help="Each line's seed is made of this and its id.")
+@PLAIN
+@max_tokens("-n", default=256, meaning="At most this many tokens.")
+@STOP
+@CACHES
+@SPECULATION
 @quietable
 def command(
     requests: str,

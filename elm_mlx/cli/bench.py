@@ -15,11 +15,14 @@ import click
 
 from elm_mlx.bench.shapes import SHAPES
 from elm_mlx.cli.blas import prefer_fast_blas
-from elm_mlx.cli.find import pull_directory, refuse_bits
+from elm_mlx.cli.find import pull_directory, refuse_bits, yield_temperature
+from elm_mlx.cli.generation_options import sampling
 from elm_mlx.cli.kinds import BITS, COUNT, NAME, CommaList, Whole
 from elm_mlx.cli.messages import quietable, say
 from elm_mlx.cli.progress import ProgressBar
+from elm_mlx.cli.sections import SectionedCommand
 from elm_mlx.cli.wishes import drop, is_wish, naming, settle
+from elm_mlx.config.generation import Sampling
 from elm_mlx.demo import demo_directory
 from elm_mlx.errors import InvalidRequest
 
@@ -35,7 +38,7 @@ USUAL_PROMPT, USUAL_ANSWER = 512, 128  # tokens
 COUNTS = CommaList(Whole(min=0))
 
 
-@click.command()
+@click.command(cls=SectionedCommand)
 @click.option(
     "--model",
     "models",
@@ -115,6 +118,7 @@ COUNTS = CommaList(Whole(min=0))
     show_default=True,
     help="Hand each step to the device before the tokens of the step before are read, after it, or as is faster.",
 )
+@sampling(own="")
 @click.option("--force", is_flag=True, help="Measure it even if the memory seems too small.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object, with every sample.")
 @quietable
@@ -133,14 +137,16 @@ def command(
     submit: str,
     force: bool,
     as_json: bool,
+    **choice: Any,
 ) -> None:
     """Measure how fast a model reads prompts (pp512: tokens per second), decodes (tg128, tg128 @ d2048) and answers
     first (ttft16).
 
-    Neither text nor sampling is in the times, no run finds anything of another in a cache, and token ids are random
-    and everywhere the same. "MB/t" is what a token reads, "share" that of what this machine could read in the time,
-    "host ms" the processor time that a token takes of the host. The ratio is mlx-lm's time over ours, with the least
-    and the greatest. docs/benchmarks.md has the method.
+    Text is not in the times, and sampling only as the options here say: what a model's files say of it never counts.
+    No run finds anything of another in a cache, and token ids are random and everywhere the same. "MB/t" is what a
+    token reads, "share" that of what this machine could read in the time, "host ms" the processor time that a token
+    takes of the host. The ratio is mlx-lm's time over ours, with the least and the greatest. docs/benchmarks.md has
+    the method.
 
     With -b the table is that of llama.cpp's batched bench: PP ids of a prompt, TG tokens of an answer, B requests
     together, S_PP and S_TG tokens per second of all of them.
@@ -153,13 +159,15 @@ def command(
     settle(refuse_contradictions, asked, "models", "shapes", "dtype")
     if compare and cpu_policy == "auto" and is_wish("cpu_policy"):  # typed, it compares what is stored in float32
         drop(asked, "cpu_policy", "Beside mlx-lm both compute as the weights are stored.")
+    settle_sampling(choice, compare)
     given = {"depths": depths, "prompts": prompts, "generations": generations, "batch": batch}
     settle(partial(plan_tests, []), given, *given)
     shapes = asked["shapes"]
     wanted, configs = choose_shapes(shapes, bits) if shapes else choose_models(asked["models"], bits)
     tests = settle(partial(plan_tests, configs), given, *given)
     subjects = make_each(wanted, asked["dtype"], force) if shapes else find_each(wanted, force)
-    series = Series(tests, repetitions, asked["cpu_policy"], submit, bool(compare), force)
+    options: Any = {name: value for name, value in choice.items() if value is not None}
+    series = Series(tests, repetitions, asked["cpu_policy"], submit, bool(compare), force, options)
     reports: deque[dict[str, Any]] = deque(maxlen=1)
     try:
         with closing(subjects), ProgressBar("Measuring", in_bytes=False) as bar:
@@ -179,6 +187,29 @@ def refuse_contradictions(
         raise InvalidRequest("", "{shapes} makes its own model. Leave it or {models} out.")
     if dtype and not shapes:
         raise InvalidRequest("", "{dtype} is the type of random weights. Give {shapes}, too, or leave it out.")
+
+
+def settle_sampling(choice: dict[str, Any], compare: str | None) -> None:
+    """Drops wishes for sampling that mean nothing here. Raises InvalidRequest where that is so of what was typed."""
+    yield_temperature(choice)
+    settle(partial(refuse_comparing, compare), choice, *choice)
+    settle(check_greedy, choice, *(name for name in choice if name != "temperature"))
+
+
+def check_greedy(**choice: Any) -> None:
+    """Raises InvalidRequest for sampling that means nothing where decoding is greedy without it."""
+    from elm_mlx.api.options import sampling_for  # here, as --help needs no MLX
+
+    options: Any = choice
+    sampling_for(Sampling(), options)
+
+
+def refuse_comparing(compare: str | None, **choice: Any) -> None:
+    """Raises InvalidRequest for sampling beside mlx-lm, which is measured with greedy decoding alone."""
+    given = [f"{{{name}}}" for name, value in choice.items() if value]
+    if compare and given:
+        raise InvalidRequest(f"{compare} is measured with greedy decoding.", f"Leave {{compare}} or {', '.join(given)} "
+                             "out.")  # fmt: skip
 
 
 def plan_tests(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -13,7 +12,7 @@ from elm_mlx.arguments import file_to_write
 from elm_mlx.cli.kinds import COUNT, NAME
 from elm_mlx.cli.messages import say
 from elm_mlx.cli.progress import ProgressBar
-from elm_mlx.cli.wishes import naming, settle
+from elm_mlx.cli.wishes import naming
 
 if TYPE_CHECKING:
     from elm_mlx import LanguageModel, Stream
@@ -40,20 +39,6 @@ SAVE = click.option("--save-cache", type=NAME, metavar="FILE", help="Save what w
 LOAD = click.option("--load-cache", type=NAME, metavar="FILE", help="Read nothing again of what was saved there.")
 
 
-def cache_options(command: C) -> C:
-    """Gives a command the options of this module."""
-    for option in (LOAD, SAVE, KV_BITS, WINDOW):
-        command = option(command)
-    return command
-
-
-def judge(context: int, **options: Any) -> None:
-    """Raises InvalidRequest for a kind of cache that a model of this context cannot have."""
-    from elm_mlx.api.cache_kind import cache_kind  # here, as --help needs no MLX
-
-    cache_kind(options, context)
-
-
 class CacheFiles:
     """The files that a command is to load keys and values from, and to save them in; None for none."""
 
@@ -64,10 +49,7 @@ class CacheFiles:
             self.to_save: Path | None = file_to_write("save_cache", save) if save else None
 
     def use(self, lm: LanguageModel, prompt: str | list[int], options: dict[str, Any]) -> None:
-        """Loads and saves what was asked for, and says so; says what a window is, if there is one. Drops a wish for a
-        window that is larger than the model's context."""
-        if options["window"]:
-            settle(partial(judge, lm.config.context_length), options, "window", "kv_bits")
+        """Loads and saves what was asked for, and says so; says what a window is, if there is one."""
         if window := options["window"]:
             say(f"The model sees the last {window:,} tokens alone: this is a window, not unlimited context.")
         if self.to_load:

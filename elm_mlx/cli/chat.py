@@ -12,9 +12,22 @@ import click
 
 from elm_mlx.cli import conversation
 from elm_mlx.cli.blas import prefer_fast_blas
-from elm_mlx.cli.find import MODEL, TEMPLATE_HELP, load_with_notices
-from elm_mlx.cli.kinds import BITS, COUNT, NAME, STOP, TEMPERATURE, TEXT, TOP_P
+from elm_mlx.cli.find import NO_SYSTEM, load_with_notices, refuse_system
+from elm_mlx.cli.generation_options import (
+    CACHES,
+    CHAT_TEMPLATE,
+    MODEL_AND_BITS,
+    PLAIN,
+    SEED,
+    SHOW_CONFIG,
+    SPECULATION,
+    max_tokens,
+    sampling,
+)
+from elm_mlx.cli.kinds import STOP, TEXT
 from elm_mlx.cli.messages import quietable, say, tell, with_flags
+from elm_mlx.cli.sections import SectionedCommand
+from elm_mlx.cli.show_config import print_config
 from elm_mlx.cli.wishes import settle
 from elm_mlx.errors import ElmError, InvalidRequest, PromptTooLong
 
@@ -23,7 +36,6 @@ if TYPE_CHECKING:
 
 PROMPT, MORE = "> ", ". "
 BLOCK = '"""'  # begins and ends a text of several lines
-NO_SYSTEM = "This model has no chat template, so it can be given no system message."
 HELP = {
     "/help": "show this",
     "/system TEXT": "set what the model is told about its role, and begin again",
@@ -36,20 +48,29 @@ HELP = {
 }
 
 
-@click.command()
-@MODEL
-@click.option("--bits", type=BITS, help="The variant of a named model to run; made if it is not there.")
+@click.command(cls=SectionedCommand)
+@MODEL_AND_BITS
 @click.option("--system", type=TEXT, help="What the model is told about its role.")
-@click.option("--max-tokens", type=COUNT, default=1024, show_default=True, help="Of an answer.")
-@click.option("--temperature", "--temp", type=TEMPERATURE, help="0 is greedy. Default: the model's own.")
-@click.option("--top-p", type=TOP_P, help="Keep the likeliest tokens of this share.")
-@click.option("--seed", type=int, help="The same seed gives the same answers.")
+@CHAT_TEMPLATE
+@sampling()
+@SEED
+@PLAIN
+@max_tokens(default=1024, meaning="Of an answer.")
 @STOP
-@click.option("--chat-template", type=NAME, metavar="FILE", help=TEMPLATE_HELP)
-@click.option("--force", is_flag=True, help="Load it even if the memory seems too small.")
+@CACHES
+@SPECULATION
+@click.option("--json", "as_json", is_flag=True, help="With --show-config: print one JSON object.")
+@SHOW_CONFIG
 @quietable
 def command(
-    model: str | None, bits: str | None, system: str | None, force: bool, chat_template: str | None, **options: Any
+    model: str | None,
+    bits: str | None,
+    force: bool,
+    system: str | None,
+    chat_template: str | None,
+    as_json: bool,
+    show_config: bool,
+    **options: Any,
 ) -> None:
     """Talk to a model. Answers go to standard output as they come; /help lists what may be typed.
 
@@ -57,6 +78,10 @@ def command(
     A line that ends in a backslash goes on in the next, and three quotes begin and end a longer text. Ctrl-C
     stops an answer, Ctrl-D ends the program.
     """
+    if show_config:
+        print_config(model, bits, {"chat_template": chat_template, "system": system}, options, as_json)
+        return
+    settle(refuse_json, {"as_json": as_json}, "as_json")
     prefer_fast_blas()
     lm = load_with_notices(model, bits, force, chat_template, options)
     asked = {"system": system}
@@ -69,10 +94,10 @@ def command(
         raise click.exceptions.Exit(talk.failure.exit_code)
 
 
-def refuse_system(lm: LanguageModel, system: str | None) -> None:
-    """Raises InvalidRequest for a system message to a model that cannot be given one."""
-    if system and not lm.has_chat_template:
-        raise InvalidRequest(NO_SYSTEM, "Leave {system} out, or give a {chat_template}.")
+def refuse_json(as_json: bool) -> None:
+    """Raises InvalidRequest for a conversation as JSON, which is text."""
+    if as_json:
+        raise InvalidRequest("A conversation is text.", "Leave {as_json} out; it is for {show_config}.")
 
 
 def read_entries() -> Iterator[str]:

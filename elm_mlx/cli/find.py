@@ -17,19 +17,19 @@ from elm_mlx.cli.kinds import NAME
 from elm_mlx.cli.messages import say, with_flags
 from elm_mlx.cli.progress import ProgressBar, bars
 from elm_mlx.cli.wishes import drop, is_wish, naming, settle
-from elm_mlx.config.generation import FILTER_NAMES
+from elm_mlx.config.generation import FILTER_NAMES, Sampling
 from elm_mlx.errors import BadCheckpoint, InvalidRequest
 from elm_mlx.library.names import known_models, parse_name
 from elm_mlx.shell import command_line
 
 if TYPE_CHECKING:
     from elm_mlx import LanguageModel, Located
+    from elm_mlx.api.model_files import ModelFiles
 
 DEMO_NOTICE = f"No --model given: this is the built-in demo, {demo.ABOUT}."
 UNCONFIRMED = "zephyr is perhaps the format of OpenELM-Instruct; nobody has confirmed it."
+NO_SYSTEM = "This model has no chat template, so it can be given no system message."
 TEMPLATE_HELP = 'Use the chat template in this file, or "zephyr": perhaps OpenELM-Instruct\'s, unconfirmed.'
-
-DRAFT_HELP = 'A smaller model that proposes tokens, for speed; "auto" takes a known one that is here.'
 
 
 def complete_names(_context: click.Context, _parameter: click.Parameter, begun: str) -> list[CompletionItem]:
@@ -52,16 +52,17 @@ def load_with_notices(
     model: str | None, bits: str | None, force: bool, chat_template: str | None, options: dict[str, Any], **sizes: Any
 ) -> LanguageModel:
     """Loads a model to be asked with these options, and says what a person should know of it. What can be judged before
-    the model is fetched or its weights are read is judged then. Drops wishes from `options` that mean nothing to it.
-    `sizes` are further arguments of `elm_mlx.load`."""
+    the model is fetched or its weights are read is judged then. Drops wishes from `options` that mean nothing to it,
+    and takes the draft out of them, which belongs to loading. `sizes` are further arguments of `elm_mlx.load`."""
     if chat_template:
         check_template(chat_template)
+    settle_options(options)
     asked = {"bits": bits}
     with repair_advice(model, asked):
         directory = pull_directory(model, asked, force)
-        yield_temperature(options)
-        settle(partial(check_sampling, directory), options, *FILTER_NAMES)
-        if sizes.get("draft"):
+        settle_options(options, directory or demo.demo_directory())
+        if draft := options.pop("draft", None):
+            sizes["draft"] = pull_draft(draft, force)
             settle(partial(judge_draft, directory), sizes, "draft")
         with ProgressBar("Loading", in_bytes=True) as bar:
             lm = elm_mlx.load(directory, progress=bar, force=force, **sizes)
@@ -85,17 +86,41 @@ def check_template(name: str) -> None:
 def yield_temperature(options: dict[str, Any]) -> None:
     """Drops a wish for greedy decoding where a filter was typed, which would mean nothing then."""
     typed = [name for name in FILTER_NAMES if options.get(name) is not None and not is_wish(name)]
-    if typed and options["temperature"] == 0 and is_wish("temperature"):
+    if typed and options.get("temperature") == 0 and is_wish("temperature"):
         drop(options, "temperature", "What was typed is for sampling.")
 
 
-def check_sampling(directory: Path | None, **options: Any) -> None:
-    """Raises InvalidRequest for options of sampling that mean nothing to the model in a directory (None: the demo)."""
-    from elm_mlx.api.options import Options, sampling_for  # here, as --help needs no MLX
-    from elm_mlx.store.text_settings import load_generation
+def settle_options(options: dict[str, Any], directory: Path | None = None) -> None:
+    """Drops wishes from `options`, a draft among them, that mean nothing beside the others to the model in a directory,
+    or without one to any model. Raises InvalidRequest where that is so of options that were typed."""
+    if not directory and not any(value for name, value in options.items() if name != "max_tokens"):
+        return  # none is given, and so a wrong name of a model is told before MLX is loaded
 
-    own = load_generation(directory or demo.demo_directory()).sampling
-    sampling_for(own, {name: value for name, value in options.items() if name in Options.__annotations__})  # type: ignore[arg-type]
+    yield_temperature(options)
+    settle(partial(check_options, directory), options, *(name for name in options if name != "temperature"))
+
+
+def check_options(directory: Path | None, **options: Any) -> None:
+    """Raises InvalidRequest for options that mean nothing to the model in a directory, or without one to any model, as
+    asking it does."""
+    from elm_mlx.api.cache_kind import cache_kind
+    from elm_mlx.api.defaults import read_defaults  # here, as --help needs no MLX
+    from elm_mlx.api.options import Options, check_ids, sampling_for
+    from elm_mlx.store.load import read_config
+
+    asked: Any = {name: value for name, value in options.items() if name in Options.__annotations__}
+    own = read_defaults(directory).sampling if directory else Sampling(temperature=1.0)  # where filters mean something
+    sampling = sampling_for(own, asked)
+    if directory and (sampling.logit_bias or sampling.banned or asked.get("window")):
+        config = read_config(directory)
+        check_ids(sampling, asked, config.vocab_size)
+        cache_kind(asked, config.context_length)
+
+
+def refuse_system(model: LanguageModel | ModelFiles, system: str | None) -> None:
+    """Raises InvalidRequest for a system message to a model that cannot be given one."""
+    if system and not model.has_chat_template:
+        raise InvalidRequest(NO_SYSTEM, "Leave {system} out, or give a {chat_template}.")
 
 
 @contextmanager

@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import sys
 from collections import deque
-from collections.abc import Iterable
-from dataclasses import asdict
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, replace
+from functools import partial
 from itertools import chain
 from typing import TYPE_CHECKING, Any
 
@@ -14,48 +15,66 @@ import click
 
 from elm_mlx import demo
 from elm_mlx.cli.blas import prefer_fast_blas
-from elm_mlx.cli.caches import CacheFiles, cache_options
-from elm_mlx.cli.find import DRAFT_HELP, MODEL, TEMPLATE_HELP, load_with_notices, pull_draft
-from elm_mlx.cli.kinds import BITS, COUNT, MIN_P, NAME, STOP, TEMPERATURE, TEXT, TOP_K, TOP_P
+from elm_mlx.cli.caches import CacheFiles
+from elm_mlx.cli.find import load_with_notices
+from elm_mlx.cli.generation_options import (
+    CACHE_FILES,
+    CACHES,
+    CHAT_TEMPLATE,
+    COMPLETIONS,
+    LOGPROBS,
+    MODEL_AND_BITS,
+    PLAIN,
+    SEED,
+    SHOW_CONFIG,
+    SPECULATION,
+    max_tokens,
+    sampling,
+)
+from elm_mlx.cli.kinds import STOP, TEXT
 from elm_mlx.cli.messages import quietable, say
 from elm_mlx.cli.progress import ProgressBar
+from elm_mlx.cli.sections import SectionedCommand
+from elm_mlx.cli.show_config import print_config
 from elm_mlx.cli.wishes import settle
 from elm_mlx.errors import ElmError, InvalidRequest
+from elm_mlx.jobs.plain import logprobs_of
 
 if TYPE_CHECKING:
-    from elm_mlx.api.stream import Piece
+    from elm_mlx.api import Completion, LanguageModel
+    from elm_mlx.api.stream import Piece, Stream
 
 
-@click.command()
-@MODEL
-@click.option("--bits", type=BITS, help="The variant of a named model to run; made if it is not there.")
+@click.command(cls=SectionedCommand)
+@MODEL_AND_BITS
 @click.option("-p", "--prompt", type=TEXT, help="What to complete; - reads standard input, as does a pipe.")
-@click.option("-n", "--max-tokens", type=COUNT, default=256, show_default=True, help="At most this many tokens.")
-@click.option("--temperature", "--temp", type=TEMPERATURE, help="0 is greedy. Default: the model's own, else greedy.")
-@click.option("--top-p", type=TOP_P, help="Keep the likeliest tokens that make up this share.")
-@click.option("--top-k", type=TOP_K, help="Keep this many of the likeliest tokens.")
-@click.option("--min-p", type=MIN_P, help="Keep tokens this share as likely as the likeliest.")
-@click.option("--seed", type=int, help="The same seed gives the same text.")
-@cache_options
-@STOP
-@click.option("--draft", type=NAME, metavar="MODEL", help=DRAFT_HELP)
-@click.option("--lookup", is_flag=True, help="Propose what followed the same tokens before; for texts that copy.")
 @click.option("--raw", is_flag=True, help="Complete the prompt as it is, even if the model has a chat template.")
-@click.option("--chat-template", type=NAME, metavar="FILE", help=TEMPLATE_HELP)
-@click.option("--force", is_flag=True, help="Load it even if the memory seems too small.")
+@CHAT_TEMPLATE
+@sampling()
+@SEED
+@PLAIN
+@max_tokens("-n", default=256, meaning="At most this many tokens.")
+@STOP
+@CACHES
+@CACHE_FILES
+@SPECULATION
+@COMPLETIONS
+@LOGPROBS
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of the text.")
+@SHOW_CONFIG
 @quietable
 def command(
     model: str | None,
     bits: str | None,
+    force: bool,
     prompt: str | None,
     raw: bool,
     chat_template: str | None,
-    draft: str | None,
-    force: bool,
     save_cache: str | None,
     load_cache: str | None,
+    completions: int | None,
     as_json: bool,
+    show_config: bool,
     **options: Any,
 ) -> None:
     """Complete a prompt.
@@ -66,27 +85,57 @@ def command(
     """
     asked: dict[str, Any] = {"raw": raw, "chat_template": chat_template}
     settle(refuse_contradiction, asked, "chat_template", "raw")
+    if show_config:
+        print_config(model, bits, asked, options, as_json)
+        return
+    settle(partial(refuse_unshown, as_json), options, "logprobs")
     files = CacheFiles(save_cache, load_cache)
     prefer_fast_blas()
     text = read_prompt(prompt)
-    lm = load_with_notices(model, bits, force, asked["chat_template"], options, draft=pull_draft(draft, force))
+    lm = load_with_notices(model, bits, force, asked["chat_template"], options)
     if text is None:
         text = demo.PROMPT if model is None else ""
     is_plain = asked["raw"] or not lm.has_chat_template
     given = text if is_plain else lm.chat_prompt([{"role": "user", "content": text}])
     files.use(lm, given, options)
-    with ProgressBar("Reading the prompt", in_bytes=False) as bar:
-        stream = lm.stream(given, progress=bar, **options)
-        first = next(stream)  # there when the prompt has been read
+    name = "demo" if model is None else model
+    if completions:
+        show_all(name, lm.completions(given, completions, **options), as_json)
+        return
+    stream = show_one(name, lm, given, options, as_json)
     files.say_unused(stream)
+
+
+def show_one(name: str, lm: LanguageModel, prompt: str | list[int], options: dict[str, Any], as_json: bool) -> Stream:
+    """Prints a completion as it comes, or whole as one JSON object, and returns its stream."""
+    with ProgressBar("Reading the prompt", in_bytes=False) as bar:
+        stream = lm.stream(prompt, progress=bar, **options)
+        first = next(stream)  # there when the prompt has been read
     pieces = chain([first], stream)
     if as_json:
         deque(pieces, maxlen=0)
-        print(json.dumps({"model": "demo" if model is None else model} | asdict(stream.completion)))
-        return
+        print(json.dumps({"model": name} | as_object(stream.completion)))
+        return stream
     show(pieces)
     if sys.stderr.isatty():
         say(str(stream.completion.stats))
+    return stream
+
+
+def show_all(name: str, done: Sequence[Completion], as_json: bool) -> None:
+    """Prints several completions of a prompt, a line with their number above each, or all as one JSON object."""
+    if as_json:
+        print(json.dumps({"model": name, "completions": [as_object(one) for one in done]}))
+        return
+    for number, one in enumerate(done, 1):
+        print(f"--- {number} of {len(done)} ---\n{one.text}", flush=True)
+
+
+def as_object(done: Completion) -> dict[str, Any]:
+    """A completion as an object of JSON, with log-probabilities where they were asked for."""
+    whole = asdict(replace(done, logprobs=None))
+    del whole["logprobs"]
+    return whole if done.logprobs is None else whole | {"logprobs": logprobs_of(done)}
 
 
 def show(pieces: Iterable[Piece]) -> None:
@@ -104,6 +153,12 @@ def refuse_contradiction(raw: bool, chat_template: str | None) -> None:
     """Raises InvalidRequest for a template that is given and not to be used."""
     if raw and chat_template:
         raise InvalidRequest("", "{raw} uses no chat template. Leave it or {chat_template} out.")
+
+
+def refuse_unshown(as_json: bool, logprobs: int | None = None, **_: object) -> None:
+    """Raises InvalidRequest for log-probabilities where text alone is printed."""
+    if logprobs is not None and not as_json:
+        raise InvalidRequest("Plain text shows no log-probabilities.", "Give {as_json}, or leave {logprobs} out.")
 
 
 def read_prompt(option: str | None) -> str | None:

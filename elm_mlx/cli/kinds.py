@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from elm_mlx.config.generation import MAX_TEMPERATURE, MAX_TOP_K
+from elm_mlx.config.generation import MAX_TEMPERATURE, MAX_TOP_K, MOST_BIAS, MOST_PENALTY, MOST_REPETITION
 from elm_mlx.config.quantization import QUANTIZATION_MODES
 from elm_mlx.config.stop_strings import check_stop_strings
 from elm_mlx.config.values import MAX_MULTIPLIER
@@ -80,10 +80,44 @@ class CommaList(click.ParamType):
         return [self.of.convert(word, param, ctx) for word in words]
 
 
+class TokenId(Whole):
+    """The id of a token; in the environment several, with commas between them."""
+
+    name = "id"
+
+    def split_envvar_value(self, rv: str) -> list[str]:
+        """The ids that stand in a variable."""
+        return rv.split(",")
+
+
+class Bias(click.ParamType):
+    """What is added to the logit of a token, as ID=BIAS; in the environment several, with commas between them."""
+
+    name = "bias"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """The text as (id, bias)."""
+        if not isinstance(value, str):
+            return value
+        words: tuple[Any, ...] = value.partition("=")
+        token, equals, bias = words
+        if not equals:
+            self.fail(f"{value!r} is not ID=BIAS, as in 13=-5.", param, ctx)
+        return TOKEN_ID.convert(token, param, ctx), LOGIT.convert(bias, param, ctx)
+
+    def split_envvar_value(self, rv: str) -> list[str]:
+        """The biases that stand in a variable."""
+        return rv.split(",")
+
+
 BITS = click.Choice(list(map(str, QUANTIZATION_MODES["affine"][0])))
 COUNT, NAME, TEXT = Whole(min=1), Name(), Text()
 TEMPERATURE, TOP_K, MIN_P = Number(0, MAX_TEMPERATURE), Whole(0, MAX_TOP_K), Number(0, 1)
 TOP_P = Number(0, 1, min_open=True)
+PENALTY, LOGIT, BIAS = Number(-MOST_PENALTY, MOST_PENALTY), Number(-MOST_BIAS, MOST_BIAS), Bias()
+REPETITION_PENALTY = Number(1 / MOST_REPETITION, MOST_REPETITION)
+TOKEN_ID = TokenId(min=0)
+TOP_LOGPROBS = Whole(0, 20)  # as engine.logprobs has it, which --help does without: it brings MLX
 ROPE_FACTOR = Number(0, MAX_MULTIPLIER, min_open=True)
 # As convert and verify judge them, which --help does without: they bring MLX.
 SHARD_GB, TEXT_TOKENS = Number(1e-6, 1e6), Whole(1, 1_000_000)

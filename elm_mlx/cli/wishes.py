@@ -33,6 +33,17 @@ def variable(option: str) -> str:
     return next(str(one.envvar) for one in click.get_current_context().command.params if one.name == option)
 
 
+def origin(option: str) -> str | None:
+    """Where the value of an option of this command comes from, in words; None where it is the default, or a wish that
+    was dropped."""
+    context = click.get_current_context()
+    if context.get_parameter_source(option) == ParameterSource.COMMANDLINE:
+        return "option"
+    if is_wish(option) and option not in context.meta.get(DROPPED, ()):
+        return f"environment, {variable(option)}"
+    return None
+
+
 def settle(call: Callable[..., T], options: dict[str, Any], *yielding: str) -> T:
     """Returns `call(**options)`. Where that refuses options by name, and one of them is a wish, the first such of the
     `yielding` ones is dropped from `options` (its value becomes None, or False), and `call` is asked again.

@@ -44,11 +44,16 @@ def answer(
         zip(KEYS, (id, completion.text, completion.tokens, completion.finish_reason, None), strict=True)
     )
     if completion.logprobs is not None:
-        record["logprobs"] = [
-            {"logprob": finite(one.logprob), "alternatives": [[id, finite(x)] for id, x in one.alternatives]}
-            for one in completion.logprobs
-        ]
+        record["logprobs"] = logprobs_of(completion)
     return record
+
+
+def logprobs_of(completion: Completion) -> list[dict[str, Any]]:
+    """The log-probabilities of a completion as JSON has them, an object a token."""
+    return [
+        {"logprob": finite(one.logprob), "alternatives": [[id, finite(x)] for id, x in one.alternatives]}
+        for one in completion.logprobs or ()
+    ]
 
 
 def finite(logprob: float) -> float | None:

@@ -10,7 +10,7 @@ import mlx.core as mx
 
 from elm_mlx.arguments import Progress
 from elm_mlx.config import HEAD_NAME, ModelConfig, config_from_dict
-from elm_mlx.config.generation import Sampling
+from elm_mlx.config.generation import Generation, Sampling
 from elm_mlx.device import choose_execution
 from elm_mlx.device.execution import Execution
 from elm_mlx.device.memory import check_memory
@@ -71,14 +71,18 @@ def load_directory(
         tokenizer=tokenizer,
         settings=settings,
         sampling=generation.sampling,
-        # Each of the three may name stop ids: one outdated file must not keep a model from stopping.
-        stop_ids=frozenset(config.eos_token_ids)
-        | generation.stop_ids
-        | {i for i in [tokenizer.eos_token_id] if i is not None},
+        stop_ids=named_stop_ids(config, generation, tokenizer),
         stop_strings=generation.stop_strings,
         execution=execution,
         notices=generation.notices,
     )
+
+
+def named_stop_ids(config: ModelConfig, generation: Generation, tokenizer: Tokenizer) -> frozenset[int]:
+    """The ids that a model's files name as the end of a text. Each of the three may name some: one outdated file must
+    not keep a model from stopping."""
+    own = tokenizer.eos_token_id
+    return frozenset(config.eos_token_ids) | generation.stop_ids | ({own} if own is not None else set())
 
 
 def load_model(

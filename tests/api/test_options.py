@@ -44,6 +44,21 @@ def test_none_and_a_missing_option_mean_the_models_own() -> None:
     assert sampling_for(own, {"top_k": 5}) == Sampling(temperature=0.6, top_p=0.9, top_k=5)
 
 
+def test_plain_leaves_the_models_own_aside_and_what_is_given_still_counts() -> None:
+    own = Sampling(temperature=0.6, top_p=0.9, repetition_penalty=1.2)
+    assert sampling_for(own, {"plain": True}) == Sampling()
+    assert sampling_for(own, {"plain": True, "temperature": 0.7}) == Sampling(temperature=0.7)
+    assert sampling_for(own, {"plain": False}) == sampling_for(own, {"plain": None}) == own
+    with pytest.raises(InvalidRequest, match="plain is 1; it must be true or false"):
+        sampling_for(own, {"plain": 1})  # type: ignore[typeddict-item]
+
+
+def test_a_filter_beside_plain_is_refused_and_the_advice_names_both() -> None:
+    with pytest.raises(InvalidRequest, match="plain decoding is greedy") as refused:
+        sampling_for(Sampling(temperature=0.6), {"plain": True, "top_p": 0.9})
+    assert refused.value.advice == "Give a {temperature}, or leave {top_p} out, or {plain}."
+
+
 def test_a_filter_of_a_greedy_model_is_refused_unless_a_temperature_is_given() -> None:
     with pytest.raises(InvalidRequest, match="top_k would change nothing"):
         sampling_for(Sampling(), {"top_k": 5})

@@ -11,11 +11,17 @@ from typing import Any
 import pytest
 from helpers import checkpoints
 from helpers.command_line import Result, run
+from helpers.recommended import as_apples, say_sampling
 
 from elm_mlx.bench import bandwidth, clock, measure, random_model
+from elm_mlx.config.generation import Sampling
+from elm_mlx.engine.engine import Engine
+from elm_mlx.engine.request import Request
+from elm_mlx.engine.sequence import Sequence
 from elm_mlx.errors import ElmError
 
 SHORT = ["-p", "8", "-n", "4", "-r", "2"]
+OWN = {"do_sample": True, "temperature": 0.6, "repetition_penalty": 1.3}
 
 
 @pytest.fixture(autouse=True)
@@ -66,6 +72,33 @@ def test_several_requests_are_answered_together_instead() -> None:
     assert told(done) == [("demo", "8-bit", [])]
     model = json.loads(done.out)["models"][0]
     assert ([batch["rows"] for batch in model["batches"]], model["submit"]) == ([1, 3], "late")
+
+
+def test_ids_are_chosen_as_the_options_say_and_greedily_without_whatever_the_models_files_say(
+    openelm: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[Sampling] = []
+    submit = Engine.submit
+
+    def note(engine: Engine, request: Request) -> Sequence:
+        asked.append(request.sampling)
+        return submit(engine, request)
+
+    monkeypatch.setattr(Engine, "submit", note)
+    for model in (as_apples(openelm, tmp_path / "apples"), say_sampling(as_apples(openelm, tmp_path / "own"), **OWN)):
+        asked.clear()
+        told(bench(*SHORT, "--model", model, "--json"))
+        assert set(asked) == {Sampling()}
+        asked.clear()
+        done = bench(*SHORT, "--model", model, "--temperature", 0.7, "--top-p", 0.9, "--json")
+        assert set(asked) == {Sampling(temperature=0.7, top_p=0.9)}
+        assert json.loads(done.out)["models"][0]["options"] == {"temperature": 0.7, "top_p": 0.9}
+
+
+def test_sampling_is_not_compared_with_mlx_lm(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(measure, "measure_bandwidth", lambda: pytest.fail("measured"))
+    typed = bench(*SHORT, "--compare", "mlx-lm", "--temperature", 0.7)
+    assert (typed.code, "Leave --compare or --temperature out." in typed.err) == (2, True)
 
 
 def test_a_comparison_prints_the_ratio_with_its_spread() -> None:

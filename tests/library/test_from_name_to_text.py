@@ -8,6 +8,7 @@ from pathlib import Path
 
 import mlx.core as mx
 from helpers import checkpoints
+from helpers.command_line import answer
 from helpers.fake_hub import FakeHub
 from helpers.machine import APPLE, GATED, MIRRORS, READY, Machine, listing, pulled, sent, well
 
@@ -68,6 +69,31 @@ def test_what_is_here_is_found_without_the_hubs_code(machine: Machine) -> None:
     well(machine.run("pull", "openelm-450m"))
     script = "import sys, elm_mlx; elm_mlx.pull('openelm-450m'); sys.exit('huggingface_hub' in sys.modules)"
     well(machine.process(program=script))
+
+
+def test_openelm_by_name_is_asked_as_apple_recommends_and_so_is_a_directory_converted_by_that_name(
+    machine: Machine, hub: FakeHub, apple: Path
+) -> None:
+    def penalty(model: object) -> object:
+        return answer(machine.run("generate", "--model", model, "--show-config", "--json"))["repetition_penalty"]
+
+    path = pulled(machine.run("pull", "openelm-450m", "--bits", 4))
+    well(machine.run("pull", "openelm-450m"))
+    well(machine.run("convert", APPLE, "--output", machine.home / "by-name"))
+    tokenizer = path / "tokenizer.json"
+    well(machine.run("convert", apple, "--output", machine.home / "by-folder", "--tokenizer", tokenizer))
+    hub.reset()
+    recommended = {"value": 1.2, "origin": "recommendation, Apple's for OpenELM"}
+    for model in ("openelm-450m", APPLE, path, machine.home / "by-name"):
+        assert penalty(model) == recommended
+    assert penalty(machine.home / "by-folder") == {"value": 1.0, "origin": "default"}
+    assert not hub.requests
+
+
+def test_show_config_fetches_nothing(machine: Machine, hub: FakeHub) -> None:
+    done = machine.run("chat", "--model", "openelm-450m", "--show-config")
+    assert (done.code, done.out, hub.requests) == (66, "", [])
+    assert "Fetch it by `elm-mlx pull openelm-450m`. --show-config fetches nothing." in done.err
 
 
 def test_a_bare_name_is_whatever_of_it_is_here(machine: Machine, hub: FakeHub, ready: Path, apple: Path) -> None:
