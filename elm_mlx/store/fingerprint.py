@@ -10,12 +10,13 @@ from elm_mlx.files import MAX_LARGE_BYTES, read_bytes, reading
 from elm_mlx.store.load import runnable_weight_files
 from elm_mlx.store.weights import DTYPE_NAMES, read_places
 
-SAMPLE = 4096  # bytes from the middle of each tensor
+SAMPLE = 4096  # bytes from the beginning, the middle and the end of each tensor
 
 
 def model_fingerprint(directory: Path, config: ModelConfig) -> str:
-    """SHA-256 of a model's configuration, and of every tensor's name, type, shape and some bytes from its middle: so it
-    is quick at any size, and two models of one shape differ. Raises as the functions that read weights."""
+    """SHA-256 of a model's configuration, and of every tensor's name, type, shape and some of its bytes: so it is quick
+    at any size, and two models of one shape differ. The last rows are among them: a model that learned new tokens may
+    differ in those alone. Raises as the functions that read weights."""
     digest = hashlib.sha256(repr(config).encode())
     for file in sorted(runnable_weight_files(directory)):
         path = directory / file
@@ -23,8 +24,10 @@ def model_fingerprint(directory: Path, config: ModelConfig) -> str:
         with reading(path), path.open("rb") as data:
             for name, (start, entry) in sorted(places.items()):
                 digest.update(f"{name} {DTYPE_NAMES[entry.dtype]} {entry.shape}\n".encode())
-                data.seek(start + max(0, entry.nbytes - SAMPLE) // 2)
-                digest.update(data.read(min(SAMPLE, entry.nbytes)))
+                last = max(0, entry.nbytes - SAMPLE)
+                for place in sorted({0, last // 2, last}):
+                    data.seek(start + place)
+                    digest.update(data.read(min(SAMPLE, entry.nbytes)))
     return digest.hexdigest()
 
 
