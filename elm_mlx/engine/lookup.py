@@ -45,8 +45,10 @@ class Lookup:
 
     def _place(self) -> int | None:
         """Where that begins which followed the last ids before."""
-        found = (places.get(tuple(self.ids[-length:])) for length, places in self.places.items())
-        return next((place for place in found if place is not None), None)
+        # Older places may be there or not: that depends on how many ids came at once, and a guess must not.
+        oldest = len(self.ids) - MOST
+        found = (places.get(tuple(self.ids[-length:]), -1) for length, places in self.places.items())
+        return next((place for place in found if place >= max(oldest, 0)), None)
 
     def accepted(self, count: int) -> None:
         """Nothing has to be taken back: only ids of the answer are remembered."""

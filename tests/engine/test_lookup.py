@@ -71,3 +71,15 @@ def test_a_long_text_takes_bounded_memory_and_its_end_is_remembered(monkeypatch:
     ids += [1450, 1451]
     found.read(ids)
     assert found.propose(2) == [1452, 1453]
+
+
+def test_what_is_found_in_a_very_long_text_does_not_depend_on_how_it_came(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lookup, "MOST", 20)
+    rng = random.Random(0)
+    for _ in range(200):
+        ids = rng.choices(range(4), k=rng.randint(20, 90))
+        one, cut = Lookup(), rng.randint(0, len(ids))
+        one.read(ids[:cut])
+        for end in range(cut, len(ids) + 1):
+            one.read(ids[:end])
+        assert one.propose(3) == read_in(ids).propose(3)
