@@ -28,7 +28,7 @@ from elm_mlx.engine.handle import Handle
 from elm_mlx.engine.prefixes import Prefixes
 from elm_mlx.engine.sequence import Sequence
 from elm_mlx.engine.worker import Worker
-from elm_mlx.errors import BadCheckpoint, InvalidRequest
+from elm_mlx.errors import BadCheckpoint, InvalidRequest, RequestFailed
 from elm_mlx.store.fingerprint import model_fingerprint, tokenizer_fingerprint
 from elm_mlx.store.prompt_cache import (
     SAVE_AGAIN,
@@ -90,8 +90,10 @@ class PromptCaches:
         nbytes = engine.limits.bytes_of(kind, extent.positions + 1)
         ids, layers = read_file(path, extent, parts, self.config.vocab_size)
         engine.prefixes.make_place_to_load(ids, kind, nbytes)
+        grow_by = engine.execution.grow_by
         try:
-            engine.prefixes.load(ids, restore(kind, checked(path, layers), extent.positions, extent.oldest), kind)
+            cache = restore(kind, checked(path, layers), extent.positions, extent.oldest, grow_by)
+            engine.prefixes.load(ids, cache, kind)
         except RuntimeError as error:  # a file that has changed since its header was read
             raise BadCheckpoint(f"MLX cannot read {path}: {error}. {SAVE_AGAIN}") from error
 
@@ -112,7 +114,10 @@ def checked(path: Path, layers: list[list[mx.array]]) -> Iterator[list[mx.array]
 
 
 def look(engine: Engine, sequence: Sequence) -> tuple[int, int]:
-    """(how many layers are held of an answered request, the oldest position that they hold)."""
+    """(how many layers are held of an answered request, the oldest position that they hold). Raises RequestFailed where
+    they were lost: its step failed after it had ended."""
+    if sequence not in engine.held:
+        raise RequestFailed("Computing failed in the step that read the end of the prompt.", "Save it again.")
     layers = engine.held[sequence][0]
     return len(layers), oldest_of(layers[0])
 

@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,8 @@ import pytest
 from helpers import checkpoints
 
 import elm_mlx
-from elm_mlx.errors import BadCheckpoint, InvalidRequest, NotEnoughMemory, NotFound
+from elm_mlx.engine.engine import Engine
+from elm_mlx.errors import BadCheckpoint, InvalidRequest, NotEnoughMemory, NotFound, RequestFailed
 
 PATIENCE_S = 90  # on a busy machine; it takes about a second
 PROMPT = checkpoints.prompt(60)
@@ -218,6 +220,10 @@ HOSTILE: dict[str, tuple[Edit, str]] = {
     "as many sinks as positions": (lambda a, m: m.update(window="60", sinks="60"), "do not go together"),
     "no ring, and yet forgotten": (lambda a, m: m.update(oldest="9"), "do not go together"),
     "all forgotten": (lambda a, m: m.update(window="16", sinks="4", reach="512", oldest="60"), "do not go together"),
+    "more held than a ring has": (
+        lambda a, m: m.update(window="16", sinks="4", reach="512", positions="600", oldest="300"),
+        "do not go together",
+    ),
     "another kind than its tensors": (lambda a, m: m.update(key_bits="8", value_bits="8"), "does not hold what"),
     "a promise of much": (lambda a, m: m.update(positions="2000000000"), "does not hold what"),
 }
@@ -258,3 +264,40 @@ def test_values_without_a_meaning_are_refused_at_once(fresh: elm_mlx.LanguageMod
         fresh.generate([1], 3, **options)
     with pytest.raises(InvalidRequest, match=r"window is|kv_bits is"):
         fresh.batch([[1]], 3, **options)
+
+
+def test_a_model_that_differs_in_its_last_rows_alone_is_another_model(
+    openelm: Path, fresh: elm_mlx.LanguageModel, saved: Path, tmp_path: Path
+) -> None:
+    assert fresh.load_cache(saved)
+    changed = Path(shutil.copytree(openelm, tmp_path / "changed"))
+    [weights] = changed.glob("*.safetensors")
+    arrays: Any = mx.load(str(weights))
+    name = next(name for name, array in arrays.items() if array.shape[0] == checkpoints.VOCAB)
+    arrays[name][-1] += 1  # as where new tokens were learned
+    mx.eval(arrays)
+    mx.save_safetensors(str(weights), arrays)
+    with elm_mlx.load(changed) as lm, pytest.raises(InvalidRequest, match="with another model"):
+        lm.load_cache(saved)
+
+
+def test_copies_of_what_was_loaded_grow_as_other_caches_do(fresh: elm_mlx.LanguageModel, saved: Path) -> None:
+    def grows(engine: Engine) -> list[int]:
+        [entry] = engine.prefixes.entries
+        return [layer.fork(20, 40).grow_by for layer in entry.cache]  # type: ignore[attr-defined]
+
+    fresh._worker.call(lambda engine: setattr(engine, "execution", replace(engine.execution, grow_by=8)))
+    fresh.load_cache(saved)
+    assert set(fresh._worker.call(grows)) == {8}
+
+
+def test_what_was_lost_in_a_failed_step_is_told(
+    fresh: elm_mlx.LanguageModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def failing(*_: object) -> None:
+        raise RuntimeError("[metal] out of memory")
+
+    monkeypatch.setattr(Engine, "_drop", failing)  # after the answer has ended
+    with pytest.raises(RequestFailed, match="Computing failed"):
+        fresh.save_cache(PROMPT, tmp_path / "one")
+    assert not list(tmp_path.iterdir())

@@ -45,7 +45,7 @@ def can_be(kind: CacheKind, positions: int, oldest: int) -> bool:
         return oldest == 0
     if oldest <= kind.sinks:
         return positions <= kind.sinks + kind.window + kind.margin
-    return oldest <= positions - kind.window + 1
+    return positions - kind.window - kind.margin <= oldest <= positions - kind.window + 1
 
 
 def oldest_of(layer: Layer) -> int:
@@ -61,16 +61,19 @@ def export(layer: Layer, kind: CacheKind) -> list[mx.array]:
     return arrays
 
 
-def restore(kind: CacheKind, layers: Iterable[Sequence[mx.array]], positions: int, oldest: int) -> list[Layer]:
+def restore(
+    kind: CacheKind, layers: Iterable[Sequence[mx.array]], positions: int, oldest: int, grow_by: int = 0
+) -> list[Layer]:
     """The cache that `export` has taken apart layer by layer, with buffers of its own, evaluated; it holds `positions`
-    of which `oldest` is the first that is still there. A layer is asked for when the one before it is done."""
+    of which `oldest` is the first that is still there. A layer is asked for when the one before it is done. Copies of
+    it grow by `grow_by` positions, or double where that is 0."""
     ring, form = ring_of(kind), form_of(kind)
     made: list[Layer] = []
     for arrays in layers:
         if kind.is_plain:
-            made.append(restored(KVCache(positions), arrays, positions))
+            made.append(restored(KVCache(positions, grow_by=grow_by), arrays, positions))
         else:
-            layer = KindCache(ring, form, positions)
+            layer = KindCache(ring, form, positions, grow_by=grow_by)
             layer.oldest = oldest
             made.append(restored(layer, arrays, positions))
     return made
