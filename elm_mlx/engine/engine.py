@@ -153,12 +153,14 @@ class Engine:
         return ended
 
     def let_go(self, one: Sequence) -> None:
-        """Takes back the caches that were held for whoever asked for it with `Request.hold`. Where there are none, does
-        nothing."""
+        """Takes back the caches that were held for whoever asked for it with `Request.hold`. Where the request has not
+        ended yet, it is cancelled: nobody would take back what it leaves. Otherwise does nothing."""
+        self.cancel(one)
         if one in self.held:
             caches, reserved = self.held.pop(one)
             self.limits.budget.release(reserved)
-            self.prefixes.put(held_ids(one), caches, one.request.cache)
+            if self._is_wanted(one):
+                self.prefixes.put(held_ids(one), caches, one.request.cache)
 
     def _room(self, request: Request) -> int:
         """The most ids that the answer may have. Where the request names no number it is what the context has left, cut
@@ -303,7 +305,7 @@ class Engine:
         one.end(ERROR if why else CANCELLED, why)
         caches = None
         if one in self.running:
-            wanted = self.limits.reuse and one.request.keep and one.finish != ERROR
+            wanted = self._is_wanted(one)
             held = one.request.hold and one.finish not in (ERROR, CANCELLED)
             ids = held_ids(one)
             nbytes = self.limits.bytes_of(one.request.cache, len(ids))
@@ -313,6 +315,10 @@ class Engine:
                 one.reserved, caches = 0, None
         self._retire(one, caches)
         return one
+
+    def _is_wanted(self, one: Sequence) -> bool:
+        """Whether the caches of an ended sequence may be of use to later requests."""
+        return self.limits.reuse and one.request.keep and one.finish != ERROR
 
     def _retire(self, one: Sequence, caches: list[Layer] | None) -> None:
         """Forgets an ended sequence and gives back what was reserved for it."""
