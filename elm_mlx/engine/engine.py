@@ -333,6 +333,7 @@ class Engine:
         if not self.running:
             self.batch.drop()  # else its buffers would wait for the next step
         one.cache = one.ahead = one.note = one.speculator = None
+        one.sampler.forget()
         one.peak_bytes = mx.get_peak_memory()
         self.active.pop(one.number)
         self.leaving.pop(one, None)

@@ -56,6 +56,10 @@ class Sampler:
         if self.penalties:
             self.penalties.counts = state.counts
 
+    def forget(self) -> None:
+        """Lets its large arrays go, where the answer has ended: whoever reads that still holds this."""
+        self.penalties = None
+
     def __call__(self, logits: mx.array) -> mx.array:
         """Logits [1, V] -> an id [1]."""
         if self.penalties is None:

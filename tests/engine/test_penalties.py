@@ -200,3 +200,14 @@ def test_a_prompt_whose_beginning_was_held_has_the_same_penalties(lm: elm_mlx.La
 def test_penalties_without_a_meaning_are_refused(options: dict[str, object]) -> None:
     with pytest.raises(InvalidRequest, match=next(iter(options))):
         Sampling(**options)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("source", ["openelm"], indirect=True)
+def test_an_answer_that_has_ended_holds_no_arrays_of_the_vocabulary(lm: elm_mlx.LanguageModel) -> None:
+    engine = make_engine(lm, rows=3, reuse=False)
+    sampling = Sampling(repetition_penalty=1.3, logit_bias=((3, 1.0),))
+    sequences = [engine.submit(Request(tuple(checkpoints.prompt(9)), tokens, sampling)) for tokens in (3, 5, 5, 7)]
+    while engine.has_work:
+        engine.step()
+    assert not [one for one in sequences if one.sampler.penalties]
+    check_answers(lm, sequences)
