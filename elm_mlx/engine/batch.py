@@ -126,7 +126,7 @@ class Batch:
             group.leave(sequence)
         self.groups = [group for group in self.groups if any(group.rows)]
         self.alone = [one for one in self.alone if one is not sequence]
-        sequence.cache, self.moved = None, True
+        sequence.cache, self.moved, self.cache = None, True, Rows([])  # they would hold the buffers of those who left
         for layer in caches or ():
             layer.trim(layer.offset - length)
         return caches if keep else None
@@ -136,10 +136,11 @@ class Batch:
         the row copies its buffers. They have the `capacity` and the `reserve` of a KVCache."""
         for group in self.groups:
             if sequence in group.rows:
-                copies: list[Layer] = [*group.slots.copy_out(group.rows.index(sequence), length)]
-                for layer in copies:
+                own = group.slots.copy_out(group.rows.index(sequence), length)
+                for layer in own:
                     layer.resize(capacity, reserve)
-                return copies
+                    layer.grow_by = self.grow_by
+                return [*own]
         assert sequence.cache
         copies = [layer.fork(length, capacity, reserve) for layer in sequence.cache]
         mx.eval([layer.arrays() for layer in copies])
