@@ -31,13 +31,16 @@ class DraftProposer:
     """A Proposer that asks a draft for the likeliest ids, also where the answer itself is sampled.
 
     Its steps are chained: each takes the id of the one before while that is still on the device, so that nobody waits
-    for the host until the proposals are judged. The caches have room for `capacity` positions.
+    for the host until the proposals are judged. The caches have room for `capacity` positions, or for as many as the
+    draft knows, if these are fewer.
     """
 
     def __init__(self, draft: Draft, capacity: int) -> None:
         self.draft = draft
         self.ids: Sequence[int] = ()
-        self.cache: list[KVCache] = make_cache(draft.layers, capacity, RESERVE, draft.execution.grow_by)
+        self.cache: list[KVCache] = make_cache(
+            draft.layers, min(capacity, draft.context), RESERVE, draft.execution.grow_by
+        )
         self.proposed = 0
 
     @property

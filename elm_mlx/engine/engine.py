@@ -171,7 +171,7 @@ class Engine:
         if request.max_tokens is not None:
             return min(request.max_tokens, left)
         most = self.limits.positions_in(request.cache, self.limits.budget.limit)
-        if beside := self.speculation.position_bytes(request):
+        if beside := self.speculation.bytes_of(request, 1):
             most = min(most, self.limits.budget.limit // (self.limits.token_bytes + beside))
         share = max(most // self.limits.rows - len(request.prompt), RESERVE)
         return min(left, share, max(most - len(request.prompt) + 1, 1))
@@ -182,7 +182,7 @@ class Engine:
 
     def bytes_of(self, request: Request, positions: int) -> int:
         """The bytes that so many positions of a request take in all caches, those of a draft included."""
-        return self.limits.bytes_of(request.cache, positions) + positions * self.speculation.position_bytes(request)
+        return self.limits.bytes_of(request.cache, positions) + self.speculation.bytes_of(request, positions)
 
     def _next_admitted(self) -> int | None:
         """The number of the first waiting sequence, if there is a place for it."""
@@ -212,7 +212,7 @@ class Engine:
         """Begins to read the prompt of the first waiting sequence, after those of its positions that are held."""
         one = self.waiting.popleft()
         one.cache = self._borrow(one) or self._new_cache(one)
-        beside = self.speculation.position_bytes(one.request) * one.positions
+        beside = self.speculation.bytes_of(one.request, one.positions)
         one.reserved = max(self._bytes(one), cache_bytes(one.cache) + beside)  # one handed over may have longer buffers
         self.limits.budget.reserve(one.reserved)
         one.speculator = self.speculation.begin(one)

@@ -47,24 +47,25 @@ class Speculation:
 
     def measure(self) -> None:
         """Measures now what rounds with the draft cost, if there is one, so that no request waits for it."""
-        if self.draft:
+        if self.draft and self.most:
             _ = self.draft_costs
 
     def draft_for(self, request: Request) -> Draft | None:
         """The draft, where it proposes for this request."""
-        return self.draft if is_possible(request) and not request.lookup else None
+        return self.draft if self.most and is_possible(request) and not request.lookup else None
 
-    def position_bytes(self, request: Request) -> int:
-        """The bytes that each position of a request takes in the draft's caches, beside those of the model."""
+    def bytes_of(self, request: Request, positions: int) -> int:
+        """The bytes that so many positions of a request take in the draft's caches, beside those of the model: the
+        draft reads no position beyond its context."""
         draft = self.draft_for(request)
-        return draft.token_bytes if draft else 0
+        return draft.token_bytes * min(positions, draft.context) if draft else 0
 
     def begin(self, sequence: Sequence) -> Speculator | None:
         """What proposes for a sequence, or None where nothing does."""
         request = sequence.request
         if draft := self.draft_for(request):
             return Speculator(sequence, DraftProposer(draft, sequence.positions), lambda: Gate(self.draft_costs))
-        if request.lookup and is_possible(request):
+        if request.lookup and self.most and is_possible(request):
             return Speculator(sequence, Lookup(), lambda: WatchingGate(self.lookup_costs))
         return None
 
@@ -121,6 +122,7 @@ class Speculator:
         self.proposer.accepted(judged.right)
         self._note(len(proposals), judged.right)
         self._take(judged)
+        self.known += self._news()  # so that the gate, which was told of this round, watches plain steps alone
         return True
 
     def _note(self, proposed: int, accepted: int) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import random
+import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from itertools import pairwise
@@ -16,7 +18,7 @@ from helpers.engines import SAMPLINGS, TOKEN_BYTES, RandomRun, check_answers, dr
 import elm_mlx
 from elm_mlx.config.generation import Sampling
 from elm_mlx.engine.cache.kind import PLAIN, CacheKind
-from elm_mlx.engine.gate import Gate
+from elm_mlx.engine.gate import Gate, WatchingGate
 from elm_mlx.engine.request import GREEDY, Request
 from elm_mlx.engine.sequence import CANCELLED, ERROR, LENGTH, STOP
 from elm_mlx.engine.sequence import Sequence as Answer
@@ -284,7 +286,7 @@ def test_nothing_is_proposed_where_it_would_change_an_answer(lm: elm_mlx.Languag
     speculation = own_draft(lm)
     for request in (request_of(logprobs=0), request_of(cache=CacheKind(window=64, margin=2))):
         assert speculation.draft_for(request) is None
-        assert speculation.position_bytes(request) == 0
+        assert speculation.bytes_of(request, 100) == 0
 
 
 @one_family
@@ -343,3 +345,66 @@ def test_rounds_are_measured_once_and_never_for_a_request_without(
     for _ in range(2):
         assert answer_of(lm, speculation, request_of()).accepted
     assert counting() == 1
+
+
+@one_family
+def test_a_draft_takes_no_bytes_beyond_its_context(lm: elm_mlx.LanguageModel) -> None:
+    short = replace(draft_of(lm), context=30)
+    speculation = Speculation(lm.model, lm.config.num_layers, short, costs=always(3))
+    engine = make_engine(lm, speculation=speculation, positions=200)
+    one = engine.submit(request_of(tokens=300, cache=CacheKind(window=16, margin=8)))
+    engine.step()
+    assert one.reserved == (24 + 30) * TOKEN_BYTES
+    while engine.has_work:
+        engine.step()
+    check_answers(lm, [one])
+    assert one.accepted
+
+
+@one_family
+def test_where_no_proposal_can_pay_a_draft_takes_nothing(lm: elm_mlx.LanguageModel) -> None:
+    speculation = Speculation(lm.model, lm.config.num_layers, draft_of(lm), most=0)
+    speculation.measure()
+    assert not vars(speculation).keys() & {"draft_costs", "lookup_costs"}  # nothing was measured
+    for request in (request_of(), request_of(lookup=True)):
+        assert speculation.bytes_of(request, 100) == 0
+        check_answers(lm, [answer_of(lm, speculation, request)])
+    assert not vars(speculation).keys() & {"draft_costs", "lookup_costs"}
+
+
+@one_family
+def test_a_row_that_goes_on_alone_holds_no_buffers_of_the_others(lm: elm_mlx.LanguageModel) -> None:
+    engine = make_engine(lm, speculation=own_draft(lm, 3))
+    first, second = (engine.submit(request_of(tokens=tokens)) for tokens in (60, 8))
+    shared: list[weakref.ref[object]] = []
+    while not second.finish:
+        engine.step()
+        shared += [weakref.ref(group.slots) for group in engine.batch.groups]
+    while not first.proposed:
+        engine.step()
+    gc.collect()
+    assert shared
+    assert not any(slots() for slots in shared)
+
+
+@one_family
+def test_a_gate_watches_the_ids_of_plain_steps_and_none_of_rounds(lm: elm_mlx.LanguageModel) -> None:
+    watched: list[bool] = []
+
+    class Watches(WatchingGate):
+        def choose(self) -> int:
+            return 4
+
+        def watch(self, was_right: bool) -> None:
+            watched.append(was_right)
+
+    class Watched(Oracles):
+        def begin(self, sequence: Answer) -> Speculator:
+            speculator = super().begin(sequence)
+            speculator.open_gate = lambda: Watches(always(4))
+            return speculator
+
+    found = answer_of(lm, Watched(lm, 0.5), request_of(tokens=40))
+    check_answers(lm, [found])
+    assert 0 < found.accepted < found.proposed
+    assert len(watched) <= 3  # the first id, and the last ones, for which a round has no room
