@@ -22,7 +22,7 @@ from elm_mlx.engine.gate import Gate, WatchingGate
 from elm_mlx.engine.request import GREEDY, Request
 from elm_mlx.engine.sequence import CANCELLED, ERROR, LENGTH, STOP
 from elm_mlx.engine.sequence import Sequence as Answer
-from elm_mlx.engine.speculate import Speculation, Speculator
+from elm_mlx.engine.speculate import Speculation, Speculator, is_possible
 from elm_mlx.errors import NotEnoughMemory
 
 each_family = pytest.mark.parametrize("source", checkpoints.FAMILIES, indirect=True)
@@ -62,7 +62,9 @@ class Oracles(Speculation):
         super().__init__(lm.model, lm.config.num_layers, costs=always(count))
         self.lm, self.share = lm, share
 
-    def begin(self, sequence: Answer) -> Speculator:
+    def begin(self, sequence: Answer) -> Speculator | None:
+        if not is_possible(sequence.request):
+            return None
         answer = plain_ids(self.lm, sequence.request)
         oracle = Oracle(answer, len(sequence.request.prompt), self.share, sequence.number)
         return Speculator(sequence, oracle, lambda: Gate(self.draft_costs))
@@ -399,8 +401,9 @@ def test_a_gate_watches_the_ids_of_plain_steps_and_none_of_rounds(lm: elm_mlx.La
             watched.append(was_right)
 
     class Watched(Oracles):
-        def begin(self, sequence: Answer) -> Speculator:
+        def begin(self, sequence: Answer) -> Speculator | None:
             speculator = super().begin(sequence)
+            assert speculator
             speculator.open_gate = lambda: Watches(always(4))
             return speculator
 
