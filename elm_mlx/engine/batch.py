@@ -136,11 +136,10 @@ class Batch:
         the row copies its buffers. They have the `capacity` and the `reserve` of a KVCache."""
         for group in self.groups:
             if sequence in group.rows:
-                own = group.slots.copy_out(group.rows.index(sequence), length)
-                for layer in own:
+                copies: list[Layer] = [*group.slots.copy_out(group.rows.index(sequence), length)]
+                for layer in copies:
                     layer.resize(capacity, reserve)
-                    layer.grow_by = self.grow_by
-                return [*own]
+                return copies
         assert sequence.cache
         copies = [layer.fork(length, capacity, reserve) for layer in sequence.cache]
         mx.eval([layer.arrays() for layer in copies])

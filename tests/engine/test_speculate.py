@@ -8,9 +8,11 @@ import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from itertools import pairwise
+from types import SimpleNamespace
 from typing import Any
 
 import mlx.core as mx
+import numpy as np
 import pytest
 from helpers import checkpoints
 from helpers.engines import SAMPLINGS, TOKEN_BYTES, RandomRun, check_answers, draft_of, make_engine, plain_ids
@@ -407,3 +409,28 @@ def test_a_gate_watches_the_ids_of_plain_steps_and_none_of_rounds(lm: elm_mlx.La
     check_answers(lm, [found])
     assert 0 < found.accepted < found.proposed
     assert len(watched) <= 3  # the first id, and the last ones, for which a round has no room
+
+
+@one_family
+def test_a_round_makes_one_mask_for_all_layers_wherever_its_cache_is_from(
+    lm: elm_mlx.LanguageModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from elm_mlx.engine.cache import causal
+
+    made: list[int] = []
+
+    def counting(*shape: int, **options: Any) -> Any:
+        made.append(1)
+        return np.tri(*shape, **options)
+
+    monkeypatch.setattr(causal, "np", SimpleNamespace(tri=counting, bool_=np.bool_))
+    for kind in (PLAIN, CacheKind(key_bits=8, value_bits=8)):
+        engine = make_engine(lm, speculation=Oracles(lm, 1.0, 4), reuse=False)
+        first = engine.submit(request_of(tokens=60, cache=kind))
+        second = engine.submit(Request(tuple(checkpoints.prompt(14)), 8))
+        while not second.finish:
+            engine.step()  # plain rows share slots, which the first leaves when it goes on alone
+        before, proposed = len(made), first.proposed
+        for rounds in range(1, 4):
+            engine.step()
+            assert (len(made) - before, first.proposed - proposed) == (rounds, 4 * rounds)

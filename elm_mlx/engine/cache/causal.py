@@ -20,8 +20,10 @@ class CausalMasks:
         "causal", which MLX knows, for many."""
         if queries == 1:
             return None
-        if queries > FEW:
-            return "causal"
+        return "causal" if queries > FEW else self.of_few(queries, positions)
+
+    def of_few(self, queries: int, positions: int) -> mx.array:
+        """The mask of a few queries, [1, 1, L, S]."""
         if not self._last or self._last[0] != (queries, positions):
             mask = np.tri(queries, positions, positions - queries, dtype=np.bool_)
             self._last = (queries, positions), mx.array(mask)[None, None]

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from typing import Protocol
 
 import mlx.core as mx
-import numpy as np
 
+from elm_mlx.engine.cache.causal import CausalMasks
 from elm_mlx.engine.cache.kind import CacheKind, group_size, padded
 from elm_mlx.engine.cache.ring import Mask
 
@@ -44,6 +44,7 @@ class Quantized:
 
     def __init__(self, key_bits: int, value_bits: int) -> None:
         self.key_bits, self.value_bits = key_bits, value_bits
+        self.masks = CausalMasks()
 
     def encode(self, k: mx.array, v: mx.array) -> list[mx.array]:
         """[B, K, L, D] twice -> six arrays [B, K, L, any]."""
@@ -64,7 +65,7 @@ class Quantized:
         keys, values = (held[0], held[1], held[2]), (held[3], held[4], held[5])
         scores = mx.quantized_matmul(rows, *keys, True, size, self.key_bits)
         if mask is not None:
-            readable = mx.array(np.tri(L, S, S - L, dtype=np.bool_)) if isinstance(mask, str) else mask
+            readable = self.masks.of_few(L, S) if isinstance(mask, str) else mask
             by_query = scores.reshape(B, K, H // K, L, S)
             scores = mx.where(readable, by_query, lowest(scores.dtype)).reshape(B, K, H // K * L, S)
         weights = mx.softmax(scores, axis=-1, precise=True)

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 
 import mlx.core as mx
 
+from elm_mlx.engine.cache.causal import CausalMasks
 from elm_mlx.engine.cache.forms import form_of
 from elm_mlx.engine.cache.kind import CacheKind, group_size, padded
 from elm_mlx.engine.cache.kind_cache import KindCache
@@ -67,11 +68,11 @@ def restore(
     """The cache that `export` has taken apart layer by layer, with buffers of its own, evaluated; it holds `positions`
     of which `oldest` is the first that is still there. A layer is asked for when the one before it is done. Copies of
     it grow by `grow_by` positions, or double where that is 0."""
-    ring, form = ring_of(kind), form_of(kind)
+    ring, form, masks = ring_of(kind), form_of(kind), CausalMasks()
     made: list[Layer] = []
     for arrays in layers:
         if kind.is_plain:
-            made.append(restored(KVCache(positions, grow_by=grow_by), arrays, positions))
+            made.append(restored(KVCache(positions, grow_by=grow_by, masks=masks), arrays, positions))
         else:
             layer = KindCache(ring, form, positions, grow_by=grow_by)
             layer.oldest = oldest

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import mlx.core as mx
 import numpy as np
 
-from elm_mlx.engine.cache.kv import RESERVE, KVCache
+from elm_mlx.engine.cache.kv import RESERVE, KVCache, make_cache
 
 
 class View:
@@ -129,7 +129,9 @@ class Slots:
         held = self.lengths[slot]
         assert held is not None
         pieces = list(self._pieces(self.clock - held, length))
-        copies = [layer.copy(slot, pieces) for layer in self.layers]
+        copies = make_cache(len(self.layers), length, grow_by=self.grow_by or 0)
+        for layer, copy in zip(self.layers, copies, strict=True):
+            layer.fill(copy, slot, pieces)
         mx.eval([copy.arrays() for copy in copies])
         return copies
 
@@ -219,17 +221,16 @@ class SlotLayer:
         self.keys[slot] = 0
         self.values[slot] = 0
 
-    def copy(self, slot: int, pieces: Sequence[tuple[slice, slice]]) -> KVCache:
-        """The columns of a slot, in the order of their positions, as a cache of one row [1, K, S, D]."""
+    def fill(self, copy: KVCache, slot: int, pieces: Sequence[tuple[slice, slice]]) -> None:
+        """Copies the columns of a slot, in the order of their positions, into an empty cache of one row,
+        [1, K, S, D]."""
         length, (_, K, _, D) = pieces[-1][0].stop, self.keys.shape
-        copy = KVCache(length)
         # One column more than needed: a write to a whole array would be a part of the slots' buffer, and no copy.
         copy.keys, copy.values = (mx.zeros((1, K, length + 1, D), self.keys.dtype) for _ in range(2))
         for positions, columns in pieces:
             copy.keys[:, :, positions] = self.keys[slot : slot + 1, :, columns]
             copy.values[:, :, positions] = self.values[slot : slot + 1, :, columns]
         copy.offset = length
-        return copy
 
     def move(self, move: Move, like: KVCache | None = None) -> None:
         """Moves all rows into larger buffers, evaluated. `like` gives the shape of the first ones."""
