@@ -115,7 +115,8 @@ class Engine:
         leaving = tuple(one.number for one in self.leaving)
         proposals = 0
         if rows and (speculator := self.running[0].speculator) and self._is_alone and not (going_on or admitted):
-            proposals = speculator.choose()
+            # Whoever waits for the first id waits for no draft that reads the prompt, nor until rounds are measured.
+            proposals = speculator.choose() if self.running[0].ids else 0
         return StepPlan(leaving, admitted, going_on or admitted, tuple(rows), early, proposals)
 
     def carry_out(self, plan: StepPlan) -> list[Sequence]:

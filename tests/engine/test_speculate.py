@@ -307,7 +307,7 @@ def test_logits_that_are_no_numbers_end_the_answer_where_plain_decoding_ends(
     whole += found.ids
     assert found.finish == ERROR
     assert whole == answer[: len(whole)]
-    assert len(whole) == 3  # one of the prompt, two of the first round
+    assert len(whole) == 4  # one of the prompt, one of a plain step, two of the first round
 
 
 def own_draft_with(lm: elm_mlx.LanguageModel, answer: list[int]) -> Speculation:
@@ -434,3 +434,19 @@ def test_a_round_makes_one_mask_for_all_layers_wherever_its_cache_is_from(
         for rounds in range(1, 4):
             engine.step()
             assert (len(made) - before, first.proposed - proposed) == (rounds, 4 * rounds)
+
+
+@one_family
+def test_the_first_id_waits_for_no_draft_and_for_no_measuring(
+    lm: elm_mlx.LanguageModel, counting: Callable[[], int]
+) -> None:
+    engine = make_engine(lm, speculation=Speculation(lm.model, lm.config.num_layers, draft_of(lm)))
+    one = engine.submit(request_of())
+    while not one.ids:
+        news = engine.step()
+    assert (news, len(one.ids), counting()) == ([one], 1, 0)
+    speculator: Any = one.speculator
+    assert speculator.proposer.held == 0
+    engine.step()
+    assert (len(one.ids), counting()) == (2 + 3, 1)
+    assert speculator.proposer.held
