@@ -8,7 +8,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Any, NamedTuple, Protocol
 
-from elm_mlx.device.thread import refuse_fork
+from elm_mlx.device.thread import guarded, refuse_fork
 from elm_mlx.engine.request import Request
 from elm_mlx.engine.sequence import ERROR, Sequence
 
@@ -202,14 +202,15 @@ def pass_on(waiters: list[ThreadWaiter]) -> None:
 
 
 class CallWaiter:
-    """A function to be called, on the device thread, when an answer ends: it must be quick and raise nothing."""
+    """A function to be called, on the device thread, when an answer ends: it must be quick and raise nothing. Where it
+    raises all the same, that is reported, and the others who wait are woken."""
 
     def __init__(self, call: Callable[[], None]) -> None:
         self._call = call
 
     def wake(self, _: Wakes) -> None:
         """Calls it."""
-        self._call()
+        guarded(self._call)
 
 
 def settle(futures: list[Any]) -> None:

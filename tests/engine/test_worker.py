@@ -286,3 +286,21 @@ def answer_or_none(stream: elm_mlx.Stream) -> list[int] | None:
         return stream.result(PATIENCE_S).tokens
     except RequestFailed:
         return None
+
+
+def test_a_call_at_the_end_that_raises_keeps_nobody_else_waiting(
+    lm: elm_mlx.LanguageModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reported: list[Any] = []
+    monkeypatch.setattr(threading, "excepthook", reported.append)
+
+    def call() -> None:
+        raise RuntimeError("a caller's mistake")
+
+    streams = [lm.submit(checkpoints.prompt(9, seed=seed), 300) for seed in range(3)]
+    for stream in streams:
+        stream.when_over(call)
+    assert all(stream._handle.wait(None, PATIENCE_S) for stream in streams)
+    assert [len(stream.result().tokens) for stream in streams] == [300] * 3
+    assert len(reported) == 3
+    assert worker_of(lm).call(lambda _: worker_of(lm)._unanswered) == 0
