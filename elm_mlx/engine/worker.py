@@ -8,6 +8,7 @@ from contextlib import suppress
 from copy import copy
 from dataclasses import dataclass
 from typing import TypeVar
+from weakref import finalize
 
 from elm_mlx.device import release
 from elm_mlx.device.backend import mx
@@ -85,8 +86,13 @@ class Worker:
         self.thread.post_from_finalizer(Order(lambda: None))
 
     def let_go(self, handle: Handle) -> None:
-        """Lets the engine take back the caches that it holds for a request that asked for it."""
-        self.thread.post_from_finalizer(Order(lambda: self._let_go(handle)))
+        """Lets the engine take back the caches that it holds for a request that asked for it. That also happens when
+        nobody has the handle any more."""
+        self.thread.post_from_finalizer(Order(lambda: self._let_go(handle.sequence)))
+
+    def _let_go_later(self, sequence: Sequence) -> None:
+        """Does so from a finalizer of the handle."""
+        self.thread.post_from_finalizer(Order(lambda: self._let_go(sequence)))
 
     def close(self) -> None:
         """Ends all requests as cancelled, and gives the caches back. Returns when that is done."""
@@ -182,6 +188,8 @@ class Worker:
             return self._refuse(handle, failed(error))
         self._handles[sequence] = handle
         handle.begin(sequence)
+        if handle.request.hold:  # Ctrl-C may come at any place, also before the caller has the handle
+            finalize(handle, self._let_go_later, sequence).atexit = False
 
     def _refuse(self, handle: Handle, error: Exception) -> None:
         """Ends a request that the engine did not take."""
@@ -194,9 +202,9 @@ class Worker:
         if self._engine and handle.sequence in self._handles:
             self._engine.cancel(handle.sequence)
 
-    def _let_go(self, handle: Handle) -> None:
-        if self._engine and handle.sequence:
-            self._engine.let_go(handle.sequence)
+    def _let_go(self, sequence: Sequence | None) -> None:
+        if self._engine and sequence:
+            self._engine.let_go(sequence)
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@ sentence."""
 
 from __future__ import annotations
 
+import gc
 import json
 import shutil
 import subprocess
@@ -301,3 +302,13 @@ def test_what_was_lost_in_a_failed_step_is_told(
     with pytest.raises(RequestFailed, match="Computing failed"):
         fresh.save_cache(PROMPT, tmp_path / "one")
     assert not list(tmp_path.iterdir())
+
+
+def test_what_is_held_for_a_handle_goes_with_it(fresh: elm_mlx.LanguageModel) -> None:
+    worker = fresh._worker
+    handle = worker.submit(replace(fresh.request(PROMPT, 1), hold=True))
+    assert handle.wait(None, PATIENCE_S)
+    assert worker.call(lambda engine: len(engine.held)) == 1
+    del handle  # Ctrl-C may come before anybody has it
+    gc.collect()
+    assert worker.call(lambda engine: (engine.limits.budget.reserved, engine.held)) == (0, {})
