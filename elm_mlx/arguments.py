@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import operator
+import os
 from collections.abc import Callable
 from numbers import Real
 from pathlib import Path
@@ -30,8 +31,11 @@ def real_number(name: str, value: Any) -> Any:
 
 
 def named_path(name: str, value: str | Path) -> Path:
-    """Returns the path that the argument `name` gives. Raises InvalidRequest for a NUL in it, and for an empty text,
-    which would mean the working directory and is most often a variable of a shell that is not set."""
+    """Returns the path that the argument `name` gives. Raises InvalidRequest for what is no path, for a NUL in it, and
+    for an empty text, which would mean the working directory and is most often a variable of a shell that is not
+    set."""
+    if not isinstance(value, str | os.PathLike):
+        raise InvalidRequest(f"{name} is {value!r:.100}; it must be a path.")
     if not str(value):
         raise InvalidRequest(f"{name} is empty; it must be a path.")
     if "\0" in str(value):
@@ -43,8 +47,12 @@ def file_to_write(name: str, value: str | Path) -> Path:
     """Returns the path of a file that is to be written, as the argument `name` gives it. Raises InvalidRequest for what
     can be no file, and NotFound where its directory is not there."""
     path = named_path(name, value)
-    if path.is_dir():
+    try:
+        is_directory, has_place = path.is_dir(), path.parent.is_dir()
+    except OSError as error:  # a name that is too long, a place that may not be looked at
+        raise InvalidRequest(f"{str(path)!r:.100} can be no file to write: {error.strerror}.") from error
+    if is_directory:
         raise InvalidRequest(f"{path} is a directory; {name} must be a file.")
-    if not path.parent.is_dir():
+    if not has_place:
         raise NotFound(f"There is no directory {path.parent} for {name}. Make it first, or name another one.")
     return path

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 DEMO_NOTICE = f"No --model given: this is the built-in demo, {demo.ABOUT}."
 UNCONFIRMED = "zephyr is perhaps the format of OpenELM-Instruct; nobody has confirmed it."
+WINDOW_NOTICE = "The model sees the last {:,} tokens alone: this is a window, not unlimited context."
 NO_SYSTEM = "This model has no chat template, so it can be given no system message."
 TEMPLATE_HELP = 'Use the chat template in this file, or "zephyr": perhaps OpenELM-Instruct\'s, unconfirmed.'
 
@@ -69,7 +70,8 @@ def load_with_notices(
     if chat_template:
         lm.use_chat_template(chat_template)
     unconfirmed = UNCONFIRMED if chat_template == "zephyr" else None
-    for notice in (DEMO_NOTICE if model is None else None, *lm.notices, unconfirmed):
+    window = WINDOW_NOTICE.format(options["window"]) if options.get("window") else None
+    for notice in (DEMO_NOTICE if model is None else None, *lm.notices, unconfirmed, window):
         if notice:
             say(notice)
     return lm
@@ -156,6 +158,18 @@ def pull_bits(model: str | None, force: bool, bits: str | None) -> Located | Non
     with bars("Fetching", "Converting") as (fetching, converting):
         number = int(bits) if bits else None
         return elm_mlx.pull(model, number, fetching=fetching, converting=converting, say=say, force=force)
+
+
+def find_here(model: str | None, bits: str | None) -> Path | None:
+    """The directory of a model in these bits, or of the demo; None where it is not on this machine. Raises as
+    `locate`."""
+    from elm_mlx.library.local import locate  # here, as --help needs no MLX
+
+    refuse_bits(model, bits)
+    if model is None:
+        return demo.demo_directory()
+    found = locate(model, int(bits) if bits else None)
+    return found.path if found else None
 
 
 def judge_draft(directory: Path | None, draft: str | Path | None, **_: Any) -> None:

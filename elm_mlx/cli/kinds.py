@@ -117,7 +117,8 @@ TOP_P = Number(0, 1, min_open=True)
 PENALTY, LOGIT, BIAS = Number(-MOST_PENALTY, MOST_PENALTY), Number(-MOST_BIAS, MOST_BIAS), Bias()
 REPETITION_PENALTY = Number(1 / MOST_REPETITION, MOST_REPETITION)
 TOKEN_ID = TokenId(min=0)
-TOP_LOGPROBS = Whole(0, 20)  # as engine.logprobs has it, which --help does without: it brings MLX
+# As engine.logprobs and api.cache_kind have them, which --help does without: they bring MLX.
+TOP_LOGPROBS, WINDOW_SIZE = Whole(0, 20), Whole(min=16)
 ROPE_FACTOR = Number(0, MAX_MULTIPLIER, min_open=True)
 # As convert and verify judge them, which --help does without: they bring MLX.
 SHARD_GB, TEXT_TOKENS = Number(1e-6, 1e6), Whole(1, 1_000_000)

@@ -207,7 +207,7 @@ def no_place_to_stay(nbytes: int, most: int, others: int) -> NotEnoughMemory:
     return NotEnoughMemory(
         f"The loaded keys and values take {readable_size(nbytes)}, and {readable_size(most)} are left for what stays "
         f"in memory between requests{beside}.",
-        "Load the model with more {cache_bytes}, of which a quarter is for that, or forget what was loaded before "
-        "(`forget_prefixes()`).",
+        "Close other programs, or load the model with more cache_bytes, of which a quarter is for that; or forget what "
+        "was loaded before (`forget_prefixes()`).",
         nbytes, most,
     )  # fmt: skip

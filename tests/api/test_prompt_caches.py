@@ -4,6 +4,7 @@ sentence."""
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -17,7 +18,7 @@ import pytest
 from helpers import checkpoints
 
 import elm_mlx
-from elm_mlx.errors import BadCheckpoint, InvalidRequest, NotEnoughMemory, NotFound
+from elm_mlx.errors import BadCheckpoint, InvalidRequest, NotEnoughMemory, NotFound, TargetExists
 
 PATIENCE_S = 90  # on a busy machine; it takes about a second
 PROMPT = checkpoints.prompt(60)
@@ -131,7 +132,7 @@ def test_what_cannot_be_saved_is_refused_before_it_is_read(fresh: elm_mlx.Langua
         fresh.save_cache([1, 2, 3], tmp_path / "one")
     with pytest.raises(InvalidRequest, match="window is 3"):
         fresh.save_cache(PROMPT, tmp_path / "one", window=3)
-    with pytest.raises(NotFound, match="There is no one"):
+    with pytest.raises(NotFound, match="There is no file"):
         fresh.load_cache(tmp_path / "one")
 
 
@@ -235,8 +236,34 @@ def test_hostile_files_are_refused_in_a_sentence(fresh: elm_mlx.LanguageModel, s
 @pytest.mark.parametrize("length", [0, 5, 100, 2000, -1])
 def test_torn_files_are_refused(fresh: elm_mlx.LanguageModel, saved: Path, length: int) -> None:
     saved.write_bytes(saved.read_bytes()[:length])
-    with pytest.raises(BadCheckpoint, match=r"cut short|is not valid JSON"):
+    with pytest.raises(BadCheckpoint, match=r"cut short"):
         fresh.load_cache(saved)
+
+
+def test_saving_replaces_saved_keys_and_values_and_no_other_file(
+    fresh: elm_mlx.LanguageModel, saved: Path, tmp_path: Path
+) -> None:
+    saved.chmod(0o600)
+    assert fresh.save_cache([*PROMPT, 7], saved) == len(PROMPT) + 1
+    assert fresh.load_cache(saved) == len(PROMPT) + 1
+    assert saved.stat().st_mode & 0o777 == 0o600
+    (tmp_path / "empty").touch()
+    assert fresh.save_cache(PROMPT, tmp_path / "empty") == len(PROMPT)
+    (tmp_path / "thesis").write_text("A year of work.")
+    os.mkfifo(tmp_path / "pipe")
+    weights = fresh.directory / "model.safetensors"
+    for other in (tmp_path / "thesis", tmp_path / "pipe", weights):
+        with pytest.raises(TargetExists, match="is no file of saved keys and values"):
+            fresh.save_cache(PROMPT, other)
+    assert (tmp_path / "thesis").read_text() == "A year of work."
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["empty", "pipe", "saved", "thesis"]
+
+
+@pytest.mark.parametrize("path", [None, 5, b"bytes", "", "a\0b", "x" * 5000])
+def test_paths_that_are_none_are_refused(fresh: elm_mlx.LanguageModel, path: Any) -> None:
+    for call in (lambda: fresh.save_cache(PROMPT, path), lambda: fresh.load_cache(path)):
+        with pytest.raises(elm_mlx.ElmError, match=r"path|no file to write|cannot be read"):
+            call()
 
 
 def test_a_window_goes_on_beyond_the_context_and_a_prompt_may_be_longer(fresh: elm_mlx.LanguageModel) -> None:
