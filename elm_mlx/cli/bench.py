@@ -15,7 +15,7 @@ import click
 
 from elm_mlx.bench.shapes import SHAPES
 from elm_mlx.cli.blas import prefer_fast_blas
-from elm_mlx.cli.find import find_here, pull_directory, pull_draft, yield_temperature
+from elm_mlx.cli.find import find_here, pull_directory, pull_draft, refuse_idle, yield_temperature
 from elm_mlx.cli.generation_options import CACHES, SPECULATION, sampling
 from elm_mlx.cli.kinds import BITS, COUNT, NAME, CommaList, Whole
 from elm_mlx.cli.messages import quietable, say
@@ -213,6 +213,7 @@ def check_greedy(draft: str | None, **choice: Any) -> None:
     """Raises InvalidRequest for options that mean nothing, or not where decoding is greedy without them."""
     from elm_mlx.api.options import sampling_for  # here, as --help needs no MLX
 
+    refuse_idle(draft, choice["lookup"])
     options: Any = choice
     sampling_for(Sampling(), options)
 

@@ -110,6 +110,7 @@ def check_options(directory: Path | None, **options: Any) -> None:
     from elm_mlx.api.options import Options, check_ids, sampling_for
     from elm_mlx.store.load import read_config
 
+    refuse_idle(**options)
     asked: Any = {name: value for name, value in options.items() if name in Options.__annotations__}
     own = read_defaults(directory).sampling if directory else Sampling(temperature=1.0)  # where filters mean something
     sampling = sampling_for(own, asked)
@@ -117,6 +118,15 @@ def check_options(directory: Path | None, **options: Any) -> None:
         config = read_config(directory)
         check_ids(sampling, asked, config.vocab_size)
         cache_kind(asked, config.context_length)
+
+
+def refuse_idle(draft: str | None = None, lookup: bool | None = None, logprobs: int | None = None, **_: object) -> None:
+    """Raises InvalidRequest for a draft or a lookup that would propose nothing."""
+    if draft and lookup:
+        raise InvalidRequest("A lookup proposes instead of a draft.", "Leave {draft} or {lookup} out.")
+    if logprobs is not None and (draft or lookup):
+        idle = "draft" if draft else "lookup"
+        raise InvalidRequest("With log-probabilities nothing is proposed.", f"Leave {{logprobs}} or {{{idle}}} out.")
 
 
 def refuse_system(model: LanguageModel | ModelFiles, system: str | None) -> None:

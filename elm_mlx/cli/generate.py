@@ -85,12 +85,12 @@ def command(
     """
     asked: dict[str, Any] = {"raw": raw, "chat_template": chat_template}
     settle(refuse_contradiction, asked, "chat_template", "raw")
+    prefer_fast_blas()
+    files = CacheFiles(save_cache, load_cache)
     if show_config:
         print_config(model, bits, asked, options, as_json)
         return
     settle(partial(refuse_unshown, as_json), options, "logprobs")
-    prefer_fast_blas()
-    files = CacheFiles(save_cache, load_cache)
     text = read_prompt(prompt)
     lm = load_with_notices(model, bits, force, asked["chat_template"], options)
     if text is None:

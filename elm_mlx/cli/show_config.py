@@ -67,6 +67,9 @@ def print_config(
     if template:
         check_template(template)
     settle_options(options)
+    if (draft := options["draft"]) not in (None, "auto"):
+        with naming("draft"):
+            find_here(draft, None)  # which judges its name
     chosen = {"bits": bits}
     directory = find_without_fetching(model, chosen)
     settle_options(options, directory)

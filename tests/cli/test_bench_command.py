@@ -215,6 +215,7 @@ def test_bits_of_a_directory_or_the_demo_are_refused_before_anything_is_measured
         ("--random llama-16x64 --draft auto", 2, "Leave --draft or --random out"),
         ("--compare mlx-lm --window 64", 2, "Leave --compare or --window out"),
         ("--compare mlx-lm --lookup", 2, "Leave --compare or --lookup out"),
+        ("--draft auto --lookup", 2, "Leave --draft or --lookup out"),
         ("--window 513", 2, "Give at most --window 512"),
         ("--top-p 0.9", 2, "Give a --temperature, or leave --top-p out"),
         ("--cpu-policy fast", 2, "'fast' is not one of"),
