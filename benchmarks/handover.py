@@ -42,13 +42,16 @@ class Idle:
     """An engine that gives every request an id a step, and computes nothing."""
 
     def __init__(self, rows: int) -> None:
-        self.execution = Execution()
+        self.executions = [Execution()]
         self.limits = Limits(STEPS, 1, Budget(10 * STEPS), rows)
         self.rows, self.active = rows, list[Sequence]()
 
     @property
     def has_work(self) -> bool:
         return len(self.active) == self.rows  # all begin together
+
+    def bytes_of(self, request: Request, positions: int) -> int:
+        return positions
 
     def submit(self, request: Request) -> Sequence:
         assert request.max_tokens

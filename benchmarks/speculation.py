@@ -33,7 +33,7 @@ import elm_mlx
 SCHEMA = "elm-mlx speculation 1"
 VOCAB = 2048
 BLOCK = 8  # tokens that one of the two answers gets while the other waits
-PROMPT, ANSWER = 128, 300  # ids of made-up texts
+PROMPT, ORACLE_PROMPT, ANSWER = 128, 16, 300  # ids of made-up texts
 DEMO_PROMPTS, DEMO_PROMPT, DEMO_ANSWER = 4, 32, 64
 COPY, NEW = 40, 3
 BARS = {
@@ -205,7 +205,7 @@ def oracle_tasks(lab: Lab, share: float, count: int | None) -> list[Task]:
     from elm_mlx.engine.speculate import Speculation
 
     lm, second = lab.narrow(28), lab.narrow(4)
-    text = random.Random(0).choices(range(VOCAB), k=PROMPT + ANSWER)
+    text = random.Random(0).choices(range(VOCAB), k=ORACLE_PROMPT + ANSWER)
     model, draft = Scripted(lm.model, text), draft_of(loaded(second))
     costs = Speculation(model, lm.config.num_layers, draft).draft_costs if count is None else {count: 1e-9}
     print(f"  rounds in plain steps: { {k: round(v, 2) for k, v in costs.items()} }", flush=True)
@@ -215,7 +215,7 @@ def oracle_tasks(lab: Lab, share: float, count: int | None) -> list[Task]:
         speculation.begin = partial(oracle_begin, draft, text, share, lambda: Gate(costs), seed)  # type: ignore[method-assign]
         return engine_for(lm, model, speculation if with_proposals else None)
 
-    return [Task(text[:PROMPT], ANSWER, engine)]
+    return [Task(text[:ORACLE_PROMPT], ANSWER, engine)]
 
 
 def lookup_tasks(lab: Lab, text: list[int]) -> list[Task]:

@@ -14,6 +14,7 @@ from elm_mlx.engine.speculate import Speculation
 from elm_mlx.errors import InvalidRequest
 from elm_mlx.library.local import locate
 from elm_mlx.library.pull import pull
+from elm_mlx.shell import command_line
 from elm_mlx.store.load import LoadedModel, load_tokenizer, read_config
 from elm_mlx.store.text_settings import read_settings
 from elm_mlx.text.tokenizer import Tokenizer
@@ -64,8 +65,9 @@ def find_known(directory: Path) -> Found:
     for name in sorted(names, key=lambda name: ("instruct" in name) != instruct):
         if located := locate(name):
             return Found(located.path)
-    return Found(None, f"{names[0]} would be the draft for this model, and it is not on this machine: `elm-mlx pull "
-                       f"{names[0]}` fetches it. Until then it runs without a draft.")  # fmt: skip
+    fetch = command_line("elm-mlx", "pull", names[0])
+    return Found(None, f"{names[0]} would be the draft for this model, and it is not on this machine: `{fetch}` brings "
+                       "it here. Until then it runs without a draft.")  # fmt: skip
 
 
 def check_draft(directory: Path, draft: Path) -> None:

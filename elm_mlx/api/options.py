@@ -48,8 +48,7 @@ class Options(TypedDict, total=False):
     memory, not time.
 
     With `lookup` ids are proposed that followed the same ids earlier in the prompt or the answer, instead of a draft's:
-    for answers that copy. The answer stays the same. Nothing is proposed while other requests run, nor for a request
-    with `logprobs`.
+    for answers that copy. The answer stays the same. Nothing is proposed while other requests run.
     """
 
     temperature: float | None

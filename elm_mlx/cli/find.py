@@ -120,13 +120,10 @@ def check_options(directory: Path | None, **options: Any) -> None:
         cache_kind(asked, config.context_length)
 
 
-def refuse_idle(draft: str | None = None, lookup: bool | None = None, logprobs: int | None = None, **_: object) -> None:
-    """Raises InvalidRequest for a draft or a lookup that would propose nothing."""
+def refuse_idle(draft: str | None = None, lookup: bool | None = None, **_: object) -> None:
+    """Raises InvalidRequest for a draft that would propose nothing."""
     if draft and lookup:
         raise InvalidRequest("A lookup proposes instead of a draft.", "Leave {draft} or {lookup} out.")
-    if logprobs is not None and (draft or lookup):
-        idle = "draft" if draft else "lookup"
-        raise InvalidRequest("With log-probabilities nothing is proposed.", f"Leave {{logprobs}} or {{{idle}}} out.")
 
 
 def refuse_system(model: LanguageModel | ModelFiles, system: str | None) -> None:

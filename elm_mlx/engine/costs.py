@@ -12,7 +12,7 @@ from elm_mlx.engine.cache.kv import KVCache, make_cache
 from elm_mlx.engine.decodes import Decodes
 from elm_mlx.engine.draft import Draft, DraftProposer
 from elm_mlx.engine.finite import peaks
-from elm_mlx.engine.judge import judge
+from elm_mlx.engine.judge import judge, with_last
 from elm_mlx.engine.request import GREEDY
 from elm_mlx.engine.sampling import Sampler
 
@@ -87,7 +87,7 @@ class Bench:
         """Takes rounds, each of which proposes so many ids and judges them."""
         for _ in range(ROUNDS):
             guesses = self.proposer.propose(count) if self.proposer else [0] * count
-            judge(self.model, self.cache, Sampler(GREEDY, 0), 0, guesses)
+            judge(self.model, self.cache, Sampler(GREEDY, 0), with_last(0, guesses))
             take_back(self.cache, DEPTH)
             if self.proposer:
                 take_back(self.proposer.cache, DEPTH)

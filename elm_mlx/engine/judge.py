@@ -10,42 +10,65 @@ import mlx.core as mx
 from elm_mlx.engine.cache.rows import Attends
 from elm_mlx.engine.decodes import Decodes
 from elm_mlx.engine.finite import peaks
+from elm_mlx.engine.logprobs import TokenLogprob, noter_for
 from elm_mlx.engine.sampling import Sampler, State
 
 
 class Judged(NamedTuple):
-    """The `ids` that the model drew after the last id and after each proposal, the `peaks` of their logits, and the
-    sampler's state after each draw. The first `right` proposals are what it drew itself; the id after those stands,
-    too, and whatever comes later was drawn from a text that is not the answer."""
+    """The `ids` that the model drew after the last id and after each proposal, the `peaks` of their logits, the
+    sampler's state after each draw, and each one's log-probabilities where they were asked for, else None.
+
+    The first `right` proposals are what the model drew itself; the id after those stands, too, and whatever comes later
+    was drawn from a text that is not the answer.
+    """
 
     ids: list[int]
     peaks: list[float]
     states: list[State]
+    entries: Sequence[TokenLogprob | None]
     right: int
 
 
 def judge(
-    model: Decodes, cache: Sequence[Attends], sampler: Sampler, last: int, proposals: mx.array | list[int]
+    model: Decodes, cache: Sequence[Attends], sampler: Sampler, ids: mx.array, logprobs: int | None = None
 ) -> Judged:
-    """Feeds the `last` id, which the cache does not hold, and k proposals, and draws an id after each of them.
+    """Feeds `ids` [L]: the last id, which the cache does not hold, and k = L - 1 proposals; draws an id after each of
+    them. `logprobs` is how many alternatives are noted beside the log-probability of each; None notes none.
 
     Each is drawn by the request's own sampler, in order, as plain decoding draws it: with the key that is next. So as
     long as proposals are right the ids are those of plain decoding, and their distribution is the model's whatever was
     proposed, since a proposal is compared with a draw and never decides one. The cache then holds all k + 1 ids, and
     the sampler has drawn as many: the caller takes back what is wrong.
     """
-    guesses = proposals if isinstance(proposals, mx.array) else mx.array(proposals, mx.uint32)
-    ids = mx.concatenate([mx.array([last], mx.uint32), guesses])  # [L], L = k + 1
     logits = model.head(model.few_hidden(ids[None], cache))[0]  # [L, V]
-    drawn, states = [], list[State]()
-    for place in range(len(ids)):
+    drawn, states = draw_in_order(sampler, logits)
+    highest = peaks(logits)  # [L]
+    noter = noter_for([(place, logprobs) for place in range(len(ids))], sampler.compiled)
+    note = noter(logits, drawn) if noter else None
+    mx.eval(drawn, highest, ids, *(note.arrays() if note else ()))
+    own: Any = drawn.tolist()
+    numbers: Any = highest.tolist()
+    proposals: Any = ids[1:].tolist()
+    entries = [entry for _, entry in note.entries()] if note else [None] * len(own)
+    return Judged(own, numbers, states, entries, count_equal(proposals, own))
+
+
+def with_last(last: int, proposals: mx.array | list[int]) -> mx.array:
+    """The ids that `judge` is fed, [1 + k]."""
+    guesses = proposals if isinstance(proposals, mx.array) else mx.array(proposals, mx.uint32)
+    return mx.concatenate([mx.array([last], mx.uint32), guesses])
+
+
+def draw_in_order(sampler: Sampler, logits: mx.array) -> tuple[mx.array, list[State]]:
+    """Draws an id after each of L places, one after the other: logits [L, V] -> ids [L], and the sampler's state after
+    each."""
+    if sampler.is_plain:  # nothing depends on the draw before
+        return mx.argmax(logits, axis=-1), [sampler.state] * len(logits)
+    drawn, states = [], []
+    for place in range(len(logits)):
         drawn.append(sampler(logits[place : place + 1]))
         states.append(sampler.state)
-    found, highest = mx.concatenate(drawn), peaks(logits)  # [L] each
-    mx.eval(found, highest, guesses)
-    own: Any = found.tolist()
-    numbers: Any = highest.tolist()
-    return Judged(own, numbers, states, count_equal(guesses.tolist(), own))
+    return mx.concatenate(drawn), states
 
 
 def count_equal(proposals: Any, drawn: list[int]) -> int:

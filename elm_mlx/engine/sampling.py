@@ -46,6 +46,11 @@ class Sampler:
         self.penalties = Penalties(sampling, [prompt], compiled) if sampling.changes_logits else None
 
     @property
+    def is_plain(self) -> bool:
+        """Whether it takes the highest logit as it is, so that no draw depends on another."""
+        return self.sampling.is_greedy and self.penalties is None
+
+    @property
     def state(self) -> State:
         """What the draws so far have changed. Setting it takes back the draws since it was read."""
         return State(self.key, self.penalties.counts if self.penalties else None)

@@ -11,7 +11,8 @@ from elm_mlx.engine.costs import COUNTS, measure_costs
 from elm_mlx.engine.decodes import Decodes
 from elm_mlx.engine.draft import Draft, DraftProposer
 from elm_mlx.engine.gate import Gate, WatchingGate
-from elm_mlx.engine.judge import Judged, judge
+from elm_mlx.engine.judge import Judged, judge, with_last
+from elm_mlx.engine.logprobs import TokenLogprob
 from elm_mlx.engine.lookup import Lookup
 from elm_mlx.engine.proposer import Proposer
 from elm_mlx.engine.request import Request
@@ -70,9 +71,8 @@ class Speculation:
 
 
 def is_possible(request: Request) -> bool:
-    """Whether ids can be proposed for a request: nobody wants log-probabilities, which a round does not keep, and its
-    caches can forget the proposals that are wrong."""
-    return request.logprobs is None and (request.cache.window is None or request.cache.margin >= COUNTS[-1] + 1)
+    """Whether ids can be proposed for a request: its caches can forget the proposals that are wrong."""
+    return request.cache.window is None or request.cache.margin >= COUNTS[-1] + 1
 
 
 class Speculator:
@@ -117,7 +117,7 @@ class Speculator:
             self._note(1, 0)  # nothing to propose is no better than a wrong proposal
             return False
         assert one.cache
-        judged = judge(model, one.cache, one.sampler, one.ids[-1], proposals)
+        judged = judge(model, one.cache, one.sampler, with_last(one.ids[-1], proposals), one.request.logprobs)
         self.proposer.accepted(judged.right)
         self._note(len(proposals), judged.right)
         self._take(judged)
@@ -134,9 +134,9 @@ class Speculator:
         assert one.cache
         one.proposed += len(judged.ids) - 1
         one.accepted += judged.right
-        for token, peak, state in zip(judged.ids[: judged.right + 1], judged.peaks, judged.states, strict=False):
-            one.sampler.state = state
-            deliver(one, token, peak)
+        for place in range(judged.right + 1):
+            one.sampler.state = judged.states[place]
+            deliver(one, judged.ids[place], judged.peaks[place], judged.entries[place])
             if one.finish:
                 break
         held = len(one.request.prompt) + len(one.ids) - 1
@@ -149,9 +149,9 @@ def fitting(most: int) -> int:
     return max((count for count in COUNTS if count <= most), default=0)
 
 
-def deliver(one: Sequence, token: int, peak: float) -> None:
+def deliver(one: Sequence, token: int, peak: float, entry: TokenLogprob | None) -> None:
     """Gives a sequence its next id, or ends it where that fails: its logits are no numbers, or its stopper fails."""
     try:
-        one.accept(token, peak, time.perf_counter())
+        one.accept(token, peak, time.perf_counter(), entry)
     except ElmError as error:
         one.end(ERROR, error)

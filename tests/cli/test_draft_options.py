@@ -29,8 +29,6 @@ def test_the_text_is_the_same_with_a_draft_or_a_lookup() -> None:
     ("typed", "complaint"),
     [
         ("--draft auto --lookup", "Leave --draft or --lookup out."),
-        ("--draft auto --logprobs 2 --json", "Leave --logprobs or --draft out."),
-        ("--lookup --logprobs 0 --json", "Leave --logprobs or --lookup out."),
         ("--draft nowhere", "There is no model 'nowhere'"),
     ],
 )

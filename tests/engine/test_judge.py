@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from elm_mlx.config.generation import Sampling
-from elm_mlx.engine.judge import Judged, count_equal, judge
+from elm_mlx.engine.judge import Judged, count_equal, judge, with_last
 from elm_mlx.engine.sampling import Sampler
 
 DRAWS = 4000
@@ -46,7 +46,7 @@ class KeyUsedAgain(Sampler):
 
 
 def drawn_with(kind: type[Sampler], proposal: int) -> list[Judged]:
-    return [judge(Fixed(), [], kind(Sampling(1.0), seed), 0, [proposal]) for seed in range(DRAWS)]
+    return [judge(Fixed(), [], kind(Sampling(1.0), seed), with_last(0, [proposal])) for seed in range(DRAWS)]
 
 
 def chi_square(found: Counter[Any], expected: dict[Any, float]) -> float:
@@ -73,7 +73,7 @@ def test_a_sampler_that_uses_a_key_twice_is_found_out() -> None:
 
 def test_the_states_are_those_of_plain_draws() -> None:
     one, other = Sampler(Sampling(1.0), 5), Sampler(Sampling(1.0), 5)
-    judged = judge(Fixed(), [], one, 0, mx.array([1], mx.uint32))
+    judged = judge(Fixed(), [], one, with_last(0, mx.array([1], mx.uint32)))
     for place, state in enumerate(judged.states):
         token = other(mx.log(mx.array([[FIRST, SECOND][place]])))
         assert token.item() == judged.ids[place]

@@ -7,6 +7,7 @@ from math import ceil
 
 import mlx.core as mx
 
+from elm_mlx.engine.cache.causal import CausalMasks
 from elm_mlx.engine.cache.layer import Layer
 from elm_mlx.errors import CacheFull
 
@@ -22,8 +23,12 @@ class KVCache:
     when it is evaluated, so MLX can write in place.
     """
 
-    def __init__(self, capacity: int, reserve: int = RESERVE, grow_by: int = 0) -> None:
+    def __init__(
+        self, capacity: int, reserve: int = RESERVE, grow_by: int = 0, masks: CausalMasks | None = None
+    ) -> None:
+        """`masks` are those that all layers of a cache share."""
         self.capacity, self.reserve, self.grow_by, self.offset = capacity, reserve, grow_by, 0
+        self.masks = masks or CausalMasks()
         self.keys: mx.array | None = None
         self.values: mx.array | None = None
 
@@ -34,7 +39,7 @@ class KVCache:
         unchanged, where L positions do not fit.
         """
         keys, values = self.append(k, v)  # [B, K, S, D]
-        mask = "causal" if q.shape[2] > 1 else None
+        mask = self.masks.of(q.shape[2], keys.shape[2])
         return mx.fast.scaled_dot_product_attention(q, keys, values, scale=q.shape[3] ** -0.5, mask=mask)
 
     def append(self, keys: mx.array, values: mx.array) -> tuple[mx.array, mx.array]:
@@ -85,7 +90,7 @@ class KVCache:
         """
         n = min(n, self.offset)
         capacity = n if capacity is None else capacity
-        other = KVCache(capacity, reserve, self.grow_by)
+        other = KVCache(capacity, reserve, self.grow_by, self.masks)
         if n > capacity:
             raise CacheFull(f"{n} positions are to be copied into a cache of {capacity}. Copy fewer.")
         if n and self.keys is not None and self.values is not None:
@@ -137,7 +142,8 @@ def copied(buffer: mx.array, n: int, room: int) -> mx.array:
 
 def make_cache(layers: int, capacity: int, reserve: int = RESERVE, grow_by: int = 0) -> list[KVCache]:
     """An empty cache of at most `capacity` positions for a model of `layers` layers; its buffers grow as KVCache's."""
-    return [KVCache(capacity, reserve, grow_by) for _ in range(layers)]
+    masks = CausalMasks()
+    return [KVCache(capacity, reserve, grow_by, masks) for _ in range(layers)]
 
 
 def cache_bytes(cache: Sequence[Layer]) -> int:
