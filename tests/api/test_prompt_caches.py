@@ -259,6 +259,12 @@ def test_saving_replaces_saved_keys_and_values_and_no_other_file(
     assert sorted(path.name for path in tmp_path.iterdir()) == ["empty", "pipe", "saved", "thesis"]
 
 
+def test_a_name_that_mlx_could_not_read_again_is_refused(fresh: elm_mlx.LanguageModel, tmp_path: Path) -> None:
+    with pytest.raises(InvalidRequest, match="is not UTF-8 text"):
+        fresh.save_cache(PROMPT, tmp_path / "\udcff")
+    assert list(tmp_path.iterdir()) == []
+
+
 @pytest.mark.parametrize("path", [None, 5, b"bytes", "", "a\0b", "x" * 5000])
 def test_paths_that_are_none_are_refused(fresh: elm_mlx.LanguageModel, path: Any) -> None:
     for call in (lambda: fresh.save_cache(PROMPT, path), lambda: fresh.load_cache(path)):
