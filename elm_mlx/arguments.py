@@ -27,6 +27,11 @@ def shown(value: object) -> str:
     return text if len(text) <= 80 else f"{text[:77]}..."
 
 
+def is_unicode(text: str) -> bool:
+    """Whether a text is valid Unicode. Bytes that are not UTF-8 become halves of surrogate pairs, which are not."""
+    return text.isascii() or not any("\ud800" <= character <= "\udfff" for character in text)
+
+
 def whole_number(name: str, value: object) -> int:
     """Returns a whole number, NumPy's too, as an int. Raises InvalidRequest for all else, true and false included, and
     for a number of thousands of digits."""

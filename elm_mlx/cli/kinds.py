@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+from elm_mlx.arguments import is_unicode
 from elm_mlx.config.generation import MAX_TEMPERATURE, MAX_TOP_K, MOST_BIAS, MOST_PENALTY, MOST_REPETITION
 from elm_mlx.config.quantization import QUANTIZATION_MODES
 from elm_mlx.config.stop_strings import check_stop_strings
@@ -41,7 +42,7 @@ class Text(click.ParamType):
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         """The text as it is."""
-        if any("\ud800" <= character <= "\udfff" for character in value):
+        if not is_unicode(value):
             self.fail("it holds bytes that are not UTF-8 text. Convert it first, for example with iconv.", param, ctx)
         return value
 

@@ -13,6 +13,7 @@ from pathlib import Path
 import mlx.core as mx
 import numpy as np
 
+from elm_mlx.arguments import is_unicode
 from elm_mlx.errors import BadCheckpoint, InvalidRequest, NotFound, TargetExists, Unsupported
 from elm_mlx.files import check_room, disk_errors, reading, whole_file
 from elm_mlx.store.weight_files import some
@@ -100,7 +101,7 @@ def save_file(
 def refuse_other_file(path: Path) -> None:
     """Raises TargetExists for a file that is there and holds anything else than saved keys and values: it must not be
     lost to a name that was typed in the wrong place. Raises InvalidRequest for a name that could not be read again."""
-    if any("\ud800" <= character <= "\udfff" for character in str(path)):
+    if not is_unicode(str(path)):
         raise InvalidRequest(f"The name {path} is not UTF-8 text, and MLX reads no file of such a name.", OTHER_FILE)
     with disk_errors(f"{path} cannot be written", OTHER_FILE):
         if not path.exists() or (path.is_file() and path.stat().st_size == 0):
