@@ -195,7 +195,7 @@ def too_large(nbytes: int, limit: int, positions: int = 0) -> NotEnoughMemory:
     fit = f", enough for {limit * positions // nbytes:,} tokens" if positions else ""
     return NotEnoughMemory(
         f"The request needs {readable_size(nbytes)} of cache{what}, and caches have {readable_size(limit)} here{fit}.",
-        "Give fewer {max_tokens}, a shorter prompt, or a model in fewer {bits}.",
+        "Give fewer {max_tokens}, a shorter prompt, fewer {kv_bits}, or a model in fewer {bits}.",
         nbytes, limit,
     )  # fmt: skip
 
