@@ -83,12 +83,19 @@ def write_json(path: Path, value: object) -> None:
 def write_whole(path: Path, text: str) -> None:
     """Writes a file in UTF-8 whole or not at all: beside its place first, then under its name, so that an earlier file
     of that name stays until the new one is complete. A link stays a link. Raises OSError."""
+    with whole_file(path) as beside:
+        beside.write_text(text, encoding="utf-8")
+
+
+@contextmanager
+def whole_file(path: Path) -> Iterator[Path]:
+    """Gives a new path beside `path`; what is written there takes its place at the end, with the permissions of an
+    earlier file, and is removed on an error. Raises OSError."""
     place = Path(os.path.realpath(path))
     beside = place.with_name(f".elm-mlx-{secrets.token_hex(8)}.partial")
     try:
-        with beside.open("x", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
+        yield beside
+        with beside.open("rb") as file:
             os.fsync(file.fileno())
         if place.exists():
             shutil.copymode(place, beside)

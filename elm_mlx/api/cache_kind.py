@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from numbers import Integral
 from typing import Any
 
-from elm_mlx.arguments import whole_number
+from elm_mlx.arguments import shown, whole_number
 from elm_mlx.engine.cache.kind import CacheKind
 from elm_mlx.errors import InvalidRequest
 
@@ -20,8 +21,8 @@ def check_cache_options(options: Mapping[str, Any]) -> None:
         raise InvalidRequest(f"window is {window}; it must be {LEAST_WINDOW} tokens or more.",
                              "Give a larger {window}, or leave it out: then nothing is forgotten.")  # fmt: skip
     bits = options.get("kv_bits")
-    if isinstance(bits, bool) or not isinstance(bits, int | str | None) or bits not in KV_BITS:
-        raise InvalidRequest(f"kv_bits is {bits!r}; it must be 8, 4 or 'k8v4'.",
+    if isinstance(bits, bool) or not isinstance(bits, Integral | str | None) or bits not in KV_BITS:
+        raise InvalidRequest(f"kv_bits is {shown(bits)}; it must be 8, 4 or 'k8v4'.",
                              "Give one of these for {kv_bits}, or leave it out to quantize nothing.")  # fmt: skip
 
 

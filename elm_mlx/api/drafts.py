@@ -7,7 +7,8 @@ from typing import NamedTuple
 
 from elm_mlx.config import ModelConfig
 from elm_mlx.demo import demo_directory
-from elm_mlx.device.speculation import device_name, most_proposals
+from elm_mlx.device.chips import chip_here
+from elm_mlx.device.speculation import most_proposals
 from elm_mlx.engine.draft import Draft
 from elm_mlx.engine.speculate import Speculation
 from elm_mlx.errors import InvalidRequest
@@ -104,7 +105,7 @@ def speculation_of(pair: Pair) -> Speculation:
     loaded, config = pair.target, pair.target.config
     queries = max(heads // kv for heads, kv in zip(config.num_heads, config.num_kv_heads, strict=True))
     draft = draft_of(pair.draft) if pair.draft else None
-    return Speculation(loaded.model, config.num_layers, draft, most_proposals(device_name(), queries))
+    return Speculation(loaded.model, config.num_layers, draft, most_proposals(chip_here(), queries))
 
 
 def draft_of(loaded: LoadedModel) -> Draft:

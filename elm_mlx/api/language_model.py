@@ -10,18 +10,16 @@ from typing import Any, Literal, Unpack, overload
 from weakref import finalize
 
 from elm_mlx.api.batch import AHEAD, answers_as_they_end, answers_in_order
-from elm_mlx.api.cache_kind import cache_kind
 from elm_mlx.api.cache_plan import plan_again
 from elm_mlx.api.completion import Completion
-from elm_mlx.api.options import MAX_TOKENS, Options, check_ids, sampling_for
+from elm_mlx.api.options import MAX_TOKENS, Options
 from elm_mlx.api.prompt_caches import PromptCaches, refuse_short
+from elm_mlx.api.request_maker import RequestMaker
 from elm_mlx.api.siblings import siblings
-from elm_mlx.api.stopping import stopping
 from elm_mlx.api.stream import Stream
 from elm_mlx.api.templates import Templates
-from elm_mlx.arguments import Progress, file_to_write, named_path, whole_number
+from elm_mlx.arguments import Progress, file_to_write, named_path
 from elm_mlx.config import ModelConfig
-from elm_mlx.config.stop_strings import check_stop_strings
 from elm_mlx.device.backend import mx
 from elm_mlx.device.execution import Execution
 from elm_mlx.device.thread import is_forked, let_go
@@ -29,10 +27,11 @@ from elm_mlx.engine.cache.kv import make_cache
 from elm_mlx.engine.engine import Engine
 from elm_mlx.engine.prefill import all_logits
 from elm_mlx.engine.request import Request
+from elm_mlx.engine.speculate import Speculation
 from elm_mlx.engine.worker import Order, Worker, closed, give_back
-from elm_mlx.errors import InvalidRequest, PromptTooLong
 from elm_mlx.models.model import Model
 from elm_mlx.store.load import LoadedModel
+from elm_mlx.store.prompt_cache import refuse_other_file
 from elm_mlx.text.tokenizer import Tokenizer
 
 
@@ -55,11 +54,9 @@ class LanguageModel:
         self.tokenizer: Tokenizer = loaded.tokenizer
         self.execution: Execution = loaded.execution
         self._model: Model | None = loaded.model
-        self._sampling = loaded.sampling
         self._file_notices = loaded.notices
-        self._named_stop_ids = loaded.stop_ids
-        self._stop_strings = loaded.stop_strings
         self._templates = Templates(loaded.directory, loaded.settings, loaded.tokenizer)
+        self._maker = RequestMaker(loaded, self._templates)
         self._worker, self._holder, self._rows = worker, holder, rows
         self._give_back = finalize(self, give_back, worker, holder)
         self._give_back.atexit = False
@@ -71,6 +68,11 @@ class LanguageModel:
         if not self._model:
             raise closed()
         return self._model
+
+    @property
+    def speculation(self) -> Speculation:
+        """What proposes ids, and what that costs here: for a program that runs an engine of its own."""
+        return self._worker.engine.speculation
 
     @property
     def notice(self) -> str | None:
@@ -96,14 +98,15 @@ class LanguageModel:
         `close`, Forked. The Stream raises NotFinite for a model whose logits are NaN, and RequestFailed where computing
         failed.
         """
-        return self._begin(self._request(prompt, max_tokens, options))
+        return self._begin(self.request(prompt, max_tokens, **options))
 
     def request(
         self, prompt: str | Sequence[int], max_tokens: int | None = MAX_TOKENS, **options: Unpack[Options]
     ) -> Request:
         """What `submit` would ask of the engine: for a program that runs an engine of its own. Raises as `submit` does
         for what is asked."""
-        return self._request(prompt, max_tokens, options)
+        self._worker.check()
+        return self._maker.request(prompt, max_tokens, options)
 
     def stream(
         self,
@@ -115,7 +118,7 @@ class LanguageModel:
     ) -> Stream:
         """Asks for a completion as `submit` does. `progress` is called with (prompt tokens read, in all) by whoever
         waits for the first Piece. Raises as `submit`."""
-        return self._begin(self._request(prompt, max_tokens, options), progress)
+        return self._begin(self.request(prompt, max_tokens, **options), progress)
 
     def generate(
         self, prompt: str | Sequence[int], max_tokens: int | None = MAX_TOKENS, **options: Unpack[Options]
@@ -134,7 +137,7 @@ class LanguageModel:
         `elm_mlx.seeds.seed_of(seed, i)`; a single one has the seed itself. Raises as `generate`; an error
         cancels the others.
         """
-        requests = siblings(self._request(prompt, max_tokens, options), n)
+        requests = siblings(self.request(prompt, max_tokens, **options), n)
         return list(answers_in_order(partial(self._begin, patient=True), requests, AHEAD * self._rows))
 
     async def agenerate(
@@ -185,11 +188,12 @@ class LanguageModel:
         Each answer is the one that `generate` gives. Closing the iterator cancels what is under way. Raises as `submit`
         and `generate`, for the options at once, for a prompt when its turn comes; an error ends the iterator.
         """
-        self._check(prompts, max_tokens, options)
+        self._worker.check()
+        self._maker.check(prompts, max_tokens, options)
         answers = answers_in_order if ordered else answers_as_they_end
 
         def submit(prompt: str | Sequence[int]) -> Stream:
-            request = replace(self._request(prompt, max_tokens, options), keep=False)
+            request = replace(self.request(prompt, max_tokens, **options), keep=False)
             return self._begin(request, patient=True)
 
         return answers(submit, prompts, AHEAD * self._rows)
@@ -198,13 +202,12 @@ class LanguageModel:
     def stop_ids(self) -> frozenset[int]:
         """Every id that ends an answer: those that config.json, generation_config.json and the tokenizer's files name,
         and those that end a turn in the chat templates, the model's own and one from `use_chat_template`."""
-        # All are one set: an outdated file must not keep a model from stopping.
-        return self._named_stop_ids | self._templates.turn_ends
+        return self._maker.stop_ids
 
     @property
     def stop_strings(self) -> tuple[str, ...]:
         """The texts that end every answer, which generation_config.json names; `stop` in a call adds to them."""
-        return self._stop_strings
+        return self._maker.stop_strings
 
     @property
     def has_chat_template(self) -> bool:
@@ -244,9 +247,10 @@ class LanguageModel:
         Raises InvalidRequest for ids the model does not have, PromptTooLong for more than its context, EngineStopped
         after `close`, Forked.
         """
-        checked = self._ids(ids)
+        self._worker.check()
+        checked = self._maker.ids(ids)
         if len(checked) > self.config.context_length:
-            raise self._too_long(len(checked))
+            raise self._maker.too_long(len(checked))
         return self._worker.call(lambda engine: logits_of(engine, checked))
 
     def forget_prefixes(self) -> int:
@@ -263,11 +267,14 @@ class LanguageModel:
         how many tokens it has. Of the `options` `window` and `kv_bits` count: they say how keys and values are held,
         and the calls that are to use the file must have equal ones.
 
-        The file, a safetensors one, is whole or not there; Ctrl-C ends the reading. `progress` is called with (tokens
-        read, in all). Raises as `submit`; InvalidRequest for fewer tokens than are ever reused; NotFound without the
-        file's directory; DiskFull.
+        The file, a safetensors one, is whole or not there, and replaces an earlier one of saved keys and values; Ctrl-C
+        ends the reading. `progress` is called with (tokens read, in all). Raises as `submit`; InvalidRequest for fewer
+        tokens than are ever reused; TargetExists where another file has the name; NotFound without the file's
+        directory; DiskFull.
         """
-        place, request = file_to_write("path", path), self._request(prompt, 1, options)
+        place = file_to_write("path", path)
+        refuse_other_file(place)
+        request = self.request(prompt, 1, **options)
         request = replace(request, stop_ids=frozenset(), stopper=None, logprobs=None, hold=True)
         refuse_short(request.prompt)
         files = self._prompt_caches()
@@ -313,69 +320,6 @@ class LanguageModel:
     def _begin(self, request: Request, progress: Progress | None = None, *, patient: bool = False) -> Stream:
         """Submits a request; a `patient` one never finds the queue full."""
         return Stream(self._worker.submit(request, patient=patient), self._worker, self.tokenizer, self, progress)
-
-    def _request(self, prompt: str | Sequence[int], max_tokens: int | None, options: Options) -> Request:
-        """What a call asks of the engine. Raises as `submit` does for what the caller gave."""
-        self._worker.check()
-        sampling = sampling_for(self._sampling, options)
-        check_ids(sampling, options, self.config.vocab_size)
-        ids = self._ids(prompt)
-        strings = *self._stop_strings, *check_stop_strings(options.get("stop"))
-        ends = stopping(self.tokenizer, self.stop_ids, strings)
-        reuse = options.get("reuse") is not False
-        return Request(
-            tuple(ids),
-            self._room(len(ids), max_tokens, options.get("window")),
-            sampling,
-            options.get("seed"),
-            ends.ids,
-            find=reuse,
-            keep=reuse,
-            logprobs=options.get("logprobs"),
-            cache=cache_kind(options, self.config.context_length),
-            stopper=ends.stopper,
-            lookup=options.get("lookup") is True,
-        )
-
-    def _check(self, prompts: Iterable[str | Sequence[int]], max_tokens: int | None, options: Options) -> None:
-        """Raises what `batch` raises before it takes a prompt."""
-        self._worker.check()
-        check_ids(sampling_for(self._sampling, options), options, self.config.vocab_size)
-        cache_kind(options, self.config.context_length)
-        self._room(1, max_tokens)
-        if isinstance(prompts, str | bytes | Mapping) or not isinstance(prompts, Iterable):
-            raise InvalidRequest(f"prompts is of type {type(prompts).__name__}; give a list of prompts.")
-
-    def _ids(self, prompt: str | Sequence[int]) -> list[int]:
-        """The prompt as ids. Raises InvalidRequest where it cannot be, and for ids that the model does not have."""
-        if isinstance(prompt, str):
-            prompt = self.tokenizer.encode(prompt)
-        listed = prompt.tolist() if hasattr(prompt, "tolist") else prompt
-        if isinstance(listed, bytes | bytearray | Mapping) or not isinstance(listed, Iterable):
-            raise InvalidRequest(f"The prompt is of type {type(prompt).__name__}; give text or a list of token ids.")
-        ids = [whole_number("A token id", token) for token in listed]
-        if not ids:
-            raise InvalidRequest("The prompt holds no token, and the model needs one to begin with. Give some text.")
-        for token in ids:
-            if not 0 <= token < self.config.vocab_size:
-                raise InvalidRequest(self.tokenizer.why_beyond(token, self.config.vocab_size))
-        return ids
-
-    def _room(self, prompt: int, max_tokens: int | None, window: int | None = None) -> int | None:
-        """How many tokens the answer may have: those asked for, at most those that the context has left, unless there
-        is a window; None where the engine shall say."""
-        wanted = None if max_tokens is None else whole_number("max_tokens", max_tokens)
-        if wanted is not None and wanted < 1:
-            raise InvalidRequest(f"max_tokens is {wanted}; it must be above 0.")
-        if window is not None:
-            return wanted
-        if prompt >= self.config.context_length:
-            raise self._too_long(prompt, "Or give a {window}: then all but the last tokens are forgotten.")
-        return None if wanted is None else min(wanted, self.config.context_length - prompt)
-
-    def _too_long(self, length: int, advice: str = "") -> PromptTooLong:
-        return PromptTooLong(f"The prompt has {length} tokens and the model's context {self.config.context_length}. "
-                             "Shorten the prompt.", advice)  # fmt: skip
 
 
 def logits_of(engine: Engine, ids: list[int]) -> mx.array:

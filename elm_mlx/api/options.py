@@ -8,7 +8,7 @@ from difflib import get_close_matches
 from typing import Any, TypedDict
 
 from elm_mlx.api.cache_kind import check_cache_options
-from elm_mlx.arguments import whole_number
+from elm_mlx.arguments import shown, whole_number
 from elm_mlx.config.generation import SAMPLING_NAMES, Sampling, biases_by_id
 from elm_mlx.config.stop_strings import check_stop_strings
 from elm_mlx.engine.logprobs import MOST_ALTERNATIVES
@@ -84,15 +84,15 @@ def check_others(options: Options) -> None:
     if (seed := options.get("seed")) is not None:
         whole_number("seed", seed)
     if not isinstance(reuse := options.get("reuse"), bool | None):
-        raise InvalidRequest(f"reuse is {reuse!r}; it must be true or false.")
+        raise InvalidRequest(f"reuse is {shown(reuse)}; it must be true or false.")
     if not isinstance(lookup := options.get("lookup"), bool | None):
-        raise InvalidRequest(f"lookup is {lookup!r}; it must be true or false.")
+        raise InvalidRequest(f"lookup is {shown(lookup)}; it must be true or false.")
     if (most := options.get("logprobs")) is not None and not 0 <= whole_number("logprobs", most) <= MOST_ALTERNATIVES:
         raise InvalidRequest(f"logprobs is {most}; it must be 0 to {MOST_ALTERNATIVES}, the number of alternatives.")
     check_cache_options(options)
     check_stop_strings(options.get("stop"))
     if not isinstance(plain := options.get("plain"), bool | None):
-        raise InvalidRequest(f"plain is {plain!r}; it must be true or false.")
+        raise InvalidRequest(f"plain is {shown(plain)}; it must be true or false.")
 
 
 def sampling_for(own: Sampling, options: Options) -> Sampling:
@@ -126,7 +126,7 @@ def ids_given(options: Options) -> dict[str, tuple[Any, ...]]:
         found["logit_bias"] = tuple(biases_by_id(biases).items())
     if (banned := options.get("banned_ids")) is not None:
         if isinstance(banned, str | bytes | Mapping) or not isinstance(banned, Iterable):
-            raise InvalidRequest(f"banned_ids is {banned!r:.100}; it must be a list of token ids.")
+            raise InvalidRequest(f"banned_ids is {shown(banned)}; it must be a list of token ids.")
         found["banned"] = tuple(whole_number("An id in banned_ids", id) for id in banned)
     return found
 

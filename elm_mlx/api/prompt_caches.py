@@ -95,7 +95,7 @@ class PromptCaches:
             cache = restore(kind, checked(path, layers), extent.positions, extent.oldest, grow_by)
             engine.prefixes.load(ids, cache, kind)
         except RuntimeError as error:  # a file that has changed since its header was read
-            raise BadCheckpoint(f"MLX cannot read {path}: {error}. {SAVE_AGAIN}") from error
+            raise BadCheckpoint(f"MLX cannot read {path}: {error}.", SAVE_AGAIN) from error
 
     def _parts(self, kind: CacheKind, extent: Extent) -> Parts:
         """The arrays of a cache of this kind."""
@@ -139,5 +139,5 @@ def kind_of(path: Path, extent: Extent, config: ModelConfig) -> CacheKind:
     except InvalidRequest:
         can_be_asked = False
     if not can_be_asked or extent.positions < Prefixes.LEAST or not can_be(kind, extent.positions, extent.oldest):
-        raise BadCheckpoint(f"{path}: the numbers in its metadata do not go together. {SAVE_AGAIN}")
+        raise BadCheckpoint(f"{path}: the numbers in its metadata do not go together.", SAVE_AGAIN)
     return kind

@@ -17,6 +17,7 @@ from elm_mlx import LanguageModel
 from elm_mlx.bench.cases import DECODE, Case
 from elm_mlx.device.backend import backend_name
 from elm_mlx.device.memory import total_memory
+from elm_mlx.engine.cache.kind import PLAIN, CacheKind
 from elm_mlx.store.load import runnable_weight_files
 from elm_mlx.store.weights import DTYPE_NAMES, read_header
 
@@ -71,14 +72,15 @@ def weights_fingerprint(directory: Path) -> str:
     return digest.hexdigest()
 
 
-def bytes_per_token(lm: LanguageModel, case: Case) -> int | None:
+def bytes_per_token(lm: LanguageModel, case: Case, kind: CacheKind = PLAIN) -> int | None:
     """Bytes that a decode step of `case` reads: every weight as it is in memory, except an embedding that is no head,
-    and the keys and values that the cache holds on average. None for a case that does not decode."""
+    and the keys and values that a cache of this kind holds on average. None for a case that does not decode."""
     if case.kind != DECODE:
         return None
     weights = {id(array): array.nbytes for array in arrays_of(lm.model)}
     looked_up = [] if lm.config.tied else list(arrays_of(lm.model.embedding))
-    cache = lm.config.kv_bytes_per_token(8 * lm.model.dtype.size) * (case.before + case.tokens // 2)
+    bits, positions = 8 * lm.model.dtype.size, case.before + case.tokens // 2
+    cache = kind.bytes_of(positions, lm.config.kv_bytes_per_token(bits), lm.config.head_dim, bits)
     return sum(weights.values()) - sum(array.nbytes for array in looked_up) + cache
 
 

@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import elm_mlx
-from elm_mlx import Options
+from elm_mlx import LanguageModel, Options
+from elm_mlx.api.drafts import find_draft
 from elm_mlx.arguments import Progress
 from elm_mlx.bench.bandwidth import measure_bandwidth
 from elm_mlx.bench.batch import answer
@@ -38,7 +39,8 @@ T = TypeVar("T")
 class Series:
     """What to measure of every model, and how often. `cpu_policy` is one of `elm_mlx.load`; None is "auto", and beside
     mlx-lm "compiled", so that both compute as stored. `submit` says when our steps are submitted, as `Execution` has
-    it. `options` are those by which ids are chosen; none mean greedy decoding, also of a model that samples."""
+    it. `options` are those of a call that count here: how ids are chosen, greedily without them, how keys and values
+    are held, and a lookup. `draft` is that of every model, as `elm_mlx.load` takes it."""
 
     tests: Sequence[Case | Together]
     repetitions: int = 5
@@ -47,6 +49,7 @@ class Series:
     compare: bool = False
     force: bool = False
     options: Options = field(default_factory=Options)
+    draft: str | Path | None = None
 
 
 def bench(
@@ -56,7 +59,7 @@ def bench(
 
     The report is yielded after each test, with what was measured so far. `progress` is called with (runs done, runs in
     all) of each model. Raises PromptTooLong for a test that a model's context has no room for, ElmError where mlx-lm
-    fails or disagrees, and what `elm_mlx.load` raises.
+    fails or disagrees, InvalidRequest where a model has no such draft, and what `elm_mlx.load` raises.
     """
     report: dict[str, Any] = {
         "schema": SCHEMA,
@@ -78,10 +81,11 @@ def measure_model(
     """Measures one model; gives its facts and tests after each test. `read` is the machine's bandwidth in bytes/s."""
     check_context(series.tests, read_config(directory))
     policy = series.cpu_policy or ("compiled" if series.compare else "auto")
-    lm, load_s = load_and_time(directory, policy, series.force)
+    check_draft(directory, series.draft)
+    lm, load_s = load_and_time(directory, policy, series)
     facts = model_facts(name, lm) | {"cpu_policy": policy, "submit": series.submit, "notice": lm.notice,
                                      "load_s": load_s}  # fmt: skip
-    facts |= {"options": series.options} if series.options else {}
+    facts |= {"options": asked} if (asked := asked_of(lm, series.options)) else {}
     ours, done = Ours(lm, series.submit, series.options), 0
     alone: list[dict[str, Any]] = []
     batched: list[dict[str, Any]] = []
@@ -96,15 +100,32 @@ def measure_model(
             if isinstance(test, Together):
                 batched.append(together_report(test, rounds))
             else:
-                alone.append(case_report(test, rounds, bytes_per_token(lm, test), read))
+                alone.append(case_report(test, rounds, bytes_of_a_token(lm, ours, test), read))
             yield facts | {PEER: said, "tests": alone, "batches": batched}
 
 
-def load_and_time(directory: Path, policy: str, force: bool) -> tuple[elm_mlx.LanguageModel, float]:
+def check_draft(directory: Path, draft: str | Path | None) -> None:
+    """Raises InvalidRequest where a model has no such draft: without one nothing of it would be measured."""
+    if draft and not find_draft(draft, directory).path:
+        raise InvalidRequest(f"No draft that suits {directory} is on this machine.", "Name one as {draft}, or leave it "
+                             "out.")  # fmt: skip
+
+
+def asked_of(lm: LanguageModel, options: Options) -> dict[str, Any]:
+    """The options by their names, with the draft's directory, if there is one."""
+    return {**options, **({"draft": lm.draft.name} if lm.draft else {})}
+
+
+def bytes_of_a_token(lm: LanguageModel, ours: Ours, case: Case) -> int | None:
+    """What `bytes_per_token` says; None where ids are proposed, since a pass gives more than one token then."""
+    return None if lm.draft or ours.asked.lookup else bytes_per_token(lm, case, ours.asked.cache)
+
+
+def load_and_time(directory: Path, policy: str, series: Series) -> tuple[LanguageModel, float]:
     """Loads a model twice; gives it and the seconds of the second time, when its files are in memory already."""
-    elm_mlx.load(directory, cpu_policy=policy, force=force).close()
+    elm_mlx.load(directory, cpu_policy=policy, force=series.force, draft=series.draft).close()
     begun = time.perf_counter()
-    lm = elm_mlx.load(directory, cpu_policy=policy, force=force)
+    lm = elm_mlx.load(directory, cpu_policy=policy, force=series.force, draft=series.draft)
     return lm, time.perf_counter() - begun
 
 

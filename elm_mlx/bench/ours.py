@@ -10,7 +10,9 @@ import mlx.core as mx
 from elm_mlx import LanguageModel, Options
 from elm_mlx.device.memory import memory_limit
 from elm_mlx.engine.budget import Budget
-from elm_mlx.engine.cache.kv import KVCache, make_cache
+from elm_mlx.engine.cache.kind_cache import make_kind_cache
+from elm_mlx.engine.cache.kv import make_cache
+from elm_mlx.engine.cache.layer import Layer
 from elm_mlx.engine.engine import Engine
 from elm_mlx.engine.limits import Limits
 from elm_mlx.engine.prefill import prefill
@@ -20,20 +22,22 @@ from elm_mlx.engine.sequence import Sequence as Answer
 
 class Ours:
     """The Program (clock.py) of a loaded model. `submit` is how steps are submitted: early, late or auto. Answers are
-    decoded with these `options`, else greedily: never as the model's files or its publisher say, so that figures of
-    different models are of the same work."""
+    decoded with these `options`, else greedily, and with the draft of the model, if it was loaded with one: never as
+    the model's files or its publisher say, so that figures of different models are of the same work."""
 
     def __init__(self, lm: LanguageModel, submit: str = "auto", options: Options | None = None) -> None:
         asked: Options = {**(options or {}), "plain": True}
         self.asked = replace(lm.request([0], 1, **asked), stop_ids=frozenset(), stopper=None)
-        self.model, self.config = lm.model, lm.config
+        self.model, self.config, self.speculation = lm.model, lm.config, lm.speculation
         self.layers, self.execution = lm.config.num_layers, replace(lm.execution, submit=submit)
 
-    def make_cache(self, positions: int) -> list[KVCache]:
-        """An empty cache with room for so many positions."""
-        return make_cache(self.layers, positions, reserve=positions)
+    def make_cache(self, positions: int) -> list[Layer]:
+        """An empty cache with room for so many positions, of the kind that the options ask for."""
+        if (kind := self.asked.cache).is_plain:
+            return [*make_cache(self.layers, positions, reserve=positions)]
+        return [*make_kind_cache(kind, self.layers, positions, reserve=positions)]
 
-    def read(self, ids: list[int], cache: Sequence[KVCache]) -> None:
+    def read(self, ids: list[int], cache: Sequence[Layer]) -> None:
         """Reads ids into a cache, up to the logits of the last one."""
         mx.eval(prefill(self.model, mx.array([ids]), cache, self.execution))
 
@@ -51,9 +55,10 @@ class Ours:
 
     def session(self, rows: int, reuse: bool = False) -> OurSession:
         """A Session (batch.py) of an engine that answers at most `rows` requests at a time, in all of the memory."""
-        per_token = self.config.kv_bytes_per_token(8 * self.model.dtype.size)
-        limits = Limits(self.config.context_length, per_token, Budget(memory_limit()), rows, reuse=reuse)
-        return OurSession(Engine(self.model, self.layers, limits, self.execution), self.asked)
+        config, bits = self.config, 8 * self.model.dtype.size
+        limits = Limits(config.context_length, config.kv_bytes_per_token(bits), Budget(memory_limit()), rows,
+                        reuse=reuse, head_dim=config.head_dim, float_bits=bits)  # fmt: skip
+        return OurSession(Engine(self.model, self.layers, limits, self.execution, self.speculation), self.asked)
 
     def settle(self) -> None:
         """Returns when nothing is being computed."""

@@ -115,6 +115,8 @@ def about(model: dict[str, Any]) -> str:
         f"{model['name']}: {model['parameters']:,} parameters, {model['bits_per_weight']:.2f} bits each, computed "
         f"in {model['computed_in']}; loads in {model['load_s']:.2f} s; files {model['fingerprint'][:12]}"
     )
+    if asked := model.get("options"):
+        line += f"; asked with {', '.join(f'{name} {value}' for name, value in asked.items())}"
     if not (peer := model[PEER]):
         return line
     torch = "with" if peer["torch"] else "without"

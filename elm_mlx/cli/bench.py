@@ -15,8 +15,8 @@ import click
 
 from elm_mlx.bench.shapes import SHAPES
 from elm_mlx.cli.blas import prefer_fast_blas
-from elm_mlx.cli.find import pull_directory, refuse_bits, yield_temperature
-from elm_mlx.cli.generation_options import sampling
+from elm_mlx.cli.find import find_here, pull_directory, pull_draft, refuse_idle, yield_temperature
+from elm_mlx.cli.generation_options import CACHES, SPECULATION, sampling
 from elm_mlx.cli.kinds import BITS, COUNT, NAME, CommaList, Whole
 from elm_mlx.cli.messages import quietable, say
 from elm_mlx.cli.progress import ProgressBar
@@ -119,6 +119,8 @@ COUNTS = CommaList(Whole(min=0))
     help="Hand each step to the device before the tokens of the step before are read, after it, or as is faster.",
 )
 @sampling(own="")
+@CACHES
+@SPECULATION
 @click.option("--force", is_flag=True, help="Measure it even if the memory seems too small.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object, with every sample.")
 @quietable
@@ -142,7 +144,8 @@ def command(
     """Measure how fast a model reads prompts (pp512: tokens per second), decodes (tg128, tg128 @ d2048) and answers
     first (ttft16).
 
-    Text is not in the times, and sampling only as the options here say: what a model's files say of it never counts.
+    Text is not in the times. Sampling, caches and proposals are as the options here say, and what a model's files say
+    of sampling never counts.
     No run finds anything of another in a cache, and token ids are random and everywhere the same. "MB/t" is what a
     token reads, "share" that of what this machine could read in the time, "host ms" the processor time that a token
     takes of the host. The ratio is mlx-lm's time over ours, with the least and the greatest. docs/benchmarks.md has
@@ -159,15 +162,18 @@ def command(
     settle(refuse_contradictions, asked, "models", "shapes", "dtype")
     if compare and cpu_policy == "auto" and is_wish("cpu_policy"):  # typed, it compares what is stored in float32
         drop(asked, "cpu_policy", "Beside mlx-lm both compute as the weights are stored.")
-    settle_sampling(choice, compare)
+    settle(partial(refuse_random_draft, asked["shapes"]), choice, "draft")
+    settle_choice(choice, compare)
     given = {"depths": depths, "prompts": prompts, "generations": generations, "batch": batch}
     settle(partial(plan_tests, []), given, *given)
     shapes = asked["shapes"]
     wanted, configs = choose_shapes(shapes, bits) if shapes else choose_models(asked["models"], bits)
     tests = settle(partial(plan_tests, configs), given, *given)
+    settle(partial(check_windows, configs), choice, "window")
     subjects = make_each(wanted, asked["dtype"], force) if shapes else find_each(wanted, force)
-    options: Any = {name: value for name, value in choice.items() if value is not None}
-    series = Series(tests, repetitions, asked["cpu_policy"], submit, bool(compare), force, options)
+    draft = pull_draft(choice.pop("draft"), force)
+    options: Any = {name: value for name, value in choice.items() if value is not None and value is not False}
+    series = Series(tests, repetitions, asked["cpu_policy"], submit, bool(compare), force, options, draft)
     reports: deque[dict[str, Any]] = deque(maxlen=1)
     try:
         with closing(subjects), ProgressBar("Measuring", in_bytes=False) as bar:
@@ -189,27 +195,43 @@ def refuse_contradictions(
         raise InvalidRequest("", "{dtype} is the type of random weights. Give {shapes}, too, or leave it out.")
 
 
-def settle_sampling(choice: dict[str, Any], compare: str | None) -> None:
-    """Drops wishes for sampling that mean nothing here. Raises InvalidRequest where that is so of what was typed."""
+def refuse_random_draft(shapes: Sequence[str] | None, draft: str | None, **_: object) -> None:
+    """Raises InvalidRequest for a draft of random weights, which would never propose what they say."""
+    if shapes and draft:
+        raise InvalidRequest("No draft proposes what random weights say.", "Leave {draft} or {shapes} out.")
+
+
+def settle_choice(choice: dict[str, Any], compare: str | None) -> None:
+    """Drops wishes for sampling, caches and proposals that mean nothing here. Raises InvalidRequest where that is so of
+    what was typed."""
     yield_temperature(choice)
     settle(partial(refuse_comparing, compare), choice, *choice)
     settle(check_greedy, choice, *(name for name in choice if name != "temperature"))
 
 
-def check_greedy(**choice: Any) -> None:
-    """Raises InvalidRequest for sampling that means nothing where decoding is greedy without it."""
+def check_greedy(draft: str | None, **choice: Any) -> None:
+    """Raises InvalidRequest for options that mean nothing, or not where decoding is greedy without them."""
     from elm_mlx.api.options import sampling_for  # here, as --help needs no MLX
 
+    refuse_idle(draft, choice["lookup"])
     options: Any = choice
     sampling_for(Sampling(), options)
 
 
 def refuse_comparing(compare: str | None, **choice: Any) -> None:
-    """Raises InvalidRequest for sampling beside mlx-lm, which is measured with greedy decoding alone."""
+    """Raises InvalidRequest for options beside mlx-lm, which is measured with greedy decoding and a cache of floats."""
     given = [f"{{{name}}}" for name, value in choice.items() if value]
     if compare and given:
-        raise InvalidRequest(f"{compare} is measured with greedy decoding.", f"Leave {{compare}} or {', '.join(given)} "
-                             "out.")  # fmt: skip
+        raise InvalidRequest(f"{compare} is measured with greedy decoding, a cache of floats, and a token a step.",
+                             f"Leave {{compare}} or {', '.join(given)} out.")  # fmt: skip
+
+
+def check_windows(configs: Sequence[ModelConfig], window: int | None, **_: object) -> None:
+    """Raises InvalidRequest for a window that is larger than the context of one of the models."""
+    from elm_mlx.api.cache_kind import cache_kind  # here, as --help needs no MLX
+
+    for config in configs:
+        cache_kind({"window": window}, config.context_length)
 
 
 def plan_tests(
@@ -255,17 +277,6 @@ def choose_models(models: Sequence[str | None] | None, bits: Bits) -> tuple[list
         wanted.append((model, asked["bits"]))
         configs += [read_config(place)] if place else []
     return wanted, configs
-
-
-def find_here(model: str | None, bits: str | None) -> Path | None:
-    """The directory of a model, or None where it is not on this machine. Raises as `locate`."""
-    from elm_mlx.library.local import locate  # here, as --help needs no MLX
-
-    refuse_bits(model, bits)
-    if model is None:
-        return demo_directory()
-    found = locate(model, int(bits) if bits else None)
-    return found.path if found else None
 
 
 def make_each(wanted: Sequence[Subject], dtype: str | None, force: bool) -> Measured:

@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from elm_mlx.arguments import file_to_write
-from elm_mlx.cli.kinds import COUNT, NAME
+from elm_mlx.cli.kinds import NAME, WINDOW_SIZE
 from elm_mlx.cli.messages import say
 from elm_mlx.cli.progress import ProgressBar
 from elm_mlx.cli.wishes import naming
 
 if TYPE_CHECKING:
-    from elm_mlx import LanguageModel, Stream
+    from elm_mlx import Completion, LanguageModel
 
-C = TypeVar("C", bound=Callable[..., Any])
 NOT_USED = (
     "The loaded keys and values were not used: the prompt does not begin with their tokens, or --window or --kv-bits "
     "differs from when they were saved."
@@ -33,25 +31,42 @@ class KvBits(click.Choice[str]):
         return int(chosen) if chosen.isdigit() else chosen
 
 
-WINDOW = click.option("--window", type=COUNT, metavar="N", help="See the last N tokens alone, and forget the others.")
-KV_BITS = click.option("--kv-bits", type=KvBits(["8", "4", "k8v4"]), help="Hold keys and values in so many bits.")
+WINDOW = click.option(
+    "--window", type=WINDOW_SIZE, metavar="N", help="See the last N tokens alone, and forget the others."
+)
+KV_BITS = click.option(
+    "--kv-bits",
+    type=KvBits(["8", "4", "k8v4"]),
+    help="Hold keys and values in so many bits; k8v4 is 8 for keys and 4 for values.",
+)
 SAVE = click.option("--save-cache", type=NAME, metavar="FILE", help="Save what was read of the prompt in this file.")
-LOAD = click.option("--load-cache", type=NAME, metavar="FILE", help="Read nothing again of what was saved there.")
+LOAD = click.option("--load-cache", type=NAME, metavar="FILE", help="Do not read again what was saved in this file.")
 
 
 class CacheFiles:
     """The files that a command is to load keys and values from, and to save them in; None for none."""
 
     def __init__(self, save: str | None, load: str | None) -> None:
-        """Raises InvalidRequest and NotFound, before anything is looked up, for a file that cannot be written."""
-        self.to_load = load
+        """Raises InvalidRequest, NotFound, BadCheckpoint and TargetExists, before a model is looked up, for a file that
+        cannot be read or must not be written."""
+        self.to_load = Path(load) if load else None
+        self.to_save = Path(save) if save else None
+        if save or load:
+            self._judge()
+
+    def _judge(self) -> None:
+        """Raises what is wrong with the files."""
+        from elm_mlx.store.prompt_cache import own_metadata, refuse_other_file  # here, as --help needs no MLX
+
+        with naming("load_cache"):
+            if self.to_load:
+                own_metadata(self.to_load)
         with naming("save_cache"):
-            self.to_save: Path | None = file_to_write("save_cache", save) if save else None
+            if self.to_save:
+                refuse_other_file(file_to_write("--save-cache", self.to_save))
 
     def use(self, lm: LanguageModel, prompt: str | list[int], options: dict[str, Any]) -> None:
-        """Loads and saves what was asked for, and says so; says what a window is, if there is one."""
-        if window := options["window"]:
-            say(f"The model sees the last {window:,} tokens alone: this is a window, not unlimited context.")
+        """Loads and saves what was asked for, and says so."""
         if self.to_load:
             with naming("load_cache"):
                 say(f"{lm.load_cache(self.to_load):,} tokens are loaded from {self.to_load}.")
@@ -61,7 +76,7 @@ class CacheFiles:
                 count = lm.save_cache(prompt, self.to_save, progress=bar, **kind)
             say(f"{count:,} tokens are saved in {self.to_save}.")
 
-    def say_unused(self, answer: Stream) -> None:
-        """Says so where what was loaded was of no use."""
-        if self.to_load and not answer.completion.stats.cached_tokens:
+    def say_unused(self, answer: Completion) -> None:
+        """Says so where what was loaded was of no use to an answer."""
+        if self.to_load and not answer.stats.cached_tokens:
             say(NOT_USED)

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 DEMO_NOTICE = f"No --model given: this is the built-in demo, {demo.ABOUT}."
 UNCONFIRMED = "zephyr is perhaps the format of OpenELM-Instruct; nobody has confirmed it."
+WINDOW_NOTICE = "The model sees the last {:,} tokens alone: this is a window, not unlimited context."
 NO_SYSTEM = "This model has no chat template, so it can be given no system message."
 TEMPLATE_HELP = 'Use the chat template in this file, or "zephyr": perhaps OpenELM-Instruct\'s, unconfirmed.'
 
@@ -69,7 +70,8 @@ def load_with_notices(
     if chat_template:
         lm.use_chat_template(chat_template)
     unconfirmed = UNCONFIRMED if chat_template == "zephyr" else None
-    for notice in (DEMO_NOTICE if model is None else None, *lm.notices, unconfirmed):
+    window = WINDOW_NOTICE.format(options["window"]) if options.get("window") else None
+    for notice in (DEMO_NOTICE if model is None else None, *lm.notices, unconfirmed, window):
         if notice:
             say(notice)
     return lm
@@ -108,6 +110,7 @@ def check_options(directory: Path | None, **options: Any) -> None:
     from elm_mlx.api.options import Options, check_ids, sampling_for
     from elm_mlx.store.load import read_config
 
+    refuse_idle(**options)
     asked: Any = {name: value for name, value in options.items() if name in Options.__annotations__}
     own = read_defaults(directory).sampling if directory else Sampling(temperature=1.0)  # where filters mean something
     sampling = sampling_for(own, asked)
@@ -115,6 +118,12 @@ def check_options(directory: Path | None, **options: Any) -> None:
         config = read_config(directory)
         check_ids(sampling, asked, config.vocab_size)
         cache_kind(asked, config.context_length)
+
+
+def refuse_idle(draft: str | None = None, lookup: bool | None = None, **_: object) -> None:
+    """Raises InvalidRequest for a draft that would propose nothing."""
+    if draft and lookup:
+        raise InvalidRequest("A lookup proposes instead of a draft.", "Leave {draft} or {lookup} out.")
 
 
 def refuse_system(model: LanguageModel | ModelFiles, system: str | None) -> None:
@@ -156,6 +165,18 @@ def pull_bits(model: str | None, force: bool, bits: str | None) -> Located | Non
     with bars("Fetching", "Converting") as (fetching, converting):
         number = int(bits) if bits else None
         return elm_mlx.pull(model, number, fetching=fetching, converting=converting, say=say, force=force)
+
+
+def find_here(model: str | None, bits: str | None) -> Path | None:
+    """The directory of a model in these bits, or of the demo; None where it is not on this machine. Raises as
+    `locate`."""
+    from elm_mlx.library.local import locate  # here, as --help needs no MLX
+
+    refuse_bits(model, bits)
+    if model is None:
+        return demo.demo_directory()
+    found = locate(model, int(bits) if bits else None)
+    return found.path if found else None
 
 
 def judge_draft(directory: Path | None, draft: str | Path | None, **_: Any) -> None:

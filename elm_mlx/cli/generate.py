@@ -85,12 +85,12 @@ def command(
     """
     asked: dict[str, Any] = {"raw": raw, "chat_template": chat_template}
     settle(refuse_contradiction, asked, "chat_template", "raw")
+    prefer_fast_blas()
+    files = CacheFiles(save_cache, load_cache)
     if show_config:
         print_config(model, bits, asked, options, as_json)
         return
     settle(partial(refuse_unshown, as_json), options, "logprobs")
-    files = CacheFiles(save_cache, load_cache)
-    prefer_fast_blas()
     text = read_prompt(prompt)
     lm = load_with_notices(model, bits, force, asked["chat_template"], options)
     if text is None:
@@ -100,10 +100,12 @@ def command(
     files.use(lm, given, options)
     name = "demo" if model is None else model
     if completions:
-        show_all(name, lm.completions(given, completions, **options), as_json)
-        return
-    stream = show_one(name, lm, given, options, as_json)
-    files.say_unused(stream)
+        done = lm.completions(given, completions, **options)
+        show_all(name, done, as_json)
+    else:
+        stream = show_one(name, lm, given, options, as_json)
+    if load_cache:
+        files.say_unused(done[0] if completions else stream.completion)
 
 
 def show_one(name: str, lm: LanguageModel, prompt: str | list[int], options: dict[str, Any], as_json: bool) -> Stream:

@@ -106,7 +106,7 @@ LOGPROBS = click.option(
     help="With --json: the log-probability of each token, and of the N likeliest ones there.",
 )
 COMPLETIONS = click.option(
-    "--completions", type=COUNT, metavar="N", help="So many answers to the prompt, which is read once."
+    "--completions", type=COUNT, metavar="N", help="Give so many answers to the prompt, which is read once."
 )
 SHOW_CONFIG = click.option(
     "--show-config", is_flag=True, help="Print what each option comes to, and where from. Nothing is loaded or fetched."

@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+from elm_mlx.arguments import is_unicode
 from elm_mlx.config.generation import MAX_TEMPERATURE, MAX_TOP_K, MOST_BIAS, MOST_PENALTY, MOST_REPETITION
 from elm_mlx.config.quantization import QUANTIZATION_MODES
 from elm_mlx.config.stop_strings import check_stop_strings
@@ -41,7 +42,7 @@ class Text(click.ParamType):
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         """The text as it is."""
-        if any("\ud800" <= character <= "\udfff" for character in value):
+        if not is_unicode(value):
             self.fail("it holds bytes that are not UTF-8 text. Convert it first, for example with iconv.", param, ctx)
         return value
 
@@ -117,7 +118,8 @@ TOP_P = Number(0, 1, min_open=True)
 PENALTY, LOGIT, BIAS = Number(-MOST_PENALTY, MOST_PENALTY), Number(-MOST_BIAS, MOST_BIAS), Bias()
 REPETITION_PENALTY = Number(1 / MOST_REPETITION, MOST_REPETITION)
 TOKEN_ID = TokenId(min=0)
-TOP_LOGPROBS = Whole(0, 20)  # as engine.logprobs has it, which --help does without: it brings MLX
+# As engine.logprobs and api.cache_kind have them, which --help does without: they bring MLX.
+TOP_LOGPROBS, WINDOW_SIZE = Whole(0, 20), Whole(min=16)
 ROPE_FACTOR = Number(0, MAX_MULTIPLIER, min_open=True)
 # As convert and verify judge them, which --help does without: they bring MLX.
 SHARD_GB, TEXT_TOKENS = Number(1e-6, 1e6), Whole(1, 1_000_000)

@@ -6,17 +6,16 @@ import json
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
-from elm_mlx.cli.find import check_template, refuse_bits, refuse_system, settle_options
+from elm_mlx.cli.find import check_template, find_here, refuse_system, settle_options
 from elm_mlx.cli.messages import FLAGS, one_line
 from elm_mlx.cli.sections import OTHERS, SECTIONS, section_of
 from elm_mlx.cli.wishes import naming, origin, settle
 from elm_mlx.config.generation import SAMPLING_NAMES, Sampling
 from elm_mlx.config.quantization import in_words
-from elm_mlx.demo import demo_directory
 from elm_mlx.errors import NotFound
 from elm_mlx.library.names import parse_name
 from elm_mlx.shell import command_line
@@ -68,6 +67,9 @@ def print_config(
     if template:
         check_template(template)
     settle_options(options)
+    if (draft := options["draft"]) not in (None, "auto"):
+        with naming("draft"):
+            find_here(draft, None)  # which judges its name
     chosen = {"bits": bits}
     directory = find_without_fetching(model, chosen)
     settle_options(options, directory)
@@ -93,18 +95,12 @@ def find_without_fetching(model: str | None, asked: dict[str, str | None]) -> Pa
     with naming("model"):
         if model is not None:
             parse_name(model)
-        return settle(partial(find_here, model), asked, "bits")
+        found = settle(partial(find_here, model), asked, "bits")
+    return found or refuse_absent(model, asked["bits"])
 
 
-def find_here(model: str | None, bits: str | None) -> Path:
-    """The directory of a model in these bits, or of the demo. Raises NotFound where it is not on this machine."""
-    from elm_mlx.library.local import locate  # here, as --help needs no MLX
-
-    refuse_bits(model, bits)
-    if model is None:
-        return demo_directory()
-    if found := locate(model, int(bits) if bits else None):
-        return found.path
+def refuse_absent(model: str | None, bits: str | None) -> NoReturn:
+    """Raises NotFound for a model that is not on this machine in these bits."""
     command = command_line("elm-mlx", "pull", model, *(("--bits", bits) if bits else ()))
     which = f"{model} in {bits} bits" if bits else model
     raise NotFound(

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
-from elm_mlx.arguments import real_number, whole_number
+from elm_mlx.arguments import real_number, shown, whole_number
 from elm_mlx.config.stop_strings import check_stop_strings
 from elm_mlx.config.values import MAX_VOCAB, Values
 from elm_mlx.errors import BadCheckpoint, InvalidRequest
@@ -47,7 +47,7 @@ class Sampling:
         if not 0 <= self.temperature <= MAX_TEMPERATURE:
             raise InvalidRequest(f"temperature is {self.temperature}; it must be 0 (greedy) to {MAX_TEMPERATURE}.")
         if not 0 <= self.top_k <= MAX_TOP_K or self.top_k != int(self.top_k):
-            raise InvalidRequest(f"top_k is {self.top_k}; it must be a whole number, 0 to switch it off.")
+            raise InvalidRequest(f"top_k is {self.top_k}; it must be a whole number, 0 (off) to {MAX_TOP_K}.")
         if not 0 < self.top_p <= 1:
             raise InvalidRequest(f"top_p is {self.top_p}; it must be above 0 and at most 1 (off).")
         if not 0 <= self.min_p <= 1:
@@ -120,7 +120,7 @@ def biases_by_id(value: Any) -> dict[int, float]:
     try:
         listed = [(id, bias) for id, bias in pairs]
     except (TypeError, ValueError):
-        raise InvalidRequest(f"logit_bias is {value!r:.100}; it must give a number for each of some ids.") from None
+        raise InvalidRequest(f"logit_bias is {shown(value)}; it must give a number for each of some ids.") from None
     found = {whole_number("An id in logit_bias", id): float(real_number("A bias", bias)) for id, bias in listed}
     if len(found) != len(listed):
         raise InvalidRequest("logit_bias names an id twice.")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from elm_mlx.arguments import is_unicode
 from elm_mlx.errors import InvalidRequest
 
 MAX_STRINGS, MAX_LENGTH = 16, 256  # strings of one wish, characters of a string; others take 4 or so
@@ -31,5 +32,5 @@ def check_stop_string(string: object) -> None:
     if len(string) > MAX_LENGTH:
         raise InvalidRequest(f"A string of stop has {len(string)} characters; it may have up to {MAX_LENGTH}.",
                              "Give {stop} its beginning.")  # fmt: skip
-    if any("\ud800" <= character <= "\udfff" for character in string):
+    if not is_unicode(string):
         raise InvalidRequest("A string of stop holds bytes that are not valid text.", "Give {stop} as UTF-8.")

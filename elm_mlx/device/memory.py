@@ -195,7 +195,7 @@ def too_large(nbytes: int, limit: int, positions: int = 0) -> NotEnoughMemory:
     fit = f", enough for {limit * positions // nbytes:,} tokens" if positions else ""
     return NotEnoughMemory(
         f"The request needs {readable_size(nbytes)} of cache{what}, and caches have {readable_size(limit)} here{fit}.",
-        "Give fewer {max_tokens}, a shorter prompt, or a model in fewer {bits}.",
+        "Give fewer {max_tokens}, a shorter prompt, fewer {kv_bits}, or a model in fewer {bits}.",
         nbytes, limit,
     )  # fmt: skip
 
@@ -207,7 +207,7 @@ def no_place_to_stay(nbytes: int, most: int, others: int) -> NotEnoughMemory:
     return NotEnoughMemory(
         f"The loaded keys and values take {readable_size(nbytes)}, and {readable_size(most)} are left for what stays "
         f"in memory between requests{beside}.",
-        "Load the model with more {cache_bytes}, of which a quarter is for that, or forget what was loaded before "
-        "(`forget_prefixes()`).",
+        "Close other programs, or load the model with more cache_bytes, of which a quarter is for that; or forget what "
+        "was loaded before (`forget_prefixes()`).",
         nbytes, most,
     )  # fmt: skip

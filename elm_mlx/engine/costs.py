@@ -20,6 +20,7 @@ COUNTS = (1, 2, 3, 4, 6)  # of proposals in a round: few, since each is compiled
 DEPTH = 32  # ids that the caches hold meanwhile
 STEPS, ROUNDS = 4, 2  # that are timed together: about as long, as what else runs disturbs a longer time more often
 SECONDS, TURNS = 0.8, 7  # the measuring goes on for so long, and takes so many turns; the first of them compiles
+LONGEST, LEAST = 4.0, 2  # seconds after which it takes no further turn, once it has so many: large models are slow
 
 
 def measure_costs(model: Decodes, layers: int, most: int, draft: Draft | None) -> Mapping[int, float]:
@@ -33,10 +34,17 @@ def measure_costs(model: Decodes, layers: int, most: int, draft: Draft | None) -
     counts = [count for count in COUNTS if count <= most]
     turns: list[list[float]] = []
     begun = time.perf_counter()
-    while len(turns) < TURNS or time.perf_counter() - begun < SECONDS:
+    while is_too_early(len(turns), time.perf_counter() - begun):
         plain = seconds(bench.steps) / STEPS
         turns.append([seconds(lambda count=count: bench.rounds(count)) / ROUNDS / plain for count in counts])  # type: ignore[misc]
     return rising({count: median(costs) for count, costs in zip(counts, zip(*turns[1:], strict=True), strict=True)})
+
+
+def is_too_early(turns: int, spent: float) -> bool:
+    """Whether to go on measuring after so many turns, which took `spent` seconds."""
+    if turns < LEAST:
+        return True
+    return spent < LONGEST and (turns < TURNS or spent < SECONDS)
 
 
 def seconds(work: Callable[[], None]) -> float:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import Any
 
+from elm_mlx.arguments import shown
 from elm_mlx.errors import ElmError, InvalidRequest
 
 Id = str | int
@@ -74,12 +75,6 @@ def check_prompt(name: str, value: object) -> Any:
     several = isinstance(value, list) and all(isinstance(one, str | list) for one in value)
     advice = "Write a line for each." if several else "It must be a text or a list of token ids."
     raise InvalidRequest(f"{name} is {'a list of prompts' if several else shown(value)}. {advice}")
-
-
-def shown(value: object) -> str:
-    """A value for a message, cut where it is long."""
-    text = repr(value)
-    return text if len(text) <= 80 else f"{text[:77]}..."
 
 
 def sentence(error: ElmError) -> str:

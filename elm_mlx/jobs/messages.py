@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from elm_mlx.arguments import shown
 from elm_mlx.errors import InvalidRequest
-from elm_mlx.jobs.ask import shown
 
 ROLES = {"system": "system", "developer": "system", "user": "user", "assistant": "assistant"}
 KEPT = ("reasoning_content", "thinking", "reasoning")  # what templates read beside the content

@@ -6,8 +6,9 @@ import json
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from elm_mlx.arguments import shown
 from elm_mlx.errors import ElmError, InvalidRequest, NotEnoughMemory, PromptTooLong
-from elm_mlx.jobs.ask import OPTIONS, Ask, Id, check_fields, check_id, check_prompt, options_in, sentence, shown
+from elm_mlx.jobs.ask import OPTIONS, Ask, Id, check_fields, check_id, check_prompt, options_in, sentence
 from elm_mlx.jobs.messages import read_messages
 from elm_mlx.jobs.origin import Origin
 from elm_mlx.jobs.token_logprobs import of_chat, of_text

@@ -6,24 +6,23 @@ quantized to. The metadata say what all of it belongs to; another model's would 
 
 from __future__ import annotations
 
-import os
-import secrets
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 import mlx.core as mx
 import numpy as np
 
-from elm_mlx.errors import BadCheckpoint, InvalidRequest
-from elm_mlx.files import check_room, disk_errors
+from elm_mlx.arguments import is_unicode
+from elm_mlx.errors import BadCheckpoint, InvalidRequest, NotFound, TargetExists, Unsupported
+from elm_mlx.files import check_room, disk_errors, reading, whole_file
 from elm_mlx.store.weight_files import some
 from elm_mlx.store.weights import Entry, Writer, read_arrays, read_header, read_metadata
 
 FORMAT, VERSION = "elm-mlx prompt cache", 1
 MOST_POSITIONS = 2**31 - 1
-SAVE_AGAIN = "Save it again with this model (save_cache)."
+SAVE_AGAIN = "Save it again with this model ({save_cache})."
+OTHER_FILE = "Name another file."
 
 
 @dataclass(frozen=True)
@@ -90,8 +89,8 @@ def save_file(
     metadata = {"format": FORMAT, "version": str(VERSION), **asdict(belongs)}
     metadata |= {name: str(value) for name, value in asdict(extent).items()}
     names = iter(entries)
-    with disk_errors(f"{path} cannot be written", "Name another {path}.", "name another {path}"):
-        check_room(path, "Free some space, or name another {path}.", (path, sum(e.nbytes for e in entries.values())))
+    with disk_errors(f"{path} cannot be written", OTHER_FILE, "name another file"):
+        check_room(path, "Free some space, or name another file.", (path, sum(e.nbytes for e in entries.values())))
         with whole_file(path) as beside, Writer(beside, entries, metadata=metadata) as writer:
             writer.write(next(names), mx.array(ids))
             for arrays in layers:
@@ -99,32 +98,45 @@ def save_file(
                     writer.write(next(names), array)
 
 
-@contextmanager
-def whole_file(path: Path) -> Iterator[Path]:
-    """Gives a new path beside `path`; what was written there takes its place at the end, and is removed on an error."""
-    place = Path(os.path.realpath(path))
-    beside = place.with_name(f".elm-mlx-{secrets.token_hex(8)}.partial")
+def refuse_other_file(path: Path) -> None:
+    """Raises TargetExists for a file that is there and holds anything else than saved keys and values: it must not be
+    lost to a name that was typed in the wrong place. Raises InvalidRequest for a name that could not be read again."""
+    if not is_unicode(str(path)):
+        raise InvalidRequest(f"The name {path} is not UTF-8 text, and MLX reads no file of such a name.", OTHER_FILE)
+    with disk_errors(f"{path} cannot be written", OTHER_FILE):
+        if not path.exists() or (path.is_file() and path.stat().st_size == 0):
+            return
     try:
-        yield beside
-        with beside.open("rb") as file:
-            os.fsync(file.fileno())
-        beside.replace(place)
-    finally:
-        beside.unlink(missing_ok=True)
+        own_metadata(path)
+    except (BadCheckpoint, NotFound) as error:
+        raise TargetExists(f"{path} is there already, and is no file of saved keys and values.", OTHER_FILE) from error
+
+
+def own_metadata(path: Path) -> dict[str, str]:
+    """The metadata of a file of saved keys and values. Raises NotFound, and BadCheckpoint for another file."""
+    with reading(path):
+        if not path.is_file():
+            raise NotFound(f"There is no file {path}.", "Name one that {save_cache} has written.")
+    try:
+        metadata = read_metadata(path)
+    except (BadCheckpoint, Unsupported) as error:
+        raise BadCheckpoint(f"{path} is no file of saved keys and values, or it is damaged or cut short.",
+                            SAVE_AGAIN) from error  # fmt: skip
+    if metadata.get("format") != FORMAT:
+        raise BadCheckpoint(f"{path} is no file of saved keys and values.", "Name one that {save_cache} has written.")
+    return metadata
 
 
 def read_extent(path: Path, belongs: Belongs) -> Extent:
     """Reads how much a file holds, and in which form. Raises NotFound; BadCheckpoint for a file that is damaged, or is
     no such file; InvalidRequest, which names what differs, where it does not belong to this model."""
-    metadata = read_metadata(path)
-    if metadata.get("format") != FORMAT:
-        raise BadCheckpoint(f"{path} is no file of saved keys and values. Name one that save_cache has written.")
+    metadata = own_metadata(path)
     if metadata.get("version") != str(VERSION):
-        raise InvalidRequest(f"{path} was saved by a version of elm-mlx with another format. {SAVE_AGAIN}")
+        raise InvalidRequest(f"{path} was saved by a version of elm-mlx with another format.", SAVE_AGAIN)
     for name, ours in asdict(belongs).items():
         if (theirs := metadata.get(name)) != ours:
             what = NAMED[name].format(theirs=f"{theirs:.40}" if theirs else theirs, ours=ours)
-            raise InvalidRequest(f"{path} was saved {what}. {SAVE_AGAIN}")
+            raise InvalidRequest(f"{path} was saved {what}.", SAVE_AGAIN)
     return Extent(**{field.name: natural(path, field.name, metadata) for field in fields(Extent)})
 
 
@@ -132,7 +144,7 @@ def natural(path: Path, name: str, metadata: Mapping[str, str]) -> int:
     """A number of the metadata. Raises BadCheckpoint."""
     text = metadata.get(name, "")
     if not (text.isascii() and text.isdigit() and len(text) <= 10 and int(text) <= MOST_POSITIONS):
-        raise BadCheckpoint(f"{path}: {name} in its metadata is no number that can be. {SAVE_AGAIN}")
+        raise BadCheckpoint(f"{path}: {name} in its metadata is no number that can be.", SAVE_AGAIN)
     return int(text)
 
 
@@ -142,12 +154,12 @@ def read_file(path: Path, extent: Extent, parts: Parts, vocab: int) -> tuple[np.
     entries = parts.entries(extent.positions)
     header = read_header(path)
     if wrong := [name for name in {**entries, **header} if entries.get(name) != header.get(name)]:
-        raise BadCheckpoint(f"{path} does not hold what its metadata and this model call for: {some(wrong)}. "
-                            f"{SAVE_AGAIN}")  # fmt: skip
+        raise BadCheckpoint(f"{path} does not hold what its metadata and this model call for: {some(wrong)}.",
+                            SAVE_AGAIN)  # fmt: skip
     arrays = {name: array for name, (_, array) in read_arrays(path).items()}
     ids = np.array(arrays.pop("ids"))
     if ids.min() < 0 or ids.max() >= vocab:
-        raise BadCheckpoint(f"{path} holds ids that the model does not have. {SAVE_AGAIN}")
+        raise BadCheckpoint(f"{path} holds ids that the model does not have.", SAVE_AGAIN)
     layers = range(len(parts.heads))
     return ids, [[arrays[f"layers.{layer}.{name}"] for name in parts.names] for layer in layers]
 
@@ -156,4 +168,4 @@ def check_finite(path: Path, arrays: Iterable[mx.array]) -> None:
     """Raises BadCheckpoint for numbers that are NaN or infinite."""
     floats = [array for array in arrays if mx.issubdtype(array.dtype, mx.floating)]
     if not all(mx.isfinite(array).all().item() for array in floats):
-        raise BadCheckpoint(f"{path} holds numbers that are NaN or infinite. {SAVE_AGAIN}")
+        raise BadCheckpoint(f"{path} holds numbers that are NaN or infinite.", SAVE_AGAIN)

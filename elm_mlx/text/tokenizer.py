@@ -11,7 +11,7 @@ from typing import TypeVar
 
 import tokenizers
 
-from elm_mlx.arguments import whole_number
+from elm_mlx.arguments import is_unicode, whole_number
 from elm_mlx.errors import BadCheckpoint, InvalidRequest, MissingTokenizer, NotFound, Unsupported
 from elm_mlx.files import MAX_LARGE_BYTES, read_bytes
 from elm_mlx.text.added_tokens import AddedTokens
@@ -235,5 +235,5 @@ def check_text(text: object) -> None:
     """Raises InvalidRequest for what is no text, or no valid Unicode."""
     if not isinstance(text, str):
         raise InvalidRequest(f"The prompt is of type {type(text).__name__}; it must be text.")
-    if not text.isascii() and any("\ud800" <= c <= "\udfff" for c in text):
+    if not is_unicode(text):
         raise InvalidRequest("The prompt holds bytes that are not valid text; give it as UTF-8.")

@@ -134,7 +134,7 @@ def test_what_cannot_be_saved_is_refused_before_it_is_read(fresh: elm_mlx.Langua
         fresh.save_cache([1, 2, 3], tmp_path / "one")
     with pytest.raises(InvalidRequest, match="window is 3"):
         fresh.save_cache(PROMPT, tmp_path / "one", window=3)
-    with pytest.raises(NotFound, match="There is no one"):
+    with pytest.raises(NotFound, match="There is no file"):
         fresh.load_cache(tmp_path / "one")
 
 
@@ -242,7 +242,7 @@ def test_hostile_files_are_refused_in_a_sentence(fresh: elm_mlx.LanguageModel, s
 @pytest.mark.parametrize("length", [0, 5, 100, 2000, -1])
 def test_torn_files_are_refused(fresh: elm_mlx.LanguageModel, saved: Path, length: int) -> None:
     saved.write_bytes(saved.read_bytes()[:length])
-    with pytest.raises(BadCheckpoint, match=r"cut short|is not valid JSON"):
+    with pytest.raises(BadCheckpoint, match=r"cut short"):
         fresh.load_cache(saved)
 
 

@@ -141,10 +141,10 @@ def test_the_models_own_stop_strings_count_and_those_of_a_call_are_added(openelm
 
 def test_the_text_of_a_special_token_means_that_token_too(demo: elm_mlx.LanguageModel) -> None:
     begin = demo.tokenizer.control_ids["<s>"]
-    request = demo._request(TEXT, 4, {"stop": ["<s>", "x"]})
+    request = demo.request(TEXT, 4, stop=["<s>", "x"])
     assert request.stop_ids == demo.stop_ids | {begin} != demo.stop_ids
     assert request.stopper
-    assert demo._request(TEXT, 4, {"stop": []}).stopper is None
+    assert demo.request(TEXT, 4, stop=[]).stopper is None
 
 
 @pytest.mark.parametrize(
@@ -170,5 +170,5 @@ def test_strings_without_a_meaning_are_refused_by_every_call(demo: elm_mlx.Langu
 
 
 def test_without_stop_strings_the_engine_is_asked_nothing(demo: elm_mlx.LanguageModel) -> None:
-    request = demo._request(TEXT, 4, {})
+    request = demo.request(TEXT, 4)
     assert (request.stopper, request.stop_ids) == (None, demo.stop_ids)

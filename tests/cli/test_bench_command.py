@@ -13,8 +13,11 @@ from helpers import checkpoints
 from helpers.command_line import Result, run
 from helpers.recommended import as_apples, say_sampling
 
+from elm_mlx.api.cache_kind import cache_kind
 from elm_mlx.bench import bandwidth, clock, measure, random_model
 from elm_mlx.config.generation import Sampling
+from elm_mlx.engine import speculate
+from elm_mlx.engine.cache.kind import PLAIN
 from elm_mlx.engine.engine import Engine
 from elm_mlx.engine.request import Request
 from elm_mlx.engine.sequence import Sequence
@@ -93,6 +96,37 @@ def test_ids_are_chosen_as_the_options_say_and_greedily_without_whatever_the_mod
         done = bench(*SHORT, "--model", model, "--temperature", 0.7, "--top-p", 0.9, "--json")
         assert set(asked) == {Sampling(temperature=0.7, top_p=0.9)}
         assert json.loads(done.out)["models"][0]["options"] == {"temperature": 0.7, "top_p": 0.9}
+
+
+def test_caches_and_proposals_are_as_the_options_say(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(speculate, "measure_costs", lambda *_: {2: 0.5})
+    seen: list[Any] = []
+    decode = measure.Ours.decode
+
+    def note(ours: measure.Ours, *arguments: Any) -> Any:
+        seen.append((ours.asked.cache, ours.asked.lookup, ours.speculation.draft is not None))
+        return decode(ours, *arguments)
+
+    monkeypatch.setattr(measure.Ours, "decode", note)
+    kind = cache_kind({"window": 64, "kv_bits": 8}, 512)
+    for typed, wanted, options in (
+        ("--window 64 --kv-bits 8", (kind, False, False), {"window": 64, "kv_bits": 8}),
+        ("--lookup", (PLAIN, True, False), {"lookup": True}),
+        ("--draft auto", (PLAIN, False, True), {"draft": "draft"}),
+    ):
+        seen.clear()
+        done = bench(*SHORT, "-b", "1,2", *typed.split(), "--json")
+        told(done)
+        told(alone := bench(*SHORT, *typed.split(), "--json"))
+        assert set(seen) == {wanted}
+        (model,) = json.loads(alone.out)["models"]
+        assert model["options"] == options
+        assert (model["tests"][-1]["bytes_per_token"] is None) == ("window" not in options)
+
+
+def test_a_draft_that_is_not_here_is_a_sentence(openelm: Path) -> None:
+    done = bench(*SHORT, "--model", openelm, "--draft", "auto")
+    assert (done.code, "Name one as --draft, or leave it out." in done.err) == (2, True)
 
 
 def test_sampling_is_not_compared_with_mlx_lm(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -178,6 +212,12 @@ def test_bits_of_a_directory_or_the_demo_are_refused_before_anything_is_measured
         ("-r 0", 2, "0 is not in the range"),
         ("-d 600", 2, "pp512 @ d600 takes 1112 positions, and the model's context has 512"),
         ("--compare llama.cpp", 2, "'llama.cpp' is not"),
+        ("--random llama-16x64 --draft auto", 2, "Leave --draft or --random out"),
+        ("--compare mlx-lm --window 64", 2, "Leave --compare or --window out"),
+        ("--compare mlx-lm --lookup", 2, "Leave --compare or --lookup out"),
+        ("--draft auto --lookup", 2, "Leave --draft or --lookup out"),
+        ("--window 513", 2, "Give at most --window 512"),
+        ("--top-p 0.9", 2, "Give a --temperature, or leave --top-p out"),
         ("--cpu-policy fast", 2, "'fast' is not one of"),
         ("--submit never", 2, "'never' is not one of"),
         ("-b 0", 2, "0 is not in the range"),

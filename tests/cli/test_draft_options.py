@@ -25,6 +25,24 @@ def test_the_text_is_the_same_with_a_draft_or_a_lookup() -> None:
     assert 0 < draft["stats"]["accepted"] <= draft["stats"]["proposed"]
 
 
+@pytest.mark.parametrize(
+    ("typed", "complaint"),
+    [
+        ("--draft auto --lookup", "Leave --draft or --lookup out."),
+        ("--draft nowhere", "There is no model 'nowhere'"),
+    ],
+)
+def test_what_would_propose_nothing_is_refused_and_a_wish_for_it_yields(
+    monkeypatch: pytest.MonkeyPatch, typed: str, complaint: str
+) -> None:
+    for more in ((), ("--show-config",)):
+        done = run("generate", *typed.split(), *more)
+        assert (done.code in (2, 66), done.out, complaint in done.err) == (True, "", True), done.err
+    monkeypatch.setenv("ELM_MLX_LOOKUP", "1")
+    done = run("generate", "--max-tokens", 2, "--draft", "auto")
+    assert (done.code, "ELM_MLX_LOOKUP=1 is ignored" in done.err) == (0, True)
+
+
 def test_a_draft_of_another_vocabulary_is_an_error_if_typed_and_a_note_if_wished(
     openelm: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

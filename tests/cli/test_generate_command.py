@@ -213,12 +213,35 @@ def test_a_wish_for_a_window_beyond_the_context_is_ignored_with_a_note(
 def test_caches_that_cannot_be_are_refused_in_flags(endless: Path, tmp_path: Path) -> None:
     command = ["generate", "--model", endless, "--prompt", PASSAGE, "--max-tokens", 5]
     for more, complaint, code in (
-        (["--window", 3], "window is 3; it must be 16 tokens or more. Give a larger --window", 2),
+        (["--window", 3], "3 is not in the range x>=16", 2),
         (["--kv-bits", "5"], "'5' is not one of '8', '4', 'k8v4'", 2),
         (["--save-cache", tmp_path], "is a directory", 2),
         (["--save-cache", tmp_path / "no" / "file"], "There is no directory", 66),
-        (["--load-cache", tmp_path / "none"], "There is no none in", 66),
+        (["--load-cache", tmp_path / "none"], "There is no file", 66),
+        (["--save-cache", endless / "config.json"], "is there already, and is no file of saved keys and values", 73),
+        (["--save-cache", "/dev/null"], "is there already, and is no file of saved keys and values", 73),
         (["--load-cache", endless / "model.safetensors"], "is no file of saved keys and values", 65),
     ):
         done = run(*command, *more)
         assert (complaint in done.err, done.code) == (True, code), done.err
+
+
+@pytest.mark.parametrize("flag", ["--save-cache", "--load-cache"])
+def test_files_of_caches_are_judged_before_a_model_is_looked_up(
+    endless: Path, monkeypatch: pytest.MonkeyPatch, flag: str
+) -> None:
+    wrong = endless / "config.json"
+    typed = run("generate", "--model", "./nowhere", flag, wrong)
+    assert (typed.code, f"{wrong} is" in typed.err) == (73 if flag == "--save-cache" else 65, True)
+    variable = f"ELM_MLX{flag[1:].upper().replace('-', '_')}"
+    monkeypatch.setenv(variable, str(wrong))
+    assert f"{variable}: {wrong} is" in run("generate", "--model", "./nowhere").err
+
+
+def test_several_completions_use_what_was_loaded_or_say_that_they_do_not(endless: Path, tmp_path: Path) -> None:
+    command = ["generate", "--model", endless, "--prompt", PASSAGE, "--max-tokens", 2, "--completions", 2, "--json"]
+    run(*command, "--save-cache", tmp_path / "saved")
+    done = run(*command, "--load-cache", tmp_path / "saved")
+    assert all(one["stats"]["cached_tokens"] for one in answer(done)["completions"])
+    assert "were not used" not in done.err
+    assert "were not used" in run(*command, "--load-cache", tmp_path / "saved", "--window", 16).err

@@ -11,12 +11,15 @@ import pytest
 from helpers.command_line import answer, run
 
 import elm_mlx
+from elm_mlx.api.cache_kind import LEAST_WINDOW
 from elm_mlx.api.options import Options
 from elm_mlx.cli.group import cli
+from elm_mlx.cli.kinds import TOP_LOGPROBS, WINDOW_SIZE
 from elm_mlx.cli.sections import OTHERS
+from elm_mlx.engine.logprobs import MOST_ALTERNATIVES
 
 # Options of the library that no flag sets, and why.
-NO_FLAG = {"reuse"}  # a command line asks once, so no earlier request has left anything
+NO_FLAG = {"reuse"}  # no command has a reason to read again what it holds
 
 SECTIONS_OF_GENERATE = {
     "Model": "--model --bits --force",
@@ -98,6 +101,17 @@ def test_every_option_of_the_library_is_a_flag_of_generate() -> None:
 def test_every_option_of_the_library_but_log_probabilities_is_a_flag_of_chat_and_batch(name: str) -> None:
     flags = {option.name for option in command(name).params}
     assert set(Options.__annotations__) - flags == NO_FLAG | {"logprobs"}  # which neither has a place for
+
+
+def test_bench_has_the_same_sections_of_what_changes_the_work_of_a_step() -> None:
+    shown = sections("bench")
+    assert OTHERS not in shown
+    assert shown["Sampling"] == SECTIONS_OF_GENERATE["Sampling"].removesuffix(" --seed --plain")
+    assert (shown["Caches"], shown["Speculation"]) == ("--window --kv-bits", "--draft --lookup")
+
+
+def test_the_bounds_of_flags_are_those_of_the_library() -> None:
+    assert (WINDOW_SIZE.min, TOP_LOGPROBS.max) == (LEAST_WINDOW, MOST_ALTERNATIVES)
 
 
 @pytest.mark.parametrize(

@@ -146,7 +146,7 @@ def test_a_request_that_never_fits_is_refused_with_the_numbers_and_what_to_do() 
     assert (error.needed, error.available, error.exit_code) == (900 * MB, 800 * MB, 71)
     assert str(error) == (
         "The request needs 900 MB of cache for 9,000 tokens, and caches have 800 MB here, enough for 8,000 tokens. "
-        "Give fewer max_tokens, a shorter prompt, or a model in fewer bits."
+        "Give fewer max_tokens, a shorter prompt, fewer kv_bits, or a model in fewer bits."
     )
     assert str(too_large(900 * MB, 800 * MB)).startswith(
         "The request needs 900 MB of cache, and caches have 800 MB here. "

@@ -8,7 +8,7 @@ from helpers.engines import draft_of
 
 import elm_mlx
 from elm_mlx.engine import costs
-from elm_mlx.engine.costs import Bench, measure_costs, rising
+from elm_mlx.engine.costs import Bench, is_too_early, measure_costs, rising
 
 
 @pytest.mark.parametrize("source", ["openelm"], indirect=True)
@@ -32,6 +32,15 @@ def test_each_turn_begins_with_the_same_caches(lm: elm_mlx.LanguageModel) -> Non
         for count in (1, 6):
             bench.rounds(count)
             assert {layer.offset for layer in bench.cache + bench.proposer.cache} == {costs.DEPTH}
+
+
+def test_a_slow_model_is_measured_in_few_turns_and_a_fast_one_for_a_while() -> None:
+    assert is_too_early(1, 60.0)  # only that which compiles
+    assert not is_too_early(2, 60.0)
+    assert is_too_early(6, 3.9)
+    assert not is_too_early(7, 3.9)
+    assert is_too_early(700, 0.7)
+    assert not is_too_early(700, 0.9)
 
 
 def test_costs_that_fall_by_noise_get_their_mean() -> None:

@@ -1,0 +1,93 @@
+"""From what a call asks to the Request that the engine gets. All that a caller gives is judged here, before anything is
+queued."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+
+from elm_mlx.api.cache_kind import cache_kind
+from elm_mlx.api.options import Options, check_ids, sampling_for
+from elm_mlx.api.stopping import stopping
+from elm_mlx.api.templates import Templates
+from elm_mlx.arguments import whole_number
+from elm_mlx.config.stop_strings import check_stop_strings
+from elm_mlx.engine.request import Request
+from elm_mlx.errors import InvalidRequest, PromptTooLong
+from elm_mlx.store.load import LoadedModel
+
+
+class RequestMaker:
+    """Makes requests to a loaded model, by its vocabulary, its context, its own sampling and what ends its answers."""
+
+    def __init__(self, loaded: LoadedModel, templates: Templates) -> None:
+        self.config, self.tokenizer = loaded.config, loaded.tokenizer
+        self.sampling, self.stop_strings = loaded.sampling, loaded.stop_strings
+        self._named_stop_ids, self._templates = loaded.stop_ids, templates
+
+    @property
+    def stop_ids(self) -> frozenset[int]:
+        """Every id that ends an answer: those that the model's files name, and those that end a turn in a template."""
+        # All are one set: an outdated file must not keep a model from stopping.
+        return self._named_stop_ids | self._templates.turn_ends
+
+    def request(self, prompt: str | Sequence[int], max_tokens: int | None, options: Options) -> Request:
+        """What a call asks of the engine. Raises as `LanguageModel.submit` does for what the caller gave."""
+        sampling = sampling_for(self.sampling, options)
+        check_ids(sampling, options, self.config.vocab_size)
+        ids = self.ids(prompt)
+        strings = *self.stop_strings, *check_stop_strings(options.get("stop"))
+        ends = stopping(self.tokenizer, self.stop_ids, strings)
+        reuse = options.get("reuse") is not False
+        return Request(
+            tuple(ids),
+            self.room(len(ids), max_tokens, options.get("window")),
+            sampling,
+            options.get("seed"),
+            ends.ids,
+            find=reuse,
+            keep=reuse,
+            logprobs=options.get("logprobs"),
+            cache=cache_kind(options, self.config.context_length),
+            stopper=ends.stopper,
+            lookup=options.get("lookup") is True,
+        )
+
+    def check(self, prompts: Iterable[str | Sequence[int]], max_tokens: int | None, options: Options) -> None:
+        """Raises what `LanguageModel.batch` raises before it takes a prompt."""
+        check_ids(sampling_for(self.sampling, options), options, self.config.vocab_size)
+        cache_kind(options, self.config.context_length)
+        self.room(1, max_tokens)
+        if isinstance(prompts, str | bytes | Mapping) or not isinstance(prompts, Iterable):
+            raise InvalidRequest(f"prompts is of type {type(prompts).__name__}; give a list of prompts.")
+
+    def ids(self, prompt: str | Sequence[int]) -> list[int]:
+        """The prompt as ids. Raises InvalidRequest where it cannot be, and for ids that the model does not have."""
+        if isinstance(prompt, str):
+            prompt = self.tokenizer.encode(prompt)
+        listed = prompt.tolist() if hasattr(prompt, "tolist") else prompt
+        if isinstance(listed, bytes | bytearray | Mapping) or not isinstance(listed, Iterable):
+            raise InvalidRequest(f"The prompt is of type {type(prompt).__name__}; give text or a list of token ids.")
+        ids = [whole_number("A token id", token) for token in listed]
+        if not ids:
+            raise InvalidRequest("The prompt holds no token, and the model needs one to begin with. Give some text.")
+        for token in ids:
+            if not 0 <= token < self.config.vocab_size:
+                raise InvalidRequest(self.tokenizer.why_beyond(token, self.config.vocab_size))
+        return ids
+
+    def room(self, prompt: int, max_tokens: int | None, window: int | None = None) -> int | None:
+        """How many tokens the answer to a prompt of so many may have: those asked for, at most those that the context
+        has left, unless there is a window; None where the engine shall say. Raises InvalidRequest, PromptTooLong."""
+        wanted = None if max_tokens is None else whole_number("max_tokens", max_tokens)
+        if wanted is not None and wanted < 1:
+            raise InvalidRequest(f"max_tokens is {wanted}; it must be above 0.")
+        if window is not None:
+            return wanted
+        if prompt >= self.config.context_length:
+            raise self.too_long(prompt, "Or give a {window}: then all but the last tokens are forgotten.")
+        return None if wanted is None else min(wanted, self.config.context_length - prompt)
+
+    def too_long(self, length: int, advice: str = "") -> PromptTooLong:
+        """The error for a prompt of so many tokens, which the context has no room for."""
+        return PromptTooLong(f"The prompt has {length} tokens and the model's context {self.config.context_length}. "
+                             "Shorten the prompt.", advice)  # fmt: skip
