@@ -92,6 +92,7 @@ def examine_memory() -> Finding:
 
 
 def examine_caches() -> Finding:
+    """Looks whether models can be kept: elm-mlx's own folder and Hugging Face's cache must be writable."""
     own, theirs = copies.root(), hub_cache.cache_directory()
     unwritable = {variable: path for variable, path in (("ELM_MLX_CACHE", own), (hub_cache.cache_variable(), theirs))
                   if not is_writable(path)}  # fmt: skip

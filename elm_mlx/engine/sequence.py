@@ -54,11 +54,6 @@ class Sequence:
         self.peak_bytes = 0  # the most that MLX's allocator had reached when the answer ended
 
     @property
-    def is_read(self) -> bool:
-        """Whether the whole prompt was read."""
-        return self.read == len(self.request.prompt)
-
-    @property
     def is_paused(self) -> bool:
         """Whether its reader has to take ids before the sequence goes on."""
         return self.bound is not None and len(self.ids) - self.taken >= self.bound

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import mlx.core as mx
 
+from elm_mlx.engine.cache.bounded import Bounded
 from elm_mlx.engine.cache.forms import Form, form_of
 from elm_mlx.engine.cache.kind import CacheKind
 from elm_mlx.engine.cache.kv import RESERVE, copied, spare
@@ -11,7 +12,7 @@ from elm_mlx.engine.cache.ring import Ring, ring_of
 from elm_mlx.errors import CacheFull, CannotTrim
 
 
-class KindCache:
+class KindCache(Bounded):
     """Keys and values of one layer: `ring` says where positions lie, `form` what is stored of them.
 
     Buffers are made at the first write, with room for `reserve` positions, and grow as those of KVCache, up to the
@@ -35,7 +36,7 @@ class KindCache:
         CacheFull, with the cache unchanged, where L positions do not fit.
         """
         L, unasked = k.shape[2], k.shape[2] - q.shape[2]
-        self._refuse_beyond(L)
+        self.refuse_beyond(L)
         mixed, done = [], 0
         while done < L:
             end = min(L, done + self.ring.block(self.offset))
@@ -44,12 +45,6 @@ class KindCache:
                 mixed.append(self._read(q[:, :, first - unasked : end - unasked]))
             done = end
         return mixed[0] if len(mixed) == 1 else mx.concatenate(mixed, axis=2)
-
-    def _refuse_beyond(self, count: int) -> None:
-        """Raises CacheFull where so many more positions do not fit."""
-        if self.offset + count > self.capacity:
-            raise CacheFull(f"The cache holds {self.offset} of {self.capacity} positions; {count} more do not fit. "
-                            "Make it larger, or trim it.")  # fmt: skip
 
     def _write(self, k: mx.array, v: mx.array) -> None:
         """Appends one block of positions, [B, K, L, D] each."""
@@ -95,16 +90,6 @@ class KindCache:
                              f"{self.can_trim} at most. Read the text again.")  # fmt: skip
         self.offset -= n
         return n
-
-    def resize(self, capacity: int, reserve: int = 0) -> None:
-        """Lets the cache hold `capacity` positions; when its buffers next grow, they get room for `reserve` at least.
-
-        Copies nothing: the buffers stay until a write needs room. Raises CacheFull where more is held already.
-        """
-        if self.offset > capacity:
-            raise CacheFull(f"The cache holds {self.offset} positions, more than the {capacity} that it is to have. "
-                            "Trim it first.")  # fmt: skip
-        self.capacity, self.reserve = capacity, reserve
 
     def fork(self, n: int, capacity: int | None = None, reserve: int = 0) -> KindCache:
         """A cache with buffers of its own, which hold the first `n` positions, or all if fewer are held; otherwise as

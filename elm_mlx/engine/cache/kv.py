@@ -7,6 +7,7 @@ from math import ceil
 
 import mlx.core as mx
 
+from elm_mlx.engine.cache.bounded import Bounded
 from elm_mlx.engine.cache.causal import CausalMasks
 from elm_mlx.engine.cache.layer import Layer
 from elm_mlx.errors import CacheFull
@@ -14,7 +15,7 @@ from elm_mlx.errors import CacheFull
 RESERVE = 256  # positions that the first buffer has room for
 
 
-class KVCache:
+class KVCache(Bounded):
     """Keys and values of one layer, [B, K, room, D] each, of which the first `offset` positions are held.
 
     The buffers are made at the first write, in its type and batch size, with room for `reserve` positions. When that is
@@ -48,9 +49,7 @@ class KVCache:
         Raises CacheFull, with the cache unchanged, where L positions do not fit.
         """
         start, end = self.offset, self.offset + keys.shape[2]
-        if end > self.capacity:
-            raise CacheFull(f"The cache holds {start} of {self.capacity} positions; {end - start} more do not fit. "
-                            "Make it larger, or trim it.")  # fmt: skip
+        self.refuse_beyond(end - start)
         self.keys = self._with_room(self.keys, end, keys)
         self.values = self._with_room(self.values, end, values)
         self.keys[:, :, start:end] = keys
@@ -70,16 +69,6 @@ class KVCache:
         """How many positions the buffers get that have `room` and need `end`."""
         steps = room + self.grow_by * ceil((end - room) / self.grow_by) if self.grow_by else 2 * room
         return min(self.capacity, max(end, self.reserve, steps if room else 0))
-
-    def resize(self, capacity: int, reserve: int = 0) -> None:
-        """Lets the cache hold `capacity` positions; when its buffers next grow, they get room for `reserve` at least.
-
-        Copies nothing: the buffers stay until a write needs room. Raises CacheFull where more is held already.
-        """
-        if self.offset > capacity:
-            raise CacheFull(f"The cache holds {self.offset} positions, more than the {capacity} that it is to have. "
-                            "Trim it first.")  # fmt: skip
-        self.capacity, self.reserve = capacity, reserve
 
     def fork(self, n: int, capacity: int | None = None, reserve: int = 0) -> KVCache:
         """A cache with buffers of its own, which hold the first `n` positions, or all if fewer are held. It has room
