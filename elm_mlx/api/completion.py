@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from elm_mlx.engine.handle import Handle
 from elm_mlx.engine.logprobs import TokenLogprob
+from elm_mlx.text.tools import ToolCall
 
 
 @dataclass(frozen=True)
@@ -51,6 +53,10 @@ class Completion:
     `text` ends before a stop string. `tokens` are all ids that were drawn, a stop id aside: those of an answer that a
     string ended have all of the string in them, and perhaps some text after it, which the last id brought along.
     `logprobs` has an entry for each of `tokens` where the call asked for them, else it is None.
+
+    `parsed` is the value of an answer that was asked for in a form and is whole, else None. `reasoning` is the text of
+    the parts that the model marks as its reasoning, which `text` does not have; None where there are none.
+    `tool_calls` are the calls that the answer makes, which `text` does not have either.
     """
 
     text: str
@@ -59,6 +65,9 @@ class Completion:
     stats: Stats
     stop_reason: int | str | None = None
     logprobs: Sequence[TokenLogprob] | None = None
+    parsed: Any = None
+    reasoning: str | None = None
+    tool_calls: Sequence[ToolCall] = ()
 
 
 @dataclass(frozen=True)
@@ -68,7 +77,8 @@ class Piece:
     The texts of all pieces, joined, are the answer's text. The piece of a stop id has finish_reason "stop" and whatever
     text was still held back; that of the id which made a stop string whole has the text before the string. Their
     `stop_reason` is that id or string; elsewhere it is None. `logprob` is the token's entry where the call asked
-    for log-probabilities.
+    for log-probabilities. `kind` says what the text is a part of: "text", "reasoning" or "tool"; `tool_call` is
+    the call that this token makes whole.
     """
 
     text: str
@@ -76,6 +86,8 @@ class Piece:
     finish_reason: str | None
     stop_reason: int | str | None = None
     logprob: TokenLogprob | None = None
+    kind: str = "text"
+    tool_call: ToolCall | None = None
 
 
 def stats_of(handle: Handle, generated: int) -> Stats:

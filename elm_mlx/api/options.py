@@ -49,6 +49,9 @@ class Options(TypedDict, total=False):
 
     With `lookup` ids are proposed that followed the same ids earlier in the prompt or the answer, instead of a draft's:
     for answers that copy. The answer stays the same. Nothing is proposed while other requests run.
+
+    One of `schema` (a JSON schema as a dict, a dataclass, or a pydantic model), `regex`, `choices` (texts), `grammar`
+    (in Lark's notation) and `response_format` (OpenAI's object) gives the form that the answer must have.
     """
 
     temperature: float | None
@@ -68,6 +71,11 @@ class Options(TypedDict, total=False):
     kv_bits: int | str | None
     lookup: bool | None
     plain: bool | None
+    response_format: Mapping[str, Any] | None
+    schema: Any
+    regex: str | None
+    choices: Sequence[str] | None
+    grammar: str | None
 
 
 def check_names(options: Mapping[str, Any]) -> None:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from elm_mlx.config.generation import Sampling
 from elm_mlx.engine.cache.kind import PLAIN, CacheKind
+from elm_mlx.engine.constraint import Constraint
 from elm_mlx.engine.stopper import Stopper
 
 GREEDY = Sampling()
@@ -27,7 +28,7 @@ class Request:
     `find` is false. `stopper` makes what is asked of each id whether the answer ends there. `cache` says how keys and
     values are held. With `hold` those of an answered request stay in `Engine.held` until somebody calls `let_go`. With
     `lookup` ids are proposed that followed the same ids earlier in the prompt or the answer: that changes the speed
-    alone.
+    alone. `constraint` makes what says, of one answer, which ids may come next.
     """
 
     prompt: tuple[int, ...]
@@ -43,3 +44,4 @@ class Request:
     lookup: bool = False
     family: int | None = None
     hold: bool = False
+    constraint: Callable[[], Constraint] | None = None
