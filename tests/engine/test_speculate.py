@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 from helpers import checkpoints
 from helpers.engines import SAMPLINGS, TOKEN_BYTES, RandomRun, check_answers, draft_of, make_engine, plain_ids
+from helpers.families import second_family_slow
 
 import elm_mlx
 from elm_mlx.config.generation import Sampling
@@ -91,7 +92,7 @@ def request_of(sampling: Sampling = GREEDY, tokens: int = 40, **more: Any) -> Re
     return Request(tuple(checkpoints.prompt(12)), tokens, sampling, seed=7, **more)
 
 
-@each_family
+@second_family_slow
 @pytest.mark.parametrize("sampling", dict.fromkeys(SAMPLINGS), ids=str)
 def test_the_ids_are_those_of_plain_decoding(lm: elm_mlx.LanguageModel, sampling: Sampling) -> None:
     for count, share in ((1, 0.7), (3, 0.0), (3, 1.0), (4, 0.7), (6, 0.9)):
@@ -102,7 +103,7 @@ def test_the_ids_are_those_of_plain_decoding(lm: elm_mlx.LanguageModel, sampling
             assert found.accepted == found.proposed * share
 
 
-@each_family
+@second_family_slow
 @pytest.mark.parametrize("kind", KINDS, ids=str)
 def test_caches_of_other_kinds_forget_wrong_proposals_too(lm: elm_mlx.LanguageModel, kind: CacheKind) -> None:
     for speculation in (Oracles(lm, 0.7, 6), own_draft(lm, 4)):
@@ -130,7 +131,15 @@ def test_a_draft_that_is_the_model_itself_is_always_right(lm: elm_mlx.LanguageMo
 
 
 @one_family
-@pytest.mark.parametrize("sampling", dict.fromkeys(SAMPLINGS), ids=str)
+@pytest.mark.parametrize(
+    "sampling",
+    [
+        SAMPLINGS[2],
+        SAMPLINGS[7],
+        *(pytest.param(one, marks=pytest.mark.slow) for one in (SAMPLINGS[1], *SAMPLINGS[3:7])),
+    ],
+    ids=str,
+)
 def test_a_draft_proposes_the_likeliest_ids_for_a_sampled_answer_too(
     lm: elm_mlx.LanguageModel, sampling: Sampling
 ) -> None:
@@ -138,7 +147,7 @@ def test_a_draft_proposes_the_likeliest_ids_for_a_sampled_answer_too(
     check_answers(lm, [found])
 
 
-@each_family
+@second_family_slow
 def test_a_stop_id_amid_accepted_ids_ends_the_answer_there(lm: elm_mlx.LanguageModel) -> None:
     answer = plain_ids(lm, request_of())
     for place in range(1, 9):
@@ -217,7 +226,7 @@ def check_random_runs(lm: elm_mlx.LanguageModel, seeds: range) -> None:
     assert 0 < accepted < proposed
 
 
-@each_family
+@second_family_slow
 def test_random_requests_get_their_ids_whatever_is_proposed(lm: elm_mlx.LanguageModel) -> None:
     check_random_runs(lm, range(4))
 
@@ -352,7 +361,7 @@ def test_a_draft_takes_no_bytes_beyond_its_context(lm: elm_mlx.LanguageModel) ->
     short = replace(draft_of(lm), context=30)
     speculation = Speculation(lm.model, lm.config.num_layers, short, costs=always(3))
     engine = make_engine(lm, speculation=speculation, positions=200)
-    one = engine.submit(request_of(tokens=300, cache=CacheKind(window=16, margin=8)))
+    one = engine.submit(request_of(tokens=100, cache=CacheKind(window=16, margin=8)))
     engine.step()
     assert one.reserved == (24 + 30) * TOKEN_BYTES
     while engine.has_work:
