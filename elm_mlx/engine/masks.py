@@ -26,10 +26,12 @@ def forbid(logits: mx.array, words: mx.array, places: mx.array) -> mx.array:
 
 
 COMPILED = compile_function(forbid)
+PLACES = np.arange(WORD, dtype=np.uint32)
 
 
 def restrict(logits: mx.array, words: np.ndarray, compiled: bool) -> mx.array:
     """Logits [B, V] -> logits [B, V], where ids that the masks, uint32 [B, ceil(V / 32)], forbid have minus infinity.
     With `compiled` that is one kernel where V is a multiple of 32."""
-    restricted: mx.array = (COMPILED if compiled else forbid)(logits, mx.array(words), mx.arange(WORD, dtype=mx.uint32))
+    change = COMPILED if compiled else forbid
+    restricted: mx.array = change(logits, mx.array(words), mx.array(PLACES))
     return restricted
