@@ -100,9 +100,7 @@ class Sequence:
         mx.async_eval(ids, highest, *(self.note.arrays() if self.note else ()))
 
     def _restrict(self, logits: mx.array, guide: Guide) -> mx.array:
-        """Logits [1, V] -> logits [1, V] with minus infinity for what the constraint forbids. It is asked while the
-        device computes the logits."""
-        mx.async_eval(logits)
+        """Logits [1, V] -> logits [1, V] with minus infinity for what the constraint forbids."""
         guide.begin(logits.shape[-1])
         return restrict(logits, guide.next()[None], self.sampler.compiled)
 

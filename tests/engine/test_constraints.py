@@ -347,6 +347,37 @@ def test_each_mask_is_asked_for_once(lm: elm_mlx.LanguageModel) -> None:
 
 
 @one_family
+def test_a_first_mask_is_asked_for_when_the_others_have_a_step_to_compute(
+    lm: elm_mlx.LanguageModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    head, made = lm.model.head, 0
+
+    def counting(states: mx.array) -> mx.array:
+        nonlocal made
+        made += 1
+        return head(states)
+
+    monkeypatch.setattr(lm.model, "head", counting)
+    asked: list[int] = []
+
+    class Asked(Automaton):
+        def mask(self) -> np.ndarray:
+            asked.append(made)
+            return super().mask()
+
+    engine = make_engine(lm)
+    free = engine.submit(replace(request_of(3, 60), constraint=None, stop_ids=frozenset()))
+    while len(free.ids) < 3:
+        engine.step()
+    one = engine.submit(replace(request_of(tokens=5), constraint=lambda: Asked(1, V, STOPS)))
+    before = made
+    while not asked:
+        engine.step()
+    assert one in engine.running
+    assert asked[0] - before == 2  # the prompt's, and the step of the other
+
+
+@one_family
 def test_a_constraint_goes_with_its_answer(lm: elm_mlx.LanguageModel) -> None:
     made: list[weakref.ref[Automaton]] = []
 
