@@ -378,6 +378,31 @@ def test_a_first_mask_is_asked_for_when_the_others_have_a_step_to_compute(
 
 
 @one_family
+def test_a_mask_is_asked_for_when_the_device_has_the_logits_to_compute(
+    lm: elm_mlx.LanguageModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    events: list[str] = []
+    submit = mx.async_eval
+
+    def submitting(*arrays: Any) -> None:
+        events.append("submit")
+        submit(*arrays)
+
+    class Noted(Automaton):
+        def mask(self) -> np.ndarray:
+            events.append("mask")
+            return super().mask()
+
+        def accept(self, token: int) -> None:
+            events.append("accept")
+            super().accept(token)
+
+    monkeypatch.setattr(mx, "async_eval", submitting)
+    run(make_engine(lm), replace(request_of(tokens=4), stop_ids=frozenset(), constraint=lambda: Noted(1, V)))
+    assert events == ["submit", "mask", "submit", *["submit", "accept", "mask", "submit"] * 3, "accept"]
+
+
+@one_family
 def test_a_constraint_goes_with_its_answer(lm: elm_mlx.LanguageModel) -> None:
     made: list[weakref.ref[Automaton]] = []
 
