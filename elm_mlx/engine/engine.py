@@ -48,7 +48,7 @@ class Engine:
         self.active: dict[int, Sequence] = {}  # by number, until it has ended
         self.waiting: deque[Sequence] = deque()
         self.reading: tuple[Sequence, Reading] | None = None
-        self.guided: tuple[Sequence, mx.array] | None = None  # who has no first id yet, for its constraint is not asked
+        self.guided: tuple[Sequence, mx.array] | None = None  # whose constraint is to be asked for its first id; logits
         self.running: list[Sequence] = []
         self.held: dict[Sequence, tuple[list[Layer], int]] = {}  # caches of ended ones that somebody holds; their bytes
         self.leaving: dict[Sequence, None] = {}  # those that are cancelled at the next step, in order
