@@ -15,7 +15,6 @@ from elm_mlx.engine.cache.kind_cache import make_kind_cache
 from elm_mlx.engine.cache.kv import RESERVE, cache_bytes, make_cache
 from elm_mlx.engine.cache.layer import Layer, can_shorten
 from elm_mlx.engine.decodes import Decodes
-from elm_mlx.engine.finite import peaks
 from elm_mlx.engine.limits import Limits
 from elm_mlx.engine.pace import Pace
 from elm_mlx.engine.plan import StepPlan
@@ -24,7 +23,7 @@ from elm_mlx.engine.prefixes import Prefixes, shared_length
 from elm_mlx.engine.request import Request
 from elm_mlx.engine.sequence import CANCELLED, ERROR, Sequence
 from elm_mlx.engine.speculate import Speculation
-from elm_mlx.errors import InvalidRequest, NotEnoughMemory, QueueFull
+from elm_mlx.errors import ElmError, InvalidRequest, NotEnoughMemory, QueueFull
 
 
 class Engine:
@@ -49,6 +48,7 @@ class Engine:
         self.active: dict[int, Sequence] = {}  # by number, until it has ended
         self.waiting: deque[Sequence] = deque()
         self.reading: tuple[Sequence, Reading] | None = None
+        self.guided: tuple[Sequence, mx.array] | None = None  # whose constraint is to be asked for its first id; logits
         self.running: list[Sequence] = []
         self.held: dict[Sequence, tuple[list[Layer], int]] = {}  # caches of ended ones that somebody holds; their bytes
         self.leaving: dict[Sequence, None] = {}  # those that are cancelled at the next step, in order
@@ -128,12 +128,15 @@ class Engine:
             news.append(self._read_on(bool(plan.rows)))
         if plan.rows:
             news += self._decode(plan)
+        if self.guided:
+            self._draw_guided(*self.guided)
         return news
 
     def fail(self, error: Exception) -> list[Sequence]:
         """Ends what a failed step worked on: the content of its buffers is unknown, so they are dropped, and the kept
         prefixes with them. The waiting requests stay. Returns the sequences that ended."""
         failed = [one for one in self.active.values() if one not in self.waiting]
+        self.guided = None
         self.batch.drop()
         for one in failed:
             one.end(ERROR, error)
@@ -269,17 +272,28 @@ class Engine:
         logits = reading.advance()
         one.read = one.reused + reading.read
         if logits is not None:
-            one.ahead = one.sampler(logits), peaks(logits)
-            one.note = one.note_first(logits, one.ahead[0])
-            mx.async_eval(*one.ahead, *(one.note.arrays() if one.note else ()))
             self.running.append(one)
             self.reading = None
+            if one.guide:  # it is asked when the others have their step to compute, too
+                mx.async_eval(logits)
+                self.guided = one, logits
+            else:
+                one.draw_first(logits)
         elif others_run:
             mx.async_eval(reading.arrays())
         else:
             mx.eval(reading.arrays())
             mx.clear_cache()  # no later chunk has scratch buffers of this size
         return one
+
+    def _draw_guided(self, one: Sequence, logits: mx.array) -> None:
+        """Draws the first id of a sequence with a constraint from logits [1, V]. Where that fails the sequence ends."""
+        self.guided = None
+        try:
+            one.draw_first(logits)
+        except ElmError as error:  # its own: others go on
+            one.end(ERROR, error)
+            self._drop(one)
 
     def _decode(self, plan: StepPlan) -> list[Sequence]:
         """Lets the running rows decode one step."""
@@ -333,7 +347,7 @@ class Engine:
             self.running.remove(one)
         if not self.running:
             self.batch.drop()  # else its buffers would wait for the next step
-        one.cache = one.ahead = one.note = one.speculator = None
+        one.cache = one.ahead = one.note = one.speculator = one.guide = None
         one.sampler.forget()
         one.peak_bytes = mx.get_peak_memory()
         self.active.pop(one.number)
