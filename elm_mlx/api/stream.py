@@ -10,6 +10,7 @@ from weakref import finalize
 
 from elm_mlx.api.completion import Completion, Piece, stats_of
 from elm_mlx.api.stopping import answer_text
+from elm_mlx.api.structure import value_of
 from elm_mlx.arguments import Progress, real_number
 from elm_mlx.device.thread import is_forked, refuse_fork
 from elm_mlx.engine.handle import CallWaiter, Handle, State
@@ -135,7 +136,8 @@ class Stream:
         failed = ERROR if self._handle.state.finish == ERROR else CANCELLED
         text = "".join(piece.text for piece in pieces)
         stats = stats_of(self._handle, len(tokens))
-        return Completion(text, tokens, reason or failed, stats, ended_by, logprobs if self._notes else None)
+        parsed = value_of(self._handle.request, text, reason, ended_by)
+        return Completion(text, tokens, reason or failed, stats, ended_by, logprobs if self._notes else None, parsed)
 
     def when_over(self, call: Callable[[], None]) -> None:
         """Has `call`, which must be quick and raise nothing, called once when the answer has ended: in the device
@@ -164,7 +166,8 @@ class Stream:
         text = self._text.text_of(tokens)
         stats = stats_of(self._handle, len(tokens))
         logprobs = (sequence.logprobs[: len(tokens)] if sequence else []) if self._notes else None
-        return Completion(text, tokens, state.finish or CANCELLED, stats, ended_by, logprobs)
+        parsed = value_of(self._handle.request, text, state.finish, ended_by)
+        return Completion(text, tokens, state.finish or CANCELLED, stats, ended_by, logprobs, parsed)
 
     def _poll(self) -> tuple[Piece | None, State]:
         """(the next piece if it has come, how far the answer is). Raises the error that ended the answer, Forked."""
