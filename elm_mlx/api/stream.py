@@ -11,6 +11,7 @@ from weakref import finalize
 from elm_mlx.api.completion import Completion, Piece, stats_of
 from elm_mlx.api.pieces import Said, pieces_in, said_in
 from elm_mlx.api.stopping import answer_text
+from elm_mlx.api.structure import value_of
 from elm_mlx.arguments import Progress, real_number
 from elm_mlx.device.thread import is_forked, refuse_fork
 from elm_mlx.engine.handle import CallWaiter, Handle, State
@@ -145,8 +146,9 @@ class Stream:
         failed = ERROR if self._handle.state.finish == ERROR else CANCELLED
         said = said_in(pieces)
         stats = stats_of(self._handle, len(tokens))
-        return Completion(said.text, tokens, reason or failed, stats, ended_by, logprobs if self._notes else None,
-                          reasoning=said.reasoning, tool_calls=said.tool_calls)  # fmt: skip
+        parsed = value_of(self._handle.request, said.text, reason, ended_by)
+        notes = logprobs if self._notes else None
+        return Completion(said.text, tokens, reason or failed, stats, ended_by, notes, parsed, *said[1:])
 
     def when_over(self, call: Callable[[], None]) -> None:
         """Has `call`, which must be quick and raise nothing, called once when the answer has ended: in the device
@@ -175,8 +177,8 @@ class Stream:
         said = self._said(tokens, is_whole=isinstance(ended_by, int))
         stats = stats_of(self._handle, len(tokens))
         logprobs = (sequence.logprobs[: len(tokens)] if sequence else []) if self._notes else None
-        return Completion(said.text, tokens, state.finish or CANCELLED, stats, ended_by, logprobs,
-                          reasoning=said.reasoning, tool_calls=said.tool_calls)  # fmt: skip
+        parsed = value_of(self._handle.request, said.text, state.finish, ended_by)
+        return Completion(said.text, tokens, state.finish or CANCELLED, stats, ended_by, logprobs, parsed, *said[1:])
 
     def _said(self, tokens: list[int], *, is_whole: bool) -> Said:
         """What these ids say, all read anew."""
