@@ -108,6 +108,8 @@ def test_what_follows_the_tag_and_is_no_call_is_a_program() -> None:
         '{"name": "weather", "parameters": {"a": NaN}}',
         '{"name": "weather", "parameters": {"a": 1e999}}',
         '{"name": "weather", "parameters": {"a": "\\ud800"}}',
+        '{"name": "weather", "parameters": "' + "[" * 500 + "]" * 500 + '"}',
+        '{"name": "weather", "parameters": "{\\"a\\": ' + "[" * 500 + "]" * 500 + '}"}',
         '{"name": "", "parameters": {}}',
         '{"name": 5, "parameters": {}}',
         '{"type": "object", "name": "a", "parameters": {}}',
