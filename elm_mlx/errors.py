@@ -2,7 +2,8 @@
 
     ElmError                     exit code 1: something failed at run time
     ├── InvalidRequest           2: an argument has no meaning (also a ValueError)
-    │   └── PromptTooLong        2: the prompt does not fit the model's context
+    │   ├── PromptTooLong        2: the prompt does not fit the model's context
+    │   └── NotEnforceable       2: the form that an answer is to have cannot be enforced
     ├── BadCheckpoint            65: a file is damaged, inconsistent or hostile
     │   └── NotFinite            65: weights are NaN or infinite, or a model gives such logits
     ├── NotFound                 66: no such file, directory or model (also a FileNotFoundError)
@@ -66,6 +67,10 @@ class InvalidRequest(ElmError, ValueError):
 
 class PromptTooLong(InvalidRequest):
     """The prompt does not fit the model's context."""
+
+
+class NotEnforceable(InvalidRequest):
+    """The form that an answer is to have cannot be enforced, for the reason that the message names."""
 
 
 class BadCheckpoint(ElmError):

@@ -7,7 +7,9 @@ from elm_mlx.api.loading import load
 from elm_mlx.api.model_info import ModelInfo, info
 from elm_mlx.api.options import Options
 from elm_mlx.api.stream import Stream
+from elm_mlx.api.tools import Tool, tool_of
 from elm_mlx.engine.logprobs import TokenLogprob
+from elm_mlx.text.tools import ToolCall
 
 __all__ = [
     "Completion",
@@ -18,6 +20,9 @@ __all__ = [
     "Stats",
     "Stream",
     "TokenLogprob",
+    "Tool",
+    "ToolCall",
     "info",
     "load",
+    "tool_of",
 ]
