@@ -133,6 +133,24 @@ def test_inputs_that_are_always_zero_lead_to_plain_numbers() -> None:
     assert np.abs(np.array(read).T - weights).max() < 0.5
 
 
+@pytest.mark.parametrize("size", [1e-30, 1e-15, 1e15])
+def test_the_size_of_the_inputs_does_not_matter(size: float) -> None:
+    x = np.random.default_rng(0).normal(size=(1, 200, 64)).astype(np.float32)
+    same, other = (moments_of([mx.array(x * np.float32(factor))], ["a.weight"]) for factor in (1, size))
+    assert np.isfinite(other.factor).all()
+    if size > 1e-20:
+        assert np.allclose(same.cost, other.cost, rtol=1e-4, atol=1e-4)
+
+
+def test_few_inputs_move_less_than_many() -> None:
+    weights, plain = example(128, 16)
+    far = []
+    for count in (1, 100, 100_000):
+        _, read = round_matrix("a.weight", mx.array(weights.T), Moments(plain, count), SETTINGS[2], mx.float32)
+        far.append(np.square(np.array(read).T - weights).sum())
+    assert far == sorted(far)
+
+
 @pytest.mark.parametrize("bad", [np.nan, np.inf, 1e30])
 def test_inputs_without_finite_moments_are_refused_by_name(bad: float) -> None:
     with pytest.raises(NotFinite, match=r"what goes into a\.weight and b\.weight is NaN or infinite"):
