@@ -6,7 +6,7 @@ from collections.abc import Generator, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, Unpack, overload
+from typing import TYPE_CHECKING, Any, Literal, Unpack, overload
 from weakref import finalize
 
 from elm_mlx.api.batch import AHEAD, answers_as_they_end, answers_in_order
@@ -33,6 +33,9 @@ from elm_mlx.models.model import Model
 from elm_mlx.store.load import LoadedModel
 from elm_mlx.store.prompt_cache import refuse_other_file
 from elm_mlx.text.tokenizer import Tokenizer
+
+if TYPE_CHECKING:
+    from elm_mlx.api.session import Session
 
 
 class LanguageModel:
@@ -240,6 +243,41 @@ class LanguageModel:
         Raises as `chat_prompt` and `generate`.
         """
         return self.generate(self.chat_prompt(messages), max_tokens, **options)
+
+    def chat_stream(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        max_tokens: int | None = MAX_TOKENS,
+        *,
+        tools: Any = None,
+        tool_choice: Any = None,
+        owner: int | None = None,
+        **options: Unpack[Options],
+    ) -> Stream:
+        return self._begin(replace(self.request(self.chat_prompt(messages), max_tokens, **options), owner=owner))
+
+    def session(
+        self,
+        instructions: str | None = None,
+        *,
+        tools: Iterable[Any] = (),
+        transcript: str | Path | Sequence[Mapping[str, Any]] | None = None,
+        tool_rounds: int = 8,
+        tool_seconds: float = 60.0,
+        **options: Unpack[Options],
+    ) -> Session:
+        """Begins a conversation that keeps its own state, told these `instructions`; or goes on after a `transcript`:
+        messages, or a file that a session has saved. `options` are for all its turns, each of which may have others.
+
+        `tools` are JSON schemas, or Python functions, sync or async, which the session runs: in at most `tool_rounds`
+        rounds a turn, each call for at most `tool_seconds`. Raises InvalidRequest for what has no meaning, NotFound
+        where the model has no chat template, EngineStopped after `close`.
+        """
+        from elm_mlx.api.session_opening import open_session, toolbox_of  # here, as most programs need none
+
+        self._worker.check()
+        toolbox = toolbox_of(tools, tool_rounds, tool_seconds)
+        return open_session(self, instructions, transcript, toolbox, options)
 
     def logits(self, ids: Sequence[int]) -> mx.array:
         """The logits after every id: ids (L,) -> evaluated logits (L, V) in float32.

@@ -90,4 +90,4 @@ class RequestMaker:
     def too_long(self, length: int, advice: str = "") -> PromptTooLong:
         """The error for a prompt of so many tokens, which the context has no room for."""
         return PromptTooLong(f"The prompt has {length} tokens and the model's context {self.config.context_length}. "
-                             "Shorten the prompt.", advice)  # fmt: skip
+                             "Shorten the prompt.", advice, length, self.config.context_length)  # fmt: skip

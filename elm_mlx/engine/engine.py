@@ -249,7 +249,7 @@ class Engine:
         best = max(lengths, key=lengths.__getitem__, default=None)
         if best and lengths[best] > (found.shared if found else self.prefixes.LEAST - 1):
             return self.batch.copy(best, min(lengths[best], len(prompt) - 1), one.positions, self._reserve(one))
-        return self.prefixes.borrow(found, one.positions, self._reserve(one)) if found else None
+        return self.prefixes.borrow(found, one.positions, self._reserve(one), one.request.owner) if found else None
 
     def _shared(self, one: Sequence, other: Sequence) -> int:
         """How many ids a prompt shares with a running row; 0 where the row's cache is of another kind, or its window
@@ -339,7 +339,7 @@ class Engine:
         self.active.pop(one.number)
         self.leaving.pop(one, None)
         if caches:
-            self.prefixes.put(held_ids(one), caches, one.request.cache)
+            self.prefixes.put(held_ids(one), caches, one.request.cache, one.request.owner)
 
 
 def is_sibling(one: Sequence, other: Sequence) -> bool:
