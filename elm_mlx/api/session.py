@@ -9,12 +9,12 @@ from copy import deepcopy
 from dataclasses import replace
 from itertools import count
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Unpack
+from typing import Any, Unpack
 from weakref import finalize, ref
 
 from elm_mlx.api.completion import Completion
 from elm_mlx.api.options import MAX_TOKENS, Options
-from elm_mlx.api.session_prompts import Prompts, TemplatePrompts, TextPrompts
+from elm_mlx.api.session_prompts import Conversable, Prompts, TemplatePrompts, TextPrompts
 from elm_mlx.api.session_stream import SessionStream
 from elm_mlx.api.session_turn import Asked, Toolbox, Turn
 from elm_mlx.api.stream import Stream
@@ -24,9 +24,6 @@ from elm_mlx.arguments import is_unicode, shown
 from elm_mlx.engine.prefixes import Prefixes
 from elm_mlx.errors import ConcurrentRequests, InvalidRequest
 from elm_mlx.text.tools import ToolCall
-
-if TYPE_CHECKING:
-    from elm_mlx.api.language_model import LanguageModel
 
 OWNERS = count(1)
 HELD = "window", "kv_bits"  # the options that say how keys and values are held
@@ -43,7 +40,7 @@ class Session:
 
     def __init__(
         self,
-        lm: LanguageModel,
+        lm: Conversable,
         messages: Sequence[Message],
         toolbox: Toolbox,
         options: Mapping[str, Any],
@@ -99,7 +96,7 @@ class Session:
         """Asks as `respond` does and returns at once; the pieces come as the stream is iterated over. Raises as
         `respond`, here or while it is read."""
         turn = self._begin(prompt, Asked(max_tokens, {**self._options, **options}, tool_choice))
-        return SessionStream(turn, self._finish)
+        return SessionStream(turn, self._finish, self._keep)
 
     async def arespond(
         self,
@@ -232,6 +229,15 @@ class Session:
                 self._turn = None
                 if turn.is_whole:
                     self._messages = turn.messages
+
+    def _keep(self, turn: Turn) -> None:
+        """Takes over what a cancelled turn has added."""
+        with self._lock:
+            self._refuse_second()
+            kept = turn.kept()
+            if kept[: len(self._messages)] != self._messages:
+                raise InvalidRequest("The transcript has changed since this answer began, so it cannot be kept.")
+            self._messages = kept
 
 
 def named_results(calls: Sequence[ToolCall], results: Sequence[object]) -> dict[str, object]:

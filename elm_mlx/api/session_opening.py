@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from elm_mlx.api.options import Options
 from elm_mlx.api.session import Session
+from elm_mlx.api.session_prompts import Conversable
 from elm_mlx.api.session_turn import Toolbox
 from elm_mlx.api.tool_running import check_seconds
 from elm_mlx.api.tools import Tool, tool_of
@@ -15,12 +16,9 @@ from elm_mlx.api.transcript import Message, check_transcript, read_transcript
 from elm_mlx.arguments import is_unicode, shown, whole_number
 from elm_mlx.errors import InvalidRequest
 
-if TYPE_CHECKING:
-    from elm_mlx.api.language_model import LanguageModel
-
 
 def open_session(
-    lm: LanguageModel,
+    lm: Conversable,
     instructions: str | None,
     transcript: str | Path | Sequence[Mapping[str, Any]] | None,
     toolbox: Toolbox,

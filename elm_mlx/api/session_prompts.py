@@ -2,21 +2,51 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 from elm_mlx.api.completion import Completion
+from elm_mlx.api.request_maker import RequestMaker
 from elm_mlx.api.stream import Stream
 from elm_mlx.api.tools import Tool
 from elm_mlx.api.transcript import Message, written_call
 from elm_mlx.engine.prefixes import shared_length
+from elm_mlx.engine.request import Request
+from elm_mlx.engine.worker import Worker
 from elm_mlx.errors import InvalidRequest
-
-if TYPE_CHECKING:
-    from elm_mlx.api.language_model import LanguageModel
+from elm_mlx.text.tokenizer import Tokenizer
 
 PROBES = "1", "x"  # messages that share no beginning: what stands before them stands before any
+
+
+class Conversable(Protocol):
+    """A LanguageModel, as a session sees it."""
+
+    tokenizer: Tokenizer
+    _worker: Worker
+    _maker: RequestMaker
+
+    @property
+    def has_chat_template(self) -> bool:
+        """As of LanguageModel."""
+        ...
+
+    @property
+    def request(self) -> Callable[..., Request]:
+        """As of LanguageModel."""
+        ...
+
+    def chat_prompt(self, messages: Sequence[Mapping[str, Any]], **variables: Any) -> list[int]:
+        """As of LanguageModel."""
+        ...
+
+    @property
+    def chat_stream(self) -> Callable[..., Stream]:
+        """As of LanguageModel."""
+        ...
+
+    def _begin(self, request: Request) -> Stream: ...
 
 
 class Prompts(Protocol):
@@ -38,7 +68,7 @@ class Prompts(Protocol):
 class TemplatePrompts:
     """Asks through a model's chat template, with tools. `owner` is whose keys and values are kept."""
 
-    def __init__(self, lm: LanguageModel, tools: Sequence[Tool], owner: int) -> None:
+    def __init__(self, lm: Conversable, tools: Sequence[Tool], owner: int) -> None:
         self._lm, self._owner = lm, owner
         self._tools: dict[str, Any] = {"tools": list(tools)} if tools else {}
 
@@ -69,7 +99,7 @@ class TemplatePrompts:
 class TextPrompts:
     """Asks a model without a chat template to go on with the text of all messages."""
 
-    def __init__(self, lm: LanguageModel, owner: int) -> None:
+    def __init__(self, lm: Conversable, owner: int) -> None:
         self._lm, self._owner = lm, owner
 
     def ask(self, messages: Sequence[Message], max_tokens: int | None, options: Mapping[str, Any]) -> Stream:

@@ -17,9 +17,10 @@ class SessionStream:
     is interrupted, or nobody holds it any more, the transcript stays as it was.
     """
 
-    def __init__(self, turn: Turn, finish: Callable[[Turn], None]) -> None:
-        """Reads a turn that has begun; `finish` is told when it is over, whichever way."""
-        self._turn, self._finish = turn, finish
+    def __init__(self, turn: Turn, finish: Callable[[Turn], None], keep: Callable[[Turn], None]) -> None:
+        """Reads a turn that has begun; `finish` is told when it is over, whichever way, and `keep` that one which was
+        cancelled shall stay."""
+        self._turn, self._finish, self._keep = turn, finish, keep
         self._texts: list[str] = []
 
     def __iter__(self) -> Iterator[Piece]:
@@ -60,6 +61,14 @@ class SessionStream:
         self._finish(self._turn)
 
     cancel = close
+
+    def keep(self) -> None:
+        """Cancels the turn, from any thread, and adds what came to the transcript as the answer; of a turn that is over
+        and in the transcript, nothing changes. Raises InvalidRequest where the transcript has changed meanwhile,
+        ConcurrentRequests where the session answers another one."""
+        self.close()
+        if not self._turn.is_whole:
+            self._keep(self._turn)
 
     @property
     def completion(self) -> Completion:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from elm_mlx.api.completion import Completion
@@ -41,9 +41,9 @@ class Toolbox:
     """The tools of a session by name; of a turn's calls it runs at most `rounds` rounds, each call for at most
     `seconds`."""
 
-    tools: Mapping[str, Tool]
-    rounds: int
-    seconds: float
+    tools: Mapping[str, Tool] = field(default_factory=dict)
+    rounds: int = 8
+    seconds: float = 60.0
 
     def can_run(self, call: ToolCall) -> bool:
         """Whether the session answers a call by itself: by its function, or since there is no such tool."""
@@ -66,7 +66,7 @@ class Turn:
     over from a turn that `is_over` and `is_whole`, as one is that was not cancelled. Call `begin` first."""
 
     def __init__(self, prompts: Prompts, toolbox: Toolbox, messages: list[Message], asked: Asked) -> None:
-        self.messages, self.is_over, self.is_whole = messages, False, False
+        self.messages, self.is_over, self.is_whole = list(messages), False, False
         self._prompts, self._toolbox, self._asked = prompts, toolbox, asked
         self._rounds = 0
         self._calls: list[ToolCall] = []  # that the session runs before the next round
@@ -153,6 +153,14 @@ class Turn:
                 self._stream.cancel()
             if running := self._running:
                 running.cancel()
+
+    def kept(self) -> list[Message]:
+        """The messages of a turn that was cancelled, with what came as the answer."""
+        if self.has_calls or not self._stream:
+            return self.messages
+        said = self._prompts.message(self._stream, self._stream.completion)
+        said.pop("tool_calls", None)
+        return [*self.messages, said]
 
     def _whole(self, done: Completion) -> Completion:
         """The last answer of the turn. Raises Cancelled where the turn was cancelled."""

@@ -6,6 +6,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from elm_mlx.errors import InvalidRequest
+
 
 @dataclass(frozen=True)
 class Tool:
@@ -21,5 +23,7 @@ class Tool:
 def tool_of(given: Any) -> Tool:
     if callable(given):
         return Tool(given.__name__, "", {}, given)
+    if not isinstance(given, Mapping):
+        raise InvalidRequest("no tool")
     f = given.get("function", given)
     return Tool(f["name"], f.get("description", ""), f.get("parameters", {}))

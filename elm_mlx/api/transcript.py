@@ -84,13 +84,17 @@ def plain_call(call: object) -> Message:
     texts = call.get("id"), function.get("name")
     if not isinstance(arguments, Mapping) or not all(isinstance(one, str) and is_unicode(one) for one in texts):
         raise InvalidRequest(f"has the call {shown(call)}; it must have an id, a name, and arguments as an object.")
-    return written_call(ToolCall(*texts, plain_json(arguments, checked_text)))  # type: ignore[arg-type]
+    try:
+        plain = plain_json(arguments, checked_text)
+    except InvalidRequest as error:
+        raise InvalidRequest("has a call whose arguments are not JSON, or are too deep, or not Unicode.") from error
+    return written_call(ToolCall(*texts, plain))  # type: ignore[arg-type]
 
 
 def checked_text(text: str) -> str:
-    """A text within the arguments of a call, unchanged. Raises InvalidRequest as `check_message`."""
+    """A text within the arguments of a call, unchanged. Raises InvalidRequest for one that is not Unicode."""
     if not is_unicode(text):
-        raise InvalidRequest(f"has a call with the text {shown(text)}, which is not Unicode.")
+        raise InvalidRequest(f"{shown(text)} is not Unicode.")
     return text
 
 
