@@ -2,8 +2,9 @@
 
     ElmError                     exit code 1: something failed at run time
     ├── InvalidRequest           2: an argument has no meaning (also a ValueError)
-    │   └── PromptTooLong        2: the prompt does not fit the model's context
-    │       └── ExceededContextWindow  2: a session's transcript does not
+    │   ├── PromptTooLong        2: the prompt does not fit the model's context
+    │   │   └── ExceededContextWindow  2: a session's transcript does not
+    │   └── NotEnforceable       2: the form that an answer is to have cannot be enforced
     ├── BadCheckpoint            65: a file is damaged, inconsistent or hostile
     │   └── NotFinite            65: weights are NaN or infinite, or a model gives such logits
     ├── NotFound                 66: no such file, directory or model (also a FileNotFoundError)
@@ -77,6 +78,10 @@ class PromptTooLong(InvalidRequest):
 
 class ExceededContextWindow(PromptTooLong):
     """The transcript of a session, with what was asked last, does not fit the model's context."""
+
+
+class NotEnforceable(InvalidRequest):
+    """The form that an answer is to have cannot be enforced, for the reason that the message names."""
 
 
 class BadCheckpoint(ElmError):

@@ -40,7 +40,8 @@ FACES = {"elm_mlx", "cli.group"}  # where modules are imported by name, when the
 POLICY = {"device", "device.cpu"}  # where the CPU backend may be mentioned; the last offers a name of it
 # package -> the room it works in; that of an extra is imported nowhere else, and never with its module
 ONLY_IN = {"click": "cli", "rich": "cli", "huggingface_hub": "library.hub", "mlx_lm": "bench.theirs"}
-EXTRAS = {"mlx_lm": "mlx-lm"}  # what the base does not bring -> the extra that does
+ONLY_IN |= {"llguidance": "text.grammar"}
+EXTRAS = {"mlx_lm": "mlx-lm", "llguidance": "structure"}  # what the base does not bring -> the extra that does
 NEVER_AT_IMPORT = {"torch", "transformers", *EXTRAS}
 FILES = {"io", "json", "mmap", "os", "pathlib", "safetensors", "shutil", "tempfile"}
 
@@ -214,7 +215,7 @@ def test_what_is_imported_is_declared() -> None:
         assert packages(module) <= declared | EXTRAS.keys(), module
     for package, extra in EXTRAS.items():
         assert package not in declared
-        assert any(line.startswith(extra) for line in project["optional-dependencies"][extra])
+        assert any(line.startswith((extra, package)) for line in project["optional-dependencies"][extra])
 
 
 def test_the_cpu_backend_is_mentioned_by_its_policy_alone() -> None:

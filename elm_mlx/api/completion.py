@@ -56,7 +56,8 @@ class Completion:
 
     `parsed` is the value of an answer that was asked for in a form and is whole, else None. `reasoning` is the text of
     the parts that the model marks as its reasoning, which `text` does not have; None where there are none.
-    `tool_calls` are the calls that the answer makes, which `text` does not have either.
+    `tool_calls` are the calls that the answer makes, which `text` does not have either; `finish_reason` stays "stop"
+    with them. All of what the model wrote, but special tokens, is the text of `tokens` by the model's tokenizer.
     """
 
     text: str
@@ -74,11 +75,15 @@ class Completion:
 class Piece:
     """One token as it comes: its id, the text that is certain with it (possibly none), and on the last one why it ends.
 
-    The texts of all pieces, joined, are the answer's text. The piece of a stop id has finish_reason "stop" and whatever
-    text was still held back; that of the id which made a stop string whole has the text before the string. Their
-    `stop_reason` is that id or string; elsewhere it is None. `logprob` is the token's entry where the call asked
-    for log-probabilities. `kind` says what the text is a part of: "text", "reasoning" or "tool"; `tool_call` is
-    the call that this token makes whole.
+    The texts of all pieces of kind "text", joined, are the answer's text. The piece of a stop id has finish_reason
+    "stop" and whatever text was still held back; that of the id which made a stop string whole has the text before the
+    string. Their `stop_reason` is that id or string; elsewhere it is None. `logprob` is the token's entry where the
+    call asked for log-probabilities.
+
+    `kind` says what the text is a part of: "text", "reasoning" or "tool". Where tools were given, what may be a call is
+    held back until that is certain. A call then comes as one piece of kind "tool" with `tool_call` and the text that it
+    was read from; of several that one text has, the first has the text. A token whose text belongs to several parts has
+    a piece for each, of which the last has the log-probability and the reason.
     """
 
     text: str

@@ -17,6 +17,7 @@ from elm_mlx.api.prompt_caches import PromptCaches, refuse_short
 from elm_mlx.api.request_maker import RequestMaker
 from elm_mlx.api.siblings import siblings
 from elm_mlx.api.stream import Stream
+from elm_mlx.api.structure import has_form
 from elm_mlx.api.templates import Templates
 from elm_mlx.arguments import Progress, file_to_write, named_path
 from elm_mlx.config import ModelConfig
@@ -148,7 +149,12 @@ class LanguageModel:
     ) -> Completion:
         """Completes `prompt` as `generate` does, without blocking the event loop. Cancelling the task cancels the
         request."""
-        return await self.submit(prompt, max_tokens, **options).aresult()
+        if not has_form(options):
+            return await self.submit(prompt, max_tokens, **options).aresult()
+        import asyncio  # here, as it takes long to import
+
+        stream = await asyncio.to_thread(self.submit, prompt, max_tokens, **options)  # a form may take long to compile
+        return await stream.aresult()
 
     def astream(
         self, prompt: str | Sequence[int], max_tokens: int | None = MAX_TOKENS, **options: Unpack[Options]

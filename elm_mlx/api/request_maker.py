@@ -8,12 +8,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from elm_mlx.api.cache_kind import cache_kind
 from elm_mlx.api.options import Options, check_ids, sampling_for
 from elm_mlx.api.stopping import stopping
+from elm_mlx.api.structure import constraint_for
 from elm_mlx.api.templates import Templates
 from elm_mlx.arguments import whole_number
 from elm_mlx.config.stop_strings import check_stop_strings
 from elm_mlx.engine.request import Request
 from elm_mlx.errors import InvalidRequest, PromptTooLong
 from elm_mlx.store.load import LoadedModel
+from elm_mlx.text.grammar import Grammars
 
 
 class RequestMaker:
@@ -23,6 +25,7 @@ class RequestMaker:
         self.config, self.tokenizer = loaded.config, loaded.tokenizer
         self.sampling, self.stop_strings = loaded.sampling, loaded.stop_strings
         self._named_stop_ids, self._templates = loaded.stop_ids, templates
+        self.grammars = Grammars(loaded.tokenizer, loaded.config.vocab_size)
 
     @property
     def stop_ids(self) -> frozenset[int]:
@@ -50,6 +53,7 @@ class RequestMaker:
             cache=cache_kind(options, self.config.context_length),
             stopper=ends.stopper,
             lookup=options.get("lookup") is True,
+            constraint=constraint_for(options, self.grammars, ends.ids),
         )
 
     def check(self, prompts: Iterable[str | Sequence[int]], max_tokens: int | None, options: Options) -> None:
@@ -57,6 +61,7 @@ class RequestMaker:
         check_ids(sampling_for(self.sampling, options), options, self.config.vocab_size)
         cache_kind(options, self.config.context_length)
         self.room(1, max_tokens)
+        constraint_for(options, self.grammars, self.stop_ids)
         if isinstance(prompts, str | bytes | Mapping) or not isinstance(prompts, Iterable):
             raise InvalidRequest(f"prompts is of type {type(prompts).__name__}; give a list of prompts.")
 

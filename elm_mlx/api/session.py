@@ -79,8 +79,9 @@ class Session:
         too many rounds, Cancelled, and as `LanguageModel.chat`.
         """
         deadline = None if timeout is None else time.monotonic() + check_seconds("timeout", timeout)
-        turn = self._begin(prompt, Asked(max_tokens, {**self._options, **options}, tool_choice, deadline))
+        turn = self._new_turn(prompt, Asked(max_tokens, {**self._options, **options}, tool_choice, deadline))
         try:
+            turn.begin()
             return turn.answer()
         finally:
             self._finish(turn)
@@ -95,7 +96,12 @@ class Session:
     ) -> SessionStream:
         """Asks as `respond` does and returns at once; the pieces come as the stream is iterated over. Raises as
         `respond`, here or while it is read."""
-        turn = self._begin(prompt, Asked(max_tokens, {**self._options, **options}, tool_choice))
+        turn = self._new_turn(prompt, Asked(max_tokens, {**self._options, **options}, tool_choice))
+        try:
+            turn.begin()
+        except BaseException:
+            self._finish(turn)
+            raise
         return SessionStream(turn, self._finish, self._keep)
 
     async def arespond(
@@ -108,8 +114,9 @@ class Session:
     ) -> Completion:
         """Answers as `respond` does, without blocking the event loop; async functions of tools run in it. Cancelling
         the task cancels the turn; `asyncio.timeout` sets a time."""
-        turn = self._begin(prompt, Asked(max_tokens, {**self._options, **options}, tool_choice))
+        turn = self._new_turn(prompt, Asked(max_tokens, {**self._options, **options}, tool_choice))
         try:
+            await turn.abegin()
             return await turn.aanswer()
         finally:
             self._finish(turn)
@@ -194,18 +201,13 @@ class Session:
             raise ConcurrentRequests("This session is answering, and a session answers one request at a time.",
                                      "Wait for its answer, or begin another session.")  # fmt: skip
 
-    def _begin(self, prompt: str | None, asked: Asked) -> Turn:
-        """Begins a turn, as the only one."""
+    def _new_turn(self, prompt: str | None, asked: Asked) -> Turn:
+        """A turn that has not begun, as the only one of the session."""
         with self._lock:
             self._refuse_second()
             turn = Turn(self._prompts, self._toolbox, [*self._messages, *self._question(prompt)], asked)
             self._turn = ref(turn)
-        try:
-            turn.begin()
-        except BaseException:
-            self._finish(turn)
-            raise
-        return turn
+            return turn
 
     def _question(self, prompt: str | None) -> list[Message]:
         """The message that a prompt is. Raises InvalidRequest for one that cannot be asked here."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,7 @@ from elm_mlx.api.session import Session
 from elm_mlx.api.session_prompts import Conversable
 from elm_mlx.api.session_turn import Toolbox
 from elm_mlx.api.tool_running import check_seconds
-from elm_mlx.api.tools import Tool, tool_of
+from elm_mlx.api.tools import tools_of
 from elm_mlx.api.transcript import Message, check_transcript, read_transcript
 from elm_mlx.arguments import is_unicode, shown, whole_number
 from elm_mlx.errors import InvalidRequest
@@ -45,17 +45,9 @@ def told(instructions: str | None, messages: list[Message]) -> list[Message]:
     return [{"role": "system", "content": instructions}, *messages]
 
 
-def toolbox_of(tools: Iterable[object], rounds: int, seconds: float) -> Toolbox:
-    """A toolbox with these tools. Raises InvalidRequest for limits without a meaning, for what is no tool, and for two
-    tools of one name."""
+def toolbox_of(tools: object, rounds: int, seconds: float) -> Toolbox:
+    """A toolbox with these tools. Raises InvalidRequest for limits without a meaning, and as `tools_of`."""
     if whole_number("tool_rounds", rounds) < 1:
         raise InvalidRequest(f"tool_rounds is {rounds}; it must be above 0.")
     check_seconds("tool_seconds", seconds)
-    if isinstance(tools, str | bytes | Mapping) or not isinstance(tools, Iterable):
-        raise InvalidRequest(f"tools is {shown(tools)}; it must be a list of tools.")
-    named: dict[str, Tool] = {}
-    for tool in map(tool_of, tools):
-        if tool.name in named:
-            raise InvalidRequest(f"Two tools have the name {tool.name}. Give one of them another.")
-        named[tool.name] = tool
-    return Toolbox(named, rounds, seconds)
+    return Toolbox({tool.name: tool for tool in tools_of(tools)}, rounds, seconds)

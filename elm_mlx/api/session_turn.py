@@ -11,12 +11,15 @@ from typing import Any
 from elm_mlx.api.completion import Completion
 from elm_mlx.api.session_prompts import Prompts
 from elm_mlx.api.stream import Stream
+from elm_mlx.api.structure import has_form
 from elm_mlx.api.tool_running import Call
 from elm_mlx.api.tools import Tool
 from elm_mlx.api.transcript import Message, pending_calls
 from elm_mlx.engine.sequence import CANCELLED
 from elm_mlx.errors import Cancelled, ExceededContextWindow, PromptTooLong, ToolCallError
 from elm_mlx.text.tools import ToolCall
+
+AUTO = "auto"  # the tool_choice that leaves it to the model
 
 
 @dataclass(frozen=True)
@@ -27,7 +30,7 @@ class Asked:
 
     max_tokens: int | None
     options: Mapping[str, Any]
-    choice: str | None = None
+    choice: str = AUTO
     deadline: float | None = None
 
     @property
@@ -77,6 +80,17 @@ class Turn:
         """Asks for the first round. Raises as `Session.respond`."""
         with self.guard():
             self._ask(self._asked.choice)
+
+    async def abegin(self) -> None:
+        """Asks for the first round as `begin` does; a form of the answer, which may take long to compile, does not
+        block the event loop."""
+        with self.guard():
+            if has_form(self._asked.options) or self._asked.choice != AUTO:
+                import asyncio  # here, as it takes long to import
+
+                await asyncio.to_thread(self._ask, self._asked.choice)
+            else:
+                self._ask(self._asked.choice)
 
     @property
     def stream(self) -> Stream:
@@ -192,12 +206,12 @@ class Turn:
             self.is_over = self.is_whole = True
             return
         self._rounds += 1
-        self._ask(None)
+        self._ask(AUTO)
 
-    def _ask(self, choice: str | None) -> None:
+    def _ask(self, choice: str) -> None:
         """Asks for what follows the messages. Raises ExceededContextWindow, with the numbers, where they are too
         long."""
-        chosen = {"tool_choice": choice} if choice and self._toolbox.tools else {}
+        chosen = {"tool_choice": choice} if choice != AUTO else {}
         try:
             self._stream = self._prompts.ask(self.messages, self._asked.max_tokens, {**self._asked.options, **chosen})
         except PromptTooLong as error:

@@ -7,9 +7,12 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from elm_mlx.errors import BadCheckpoint
+from elm_mlx.errors import BadCheckpoint, InvalidRequest
 from elm_mlx.store.text_settings import has_template, read_templates
+from elm_mlx.text.chat.calls import one_call_a_message
+from elm_mlx.text.chat.messages import check_messages
 from elm_mlx.text.chat.template import FOR_TOOLS, USUAL, ChatTemplate, choose
+from elm_mlx.text.marks import Marks, find_marks
 from elm_mlx.text.settings import TokenizerSettings
 from elm_mlx.text.tokenizer import Tokenizer
 
@@ -20,6 +23,7 @@ class Templates:
     def __init__(self, directory: Path, settings: TokenizerSettings, tokenizer: Tokenizer) -> None:
         self._directory, self._settings, self._tokenizer = directory, settings, tokenizer
         self.given: ChatTemplate | None = None
+        self._marks: Marks | None = None
 
     @property
     def are_there(self) -> bool:
@@ -32,24 +36,51 @@ class Templates:
         return read_templates(self._directory, self._settings)
 
     @property
-    def turn_ends(self) -> frozenset[int]:
-        """The ids that end a turn in any template that may be used."""
+    def _usable(self) -> list[ChatTemplate]:
+        """The templates that may be used."""
         # What is wrong with the model's own is said when a chat needs them.
         try:
             usable = [one for name, one in self._own.items() if name in (USUAL, FOR_TOOLS)]
         except BadCheckpoint:
             usable = []
-        usable += [self.given] if self.given else []
-        return frozenset().union(*(template.turn_ends(self._tokenizer) for template in usable))
+        return usable + ([self.given] if self.given else [])
+
+    @property
+    def turn_ends(self) -> frozenset[int]:
+        """The ids that end a turn in any template that may be used."""
+        return frozenset().union(*(template.turn_ends(self._tokenizer) for template in self._usable))
+
+    @property
+    def marks(self) -> Marks:
+        """The marks that set parts of an answer apart, in these templates or among the tokens."""
+        if self._marks is None:
+            self._marks = find_marks(self._tokenizer, (template.source for template in self._usable))
+        return self._marks
 
     def give(self, template: str | Path) -> None:
         """Uses a template by its name or file instead of the model's own. Raises NotFound, BadCheckpoint."""
         self.given = ChatTemplate.from_name(template, self._settings.texts)
+        self._marks = None
 
     def prompt(self, messages: Sequence[Mapping[str, Any]], **variables: Any) -> list[int]:
-        """The ids of messages by the given template, else by that of the model's own which suits. Raises
-        InvalidRequest, NotFound, BadCheckpoint."""
+        """The ids of messages by the given template, else by that of the model's own which suits. Where it refuses them
+        and one of them has several calls of tools, each call gets a message of its own. Raises InvalidRequest,
+        NotFound, BadCheckpoint."""
         template = self.given or choose(self._own, self._directory, variables.get("tools"))
-        if not (ids := template.encode(messages, self._tokenizer, **variables)):
+        try:
+            ids = template.encode(messages, self._tokenizer, **variables)
+        except InvalidRequest:
+            apart = one_call_a_message(check_messages(messages))
+            if len(apart) == len(messages):
+                raise
+            ids = template.encode(apart, self._tokenizer, **variables)
+        if not ids:
             raise template.unusable("writes nothing for these messages")
         return ids
+
+    def refuse_without_tools(self) -> None:
+        """Raises InvalidRequest where the template tells the model of no tools, and as `prompt` where there is none."""
+        template = self.given or choose(self._own, self._directory, ())
+        if not template.shows_tools:
+            raise InvalidRequest("The chat template of this model does not show tools to it, so it would call none.",
+                                 "Leave {tools} out, or give a {chat_template} that has some.")  # fmt: skip

@@ -214,7 +214,8 @@ class Chat:
     def answer(self, text: str | None) -> None:
         """Prints the answer to a message (None: to the last one) as it comes. Ctrl-C stops it: what came stays as the
         answer. Raises KeyboardInterrupt where nothing came."""
-        stream = self.session.stream(text, **self.options)
+        choice = "none" if self.options.get("schema") else "auto"  # a form leaves no room for calls
+        stream = self.session.stream(text, tool_choice=choice, **self.options)
         is_whole = print_pieces(stream)
         self.last = stream
         print()

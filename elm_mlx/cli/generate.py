@@ -17,11 +17,13 @@ from elm_mlx import demo
 from elm_mlx.cli.blas import prefer_fast_blas
 from elm_mlx.cli.caches import CacheFiles
 from elm_mlx.cli.find import load_with_notices
+from elm_mlx.cli.forms import NAMES, check_form
 from elm_mlx.cli.generation_options import (
     CACHE_FILES,
     CACHES,
     CHAT_TEMPLATE,
     COMPLETIONS,
+    FORM,
     LOGPROBS,
     MODEL_AND_BITS,
     PLAIN,
@@ -55,6 +57,7 @@ if TYPE_CHECKING:
 @PLAIN
 @max_tokens("-n", default=256, meaning="At most this many tokens.")
 @STOP
+@FORM
 @CACHES
 @CACHE_FILES
 @SPECULATION
@@ -91,6 +94,7 @@ def command(
         print_config(model, bits, asked, options, as_json)
         return
     settle(partial(refuse_unshown, as_json), options, "logprobs")
+    settle(check_form, options, *NAMES)
     text = read_prompt(prompt)
     lm = load_with_notices(model, bits, force, asked["chat_template"], options)
     if text is None:

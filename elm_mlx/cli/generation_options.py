@@ -9,6 +9,7 @@ import click
 
 from elm_mlx.cli.caches import KV_BITS, LOAD, SAVE, WINDOW
 from elm_mlx.cli.find import MODEL, TEMPLATE_HELP
+from elm_mlx.cli.forms import CHOICE, GRAMMAR, REGEX, SCHEMA
 from elm_mlx.cli.kinds import (
     BIAS,
     BITS,
@@ -97,6 +98,7 @@ DRAFT = click.option(
     help="Try tokens of this smaller model; auto is one that is here and suits. Only the speed changes.",
 )
 SPECULATION = join(DRAFT, LOOKUP)
+FORM = join(SCHEMA, REGEX, CHOICE, GRAMMAR)
 SEED = click.option("--seed", type=int, help="The same seed gives the same text. Default: another one each time.")
 PLAIN = click.option("--plain", is_flag=True, help="Leave aside how the model's files and its publisher say to sample.")
 LOGPROBS = click.option(

@@ -63,7 +63,7 @@ def one_line(text: str) -> str:
 
 # Arguments whose flags have other names.
 FLAGS = {"prompts": "-p", "generations": "-n", "depths": "-d", "models": "--model", "shapes": "--random"}
-FLAGS |= {"as_json": "--json", "names_only": "--names", "banned_ids": "--ban"}
+FLAGS |= {"as_json": "--json", "names_only": "--names", "banned_ids": "--ban", "choices": "--choice"}
 
 
 def with_flags(error: ElmError) -> str:

@@ -16,6 +16,7 @@ SECTIONS = {
         *("seed", "plain"),
     ),
     "Stopping": ("max_tokens", "stop"),
+    "Form": ("schema", "regex", "choices", "grammar"),
     "Caches": ("window", "kv_bits", "save_cache", "load_cache"),
     "Speculation": ("draft", "lookup"),
     "Output": ("completions", "logprobs", "as_json", "show_config", "quiet", "help"),

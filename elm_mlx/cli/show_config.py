@@ -24,7 +24,14 @@ if TYPE_CHECKING:
     from elm_mlx.api.defaults import Defaults
     from elm_mlx.api.model_files import ModelFiles
 
-SHOWN = ("Sampling", "Stopping", "Caches", "Speculation", "Output")  # sections; of the others a row says what is meant
+SHOWN = (
+    "Sampling",
+    "Stopping",
+    "Form",
+    "Caches",
+    "Speculation",
+    "Output",
+)  # sections; of the others a row says what is meant
 HIDDEN = ("as_json", "show_config", "quiet", "help")  # how to print, not how to ask
 DEFAULT, FILES = "default", "the model's files"
 # What the absence of a value means, in words; a program gets null.

@@ -15,6 +15,7 @@ from elm_mlx.engine.cache.rows import Alone, Rows
 from elm_mlx.engine.decodes import Decodes
 from elm_mlx.engine.finite import peaks
 from elm_mlx.engine.group import Group, new_group
+from elm_mlx.engine.guided import GuidedRows, guided_rows
 from elm_mlx.engine.limits import Limits
 from elm_mlx.engine.logprobs import Note, Noter, noter_for
 from elm_mlx.engine.samplers import Samplers
@@ -61,6 +62,7 @@ class Batch:
         self.cache = Rows([])
         self.samplers = Samplers([])
         self.noter: Noter | None = None
+        self.guided: GuidedRows | None = None  # where a row of a step has a constraint
         self.drawn: Drawn | None = None
 
     @property
@@ -87,7 +89,8 @@ class Batch:
         sequences that got an id, or ended.
 
         `early` submits the step before those ids are read, so that the device never waits for the host; otherwise it is
-        submitted right after. Rows that are not among `rows` any more and have not ended keep their positions in caches
+        submitted right after. Where a row has a constraint, only the logits are: which ids may come next is known when
+        those before are read. Rows that are not among `rows` any more and have not ended keep their positions in caches
         of their own.
         """
         if self.drawn and self.unchanged > 0 and rows == self.rows and not self.moved:
@@ -97,11 +100,29 @@ class Batch:
         else:
             drawn = self._collect(rows)
             ids = self._arrange(rows, drawn)
+        if self.guided and ids is not None:
+            return self._step_guided(drawn, ids, early)
         self.drawn = self._submit(ids, early) if ids is not None else None
         tokens, highest = list_of(drawn.ids), self._peaks_of(drawn)
         if self.drawn and not early:
             self.drawn.submit()
         return self._deliver(drawn, tokens, highest)
+
+    def _step_guided(self, drawn: Drawn, ids: mx.array, early: bool) -> list[Sequence]:
+        """Takes a step on these ids [B], which are those of `drawn`, where rows have constraints: their masks are asked
+        for while the device computes the logits."""
+        assert self.guided
+        logits = self._logits(ids)
+        if early:
+            mx.async_eval(logits)
+        tokens, highest = list_of(drawn.ids), self._peaks_of(drawn)
+        if not early:
+            mx.async_eval(logits)
+        news = self._deliver(drawn, tokens, highest)
+        allowed, ended = self.guided.restrict(logits)
+        self.drawn = self._draw(logits, allowed)
+        self.drawn.submit()
+        return [*dict.fromkeys([*news, *ended])]
 
     def settle(self, sequence: Sequence) -> list[Sequence]:
         """Reads what is drawn, and lets a sequence that runs alone, if it goes on, have its own caches, which hold all
@@ -237,6 +258,7 @@ class Batch:
         self.samplers = Samplers([one.sampler if one else None for one in order])
         asked = [(one, one.request.logprobs if one else None) for one in order]
         self.noter = noter_for(asked, any(one.sampler.compiled for one in order if one))
+        self.guided = guided_rows(order)
         alone = [Alone(one.cache) for one in self.alone if one in order and one.cache]
         self.cache, self.order = Rows([*(group.slots for group in self.groups), *alone]), order
         self.moved = False
@@ -251,15 +273,23 @@ class Batch:
 
     def _submit(self, ids: mx.array, early: bool) -> Drawn:
         """Builds one step on these ids [B], and submits it if it is `early`."""
-        self.cache.begin()
-        logits = self.model.head(self.model.last_hidden(ids[:, None], self.cache.layers))  # [B, V]
-        self.cache.end()
-        drawn = Drawn(self.samplers(logits), peaks(logits), self.order)
-        if self.noter:
-            drawn = drawn._replace(notes=(self.noter(logits, drawn.ids),))
+        logits = self._logits(ids)
+        drawn = self._draw(logits, logits)
         if early:
             drawn.submit()
         return drawn
+
+    def _logits(self, ids: mx.array) -> mx.array:
+        """The logits [B, V] after these ids [B], not evaluated."""
+        self.cache.begin()
+        logits = self.model.head(self.model.last_hidden(ids[:, None], self.cache.layers))
+        self.cache.end()
+        return logits
+
+    def _draw(self, logits: mx.array, allowed: mx.array) -> Drawn:
+        """Draws an id for each row from what is allowed of its logits, both [B, V]."""
+        drawn = Drawn(self.samplers(allowed), peaks(logits), self.order)
+        return drawn._replace(notes=(self.noter(logits, drawn.ids),)) if self.noter else drawn
 
     def _peaks_of(self, drawn: Drawn) -> list[float]:
         """The peaks of the logits of a step, for which the host waits. One that is not finite, be it that of a row

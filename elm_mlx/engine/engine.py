@@ -15,7 +15,6 @@ from elm_mlx.engine.cache.kind_cache import make_kind_cache
 from elm_mlx.engine.cache.kv import RESERVE, cache_bytes, make_cache
 from elm_mlx.engine.cache.layer import Layer, can_shorten
 from elm_mlx.engine.decodes import Decodes
-from elm_mlx.engine.finite import peaks
 from elm_mlx.engine.limits import Limits
 from elm_mlx.engine.pace import Pace
 from elm_mlx.engine.plan import StepPlan
@@ -24,7 +23,7 @@ from elm_mlx.engine.prefixes import Prefixes, shared_length
 from elm_mlx.engine.request import Request
 from elm_mlx.engine.sequence import CANCELLED, ERROR, Sequence
 from elm_mlx.engine.speculate import Speculation
-from elm_mlx.errors import InvalidRequest, NotEnoughMemory, QueueFull
+from elm_mlx.errors import ElmError, InvalidRequest, NotEnoughMemory, QueueFull
 
 
 class Engine:
@@ -125,7 +124,9 @@ class Engine:
         if plan.admitted:
             self._admit()
         if plan.reading:
-            news.append(self._read_on(bool(plan.rows)))
+            news.append(one := self._read_on(bool(plan.rows)))
+            if one.finish:
+                self._drop(one)
         if plan.rows:
             news += self._decode(plan)
         return news
@@ -261,7 +262,8 @@ class Engine:
         return shared if not other.cache or can_shorten(other.cache, copied) else 0
 
     def _read_on(self, others_run: bool) -> Sequence:
-        """Reads one round of chunks of the prompt; with the last one its first id is drawn."""
+        """Reads one round of chunks of the prompt; with the last one its first id is drawn, or it ends with
+        the error of its constraint."""
         assert self.reading
         one, reading = self.reading
         if others_run:
@@ -269,11 +271,12 @@ class Engine:
         logits = reading.advance()
         one.read = one.reused + reading.read
         if logits is not None:
-            one.ahead = one.sampler(logits), peaks(logits)
-            one.note = one.note_first(logits, one.ahead[0])
-            mx.async_eval(*one.ahead, *(one.note.arrays() if one.note else ()))
             self.running.append(one)
             self.reading = None
+            try:
+                one.draw_first(logits)
+            except ElmError as error:  # of its constraint: others go on
+                one.end(ERROR, error)
         elif others_run:
             mx.async_eval(reading.arrays())
         else:
@@ -333,7 +336,7 @@ class Engine:
             self.running.remove(one)
         if not self.running:
             self.batch.drop()  # else its buffers would wait for the next step
-        one.cache = one.ahead = one.note = one.speculator = None
+        one.cache = one.ahead = one.note = one.speculator = one.guide = None
         one.sampler.forget()
         one.peak_bytes = mx.get_peak_memory()
         self.active.pop(one.number)

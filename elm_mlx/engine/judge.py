@@ -6,12 +6,22 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import mlx.core as mx
+import numpy as np
 
 from elm_mlx.engine.cache.rows import Attends
 from elm_mlx.engine.decodes import Decodes
 from elm_mlx.engine.finite import peaks
 from elm_mlx.engine.logprobs import TokenLogprob, noter_for
+from elm_mlx.engine.masks import restrict
 from elm_mlx.engine.sampling import Sampler, State
+
+
+class Asked(NamedTuple):
+    """What is asked of the ids that are drawn: how many alternatives are noted beside the log-probability of each (None
+    notes none), and the masks of a constraint that they keep to, uint32 [L, ceil(V / 32)] (None: there is none)."""
+
+    logprobs: int | None = None
+    words: np.ndarray | None = None
 
 
 class Judged(NamedTuple):
@@ -29,11 +39,12 @@ class Judged(NamedTuple):
     right: int
 
 
-def judge(
-    model: Decodes, cache: Sequence[Attends], sampler: Sampler, ids: mx.array, logprobs: int | None = None
-) -> Judged:
+NOTHING = Asked()
+
+
+def judge(model: Decodes, cache: Sequence[Attends], sampler: Sampler, ids: mx.array, asked: Asked = NOTHING) -> Judged:
     """Feeds `ids` [L]: the last id, which the cache does not hold, and k = L - 1 proposals; draws an id after each of
-    them. `logprobs` is how many alternatives are noted beside the log-probability of each; None notes none.
+    them, as `asked`.
 
     Each is drawn by the request's own sampler, in order, as plain decoding draws it: with the key that is next. So as
     long as proposals are right the ids are those of plain decoding, and their distribution is the model's whatever was
@@ -41,9 +52,10 @@ def judge(
     the sampler has drawn as many: the caller takes back what is wrong.
     """
     logits = model.head(model.few_hidden(ids[None], cache))[0]  # [L, V]
-    drawn, states = draw_in_order(sampler, logits)
+    allowed = logits if asked.words is None else restrict(logits, asked.words, sampler.compiled)
+    drawn, states = draw_in_order(sampler, allowed)
     highest = peaks(logits)  # [L]
-    noter = noter_for([(place, logprobs) for place in range(len(ids))], sampler.compiled)
+    noter = noter_for([(place, asked.logprobs) for place in range(len(ids))], sampler.compiled)
     note = noter(logits, drawn) if noter else None
     mx.eval(drawn, highest, ids, *(note.arrays() if note else ()))
     own: Any = drawn.tolist()

@@ -8,8 +8,10 @@ import time
 import mlx.core as mx
 
 from elm_mlx.engine.cache.layer import Layer
-from elm_mlx.engine.finite import refuse_not_finite
+from elm_mlx.engine.finite import peaks, refuse_not_finite
+from elm_mlx.engine.guide import Guide
 from elm_mlx.engine.logprobs import Note, TokenLogprob, noter_for
+from elm_mlx.engine.masks import restrict
 from elm_mlx.engine.proposer import Rounds
 from elm_mlx.engine.request import Request
 from elm_mlx.engine.sampling import Sampler
@@ -48,6 +50,7 @@ class Sequence:
         self.finish: str | None = None
         self.error: Exception | None = None
         self.stopper = request.stopper() if request.stopper else None
+        self.guide = Guide(request.constraint(), request.sampling.banned) if request.constraint else None
         self.stop_reason: int | str | None = None
         self.submitted_at = time.perf_counter()
         self.first_at = self.last_at = self.submitted_at
@@ -66,10 +69,12 @@ class Sequence:
     def accept(self, token: int, peak: float, now: float, entry: TokenLogprob | None = None) -> None:
         """Appends the id that was drawn from logits with this peak and came `now`, with its log-probabilities where
         they were asked for, and ends the answer where it is its last. Raises NotFinite where the logits are no numbers,
-        and ElmError where the request's stopper fails."""
+        and ElmError where the request's constraint or its stopper fails."""
         if not math.isfinite(peak):
             refuse_not_finite(peak, len(self.ids) + 1)
         reason: int | str | None = token if token in self.request.stop_ids else None
+        if self.guide:
+            self.guide.take(token, reason is not None)
         if self.stopper and reason is None:
             reason = ask(self.stopper, token)
         self.last_at = now
@@ -84,10 +89,21 @@ class Sequence:
         elif len(self.ids) == self.room:
             self.end(LENGTH)
 
-    def note_first(self, logits: mx.array, ids: mx.array) -> Note | None:
-        """Computes the log-probabilities of its first id, drawn from logits [1, V], where they are asked for."""
+    def draw_first(self, logits: mx.array) -> None:
+        """Has its first id drawn from logits [1, V], and computes that id's log-probabilities where they are asked for.
+        Raises ElmError where the request's constraint fails."""
+        allowed = self._restrict(logits, self.guide) if self.guide else logits
+        ids, highest = self.ahead = self.sampler(allowed), peaks(logits)
         noter = noter_for([(self, self.request.logprobs)], self.sampler.compiled)
-        return noter(logits, ids) if noter else None
+        self.note = noter(logits, ids) if noter else None
+        mx.async_eval(ids, highest, *(self.note.arrays() if self.note else ()))
+
+    def _restrict(self, logits: mx.array, guide: Guide) -> mx.array:
+        """Logits [1, V] -> logits [1, V] with minus infinity for what the constraint forbids. It is asked while the
+        device computes the logits."""
+        mx.async_eval(logits)
+        guide.begin(logits.shape[-1])
+        return restrict(logits, guide.next()[None], self.sampler.compiled)
 
     def end(self, finish: str, error: Exception | None = None) -> None:
         """Ends the answer, once: a later reason changes nothing."""

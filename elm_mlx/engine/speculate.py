@@ -7,11 +7,15 @@ from collections.abc import Callable, Mapping
 from collections.abc import Sequence as List
 from functools import cached_property
 
+import mlx.core as mx
+import numpy as np
+
 from elm_mlx.engine.costs import COUNTS, measure_costs
 from elm_mlx.engine.decodes import Decodes
 from elm_mlx.engine.draft import Draft, DraftProposer
 from elm_mlx.engine.gate import Gate, WatchingGate
-from elm_mlx.engine.judge import Judged, judge, with_last
+from elm_mlx.engine.guide import Foreseen, Guide, foresee
+from elm_mlx.engine.judge import Asked, Judged, judge, with_last
 from elm_mlx.engine.logprobs import TokenLogprob
 from elm_mlx.engine.lookup import Lookup
 from elm_mlx.engine.proposer import Proposer
@@ -107,30 +111,47 @@ class Speculator:
 
     def run(self, model: Decodes, most: int) -> bool:
         """Proposes up to `most` ids, has the model judge them, and gives the sequence those that are its own. Its own
-        caches must hold all ids but the last. Returns False, with nothing changed, where nothing is proposed."""
+        caches must hold all ids but the last. Returns False, with nothing changed, where nothing is proposed that its
+        constraint, if it has one, allows."""
         one = self.sequence
         self.known += self._news()
         count = fitting(min(most, one.room - len(one.ids) - 1))
         if not (self.proposer.read(self.known) and count):
             return False
         proposals = self.proposer.propose(count)
-        if not len(proposals):
+        foreseen = self._foresee(proposals, one.guide) if one.guide and len(proposals) else None
+        guesses = foreseen.ids if foreseen else proposals
+        if not len(guesses):
             self._note(1, 0)  # nothing to propose is no better than a wrong proposal
-            return False
+            return one.finish is not None
         assert one.cache
-        judged = judge(model, one.cache, one.sampler, with_last(one.ids[-1], proposals), one.request.logprobs)
+        asked = Asked(one.request.logprobs, foreseen.words if foreseen else None)
+        judged = judge(model, one.cache, one.sampler, with_last(one.ids[-1], guesses), asked)
         self.proposer.accepted(judged.right)
-        self._note(len(proposals), judged.right)
-        self._take(judged)
+        self._note(len(guesses) + bool(foreseen and foreseen.is_cut), judged.right)
+        self._take(judged, foreseen)
         self.known += self._news()  # so that the gate, which was told of this round, watches plain steps alone
         return True
+
+    def _foresee(self, proposals: mx.array | List[int], guide: Guide) -> Foreseen:
+        """What of the proposals the constraint allows, as many as rounds have. Ends the sequence where the mask of its
+        next id fails."""
+        one, guesses = self.sequence, proposals.tolist() if isinstance(proposals, mx.array) else proposals
+        try:
+            found = foresee(guide, guesses, one.request.stop_ids)  # type: ignore[arg-type]
+        except ElmError as error:
+            one.end(ERROR, error)
+            found = Foreseen([], np.zeros((0, 0), np.uint32), False)
+        if not (kept := found.first(fitting(len(found.ids)))).ids:
+            self.proposer.accepted(0)
+        return kept
 
     def _note(self, proposed: int, accepted: int) -> None:
         """Tells the gate how a round ended."""
         if self.gate:
             self.gate.note(proposed, accepted)
 
-    def _take(self, judged: Judged) -> None:
+    def _take(self, judged: Judged, foreseen: Foreseen | None) -> None:
         """Gives the sequence the ids that stand, up to the one that ends it, and takes the others back."""
         one = self.sequence
         assert one.cache
@@ -138,6 +159,8 @@ class Speculator:
         one.accepted += judged.right
         for place in range(judged.right + 1):
             one.sampler.state = judged.states[place]
+            if one.guide and foreseen:
+                one.guide.words = foreseen.words[place]
             deliver(one, judged.ids[place], judged.peaks[place], judged.entries[place])
             if one.finish:
                 break

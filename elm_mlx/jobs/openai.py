@@ -28,11 +28,11 @@ WITHOUT_EFFECT = (
 # Fields that would change an answer in a way that elm-mlx lacks -> the values, as JSON, by which they change nothing.
 UNSUPPORTED = {
     "n": ("1",), "best_of": ("1",), "stream": ("false",), "echo": ("false",), "suffix": ('""',),
-    "response_format": ('{"type": "text"}',),
     "tools": ("[]",), "tool_choice": ('"none"', '"auto"'), "functions": ("[]",), "function_call": ('"none"', '"auto"'),
     "modalities": ('["text"]',), "audio": (), "web_search_options": (), "moderation": (), "reasoning_effort": (),
     "verbosity": (),
 }  # fmt: skip
+FORM = "response_format"
 CODES = {PromptTooLong: "context_length_exceeded", InvalidRequest: "invalid_request", NotEnoughMemory: "out_of_memory"}
 
 
@@ -51,7 +51,7 @@ def read_ask(fields: Mapping[str, Any]) -> Ask:
         raise InvalidRequest(f"method is {shown(fields['method'])}; it must be POST.")
     what = asked_field(fields.get("url"), body)
     check_body(body, what)
-    options = options_in(body | {"max_tokens": most_tokens(body)}) | logprobs_in(body, what)
+    options = options_in(body | {"max_tokens": most_tokens(body)}) | logprobs_in(body, what) | form_in(body)
     if what == "messages":
         return Ask(options, messages=read_messages(body["messages"]))
     return Ask(options, prompt=check_prompt("body.prompt", body["prompt"]), as_is=True)
@@ -71,7 +71,7 @@ def asked_field(url: object, body: Mapping[str, Any]) -> str:
 def check_body(body: Mapping[str, Any], what: str) -> None:
     """Raises InvalidRequest for a field of the body that is not known, or asks for what elm-mlx lacks."""
     more = ("max_completion_tokens", "logprobs", "top_logprobs")
-    check_fields("body.", body, (what, *OPTIONS, *more, *WITHOUT_EFFECT, *UNSUPPORTED))
+    check_fields("body.", body, (what, FORM, *OPTIONS, *more, *WITHOUT_EFFECT, *UNSUPPORTED))
     for name in UNSUPPORTED.keys() & body.keys():
         if body[name] is not None and json.dumps(body[name]) not in UNSUPPORTED[name]:
             raise InvalidRequest(f"body.{name} is {shown(body[name])}, and elm-mlx cannot do that. Leave it out.")
@@ -98,6 +98,11 @@ def logprobs_in(body: Mapping[str, Any], what: str) -> dict[str, Any]:
     if most and not asked:
         raise InvalidRequest("body.top_logprobs means nothing without body.logprobs. Set that to true.")
     return {"logprobs": 0 if most is None else most} if asked else {}
+
+
+def form_in(body: Mapping[str, Any]) -> dict[str, Any]:
+    """The option `response_format`, if a body asks for anything but text; it is judged later."""
+    return {} if body.get(FORM) in (None, {"type": "text"}) else {FORM: body[FORM]}
 
 
 def answer(

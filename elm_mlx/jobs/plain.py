@@ -16,7 +16,8 @@ if TYPE_CHECKING:
 
 KEYS = ("id", "text", "tokens", "finish_reason", "error")
 SHAPES = (KEYS, (*KEYS, "logprobs"))  # what the keys of an answer may be
-OWN_OPTIONS = ("banned_ids", "logprobs")  # that lines of OpenAI do not have
+FORMS = ("schema", "regex", "choices", "grammar", "response_format")
+OWN_OPTIONS = ("banned_ids", "logprobs", *FORMS)  # that lines of OpenAI do not have
 
 
 def read_id(fields: Mapping[str, Any], number: int) -> Id:

@@ -50,6 +50,11 @@ class StopStrings:
             return "", None  # it may even stand inside a character
         return self._take(piece)
 
+    @property
+    def held_length(self) -> int:
+        """How many characters of the answer so far are held back, as its text is without more ids."""
+        return len(self._held) + len(self._decoder.held)
+
     def flush(self) -> str:
         """Returns the text that is still held back, for an answer that ended for another reason, and starts again."""
         _, text, _ = self._try(self._decoder.held)

@@ -171,6 +171,15 @@ class Tokenizer:
         self._check_plain(ids, self._dropped)
         return ids
 
+    def encode_inside(self, text: str) -> list[int]:
+        """The ids of `text` as they are inside of a longer text: without the blank that some tokenizers put before a
+        beginning. Control tokens that are written out may be among them."""
+        if self.is_of_bytes:
+            return self._ask(lambda: self._backend.encode(text, add_special_tokens=False).ids)
+        mark = self._ask(lambda: self._backend.token_to_id("<0x02>"))
+        ids = self._ask(lambda: self._backend.encode(f"\x02{text}", add_special_tokens=False).ids)
+        return ids[ids.index(mark) + 1 :] if mark in ids else ids
+
     def encode_chat(self, pieces: Sequence[str], stand_ins: Mapping[str, str]) -> list[int]:
         """The ids of the joined `pieces` (text, stand-in, text, ..., text), in which each key of `stand_ins` means the
         added token that is its value; such a token written out is text. Raises as `encode`."""
@@ -229,6 +238,12 @@ class Tokenizer:
         """Whether decoding shows ids of bytes as the characters that these make."""
         token = self._ask(lambda: self._backend.token_to_id("<0x41>"))
         return token is not None and self.decode([token]) == "A"
+
+    @cached_property
+    def is_of_bytes(self) -> bool:
+        """Whether each letter of a token stands for a byte, as in Llama 3's tokenizer, and decoding joins the bytes."""
+        decoder = self._backend.decoder
+        return decoder is not None and b'"ByteLevel"' in bytes(decoder.__getstate__())
 
 
 def check_text(text: object) -> None:

@@ -36,7 +36,8 @@ async def later(city: str) -> str:
 @pytest.fixture(scope="module")
 def lm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[elm_mlx.LanguageModel]:
     folder = checkpoints.write(tmp_path_factory.mktemp("tools") / "model", checkpoints.LLAMA)
-    (folder / "tokenizer_config.json").write_text('{"chat_template": "{{ messages[0].content }}"}', encoding="utf-8")
+    template = "{{ messages[0].content }}{% if tools %}{{ tools | tojson }}{% endif %}"
+    (folder / "tokenizer_config.json").write_text(json.dumps({"chat_template": template}), encoding="utf-8")
     with elm_mlx.load(folder) as one:
         yield one
 

@@ -196,12 +196,11 @@ def test_a_full_context_is_refused_with_the_numbers_and_a_shorter_transcript_goe
     session = demo.session("Be brief.")
     session.respond("Fox", 3)
     with pytest.raises(ExceededContextWindow, match=r"has \d+ tokens with this turn, and the model's context 512") as e:
-        session.respond("word " * 220)
+        session.respond("word " * 300)
     assert (e.value.context, e.value.tokens > 512) == (512, True)
     assert len(session.transcript) == 3
     session.transcript = session.transcript[:1]
     assert session.respond("Fox", 3).text == session.transcript[-1]["content"]
-    assert session.respond("word " * 220, 1, window=64).tokens
 
 
 def test_a_session_in_an_event_loop(lm: elm_mlx.LanguageModel) -> None:

@@ -7,14 +7,18 @@ from functools import partial
 from typing import Any
 
 import mlx.core as mx
+import numpy as np
 import pytest
 import tape
-from kernels import RESHAPES, VIEWS, Kernel, kernels
+from kernels import RESHAPES, VIEWS, Kernel
+from kernels import kernels as launches
 
 from elm_mlx.config.generation import Sampling
 from elm_mlx.device.compile import compile_function
-from elm_mlx.engine import logprobs, penalties, top_p
+from elm_mlx.engine import logprobs, masks, penalties, top_p
 from elm_mlx.engine.batch import Batch
+from elm_mlx.engine.guide import FREE
+from elm_mlx.engine.guided import guided_rows
 from elm_mlx.engine.logprobs import noter_for
 from elm_mlx.engine.samplers import Samplers
 from elm_mlx.engine.sampling import Sampler
@@ -28,6 +32,7 @@ def compiled(recorder: tape.Recorder, monkeypatch: pytest.MonkeyPatch) -> tape.R
     """The recorder, with this module's functions compiled after its stand-in for mx.compile was there."""
     monkeypatch.setattr(penalties, "COMPILED", tuple(map(compile_function, penalties.PLAIN)))
     monkeypatch.setattr(logprobs, "COMPILED_KEYS", compile_function(logprobs.keys_of))
+    monkeypatch.setattr(masks, "COMPILED", compile_function(masks.forbid))
     monkeypatch.setattr(top_p, "SEARCH", compile_function(partial(top_p.by_searching, bits=2)))
     return recorder
 
@@ -50,7 +55,7 @@ def launched(
             mx.async_eval(ids, *counts(samplers), *notes)  # what the engine leaves to the next step is counted in this
             yield
 
-    return kernels(tape.recorded(decode, recorder))
+    return launches(tape.recorded(decode, recorder))
 
 
 def counts(samplers: Samplers) -> list[mx.array]:
@@ -97,7 +102,26 @@ def test_searching_for_the_top_p_takes_as_many_kernels_whatever_the_logits_are(
     assert sum(times for name, times in fused.items() if name not in RESHAPES | VIEWS) == 50
 
 
+@pytest.mark.parametrize(("vocabulary", "kernels"), [(64, 1), (50, 2)])
+@pytest.mark.parametrize("rows", [1, 3])
+def test_a_constraint_adds_one_kernel_for_all_rows_and_one_more_where_logits_fill_no_word(
+    rows: int, vocabulary: int, kernels: int, compiled: tape.Recorder
+) -> None:
+    logits = mx.random.normal((rows, vocabulary)).astype(mx.bfloat16)
+    words = np.full((rows, 2), FREE)
+    mx.eval(logits)
+
+    def decode(masked: bool) -> Iterator[Any]:
+        while True:
+            mx.async_eval(mx.argmax(masks.restrict(logits, words, True) if masked else logits, axis=-1))
+            yield
+
+    plain, masked = (len(launches(tape.recorded(partial(decode, one), compiled))) for one in (False, True))
+    assert masked - plain == kernels
+
+
 def test_options_that_are_off_make_no_stage() -> None:
     assert Sampler(Sampling(0.7, top_k=5, top_p=0.9, min_p=0.1)).penalties is None
     assert noter_for([(1, None), (2, None)]) is None
-    assert Batch(None, None).noter is None  # type: ignore[arg-type]
+    assert Batch(None, None).noter is Batch(None, None).guided is None  # type: ignore[arg-type]
+    assert guided_rows([None]) is None

@@ -37,7 +37,8 @@ def test_notices_go_to_stderr(endless: Path) -> None:
 
 def test_json_is_one_object_with_these_keys(endless: Path) -> None:
     spoken = answer(run("generate", "--model", endless, "--prompt", "Hi", "--max-tokens", 3, "--json"))
-    assert list(spoken) == ["model", "text", "tokens", "finish_reason", "stats", "stop_reason"]
+    assert list(spoken) == ["model", "text", "tokens", "finish_reason", "stats", "stop_reason", "parsed",
+                            "reasoning", "tool_calls"]  # fmt: skip
     assert (spoken["model"], spoken["finish_reason"], len(spoken["tokens"])) == (str(endless), "length", 3)
     assert {name: type(value) for name, value in spoken["stats"].items()} == {
         "prompt_tokens": int,

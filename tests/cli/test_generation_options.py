@@ -19,7 +19,9 @@ from elm_mlx.cli.sections import OTHERS
 from elm_mlx.engine.logprobs import MOST_ALTERNATIVES
 
 # Options of the library that no flag sets, and why.
-NO_FLAG = {"reuse"}  # no command has a reason to read again what it holds
+# No command has a reason to read again what it holds; a response_format's forms have flags of their own.
+NO_FLAG = {"reuse", "response_format"}
+FORMS = {"schema", "regex", "choices", "grammar"}
 
 SECTIONS_OF_GENERATE = {
     "Model": "--model --bits --force",
@@ -27,6 +29,7 @@ SECTIONS_OF_GENERATE = {
     "Sampling": "--temperature --top-k --top-p --min-p --repetition-penalty --presence-penalty --frequency-penalty "
     "--logit-bias --ban --seed --plain",
     "Stopping": "--max-tokens --stop",
+    "Form": "--schema --regex --choice --grammar",
     "Caches": "--window --kv-bits --save-cache --load-cache",
     "Speculation": "--draft --lookup",
     "Output": "--completions --logprobs --json --show-config --quiet --help",
@@ -98,9 +101,9 @@ def test_every_option_of_the_library_is_a_flag_of_generate() -> None:
 
 
 @pytest.mark.parametrize("name", ["chat", "batch"])
-def test_every_option_of_the_library_but_log_probabilities_is_a_flag_of_chat_and_batch(name: str) -> None:
+def test_every_option_of_the_library_but_log_probabilities_and_forms_is_a_flag_of_chat_and_batch(name: str) -> None:
     flags = {option.name for option in command(name).params}
-    assert set(Options.__annotations__) - flags == NO_FLAG | {"logprobs"}  # which neither has a place for
+    assert set(Options.__annotations__) - flags == NO_FLAG | FORMS | {"logprobs"}  # which neither has a place for
 
 
 def test_bench_has_the_same_sections_of_what_changes_the_work_of_a_step() -> None:

@@ -45,7 +45,11 @@ def apples(openelm: Path, tmp_path: Path) -> Path:
 
 def test_every_option_of_the_library_has_a_row_and_so_have_the_model_and_its_stop_ids(openelm: Path) -> None:
     found = shown("--model", openelm)
-    assert set(found) >= set(Options.__annotations__) - {"reuse"} | {"max_tokens", "draft", "completions"}
+    assert set(found) >= set(Options.__annotations__) - {"reuse", "response_format"} | {
+        "max_tokens",
+        "draft",
+        "completions",
+    }
     assert pair(found, "model") == (str(openelm), "option")
     assert pair(found, "bits") == ("not quantized", "the model's files")
     with elm_mlx.load(openelm) as lm:

@@ -74,7 +74,8 @@ def plain_ids(lm: elm_mlx.LanguageModel, request: Request, seen: list[mx.array] 
     return list(
         generate(
             lm.model, request.prompt, cache, sampler, max_tokens=request.max_tokens, stop_ids=request.stop_ids,
-            stopper=stopper, execution=lm.execution, seen=seen,
+            stopper=stopper, constraint=request.constraint() if request.constraint else None, execution=lm.execution,
+            seen=seen,
         )
     )  # fmt: skip
 

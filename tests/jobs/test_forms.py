@@ -151,7 +151,6 @@ def test_what_changes_no_answer_is_accepted() -> None:
         ("stream", True),
         ("tools", [{"type": "function"}]),
         ("tool_choice", "required"),
-        ("response_format", {"type": "json_object"}),
         ("reasoning_effort", "low"),
         ("best_of", 2),
         ("echo", True),

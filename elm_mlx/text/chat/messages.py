@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from elm_mlx.errors import InvalidRequest
+from elm_mlx.text.chat.calls import with_calls
 
 Edit = Callable[[str], str]
 MAX_DEPTH = 64  # of lists in lists: hashing deeper tuples can overflow the C stack
@@ -35,10 +36,11 @@ def plain_json(value: object, text: Edit = str, name: Edit | None = None, depth:
 
 def check_message(place: int, message: object) -> dict[str, Any]:
     """Returns one message as transformers gives it to templates: without keys that are null, and its reasoning under
-    the names that templates read. Raises InvalidRequest for anything that is no message."""
+    the names that templates read, and the arguments of its calls as objects. Raises InvalidRequest for anything that is
+    no message."""
     if not isinstance(message, Mapping) or not isinstance(message.get("role"), str):
         raise InvalidRequest(f"Message {place} is no object with a role that is a text, such as {EXAMPLE}.")
-    given = {key: value for key, value in message.items() if value is not None}
+    given = {key: value for key, value in with_calls(place, message).items() if value is not None}
     content, reasoning = given.get("content"), next((given[name] for name in REASONING if name in given), None)
     parts = isinstance(content, list | tuple) and all(isinstance(part, Mapping) for part in content)
     if not (isinstance(content, str) or parts or (content is None and (reasoning or given.get("tool_calls")))):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -105,6 +106,16 @@ class ChatTemplate:
         disguise = self._disguise(tokenizer, used)
         disguised = {key: plain_json(value, disguise, disguise.name) for key, value in inputs.items()}
         return tokenizer.encode_chat(disguise.mark(self._run(disguised, disguise)), disguise.stand_ins)
+
+    @property
+    def source(self) -> str:
+        """The Jinja template."""
+        return self._source
+
+    @property
+    def shows_tools(self) -> bool:
+        """Whether the template tells the model which tools there are."""
+        return bool(re.search(r"\btools\b", self._source))
 
     def turn_ends(self, tokenizer: Tokenizer) -> frozenset[int]:
         """The ids of the tokens that end an answer: the added token that follows one in a short conversation, blanks

@@ -1,0 +1,78 @@
+"""Calls of tools in the messages of a conversation, in the form that chat templates read."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from elm_mlx.errors import InvalidRequest
+from elm_mlx.text.tools import ToolCall
+
+CALLS = "tool_calls"
+
+
+def with_calls(place: int, message: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns message number `place` with its calls as templates read them: their arguments as objects, where OpenAI's
+    API has the text of one, and a ToolCall as an object; without an empty list of calls, in which some templates see
+    one. Raises InvalidRequest for what is no call."""
+    given = dict(message)
+    calls = given.pop(CALLS, None)
+    if not calls:
+        return given
+    if isinstance(calls, str | bytes | Mapping) or not isinstance(calls, Sequence):
+        raise InvalidRequest(f"Message {place} has tool_calls that are no list. Give a list of calls.")
+    return given | {CALLS: [as_object(place, call) for call in calls]}
+
+
+def as_object(place: int, call: object) -> Any:
+    """A call as OpenAI's API has it, but for its arguments, which are an object. Raises InvalidRequest."""
+    if isinstance(call, ToolCall):
+        function = {"name": call.name, "arguments": dict(call.arguments)}
+        return {"id": call.id, "type": "function", "function": function}
+    if not isinstance(call, Mapping):
+        raise InvalidRequest(f"Message {place} has a tool call that is no object.")
+    inner = call.get("function")
+    if not isinstance(inner, Mapping) or not isinstance(inner.get("arguments"), str):
+        return call
+    try:
+        arguments = json.loads(inner["arguments"] or "{}")
+    except (ValueError, RecursionError):
+        arguments = None
+    if not isinstance(arguments, dict):
+        raise InvalidRequest(f"Message {place} calls {inner.get('name')} with arguments that are no JSON object. Give "
+                             "the text of one, or the object itself.")  # fmt: skip
+    return {**call, "function": {**inner, "arguments": arguments}}
+
+
+def one_call_a_message(messages: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """The messages with each call in one of its own, followed by its result: for templates that refuse several."""
+    found: list[dict[str, Any]] = []
+    place = 0
+    while place < len(messages):
+        message = messages[place]
+        place += 1
+        calls = message.get(CALLS)
+        if not isinstance(calls, list) or len(calls) < 2:
+            found.append(dict(message))
+            continue
+        results = []
+        while place < len(messages) and messages[place].get("role") == "tool":
+            results.append(dict(messages[place]))
+            place += 1
+        found += interleaved(message, calls, results)
+    return found
+
+
+def interleaved(
+    message: Mapping[str, Any], calls: Sequence[Any], results: list[dict[str, Any]]
+) -> Iterator[dict[str, Any]]:
+    """A message for each call of one message, each before its result: that with the call's id, else the next one."""
+    said = {key: value for key, value in message.items() if key not in (CALLS, "content")}
+    for number, call in enumerate(calls):
+        yield {**(message if not number else said), CALLS: [call]}
+        named = [one for one in results if one.get("tool_call_id") == call.get("id")]
+        if result := next(iter(named or results), None):
+            results.remove(result)
+            yield result
+    yield from results

@@ -1,0 +1,167 @@
+"""Forms that an answer can be held to, and what follows one: a regular expression, a JSON schema, a grammar.
+
+llguidance, a library of the extra `structure`, turns a form into masks of ids. It is imported where a form is first
+asked for. Its tokenizer takes a second with 128,000 ids; it is made once a model.
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from importlib.util import find_spec
+from typing import Any, Literal, NamedTuple
+
+from elm_mlx.errors import NotEnforceable, NotFound
+from elm_mlx.text.bounded_call import call_within
+from elm_mlx.text.constraint_row import ConstraintRow
+from elm_mlx.text.schema import MOST_CHARACTERS
+from elm_mlx.text.token_bytes import Blanks, TokenBytes
+from elm_mlx.text.tokenizer import Tokenizer
+
+Kind = Literal["json_schema", "json_object", "regex", "choice", "lark"]
+MOST_KEPT = 64  # compiled forms of a model
+TIME_LIMIT_S = 1.0
+# JSON has no whitespace between its values: where it may have some, a model can write it without end. And no character
+# has two spellings: else a key could come twice, the second time past what the schema says of it.
+JSON_OPTIONS: Any = {"whitespace_flexible": False, "json_allowed_escapes": 'nrtbf\\"'}
+ANY_OBJECT = '{"type":"object"}'
+# What compiling and each mask may cost: steps of llguidance's lexer and parser. The first two are a tenth and a quarter
+# of its own defaults, so that one hostile form cannot hold up an engine for long.
+LIMITS: dict[str, Any] = {"step_lexer_fuel": 50_000, "max_lexer_states": 50_000, "verbose_errors": False}
+
+
+@dataclass(frozen=True)
+class Form:
+    """A form that an answer is to have. `text` is a JSON schema, nothing for "json_object", a regular expression in
+    Rust's notation, a JSON list of texts for "choice", or a grammar in Lark's notation."""
+
+    kind: Kind
+    text: str
+
+
+class Ready(NamedTuple):
+    """What all forms of a model share: llguidance's tokenizer, the bytes of its ids, and its `blanks`."""
+
+    backend: Any
+    bytes: TokenBytes
+    blanks: Blanks | None
+
+
+class Grammars:
+    """The forms of one model, compiled when they are first asked for. Threads may share it.
+
+    `rows` is how many ids the model has. A form is compiled in a thread of its own, without the interpreter's lock, so
+    that an engine in another thread goes on.
+    """
+
+    def __init__(self, tokenizer: Tokenizer, rows: int) -> None:
+        self._tokenizer, self._rows = tokenizer, rows
+        self._lock = threading.Lock()
+        self._made: Ready | None = None
+        self._kept: OrderedDict[Form, ConstraintRow] = OrderedDict()
+
+    def compile(self, form: Form, stop_ids: frozenset[int]) -> Callable[[], ConstraintRow]:
+        """What makes a constraint for each answer that is to have `form`, and then ends with one of the `stop_ids`.
+
+        Raises NotEnforceable for a form that is damaged, that no text has, that is beyond 64 kB or takes too long;
+        NotFound without the extra `structure`; Unsupported for a tokenizer of another kind.
+        """
+        if not stop_ids:
+            raise NotEnforceable("This model has no id that ends an answer, so that no form is ever whole.")
+        row = self._known(form) or self._compile(form)
+        return partial(row.begin, stop_ids)
+
+    @property
+    def longest_token(self) -> int:
+        """The most bytes that one id adds to a text."""
+        return self._ready().bytes.longest
+
+    def _known(self, form: Form) -> ConstraintRow | None:
+        """A form that was compiled before."""
+        with self._lock:
+            if row := self._kept.get(form):
+                self._kept.move_to_end(form)
+            return row
+
+    def _compile(self, form: Form) -> ConstraintRow:
+        """Compiles a form, and keeps it. Raises as `compile`."""
+        if len(form.text) > MOST_CHARACTERS:
+            raise NotEnforceable(f"The form of the answer has {len(form.text):,} characters; it may have "
+                                 f"{MOST_CHARACTERS:,}. Make it shorter.")  # fmt: skip
+        ready = self._ready()
+        row: ConstraintRow = call_within(TIME_LIMIT_S, partial(begin_row, ready, form))
+        with self._lock:
+            self._kept[form] = row
+            while len(self._kept) > MOST_KEPT:
+                self._kept.popitem(last=False)
+        return row
+
+    def _ready(self) -> Ready:
+        """What all forms share, made by the first call."""
+        with self._lock:
+            if self._made is None:
+                self._made = make_ready(self._tokenizer, self._rows)
+            return self._made
+
+
+def make_ready(tokenizer: Tokenizer, rows: int) -> Ready:
+    """Makes llguidance's tokenizer. Raises NotFound without the extra, Unsupported."""
+    if find_spec("llguidance") is None:
+        raise NotFound("A form of an answer needs one more package. Install it with its extra: pip install "
+                       "'elm-mlx[structure]'; from a checkout: pip install -e '.[structure]'.")  # fmt: skip
+    from llguidance import LLTokenizer, TokenizerWrapper
+
+    known = TokenBytes(tokenizer, rows)
+    # The ids that end an answer are the constraint's affair: here one is named that is no text, as one has to be.
+    end = next((id for id, data in enumerate(known.of) if not data), rows)
+    vocabulary = Vocabulary(tokenizer, known, end)
+    backend = LLTokenizer(TokenizerWrapper(vocabulary), n_vocab=max(rows, end + 1))
+    return Ready(backend, known, known.blanks(tokenizer))
+
+
+class Vocabulary:
+    """A vocabulary as llguidance's TokenizerWrapper takes it: it asks for the ids of text that a form leaves no choice
+    about, and allows these alone there, as a model was trained with them."""
+
+    def __init__(self, tokenizer: Tokenizer, known: TokenBytes, end: int) -> None:
+        self._tokenizer = tokenizer
+        self.eos_token_id, self.bos_token_id = end, None
+        self.tokens = known.of + [b""] * (end + 1 - known.rows)
+        self.special_token_ids = [id for id, data in enumerate(self.tokens) if not data]
+
+    def __call__(self, text: bytes) -> list[int]:
+        """The ids of a text inside of a longer one."""
+        return self._tokenizer.encode_inside(text.decode())
+
+
+def begin_row(ready: Ready, form: Form) -> ConstraintRow:
+    """Compiles a form as far as its first mask, where some errors show first. Raises NotEnforceable."""
+    from llguidance import LLMatcher, LLParserLimits
+
+    try:
+        grammar = grammar_of(form)
+    except ValueError as error:
+        raise NotEnforceable(f"The form of the answer cannot be read: {error}.") from error
+    matcher = LLMatcher(ready.backend, grammar, log_level=0, limits=LLParserLimits(**LIMITS))
+    row = ConstraintRow(matcher, ready.bytes.rows, ready.blanks)
+    row.prepare()
+    return row
+
+
+def grammar_of(form: Form) -> str:
+    """A form in llguidance's notation."""
+    from llguidance import LLMatcher
+
+    if form.kind == "regex":
+        return LLMatcher.grammar_from_regex(form.text)
+    if form.kind == "lark":
+        return LLMatcher.grammar_from_lark(form.text)
+    if form.kind == "choice":
+        texts = " | ".join(json.dumps(text, ensure_ascii=False) for text in json.loads(form.text))
+        return LLMatcher.grammar_from_lark(f"start: CHOICE\nCHOICE: {texts}")
+    schema = form.text if form.kind == "json_schema" else ANY_OBJECT
+    return LLMatcher.grammar_from_json_schema(schema, overrides=JSON_OPTIONS)

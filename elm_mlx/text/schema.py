@@ -1,0 +1,170 @@
+"""Which JSON schemas can be enforced: every keyword is looked at, so that none is ignored in silence.
+
+The keywords are those of draft 2020-12 (json-schema.org/draft/2020-12). What is known here of them was found by the
+draft's own test suite: tests/text/test_schema_suite.py.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple, NoReturn
+from urllib.parse import unquote
+
+from elm_mlx.errors import NotEnforceable
+
+Schema = Mapping[str, Any]
+MOST_CHARACTERS = 1 << 16
+DEEPEST = 60  # schemas inside of one another; llguidance reads JSON that is 128 deep
+NOTES = frozenset("title description default examples $comment deprecated readOnly writeOnly".split())
+NAMED = frozenset(("$defs", "definitions"))  # schemas that count where a $ref names them
+IN_MAPS = ("properties", "patternProperties")  # keywords -> what holds further schemas there
+IN_LISTS = ("prefixItems", "anyOf", "oneOf", "allOf")
+ALONE = ("additionalProperties", "items")
+PLAIN = frozenset(
+    "type enum const minLength maxLength pattern format minimum maximum exclusiveMinimum exclusiveMaximum multipleOf "
+    "minItems maxItems required minProperties maxProperties $ref".split()
+)
+KNOWN = NOTES | NAMED | PLAIN | {*IN_MAPS, *IN_LISTS, *ALONE}
+FORMATS = frozenset("date-time time date duration email hostname ipv4 ipv6 uuid uri".split())
+# Drafts in which the keywords above mean the same, or less.
+DRAFTS = re.compile(r"https?://json-schema\.org/(draft-0[67]|draft/(2019-09|2020-12))/schema#?")
+
+# Control characters whose escape in JSON has no letter of its own. llguidance would leave them out, in silence.
+UNSPELLED = re.compile(r"(?<!\\)(\\\\)*\\u00[01]|\x7f")
+UNSPELLED_PATTERN = re.compile(r"[\x00-\x07\x0b\x0e-\x1f\x7f]|\\(x[01]|x7[fF]|u00[01]|u007[fF]|[xu]\{|[cv0ae])")
+
+
+class Place(NamedTuple):
+    """A schema inside of another: the value, its JSON pointer, and how many schemas it lies in."""
+
+    value: Any
+    where: str
+    depth: int = 0
+
+
+def check_schema(schema: object) -> str:
+    """Returns a schema as the JSON text that is enforced, keys in their order.
+
+    Raises NotEnforceable for what is no schema, for a keyword or a value of one that cannot be enforced, which the
+    message names, and for a reference that leads nowhere or into another file.
+    """
+    if schema is True:
+        return "{}"
+    if not isinstance(schema, Mapping):
+        raise NotEnforceable("No JSON value fits the schema false." if schema is False else
+                             f"A JSON schema is an object; this one is of type {type(schema).__name__}.")  # fmt: skip
+    check_draft(schema.get("$schema"))
+    text = json_of({name: value for name, value in schema.items() if name not in ("$schema", "$id")})
+    root = json.loads(text)
+    waiting, met = [Place(root, "#")], set[int]()
+    while waiting:
+        place = waiting.pop()
+        if id(place.value) not in met:
+            met.add(id(place.value))
+            waiting += inner(place, root)
+    return text
+
+
+def json_of(schema: Schema) -> str:
+    """A schema as JSON. Raises NotEnforceable for values that JSON does not have, and for one that is too large."""
+    try:
+        text = json.dumps(schema, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+        text.encode()
+    except RecursionError as error:
+        raise NotEnforceable('The schema is nested too deep. Make it flatter, for example with "$defs".') from error
+    except (ValueError, TypeError) as error:
+        raise NotEnforceable(f"The schema cannot be written as JSON: {error}.") from error
+    check_length(text)
+    return text
+
+
+def check_length(text: str) -> None:
+    """Raises NotEnforceable for a schema of more than 64 kB."""
+    if len(text) > MOST_CHARACTERS:
+        raise NotEnforceable(f"The schema has {len(text):,} characters; it may have {MOST_CHARACTERS:,}. Make it "
+                             "smaller.")  # fmt: skip
+
+
+def check_draft(name: object) -> None:
+    """Raises NotEnforceable for a draft whose keywords mean something else."""
+    if name is not None and not (isinstance(name, str) and DRAFTS.fullmatch(name)):
+        raise NotEnforceable(f"The schema's \"$schema\" is {name!r:.100}; elm-mlx knows draft 2020-12, and what "
+                             "earlier drafts from 6 on have in common with it.")  # fmt: skip
+
+
+def inner(place: Place, root: Schema) -> Iterator[Place]:
+    """The schemas directly inside of one, those that it refers to among them. Raises NotEnforceable."""
+    schema, where, depth = place
+    if isinstance(schema, bool):
+        return
+    if not isinstance(schema, Mapping):
+        raise NotEnforceable(f"The schema has no schema at {where}, but a value of type {type(schema).__name__}.")
+    if depth > DEEPEST:
+        raise NotEnforceable(f"The schema is nested more than {DEEPEST} deep. Make it flatter, for example with "
+                             "\"$defs\".")  # fmt: skip
+    check_keywords(schema, where)
+    for name in IN_MAPS:
+        for key, value in parts(schema, name, where, Mapping, "an object").items():
+            yield Place(value, f"{where}/{name}/{key}", depth + 1)
+    for name in IN_LISTS:
+        for number, value in enumerate(parts(schema, name, where, list, "a list")):
+            yield Place(value, f"{where}/{name}/{number}", depth + 1)
+    for name in (name for name in ALONE if name in schema):
+        yield Place(schema[name], f"{where}/{name}", depth + 1)
+    if "$ref" in schema:
+        yield Place(target(schema["$ref"], root), str(schema["$ref"]))
+
+
+def parts(schema: Schema, name: str, where: str, kind: type, called: str) -> Any:
+    """The schemas under a keyword: none where it is not there. Raises NotEnforceable for a value of another kind."""
+    found = schema.get(name, kind() if kind is list else {})
+    if not isinstance(found, kind):
+        raise NotEnforceable(f'The schema\'s "{name}" at {where} must be {called} of schemas.')
+    return found
+
+
+def check_keywords(schema: Schema, where: str) -> None:
+    """Raises NotEnforceable for a keyword of one schema that cannot be enforced, by its name."""
+    for name, value in schema.items():
+        if name not in KNOWN:
+            refuse(name, where, "cannot be enforced. Leave it out, and judge the answer by it yourself.")
+        if name == "format" and value not in FORMATS:
+            refuse(name, where, f"{value!r:.60} cannot be enforced, only {', '.join(sorted(FORMATS))}. Leave it out.")
+        if has_unspelled(name, value):
+            refuse(name, where, "has a control character, which cannot be enforced. Write it without one.")
+    least, needed = schema.get("minProperties", 0), schema.get("required", ())
+    count = len(set(map(str, needed))) if isinstance(needed, list) else 0
+    if isinstance(least, int | float) and least > count:
+        refuse("minProperties", where, f"is {least}, and cannot be enforced beyond the {count} properties that are "
+               f"required, as an answer may have another key twice. Make it {count} at most.")  # fmt: skip
+
+
+def refuse(name: str, where: str, why: str) -> NoReturn:
+    """Raises NotEnforceable for a keyword of the schema at a place."""
+    raise NotEnforceable(f'The schema\'s "{name:.80}" at {where:.200} {why}')
+
+
+def has_unspelled(name: str, value: Any) -> bool:
+    """Whether a keyword's value has a control character that JSON has no short escape for."""
+    if name == "pattern" or name == "patternProperties":
+        return any(UNSPELLED_PATTERN.search(one) for one in ([value] if isinstance(value, str) else value or ()))
+    if name == "properties":
+        value = list(value) if isinstance(value, Mapping) else value
+    return name in ("enum", "const", "properties") and bool(UNSPELLED.search(json.dumps(value, ensure_ascii=False)))
+
+
+def target(reference: object, root: Schema) -> Any:
+    """The schema that a $ref names. Raises NotEnforceable for one outside of this schema, or one that is not there."""
+    if not isinstance(reference, str) or not (reference == "#" or reference.startswith("#/")):
+        raise NotEnforceable(f'The schema\'s "$ref" {reference!r:.100} leads out of the schema. Put what it names into '
+                             '"$defs", and refer to that by "#/$defs/NAME".')  # fmt: skip
+    found: Any = root
+    for step in reference.split("/")[1:]:
+        key = unquote(step).replace("~1", "/").replace("~0", "~")
+        try:
+            found = found[int(key)] if isinstance(found, list) else found[key]
+        except (KeyError, IndexError, ValueError, TypeError) as error:
+            raise NotEnforceable(f'The schema\'s "$ref" {reference!r:.100} leads nowhere.') from error
+    return found
