@@ -19,6 +19,8 @@ from elm_mlx.api.siblings import siblings
 from elm_mlx.api.stream import Stream
 from elm_mlx.api.structure import has_form
 from elm_mlx.api.templates import Templates
+from elm_mlx.api.tool_choice import Choice, choice_of, reading_of
+from elm_mlx.api.tools import tool_of
 from elm_mlx.arguments import Progress, file_to_write, named_path
 from elm_mlx.config import ModelConfig
 from elm_mlx.device.backend import mx
@@ -234,21 +236,86 @@ class LanguageModel:
     def chat_prompt(self, messages: Sequence[Mapping[str, Any]], **variables: Any) -> list[int]:
         """The ids of `messages` by the model's chat template, ready for its answer; `variables` (tools, date_string)
         are the template's. Where the model has a template named tool_use, tools are asked for by that one. Text in a
-        message never becomes a control token.
+        message never becomes a control token. Calls in a message may be ToolCalls, or objects of OpenAI's API; where
+        the template refuses several in one, each gets a message of its own.
 
         Raises InvalidRequest for messages that the template refuses, NotFound where the model has no template, and
         BadCheckpoint for one that fails, or writes nothing.
         """
+        if tools := variables.get("tools"):
+            variables["tools"] = [tool if isinstance(tool, Mapping) else tool_of(tool).schema for tool in tools]
         return self._templates.prompt(messages, **variables)
 
     def chat(
-        self, messages: Sequence[Mapping[str, Any]], max_tokens: int | None = MAX_TOKENS, **options: Unpack[Options]
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        max_tokens: int | None = MAX_TOKENS,
+        *,
+        tools: Iterable[Any] | None = None,
+        tool_choice: Any = None,
+        **options: Unpack[Options],
     ) -> Completion:
         """The model's answer to `messages`, a list of {"role": ..., "content": ...}; `options` as of `generate`.
 
-        Raises as `chat_prompt` and `generate`.
+        It may call `tools`: each is a JSON schema in OpenAI's form, or a Python function, which is only described to
+        the model; `tool_calls` of the Completion are to be run by the caller. `tool_choice` is "auto", "none", which
+        tells the model of no tools, "required", or the name of a tool: with these two the answer is one call, whose
+        arguments have the form that the tool's schema gives (this needs the extra `structure`).
+
+        Raises as `chat_prompt` and `generate`; InvalidRequest for what is no tool, and for tools that the chat template
+        does not show; NotEnforceable for a schema that the answer cannot be held to.
         """
-        return self.generate(self.chat_prompt(messages), max_tokens, **options)
+        return self.chat_stream(messages, max_tokens, tools=tools, tool_choice=tool_choice, **options).result()
+
+    def chat_stream(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        max_tokens: int | None = MAX_TOKENS,
+        *,
+        tools: Iterable[Any] | None = None,
+        tool_choice: Any = None,
+        progress: Progress | None = None,
+        **options: Unpack[Options],
+    ) -> Stream:
+        """Asks for an answer as `chat` does, and returns at once. A call comes as one Piece of kind "tool", once it is
+        whole. `progress` as of `stream`. Raises as `chat`."""
+        choice = choice_of(tools, tool_choice, options)
+        if choice.tools:
+            self._templates.refuse_without_tools()
+        request = self.request(self.chat_prompt(messages, tools=choice.schemas), max_tokens, **options)
+        if form := choice.form:
+            request = replace(request, constraint=self._maker.grammars.compile(form, request.stop_ids))
+        return self._begin(request, progress, choice=choice)
+
+    async def achat(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        max_tokens: int | None = MAX_TOKENS,
+        *,
+        tools: Iterable[Any] | None = None,
+        tool_choice: Any = None,
+        **options: Unpack[Options],
+    ) -> Completion:
+        """Answers as `chat` does, without blocking the event loop. Cancelling the task cancels the request."""
+        ask = partial(self.chat_stream, messages, max_tokens, tools=tools, tool_choice=tool_choice, **options)
+        if not (has_form(options) or tool_choice):
+            return await ask().aresult()
+        import asyncio  # here, as it takes long to import
+
+        return await (await asyncio.to_thread(ask)).aresult()  # a form may take long to compile
+
+    def achat_stream(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        max_tokens: int | None = MAX_TOKENS,
+        *,
+        tools: Iterable[Any] | None = None,
+        tool_choice: Any = None,
+        **options: Unpack[Options],
+    ) -> Stream:
+        """Answers as `chat` does, for `async for piece in lm.achat_stream(...)`. Leaving the loop cancels the request.
+        Raises as `chat`."""
+        return self.chat_stream(messages, max_tokens, tools=tools, tool_choice=tool_choice, **options)
 
     def chat_stream(
         self,
@@ -361,9 +428,13 @@ class LanguageModel:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _begin(self, request: Request, progress: Progress | None = None, *, patient: bool = False) -> Stream:
-        """Submits a request; a `patient` one never finds the queue full."""
-        return Stream(self._worker.submit(request, patient=patient), self._worker, self.tokenizer, self, progress)
+    def _begin(
+        self, request: Request, progress: Progress | None = None, *, patient: bool = False, choice: Choice | None = None
+    ) -> Stream:
+        """Submits a request whose answer may call the tools of `choice`; a `patient` one never finds the queue full."""
+        reading = reading_of(request, self._templates.marks, self.tokenizer, choice)
+        handle = self._worker.submit(request, patient=patient)
+        return Stream(handle, self._worker, self.tokenizer, self, progress, reading)
 
 
 def logits_of(engine: Engine, ids: list[int]) -> mx.array:

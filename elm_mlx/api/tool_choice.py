@@ -1,0 +1,104 @@
+"""Which tools an answer may call, which it must call, and the form that then holds it to a call."""
+
+from __future__ import annotations
+
+import json
+import secrets
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from hashlib import sha256
+from typing import Any
+
+from elm_mlx.api.structure import FORMS
+from elm_mlx.api.tools import Tool, tools_of
+from elm_mlx.arguments import shown
+from elm_mlx.engine.request import Request
+from elm_mlx.errors import InvalidRequest
+from elm_mlx.text.answer import Reading
+from elm_mlx.text.grammar import JSON_OPTIONS, Form
+from elm_mlx.text.marks import Marks
+from elm_mlx.text.schema import check_schema
+from elm_mlx.text.tokenizer import Tokenizer
+
+AUTO, NONE, REQUIRED = "auto", "none", "required"  # choices that name no tool
+# Blanks as the templates of Llama 3.1 to 3.3 write a call.
+SEPARATORS = {"item_separator": ", ", "key_separator": ": "}
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The `tools` that an answer may call, and those of which it `must` call one, if any."""
+
+    tools: tuple[Tool, ...] = ()
+    must: tuple[Tool, ...] = ()
+
+    @property
+    def schemas(self) -> list[dict[str, Any]] | None:
+        """The tools as a chat template is given them; None where there are none."""
+        return [tool.schema for tool in self.tools] or None
+
+    @property
+    def form(self) -> Form | None:
+        """The form of an answer that must call a tool; None where it need not. Raises NotEnforceable for a schema that
+        cannot be enforced, with the reason."""
+        return form_of(self.must) if self.must else None
+
+
+def choice_of(tools: object, wanted: object, options: Mapping[str, Any]) -> Choice:
+    """What a call's `tools` and its tool_choice ask for. With "none" the model is told of no tools. Raises
+    InvalidRequest for what is none, for a choice without tools, and for one beside another form of the answer."""
+    found = tools_of(tools)
+    wanted = named_choice(wanted)
+    if wanted == NONE:
+        return Choice()
+    if wanted != AUTO and not found:
+        raise InvalidRequest(f"tool_choice is {shown(wanted)}, and there are no tools.", "Give {tools}.")
+    if found and (given := [name for name in FORMS if options.get(name) is not None]):
+        raise InvalidRequest(f"{given[0]} leaves the answer no room for a call of a tool.", f"Leave {{{given[0]}}} or "
+                             "{tools} out, or give {tool_choice=none}.")  # fmt: skip
+    if wanted in (AUTO, REQUIRED):
+        return Choice(found, found if wanted == REQUIRED else ())
+    if not (named := tuple(tool for tool in found if tool.name == wanted)):
+        raise InvalidRequest(f"tool_choice is {shown(wanted)}; it must be auto, none, required, or the name of a tool: "
+                             f"{', '.join(tool.name for tool in found)}.")  # fmt: skip
+    return Choice(found, named)
+
+
+def named_choice(wanted: object) -> str:
+    """A tool_choice as a text: OpenAI's API has an object where it names a function. Raises InvalidRequest."""
+    if isinstance(wanted, Mapping) and isinstance(wanted.get("function"), Mapping):
+        wanted = wanted["function"].get("name")
+    if wanted is None:
+        return AUTO
+    if not isinstance(wanted, str):
+        raise InvalidRequest(f"tool_choice is {shown(wanted)}; it must be auto, none, required, or the name of a tool.")
+    return wanted
+
+
+def form_of(tools: Sequence[Tool]) -> Form:
+    """The form of an answer that is one call of one of some tools, as the templates of Llama 3.1 to 3.3 write it:
+    {"name": ..., "parameters": ...}. Raises NotEnforceable for a schema that cannot be enforced."""
+    rules = [f"call{number}: {call_rule(tool)}" for number, tool in enumerate(tools)]
+    start = " | ".join(f"call{number}" for number in range(len(tools)))
+    return Form("lark", "\n".join([f"start: {start}", *rules]))
+
+
+def call_rule(tool: Tool) -> str:
+    """The rule of calls of one tool, in llguidance's notation."""
+    schema = json.loads(check_schema({"type": "object", **tool.parameters}))
+    opening, ending = json.dumps(f'{{"name": "{tool.name}", "parameters": '), json.dumps("}")
+    return f"{opening} %json {json.dumps({**schema, 'x-guidance': JSON_OPTIONS | SEPARATORS})} {ending}"
+
+
+def reading_of(request: Request, marks: Marks, tokenizer: Tokenizer, choice: Choice | None) -> Reading | None:
+    """How the answer to a request is cut into parts; None where it can have none but text. An answer with a form has no
+    reasoning. The ids of its calls are made of prompt and seed: they are new ones each time where there is no seed."""
+    tools = choice.tools if choice else ()
+    if request.constraint:
+        marks = Marks()
+    if not tools:
+        return Reading(marks, marks.is_reasoning_after(request.prompt, tokenizer)) if marks.begin else None
+    known = f"{request.seed}/{request.prompt}"
+    key = secrets.token_hex(16) if request.seed is None else sha256(known.encode()).hexdigest()
+    schemas = {tool.name: tool.parameters for tool in tools}
+    return Reading(marks, marks.is_reasoning_after(request.prompt, tokenizer), schemas, key)
