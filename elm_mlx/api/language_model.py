@@ -275,17 +275,19 @@ class LanguageModel:
         tools: Iterable[Any] | None = None,
         tool_choice: Any = None,
         progress: Progress | None = None,
+        owner: int | None = None,
         **options: Unpack[Options],
     ) -> Stream:
         """Asks for an answer as `chat` does, and returns at once. A call comes as one Piece of kind "tool", once it is
-        whole. `progress` as of `stream`. Raises as `chat`."""
+        whole. `progress` as of `stream`. What is kept of a request with an `owner` is for that owner's next one: a
+        number of a session. Raises as `chat`."""
         choice = choice_of(tools, tool_choice, options)
         if choice.tools:
             self._templates.refuse_without_tools()
         request = self.request(self.chat_prompt(messages, tools=choice.schemas), max_tokens, **options)
         if form := choice.form:
             request = replace(request, constraint=self._maker.grammars.compile(form, request.stop_ids))
-        return self._begin(request, progress, choice=choice)
+        return self._begin(replace(request, owner=owner), progress, choice=choice)
 
     async def achat(
         self,
@@ -316,18 +318,6 @@ class LanguageModel:
         """Answers as `chat` does, for `async for piece in lm.achat_stream(...)`. Leaving the loop cancels the request.
         Raises as `chat`."""
         return self.chat_stream(messages, max_tokens, tools=tools, tool_choice=tool_choice, **options)
-
-    def chat_stream(
-        self,
-        messages: Sequence[Mapping[str, Any]],
-        max_tokens: int | None = MAX_TOKENS,
-        *,
-        tools: Any = None,
-        tool_choice: Any = None,
-        owner: int | None = None,
-        **options: Unpack[Options],
-    ) -> Stream:
-        return self._begin(replace(self.request(self.chat_prompt(messages), max_tokens, **options), owner=owner))
 
     def session(
         self,

@@ -8,7 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 from helpers import checkpoints
@@ -291,6 +291,40 @@ def test_a_choice_of_tools_is_for_the_first_round(lm: elm_mlx.LanguageModel, scr
     asked = script([call("weather", city="Rome")], "Dry.").asked
     lm.session(tools=[weather]).respond("What?", tool_choice="required")
     assert [options.get("tool_choice") for _, options in asked] == ["required", None]
+
+
+CHAT = (
+    "{% if tools %}{{ tools | tojson }}{% endif %}{% for m in messages %}<{{ m.role }}>{{ m.content }}"
+    "{% for call in m.tool_calls %}{{ call.function | tojson }}{% endfor %}{% endfor %}<assistant>"
+)
+
+
+def test_a_model_that_must_call_calls_and_the_next_turn_reads_what_is_new(tmp_path: Path) -> None:
+    pytest.importorskip("llguidance")
+    asked: list[str] = []
+
+    def paint(colour: Literal["red", "blue"]) -> str:
+        """Paints the house.
+
+        Args:
+            colour: the colour.
+        """
+        asked.append(colour)
+        return f"It is {colour}."
+
+    folder = checkpoints.write(tmp_path / "model", checkpoints.LLAMA | {"max_position_embeddings": 4096})
+    (folder / "tokenizer_config.json").write_text(json.dumps({"chat_template": CHAT}), encoding="utf-8")
+    with elm_mlx.load(folder) as lm:
+        session = lm.session("Paint it.", tools=[paint])
+        session.prewarm()
+        done = session.respond("Paint my house.", 60, tool_choice="required", temperature=0.0)
+        assert (len(asked), asked[0] in ("red", "blue")) == (1, True)
+        assert [message["role"] for message in session.transcript[2:]] == ["assistant", "tool", "assistant"]
+        assert session.transcript[3]["content"] == f"It is {asked[0]}."
+        fresh = lm.chat(session.transcript[:-1], 60, tools=[paint], temperature=0.0, reuse=False)
+        assert (done.tokens, done.text) == (fresh.tokens, fresh.text)
+        again = session.respond("And now?", 4, temperature=0.0)
+        assert again.stats.cached_tokens > done.stats.prompt_tokens - 4
 
 
 def test_two_tools_of_one_name_are_refused(lm: elm_mlx.LanguageModel) -> None:

@@ -248,7 +248,7 @@ def test_ctrl_c_before_the_answer_stops_that_alone(instruct: Path, monkeypatch: 
     talk = Chat(elm_mlx.load(instruct), None, {"max_tokens": 2})
     prompts = iter([KeyboardInterrupt, [1, 2]])
 
-    def chat_prompt(_: object) -> list[int]:
+    def chat_prompt(_: object, **__: object) -> list[int]:
         step = next(prompts)
         if step is KeyboardInterrupt:
             raise KeyboardInterrupt
@@ -275,7 +275,7 @@ class Interrupted:
 
 
 def test_ctrl_c_pressed_twice_does_not_end_the_conversation(instruct: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def interrupted(*_: object) -> None:
+    def interrupted(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
     typed = iter([interrupted, lambda: "one", interrupted])
