@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Iterable, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import replace
@@ -78,8 +77,9 @@ class Session:
         context, TimedOut where the answer takes over `timeout` seconds, ToolCallError where the model calls tools in
         too many rounds, Cancelled, and as `LanguageModel.chat`.
         """
-        deadline = None if timeout is None else time.monotonic() + check_seconds("timeout", timeout)
-        turn = self._new_turn(prompt, Asked(max_tokens, {**self._options, **options}, tool_choice, deadline))
+        if timeout is not None:
+            check_seconds("timeout", timeout)
+        turn = self._new_turn(prompt, Asked(max_tokens, {**self._options, **options}, tool_choice, timeout))
         try:
             turn.begin()
             return turn.answer()

@@ -14,7 +14,7 @@ class SessionStream:
     model has made, in the reader's thread or event loop.
 
     The turn is added to the session's transcript with its last piece. Where the stream is closed before, or its reader
-    is interrupted, or nobody holds it any more, the transcript stays as it was.
+    is interrupted, or nobody holds it any more, the transcript stays as it was. One thread or task may read it.
     """
 
     def __init__(self, turn: Turn, finish: Callable[[Turn], None], keep: Callable[[Turn], None]) -> None:

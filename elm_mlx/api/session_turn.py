@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from copy import deepcopy
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,7 +17,7 @@ from elm_mlx.api.tool_running import Call
 from elm_mlx.api.tools import Tool
 from elm_mlx.api.transcript import Message, pending_calls
 from elm_mlx.engine.sequence import CANCELLED
-from elm_mlx.errors import Cancelled, ExceededContextWindow, PromptTooLong, ToolCallError
+from elm_mlx.errors import Cancelled, ExceededContextWindow, PromptTooLong, TimedOut, ToolCallError
 from elm_mlx.text.tools import ToolCall
 
 AUTO = "auto"  # the tool_choice that leaves it to the model
@@ -25,18 +26,19 @@ AUTO = "auto"  # the tool_choice that leaves it to the model
 @dataclass(frozen=True)
 class Asked:
     """What a turn asks, in every round: how long an answer may be, and how it is drawn. `choice` is the tool_choice of
-    the first round; the rounds after it are free to answer. The turn has to be over at `deadline`, a time of
-    `time.monotonic`."""
+    the first round; the rounds after it are free to answer. All of it has to be over `timeout` seconds after it
+    `began`, a time of `time.monotonic`."""
 
     max_tokens: int | None
     options: Mapping[str, Any]
     choice: str = AUTO
-    deadline: float | None = None
+    timeout: float | None = None
+    began: float = field(default_factory=time.monotonic)
 
     @property
     def left(self) -> float | None:
         """Seconds that are left; None where there is no end."""
-        return None if self.deadline is None else max(0.0, self.deadline - time.monotonic())
+        return None if self.timeout is None else max(0.0, self.began + self.timeout - time.monotonic())
 
 
 @dataclass(frozen=True)
@@ -61,7 +63,7 @@ class Toolbox:
         if wrong := tool.check(call.arguments):
             return f"Error: {wrong}"
         assert tool.function
-        return Call(tool.name, tool.function, call.arguments)
+        return Call(tool.name, tool.function, deepcopy(call.arguments))  # a function may change them
 
 
 class Turn:
@@ -116,10 +118,18 @@ class Turn:
         """Waits for the end of the turn, and returns its last answer. Raises as `Session.respond`."""
         with self.guard():
             while True:
-                done = self.stream.result(self._asked.left)
+                done = self._result()
                 if self.read(done):
                     return self._whole(done)
                 self.run_calls()
+
+    def _result(self) -> Completion:
+        """Waits for the end of a round. Raises TimedOut where the turn takes too long."""
+        try:
+            return self.stream.result(self._asked.left)
+        except TimedOut as error:
+            raise TimedOut(f"The session has not answered after {self._asked.timeout:g} seconds.", "Give a longer "
+                           "{timeout}, or fewer {max_tokens}.", completion=error.completion) from error  # fmt: skip
 
     async def aanswer(self) -> Completion:
         """Waits as `answer` does, without blocking the event loop."""

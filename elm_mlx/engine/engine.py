@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
+from dataclasses import replace
 from itertools import count, islice
 
 import mlx.core as mx
@@ -163,6 +164,13 @@ class Engine:
             self.limits.budget.release(reserved)
             if self._is_wanted(one):
                 self.prefixes.put(held_ids(one), caches, one.request.cache)
+
+    def disown(self, owner: int) -> None:
+        """Lets anybody have what is kept for an owner, who asks no more, and what its requests will leave."""
+        self.prefixes.disown(owner)
+        for one in self.active.values():
+            if one.request.owner == owner:
+                one.request = replace(one.request, owner=None)
 
     def _room(self, request: Request) -> int:
         """The most ids that the answer may have. Where the request names no number it is what the context has left, cut

@@ -209,7 +209,7 @@ class Worker:
 
     def _disown(self, owner: int) -> None:
         if self._engine:
-            self._engine.prefixes.disown(owner)
+            self._engine.disown(owner)
 
     def _let_go(self, sequence: Sequence | None) -> None:
         if self._engine and sequence:

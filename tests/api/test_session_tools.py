@@ -327,6 +327,23 @@ def test_a_model_that_must_call_calls_and_the_next_turn_reads_what_is_new(tmp_pa
         assert again.stats.cached_tokens > done.stats.prompt_tokens - 4
 
 
+def test_a_function_that_changes_its_arguments_changes_no_transcript(
+    lm: elm_mlx.LanguageModel, script: Callable[..., Script]
+) -> None:
+    def sort(names: list[str]) -> str:
+        """Sorts names."""
+        names.sort()
+        return names[0]
+
+    script([call("sort", names=["b", "a"])], "Well.")
+    session = lm.session(tools=[sort])
+    session.respond("What?")
+    assert (results(session), session.transcript[1]["tool_calls"][0]["function"]["arguments"]) == (
+        ["a"],
+        {"names": ["b", "a"]},
+    )
+
+
 def test_two_tools_of_one_name_are_refused(lm: elm_mlx.LanguageModel) -> None:
     with pytest.raises(InvalidRequest, match="Two tools have the name look"):
         lm.session(tools=[SCHEMA, SCHEMA])

@@ -143,7 +143,7 @@ def test_a_turn_that_does_not_end_leaves_the_session_as_it_was(lm: elm_mlx.Langu
     session.respond("Hi", 3)
     before = session.transcript
     if way == "timeout":
-        with pytest.raises(TimedOut):
+        with pytest.raises(TimedOut, match=r"not answered after 0\.05 seconds"):
             session.respond("And?", LONG, timeout=0.05)
     elif way == "error":
         with pytest.raises(InvalidRequest):
@@ -304,3 +304,12 @@ def test_a_session_that_nobody_holds_leaves_its_keys_and_values_to_all(lm: elm_m
     del session
     gc.collect()
     assert owners() == [None]
+    lm.forget_prefixes()
+    session = lm.session("Answer in one word, please.")
+    stream = session.stream("Hi", LONG)
+    next(stream)
+    del session, stream
+    gc.collect()
+    while not (found := owners()):  # until the turn has left
+        continue
+    assert found == [None]
