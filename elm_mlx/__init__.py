@@ -24,8 +24,11 @@ if TYPE_CHECKING:
         Stats,
         Stream,
         TokenLogprob,
+        Tool,
+        ToolCall,
         info,
         load,
+        tool_of,
     )
     from elm_mlx.device.blas import fast_blas, use_fast_blas
     from elm_mlx.errors import ElmError
@@ -47,10 +50,13 @@ __all__ = [
     "Stats",
     "Stream",
     "TokenLogprob",
+    "Tool",
+    "ToolCall",
     "fast_blas",
     "info",
     "load",
     "pull",
+    "tool_of",
     "use_fast_blas",
 ]
 

@@ -9,7 +9,9 @@ from elm_mlx.api.options import Options
 from elm_mlx.api.session import Session
 from elm_mlx.api.session_stream import SessionStream
 from elm_mlx.api.stream import Stream
+from elm_mlx.api.tools import Tool, tool_of
 from elm_mlx.engine.logprobs import TokenLogprob
+from elm_mlx.text.tools import ToolCall
 
 __all__ = [
     "Completion",
@@ -22,6 +24,9 @@ __all__ = [
     "Stats",
     "Stream",
     "TokenLogprob",
+    "Tool",
+    "ToolCall",
     "info",
     "load",
+    "tool_of",
 ]

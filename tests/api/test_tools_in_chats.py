@@ -1,0 +1,183 @@
+"""Tools in a chat, through the engine: calls come as pieces and in the completion, read, unread and awaited."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from helpers import chat_templates as written
+from helpers import scripts
+
+import elm_mlx
+from elm_mlx.api.tools import tool_of
+from elm_mlx.errors import InvalidRequest
+from elm_mlx.text.tools import ToolCall
+
+CALL = '{"name": "weather", "parameters": {"city": "Zürich 天", "days": "2"}}'
+ASK = [{"role": "user", "content": "Hi"}]
+REASONER = (
+    "{% for m in messages %}{{ m.role ~ ': ' ~ m.content ~ '<|eot_id|>' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ 'assistant: <think>\\n' }}{% endif %}{# ends with </think> #}"
+)
+
+
+def weather(city: str, days: int = 1) -> str:
+    """Tells the weather.
+
+    Args:
+        city: Where.
+    """
+    raise AssertionError(f"the library ran a tool for {city}, {days}")
+
+
+@pytest.fixture(scope="module")
+def lm(tmp_path_factory: pytest.TempPathFactory) -> elm_mlx.LanguageModel:
+    return elm_mlx.load(scripts.write(tmp_path_factory.mktemp("tools") / "m", written.LLAMA_31))
+
+
+@pytest.fixture(scope="module")
+def reasoner(tmp_path_factory: pytest.TempPathFactory) -> elm_mlx.LanguageModel:
+    return elm_mlx.load(scripts.write(tmp_path_factory.mktemp("reasoner") / "m", REASONER))
+
+
+@pytest.fixture(scope="module")
+def toolless(tmp_path_factory: pytest.TempPathFactory) -> elm_mlx.LanguageModel:
+    return elm_mlx.load(scripts.write(tmp_path_factory.mktemp("toolless") / "m", written.LLAMA_3))
+
+
+def test_a_call_comes_as_a_piece_and_in_the_completion(
+    lm: elm_mlx.LanguageModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prompts = scripts.say(monkeypatch, lm, f"<|python_tag|>{CALL} Wait.<|eom_id|>")
+    stream = lm.chat_stream(ASK, 300, tools=[weather], seed=1, logprobs=0)
+    pieces = list(stream)
+    called = [piece for piece in pieces if piece.tool_call]
+    assert [(piece.kind, piece.text) for piece in called] == [("tool", CALL)]
+    assert called[0].tool_call
+    assert called[0].tool_call.arguments == {"city": "Zürich 天", "days": 2}
+    done = lm.chat(ASK, 300, tools=[tool_of(weather).schema], seed=1, logprobs=0)
+    assert done == elm_mlx.Completion(**{**vars(stream.completion), "stats": done.stats})
+    assert (done.text, done.finish_reason, done.reasoning) == ("Wait.", "stop", None)
+    assert done.tool_calls == (called[0].tool_call,)
+    assert done.logprobs is not None
+    assert len(done.logprobs) == len(done.tokens) == len([piece for piece in pieces if piece.logprob]) - 1
+    assert "".join(piece.text for piece in pieces) == lm.tokenizer.decode(done.tokens) == f"{CALL} Wait."
+    assert asyncio.run(lm.achat(ASK, 300, tools=[weather], seed=1)).tool_calls == done.tool_calls
+    assert lm.chat(ASK, 300, tools=[weather]).tool_calls[0].id != done.tool_calls[0].id
+    assert prompts[0] == prompts[1] == tuple(lm.chat_prompt(ASK, tools=[weather]))
+    assert '"description": "Where."' in lm.tokenizer.decode(prompts[0])
+
+
+def test_a_call_that_the_length_cuts_is_none(lm: elm_mlx.LanguageModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    scripts.say(monkeypatch, lm, f"{CALL}<|eot_id|>")
+    whole = lm.chat(ASK, 300, tools=[weather])
+    assert whole.tool_calls
+    for length in (5, len(whole.tokens) - 1):
+        stream = lm.chat_stream(ASK, length, tools=[weather])
+        shown = "".join(piece.text for piece in stream)
+        done = lm.chat(ASK, length, tools=[weather])
+        assert done.text == shown == lm.tokenizer.decode(whole.tokens[:length])
+        assert (done.tool_calls, done.finish_reason) == ((), "length")
+    assert lm.chat(ASK, len(whole.tokens), tools=[weather]).tool_calls[0].arguments == {"city": "Zürich 天", "days": 2}
+    stopped = lm.chat(ASK, 300, tools=[weather], stop="days")
+    assert (stopped.tool_calls, stopped.stop_reason) == ((), "days")
+    assert stopped.text == CALL.partition("days")[0]
+
+
+def test_nothing_is_called_without_tools(lm: elm_mlx.LanguageModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    prompts = scripts.say(monkeypatch, lm, f"{CALL}<|eot_id|>")
+    for done in (
+        lm.chat(ASK, 300),
+        lm.chat(ASK, 300, tools=[weather], tool_choice="none"),
+        lm.chat(ASK, 300, tools=[]),
+    ):
+        assert (done.text, done.tool_calls) == (CALL, ())
+    assert len(set(prompts)) == 1
+
+
+def test_reasoning_that_the_prompt_began_is_no_text(
+    reasoner: elm_mlx.LanguageModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scripts.say(monkeypatch, reasoner, "the cat\n</think>\n\nthe dog<|eot_id|>")
+    for done in (reasoner.chat(ASK, 99), reasoner.generate(reasoner.chat_prompt(ASK), 99)):
+        assert (done.reasoning, done.text) == ("the cat\n", "the dog")
+    stream = reasoner.chat_stream(ASK, 99)
+    assert {piece.kind for piece in stream} == {"reasoning", "text"}
+    assert (stream.completion.reasoning, stream.completion.text) == ("the cat\n", "the dog")
+    scripts.say(monkeypatch, reasoner, "<think>the cat</think>the dog<|eot_id|>")
+    done = reasoner.generate("the moon", 99)
+    assert (done.reasoning, done.text) == ("the cat", "the dog")
+
+
+def test_several_calls_in_a_message_are_set_apart_where_the_template_refuses_them(lm: elm_mlx.LanguageModel) -> None:
+    first, second = ToolCall("call_1", "weather", {"city": "Rom"}), ToolCall("call_2", "weather", {"city": "Ulm"})
+    results = [{"role": "tool", "tool_call_id": f"call_{number}", "content": f"sun {number}"} for number in (2, 1)]
+    together = [*ASK, {"role": "assistant", "content": None, "tool_calls": [first, second]}, *results]
+    apart = [*ASK, {"role": "assistant", "tool_calls": [first]}, results[1],
+             {"role": "assistant", "tool_calls": [second]}, results[0]]  # fmt: skip
+    assert lm.chat_prompt(together, tools=[weather]) == lm.chat_prompt(apart, tools=[weather])
+    as_text = json.loads(json.dumps(apart, default=vars))
+    for message, call in zip((as_text[1], as_text[3]), (first, second), strict=True):
+        function = {"name": call.name, "arguments": json.dumps(call.arguments)}
+        message["tool_calls"] = [{"id": call.id, "type": "function", "function": function}]
+    assert lm.chat_prompt(as_text, tools=[weather]) == lm.chat_prompt(apart, tools=[weather])
+    shown = lm.tokenizer.decode(lm.chat_prompt(apart))
+    assert '{"name": "weather", "parameters": {"city": "Rom"}}' in shown
+    assert lm.chat_prompt([*ASK, {"role": "assistant", "content": "x", "tool_calls": []}])
+
+
+@pytest.mark.parametrize(
+    ("how", "why"),
+    [
+        ({"tools": 5}, "must be a list"),
+        ({"tools": [5]}, "A tool is 5"),
+        ({"tools": [weather, weather]}, "Two tools have the name weather"),
+        ({"tool_choice": "required"}, "there are no tools"),
+        ({"tools": [weather], "tool_choice": "wether"}, "the name of a tool: weather"),
+        ({"tools": [weather], "tool_choice": 5}, "tool_choice is 5"),
+        ({"tools": [weather], "schema": {}}, "schema leaves the answer no room"),
+        ({"tools": [weather], "response_format": {"type": "json_object"}}, "no room for a call"),
+    ],
+)
+def test_tools_without_a_meaning_are_refused(lm: elm_mlx.LanguageModel, how: dict[str, Any], why: str) -> None:
+    with pytest.raises(InvalidRequest, match=why):
+        lm.chat(ASK, 4, **how)
+
+
+def test_a_template_that_shows_no_tools_refuses_them(toolless: elm_mlx.LanguageModel) -> None:
+    with pytest.raises(InvalidRequest, match="does not show tools"):
+        toolless.chat(ASK, 4, tools=[weather])
+    assert toolless.chat(ASK, 2, tools=[weather], tool_choice="none").tokens
+
+
+def test_an_answer_that_must_call_a_tool_does(lm: elm_mlx.LanguageModel) -> None:
+    pytest.importorskip("llguidance")
+
+    def look(what: bool) -> None:
+        """Looks."""
+
+    def wait(seconds: bool) -> None:
+        """Waits."""
+
+    for choice, names in (("required", {"look", "wait"}), ("wait", {"wait"})):
+        for seed in range(3):
+            done = lm.chat(ASK, 200, tools=[look, wait], tool_choice=choice, temperature=1.5, seed=seed)
+            assert (done.finish_reason, done.text) == ("stop", "")
+            assert [call.name in names for call in done.tool_calls] == [True]
+            assert (
+                tool_of({"look": look, "wait": wait}[done.tool_calls[0].name]).check(done.tool_calls[0].arguments)
+                is None
+            )
+    chosen = {"type": "function", "function": {"name": "look"}}
+    assert lm.chat(ASK, 200, tools=[look, wait], tool_choice=chosen).tool_calls[0].name == "look"
+
+
+def test_without_marks_and_tools_an_answer_is_read_as_before(lm: elm_mlx.LanguageModel, openelm: Path) -> None:
+    stream = lm.chat_stream(ASK, 3)
+    assert stream._answer is None
+    assert lm._templates.marks.begin == ""
+    assert lm._templates.marks.tool == "<|python_tag|>"
+    stream.close()
