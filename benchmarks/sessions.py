@@ -26,7 +26,7 @@ TEMPLATE = (
 )
 TOLD = "One day a fox met a bear who lived in a small house by the river. They were good friends and liked stories."
 ASKED = "The bear told a story of day {number}, and the fox asked for one more."
-ANSWER, LAST = 12, 4  # tokens of an answer, and of that of the last turn
+ANSWER, LAST = 8, 1  # tokens of an answer, and of those whose text is not needed
 BAR = 0.2
 
 

@@ -28,6 +28,8 @@ def open_session(
     lm._maker.check((), 1, options)
     if not lm.has_chat_template:
         lm.chat_prompt([{"role": "user", "content": ""}])  # raises NotFound, and says what to do
+    if toolbox.tools:
+        lm._templates.refuse_without_tools()
     messages = read_transcript(transcript) if isinstance(transcript, str | Path) else check_transcript(transcript or [])
     return Session(lm, told(instructions, messages), toolbox, options)
 

@@ -9,6 +9,7 @@ from typing import Any, Protocol
 from elm_mlx.api.completion import Completion
 from elm_mlx.api.request_maker import RequestMaker
 from elm_mlx.api.stream import Stream
+from elm_mlx.api.templates import Templates
 from elm_mlx.api.tools import Tool
 from elm_mlx.api.transcript import Message, written_call
 from elm_mlx.engine.prefixes import shared_length
@@ -26,6 +27,7 @@ class Conversable(Protocol):
     tokenizer: Tokenizer
     _worker: Worker
     _maker: RequestMaker
+    _templates: Templates
 
     @property
     def has_chat_template(self) -> bool:

@@ -371,6 +371,8 @@ def test_the_result_of_a_call_is_typed(
 ) -> None:
     (tmp_path / "tools.json").write_text(json.dumps([LOOK]), encoding="utf-8")
     talk = Chat(elm_mlx.load(instruct), None, {"max_tokens": 2})
+    (tmp_path / "tools.jinja").write_text(TEMPLATE + "{{ tools }}", encoding="utf-8")
+    talk.lm.use_chat_template(tmp_path / "tools.jinja")
     script = Script([[call("look", 1, where="here"), call("look", 2)], "A tree."])
     monkeypatch.setattr(talk.lm, "chat_stream", script)
     talk.run(iter([f"/tools {tmp_path / 'tools.json'}", "What is there?", "a trunk", "leaves", "/tools off"]))
