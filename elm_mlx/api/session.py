@@ -15,13 +15,13 @@ from elm_mlx.api.completion import Completion
 from elm_mlx.api.options import MAX_TOKENS, Options
 from elm_mlx.api.session_prompts import Conversable, Prompts, TemplatePrompts, TextPrompts
 from elm_mlx.api.session_stream import SessionStream
-from elm_mlx.api.session_turn import Asked, Toolbox, Turn
+from elm_mlx.api.session_turn import Asked, Toolbox, Turn, exceeded
 from elm_mlx.api.stream import Stream
 from elm_mlx.api.tool_running import check_seconds, result_text
 from elm_mlx.api.transcript import Message, check_transcript, pending_calls, save_transcript
 from elm_mlx.arguments import is_unicode, shown
 from elm_mlx.engine.prefixes import Prefixes
-from elm_mlx.errors import ConcurrentRequests, InvalidRequest
+from elm_mlx.errors import ConcurrentRequests, InvalidRequest, PromptTooLong
 from elm_mlx.text.tools import ToolCall
 
 OWNERS = count(1)
@@ -183,7 +183,10 @@ class Session:
         ids = self._prompts.beginning(self._messages)
         if len(ids) >= Prefixes.LEAST:
             held: Any = {name: self._options[name] for name in HELD if name in self._options}
-            request = self._lm.request(ids, 1, **held)
+            try:
+                request = self._lm.request(ids, 1, **held)
+            except PromptTooLong as error:
+                raise exceeded(error) from error
             self._warming = self._lm._begin(replace(request, stop_ids=frozenset(), stopper=None, owner=self._owner))
 
     def save(self, path: str | Path) -> None:

@@ -11,7 +11,7 @@ from elm_mlx.api.request_maker import RequestMaker
 from elm_mlx.api.stream import Stream
 from elm_mlx.api.templates import Templates
 from elm_mlx.api.tools import Tool
-from elm_mlx.api.transcript import Message, written_call
+from elm_mlx.api.transcript import Message, pending_calls, written_call
 from elm_mlx.engine.prefixes import shared_length
 from elm_mlx.engine.request import Request
 from elm_mlx.engine.worker import Worker
@@ -88,8 +88,10 @@ class TemplatePrompts:
         return said
 
     def beginning(self, messages: Sequence[Message]) -> list[int]:
-        """What two prompts have in common that ask for different things."""
-        if messages and messages[-1]["role"] == "user":
+        """What two prompts have in common that ask for different things; nothing while calls wait for results."""
+        if pending_calls(messages):
+            return []
+        if messages and messages[-1]["role"] in ("user", "tool"):
             return self._encode(messages)
         one, other = (self._encode([*messages, {"role": "user", "content": probe}]) for probe in PROBES)
         return one[: shared_length(one, other)]

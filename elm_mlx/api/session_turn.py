@@ -152,20 +152,26 @@ class Turn:
                 f"The model called tools in {self._rounds + 1} rounds and has not answered.",
                 "Give more {tool_rounds}, or tools that say when they have nothing to add.",
             )
-        self.is_over = self.is_whole = not self._calls
+        if not self._calls:
+            self.is_over = self.is_whole = True
         return self.is_over
 
     def run_calls(self) -> None:
         """Runs the calls of a round, one after the other, and asks for the next round, unless some calls are left to
         the caller."""
         for call in self._calls:
-            self._note(call, work.run(self._seconds) if isinstance(work := self._prepare(call), Call) else work)
+            work = self._prepare(call)
+            if self.is_over:  # it was cancelled
+                return
+            self._note(call, work.run(self._seconds) if isinstance(work, Call) else work)
         self._go_on()
 
     async def arun_calls(self) -> None:
         """Runs the calls as `run_calls` does, without blocking the event loop."""
         for call in self._calls:
             work = self._prepare(call)
+            if self.is_over:
+                return
             self._note(call, await work.arun(self._seconds) if isinstance(work, Call) else work)
         self._go_on()
 
@@ -225,11 +231,16 @@ class Turn:
         try:
             self._stream = self._prompts.ask(self.messages, self._asked.max_tokens, {**self._asked.options, **chosen})
         except PromptTooLong as error:
-            raise ExceededContextWindow(
-                f"The session's transcript has {error.tokens} tokens with this turn, and the model's context "
-                f"{error.context}.",
-                "Shorten {transcript}, begin a new session, or give a {window}: then all but the last tokens are "
-                "forgotten.", error.tokens, error.context,
-            ) from error  # fmt: skip
+            raise exceeded(error) from error
         if self.is_over:  # it was cancelled meanwhile
             self._stream.cancel()
+
+
+def exceeded(error: PromptTooLong) -> ExceededContextWindow:
+    """Makes the error for a transcript that is too long as a prompt."""
+    return ExceededContextWindow(
+        f"The session's transcript has {error.tokens} tokens with this turn, and the model's context {error.context}.",
+        "Shorten {transcript}, begin a new session, or give a {window}: then all but the last tokens are forgotten.",
+        error.tokens,
+        error.context,
+    )

@@ -28,7 +28,8 @@ class Call:
 
     def __init__(self, name: str, function: Callable[..., Any], arguments: Mapping[str, Any]) -> None:
         self.name, self._function, self._arguments = name, function, arguments
-        self._answer: Callable[[str], None] = lambda _: None  # takes the first result, and drops later ones
+        self._results: SimpleQueue[str] = SimpleQueue()
+        self._answer: Callable[[str], None] = self._results.put  # the first one counts
 
     def cancel(self) -> None:
         """Ends the wait for the result, from any thread."""
@@ -37,11 +38,9 @@ class Call:
     def run(self, seconds: float) -> str:
         """Runs the function in a thread of its own and waits for it, at most so many seconds. A function that is late
         is left alone: no thread can be ended from outside."""
-        results: SimpleQueue[str] = SimpleQueue()
-        self._answer = results.put
         self._start_thread()
         try:
-            return results.get(timeout=seconds)
+            return self._results.get(timeout=seconds)
         except Empty:
             return self._late(seconds)
 
@@ -53,6 +52,8 @@ class Call:
         loop = asyncio.get_running_loop()
         result: asyncio.Future[str] = loop.create_future()
         self._answer = partial(_call_in, loop, _settle, result)
+        if not self._results.empty():  # it was cancelled before this
+            return self._results.get()
         task = loop.create_task(self._awaited()) if inspect.iscoroutinefunction(self._function) else None
         if not task:
             self._start_thread()

@@ -209,12 +209,18 @@ def test_a_turn_is_cancelled_while_a_tool_runs(lm: elm_mlx.LanguageModel, script
         runs.set()
         done.wait()
 
-    script([call("look")], "Well.")
-    session = lm.session(tools=[look])
+    others: list[str] = []
+    script([call("look"), call("weather", 2, city="Rome")], "Well.")
+
+    def weather(city: str) -> None:
+        """Notes that it ran."""
+        others.append(city)
+
+    session = lm.session(tools=[look, weather])
     threading.Thread(target=lambda: (runs.wait(), session.cancel())).start()
     with pytest.raises(Cancelled):
         session.respond("What?")
-    assert (session.transcript, session.is_responding) == ([], False)
+    assert (session.transcript, session.is_responding, others) == ([], False, [])
     done.set()
 
     async def cancelled() -> None:

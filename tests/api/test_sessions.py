@@ -109,6 +109,21 @@ def test_other_requests_do_not_drop_what_a_session_has_read(openelm: Path) -> No
     assert again.stats.cached_tokens >= first.stats.prompt_tokens - 1
 
 
+def test_what_a_session_has_read_gives_way_to_a_request_that_needs_the_memory(openelm: Path) -> None:
+    with elm_mlx.load(openelm, cache_bytes=930_000) as small:
+        small.use_chat_template("zephyr")
+        session = small.session()
+        session.respond("Hello to you, my friend", 5)
+        assert small._worker.call(lambda engine: len(engine.prefixes.entries)) == 1
+        with small.submit([1], max_tokens=511) as one, small.submit([2], max_tokens=511) as other:
+            next(one)
+            next(other)
+            assert small._worker.call(lambda engine: len(engine.running)) == 2
+            assert small._worker.call(lambda engine: len(engine.prefixes.entries)) == 0
+        done = session.respond("And then", 5)
+        assert done.tokens == small.chat(session.transcript[:-1], 5, reuse=False).tokens
+
+
 def test_prewarm_reads_the_instructions_and_the_first_turn_finds_them(lm: elm_mlx.LanguageModel) -> None:
     session = lm.session("Answer in one word, and be kind to whoever asks you.")
     read = len(lm.chat_prompt([*session.transcript, {"role": "user", "content": "no"}]))
