@@ -31,14 +31,16 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.fixture(scope="session", autouse=True)
 def kernels(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """What MLX compiles goes into a folder of the session's own: the shared one may hold what is torn or another's."""
-    folder = tmp_path_factory.mktemp("kernels")
-    compiler.install(folder)
+    """What MLX compiles goes into a folder of the process's own: the shared one may hold what is torn or another's."""
+    folder, base = tmp_path_factory.mktemp("kernels"), tmp_path_factory.getbasetemp()
+    shared = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "compiled"
+    compiler.install(folder, shared)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("TMPDIR", str(folder))
         patch.setenv("PATH", str(folder), prepend=os.pathsep)
         yield
-    shutil.rmtree(folder, ignore_errors=True)  # the compiler of a child that was killed may still write there
+    for place in (folder, shared):  # the compiler of a child that was killed may still write there
+        shutil.rmtree(place, ignore_errors=True)
 
 
 @pytest.fixture(scope="session", params=list(checkpoints.CONFIGS))

@@ -97,8 +97,13 @@ asyncio.run(main())""",
 }
 
 
-@pytest.mark.parametrize("script", AT_EXIT.values(), ids=AT_EXIT)
-def test_a_program_that_ends_amid_an_answer_ends(endless: Path, script: str) -> None:
+BY_DEFAULT = ("half read", "read by a daemon thread", "abandoned tasks")  # each kind of reader: none, a thread, a loop
+EXITS = [pytest.param(name, marks=() if name in BY_DEFAULT else pytest.mark.slow) for name in AT_EXIT]
+
+
+@pytest.mark.parametrize("way", EXITS)
+def test_a_program_that_ends_amid_an_answer_ends(endless: Path, way: str) -> None:
+    script = AT_EXIT[way]
     done = python(script + "\nprint('end')" * ("SystemExit" not in script), endless)
     assert (done.returncode, done.stderr) == (0, "")
 

@@ -115,9 +115,9 @@ def test_caches_and_proposals_are_as_the_options_say(monkeypatch: pytest.MonkeyP
         ("--draft auto", (PLAIN, False, True), {"draft": "draft"}),
     ):
         seen.clear()
-        done = bench(*SHORT, "-b", "1,2", *typed.split(), "--json")
+        done = bench(*SHORT, "-r", 1, "-b", "2", *typed.split(), "--json")
         told(done)
-        told(alone := bench(*SHORT, *typed.split(), "--json"))
+        told(alone := bench(*SHORT, "-r", 1, *typed.split(), "--json"))
         assert set(seen) == {wanted}
         (model,) = json.loads(alone.out)["models"]
         assert model["options"] == options

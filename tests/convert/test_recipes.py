@@ -83,7 +83,9 @@ def test_a_recipe_is_smaller_than_uniform_and_loses_less_on_the_demo(
 
 
 @pytest.mark.parametrize("family", list(DEEP))
-@pytest.mark.parametrize("recipe", list(RECIPES))
+@pytest.mark.parametrize(
+    "recipe", ["mixed-3-5", *(pytest.param(name, marks=pytest.mark.slow) for name in RECIPES if name != "mixed-3-5")]
+)
 def test_mlx_lm_loads_a_mixed_model_with_equal_logits(family: str, recipe: str, tmp_path: Path) -> None:
     from mlx_lm.utils import load_model
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from helpers import checkpoints
 from helpers.engines import TOKEN_BYTES, RandomRun, check_answers, make_engine, plain_ids
+from helpers.families import second_family_slow
 
 import elm_mlx
 from elm_mlx.config.generation import Sampling
@@ -54,7 +55,7 @@ def check_random_runs(lm: elm_mlx.LanguageModel, seeds: range) -> None:
         assert engine.limits.budget.reserved == engine.limits.budget.idle == 0
 
 
-@each_family
+@second_family_slow
 def test_random_requests_together_get_what_each_gets_alone(lm: elm_mlx.LanguageModel, places: str) -> None:
     check_random_runs(lm, range(3))
 

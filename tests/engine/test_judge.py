@@ -14,7 +14,7 @@ from elm_mlx.config.generation import Sampling
 from elm_mlx.engine.judge import Judged, count_equal, judge, with_last
 from elm_mlx.engine.sampling import Sampler
 
-DRAWS = 4000
+DRAWS = 2000
 LIMIT = 27.9  # of chi-square with 6 degrees of freedom, which one of 10,000 correct samplers exceeds
 FIRST, SECOND = [0.5, 0.25, 0.15, 0.1], [0.1, 0.2, 0.3, 0.4]
 

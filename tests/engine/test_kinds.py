@@ -9,6 +9,7 @@ import pytest
 from helpers import checkpoints
 from helpers.dense import dense_pass
 from helpers.engines import TOKEN_BYTES, RandomRun, check_answers, make_engine, plain_ids
+from helpers.families import second_family_slow
 
 import elm_mlx
 from elm_mlx.device.execution import Execution
@@ -58,7 +59,7 @@ def check_random_runs(lm: elm_mlx.LanguageModel, seeds: range) -> None:
         assert engine.limits.budget.reserved == engine.limits.budget.idle == 0
 
 
-@each_family
+@second_family_slow
 def test_rows_of_all_kinds_together_get_what_each_gets_alone(lm: elm_mlx.LanguageModel) -> None:
     check_random_runs(lm, range(4))
 

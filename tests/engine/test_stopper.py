@@ -9,6 +9,7 @@ from functools import partial
 import pytest
 from helpers import checkpoints
 from helpers.engines import RandomRun, check_answers, make_engine, plain_ids
+from helpers.families import second_family_slow
 
 import elm_mlx
 from elm_mlx.engine.engine import Engine, held_ids
@@ -80,7 +81,7 @@ def check_random_runs(lm: elm_mlx.LanguageModel, seeds: range) -> None:
     assert stopped > len(seeds)
 
 
-@each_family
+@second_family_slow
 def test_random_requests_with_stoppers_get_what_each_gets_alone(lm: elm_mlx.LanguageModel) -> None:
     check_random_runs(lm, range(4))
 

@@ -116,7 +116,7 @@ convert(*sys.argv[1:], {options})
     [
         (safetensors, VOCABULARY, "bits=4"),
         pytest.param(safetensors, VOCABULARY, "dtype='float16'", marks=pytest.mark.slow),
-        (floats, VOCABULARY, "dtype='float16'"),
+        pytest.param(floats, VOCABULARY, "dtype='float16'", marks=pytest.mark.slow),
         pytest.param(columns_of_doubles, LARGE_VOCABULARY, "dtype='float16'", marks=pytest.mark.slow),
         (metas, VOCABULARY, "dtype='float16'"),
     ],

@@ -85,7 +85,10 @@ def test_equal_weights_differ_by_nothing(source: Path, tmp_path: Path) -> None:
     assert (report.stored, report.bound, report.passed, report.tokens) == ("exact", MAX_KL["exact"], True, TOKENS)
 
 
-@pytest.mark.parametrize("name", ["openelm", "openelm-untied", "llama-3.1", "llama-3.2"])
+@pytest.mark.parametrize(
+    "name",
+    ["openelm", "llama-3.1", *(pytest.param(n, marks=pytest.mark.slow) for n in ("openelm-untied", "llama-3.2"))],
+)
 @pytest.mark.parametrize("how", [{}, {"bits": 4, "group_size": 32}], ids=str)
 def test_the_figures_are_those_of_both_models_loaded_whole(tmp_path: Path, name: str, how: dict[str, Any]) -> None:
     source = checkpoints.write(tmp_path / "source", checkpoints.CONFIGS[name])

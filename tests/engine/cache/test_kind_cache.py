@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from helpers import checkpoints
 from helpers.dense import dense_pass
+from helpers.families import second_family_slow
 from helpers.full_pass import CLOSE, relative
 
 import elm_mlx
@@ -20,7 +21,6 @@ from elm_mlx.engine.cache.kv import KVCache, cache_bytes
 from elm_mlx.engine.cache.ring import Ring
 from elm_mlx.errors import CacheFull, CannotTrim
 
-each_family = pytest.mark.parametrize("source", checkpoints.FAMILIES, indirect=True)
 KINDS = {
     "window": CacheKind(16),
     "sinks": CacheKind(16, 3),
@@ -44,7 +44,7 @@ def caches(lm: elm_mlx.LanguageModel, kind: CacheKind, margin: int, capacity: in
     return [KindCache(ring, form, capacity, 4) for _ in range(lm.config.num_layers)]
 
 
-@each_family
+@second_family_slow
 @each_kind
 @pytest.mark.parametrize("chunk", [1, 7, 100])
 def test_any_chunks_give_what_one_pass_gives(lm: elm_mlx.LanguageModel, kind: CacheKind, chunk: int) -> None:
@@ -78,7 +78,7 @@ def check_interleaving(lm: elm_mlx.LanguageModel, kind: CacheKind, seed: int, st
         assert {layer.offset for layer in cache} == {len(ids)}
 
 
-@each_family
+@second_family_slow
 @each_kind
 def test_writes_trims_and_copies_in_any_order_change_no_number(lm: elm_mlx.LanguageModel, kind: CacheKind) -> None:
     for seed in range(2):
@@ -86,7 +86,7 @@ def test_writes_trims_and_copies_in_any_order_change_no_number(lm: elm_mlx.Langu
 
 
 @pytest.mark.slow
-@each_family
+@second_family_slow
 @each_kind
 def test_many_more_orders_change_no_number(lm: elm_mlx.LanguageModel, kind: CacheKind) -> None:
     for seed in range(100, 106):
