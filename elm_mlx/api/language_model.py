@@ -242,7 +242,7 @@ class LanguageModel:
         Raises InvalidRequest for messages that the template refuses, NotFound where the model has no template, and
         BadCheckpoint for one that fails, or writes nothing.
         """
-        if tools := variables.get("tools"):
+        if isinstance(tools := variables.get("tools"), list | tuple):
             variables["tools"] = [tool if isinstance(tool, Mapping) else tool_of(tool).schema for tool in tools]
         return self._templates.prompt(messages, **variables)
 

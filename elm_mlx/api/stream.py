@@ -144,7 +144,7 @@ class Stream:
             return self._all()
         with self._reading:
             pieces = list(self._pieces)
-            sequence, taken = self._handle.sequence, self._taken
+            sequence, taken = self._handle.sequence, self._taken - bool(self._ready)
         reason, ended_by = (pieces[-1].finish_reason, pieces[-1].stop_reason) if pieces else (None, None)
         count = taken - isinstance(ended_by, int)
         tokens, logprobs = (sequence.ids[:count], sequence.logprobs[:count]) if sequence else ([], [])

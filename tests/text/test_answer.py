@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import tokenizers
 from helpers import tokenizer_craft
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from tokenizers import AddedToken
 
@@ -22,7 +22,7 @@ from elm_mlx.text.tokenizer import Tokenizer
 CALL = '{"name": "f", "parameters": {"a": "é 字"}}'
 WORDS = ["the", " cat", "\n", "é", "字", "😀", "{", '"', CALL, CALL[:20], "[f(", "<function=f>", "<think>", "</think>",
          "<|python_tag|>", "<|eot_id|>"]  # fmt: skip
-each_count = pytest.mark.parametrize("count", [80, pytest.param(1500, marks=pytest.mark.slow)])
+each_count = pytest.mark.parametrize("count", [40, pytest.param(1500, marks=pytest.mark.slow)])
 
 
 def crafted(folder: Path, special: bool) -> Tokenizer:
@@ -77,6 +77,7 @@ def test_parts_change_neither_the_text_nor_where_a_stop_string_ends_it(tokenizer
     def check(ids: list[int], stops: list[str]) -> None:
         thinking = {tokenizer.added_ids["<think>"], tokenizer.added_ids["</think>"]}
         ids = [token for token in ids if token not in thinking]
+        assume("<think>" not in tokenizer.decode(ids))
         text = StopStrings(tokenizer, Stops(stops))
         end = next((place for place, token in enumerate(ids, 1) if text.add(token) is not None), len(ids))
         parts, _, taken = read(tokenizer, ids, stops, Reading(marks, schemas={"f": {}}))

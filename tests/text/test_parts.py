@@ -17,7 +17,7 @@ MARKS = Marks("<think>", "</think>", "<|python_tag|>", {7: "<|python_tag|>"})
 SCHEMAS = {"weather": {"properties": {"days": {"type": "integer"}}}, "look": {}}
 CALL = '{"name": "weather", "parameters": {"city": "Zürich", "days": 2}}'
 ARGUMENTS = {"city": "Zürich", "days": 2}
-each_count = pytest.mark.parametrize("count", [150, pytest.param(3000, marks=pytest.mark.slow)])
+each_count = pytest.mark.parametrize("count", [80, pytest.param(3000, marks=pytest.mark.slow)])
 WORDS = [*'{}[]()<>,;:=\\"\' \nx', '"name"', '"f"', '"parameters"', ": ", '{"name": "', '"parameters": {', "f(", "a=",
          "1", "<function=", "f>", "</function>", "</func", "<think>", "</think>", TAG, "look.call(",
          'brave_search.call(q="', '")', CALL, "[look(a=1), f()]", "Hello", "é", "null"]  # fmt: skip
@@ -108,6 +108,8 @@ def test_what_follows_the_tag_and_is_no_call_is_a_program() -> None:
         '{"name": "weather", "parameters": {"a": NaN}}',
         '{"name": "weather", "parameters": {"a": 1e999}}',
         '{"name": "weather", "parameters": {"a": "\\ud800"}}',
+        '{"name": "weather", "parameters": "' + "[" * 500 + "]" * 500 + '"}',
+        '{"name": "weather", "parameters": "{\\"a\\": ' + "[" * 500 + "]" * 500 + '}"}',
         '{"name": "", "parameters": {}}',
         '{"name": 5, "parameters": {}}',
         '{"type": "object", "name": "a", "parameters": {}}',

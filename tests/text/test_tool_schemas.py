@@ -37,6 +37,7 @@ INTEGER, TEXT = {"type": "integer"}, {"type": "string"}
         ("[1, 2]", {"type": "array"}, [1, 2]),
         ('{"a": 1}', {"type": "object"}, {"a": 1}),
         ("[1", {"type": "array"}, "[1"),
+        ("[" * 500 + "]" * 500, {"type": "array"}, "[" * 500 + "]" * 500),
         ({"a": ["1"]}, {"properties": {"a": {"items": INTEGER}}}, {"a": [1]}),
         ({"a": "1"}, {"properties": []}, {"a": "1"}),
         (2, TEXT, 2),

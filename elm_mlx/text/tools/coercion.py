@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from elm_mlx.text.tools.json_calls import strict_json
+from elm_mlx.text.tools.json_calls import json_within
 
 MAX_DEPTH = 64  # of schemas in schemas
 MAX_DIGITS = 400  # of a number that is written as a text
@@ -68,6 +68,6 @@ def from_text(text: str, types: set[str]) -> Any:
     if not (number or (word[:1] == "[" and "array" in types) or (word[:1] == "{" and "object" in types)):
         return text
     try:
-        return strict_json(word)
+        return json_within(word)
     except ValueError:
         return text

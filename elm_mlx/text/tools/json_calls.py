@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from elm_mlx.arguments import is_unicode
+from elm_mlx.text.tools.brackets import Brackets
 
 NAME_LENGTH = 256  # characters of a tool's name
 KEYS = {"name", "parameters", "arguments", "type"}
@@ -32,11 +33,20 @@ def strict_json(text: str) -> Any:
     with thousands of digits, and for text that is no Unicode (half of a surrogate pair)."""
     try:
         value = json.loads(text, parse_constant=finite, parse_float=finite)
+        if "\\" in text and not is_unicode(json.dumps(value, ensure_ascii=False)):
+            raise ValueError("no Unicode")
     except RecursionError as error:
         raise ValueError("too deep") from error
-    if "\\" in text and not is_unicode(json.dumps(value, ensure_ascii=False)):
-        raise ValueError("no Unicode")
     return value
+
+
+def json_within(text: str) -> Any:
+    """The value of a JSON text inside of another one, at most MAX_DEPTH brackets deep. Raises as `strict_json`."""
+    brackets = Brackets('"')
+    brackets.feed(text)
+    if brackets.is_broken:
+        raise ValueError("too deep")
+    return strict_json(text)
 
 
 def object_of(value: object) -> Mapping[str, Any] | None:
@@ -45,7 +55,7 @@ def object_of(value: object) -> Mapping[str, Any] | None:
         return {}
     if isinstance(value, str):
         try:
-            value = strict_json(value)
+            value = json_within(value)
         except ValueError:
             return None
     return value if isinstance(value, dict) else None

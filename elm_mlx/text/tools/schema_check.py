@@ -39,13 +39,14 @@ def is_number(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
-def same(one: Any, other: Any) -> bool:
-    """Whether two values are equal in JSON, where 1 is 1.0 but not true."""
-    if isinstance(one, Mapping) and isinstance(other, Mapping):
-        return one.keys() == other.keys() and all(same(one[key], other[key]) for key in one)
-    if isinstance(one, list | tuple) and isinstance(other, list | tuple):
-        return len(one) == len(other) and all(map(same, one, other))
-    return bool(isinstance(one, bool) == isinstance(other, bool) and one == other)
+def key_of(value: Any) -> Any:
+    """A value as something that can be compared and looked up, equal where JSON's values are: 1 is 1.0, but not
+    true."""
+    if isinstance(value, Mapping):
+        return "object", frozenset((key, key_of(one)) for key, one in value.items())
+    if isinstance(value, list | tuple):
+        return "array", tuple(map(key_of, value))
+    return isinstance(value, bool), value
 
 
 class SchemaCheck:
@@ -65,7 +66,7 @@ class SchemaCheck:
         """How a value, which `where` names, does not fit the schema, as a sentence; None where it fits."""
         try:
             return self._check(value, self._root, where, MAX_DEPTH)
-        except (TypeError, AttributeError, KeyError, ValueError):  # such as properties that are a list
+        except (TypeError, AttributeError, KeyError, ValueError, RecursionError):  # such as properties that are 5
             return f"{where} cannot be checked, as the schema has values that mean nothing there."
 
     def _resolve(self, reference: object) -> Any:
@@ -92,7 +93,7 @@ class SchemaCheck:
         if "$ref" in schema and (wrong := into(value, self._resolve(schema["$ref"]), where)):
             return wrong
         found = (check(value, schema, where) for check in (check_kind, check_number, check_size))
-        nested = (check(value, schema, where, into) for check in (check_choices, check_list, check_object))
+        nested = (check(value, schema, where, into) for check in NESTED)
         return next((wrong for wrong in (*found, *nested) if wrong), None)
 
 
@@ -130,7 +131,7 @@ def check_kind(value: Any, schema: Mapping[str, Any], where: str) -> str | None:
     if named and not any(KINDS[kind](value) for kind in named if kind in KINDS):
         return f"{where} is {shown(value)}; it must be of type {' or '.join(map(str, named))}."
     allowed = [schema["const"]] if "const" in schema else schema.get("enum")
-    if allowed is not None and not any(same(value, one) for one in allowed):
+    if allowed is not None and key_of(value) not in map(key_of, allowed):
         listed = ", ".join(map(shown, allowed[:8])) + (", ..." if len(allowed) > 8 else "")
         return f"{where} is {shown(value)}; it must be {'one of ' * (len(allowed) > 1)}{listed}."
     return None
@@ -174,11 +175,20 @@ def check_size(value: Any, schema: Mapping[str, Any], where: str) -> str | None:
     return None
 
 
-def check_choices(value: Any, schema: Mapping[str, Any], where: str, into: Into) -> str | None:
-    """allOf, anyOf, oneOf, not, if with then and else."""
+def check_all(value: Any, schema: Mapping[str, Any], where: str, into: Into) -> str | None:
+    """allOf, not, if with then and else."""
     for part in schema.get("allOf", ()):
         if wrong := into(value, part, where):
             return wrong
+    if "not" in schema and into(value, schema["not"], where) is None:
+        return f"{where} is {shown(value)}, which is not allowed."
+    if "if" in schema:
+        return into(value, schema.get("else" if into(value, schema["if"], where) else "then", True), where)
+    return None
+
+
+def check_choices(value: Any, schema: Mapping[str, Any], where: str, into: Into) -> str | None:
+    """anyOf, oneOf."""
     for key in ("anyOf", "oneOf"):
         if key in schema:
             wrongs = [into(value, part, where) for part in schema[key]]
@@ -191,10 +201,6 @@ def check_choices(value: Any, schema: Mapping[str, Any], where: str, into: Into)
                 )
             if key == "oneOf" and fitting > 1:
                 return f"{where} is {shown(value)}; {fitting} of its forms fit, and one has to."
-    if "not" in schema and into(value, schema["not"], where) is None:
-        return f"{where} is {shown(value)}, which is not allowed."
-    if "if" in schema:
-        return into(value, schema.get("else" if into(value, schema["if"], where) else "then", True), where)
     return None
 
 
@@ -211,32 +217,36 @@ def check_list(value: Any, schema: Mapping[str, Any], where: str, into: Into) ->
         found = sum(into(one, schema["contains"], where) is None for one in value)
         if not schema.get("minContains", 1) <= found <= schema.get("maxContains", math.inf):
             return f"{where} has {found} items of the form that `contains` names."
-    if schema.get("uniqueItems") is True:
-        for place, one in enumerate(value):
-            if any(same(one, other) for other in value[:place]):
-                return f"{where}[{place}] is {shown(one)}, which stands there twice."
+    if schema.get("uniqueItems") is True and len(set(map(key_of, value))) < len(value):
+        return f"{where} has an item twice."
     return None
 
 
 def check_object(value: Any, schema: Mapping[str, Any], where: str, into: Into) -> str | None:
-    """required, properties, patternProperties, additionalProperties, propertyNames, dependentRequired and
-    dependentSchemas."""
+    """properties, patternProperties, additionalProperties, propertyNames."""
     if not isinstance(value, Mapping):
         return None
-    for key in schema.get("required", ()):
-        if key not in value:
-            return f"{where} lacks {key}."
     known, patterns = schema.get("properties", {}), schema.get("patternProperties", {})
+    rest = schema.get("additionalProperties", True)
     for key, one in value.items():
         parts = [known[key]] if key in known else []
         parts += [part for pattern, part in patterns.items() if re.search(pattern, key)]
-        rest = schema.get("additionalProperties", True)
         if not parts and rest is False:
             return f"{where} has {key:.80}, which the schema does not know."
         wrongs = [into(one, part, f"{where}.{key}") for part in parts or [rest]]
         wrongs.append(into(key, schema.get("propertyNames", True), f"The name {shown(key)}"))
         if wrong := next((wrong for wrong in wrongs if wrong), None):
             return wrong
+    return None
+
+
+def check_needs(value: Any, schema: Mapping[str, Any], where: str, into: Into) -> str | None:
+    """required, dependentRequired, dependentSchemas."""
+    if not isinstance(value, Mapping):
+        return None
+    for key in schema.get("required", ()):
+        if key not in value:
+            return f"{where} lacks {key}."
     for key, needed in schema.get("dependentRequired", {}).items():
         if key in value and (lacking := [one for one in needed if one not in value]):
             return f"{where} has {key} and lacks {lacking[0]}."
@@ -244,3 +254,6 @@ def check_object(value: Any, schema: Mapping[str, Any], where: str, into: Into) 
         if key in value and (wrong := into(value, part, where)):
             return wrong
     return None
+
+
+NESTED = (check_needs, check_all, check_choices, check_list, check_object)  # keywords with schemas in them
