@@ -17,7 +17,6 @@ REASONS = {  # what llguidance says -> what it means
     "limit": "it is too complex",
     "fuel": "it is too complex",
     "too large": "it is too complex",
-    "Unsatisfiable": "",
 }
 
 
@@ -34,8 +33,9 @@ class ConstraintRow:
     def prepare(self) -> None:
         """Computes the first mask, for all answers. Raises NotEnforceable where there is none."""
         self._opening = self._words()
-        if reason := self._matcher.get_error():
-            raise NotEnforceable(f"The form of the answer cannot be enforced: {reason_of(reason)}.")
+        if self._matcher.is_error():
+            why = reason_of(self._matcher.get_error())
+            raise NotEnforceable(f"The form of the answer cannot be enforced: {why}.")
         if self._blanks:
             self._open_blanks(self._opening, self._blanks)
         if not (self._opening.any() or self._matcher.is_accepting()):
@@ -86,8 +86,7 @@ class ConstraintRow:
 
     def _words(self) -> np.ndarray:
         """llguidance's mask, cut to the model's ids: none where the form allows no more text."""
-        words = np.frombuffer(self._matcher.compute_bitmask(), np.uint32)[: -(-self._rows // 32)].copy()
-        return words
+        return np.frombuffer(self._matcher.compute_bitmask(), np.uint32)[: -(-self._rows // 32)].copy()
 
     def _open_blanks(self, words: np.ndarray, blanks: Blanks) -> None:
         """Makes the first mask speak of what the ids show there: each id that begins with a blank is allowed where
@@ -102,12 +101,12 @@ class ConstraintRow:
 
     def _check(self) -> None:
         """Raises RequestFailed where the form cannot be followed further."""
-        if reason := self._matcher.get_error():
-            raise RequestFailed(f"The form of the answer cannot be followed further: {reason_of(reason)}. Make it "
-                                "simpler.")  # fmt: skip
+        if self._matcher.is_error():
+            why = reason_of(self._matcher.get_error())
+            raise RequestFailed(f"The form of the answer cannot be followed further: {why}. Make it simpler.")
 
 
 def reason_of(message: str) -> str:
     """Why llguidance gave up, in a few words."""
-    line = message.partition("\n")[0].strip().rstrip(".")
+    line = message.partition("\n")[0].strip().rstrip(".:")
     return next((words or line for sign, words in REASONS.items() if sign in line), line)[:300]
