@@ -88,7 +88,7 @@ def test_json_is_compact_and_its_keys_stand_as_in_the_schema(demo: Grammars) -> 
 
 
 def test_any_object_is_json(demo: Grammars) -> None:
-    found = texts(demo, Form("json_object", ""), 40)
+    found = texts(demo, Form("json_object", ""), 8)
     assert any(text != "{}" for text in found)
     assert all(isinstance(json.loads(text), dict) for text in found)
 
