@@ -14,6 +14,7 @@ import pytest
 from helpers import checkpoints
 
 import elm_mlx
+from elm_mlx.engine.cache.kind import PLAIN
 from elm_mlx.errors import (
     Cancelled,
     ConcurrentRequests,
@@ -99,7 +100,7 @@ def test_sessions_in_turns_keep_what_they_have_read(lm: elm_mlx.LanguageModel) -
 
 
 def test_other_requests_do_not_drop_what_a_session_has_read(openelm: Path) -> None:
-    with elm_mlx.load(openelm, cache_bytes=10**6) as small:
+    with elm_mlx.load(openelm, cache_bytes=5 * 10**5) as small:
         small.use_chat_template("zephyr")
         session = small.session()
         first = session.respond("Hello to you, my friend", 5)
@@ -110,7 +111,9 @@ def test_other_requests_do_not_drop_what_a_session_has_read(openelm: Path) -> No
 
 
 def test_what_a_session_has_read_gives_way_to_a_request_that_needs_the_memory(openelm: Path) -> None:
-    with elm_mlx.load(openelm, cache_bytes=930_000) as small:
+    with elm_mlx.load(openelm) as large:
+        whole = large._worker.call(lambda engine: engine.limits.bytes_of(PLAIN, 511))
+    with elm_mlx.load(openelm, cache_bytes=int(2.03 * whole)) as small:
         small.use_chat_template("zephyr")
         session = small.session()
         session.respond("Hello to you, my friend", 5)

@@ -16,11 +16,8 @@ import numpy as np
 import pytest
 from helpers import checkpoints
 from helpers.engines import SAMPLINGS, TOKEN_BYTES, RandomRun, check_answers, draft_of, make_engine, plain_ids
-<<<<<<< HEAD
 from helpers.families import second_family_slow
-=======
 from helpers.oracles import Oracle, Oracles, always
->>>>>>> eng
 
 import elm_mlx
 from elm_mlx.config.generation import Sampling
