@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 from elm_mlx.arguments import file_to_write, is_unicode, named_path, shown
 from elm_mlx.errors import BadCheckpoint, InvalidRequest
@@ -46,7 +46,8 @@ def check_transcript(messages: object) -> list[Message]:
 
 def check_message(message: object) -> Message:
     """Copies one message. Raises InvalidRequest with the rest of a sentence that begins with the message."""
-    if not isinstance(message, Mapping) or not (fields := FIELDS.get(str(message.get("role")))):
+    role = message.get("role") if isinstance(message, Mapping) else None
+    if not isinstance(message, Mapping) or not isinstance(role, str) or not (fields := FIELDS.get(role)):
         raise InvalidRequest(f"has no role of {', '.join(FIELDS)}.")
     given = {key: value for key, value in message.items() if value is not None}
     if strange := next((key for key in given if key not in fields | {"role"}), None):
@@ -60,7 +61,7 @@ def check_message(message: object) -> Message:
     needed = {"content", "tool_call_id"} & fields - ({"content"} if calls else set())
     if lacking := needed - given.keys():
         raise InvalidRequest(f"has no {min(lacking)}. Add it.")
-    return {**given, **({"tool_calls": calls} if calls else {})}
+    return {name: given[name] for name in given if name != "tool_calls"} | ({"tool_calls": calls} if calls else {})
 
 
 def calls_given(message: Mapping[str, Any]) -> list[Any]:
@@ -150,7 +151,7 @@ def parse(path: Path) -> list[Message]:
         raw = read_bytes(path, MOST_BYTES)
         if sum(map(raw.count, (b",", b"[", b"{"))) > MOST_VALUES:
             raise ValueError("too many values")
-        saved = json.loads(raw.decode(), parse_constant=refuse_constant)
+        saved = json.loads(raw.decode())
         system, messages = saved.get("system"), list(saved["messages"])
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise InvalidRequest(f"{path} {NO_TRANSCRIPT}. Name another file.") from error
@@ -159,11 +160,6 @@ def parse(path: Path) -> list[Message]:
         return check_transcript([*told, *messages])
     except InvalidRequest as error:
         raise InvalidRequest(f"{path} {NO_TRANSCRIPT}: {error} Name another file.") from error
-
-
-def refuse_constant(name: str) -> NoReturn:
-    """Raises ValueError: NaN and Infinity are not JSON."""
-    raise ValueError(f"{name} is not JSON")
 
 
 def save_transcript(path: str | Path, messages: Sequence[Message]) -> None:

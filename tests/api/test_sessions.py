@@ -311,6 +311,21 @@ def test_what_a_session_cannot_be_given_is_refused(lm: elm_mlx.LanguageModel, op
         base.session()
 
 
+def test_an_answer_has_the_form_that_it_is_asked_for(openelm: Path) -> None:
+    pytest.importorskip("llguidance")
+    with elm_mlx.load(openelm) as lm:
+        lm.use_chat_template("zephyr")
+        session = lm.session("Be brief.")
+        done = session.respond("Is it so?", 8, schema={"type": "boolean"})
+        assert done.parsed in (True, False)
+        assert session.transcript[-1]["content"] == done.text == str(done.parsed).lower()
+        assert asyncio.run(session.arespond("Which one?", 8, choices=["red", "blue"])).text in ("red", "blue")
+        with pytest.raises(InvalidRequest):
+            session.respond("And?", 8, schema={"type": "nothing"})
+        assert len(session.transcript) == 5
+        assert session.respond("And?", 3).stats.cached_tokens > 20
+
+
 def test_a_session_that_nobody_holds_leaves_its_keys_and_values_to_all(lm: elm_mlx.LanguageModel) -> None:
     def owners() -> list[int | None]:
         return lm._worker.call(lambda engine: [entry.owner for entry in engine.prefixes.entries])
