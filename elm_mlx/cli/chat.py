@@ -14,6 +14,7 @@ import click
 from elm_mlx.cli import conversation
 from elm_mlx.cli.blas import prefer_fast_blas
 from elm_mlx.cli.chat_files import read_schema, read_tools
+from elm_mlx.cli.chat_session import open_session, print_pieces
 from elm_mlx.cli.find import NO_SYSTEM, load_with_notices, refuse_system
 from elm_mlx.cli.generation_options import (
     CACHES,
@@ -34,9 +35,7 @@ from elm_mlx.cli.wishes import settle
 from elm_mlx.errors import ElmError, InvalidRequest, PromptTooLong
 
 if TYPE_CHECKING:
-    from elm_mlx.api import LanguageModel
-    from elm_mlx.api.session import Session
-    from elm_mlx.api.session_stream import SessionStream
+    from elm_mlx.api import LanguageModel, SessionStream
 
 PROMPT, MORE = "> ", ". "
 BLOCK = '"""'  # begins and ends a text of several lines
@@ -290,35 +289,3 @@ class Chat:
             raise InvalidRequest("Give a file: /load FILE.")
         self.begin(*conversation.load(name))
         tell(f"{len(self.messages)} messages loaded.")
-
-
-def open_session(lm: LanguageModel, messages: list[Any], tools: list[Any]) -> Session:
-    """A session after these messages, also with a model that has no chat template."""
-    from elm_mlx.api.session import Session  # here, as --help needs no MLX
-    from elm_mlx.api.session_turn import Toolbox
-
-    if lm.has_chat_template:
-        return lm.session(transcript=messages, tools=tools)
-    return Session(lm, messages, Toolbox(), {}, completes=True)
-
-
-def print_pieces(stream: SessionStream) -> bool:
-    """Prints an answer as it comes; returns whether it came to its end, and was not stopped by Ctrl-C: then what came
-    stays as the answer. Raises KeyboardInterrupt where nothing came."""
-    try:
-        for piece in stream:
-            if piece.kind != "tool":
-                print(piece.text, end="", flush=True)
-    except KeyboardInterrupt:
-        stream.close()
-        if not stream.completion.tokens:
-            raise
-        stream.keep()
-        return False
-    except ElmError:
-        if stream.completion.text:
-            print()  # what came stays, and the error begins a line
-        raise
-    finally:
-        stream.close()
-    return True
