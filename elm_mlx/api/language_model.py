@@ -19,7 +19,7 @@ from elm_mlx.api.siblings import siblings
 from elm_mlx.api.stream import Stream
 from elm_mlx.api.structure import has_form
 from elm_mlx.api.templates import Templates
-from elm_mlx.api.tool_choice import Choice, choice_of, reading_of
+from elm_mlx.api.tool_choice import MOST_CALLS, Choice, choice_of, reading_of
 from elm_mlx.api.tools import tool_of
 from elm_mlx.arguments import Progress, file_to_write, named_path
 from elm_mlx.config import ModelConfig
@@ -259,8 +259,9 @@ class LanguageModel:
 
         It may call `tools`: each is a JSON schema in OpenAI's form, or a Python function, which is only described to
         the model; `tool_calls` of the Completion are to be run by the caller. `tool_choice` is "auto", "none", which
-        tells the model of no tools, "required", or the name of a tool: with these two the answer is one call, whose
-        arguments have the form that the tool's schema gives (this needs the extra `structure`).
+        tells the model of no tools, "required", or the name of a tool: with these two the answer is a call (or several,
+        where the template takes that), whose arguments have the form that the tool's schema gives. That needs the extra
+        `structure`.
 
         Raises as `chat_prompt` and `generate`; InvalidRequest for what is no tool, and for tools that the chat template
         does not show; NotEnforceable for a schema that the answer cannot be held to.
@@ -285,7 +286,7 @@ class LanguageModel:
         if choice.tools:
             self._templates.refuse_without_tools()
         request = self.request(self.chat_prompt(messages, tools=choice.schemas), max_tokens, **options)
-        if form := choice.form:
+        if choice.must and (form := choice.form(most=MOST_CALLS if self._templates.takes_several_calls() else 1)):
             request = replace(request, constraint=self._maker.grammars.compile(form, request.stop_ids))
         return self._begin(replace(request, owner=owner), progress, choice=choice)
 

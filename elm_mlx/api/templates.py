@@ -7,7 +7,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from elm_mlx.errors import BadCheckpoint, InvalidRequest
+from elm_mlx.errors import BadCheckpoint, ElmError, InvalidRequest
 from elm_mlx.store.text_settings import has_template, read_templates
 from elm_mlx.text.chat.calls import one_call_a_message
 from elm_mlx.text.chat.messages import check_messages
@@ -15,6 +15,12 @@ from elm_mlx.text.chat.template import FOR_TOOLS, USUAL, ChatTemplate, choose
 from elm_mlx.text.marks import Marks, find_marks
 from elm_mlx.text.settings import TokenizerSettings
 from elm_mlx.text.tokenizer import Tokenizer
+
+CALLS: list[dict[str, Any]] = [
+    {"id": name, "type": "function", "function": {"name": name, "arguments": {}}}
+    for name in ("first_call", "second_call")
+]
+TWO_CALLS: list[dict[str, Any]] = [{"role": "user", "content": "Go."}, {"role": "assistant", "tool_calls": CALLS}]
 
 
 class Templates:
@@ -77,6 +83,15 @@ class Templates:
         if not ids:
             raise template.unusable("writes nothing for these messages")
         return ids
+
+    def takes_several_calls(self) -> bool:
+        """Whether the template for tools writes two calls of one message, instead of refusing them."""
+        template = self.given or choose(self._own, self._directory, ())
+        try:
+            shown = template.render(TWO_CALLS, tools=[])
+        except ElmError:
+            return False
+        return all(str(call["id"]) in shown for call in CALLS)
 
     def refuse_without_tools(self) -> None:
         """Raises InvalidRequest where the template tells the model of no tools, and as `prompt` where there is none."""

@@ -20,6 +20,7 @@ from elm_mlx.text.marks import Marks
 from elm_mlx.text.schema import check_schema
 from elm_mlx.text.tokenizer import Tokenizer
 
+MOST_CALLS = 8  # of an answer that must call tools, where the template takes several
 AUTO, NONE, REQUIRED = "auto", "none", "required"  # choices that name no tool
 # Blanks as the templates of Llama 3.1 to 3.3 write a call.
 SEPARATORS = {"item_separator": ", ", "key_separator": ": "}
@@ -37,11 +38,10 @@ class Choice:
         """The tools as a chat template is given them; None where there are none."""
         return [tool.schema for tool in self.tools] or None
 
-    @property
-    def form(self) -> Form | None:
-        """The form of an answer that must call a tool; None where it need not. Raises NotEnforceable for a schema that
-        cannot be enforced, with the reason."""
-        return form_of(self.must) if self.must else None
+    def form(self, *, most: int) -> Form | None:
+        """The form of an answer that must call tools, at most so many times; None where it need not. Raises
+        NotEnforceable for a schema that cannot be enforced, with the reason."""
+        return form_of(self.must, most) if self.must else None
 
 
 def choice_of(tools: object, wanted: object, options: Mapping[str, Any]) -> Choice:
@@ -75,12 +75,13 @@ def named_choice(wanted: object) -> str:
     return wanted
 
 
-def form_of(tools: Sequence[Tool]) -> Form:
-    """The form of an answer that is one call of one of some tools, as the templates of Llama 3.1 to 3.3 write it:
-    {"name": ..., "parameters": ...}. Raises NotEnforceable for a schema that cannot be enforced."""
+def form_of(tools: Sequence[Tool], most: int) -> Form:
+    """The form of an answer that is one call of some tools, or up to `most`, as the templates of Llama 3.1 to 3.3 write
+    one: {"name": ..., "parameters": ...}. Raises NotEnforceable for a schema that cannot be enforced."""
     rules = [f"call{number}: {call_rule(tool)}" for number, tool in enumerate(tools)]
-    start = " | ".join(f"call{number}" for number in range(len(tools)))
-    return Form("lark", "\n".join([f"start: {start}", *rules]))
+    call = f"call: {' | '.join(f'call{number}' for number in range(len(tools)))}"
+    start = f'start: call ("; " call){{0,{most - 1}}}' if most > 1 else "start: call"
+    return Form("lark", "\n".join([start, call, *rules]))
 
 
 def call_rule(tool: Tool) -> str:

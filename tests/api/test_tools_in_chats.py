@@ -204,6 +204,23 @@ def test_an_answer_that_must_call_a_tool_does(lm: elm_mlx.LanguageModel) -> None
     assert lm.chat(ASK, 200, tools=[look, wait], tool_choice=chosen).tool_calls[0].name == "look"
 
 
+def test_several_calls_are_made_where_the_template_takes_them(tmp_path: Path) -> None:
+    pytest.importorskip("llguidance")
+    several = "{% for t in tools %}{{ t | tojson }}{% endfor %}{% for m in messages %}{{ m | tojson }}{% endfor %}"
+    lm = elm_mlx.load(scripts.write(tmp_path / "m", several))
+
+    def look() -> None:
+        """Looks."""
+
+    counts = set()
+    for seed in range(4):
+        done = lm.chat(ASK, 400, tools=[look], tool_choice="required", temperature=1.5, seed=seed)
+        assert (done.finish_reason, done.text) == ("stop", "")
+        assert {call.name for call in done.tool_calls} == {"look"}
+        counts.add(len(done.tool_calls))
+    assert max(counts) > 1
+
+
 def test_without_marks_and_tools_an_answer_is_read_as_before(lm: elm_mlx.LanguageModel, openelm: Path) -> None:
     stream = lm.chat_stream(ASK, 3)
     assert stream._answer is None
