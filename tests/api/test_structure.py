@@ -192,3 +192,12 @@ def test_numbers_beyond_what_python_reads_are_read() -> None:
     most = sys.float_info.max
     assert read_json("[1e999,-1e999,1.5]") == [most, -most, 1.5]
     assert read_json("9" * 5000) == int(Decimal("9" * 5000))
+
+
+def test_a_form_for_which_there_is_no_room_is_refused(demo: elm_mlx.LanguageModel) -> None:
+    schema = {"type": "string", "minLength": 3000}
+    for options in ({"schema": schema}, {"choices": ["a" * 3000]}):
+        with pytest.raises(NotEnforceable, match=r"takes at least \d+ tokens, and there is room for 20"):
+            demo.submit(TEXT, 20, **options)
+    with pytest.raises(NotEnforceable, match="there is room for"):
+        demo.submit(TEXT, 100_000, schema=schema | {"minLength": 100_000})
