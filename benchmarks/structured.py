@@ -26,6 +26,7 @@ import statistics
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
@@ -109,6 +110,7 @@ class Words:
         return list(text)
 
 
+@cache
 def matchers(vocabulary: int) -> Callable[[], Matching]:
     """What makes constraints of ITEMS."""
     from llguidance import LLMatcher, LLTokenizer
@@ -116,7 +118,8 @@ def matchers(vocabulary: int) -> Callable[[], Matching]:
 
     tokenizer = LLTokenizer(TokenizerWrapper(Words(vocabulary)))
     grammar = LLMatcher.grammar_from_json_schema(json.dumps(ITEMS), defaults={"whitespace_flexible": False})
-    return lambda: Matching(LLMatcher(tokenizer, grammar), vocabulary)
+    matcher = LLMatcher(tokenizer, grammar)
+    return lambda: Matching(matcher.deep_copy(), vocabulary)
 
 
 def constraints(kind: str, vocabulary: int) -> Callable[[], Any]:

@@ -89,9 +89,9 @@ class Batch:
         sequences that got an id, or ended.
 
         `early` submits the step before those ids are read, so that the device never waits for the host; otherwise it is
-        submitted right after. Where a row has a constraint, only the logits are: which ids may come next is known when
-        those before are read. Rows that are not among `rows` any more and have not ended keep their positions in caches
-        of their own.
+        submitted right after. Where a row has a constraint, that is so of the logits alone: the draw is submitted when
+        the ids before are read and so it is known which may come next. Rows that are not among `rows` any more and have
+        not ended keep their positions in caches of their own.
         """
         if self.drawn and self.unchanged > 0 and rows == self.rows and not self.moved:
             self.unchanged -= 1

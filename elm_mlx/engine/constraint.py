@@ -12,8 +12,9 @@ class Constraint(Protocol):
 
     def mask(self) -> np.ndarray:
         """The ids that may come next, as bits: uint32 [ceil(V / 32)], bit i % 32 of word i // 32 for id i. At least one
-        is set. It is computed anew after each id, so it may take as long as a step of the model. Raises ElmError where
-        no id may come next, or where the form turns out to be one that cannot be followed."""
+        is set; those beyond V count for nothing. It is asked for once after each id, while the device computes a step:
+        what it takes longer than that, all rows of the batch wait for. Raises ElmError where no id may come next, or
+        where the form turns out to be one that cannot be followed."""
         ...
 
     def accept(self, token: int) -> None:

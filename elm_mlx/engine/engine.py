@@ -48,6 +48,7 @@ class Engine:
         self.active: dict[int, Sequence] = {}  # by number, until it has ended
         self.waiting: deque[Sequence] = deque()
         self.reading: tuple[Sequence, Reading] | None = None
+        self.guided: tuple[Sequence, mx.array] | None = None  # whose constraint is to be asked for its first id; logits
         self.running: list[Sequence] = []
         self.held: dict[Sequence, tuple[list[Layer], int]] = {}  # caches of ended ones that somebody holds; their bytes
         self.leaving: dict[Sequence, None] = {}  # those that are cancelled at the next step, in order
@@ -124,17 +125,18 @@ class Engine:
         if plan.admitted:
             self._admit()
         if plan.reading:
-            news.append(one := self._read_on(bool(plan.rows)))
-            if one.finish:
-                self._drop(one)
+            news.append(self._read_on(bool(plan.rows)))
         if plan.rows:
             news += self._decode(plan)
+        if self.guided:
+            self._draw_guided(*self.guided)
         return news
 
     def fail(self, error: Exception) -> list[Sequence]:
         """Ends what a failed step worked on: the content of its buffers is unknown, so they are dropped, and the kept
         prefixes with them. The waiting requests stay. Returns the sequences that ended."""
         failed = [one for one in self.active.values() if one not in self.waiting]
+        self.guided = None
         self.batch.drop()
         for one in failed:
             one.end(ERROR, error)
@@ -262,8 +264,7 @@ class Engine:
         return shared if not other.cache or can_shorten(other.cache, copied) else 0
 
     def _read_on(self, others_run: bool) -> Sequence:
-        """Reads one round of chunks of the prompt; with the last one its first id is drawn, or it ends with
-        the error of its constraint."""
+        """Reads one round of chunks of the prompt; with the last one its first id is drawn."""
         assert self.reading
         one, reading = self.reading
         if others_run:
@@ -273,16 +274,26 @@ class Engine:
         if logits is not None:
             self.running.append(one)
             self.reading = None
-            try:
+            if one.guide:  # it is asked when the others have their step to compute, too
+                mx.async_eval(logits)
+                self.guided = one, logits
+            else:
                 one.draw_first(logits)
-            except ElmError as error:  # of its constraint: others go on
-                one.end(ERROR, error)
         elif others_run:
             mx.async_eval(reading.arrays())
         else:
             mx.eval(reading.arrays())
             mx.clear_cache()  # no later chunk has scratch buffers of this size
         return one
+
+    def _draw_guided(self, one: Sequence, logits: mx.array) -> None:
+        """Draws the first id of a sequence with a constraint from logits [1, V]. Where that fails the sequence ends."""
+        self.guided = None
+        try:
+            one.draw_first(logits)
+        except ElmError as error:  # its own: others go on
+            one.end(ERROR, error)
+            self._drop(one)
 
     def _decode(self, plan: StepPlan) -> list[Sequence]:
         """Lets the running rows decode one step."""

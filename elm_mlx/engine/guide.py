@@ -37,12 +37,13 @@ class Guide:
         """The mask that the next id is to be drawn with: of the ids that the constraint allows, those that are not
         banned, one at least. Raises ElmError where there is none, and what Constraint.mask raises, as an ElmError."""
         if self.words is None:
-            words = guarded(self.constraint.mask)
+            words = guarded(lambda: np.asarray(self.constraint.mask()))
             if words.dtype != np.uint32 or words.shape != self.sieve.shape:
                 raise failed(f"its mask is {words.dtype} {list(words.shape)}, not uint32 {list(self.sieve.shape)}")
-            self.words = words & self.sieve
-            if not self.words.any():
+            allowed = words & self.sieve
+            if not allowed.any():
                 self._refuse(words)
+            self.words = allowed
         return self.words
 
     def _refuse(self, words: np.ndarray) -> None:
@@ -85,6 +86,9 @@ class Foreseen(NamedTuple):
         return self if count == len(self.ids) else Foreseen(self.ids[:count], self.words[: count + 1], False)
 
 
+NOTHING_FORESEEN = Foreseen([], np.zeros((0, 0), np.uint32), False)
+
+
 def foresee(guide: Guide, proposals: Sequence[int], stop_ids: Collection[int]) -> Foreseen:
     """What of the proposals can stand, up to the first that is forbidden or may end the answer: after that one there
     is no mask. Whatever the constraint raises for an id that is only proposed ends the proposals: decoding finds out
@@ -105,8 +109,8 @@ def foresee(guide: Guide, proposals: Sequence[int], stop_ids: Collection[int]) -
 
 
 def has(words: np.ndarray, token: int) -> bool:
-    """Whether a mask, uint32 [ceil(V / 32)], allows an id."""
-    return bool(int(words[token // WORD]) >> token % WORD & 1)
+    """Whether a mask, uint32 [ceil(V / 32)], allows an id. It allows none beyond it, which a draft may propose."""
+    return token // WORD < len(words) and bool(int(words[token // WORD]) >> token % WORD & 1)
 
 
 def all_but(banned: Collection[int], vocabulary: int) -> np.ndarray:

@@ -26,7 +26,7 @@ def forbid(logits: mx.array, words: mx.array, places: mx.array) -> mx.array:
 
 
 COMPILED = compile_function(forbid)
-PLACES = np.arange(WORD, dtype=np.uint32)
+PLACES = np.arange(WORD, dtype=np.uint32)  # an mx.array would belong to the thread that imports this
 
 
 def restrict(logits: mx.array, words: np.ndarray, compiled: bool) -> mx.array:

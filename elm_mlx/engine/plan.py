@@ -12,8 +12,9 @@ class StepPlan(NamedTuple):
     one round of chunks is read. The `rows` decode one step, submitted `early` (before the ids of the step before are
     read) or late. With `proposals` there is one row, and its step judges up to so many proposed ids.
 
-    Everything that depends on clocks, on readers or on memory is decided here. So an engine that is given the requests
-    and the plans of another one takes the same steps: that is how several machines may follow one.
+    Everything that depends on clocks, on readers or on memory is decided here. What a constraint allows is not: it
+    depends on the ids before alone. So an engine that is given the requests and the plans of another one takes the
+    same steps: that is how several machines may follow one.
     """
 
     cancelled: tuple[int, ...] = ()

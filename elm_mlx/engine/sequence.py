@@ -9,7 +9,7 @@ import mlx.core as mx
 
 from elm_mlx.engine.cache.layer import Layer
 from elm_mlx.engine.finite import peaks, refuse_not_finite
-from elm_mlx.engine.guide import Guide
+from elm_mlx.engine.guide import Guide, guarded
 from elm_mlx.engine.logprobs import Note, TokenLogprob, noter_for
 from elm_mlx.engine.masks import restrict
 from elm_mlx.engine.proposer import Rounds
@@ -28,7 +28,8 @@ class Sequence:
     ids whose keys and values are held, of which `reused` were held before. `finish` is why the answer ended, or None
     while it goes on; with "error", `error` says more, and with "stop" `stop_reason`: a stop id, or what the request's
     stopper gave. `room` is the most ids that the answer may have. Of the ids that were `proposed` for it, `accepted`
-    were right. `logprobs` has an entry for each of `ids` where the request asks for them, and none else.
+    were right. `logprobs` has an entry for each of `ids` where the request asks for them, and none else. `guide`
+    follows it with the request's constraint, if there is one, until it ends.
 
     A reader takes ids in order and sets `taken` to how many it has; where it sets `bound`, the sequence pauses while so
     many ids wait to be taken. Times are seconds of `time.perf_counter`.
@@ -50,7 +51,7 @@ class Sequence:
         self.finish: str | None = None
         self.error: Exception | None = None
         self.stopper = request.stopper() if request.stopper else None
-        self.guide = Guide(request.constraint(), request.sampling.banned) if request.constraint else None
+        self.guide = Guide(guarded(request.constraint), request.sampling.banned) if request.constraint else None
         self.stop_reason: int | str | None = None
         self.submitted_at = time.perf_counter()
         self.first_at = self.last_at = self.submitted_at
@@ -99,9 +100,7 @@ class Sequence:
         mx.async_eval(ids, highest, *(self.note.arrays() if self.note else ()))
 
     def _restrict(self, logits: mx.array, guide: Guide) -> mx.array:
-        """Logits [1, V] -> logits [1, V] with minus infinity for what the constraint forbids. It is asked while the
-        device computes the logits."""
-        mx.async_eval(logits)
+        """Logits [1, V] -> logits [1, V] with minus infinity for what the constraint forbids."""
         guide.begin(logits.shape[-1])
         return restrict(logits, guide.next()[None], self.sampler.compiled)
 

@@ -6,15 +6,15 @@ import time
 from collections.abc import Callable, Mapping
 from collections.abc import Sequence as List
 from functools import cached_property
+from typing import Any
 
 import mlx.core as mx
-import numpy as np
 
 from elm_mlx.engine.costs import COUNTS, measure_costs
 from elm_mlx.engine.decodes import Decodes
 from elm_mlx.engine.draft import Draft, DraftProposer
 from elm_mlx.engine.gate import Gate, WatchingGate
-from elm_mlx.engine.guide import Foreseen, Guide, foresee
+from elm_mlx.engine.guide import NOTHING_FORESEEN, Foreseen, Guide, foresee
 from elm_mlx.engine.judge import Asked, Judged, judge, with_last
 from elm_mlx.engine.logprobs import TokenLogprob
 from elm_mlx.engine.lookup import Lookup
@@ -134,14 +134,15 @@ class Speculator:
         return True
 
     def _foresee(self, proposals: mx.array | List[int], guide: Guide) -> Foreseen:
-        """What of the proposals the constraint allows, as many as rounds have. Ends the sequence where the mask of its
-        next id fails."""
-        one, guesses = self.sequence, proposals.tolist() if isinstance(proposals, mx.array) else proposals
+        """What of the proposals the constraint allows, of a number that rounds have. Ends the sequence where the mask
+        of its next id fails."""
+        one = self.sequence
+        guesses: Any = proposals.tolist() if isinstance(proposals, mx.array) else proposals
         try:
-            found = foresee(guide, guesses, one.request.stop_ids)  # type: ignore[arg-type]
+            found = foresee(guide, guesses, one.request.stop_ids)
         except ElmError as error:
             one.end(ERROR, error)
-            found = Foreseen([], np.zeros((0, 0), np.uint32), False)
+            found = NOTHING_FORESEEN
         if not (kept := found.first(fitting(len(found.ids)))).ids:
             self.proposer.accepted(0)
         return kept

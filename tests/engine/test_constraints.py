@@ -16,6 +16,7 @@ import pytest
 from helpers import checkpoints
 from helpers.automata import Automaton, Broken, Told, only
 from helpers.engines import SAMPLINGS, RandomRun, check_logprobs, draft_of, make_engine, plain_ids
+from helpers.oracles import Oracles, always
 
 import elm_mlx
 from elm_mlx.config.generation import Sampling
@@ -107,10 +108,10 @@ def constrain(request: Request, rng: random.Random) -> Request:
 
 
 def speculations(lm: elm_mlx.LanguageModel, rng: random.Random) -> Speculation | None:
-    costs = {rng.choice([1, 2, 3, 4, 6]): 1e-9}
-    layers = lm.config.num_layers
-    return rng.choice([None, Speculation(lm.model, layers, draft_of(lm), costs=costs),
-                       Speculation(lm.model, layers, costs=costs)])  # fmt: skip
+    count, layers = rng.choice([1, 2, 3, 4, 6]), lm.config.num_layers
+    return rng.choice([None, Oracles(lm, rng.choice([0.6, 1.0]), count),
+                       Speculation(lm.model, layers, draft_of(lm), costs=always(count)),
+                       Speculation(lm.model, layers, costs=always(count))])  # fmt: skip
 
 
 def check_random_runs(lm: elm_mlx.LanguageModel, seeds: range) -> None:
@@ -138,7 +139,7 @@ def test_random_answers_keep_their_form_and_are_those_of_the_plain_loop(lm: elm_
 @pytest.mark.slow
 @each_family
 def test_many_random_answers_keep_their_form_and_are_those_of_the_plain_loop(lm: elm_mlx.LanguageModel) -> None:
-    check_random_runs(lm, range(100, 150))
+    check_random_runs(lm, range(100, 130))
 
 
 @pytest.mark.slow
@@ -247,6 +248,17 @@ def test_a_constraint_that_raises_ends_its_row_alone(lm: elm_mlx.LanguageModel, 
 
 
 @one_family
+def test_a_constraint_that_cannot_be_made_refuses_its_request(lm: elm_mlx.LanguageModel) -> None:
+    def breaks() -> Automaton:
+        raise Broken
+
+    engine = make_engine(lm)
+    with pytest.raises(RequestFailed, match="Broken"):
+        engine.submit(replace(request_of(), constraint=breaks))
+    check(lm, run(engine, request_of()))
+
+
+@one_family
 def test_where_all_that_is_allowed_is_banned_the_row_ends_with_an_error_that_says_so(lm: elm_mlx.LanguageModel) -> None:
     masks = [only(V, 5, 9), only(V, 6)]
     banning = replace(request_of(sampling=Sampling(banned=(6, 9))), constraint=lambda: Told(masks))
@@ -297,15 +309,15 @@ def test_log_probabilities_are_those_of_the_models_own_logits(lm: elm_mlx.Langua
 @one_family
 @pytest.mark.parametrize("count", [3, pytest.param(1, marks=pytest.mark.slow), pytest.param(6, marks=pytest.mark.slow)])
 def test_proposals_change_no_constrained_answer(lm: elm_mlx.LanguageModel, count: int) -> None:
-    speculation = Speculation(lm.model, lm.config.num_layers, draft_of(lm), costs={count: 1e-9})
+    draft = Speculation(lm.model, lm.config.num_layers, draft_of(lm), costs=always(count))
     accepted = proposed = 0
     for seed, sampling in enumerate((SAMPLINGS[0], SAMPLINGS[3], SAMPLINGS[7])):
-        requests = request_of(seed, 30, sampling), replace(request_of(seed + 50, 30, sampling), lookup=True)
-        for request in requests:
+        request = request_of(seed, 30, sampling, stop_ids=frozenset())
+        for speculation in (Oracles(lm, 0.7, count), Oracles(lm, 1.0, count), draft):
             found = run(make_engine(lm, speculation=speculation), request)
             check(lm, found)
             accepted, proposed = accepted + found[0].accepted, proposed + found[0].proposed
-    assert 0 < accepted <= proposed
+    assert 0 < accepted < proposed
 
 
 @one_family
@@ -332,6 +344,62 @@ def test_each_mask_is_asked_for_once(lm: elm_mlx.LanguageModel) -> None:
     request = replace(request_of(tokens=12), stop_ids=frozenset(), constraint=make)
     run(make_engine(lm), request, request_of(3))
     assert (len(made), made[0].asked, made[0].length) == (1, 12, 12)
+
+
+@one_family
+def test_a_first_mask_is_asked_for_when_the_others_have_a_step_to_compute(
+    lm: elm_mlx.LanguageModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    head, made = lm.model.head, 0
+
+    def counting(states: mx.array) -> mx.array:
+        nonlocal made
+        made += 1
+        return head(states)
+
+    monkeypatch.setattr(lm.model, "head", counting)
+    asked: list[int] = []
+
+    class Asked(Automaton):
+        def mask(self) -> np.ndarray:
+            asked.append(made)
+            return super().mask()
+
+    engine = make_engine(lm)
+    free = engine.submit(replace(request_of(3, 60), constraint=None, stop_ids=frozenset()))
+    while len(free.ids) < 3:
+        engine.step()
+    one = engine.submit(replace(request_of(tokens=5), constraint=lambda: Asked(1, V, STOPS)))
+    before = made
+    while not asked:
+        engine.step()
+    assert one in engine.running
+    assert asked[0] - before == 2  # the prompt's, and the step of the other
+
+
+@one_family
+def test_a_mask_is_asked_for_when_the_device_has_the_logits_to_compute(
+    lm: elm_mlx.LanguageModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    events: list[str] = []
+    submit = mx.async_eval
+
+    def submitting(*arrays: Any) -> None:
+        events.append("submit")
+        submit(*arrays)
+
+    class Noted(Automaton):
+        def mask(self) -> np.ndarray:
+            events.append("mask")
+            return super().mask()
+
+        def accept(self, token: int) -> None:
+            events.append("accept")
+            super().accept(token)
+
+    monkeypatch.setattr(mx, "async_eval", submitting)
+    run(make_engine(lm), replace(request_of(tokens=4), stop_ids=frozenset(), constraint=lambda: Noted(1, V)))
+    assert events == ["submit", "mask", "submit", *["submit", "accept", "mask", "submit"] * 3, "accept"]
 
 
 @one_family

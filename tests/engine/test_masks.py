@@ -86,6 +86,17 @@ def test_a_mask_of_another_form_is_refused(mask: np.ndarray) -> None:
         guide.next()
 
 
+def test_what_is_no_mask_at_all_is_refused() -> None:
+    guide = guide_of()
+    guide.constraint.mask = lambda: None  # type: ignore[assignment, method-assign, return-value]
+    with pytest.raises(RequestFailed, match="not uint32"):
+        guide.next()
+
+
+def test_an_id_beyond_the_mask_is_forbidden() -> None:
+    assert foresee(guide_of(only(V, 1)), [96, 1], ()).is_cut
+
+
 def test_an_id_that_the_mask_forbids_is_never_taken() -> None:
     guide = guide_of(only(V, 1))
     guide.next()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 import random
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
 from itertools import pairwise
 from types import SimpleNamespace
@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 from helpers import checkpoints
 from helpers.engines import SAMPLINGS, TOKEN_BYTES, RandomRun, check_answers, draft_of, make_engine, plain_ids
+from helpers.oracles import Oracle, Oracles, always
 
 import elm_mlx
 from elm_mlx.config.generation import Sampling
@@ -24,52 +25,13 @@ from elm_mlx.engine.gate import Gate, WatchingGate
 from elm_mlx.engine.request import GREEDY, Request
 from elm_mlx.engine.sequence import CANCELLED, ERROR, LENGTH, STOP
 from elm_mlx.engine.sequence import Sequence as Answer
-from elm_mlx.engine.speculate import Speculation, Speculator, is_possible
+from elm_mlx.engine.speculate import Speculation, Speculator
 from elm_mlx.errors import NotEnoughMemory
 
 each_family = pytest.mark.parametrize("source", checkpoints.FAMILIES, indirect=True)
 one_family = pytest.mark.parametrize("source", ["openelm"], indirect=True)
 LENGTHS = (1, 2, 3, 4, 6)
 KINDS = (CacheKind(window=24, sinks=4, margin=8), CacheKind(key_bits=8, value_bits=8), CacheKind(window=20))
-
-
-def always(count: int) -> dict[int, float]:
-    """Costs by which every step has so many proposals."""
-    return {count: 1e-9}
-
-
-class Oracle:
-    """A proposer that knows the answer, and errs as often as it is told to."""
-
-    def __init__(self, answer: Sequence[int], prompt: int, share: float, seed: int) -> None:
-        self.answer, self.prompt, self.share, self.rng = answer, prompt, share, random.Random(seed)
-        self.place = 0
-
-    def read(self, ids: Sequence[int]) -> bool:
-        self.place = len(ids) - self.prompt
-        return True
-
-    def propose(self, most: int) -> list[int]:
-        right = [*self.answer[self.place : self.place + most], *[0] * most][:most]
-        return [one if self.rng.random() < self.share else (one + 1) % checkpoints.VOCAB for one in right]
-
-    def accepted(self, count: int) -> None:
-        pass
-
-
-class Oracles(Speculation):
-    """Gives every sequence an oracle."""
-
-    def __init__(self, lm: elm_mlx.LanguageModel, share: float, count: int = 4) -> None:
-        super().__init__(lm.model, lm.config.num_layers, costs=always(count))
-        self.lm, self.share = lm, share
-
-    def begin(self, sequence: Answer) -> Speculator | None:
-        if not is_possible(sequence.request):
-            return None
-        answer = plain_ids(self.lm, sequence.request)
-        oracle = Oracle(answer, len(sequence.request.prompt), self.share, sequence.number)
-        return Speculator(sequence, oracle, lambda: Gate(self.draft_costs))
 
 
 def own_draft(lm: elm_mlx.LanguageModel, count: int = 3) -> Speculation:

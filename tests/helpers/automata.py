@@ -57,8 +57,8 @@ class Automaton:
         return packed(found)
 
     def accept(self, token: int) -> None:
-        assert self.allowed()[token]
-        assert token not in self.stop_ids
+        if not self.allowed()[token] or token in self.stop_ids:
+            raise Broken(f"{token} is not allowed")
         if self.length == self.fails_after and self.accepting:
             raise Broken(f"after {self.length} ids")
         self.length += 1

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 
 import mlx.core as mx
 import numpy as np
 from helpers import checkpoints
+from helpers.automata import Broken
 
 import elm_mlx
 from elm_mlx.config.generation import Sampling
@@ -64,20 +66,23 @@ def draft_of(lm: elm_mlx.LanguageModel, token_bytes: int = TOKEN_BYTES) -> Draft
 
 
 def plain_ids(lm: elm_mlx.LanguageModel, request: Request, seen: list[mx.array] | None = None) -> list[int]:
-    """The ids that the plain loop gives for a request alone. `seen` is given the logits of each."""
+    """The ids that the plain loop gives for a request alone, until its automaton, if it has one, breaks. `seen` is
+    given the logits of each."""
     assert request.max_tokens
     positions = len(request.prompt) + request.max_tokens - 1
     kind, layers = request.cache, lm.config.num_layers
     cache = make_cache(layers, positions) if kind.is_plain else make_kind_cache(kind, layers, positions)
     sampler = Sampler(request.sampling, request.seed, request.prompt)
     stopper = request.stopper() if request.stopper else None
-    return list(
-        generate(
+    constraint = request.constraint() if request.constraint else None
+    ids: list[int] = []
+    with suppress(Broken):
+        for token in generate(
             lm.model, request.prompt, cache, sampler, max_tokens=request.max_tokens, stop_ids=request.stop_ids,
-            stopper=stopper, constraint=request.constraint() if request.constraint else None, execution=lm.execution,
-            seen=seen,
-        )
-    )  # fmt: skip
+            stopper=stopper, constraint=constraint, execution=lm.execution, seen=seen,
+        ):  # fmt: skip
+            ids.append(token)
+    return ids
 
 
 def random_request(rng: random.Random, number: int, kinds: tuple[CacheKind, ...] = (PLAIN,)) -> Request:
