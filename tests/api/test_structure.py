@@ -201,3 +201,16 @@ def test_a_form_for_which_there_is_no_room_is_refused(demo: elm_mlx.LanguageMode
             demo.submit(TEXT, 20, **options)
     with pytest.raises(NotEnforceable, match="there is room for"):
         demo.submit(TEXT, 100_000, schema=schema | {"minLength": 100_000})
+
+
+def test_neither_kept_prefixes_nor_proposals_nor_company_change_an_answer_with_a_form(
+    demo: elm_mlx.LanguageModel,
+) -> None:
+    options: dict[str, Any] = {"regex": "([a-z]{1,5} ){6}", "temperature": 1.0, "seed": 4}
+    alone = demo.generate(TEXT, 40, reuse=False, **options)
+    company = [demo.submit(TEXT, 40, seed=9), demo.submit(TEXT, 40, choices=["yes", "no"])]
+    assert demo.generate(TEXT, 40, **options).tokens == alone.tokens
+    assert [stream.result().parsed in (None, "yes", "no") for stream in company] == [True, True]
+    assert demo.generate(TEXT, 40, **options).tokens == alone.tokens
+    assert demo.generate(TEXT, 40, lookup=True, **options).tokens == alone.tokens
+    assert re.fullmatch("([a-z]{1,5} ){6}", alone.text) or alone.finish_reason == "length"
