@@ -6,7 +6,7 @@ from collections.abc import Generator, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, Unpack, overload
+from typing import Any, Literal, Unpack, cast, overload
 from weakref import finalize
 
 from elm_mlx.api.batch import AHEAD, answers_as_they_end, answers_in_order
@@ -17,7 +17,7 @@ from elm_mlx.api.prompt_caches import PromptCaches, refuse_short
 from elm_mlx.api.request_maker import RequestMaker
 from elm_mlx.api.siblings import siblings
 from elm_mlx.api.stream import Stream
-from elm_mlx.api.structure import has_form
+from elm_mlx.api.structure import has_form, without_form
 from elm_mlx.api.templates import Templates
 from elm_mlx.arguments import Progress, file_to_write, named_path
 from elm_mlx.config import ModelConfig
@@ -280,7 +280,7 @@ class LanguageModel:
         """
         place = file_to_write("path", path)
         refuse_other_file(place)
-        request = self.request(prompt, 1, **options)
+        request = self.request(prompt, 1, **cast(Options, without_form(options)))
         request = replace(request, stop_ids=frozenset(), stopper=None, logprobs=None, hold=True)
         refuse_short(request.prompt)
         files = self._prompt_caches()

@@ -81,6 +81,11 @@ def has_form(options: Mapping[str, Any]) -> bool:
     return any(options.get(name) is not None for name in FORMS)
 
 
+def without_form(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Options without those that give a form."""
+    return {name: value for name, value in options.items() if name not in FORMS}
+
+
 def form_in(options: Mapping[str, Any]) -> Asked | None:
     """The form that the options ask for, if they ask for one. Raises as `constraint_for` for what is given."""
     given = [name for name in FORMS if options.get(name) is not None]

@@ -22,7 +22,7 @@ def enforced(lm: elm_mlx.LanguageModel) -> list[Case]:
     found = []
     for case in (case for case in cases() if case.subject != FOREIGN):
         try:
-            lm.request("x", 1, schema=case.schema)
+            lm.request("x", None, schema=case.schema)
         except NotEnforceable:
             continue
         found.append(case)

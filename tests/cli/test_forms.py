@@ -43,6 +43,19 @@ def test_what_is_no_form_is_an_error_of_usage(typed: tuple[str, ...], words: str
     assert "Traceback" not in done.err
 
 
+def test_a_prompt_is_saved_and_loaded_beside_a_form(tmp_path: Path) -> None:
+    prompt = (
+        "generate",
+        "-q",
+        "-p",
+        "It is a long way to the sea, and a longer one back home. " * 4,
+        "--choice",
+        "yes",
+    )
+    assert run(*prompt, "--save-cache", tmp_path / "p.safetensors").out == "yes\n"
+    assert run(*prompt, "--load-cache", tmp_path / "p.safetensors").out == "yes\n"
+
+
 def test_lines_of_a_batch_may_ask_for_a_form(tmp_path: Path) -> None:
     inner = {"type": "json_schema", "json_schema": {"name": "n", "schema": json.loads(SCHEMA)}}
     lines = [
