@@ -96,8 +96,8 @@ class LanguageModel:
         how many that is. `options` are those of `elm_mlx.api.options.Options`. Raises InvalidRequest for options
         without a meaning, PromptTooLong for a prompt that leaves no room in the context, unless there is a `window`,
         NotEnoughMemory for a request whose caches can never fit, QueueFull where too many wait, EngineStopped after
-        `close`, Forked. The Stream raises NotFinite for a model whose logits are NaN, and RequestFailed where computing
-        failed.
+        `close`, Forked, NotEnforceable for a form that cannot be enforced; the first use of a form may take a second.
+        The Stream raises NotFinite for a model whose logits are NaN, and RequestFailed where computing failed.
         """
         return self._begin(self.request(prompt, max_tokens, **options))
 

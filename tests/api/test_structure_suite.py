@@ -13,14 +13,14 @@ import elm_mlx
 from elm_mlx.errors import NotEnforceable
 
 OUTPUTS, TOGETHER, LENGTH = 1000, 24, 48
-FOREIGN = "optional/ecmascript-regex"  # patterns that Python's re, and so jsonschema, does not know
+FOREIGN = "\\p{"  # in patterns, which Python's re, and so jsonschema, does not know
 CLOSING = ('"', "}", "]")
 
 
 def enforced(lm: elm_mlx.LanguageModel) -> list[Case]:
     """The schemas of the suite that can be enforced."""
     found = []
-    for case in (case for case in cases() if case.subject != FOREIGN):
+    for case in (case for case in cases() if FOREIGN not in str(case.schema).replace("\\\\", "\\")):
         try:
             lm.request("x", None, schema=case.schema)
         except NotEnforceable:
