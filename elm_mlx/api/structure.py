@@ -178,13 +178,14 @@ def check_text(name: str, given: Any) -> str:
 
 def value_of(request: Request, text: str, reason: str | None, ended_by: int | str | None) -> Any:
     """The value of an answer that has the form its request asks for. None where it asks for none, where the answer did
-    not end by itself, and where the class that is to hold it refuses the value for reasons that no schema says."""
+    not end by itself, where the class that is to hold it refuses the value for reasons that no schema says, and where
+    it is nested deeper than Python reads."""
     structure = request.constraint
     if not isinstance(structure, Structure) or reason != STOP or isinstance(ended_by, str):
         return None
     try:
         return structure.read(text)
-    except (ValueError, TypeError):
+    except (ValueError, TypeError, RecursionError):
         return None
 
 

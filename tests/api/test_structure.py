@@ -16,7 +16,8 @@ import pytest
 
 import elm_mlx
 from elm_mlx.api.dataclass_schema import instance_of, schema_of
-from elm_mlx.api.structure import form_in, read_json
+from elm_mlx.api.structure import Structure, form_in, read_json, value_of
+from elm_mlx.engine.request import Request
 from elm_mlx.errors import InvalidRequest, NotEnforceable
 
 TEXT = "Once upon a time there was"
@@ -183,6 +184,17 @@ def test_what_is_no_form_is_refused_before_anything_is_queued(
         demo.submit(TEXT, 5, **options)
     with pytest.raises(InvalidRequest, match=words):
         demo.batch([], 5, **options)
+
+
+@pytest.mark.parametrize("text", ["[" * 5000 + "]" * 5000, '{"lives":"x","is_black":true}', '{"lives":1}', ""])
+def test_what_the_class_or_python_refuses_is_no_value(text: str) -> None:
+    asked = form_in({"schema": Cat})
+    assert asked
+    structure = Structure(lambda: pytest.fail("nothing is begun"), asked.read, 1)
+    assert value_of(Request((1,), constraint=structure), text, "stop", 2) is None
+    assert value_of(Request((1,), constraint=structure), '{"lives":1,"is_black":true}', "stop", 2) == Cat(
+        lives=1, is_black=True
+    )
 
 
 # Numbers
