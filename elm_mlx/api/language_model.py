@@ -6,7 +6,7 @@ from collections.abc import Generator, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Unpack, overload
+from typing import TYPE_CHECKING, Any, Literal, Unpack, cast, overload
 from weakref import finalize
 
 from elm_mlx.api.batch import AHEAD, answers_as_they_end, answers_in_order
@@ -17,7 +17,7 @@ from elm_mlx.api.prompt_caches import PromptCaches, refuse_short
 from elm_mlx.api.request_maker import RequestMaker
 from elm_mlx.api.siblings import siblings
 from elm_mlx.api.stream import Stream
-from elm_mlx.api.structure import has_form
+from elm_mlx.api.structure import has_form, without_form
 from elm_mlx.api.templates import Templates
 from elm_mlx.api.tool_choice import MOST_CALLS, Choice, choice_of, reading_of
 from elm_mlx.api.tools import tool_of
@@ -101,8 +101,8 @@ class LanguageModel:
         how many that is. `options` are those of `elm_mlx.api.options.Options`. Raises InvalidRequest for options
         without a meaning, PromptTooLong for a prompt that leaves no room in the context, unless there is a `window`,
         NotEnoughMemory for a request whose caches can never fit, QueueFull where too many wait, EngineStopped after
-        `close`, Forked. The Stream raises NotFinite for a model whose logits are NaN, and RequestFailed where computing
-        failed.
+        `close`, Forked, NotEnforceable for a form that cannot be enforced; the first use of a form may take a second.
+        The Stream raises NotFinite for a model whose logits are NaN, and RequestFailed where computing failed.
         """
         return self._begin(self.request(prompt, max_tokens, **options))
 
@@ -376,7 +376,7 @@ class LanguageModel:
         """
         place = file_to_write("path", path)
         refuse_other_file(place)
-        request = self.request(prompt, 1, **options)
+        request = self.request(prompt, 1, **cast(Options, without_form(options)))
         request = replace(request, stop_ids=frozenset(), stopper=None, logprobs=None, hold=True)
         refuse_short(request.prompt)
         files = self._prompt_caches()

@@ -95,7 +95,7 @@ class ConstraintRow:
     def _words(self) -> np.ndarray:
         """llguidance's mask of the model's ids, without the one that stands for the end of a text there."""
         words = np.frombuffer(self._matcher.compute_bitmask(), np.uint32)[: -(-self._ids.rows // 32)].copy()
-        if self._ids.end < self._ids.rows:
+        if self._ids.end // 32 < len(words):
             words[self._ids.end // 32] &= ~np.uint32(1 << self._ids.end % 32)
         return words
 

@@ -30,7 +30,7 @@ TIME_LIMIT_S = 1.0
 # has two spellings: else a key could come twice, the second time past what the schema says of it.
 JSON_OPTIONS: Any = {"whitespace_flexible": False, "json_allowed_escapes": 'nrtbf\\"'}
 ANY_OBJECT = '{"type":"object"}'
-# What compiling and each mask may cost: steps of llguidance's lexer and parser. The first two are a tenth and a quarter
+# What compiling and each mask may cost: steps of llguidance's lexer and parser. The first two are a quarter and a fifth
 # of its own defaults, so that one hostile form cannot hold up an engine for long.
 LIMITS: dict[str, Any] = {"step_lexer_fuel": 50_000, "max_lexer_states": 50_000, "verbose_errors": False}
 

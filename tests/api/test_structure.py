@@ -16,7 +16,8 @@ import pytest
 
 import elm_mlx
 from elm_mlx.api.dataclass_schema import instance_of, schema_of
-from elm_mlx.api.structure import form_in, read_json
+from elm_mlx.api.structure import Structure, form_in, read_json, value_of
+from elm_mlx.engine.request import Request
 from elm_mlx.errors import InvalidRequest, NotEnforceable
 
 TEXT = "Once upon a time there was"
@@ -185,6 +186,17 @@ def test_what_is_no_form_is_refused_before_anything_is_queued(
         demo.batch([], 5, **options)
 
 
+@pytest.mark.parametrize("text", ["[" * 5000 + "]" * 5000, '{"lives":"x","is_black":true}', '{"lives":1}', ""])
+def test_what_the_class_or_python_refuses_is_no_value(text: str) -> None:
+    asked = form_in({"schema": Cat})
+    assert asked
+    structure = Structure(lambda: pytest.fail("nothing is begun"), asked.read, 1)
+    assert value_of(Request((1,), constraint=structure), text, "stop", 2) is None
+    assert value_of(Request((1,), constraint=structure), '{"lives":1,"is_black":true}', "stop", 2) == Cat(
+        lives=1, is_black=True
+    )
+
+
 # Numbers
 
 
@@ -192,3 +204,25 @@ def test_numbers_beyond_what_python_reads_are_read() -> None:
     most = sys.float_info.max
     assert read_json("[1e999,-1e999,1.5]") == [most, -most, 1.5]
     assert read_json("9" * 5000) == int(Decimal("9" * 5000))
+
+
+def test_a_form_for_which_there_is_no_room_is_refused(demo: elm_mlx.LanguageModel) -> None:
+    schema = {"type": "string", "minLength": 3000}
+    for options in ({"schema": schema}, {"choices": ["a" * 3000]}):
+        with pytest.raises(NotEnforceable, match=r"takes at least \d+ tokens, and there is room for 20"):
+            demo.submit(TEXT, 20, **options)
+    with pytest.raises(NotEnforceable, match="there is room for"):
+        demo.submit(TEXT, 100_000, schema=schema | {"minLength": 100_000})
+
+
+def test_neither_kept_prefixes_nor_proposals_nor_company_change_an_answer_with_a_form(
+    demo: elm_mlx.LanguageModel,
+) -> None:
+    options: dict[str, Any] = {"regex": "([a-z]{1,5} ){6}", "temperature": 1.0, "seed": 4}
+    alone = demo.generate(TEXT, 40, reuse=False, **options)
+    company = [demo.submit(TEXT, 40, seed=9), demo.submit(TEXT, 40, choices=["yes", "no"])]
+    assert demo.generate(TEXT, 40, **options).tokens == alone.tokens
+    assert [stream.result().parsed in (None, "yes", "no") for stream in company] == [True, True]
+    assert demo.generate(TEXT, 40, **options).tokens == alone.tokens
+    assert demo.generate(TEXT, 40, lookup=True, **options).tokens == alone.tokens
+    assert re.fullmatch("([a-z]{1,5} ){6}", alone.text) or alone.finish_reason == "length"

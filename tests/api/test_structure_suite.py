@@ -13,15 +13,16 @@ import elm_mlx
 from elm_mlx.errors import NotEnforceable
 
 OUTPUTS, TOGETHER, LENGTH = 1000, 24, 48
+FOREIGN = "\\p{"  # in patterns, which Python's re, and so jsonschema, does not know
 CLOSING = ('"', "}", "]")
 
 
 def enforced(lm: elm_mlx.LanguageModel) -> list[Case]:
     """The schemas of the suite that can be enforced."""
     found = []
-    for case in cases():
+    for case in (case for case in cases() if FOREIGN not in str(case.schema).replace("\\\\", "\\")):
         try:
-            lm.request("x", 1, schema=case.schema)
+            lm.request("x", None, schema=case.schema)
         except NotEnforceable:
             continue
         found.append(case)
@@ -32,8 +33,7 @@ def enforced(lm: elm_mlx.LanguageModel) -> list[Case]:
 @pytest.mark.slow
 def test_of_a_thousand_answers_most_end_and_all_that_end_validate() -> None:
     with elm_mlx.load(rows=8) as lm:
-        known = lm.tokenizer.vocabulary
-        favoured = [known[text] for text in CLOSING] + sorted(lm.stop_ids)
+        favoured = [lm.tokenizer.encode_inside(text)[0] for text in CLOSING] + sorted(lm.stop_ids)
         options = {"temperature": 1.5, "logit_bias": dict.fromkeys(favoured, 6.0)}
         ended, counts = 0, dict[str, Counter[str]]()
         numbered = enumerate(islice(cycle(enforced(lm)), OUTPUTS))
