@@ -3,6 +3,7 @@
     ElmError                     exit code 1: something failed at run time
     ├── InvalidRequest           2: an argument has no meaning (also a ValueError)
     │   ├── PromptTooLong        2: the prompt does not fit the model's context
+    │   │   └── ExceededContextWindow  2: a session's transcript does not
     │   └── NotEnforceable       2: the form that an answer is to have cannot be enforced
     ├── BadCheckpoint            65: a file is damaged, inconsistent or hostile
     │   └── NotFinite            65: weights are NaN or infinite, or a model gives such logits
@@ -22,6 +23,8 @@
     ├── RequestFailed            79: computing failed in a step that this request took part in
     ├── EngineStopped            80: the model was closed, or computing failed twice in a row
     ├── Forked                   81: a process made by fork uses the model of its parent (also a RuntimeError)
+    ├── ConcurrentRequests       84: a session is asked while it answers
+    ├── ToolCallError            85: an answer goes on calling tools
     └── Unfinished               a request ended before its answer did: it has the completion so far
         ├── Cancelled            82: it was cancelled
         └── TimedOut             83: it was not answered in time (also a TimeoutError)
@@ -66,7 +69,15 @@ class InvalidRequest(ElmError, ValueError):
 
 
 class PromptTooLong(InvalidRequest):
-    """The prompt does not fit the model's context."""
+    """The prompt, of `tokens` tokens, does not fit the model's context of `context` tokens."""
+
+    def __init__(self, message: str, advice: str = "", tokens: int = 0, context: int = 0) -> None:
+        super().__init__(message, advice)
+        self.tokens, self.context = tokens, context
+
+
+class ExceededContextWindow(PromptTooLong):
+    """The transcript of a session, with what was asked last, does not fit the model's context."""
 
 
 class NotEnforceable(InvalidRequest):
@@ -177,6 +188,18 @@ class Forked(ElmError, RuntimeError):
     """A process that was made by fork uses the model of its parent, whose threads do not exist there."""
 
     exit_code = 81
+
+
+class ConcurrentRequests(ElmError):
+    """A session was asked while it answers. It answers one request at a time; a model has any number of sessions."""
+
+    exit_code = 84
+
+
+class ToolCallError(ElmError):
+    """A turn of a session called tools in more rounds than it may, and had no answer."""
+
+    exit_code = 85
 
 
 class Unfinished(ElmError):

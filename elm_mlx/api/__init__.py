@@ -6,6 +6,8 @@ from elm_mlx.api.language_model import LanguageModel
 from elm_mlx.api.loading import load
 from elm_mlx.api.model_info import ModelInfo, info
 from elm_mlx.api.options import Options
+from elm_mlx.api.session import Session
+from elm_mlx.api.session_stream import SessionStream
 from elm_mlx.api.stream import Stream
 from elm_mlx.api.tools import Tool, tool_of
 from elm_mlx.engine.logprobs import TokenLogprob
@@ -17,6 +19,8 @@ __all__ = [
     "ModelInfo",
     "Options",
     "Piece",
+    "Session",
+    "SessionStream",
     "Stats",
     "Stream",
     "TokenLogprob",

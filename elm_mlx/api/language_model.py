@@ -6,7 +6,7 @@ from collections.abc import Generator, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, Unpack, overload
+from typing import TYPE_CHECKING, Any, Literal, Unpack, cast, overload
 from weakref import finalize
 
 from elm_mlx.api.batch import AHEAD, answers_as_they_end, answers_in_order
@@ -17,7 +17,7 @@ from elm_mlx.api.prompt_caches import PromptCaches, refuse_short
 from elm_mlx.api.request_maker import RequestMaker
 from elm_mlx.api.siblings import siblings
 from elm_mlx.api.stream import Stream
-from elm_mlx.api.structure import has_form
+from elm_mlx.api.structure import has_form, without_form
 from elm_mlx.api.templates import Templates
 from elm_mlx.api.tool_choice import MOST_CALLS, Choice, choice_of, reading_of
 from elm_mlx.api.tools import tool_of
@@ -36,6 +36,9 @@ from elm_mlx.models.model import Model
 from elm_mlx.store.load import LoadedModel
 from elm_mlx.store.prompt_cache import refuse_other_file
 from elm_mlx.text.tokenizer import Tokenizer
+
+if TYPE_CHECKING:
+    from elm_mlx.api.session import Session
 
 
 class LanguageModel:
@@ -98,8 +101,8 @@ class LanguageModel:
         how many that is. `options` are those of `elm_mlx.api.options.Options`. Raises InvalidRequest for options
         without a meaning, PromptTooLong for a prompt that leaves no room in the context, unless there is a `window`,
         NotEnoughMemory for a request whose caches can never fit, QueueFull where too many wait, EngineStopped after
-        `close`, Forked. The Stream raises NotFinite for a model whose logits are NaN, and RequestFailed where computing
-        failed.
+        `close`, Forked, NotEnforceable for a form that cannot be enforced; the first use of a form may take a second.
+        The Stream raises NotFinite for a model whose logits are NaN, and RequestFailed where computing failed.
         """
         return self._begin(self.request(prompt, max_tokens, **options))
 
@@ -273,17 +276,19 @@ class LanguageModel:
         tools: Iterable[Any] | None = None,
         tool_choice: Any = None,
         progress: Progress | None = None,
+        owner: int | None = None,
         **options: Unpack[Options],
     ) -> Stream:
         """Asks for an answer as `chat` does, and returns at once. A call comes as one Piece of kind "tool", once it is
-        whole. `progress` as of `stream`. Raises as `chat`."""
+        whole. `progress` as of `stream`. What is kept of a request with an `owner` is for that owner's next one: a
+        number of a session. Raises as `chat`."""
         choice = choice_of(tools, tool_choice, options)
         if choice.tools:
             self._templates.refuse_without_tools()
         request = self.request(self.chat_prompt(messages, tools=choice.schemas), max_tokens, **options)
         if choice.must and (form := choice.form(most=MOST_CALLS if self._templates.takes_several_calls() else 1)):
             request = replace(request, constraint=self._maker.grammars.compile(form, request.stop_ids))
-        return self._begin(request, progress, choice=choice)
+        return self._begin(replace(request, owner=owner), progress, choice=choice)
 
     async def achat(
         self,
@@ -314,6 +319,29 @@ class LanguageModel:
         """Answers as `chat` does, for `async for piece in lm.achat_stream(...)`. Leaving the loop cancels the request.
         Raises as `chat`."""
         return self.chat_stream(messages, max_tokens, tools=tools, tool_choice=tool_choice, **options)
+
+    def session(
+        self,
+        instructions: str | None = None,
+        *,
+        tools: Iterable[Any] = (),
+        transcript: str | Path | Sequence[Mapping[str, Any]] | None = None,
+        tool_rounds: int = 8,
+        tool_seconds: float = 60.0,
+        **options: Unpack[Options],
+    ) -> Session:
+        """Begins a conversation that keeps its own state, told these `instructions`; or goes on after a `transcript`:
+        messages, or a file that a session has saved. `options` are for all its turns, each of which may have others.
+
+        `tools` are JSON schemas, or Python functions, sync or async, which the session runs: in at most `tool_rounds`
+        rounds a turn, each call for at most `tool_seconds`. Raises InvalidRequest for what has no meaning, NotFound
+        where the model has no chat template, EngineStopped after `close`.
+        """
+        from elm_mlx.api.session_opening import open_session, toolbox_of  # here, as most programs need none
+
+        self._worker.check()
+        toolbox = toolbox_of(tools, tool_rounds, tool_seconds)
+        return open_session(self, instructions, transcript, toolbox, options)
 
     def logits(self, ids: Sequence[int]) -> mx.array:
         """The logits after every id: ids (L,) -> evaluated logits (L, V) in float32.
@@ -348,7 +376,7 @@ class LanguageModel:
         """
         place = file_to_write("path", path)
         refuse_other_file(place)
-        request = self.request(prompt, 1, **options)
+        request = self.request(prompt, 1, **cast(Options, without_form(options)))
         request = replace(request, stop_ids=frozenset(), stopper=None, logprobs=None, hold=True)
         refuse_short(request.prompt)
         files = self._prompt_caches()

@@ -50,8 +50,10 @@ class Options(TypedDict, total=False):
     With `lookup` ids are proposed that followed the same ids earlier in the prompt or the answer, instead of a draft's:
     for answers that copy. The answer stays the same. Nothing is proposed while other requests run.
 
-    One of `schema` (a JSON schema as a dict, a dataclass, or a pydantic model), `regex`, `choices` (texts), `grammar`
-    (in Lark's notation) and `response_format` (OpenAI's object) gives the form that the answer must have.
+    One of `schema` (a JSON schema as a dict or text, a dataclass, or a pydantic model's class), `regex`, `choices`
+    (texts), `grammar` (in Lark's notation) and `response_format` (OpenAI's object) gives the form that the answer must
+    have, which is enforced, or refused with the reason; `parsed` of the completion is the answer's value. It needs the
+    extra `structure`.
     """
 
     temperature: float | None

@@ -40,10 +40,13 @@ class RequestMaker:
         ids = self.ids(prompt)
         strings = *self.stop_strings, *check_stop_strings(options.get("stop"))
         ends = stopping(self.tokenizer, self.stop_ids, strings)
+        room = self.room(len(ids), max_tokens, options.get("window"))
+        if constraint := constraint_for(options, self.grammars, ends.ids):
+            constraint.check_room(room)
         reuse = options.get("reuse") is not False
         return Request(
             tuple(ids),
-            self.room(len(ids), max_tokens, options.get("window")),
+            room,
             sampling,
             options.get("seed"),
             ends.ids,
@@ -53,7 +56,7 @@ class RequestMaker:
             cache=cache_kind(options, self.config.context_length),
             stopper=ends.stopper,
             lookup=options.get("lookup") is True,
-            constraint=constraint_for(options, self.grammars, ends.ids),
+            constraint=constraint,
         )
 
     def check(self, prompts: Iterable[str | Sequence[int]], max_tokens: int | None, options: Options) -> None:
@@ -95,4 +98,4 @@ class RequestMaker:
     def too_long(self, length: int, advice: str = "") -> PromptTooLong:
         """The error for a prompt of so many tokens, which the context has no room for."""
         return PromptTooLong(f"The prompt has {length} tokens and the model's context {self.config.context_length}. "
-                             "Shorten the prompt.", advice)  # fmt: skip
+                             "Shorten the prompt.", advice, length, self.config.context_length)  # fmt: skip

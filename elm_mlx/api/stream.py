@@ -133,6 +133,11 @@ class Stream:
         self.cancel()
 
     @property
+    def prompt(self) -> tuple[int, ...]:
+        """The ids that the model was asked to go on from."""
+        return self._handle.request.prompt
+
+    @property
     def completion(self) -> Completion:
         """The answer as far as it was read; of a stream that nobody iterates over, as far as it has come."""
         if not self._is_read:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ from elm_mlx.engine.sequence import STOP
 from elm_mlx.errors import InvalidRequest, NotEnforceable
 from elm_mlx.text.grammar import Form, Grammars
 from elm_mlx.text.schema import check_length, check_schema
+from elm_mlx.text.schema_length import fewest_bytes
 
 FORMS = ("schema", "regex", "choices", "grammar", "response_format")  # the options of which a call may have one
 MOST_CHOICES = 4096
@@ -36,13 +38,20 @@ class Asked:
 
 
 class Structure:
-    """What a request has as its constraint: it begins one for each answer, and reads the answer's value."""
+    """What a request has as its constraint: it begins one for each answer, and reads the answer's value. An answer has
+    at least so many `tokens`, the one that ends it included."""
 
-    def __init__(self, begin: Callable[[], Constraint], read: Callable[[str], Any]) -> None:
-        self._begin, self.read = begin, read
+    def __init__(self, begin: Callable[[], Constraint], read: Callable[[str], Any], tokens: int) -> None:
+        self._begin, self.read, self._tokens = begin, read, tokens
 
     def __call__(self) -> Constraint:
         return self._begin()
+
+    def check_room(self, room: int | None) -> None:
+        """Raises NotEnforceable where no answer fits into so many tokens."""
+        if room is not None and room < self._tokens:
+            raise NotEnforceable(f"An answer of this form takes at least {self._tokens} tokens, and there is room for "
+                                 f"{room}.", "Give more {max_tokens}, or a shorter prompt.")  # fmt: skip
 
 
 def constraint_for(options: Mapping[str, Any], grammars: Grammars, stop_ids: frozenset[int]) -> Structure | None:
@@ -51,13 +60,30 @@ def constraint_for(options: Mapping[str, Any], grammars: Grammars, stop_ids: fro
     Raises InvalidRequest for what is no form, or several; NotEnforceable, with the reason, for one that cannot be
     enforced; NotFound without the extra `structure`; Unsupported, QueueFull.
     """
-    asked = form_in(options)
-    return Structure(grammars.compile(asked.form, stop_ids), asked.read) if asked else None
+    if not (asked := form_in(options)):
+        return None
+    begin = grammars.compile(asked.form, stop_ids)
+    return Structure(begin, asked.read, math.ceil(least_bytes(asked.form) / grammars.longest_token) + 1)
+
+
+def least_bytes(form: Form) -> float:
+    """The fewest bytes of a text that has a form, or fewer. Raises NotEnforceable where no text has it."""
+    if form.kind == "choice":
+        return min(len(text.encode()) for text in json.loads(form.text))
+    least = fewest_bytes(form.text) if form.kind == "json_schema" else 0
+    if least == math.inf:
+        raise NotEnforceable("The form of the answer cannot be enforced: no value fits the schema.")
+    return least
 
 
 def has_form(options: Mapping[str, Any]) -> bool:
     """Whether options ask for a form, which may take a second to compile."""
     return any(options.get(name) is not None for name in FORMS)
+
+
+def without_form(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Options without those that give a form."""
+    return {name: value for name, value in options.items() if name not in FORMS}
 
 
 def form_in(options: Mapping[str, Any]) -> Asked | None:
@@ -152,13 +178,14 @@ def check_text(name: str, given: Any) -> str:
 
 def value_of(request: Request, text: str, reason: str | None, ended_by: int | str | None) -> Any:
     """The value of an answer that has the form its request asks for. None where it asks for none, where the answer did
-    not end by itself, and where the class that is to hold it refuses the value for reasons that no schema says."""
+    not end by itself, where the class that is to hold it refuses the value for reasons that no schema says, and where
+    it is nested deeper than Python reads."""
     structure = request.constraint
     if not isinstance(structure, Structure) or reason != STOP or isinstance(ended_by, str):
         return None
     try:
         return structure.read(text)
-    except (ValueError, TypeError):
+    except (ValueError, TypeError, RecursionError):
         return None
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -12,6 +13,8 @@ import click
 
 from elm_mlx.cli import conversation
 from elm_mlx.cli.blas import prefer_fast_blas
+from elm_mlx.cli.chat_files import read_schema, read_tools
+from elm_mlx.cli.chat_session import open_session, print_pieces
 from elm_mlx.cli.find import NO_SYSTEM, load_with_notices, refuse_system
 from elm_mlx.cli.generation_options import (
     CACHES,
@@ -32,7 +35,7 @@ from elm_mlx.cli.wishes import settle
 from elm_mlx.errors import ElmError, InvalidRequest, PromptTooLong
 
 if TYPE_CHECKING:
-    from elm_mlx.api import Completion, LanguageModel, Stream
+    from elm_mlx.api import LanguageModel, SessionStream
 
 PROMPT, MORE = "> ", ". "
 BLOCK = '"""'  # begins and ends a text of several lines
@@ -44,6 +47,8 @@ HELP = {
     "/stats": "show the figures of the last answer",
     "/save FILE": "write the conversation as JSON",
     "/load FILE": "go on with a saved conversation",
+    "/tools FILE": "tell the model of the tools in a JSON file; you type their results (off: no tools)",
+    "/schema FILE": "give answers the form of the JSON schema in a file (off: any form)",
     "/exit": "leave, as Ctrl-D does",
 }
 
@@ -144,14 +149,25 @@ def read_entry() -> str:
 
 
 class Chat:
-    """A conversation: messages for a model with a template, one growing text for any other."""
+    """A conversation as a session: messages for a model with a template, one growing text for any other."""
 
     def __init__(self, lm: LanguageModel, system: str | None, options: dict[str, Any]) -> None:
         self.lm, self.options = lm, options
-        self.messages: list[dict[str, str]] = []
-        self.system = system
-        self.last: Stream | None = None
+        self.tools: list[Any] = []
+        self.last: SessionStream | None = None
         self.failure: ElmError | None = None  # the first one
+        self.begin(system, [])
+
+    def begin(self, system: str | None, messages: list[Any]) -> None:
+        """Goes on after these messages, in a new session."""
+        told = [{"role": "system", "content": system}] if system else []
+        self.session = open_session(self.lm, [*told, *messages], self.tools)
+        self.system = system
+
+    @property
+    def messages(self) -> list[Any]:
+        """What was said so far, without the system message."""
+        return self.session.transcript[bool(self.system) :]
 
     def run(self, entries: Iterator[str]) -> None:
         """Answers each entry, until there are no more or one asks to leave. Of those that fail the error is told, and
@@ -159,68 +175,60 @@ class Chat:
         for text in entries:
             if text.strip() in ("/exit", "/quit", "/bye"):
                 return
-            before = list(self.messages)
             try:
-                self.handle(text)
+                self.handle(text)  # where it fails, the conversation stays as it was
             except ElmError as error:
-                self.messages = before  # a message that cannot be answered is dropped
                 self.failure = self.failure or error
                 anew = " /reset begins a new conversation." if isinstance(error, PromptTooLong) else ""
                 tell(f"elm-mlx: {with_flags(error)}{anew}")
             except KeyboardInterrupt:
-                self.messages = before  # stopped before there was an answer
                 end_line()
 
     def handle(self, text: str) -> None:
-        """Carries out one entry: a command if it begins with /, else a message to answer."""
+        """Carries out one entry: a command if it begins with /, else a message to answer, or the result of a call."""
         name, _, rest = text.strip().partition(" ")
         if name.startswith("/"):
             self.commands().get(name, self.refuse_unknown)(rest.strip())
+        elif calls := self.session.pending_calls:
+            self.session.add_results({calls[0].id: text})
+            if not self.show_call():
+                self.answer(None)
         elif text.strip():
-            self.messages.append({"role": "user", "content": text})
-            self.answer()
+            self.answer(text)
 
     def commands(self) -> dict[str, Callable[[str], None]]:
         """The commands that may be typed instead of a message, by name."""
         return {
             "/help": self.show_help,
             "/system": self.set_system,
-            "/reset": lambda _: self.messages.clear(),
+            "/reset": lambda _: self.begin(self.system, []),
             "/regen": self.regenerate,
             "/stats": self.show_stats,
             "/save": self.save,
             "/load": self.load,
+            "/tools": self.set_tools,
+            "/schema": self.set_schema,
         }
 
-    def prompt(self) -> list[int]:
-        """The ids that the model is given: the messages by its template, or the whole text so far."""
-        if not self.lm.has_chat_template:
-            return self.lm.tokenizer.encode("".join(message["content"] for message in self.messages))
-        told = [{"role": "system", "content": self.system}] if self.system else []
-        return self.lm.chat_prompt([*told, *self.messages])
-
-    def answer(self) -> None:
-        """Prints the answer to the last message as it comes. Ctrl-C stops it: what came stays as the answer. Raises
-        KeyboardInterrupt where nothing came."""
-        prompt = self.prompt()
-        stream = self.lm.stream(prompt, **self.options)
+    def answer(self, text: str | None) -> None:
+        """Prints the answer to a message (None: to the last one) as it comes. Ctrl-C stops it: what came stays as the
+        answer. Raises KeyboardInterrupt where nothing came."""
+        choice = "none" if self.options.get("schema") else "auto"  # a form leaves no room for calls
+        stream = self.session.stream(text, tool_choice=choice, **self.options)
         is_whole = print_pieces(stream)
-        if not (is_whole or stream.completion.tokens):
-            raise KeyboardInterrupt
         self.last = stream
         print()
-        self.messages.append({"role": "assistant", "content": self.answer_text(prompt, stream.completion)})
         if is_whole and self.lm.has_chat_template and stream.completion.finish_reason == "length":
             tell("The answer was cut at its length; --max-tokens allows for longer ones.")
+        self.show_call()
 
-    def answer_text(self, prompt: list[int], done: Completion) -> str:
-        """The text of an answer; where that continues the prompt's text, with the blank that may stand between them."""
-        if self.lm.has_chat_template:
-            return done.text
-        decode = self.lm.tokenizer.decode
-        cut = len(decode(done.tokens)) - len(done.text)  # characters of a stop string, and after it
-        text = decode([*prompt, *done.tokens])
-        return text[: len(text) - cut].removeprefix(decode(prompt))
+    def show_call(self) -> bool:
+        """Shows the next call that waits for its result, and returns whether there is one."""
+        calls = self.session.pending_calls
+        if calls:
+            arguments = json.dumps(dict(calls[0].arguments), ensure_ascii=False)
+            tell(f"The model calls {calls[0].name} with {arguments}. Type the result.")
+        return bool(calls)
 
     def refuse_unknown(self, _: str) -> None:
         raise InvalidRequest("There is no such command; /help lists them.")
@@ -232,15 +240,35 @@ class Chat:
     def set_system(self, text: str) -> None:
         if not self.lm.has_chat_template:
             raise InvalidRequest(NO_SYSTEM)
-        self.system = text or None
-        self.messages.clear()
+        self.begin(text or None, [])
+
+    def set_tools(self, name: str) -> None:
+        """Tells the model of the tools in a file from now on; "off" takes them away."""
+        if not self.lm.has_chat_template:
+            raise InvalidRequest("This model has no chat template, so it can be given no tools.")
+        self.tools, before = [] if name == "off" else read_tools(name), self.tools
+        try:
+            self.begin(self.system, self.messages)
+        except ElmError:
+            self.tools = before
+            raise
+        tell(f"{len(self.tools)} tools.")
+
+    def set_schema(self, name: str) -> None:
+        """Gives the next answers the form of the JSON schema in a file; "off" takes it away."""
+        self.options = {**self.options, "schema": None if name == "off" else read_schema(name)}
 
     def regenerate(self, _: str) -> None:
-        if self.messages and self.messages[-1]["role"] == "assistant":
-            self.messages.pop()
-        if not self.messages:
+        before = self.session.transcript
+        asked = [place for place, message in enumerate(before, 1) if message["role"] == "user"]
+        if not asked:
             raise InvalidRequest("There is no message to answer yet.")
-        self.answer()
+        self.session.transcript = before[: asked[-1]]
+        try:
+            self.answer(None)
+        except BaseException:
+            self.session.transcript = before
+            raise
 
     def show_stats(self, _: str) -> None:
         if self.last is None:
@@ -251,7 +279,7 @@ class Chat:
         """Writes the conversation as JSON. Raises InvalidRequest without a name, and as `conversation.save`."""
         if not name:
             raise InvalidRequest("Give a file: /save FILE.")
-        conversation.save(name, self.system, self.messages)
+        conversation.save(name, self.session.transcript)
         tell(f"Saved to {name}.")
 
     def load(self, name: str) -> None:
@@ -259,21 +287,5 @@ class Chat:
         `conversation.load`."""
         if not name:
             raise InvalidRequest("Give a file: /load FILE.")
-        self.system, self.messages = conversation.load(name)
+        self.begin(*conversation.load(name))
         tell(f"{len(self.messages)} messages loaded.")
-
-
-def print_pieces(stream: Stream) -> bool:
-    """Prints an answer as it comes; returns whether it came to its end, and was not stopped by Ctrl-C."""
-    try:
-        for piece in stream:
-            print(piece.text, end="", flush=True)
-    except KeyboardInterrupt:
-        return False
-    except ElmError:
-        if stream.completion.text:
-            print()  # what came stays, and the error begins a line
-        raise
-    finally:
-        stream.close()
-    return True

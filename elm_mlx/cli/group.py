@@ -65,8 +65,9 @@ Exit codes:
   72 not verified                 73 output exists   74 disk full
   75 hub unreachable              76 too many wait   77 licence or token asked for
   78 unsupported   79 request failed                 80 engine stopped
-  81 forked        82 cancelled   83 timed out       129 hung up
-  130 interrupted  141 reader gone                   143 terminated"""
+  81 forked        82 cancelled   83 timed out       84 session answers
+  85 tools called too often       129 hung up        130 interrupted
+  141 reader gone                 143 terminated"""
 
 
 class LazyGroup(click.Group):

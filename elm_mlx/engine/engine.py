@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
+from dataclasses import replace
 from itertools import count, islice
 
 import mlx.core as mx
@@ -166,6 +167,13 @@ class Engine:
             if self._is_wanted(one):
                 self.prefixes.put(held_ids(one), caches, one.request.cache)
 
+    def disown(self, owner: int) -> None:
+        """Lets anybody have what is kept for an owner, who asks no more, and what its requests will leave."""
+        self.prefixes.disown(owner)
+        for one in self.active.values():
+            if one.request.owner == owner:
+                one.request = replace(one.request, owner=None)
+
     def _room(self, request: Request) -> int:
         """The most ids that the answer may have. Where the request names no number it is what the context has left, cut
         to an even share of the budget, so that such requests can be answered together."""
@@ -252,7 +260,7 @@ class Engine:
         best = max(lengths, key=lengths.__getitem__, default=None)
         if best and lengths[best] > (found.shared if found else self.prefixes.LEAST - 1):
             return self.batch.copy(best, min(lengths[best], len(prompt) - 1), one.positions, self._reserve(one))
-        return self.prefixes.borrow(found, one.positions, self._reserve(one)) if found else None
+        return self.prefixes.borrow(found, one.positions, self._reserve(one), one.request.owner) if found else None
 
     def _shared(self, one: Sequence, other: Sequence) -> int:
         """How many ids a prompt shares with a running row; 0 where the row's cache is of another kind, or its window
@@ -353,7 +361,7 @@ class Engine:
         self.active.pop(one.number)
         self.leaving.pop(one, None)
         if caches:
-            self.prefixes.put(held_ids(one), caches, one.request.cache)
+            self.prefixes.put(held_ids(one), caches, one.request.cache, one.request.owner)
 
 
 def is_sibling(one: Sequence, other: Sequence) -> bool:

@@ -22,13 +22,15 @@ from elm_mlx.engine.cache.layer import Layer, can_shorten
 # worth a copy. Chosen, not measured.
 LOST_SHARE = 0.25
 LAST = 1e12  # seconds: puts what somebody has loaded behind all that was used by chance
+OWNED = 3600.0  # seconds: so much longer an owner may think before it asks again; chosen, not measured
 
 
 @dataclass(eq=False)
 class Entry:
     """A kept cache of some `kind`: `ids` (int32) are those of exactly the positions that it holds, those included that
     a window has forgotten. `used` is a time of `time.monotonic`. One that `stays`, since somebody has loaded it, is
-    only ever copied, and gives way last."""
+    only ever copied, and gives way last. One with an `owner` is copied for all others, and gives way later than if
+    anybody might ask again."""
 
     ids: np.ndarray
     cache: list[Layer]
@@ -36,11 +38,12 @@ class Entry:
     kind: CacheKind = PLAIN
     stays: bool = False
     used: float = field(default_factory=time.monotonic)
+    owner: int | None = None
 
     @property
     def turn(self) -> float:
         """When it gives way: the entry with the least number goes first."""
-        return self.used + (LAST if self.stays else 0)
+        return self.used + (LAST if self.stays else OWNED if self.owner is not None else 0)
 
     def can_serve(self, length: int, kind: CacheKind) -> bool:
         """Whether a request for this kind can begin with the first `length` positions of this cache."""
@@ -75,11 +78,6 @@ class Prefixes:
         """When that cache was last used which goes next; infinite where none is kept."""
         return min((entry.turn for entry in self.entries), default=math.inf)
 
-    @property
-    def staying(self) -> int:
-        """Bytes of the caches that stay."""
-        return sum(entry.nbytes for entry in self.entries if entry.stays)
-
     def find(self, ids: Sequence[int], kind: CacheKind = PLAIN) -> Found | None:
         """The kept cache of this kind that shares the most ids with the beginning of a prompt, of several the one with
         the fewest beyond; None where no cache shares LEAST that can still be trimmed to what it shares. The prompt's
@@ -90,16 +88,18 @@ class Prefixes:
         best = max(found, key=lambda one: (one.shared, -len(one.entry.ids)), default=None)
         return best if best and best.shared >= self.LEAST else None
 
-    def borrow(self, found: Found, capacity: int, reserve: int = RESERVE) -> list[Layer]:
-        """A cache of `capacity` positions that holds the shared ones: handed over where little is lost by that, or
-        where the request has no room beside it, else copied; one that stays is copied. When its buffers grow, they get
-        room for `reserve`.
+    def borrow(self, found: Found, capacity: int, reserve: int = RESERVE, owner: int | None = None) -> list[Layer]:
+        """A cache of `capacity` positions that holds the shared ones: handed over to its owner; to others where little
+        is lost by that, or where the request has no room beside it, else copied; one that stays is copied. When its
+        buffers grow, they get room for `reserve`.
 
         Ask before the request reserves its bytes. A copy is not evaluated, and a cache that was handed over may take
         more bytes than its positions need, as its buffers stay.
         """
         lost = len(found.entry.ids) - found.shared
-        if found.entry.stays or (lost > LOST_SHARE * found.shared and self._fits_beside(found.entry, capacity)):
+        whose = found.entry.owner
+        is_wanted = whose != owner if whose is not None else lost > LOST_SHARE * found.shared
+        if found.entry.stays or (is_wanted and self._fits_beside(found.entry, capacity)):
             return self.copy(found, capacity, reserve)
         cache = self.take(found)
         for layer in cache:
@@ -123,29 +123,44 @@ class Prefixes:
         """Whether a cache of so many bytes may be kept, once its request has given back what it reserved."""
         return nbytes <= self.budget.kept
 
-    def put(self, ids: Sequence[int], cache: Sequence[Layer], kind: CacheKind = PLAIN) -> bool:
+    def put(
+        self, ids: Sequence[int], cache: Sequence[Layer], kind: CacheKind = PLAIN, owner: int | None = None
+    ) -> bool:
         """Keeps an evaluated cache of one row, and returns whether it did. `ids` are those of exactly the positions
         held.
 
         Kept caches of this kind whose ids begin these ids are dropped, as this one has all of theirs; where one holds
-        all of these, it is kept instead. Raises ValueError where the cache holds another number of positions.
+        all of these, it is kept instead. Neither goes for those of another owner, and an owner has one at a time.
+        Nothing is dropped for it that gives way later than it does. Raises ValueError where the cache holds another
+        number of positions.
         """
-        new = Entry(as_ids(ids), [*cache], cache_bytes(cache), kind)
+        new = Entry(as_ids(ids), [*cache], cache_bytes(cache), kind, owner=owner)
         if len(new.ids) != cache[0].offset:
             raise ValueError(f"A cache of {cache[0].offset} positions is to be kept with {len(new.ids)} ids.")
         shared = [(entry, shared_length(new.ids, entry.ids)) for entry in self.entries]
         holders = (entry for entry, n in shared if n == len(new.ids) and entry.can_serve(n, kind))
-        if holder := next(holders, None):
+        if holder := next((entry for entry in holders if owner in (None, entry.owner)), None):
             holder.used = new.used
             return False
-        room = min(self.budget.kept, self.budget.available) - self.staying
+        later = sum(entry.nbytes for entry in self.entries if entry.turn > new.turn)
+        room = min(self.budget.kept, self.budget.available) - later
         if len(new.ids) < self.LEAST or new.nbytes > room:
             return False
         covered = [entry for entry, n in shared if n == len(entry.ids) and entry.kind == kind and not entry.stays]
-        self.entries = [entry for entry in self.entries if entry not in covered]
+        useless = {entry for entry in covered if entry.owner is None} | self._of(owner)
+        self.entries = [entry for entry in self.entries if entry not in useless]
         self.budget.make_place(new.nbytes)
         self.entries.append(new)
         return True
+
+    def disown(self, owner: int) -> None:
+        """Keeps an owner's cache for anybody: the owner asks no more."""
+        for entry in self._of(owner):
+            entry.owner = None
+
+    def _of(self, owner: int | None) -> set[Entry]:
+        """The caches of an owner; of None there are none."""
+        return {entry for entry in self.entries if owner is not None and entry.owner == owner}
 
     def drop_oldest(self) -> int:
         """Drops the cache that was not used for the longest time, and returns its bytes."""

@@ -28,7 +28,8 @@ class Request:
     `find` is false. `stopper` makes what is asked of each id whether the answer ends there. `cache` says how keys and
     values are held. With `hold` those of an answered request stay in `Engine.held` until somebody calls `let_go`. With
     `lookup` ids are proposed that followed the same ids earlier in the prompt or the answer: that changes the speed
-    alone. `constraint` makes what says, of one answer, which ids may come next.
+    alone. `constraint` makes what says, of one answer, which ids may come next. What is kept of a request with an
+    `owner`, a number that no other one has, is kept for that owner's next request (Prefixes).
     """
 
     prompt: tuple[int, ...]
@@ -45,3 +46,4 @@ class Request:
     family: int | None = None
     hold: bool = False
     constraint: Callable[[], Constraint] | None = None
+    owner: int | None = None

@@ -90,6 +90,11 @@ class Worker:
         nobody has the handle any more."""
         self.thread.post_from_finalizer(Order(lambda: self._let_go(handle.sequence)))
 
+    def disown(self, owner: int) -> None:
+        """Lets anybody have what is kept for an owner, who asks no more. Takes no lock, so that a finalizer may call
+        it."""
+        self.thread.post_from_finalizer(Order(lambda: self._disown(owner)))
+
     def _let_go_later(self, sequence: Sequence) -> None:
         """Does so from a finalizer of the handle."""
         self.thread.post_from_finalizer(Order(lambda: self._let_go(sequence)))
@@ -201,6 +206,10 @@ class Worker:
         """Has the engine cancel a request that is not over."""
         if self._engine and handle.sequence in self._handles:
             self._engine.cancel(handle.sequence)
+
+    def _disown(self, owner: int) -> None:
+        if self._engine:
+            self._engine.disown(owner)
 
     def _let_go(self, sequence: Sequence | None) -> None:
         if self._engine and sequence:

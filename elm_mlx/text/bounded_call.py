@@ -44,7 +44,7 @@ def call_within(seconds: float, call: Callable[[], T]) -> T:
 
 def start_thread(work: Callable[[], None]) -> None:
     """Starts a thread with a large stack, of which only what is used takes memory."""
-    thread = threading.Thread(target=work, name="elm-mlx form", daemon=True)
+    thread = threading.Thread(target=work, name="elm-mlx form")  # no daemon: it would outlive the interpreter
     with SIZES:
         usual = threading.stack_size(STACK)
         try:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -17,16 +17,23 @@ REASONS = {  # what llguidance says -> what it means
     "limit": "it is too complex",
     "fuel": "it is too complex",
     "too large": "it is too complex",
-    "Unsatisfiable": "",
 }
 
 
-class ConstraintRow:
-    """One answer's place in its form. `matcher` is llguidance's, `rows` how many ids the model has, and `blanks` are
-    the ids whose blank is not shown where they come first."""
+class Ids(NamedTuple):
+    """The ids of a model: how many `rows` there are, the one that llguidance takes for the `end` of a text, and those
+    whose blank is not shown where they come first."""
 
-    def __init__(self, matcher: Any, rows: int, blanks: Blanks | None, stop_ids: frozenset[int] = frozenset()) -> None:
-        self._matcher, self._rows, self._blanks = matcher, rows, blanks
+    rows: int
+    end: int
+    blanks: Blanks | None
+
+
+class ConstraintRow:
+    """One answer's place in its form. `matcher` is llguidance's; with one of the `stop_ids` the answer may end."""
+
+    def __init__(self, matcher: Any, ids: Ids, stop_ids: frozenset[int] = frozenset()) -> None:
+        self._matcher, self._ids = matcher, ids
         self._stops = np.fromiter(stop_ids, np.int64)
         self._is_first = True
         self._opening: np.ndarray | None = None  # the first mask, without stop ids
@@ -34,10 +41,11 @@ class ConstraintRow:
     def prepare(self) -> None:
         """Computes the first mask, for all answers. Raises NotEnforceable where there is none."""
         self._opening = self._words()
-        if reason := self._matcher.get_error():
-            raise NotEnforceable(f"The form of the answer cannot be enforced: {reason_of(reason)}.")
-        if self._blanks:
-            self._open_blanks(self._opening, self._blanks)
+        if self._matcher.is_error():
+            why = reason_of(self._matcher.get_error())
+            raise NotEnforceable(f"The form of the answer cannot be enforced: {why}.")
+        if self._ids.blanks:
+            self._open_blanks(self._opening, self._ids.blanks)
         if not (self._opening.any() or self._matcher.is_accepting()):
             raise NotEnforceable("The form of the answer cannot be enforced: no token of this model can begin it.")
 
@@ -54,7 +62,7 @@ class ConstraintRow:
         return row
 
     def _copy(self, stop_ids: frozenset[int]) -> ConstraintRow:
-        return ConstraintRow(self._matcher.deep_copy(), self._rows, self._blanks, stop_ids)
+        return ConstraintRow(self._matcher.deep_copy(), self._ids, stop_ids)
 
     def mask(self) -> np.ndarray:
         """The ids that may come next, as bits: uint32 [ceil(V / 32)], bit i % 32 of word i // 32 for id i. Raises
@@ -77,16 +85,18 @@ class ConstraintRow:
 
     def _shown(self, token: int) -> tuple[int, ...]:
         """The ids that spell what the first id of an answer shows."""
-        if self._blanks:
-            if token in self._blanks.alone:
+        if blanks := self._ids.blanks:
+            if token in blanks.alone:
                 return ()
-            if (found := np.flatnonzero(self._blanks.ids == token)).size:
-                return self._blanks.rest[found[0]]
+            if (found := np.flatnonzero(blanks.ids == token)).size:
+                return blanks.rest[found[0]]
         return (token,)
 
     def _words(self) -> np.ndarray:
-        """llguidance's mask, cut to the model's ids: none where the form allows no more text."""
-        words = np.frombuffer(self._matcher.compute_bitmask(), np.uint32)[: -(-self._rows // 32)].copy()
+        """llguidance's mask of the model's ids, without the one that stands for the end of a text there."""
+        words = np.frombuffer(self._matcher.compute_bitmask(), np.uint32)[: -(-self._ids.rows // 32)].copy()
+        if self._ids.end // 32 < len(words):
+            words[self._ids.end // 32] &= ~np.uint32(1 << self._ids.end % 32)
         return words
 
     def _open_blanks(self, words: np.ndarray, blanks: Blanks) -> None:
@@ -102,12 +112,12 @@ class ConstraintRow:
 
     def _check(self) -> None:
         """Raises RequestFailed where the form cannot be followed further."""
-        if reason := self._matcher.get_error():
-            raise RequestFailed(f"The form of the answer cannot be followed further: {reason_of(reason)}. Make it "
-                                "simpler.")  # fmt: skip
+        if self._matcher.is_error():
+            why = reason_of(self._matcher.get_error())
+            raise RequestFailed(f"The form of the answer cannot be followed further: {why}. Make it simpler.")
 
 
 def reason_of(message: str) -> str:
     """Why llguidance gave up, in a few words."""
-    line = message.partition("\n")[0].strip().rstrip(".")
+    line = message.partition("\n")[0].strip().rstrip(".:")
     return next((words or line for sign, words in REASONS.items() if sign in line), line)[:300]

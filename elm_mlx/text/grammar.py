@@ -17,7 +17,8 @@ from typing import Any, Literal, NamedTuple
 
 from elm_mlx.errors import NotEnforceable, NotFound
 from elm_mlx.text.bounded_call import call_within
-from elm_mlx.text.constraint_row import ConstraintRow
+from elm_mlx.text.constraint_row import ConstraintRow, Ids
+from elm_mlx.text.form_bounds import check_lark, check_repeats
 from elm_mlx.text.schema import MOST_CHARACTERS
 from elm_mlx.text.token_bytes import Blanks, TokenBytes
 from elm_mlx.text.tokenizer import Tokenizer
@@ -29,7 +30,7 @@ TIME_LIMIT_S = 1.0
 # has two spellings: else a key could come twice, the second time past what the schema says of it.
 JSON_OPTIONS: Any = {"whitespace_flexible": False, "json_allowed_escapes": 'nrtbf\\"'}
 ANY_OBJECT = '{"type":"object"}'
-# What compiling and each mask may cost: steps of llguidance's lexer and parser. The first two are a tenth and a quarter
+# What compiling and each mask may cost: steps of llguidance's lexer and parser. The first two are a quarter and a fifth
 # of its own defaults, so that one hostile form cannot hold up an engine for long.
 LIMITS: dict[str, Any] = {"step_lexer_fuel": 50_000, "max_lexer_states": 50_000, "verbose_errors": False}
 
@@ -44,9 +45,11 @@ class Form:
 
 
 class Ready(NamedTuple):
-    """What all forms of a model share: llguidance's tokenizer, the bytes of its ids, and its `blanks`."""
+    """What all forms of a model share: llguidance's tokenizer, the id that ends an answer in it, the bytes of all ids,
+    and those that begin with a blank."""
 
     backend: Any
+    end: int
     bytes: TokenBytes
     blanks: Blanks | None
 
@@ -120,7 +123,7 @@ def make_ready(tokenizer: Tokenizer, rows: int) -> Ready:
     end = next((id for id, data in enumerate(known.of) if not data), rows)
     vocabulary = Vocabulary(tokenizer, known, end)
     backend = LLTokenizer(TokenizerWrapper(vocabulary), n_vocab=max(rows, end + 1))
-    return Ready(backend, known, known.blanks(tokenizer))
+    return Ready(backend, end, known, known.blanks(tokenizer))
 
 
 class Vocabulary:
@@ -144,10 +147,12 @@ def begin_row(ready: Ready, form: Form) -> ConstraintRow:
 
     try:
         grammar = grammar_of(form)
-    except ValueError as error:
+    except NotEnforceable:
+        raise
+    except ValueError as error:  # llguidance's, of JSON that is nested too deep for it
         raise NotEnforceable(f"The form of the answer cannot be read: {error}.") from error
     matcher = LLMatcher(ready.backend, grammar, log_level=0, limits=LLParserLimits(**LIMITS))
-    row = ConstraintRow(matcher, ready.bytes.rows, ready.blanks)
+    row = ConstraintRow(matcher, Ids(ready.bytes.rows, ready.end, ready.blanks))
     row.prepare()
     return row
 
@@ -157,8 +162,10 @@ def grammar_of(form: Form) -> str:
     from llguidance import LLMatcher
 
     if form.kind == "regex":
+        check_repeats("The regular expression", form.text)
         return LLMatcher.grammar_from_regex(form.text)
     if form.kind == "lark":
+        check_lark(form.text)
         return LLMatcher.grammar_from_lark(form.text)
     if form.kind == "choice":
         texts = " | ".join(json.dumps(text, ensure_ascii=False) for text in json.loads(form.text))

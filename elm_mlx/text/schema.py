@@ -13,6 +13,7 @@ from typing import Any, NamedTuple, NoReturn
 from urllib.parse import unquote
 
 from elm_mlx.errors import NotEnforceable
+from elm_mlx.text.form_bounds import MOST_LAID_OVER, check_repeats, is_large_multiple
 
 Schema = Mapping[str, Any]
 MOST_CHARACTERS = 1 << 16
@@ -27,6 +28,7 @@ PLAIN = frozenset(
     "minItems maxItems required minProperties maxProperties $ref".split()
 )
 KNOWN = NOTES | NAMED | PLAIN | {*IN_MAPS, *IN_LISTS, *ALONE}
+JOINING = frozenset(("anyOf", "oneOf", "$ref"))
 FORMATS = frozenset("date-time time date duration email hostname ipv4 ipv6 uuid uri".split())
 # Drafts in which the keywords above mean the same, or less.
 DRAFTS = re.compile(r"https?://json-schema\.org/(draft-0[67]|draft/(2019-09|2020-12))/schema#?")
@@ -58,13 +60,23 @@ def check_schema(schema: object) -> str:
     check_draft(schema.get("$schema"))
     text = json_of({name: value for name, value in schema.items() if name not in ("$schema", "$id")})
     root = json.loads(text)
-    waiting, met = [Place(root, "#")], set[int]()
+    waiting, met = [Place(root, "#")], dict[int, Any]()
     while waiting:
         place = waiting.pop()
         if id(place.value) not in met:
-            met.add(id(place.value))
+            met[id(place.value)] = place.value
             waiting += inner(place, root)
+    check_laid_over([one for one in met.values() if isinstance(one, dict)])
     return text
+
+
+def check_laid_over(schemas: list[dict[str, Any]]) -> None:
+    """Raises NotEnforceable for many patterns where schemas are laid over one another."""
+    patterns = sum(name in one for one in schemas for name in ("pattern", "format"))
+    joins = any("allOf" in one or ("pattern" in one and JOINING & one.keys()) for one in schemas)
+    if joins and patterns > MOST_LAID_OVER:
+        raise NotEnforceable(f'The schema has {patterns} times "pattern" or "format", and lays schemas over one '
+                             f"another; {MOST_LAID_OVER} is the most that can be enforced then.")  # fmt: skip
 
 
 def json_of(schema: Schema) -> str:
@@ -132,6 +144,10 @@ def check_keywords(schema: Schema, where: str) -> None:
             refuse(name, where, "cannot be enforced. Leave it out, and judge the answer by it yourself.")
         if name == "format" and value not in FORMATS:
             refuse(name, where, f"{value!r:.60} cannot be enforced, only {', '.join(sorted(FORMATS))}. Leave it out.")
+        if name == "multipleOf" and is_large_multiple(value):
+            refuse(name, where, f"{value} has too many digits to be enforced.")
+        if name == "pattern" and isinstance(value, str):
+            check_repeats(f'The schema\'s "pattern" at {where:.200}', value)
         if has_unspelled(name, value):
             refuse(name, where, "has a control character, which cannot be enforced. Write it without one.")
     least, needed = schema.get("minProperties", 0), schema.get("required", ())

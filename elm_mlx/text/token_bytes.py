@@ -50,8 +50,15 @@ class TokenBytes:
         for id in (*range(0, self.rows, max(self.rows // SAMPLES, 1)), *added[:SAMPLES]):
             text = as_text(self.of[id])
             if text and tokenizer.decode([anchor, id]) != front + text:
-                raise Unsupported("This model's tokenizer joins tokens in a way that forms of an answer cannot follow. "
-                                  "Ask for the answer without a form.")  # fmt: skip
+                raise other_kind()
+
+    def _compare_blanks(self, tokenizer: Tokenizer, starting: list[int]) -> None:
+        """Raises Unsupported where another part of a text is left out than its first blank."""
+        alone = [id for id in starting if self.of[id] == BLANK]
+        for id in starting[:SAMPLES]:
+            text = self.of[id].decode()
+            if tokenizer.decode([id]) != text[1:] or any(tokenizer.decode([one, id]) != text for one in alone):
+                raise other_kind()
 
     @cached_property
     def longest(self) -> int:
@@ -62,8 +69,9 @@ class TokenBytes:
         """The ids that begin with a blank, where decoding leaves out the first blank of a text; None where it does
         not."""
         starting = [id for id, data in enumerate(self.of) if data.startswith(BLANK)]
-        if not starting or tokenizer.decode(starting[:1]) == as_text(self.of[starting[0]]):
+        if all(tokenizer.decode([id]) == as_text(self.of[id]) for id in starting[:SAMPLES]):
             return None
+        self._compare_blanks(tokenizer, starting)
         by_bytes = {data: id for id, data in enumerate(self.of) if data}
         spelled = {id: spelling(self.of[id][1:], by_bytes, self.longest) for id in starting}
         found = {id: rest for id, rest in spelled.items() if rest}
@@ -83,6 +91,12 @@ def spelling(data: bytes, by_bytes: Mapping[bytes, int], longest: int) -> tuple[
         ids.append(by_bytes[data[place : place + size]])
         place += size
     return tuple(ids)
+
+
+def other_kind() -> Unsupported:
+    """The error for a tokenizer that is none of the known kinds."""
+    return Unsupported("This model's tokenizer joins tokens in a way that the form of an answer cannot follow. Ask for "
+                       "the answer without one.")  # fmt: skip
 
 
 def as_text(data: bytes) -> str | None:

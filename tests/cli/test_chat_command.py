@@ -16,9 +16,11 @@ import pexpect
 import pytest
 from helpers import checkpoints
 from helpers.command_line import INTERRUPTIBLE, PATIENCE_S, Result, answer, run
+from helpers.scripted import Script, call
 
 import elm_mlx
 from elm_mlx import files
+from elm_mlx.api.session_stream import SessionStream
 from elm_mlx.cli.chat import Chat, read_entries
 from elm_mlx.errors import DiskFull
 
@@ -246,7 +248,7 @@ def test_ctrl_c_before_the_answer_stops_that_alone(instruct: Path, monkeypatch: 
     talk = Chat(elm_mlx.load(instruct), None, {"max_tokens": 2})
     prompts = iter([KeyboardInterrupt, [1, 2]])
 
-    def chat_prompt(_: object) -> list[int]:
+    def chat_prompt(_: object, **__: object) -> list[int]:
         step = next(prompts)
         if step is KeyboardInterrupt:
             raise KeyboardInterrupt
@@ -260,7 +262,7 @@ def test_ctrl_c_before_the_answer_stops_that_alone(instruct: Path, monkeypatch: 
 class Interrupted:
     """A stream of a model's that Ctrl-C stops after so many pieces."""
 
-    def __init__(self, stream: elm_mlx.Stream, pieces: int) -> None:
+    def __init__(self, stream: SessionStream, pieces: int) -> None:
         self.stream, self.pieces = stream, pieces
 
     def __iter__(self) -> Iterator[elm_mlx.Piece]:
@@ -273,7 +275,7 @@ class Interrupted:
 
 
 def test_ctrl_c_pressed_twice_does_not_end_the_conversation(instruct: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def interrupted(*_: object) -> None:
+    def interrupted(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
     typed = iter([interrupted, lambda: "one", interrupted])
@@ -298,8 +300,8 @@ def test_a_turn_reads_only_what_is_new_and_stats_say_so(instruct: Path) -> None:
 
 
 def interrupt_after(pieces: int, talk: Chat, monkeypatch: pytest.MonkeyPatch) -> None:
-    whole = talk.lm.stream
-    monkeypatch.setattr(talk.lm, "stream", lambda *given, **options: Interrupted(whole(*given, **options), pieces))
+    whole = talk.session.stream
+    monkeypatch.setattr(talk.session, "stream", lambda *given, **options: Interrupted(whole(*given, **options), pieces))
 
 
 def test_ctrl_c_before_the_first_token_leaves_everything_as_it_was(
@@ -359,3 +361,50 @@ def terminal_entries(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
 def test_a_text_that_the_end_of_input_ends_is_answered(instruct: Path) -> None:
     for typed in ('"""one\ntwo', "one \\"):
         assert chat(instruct, typed).out.strip()
+
+
+LOOK = {"name": "look", "description": "Looks.", "parameters": {"type": "object", "properties": {}}}
+
+
+def test_the_result_of_a_call_is_typed(
+    instruct: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "tools.json").write_text(json.dumps([LOOK]), encoding="utf-8")
+    talk = Chat(elm_mlx.load(instruct), None, {"max_tokens": 2})
+    (tmp_path / "tools.jinja").write_text(TEMPLATE + "{{ tools }}", encoding="utf-8")
+    talk.lm.use_chat_template(tmp_path / "tools.jinja")
+    script = Script([[call("look", 1, where="here"), call("look", 2)], "A tree."])
+    monkeypatch.setattr(talk.lm, "chat_stream", script)
+    talk.run(iter([f"/tools {tmp_path / 'tools.json'}", "What is there?", "a trunk", "leaves", "/tools off"]))
+    shown = capsys.readouterr()
+    said = [message["content"] for message in talk.messages]
+    assert said == ["What is there?", "", "a trunk", "leaves", "A tree."]
+    assert 'The model calls look with {"where": "here"}. Type the result.\n' in shown.err
+    assert shown.err.count("Type the result.") == 2
+    assert (shown.out.strip(), talk.failure) == ("A tree.", None)
+    assert ("1 tools.\n" in shown.err, "0 tools.\n" in shown.err) == (True, True)
+    talk.run(iter(["/regen"]))
+    assert [message["role"] for message in talk.messages] == ["user", "assistant"]
+
+
+def test_a_schema_is_for_the_next_answers(instruct: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "schema.json").write_text('{"type": "object"}', encoding="utf-8")
+    talk = Chat(elm_mlx.load(instruct), None, {"max_tokens": 2})
+    script = Script(["{}"])
+    monkeypatch.setattr(talk.lm, "chat_stream", script)
+    talk.run(iter([f"/schema {tmp_path / 'schema.json'}", "one", "two", "/schema off", "three"]))
+    assert [options.get("schema") for _, options in script.asked] == [{"type": "object"}, {"type": "object"}, None]
+
+
+def test_files_that_hold_no_tools_or_schema_are_refused(instruct: Path, base: Path, tmp_path: Path) -> None:
+    (tmp_path / "list.json").write_text("[1]", encoding="utf-8")
+    (tmp_path / "torn.json").write_text("[" * 50_000, encoding="utf-8")
+    for command in ("/tools", "/schema"):
+        names = "", tmp_path / "list.json", tmp_path / "torn.json", "nowhere"
+        typed = "".join(f"{command} {name}\n" for name in names)
+        done = chat(instruct, f"{typed}Hi\n")
+        assert (done.code, done.err.count("elm-mlx: ")) == (2, 4)
+        assert f"Give a file: {command} FILE." in done.err
+        assert "torn.json is not valid JSON" in done.err
+        assert done.out.strip()
+    assert "can be given no tools" in chat(base, "/tools off\n").err

@@ -14,7 +14,7 @@ from helpers.full_pass import CLOSE, full_pass, relative
 import elm_mlx
 from elm_mlx.engine.budget import Budget
 from elm_mlx.engine.cache.kind import PLAIN
-from elm_mlx.engine.cache.kv import KVCache, make_cache
+from elm_mlx.engine.cache.kv import KVCache, cache_bytes, make_cache
 from elm_mlx.engine.prefill import prefill
 from elm_mlx.engine.prefixes import Entry, Prefixes, shared_length
 from elm_mlx.errors import NotEnoughMemory
@@ -310,3 +310,57 @@ def test_after_a_failure_what_was_loaded_is_there() -> None:
     assert lengths(prefixes) == [100]
     assert prefixes.clear() > 0
     assert not prefixes.entries
+
+
+def owned(*all_ids: Sequence[int], owner: int = 1, share: int = PLENTY) -> Prefixes:
+    """A store that keeps caches with these ids, for one owner after the other."""
+    prefixes = Prefixes(Budget(PLENTY, share))
+    for number, ids in enumerate(all_ids, owner):
+        assert prefixes.put(ids, held(ids), owner=number)
+    return prefixes
+
+
+def test_a_cache_is_handed_over_to_its_owner_and_copied_for_all_others() -> None:
+    for owner, stays in ((1, False), (2, True), (None, True)):
+        prefixes = owned(range(100))
+        found = prefixes.find([*range(95), 7])
+        assert found
+        assert content(prefixes.borrow(found, 120, owner=owner)) == list(range(95))
+        assert bool(prefixes.entries) is stays
+
+
+def test_an_owners_cache_is_handed_over_where_there_is_no_room_beside_it() -> None:
+    prefixes = owned(range(100))
+    found = prefixes.find(range(95))
+    assert found
+    prefixes.budget.limit = found.entry.nbytes + POSITION * 50
+    prefixes.borrow(found, 95, owner=2)
+    assert not prefixes.entries
+
+
+def test_an_owner_has_one_cache_and_two_owners_may_have_equal_ones() -> None:
+    prefixes = owned(range(50), range(50), range(40))
+    assert [entry.owner for entry in prefixes.entries] == [1, 2, 3]
+    assert prefixes.put(range(500, 560), held(range(500, 560)), owner=2)
+    assert lengths(prefixes) == [50, 40, 60]
+    assert not prefixes.put(range(40), held(range(40)))  # nobody's: the first one has all of it
+    assert lengths(prefixes) == [50, 40, 60]
+
+
+def test_an_owners_cache_gives_way_after_nobodys_and_before_it_refuses_an_owners() -> None:
+    size = cache_bytes(held(range(30)))
+    prefixes = owned(range(30), range(100, 130), share=3 * size)
+    assert prefixes.put(range(200, 230), held(range(200, 230)))
+    assert prefixes.put(range(300, 330), held(range(300, 330)))  # in the place of nobody's
+    assert [int(entry.ids[0]) for entry in prefixes.entries] == [0, 100, 300]
+    assert prefixes.put(range(400, 430), held(range(400, 430)), owner=3)
+    assert prefixes.put(range(500, 530), held(range(500, 530)), owner=4)  # in the place of the oldest
+    assert [int(entry.ids[0]) for entry in prefixes.entries] == [100, 400, 500]
+    assert not prefixes.put(range(600, 630), held(range(600, 630)))
+
+
+def test_what_an_owner_leaves_is_anybodys() -> None:
+    prefixes = owned(range(50), range(100, 150))
+    prefixes.disown(1)
+    assert [entry.owner for entry in prefixes.entries] == [None, 2]
+    prefixes.disown(7)

@@ -11,6 +11,7 @@ import pytest
 EXAMPLES = Path(__file__).parents[2] / "examples"
 SHOWN = {
     "threads.py": ("Once upon a time ", "The old sailor ", "In a quarter of a second: "),
+    "session.py": ("You: How does it begin?", "Read again: ", "Messages: 9"),
     "asyncio_cancel.py": ("Once upon a time", "In a small village", "A whole story in 10 ms: None"),
     "batch.py": ("little fox ", "little duck ", "The first three to end:", " tokens"),
 }

@@ -1,0 +1,261 @@
+"""Answers drawn at random within a form have that form as the tokenizer shows them, of whatever kind it is."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import re
+import subprocess
+import sys
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+from helpers import tokenizer_craft
+from helpers.forms import STOPS, allowed, choice_form, demo_tokenizer, draw, schema_form, takes, tokenizer_at
+
+from elm_mlx.errors import NotEnforceable, NotFound, RequestFailed, Unsupported
+from elm_mlx.text import grammar
+from elm_mlx.text.form_bounds import MOST_LAID_OVER
+from elm_mlx.text.grammar import Form, Grammars
+
+NUMBER = r"-?(0|[1-9]\d*)(\.\d+)?([eE][+-]?\d+)?"
+
+
+@pytest.fixture(scope="module")
+def demo() -> Grammars:
+    return Grammars(demo_tokenizer(), 2048)
+
+
+@pytest.fixture(scope="module", params=["sentencepiece", "llama-3"])
+def crafted(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Grammars:
+    path = tmp_path_factory.mktemp("tokenizers") / "tokenizer.json"
+    tokenizer_craft.write(path, request.param)
+    return Grammars(*tokenizer_at(path))
+
+
+def texts(grammars: Grammars, form: Form, count: int = 20) -> list[str]:
+    """Answers that were drawn, those that ended."""
+    tokenizer, stop = grammars._tokenizer, frozenset({grammars._rows - 1})
+    drawn = [draw(grammars.compile(form, stop)(), stop, seed) for seed in range(count)]
+    return [tokenizer.decode(ids) for ids in drawn if ids is not None]
+
+
+# What is shown has the form
+
+
+@pytest.mark.parametrize(
+    "pattern",
+    [
+        "[a-z ]{3,9}",
+        " +a",
+        " ?(the|a) cat",
+        "é😀?[字☃]{1,2}",
+        r"(\n|\t| )x{0,3}",
+        r"[0-9]{4}-[0-9]{2}-[0-9]{2}",
+        ".{1,6}",
+    ],
+)
+def test_text_fits_its_regular_expression_in_every_kind_of_tokenizer(crafted: Grammars, pattern: str) -> None:
+    found = texts(crafted, Form("regex", pattern))
+    assert len(found) > 10
+    for text in found:
+        assert re.fullmatch(pattern, text), text
+
+
+def test_a_first_blank_that_is_not_shown_does_not_count(crafted: Grammars) -> None:
+    assert set(texts(crafted, choice_form("the", " the", "  the", "é", "\n"), 60)) == {
+        "the",
+        " the",
+        "  the",
+        "é",
+        "\n",
+    }
+
+
+def test_choices_are_texts_and_no_patterns(crafted: Grammars) -> None:
+    hard = ['a"b', "a\\b", "a.b*", "<|eot_id|>", "</s>", "x\ny", "😀", "/re/i", "a|b"]
+    assert set(texts(crafted, choice_form(*hard), 120)) == set(hard)
+
+
+def test_json_is_compact_and_its_keys_stand_as_in_the_schema(demo: Grammars) -> None:
+    schema = {"type": "object", "properties": {"z": {"type": "number"}, "a": {"enum": ["x", 1, None]}},
+              "required": ["z", "a"], "additionalProperties": False}  # fmt: skip
+    found = texts(demo, schema_form(schema))
+    assert len(found) > 10
+    for text in found:
+        assert re.fullmatch(rf'{{"z":{NUMBER},"a":("x"|1|null)}}', text)
+
+
+def test_any_object_is_json(demo: Grammars) -> None:
+    form = Form("json_object", "")
+    assert takes(demo, form, '{"a":[1,-2.5e3,"x\\n\\"é😀",true,null,{"b":{}}]}')
+    for text in ("[]", '{"a"}', '{"a":1', "{'a':1}", '{"a":"\\x"}', '{"a":tru}', '{"a":1}x'):
+        assert not takes(demo, form, text)
+
+
+def test_a_grammar_may_be_recursive_and_ambiguous(demo: Grammars) -> None:
+    for text in texts(demo, Form("lark", 'start: "(" start ")" | "x"'), 10):
+        assert text == "(" * (len(text) // 2) + "x" + ")" * (len(text) // 2)
+    for text in texts(demo, Form("lark", 'start: e\ne: e "+" e | "1" | "2"'), 20):
+        assert re.fullmatch(r"[12](\+[12])*", text)
+
+
+# The mask
+
+
+def test_tokens_that_reach_over_a_border_of_the_grammar_are_allowed(demo: Grammars) -> None:
+    """After the letter "a" every token is allowed that begins one of the ends, whole, in part, or beyond a part."""
+    known, ends = demo._ready().bytes.of, ("the", "then it", "x")
+    row = demo.compile(Form("lark", 'start: "a" ("the" | "then" " it" | "x")'), STOPS)()
+    row.accept(known.index(b"a"))
+    wanted = {
+        id for id, data in enumerate(known) if data and any(end.startswith(data.decode("latin-1")) for end in ends)
+    }
+    assert set(allowed(row)) == wanted
+    assert {len(known[id]) for id in wanted} >= {1, 2}
+
+
+def test_special_tokens_are_in_no_mask_and_stop_ids_only_where_the_answer_may_end(crafted: Grammars) -> None:
+    known, stops = crafted._ready().bytes, frozenset({crafted._rows - 1, crafted._rows - 2})
+    for seed in range(3):
+        row = crafted.compile(Form("regex", "(.|\n)(.|\n)*"), stops)()
+        assert not stops & set(allowed(row))
+        for id in draw(row.fork(), stops, seed, 12) or []:
+            found = set(allowed(row))
+            assert all(known.of[one] for one in found - stops)
+            assert not known.control & found
+            row.accept(id)
+        assert stops <= set(allowed(row))
+
+
+def test_an_id_of_text_that_is_also_a_stop_id_ends_the_answer_and_never_goes_on_with_it(demo: Grammars) -> None:
+    letter = demo._ready().bytes.of.index(b"b")
+    row = demo.compile(Form("regex", "ab*"), frozenset({letter}))()
+    assert letter not in allowed(row)
+    row.accept(demo._ready().bytes.of.index(b"a"))
+    assert letter in allowed(row)
+
+
+def test_a_fork_goes_on_alone(demo: Grammars) -> None:
+    known = demo._ready().bytes.of
+    row = demo.compile(Form("regex", "a(b|c)d"), STOPS)()
+    other = row.fork()
+    row.accept(known.index(b"a"))
+    third = row.fork()
+    third.accept(known.index(b"b"))
+    assert other.mask().tolist() == demo.compile(Form("regex", "a(b|c)d"), STOPS)().mask().tolist()
+    assert known.index(b"c") in allowed(row)
+    assert [known[id] for id in allowed(third)] == [b"d"]
+
+
+def test_an_id_that_is_not_allowed_is_an_error(demo: Grammars) -> None:
+    row = demo.compile(Form("regex", "a"), STOPS)()
+    with pytest.raises(RequestFailed, match="cannot be followed further"):
+        row.accept(demo._ready().bytes.of.index(b"z"))
+
+
+# Compiling
+
+
+def test_a_form_is_compiled_once_and_only_so_many_are_kept(demo: Grammars, monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[Form] = []
+    begin = grammar.begin_row
+    monkeypatch.setattr(grammar, "begin_row", lambda ready, form: made.append(form) or begin(ready, form))
+    monkeypatch.setattr(grammar, "MOST_KEPT", 3)
+    for text in ("p", "q", "p", "r", "p", "s", "t", "p", "q"):
+        demo.compile(Form("regex", text), STOPS)
+    assert [form.text for form in made] == ["p", "q", "r", "s", "t", "q"]
+
+
+@pytest.mark.parametrize(
+    ("form", "words"),
+    [
+        (Form("regex", "(?=a)b"), "look-around|lookaround|invalid regex"),
+        (Form("regex", r"(a)\1"), "invalid regex"),
+        (Form("regex", "["), "invalid regex"),
+        (Form("regex", "a{1000000000}"), "repeats something 1000000000 times"),
+        (Form("regex", "[^\\s\\S]"), "cannot be enforced"),
+        (Form("lark", "start"), "Expected"),
+        (Form("lark", "start: other"), "other"),
+        (Form("lark", "start: start"), "no text has this form"),
+        (Form("lark", "start: X\nX: " + " & ".join(["/a.*/"] * (MOST_LAID_OVER + 2))), "more than 12"),
+        (Form("regex", "x" * 70_000), "70,000 characters; it may have 65,536"),
+        (Form("json_schema", '{"$ref":"#"}'), "no text has this form"),
+        (Form("json_schema", "{"), "cannot be read"),
+        (Form("json_schema", '{"items":' * 200 + "{}" + "}" * 200), "recursion limit"),
+    ],
+)
+def test_what_is_no_form_is_refused_with_the_reason(demo: Grammars, form: Form, words: str) -> None:
+    with pytest.raises(NotEnforceable, match=words):
+        demo.compile(form, STOPS)
+
+
+def test_without_an_id_that_ends_an_answer_no_form_is_possible(demo: Grammars) -> None:
+    with pytest.raises(NotEnforceable, match="no id that ends an answer"):
+        demo.compile(Form("regex", "a"), frozenset())
+
+
+@pytest.mark.parametrize("kind", ["metaspace", "metaspace-bytes", "strip-two", "none"])
+def test_a_tokenizer_that_joins_its_tokens_in_another_way_is_refused(kind: str, tmp_path: Path) -> None:
+    tokenizer_craft.write(tmp_path / "tokenizer.json", kind)
+    with pytest.raises(Unsupported, match="joins tokens in a way"):
+        Grammars(*tokenizer_at(tmp_path / "tokenizer.json")).compile(Form("regex", "a"), STOPS)
+
+
+def test_without_the_extra_a_sentence_names_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(grammar, "find_spec", lambda name: None if name == "llguidance" else importlib.util.find_spec)
+    with pytest.raises(NotFound, match=r"elm-mlx\[structure\]"):
+        Grammars(demo_tokenizer(), 2048).compile(Form("regex", "a"), STOPS)
+
+
+def test_the_package_is_imported_with_the_first_form(tmp_path: Path) -> None:
+    code = ("import sys; from helpers.forms import *; import elm_mlx.api.language_model; "
+            "g = Grammars(demo_tokenizer(), 2048); assert 'llguidance' not in sys.modules; "
+            "g.compile(Form('regex', 'a'), STOPS); assert 'llguidance' in sys.modules; "
+            "print({'torch', 'transformers'} & sys.modules.keys())")  # fmt: skip
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=Path(__file__).parents[1], capture_output=True, text=True, check=True
+    )
+    assert done.stdout == "set()\n"
+
+
+@pytest.mark.parametrize(
+    "form",
+    [
+        Form("lark", "start: r0\n" + "".join(f"r{i}: r{i + 1}\n" for i in range(3000)) + 'r3000: "y"'),
+        Form("json_schema", json.dumps({"$ref": "#/$defs/0", "$defs": {"900": {"type": "null"}} | {
+            str(i): {"anyOf": [{"$ref": f"#/$defs/{i + 1}"}]} for i in range(900)}})),
+    ],
+)  # fmt: skip
+def test_chains_of_thousands_of_rules_do_not_end_the_process(demo: Grammars, form: Form) -> None:
+    """They would overflow an ordinary stack."""
+    with suppress(NotEnforceable):  # for the time that it takes on a busy machine
+        assert allowed(demo.compile(form, STOPS)())
+
+
+@pytest.mark.parametrize(
+    "schema",
+    [
+        {"enum": [f"v{i}" for i in range(5000)]},
+        {"properties": {f"p{i}": {"type": "integer"} for i in range(400)}, "additionalProperties": False},
+        {"type": "array", "minItems": 10**9},
+        {"type": "string", "maxLength": 10**9},
+        {"type": "string", "pattern": "^(a?){500}a{500}$"},
+        {"type": "string", "pattern": "(.*)a.{30}b"},
+        {"allOf": [{"anyOf": [{"properties": {f"a{i}{j}": {"type": "string"}}} for j in range(6)]} for i in range(9)]},
+    ],
+)
+def test_a_hostile_schema_has_a_mask_or_is_refused(demo: Grammars, schema: object) -> None:
+    with suppress(NotEnforceable):
+        assert allowed(demo.compile(schema_form(schema), STOPS)())
+
+
+def test_numbers_at_their_limits_are_taken_or_refused(demo: Grammars) -> None:
+    assert takes(demo, schema_form({"type": "integer", "maximum": 2**62}), str(2**62))
+    assert not takes(demo, schema_form({"type": "integer", "maximum": 2**62}), str(2**62 + 1))
+    assert takes(demo, schema_form({"type": "number"}), "-1.5e-300")
+    assert takes(demo, schema_form({"type": "number", "minimum": 0.1, "maximum": 0.3}), "0.3")
+    assert not takes(demo, schema_form({"type": "number", "minimum": 0.1, "maximum": 0.3}), "0.30000000000000004")
+    with pytest.raises(NotEnforceable):
+        takes(demo, schema_form({"type": "integer", "minimum": 10**30}), "1")
