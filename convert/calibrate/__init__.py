@@ -1,0 +1,1 @@
+"""Calibration: matrices are rounded so that, on text, their products change least."""
