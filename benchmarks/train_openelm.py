@@ -38,7 +38,7 @@ CONFIG: dict[str, Any] = FAMILY | {
     "max_context_length": 2048, "torch_dtype": "bfloat16",
 }  # fmt: skip
 STORIES, HELD_OUT = 8_000, 24
-OPTIONS = Options(tokens=1, batch_tokens=1024, warmup=0.04, decay=0.6, held_out=HELD_OUT)
+OPTIONS = Options(tokens=1, batch_tokens=512, warmup=0.04, decay=0.6, held_out=HELD_OUT)
 RATE = 1e-3
 SAVE_SECONDS = 600.0
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from elm_mlx.convert.calibrate.samples import in_turns, passages, windows
+from elm_mlx.convert.calibrate.samples import in_turns, passages, shipped, windows
 from elm_mlx.errors import InvalidRequest
 from elm_mlx.text.settings import TokenizerSettings
 from elm_mlx.text.tokenizer import Tokenizer
@@ -83,3 +83,9 @@ def test_many_texts_are_spread_over_when_the_windows_hold_few(tokenizer: Tokeniz
     text = " ".join(tokenizer.decode(window[1:]) for window in windows(tokenizer, ROWS, texts, 2, 256))
     numbers = [number for number in range(100, 1000) if f"Text {number}." in text]
     assert min(numbers) < 300 < 800 < max(numbers)
+
+
+def test_the_shipped_texts_are_many_kinds_and_need_no_network(tokenizer: Tokenizer) -> None:
+    texts = shipped()
+    assert len(texts) >= 10
+    assert len(windows(tokenizer, ROWS, texts, 16, 512)) == 16
