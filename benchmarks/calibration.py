@@ -83,7 +83,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--source", type=Path, default=DEMO, help="An unquantized checkpoint with its tokenizer.")
     parser.add_argument(
-        "--calibrate", action="append", help="stories, shipped or a text file; both of ours by default."
+        "--calibrate", action="append", help="stories, shipped or a file; stories and shipped by default."
     )
     parser.add_argument("--tokens", type=int, default=TOKENS)
     parser.add_argument("--bits", type=lambda text: [int(each) for each in text.split(",")], default=[4, 3, 2])
