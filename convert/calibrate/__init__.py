@@ -1,1 +1,1 @@
-"""Calibration: matrices are rounded so that, on text, their products change least."""
+"""Calibration: matrices are rounded so that, on given text, their products change least."""

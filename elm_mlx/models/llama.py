@@ -41,6 +41,11 @@ class Llama(Model):
         rotation = Rotation(config.rope, config.head_dim)
         return (cls._block(config, layer, rotation, p, gate) for layer in range(config.num_layers))
 
+    @classmethod
+    def block(cls, config: ModelConfig, layer: int, p: Parameters) -> Block:
+        """One layer alone, built from its parameters."""
+        return cls._block(config, layer, Rotation(config.rope, config.head_dim), p, SiluGate())
+
     @staticmethod
     def _block(config: ModelConfig, layer: int, rotation: Rotation, p: Parameters, gate: SiluGate) -> Block:
         name = f"model.layers.{layer}"

@@ -42,6 +42,11 @@ class Model(ABC):
         """The layers in order; each is built from its parameters when the iterator reaches it."""
 
     @classmethod
+    @abstractmethod
+    def block(cls, config: ModelConfig, layer: int, p: Parameters) -> Block:
+        """One layer alone, built from its parameters."""
+
+    @classmethod
     def stages(cls, config: ModelConfig, p: Parameters) -> Iterator[Callable[[mx.array], mx.array]]:
         """The steps of `hidden` as functions: from ids [B, L] to the embedding's rows, through each block, to the norm.
 

@@ -52,6 +52,12 @@ class OpenELM(Model):
         assert isinstance(config, OpenELMConfig)
         return (cls._block(config, layer, p, gate) for layer in range(config.num_layers))
 
+    @classmethod
+    def block(cls, config: ModelConfig, layer: int, p: Parameters) -> Block:
+        """One layer alone, built from its parameters."""
+        assert isinstance(config, OpenELMConfig)
+        return cls._block(config, layer, p, SiluGate())
+
     @staticmethod
     def _block(config: OpenELMConfig, layer: int, p: Parameters, gate: SiluGate) -> Block:
         name = f"transformer.layers.{layer}"
