@@ -41,7 +41,7 @@ from elm_mlx.files import write_whole
 GROUP, WINDOW, TOKENS = 64, 512, 65_536
 STORY_COUNT = 1_000  # enough for TOKENS
 RECIPES = {5: "mixed-4-6", 4: "mixed-3-5", 3: "mixed-2-4"}  # of about the size of these bits everywhere
-DWQ_RATE, DWQ_BATCH = 1e-5, 4
+DWQ_RATE, DWQ_BATCH = 1e-4, 4
 
 
 @dataclass(frozen=True)
@@ -232,8 +232,16 @@ def taking(make: Make, source: Path, target: Path) -> tuple[float, float, float]
         elm_mlx.use_fast_blas()
     clock, processor = time.monotonic(), time.process_time()
     make(source, target)
-    kilobytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1024 if sys.platform == "darwin" else 1)
-    return time.process_time() - processor, time.monotonic() - clock, kilobytes / 1000
+    return time.process_time() - processor, time.monotonic() - clock, greatest_memory()
+
+
+def greatest_memory() -> float:
+    """The greatest resident memory of this process so far, in MB. On Linux getrusage also counts what its parent had
+    when it began."""
+    status = Path("/proc/self/status")
+    if status.exists():
+        return int(re.findall(r"VmHWM:\s*(\d+) kB", status.read_text())[0]) * 1024 / 1e6
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
 
 
 def table(rows: list[Row]) -> str:
