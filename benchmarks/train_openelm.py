@@ -39,7 +39,7 @@ CONFIG: dict[str, Any] = FAMILY | {
 }  # fmt: skip
 STORIES, HELD_OUT = 4_000, 8
 OPTIONS = Options(tokens=1, batch_tokens=512, warmup=0.04, decay=0.6, held_out=HELD_OUT)
-RATE = 1e-3
+RATE = 5e-4
 SAVE_SECONDS = 600.0
 
 
@@ -88,7 +88,7 @@ def report(line: str) -> None:
 def write(model: OpenELM, folder: Path) -> None:
     """Writes the directory; the weights under another name first, so that they are never half written."""
     folder.mkdir(parents=True, exist_ok=True)
-    weights = {name: weight.bfloat16().contiguous() for name, weight in model.state_dict().items()}
+    weights = {name: weight.bfloat16().cpu().contiguous() for name, weight in model.state_dict().items()}
     unfinished = folder / "model.safetensors.part"
     save_file(weights, unfinished, metadata={"format": "pt"})
     unfinished.replace(folder / "model.safetensors")
