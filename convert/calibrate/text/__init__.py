@@ -1,0 +1,1 @@
+"""The calibration texts that the package ships; README.md says what they are."""
