@@ -210,9 +210,14 @@ def convert(
     """
     return on_device(
         lambda relay: plan(source, output, **options).run(
-            force, verify, relay(progress), relay(verifying), relay(calibrating)
+            force, verify, relay(progress), relay(verifying), relay(calibrating or ignore)
         )
     )
+
+
+def ignore(_done: int, _total: int) -> None:
+    """Takes the progress that nobody asks for: a job on another thread ends at such a call, once its caller was
+    interrupted."""
 
 
 def shard_bytes(gigabytes: float | None) -> int:

@@ -22,6 +22,7 @@ from elm_mlx.errors import InvalidRequest
 from elm_mlx.files import can_name_a_file, readable_size
 from elm_mlx.library.names import Known, parse_name
 from elm_mlx.shell import command_line
+from elm_mlx.store import conversion_record
 
 if TYPE_CHECKING:
     from elm_mlx.convert import Job
@@ -119,6 +120,8 @@ def command(
         return
     say(f"{done.layout} {done.family}, {done.parameters:,} parameters: {done.bytes / 1e6:,.1f} MB at "
         f"{done.bits_per_weight:.2f} bits per weight in {done.output}")  # fmt: skip
+    if done.calibration:
+        say(f"The quantized weights are {conversion_record.in_words(done.calibration)}")
     if done.dropped:
         say(f"Left out, as nothing reads them: {', '.join(done.dropped)}")
     if report := done.report:
