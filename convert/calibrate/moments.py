@@ -1,22 +1,72 @@
-"""The moments of a product's inputs: what an error in its matrix costs."""
+"""The moments of a product's inputs, which say what an error in its matrix costs.
+
+The moments H are the sum of x xᵀ over the inputs x. Where a matrix W is stored as Q, the squared error of the product
+over these inputs is the trace of (W - Q) H (W - Q)ᵀ: the sum over rows of the error times H times the error.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
+import mlx.core as mx
 import numpy as np
+
+from elm_mlx.errors import NotFinite
+
+DAMPING = 0.01  # of the mean of the diagonal: in directions that the text says nothing of, errors cost a little, too
 
 
 class Moments:
-    """The sum of x xᵀ over inputs x of a product, in float32, and their `count`.
+    """Moments [C, C], damped: `cost`, symmetric, and `factor`, upper triangular U with UᵀU the inverse of `cost`; both
+    float32."""
 
-    Where a matrix W is stored as Q, the squared error of the product over these inputs is the trace of
-    (W - Q) sum (W - Q)ᵀ.
-    """
+    def __init__(self, plain: np.ndarray) -> None:
+        self.damping = DAMPING * (float(plain.diagonal().mean(dtype=np.float64)) or 1.0)
+        while True:
+            self.cost = plain + np.float32(self.damping) * np.eye(len(plain), dtype=np.float32)
+            try:
+                self.factor = inverse_factor(self.cost)
+                return
+            except np.linalg.LinAlgError:  # sums in float32 may be a little off
+                self.damping *= 4
 
-    def __init__(self, width: int) -> None:
-        self.sum = np.zeros((width, width), np.float32)
-        self.count = 0
+    def lost(self, errors: np.ndarray) -> np.ndarray:
+        """The squared error of each row's product over the inputs, [R], for errors [C, R] in the weights."""
+        squares: np.ndarray = (errors * (self.cost @ errors - np.float32(self.damping) * errors)).sum(0)
+        return squares
 
-    def add(self, inputs: np.ndarray) -> None:
-        """Counts inputs [T, width] in."""
-        self.sum += inputs.T @ inputs
-        self.count += len(inputs)
+
+def moments_of(inputs: Iterable[mx.array], names: list[str]) -> Moments:
+    """The moments of inputs [1, L, C], window after window, of the matrices `names`.
+
+    Raises NotFinite where the inputs are NaN or infinite, or their squares are."""
+    total: np.ndarray | float = 0.0
+    with np.errstate(over="ignore", invalid="ignore"):
+        for states in (np.array(each[0]) for each in inputs):
+            total = total + states.T @ states
+    assert isinstance(total, np.ndarray), "there is at least one window"
+    if not np.isfinite(total).all():
+        raise NotFinite(f"On the text to calibrate on, what goes into {' and '.join(names)} is NaN or infinite: the "
+                        "weights before it are damaged, or overflow. Fetch the source again;",
+                        "without {calibrate} it is converted all the same.")  # fmt: skip
+    return Moments(total)
+
+
+def inverse_factor(matrix: np.ndarray) -> np.ndarray:
+    """The upper triangular U for which UᵀU is the inverse of a symmetric matrix: where that is VVᵀ with V upper
+    triangular, U is the inverse of V. Raises numpy's LinAlgError where there is none."""
+    turned = matrix[::-1, ::-1].astype(np.float64)  # both axes: the lower factor of this, turned back, is V
+    upper = np.ascontiguousarray(np.linalg.cholesky(turned)[::-1, ::-1], np.float32)
+    return inverse_triangle(upper)
+
+
+def inverse_triangle(upper: np.ndarray) -> np.ndarray:
+    """The inverse of an upper triangular matrix, from the inverses of its two diagonal blocks."""
+    half = len(upper) // 2
+    if half < 16:
+        return np.linalg.inv(upper)
+    inverse = np.zeros_like(upper)
+    inverse[:half, :half] = first = inverse_triangle(upper[:half, :half])
+    inverse[half:, half:] = second = inverse_triangle(upper[half:, half:])
+    inverse[:half, half:] = -first @ upper[:half, half:] @ second
+    return inverse

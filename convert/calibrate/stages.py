@@ -6,7 +6,7 @@ already, and takes the states of all windows to the layer's end.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
 
 import mlx.core as mx
@@ -14,10 +14,9 @@ import numpy as np
 
 from elm_mlx.config import HEAD_NAME, ModelConfig
 from elm_mlx.config.quantization import Quantization
-from elm_mlx.convert.calibrate.compensate import compensate
-from elm_mlx.convert.calibrate.grid import grid_of
 from elm_mlx.convert.calibrate.layer import MATRICES, Passage
-from elm_mlx.convert.calibrate.moments import Moments
+from elm_mlx.convert.calibrate.moments import Moments, moments_of
+from elm_mlx.convert.calibrate.rounding import Parts, round_matrix
 from elm_mlx.convert.tensor import LazyTensor
 from elm_mlx.errors import InvalidRequest
 from elm_mlx.models import MODELS
@@ -26,7 +25,6 @@ from elm_mlx.models.matrices import Linear
 from elm_mlx.models.parameters import Parameters
 
 States = dict[str, mx.array]
-Parts = dict[str, mx.array]
 
 
 class Calibration:
@@ -88,37 +86,33 @@ class Calibration:
         name = self.config.embedding_name
         weight = self._read(name)
         if not self.config.tied:
-            weight = self._round([name], np.eye(weight.shape[1], dtype=np.float32), parts)
+            weight = self._round([name], Moments(np.eye(weight.shape[1], dtype=np.float32)), parts)
         return parts, {"hidden": mx.concatenate([weight[mx.array(window)] for window in self.windows])}
 
     def _layer(self, layer: int, windows: list[mx.array], parts: Parts, tell: Callable[[float], None]) -> None:
         products = self._products(layer)
         passage = Passage(self._block(layer), windows)
         for i, names in enumerate(products):
-            passage.replace(i, Linear(self._round(names, moments_of(passage.inputs(i)), parts)))
+            passage.replace(i, Linear(self._round(names, moments_of(passage.inputs(i), names), parts)))
             tell((i + 1) / len(products))
         passage.finish()
 
     def _end(self, windows: list[mx.array], parts: Parts) -> None:
         norm = self._read(f"{self.family.NORM}.weight")
-        states = (mx.fast.rms_norm(h, norm, self.config.norm_eps) for h in windows)
-        moments = moments_of(states)
-        self._round(self._weights(self.count - 1), moments, parts)
+        names = self._weights(self.count - 1)
+        self._round(names, moments_of((mx.fast.rms_norm(h, norm, self.config.norm_eps) for h in windows), names), parts)
 
-    def _round(self, names: Sequence[str], moments: np.ndarray, parts: Parts) -> mx.array:
+    def _round(self, names: list[str], moments: Moments, parts: Parts) -> mx.array:
         """Rounds matrices that get the same inputs, adds what they are stored as to `parts`, and returns them as they
         will be read, one under another."""
-        rounded = []
+        matrices = []
         for name in names:
-            setting = self.settings.get(name)
-            weight = self._read(name)
+            matrix, setting = self._read(name), self.settings.get(name)
             if setting:
-                grid = grid_of(setting, self.dtype)
-                found = compensate(np.ascontiguousarray(np.array(weight).T), moments, grid)
-                parts |= grid.parts(name, found.codes, found.scales)
-                weight = mx.array(found.values(grid).T)
-            rounded.append(weight)
-        return mx.concatenate(rounded)
+                stored, matrix = round_matrix(name, matrix, moments, setting, self.dtype)
+                parts |= stored
+            matrices.append(matrix)
+        return mx.concatenate(matrices)
 
     def _read(self, name: str) -> mx.array:
         """A weight in float32: one that will be rounded as the source has it, any other as it will be stored."""
@@ -143,14 +137,3 @@ class Calibration:
             wrong = next(token for token in ids if not 0 <= token < self.config.vocab_size)
             raise InvalidRequest(f"The text to calibrate on holds the id {wrong}, and the model has ids from 0 to "
                                  f"{self.config.vocab_size - 1}: the tokenizer is another model's.")  # fmt: skip
-
-
-def moments_of(inputs: Iterable[mx.array]) -> np.ndarray:
-    """The moments [C, C] of a product's inputs, [1, L, C] each."""
-    total: Moments | None = None
-    for each in inputs:
-        array = np.array(each[0])
-        total = total or Moments(array.shape[1])
-        total.add(array)
-    assert total
-    return total.sum
