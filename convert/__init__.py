@@ -210,14 +210,9 @@ def convert(
     """
     return on_device(
         lambda relay: plan(source, output, **options).run(
-            force, verify, relay(progress), relay(verifying), relay(calibrating or ignore)
+            force, verify, relay(progress), relay(verifying), relay(calibrating)
         )
     )
-
-
-def ignore(_done: int, _total: int) -> None:
-    """Takes the progress that nobody asks for: a job on another thread ends at such a call, once its caller was
-    interrupted."""
 
 
 def shard_bytes(gigabytes: float | None) -> int:

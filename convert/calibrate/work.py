@@ -27,6 +27,7 @@ from elm_mlx.errors import NotFinite
 
 METHOD = "error compensation (GPTQ)"
 PARTS_OF_PROGRESS = 10_000
+COPIES = 5  # of the weights of a stage that are in memory at a time, as measured
 
 
 class Stages(Protocol):
@@ -94,8 +95,9 @@ class Calibration:
 
     @property
     def memory(self) -> int:
-        """The most bytes of memory that a stage takes, about: the states, and two layers in float32."""
-        return 2 * self.state_bytes + 2 * 4 * max(map(self._elements, range(self.stages.count)), default=0)
+        """The most bytes of memory that a stage takes, about: the states before, in and after it, and some copies of its
+        weights in float32."""
+        return 3 * self.state_bytes + COPIES * 4 * max(map(self._elements, range(self.stages.count)), default=0)
 
     def _elements(self, stage: int) -> int:
         """How many numbers are in the weights of a stage."""
