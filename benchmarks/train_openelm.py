@@ -37,7 +37,7 @@ CONFIG: dict[str, Any] = FAMILY | {
     "model_dim": 1280, "num_transformer_layers": 16, "head_dim": 64, "num_gqa_groups": 4, "ffn_dim_divisor": 256,
     "max_context_length": 2048, "torch_dtype": "bfloat16",
 }  # fmt: skip
-STORIES, HELD_OUT = 8_000, 24
+STORIES, HELD_OUT = 4_000, 8
 OPTIONS = Options(tokens=1, batch_tokens=512, warmup=0.04, decay=0.6, held_out=HELD_OUT)
 RATE = 1e-3
 SAVE_SECONDS = 600.0
@@ -67,7 +67,7 @@ def train(run: Run, seconds: float) -> None:
         share = (time.monotonic() - began) / seconds
         run.options = replace(OPTIONS, tokens=max(1, round(run.state.tokens / max(share, 1e-3))))
         bits = run.step(batch)
-        if run.state.step % 10 == 1:
+        if run.state.step % 5 == 1:
             print(
                 f"{share:.1%}: step {run.state.step}, {run.state.tokens:,} tokens, {bits:.3f} bits a token", flush=True
             )

@@ -24,27 +24,44 @@ def shipped() -> list[str]:
 def windows(tokenizer: Tokenizer, ids: int, texts: Sequence[str], count: int, length: int) -> list[list[int]]:
     """Up to `count` windows of `length` ids of the texts, for a model that has the ids 0 to `ids` - 1.
 
-    A window begins with BOS where the model has one. Passages of all texts take turns, those of each from all over it:
-    few windows hold something of every text, and the same texts give the same windows. Where the texts end early, the
-    windows are fewer, and what fills no window is left out; if it is all there is, it is the only window, a shorter
-    one.
+    A window begins with BOS where the model has one, and mostly where a line begins. Passages of all texts take turns,
+    those of each from all over it: few windows hold something of every text, and the same texts give the same windows.
+    Where the texts end early, the windows are fewer, and what fills no window is left out; if it is all there is, it is
+    the only window, a shorter one.
 
     Raises InvalidRequest for texts without a token, or for one that the tokenizer refuses or the model cannot read.
     """
     bos = tokenizer.encode("")
     room = length - len(bos)  # at least 1: callers ask for windows of many ids
-    stream: list[int] = []
+    full: list[list[int]] = []
+    begun: list[int] = []  # a window that is not full yet
+    ends: list[int] = []  # of passages, too short to begin a window with
     for passage in in_turns(texts, passage_size(room, count, len(texts))):
-        found = tokenizer.encode_text(passage)
-        if max(found, default=0) >= ids:
-            raise InvalidRequest(tokenizer.why_beyond(max(found), ids))
-        stream += found
-        if len(stream) >= room * count:
+        begun += encode(tokenizer, ids, passage)
+        full += cut(begun, room)
+        begun = begun[len(begun) // room * room :]
+        if 2 * len(begun) < room:
+            ends, begun = ends + begun, []
+        if len(full) >= count:
             break
-    if not stream:
+    rest = ends + begun
+    full += cut(rest, room)
+    if not (full or rest):
         raise InvalidRequest("The calibration text is empty. Give one with some pages of text.")
-    starts = range(0, max(1, len(stream) - room + 1), room)
-    return [bos + stream[start : start + room] for start in starts][:count]
+    return [bos + window for window in (full or [rest])[:count]]
+
+
+def encode(tokenizer: Tokenizer, ids: int, passage: str) -> list[int]:
+    """The ids of a passage, all of them below `ids`. Raises InvalidRequest for others."""
+    found = tokenizer.encode_text(passage)
+    if max(found, default=0) >= ids:
+        raise InvalidRequest(tokenizer.why_beyond(max(found), ids))
+    return found
+
+
+def cut(ids: list[int], room: int) -> list[list[int]]:
+    """All pieces of `room` ids, one after another; what is left over is left out."""
+    return [ids[start : start + room] for start in range(0, len(ids) - room + 1, room)]
 
 
 def passage_size(room: int, count: int, texts: int) -> int:

@@ -28,6 +28,20 @@ def test_windows_are_full_and_begin_with_bos(tokenizer: Tokenizer) -> None:
     assert tokenizer.bos_token_id not in {one for window in found for one in window[1:]}
 
 
+def test_windows_begin_with_a_line_where_lines_fit(tokenizer: Tokenizer) -> None:
+    texts = ["Once upon a time there was a little girl.\n" * 300] * 3
+    begun = [
+        tokenizer.decode(window[1:]).startswith("Once upon") for window in windows(tokenizer, ROWS, texts, 12, 128)
+    ]
+    assert sum(begun) >= 8
+
+
+def test_ends_of_passages_are_read_before_the_windows_are_fewer(tokenizer: Tokenizer) -> None:
+    tokens = sum(len(tokenizer.encode_text(text)) for text in KINDS)
+    for length in (50, 128, 300):
+        assert len(windows(tokenizer, ROWS, KINDS, 10_000, length)) >= tokens // (length - 1) - 1
+
+
 def test_the_same_texts_give_the_same_windows(tokenizer: Tokenizer) -> None:
     assert windows(tokenizer, ROWS, KINDS, 6, 50) == windows(tokenizer, ROWS, KINDS, 6, 50)
 
