@@ -73,7 +73,7 @@ class Job:
     @property
     def kept_stages(self) -> int:
         """How many stages of a calibration are kept there."""
-        return count_saved(self.calibration_folder) if self.calibration else 0
+        return count_saved(self.calibration_folder, self.fingerprint()) if self.calibration else 0
 
     @property
     def dropped(self) -> list[str]:
@@ -104,7 +104,7 @@ class Job:
             "bits_per_weight": self.bits_per_weight,
             "memory": BASE_BYTES + max(2 * 4 * largest, self.calibration.memory if self.calibration else 0),
             "disk_free": free_space(self.target),
-            "calibration": self.calibration.describe(self.calibration_folder) if self.calibration else None,
+            "calibration": self.calibration.describe(self.kept_stages) if self.calibration else None,
         }
 
     def refuse(self, force: bool) -> None:

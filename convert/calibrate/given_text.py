@@ -60,11 +60,11 @@ def read_sample(place: Path | None, tokenizer: Tokenizer, config: ModelConfig, t
     plain = [text.removeprefix("\ufeff").replace("\r\n", "\n") for text in texts]
     name = SHIPPED if place is None else os.fsencode(place.resolve().name).decode(errors="replace")
     if not any(text.strip() for text in plain):
-        raise InvalidRequest(f"{place} has no text in it. Give one of some pages.")
+        raise InvalidRequest(f"{place or name} has no text in it. Give one of some pages.")
     windows = samples.windows(tokenizer, config.vocab_size, plain, tokens // length, length)
     if len(windows[0]) < length:
-        raise InvalidRequest(f"{place} has only {len(windows[0])} tokens, and a calibration reads windows of {length}. "
-                             "Give a longer text; 50,000 words are plenty.")  # fmt: skip
+        raise InvalidRequest(f"{place or name} has only {len(windows[0])} tokens, and a calibration reads windows of "
+                             f"{length}. Give a longer text; 50,000 words are plenty.")  # fmt: skip
     return identify(name, texts, windows)
 
 

@@ -103,16 +103,17 @@ def saved_stages(folder: Path, fingerprint: str, count: int) -> Iterator[SavedSt
         with (folder / JOURNAL).open("a+b") as file:
             yield SavedStages(folder, Journal(file, fingerprint), count)
     finally:
-        if not count_saved(folder):
+        if not count_saved(folder, fingerprint):
             shutil.rmtree(folder, ignore_errors=True)
 
 
-def count_saved(folder: Path) -> int:
-    """How many stages the journal in a folder lists, whether they are intact or not; 0 where there is none."""
+def count_saved(folder: Path, fingerprint: str) -> int:
+    """How many stages of the calibration with this `fingerprint` the journal in a folder lists, intact or not."""
     journal = folder / JOURNAL
     if folder.is_symlink() or not journal.is_file():
         return 0
-    return journal.read_bytes().count(b" parts-")
+    first, *lines = journal.read_bytes().splitlines() or [b""]
+    return sum(b" parts-" in line for line in lines) if first == fingerprint.encode() else 0
 
 
 def remove(path: Path) -> None:

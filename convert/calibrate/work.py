@@ -18,7 +18,7 @@ import mlx.core as mx
 from elm_mlx.arguments import Progress
 from elm_mlx.config import ModelConfig
 from elm_mlx.convert.calibrate.given_text import Sample
-from elm_mlx.convert.calibrate.saved import Arrays, SavedStages, count_saved, saved_stages
+from elm_mlx.convert.calibrate.saved import Arrays, SavedStages, saved_stages
 from elm_mlx.convert.finite import is_finite
 from elm_mlx.convert.keymap import Matched
 from elm_mlx.convert.output.pipeline import Parts, Shards, check_peaks, peaks
@@ -95,8 +95,8 @@ class Calibration:
 
     @property
     def memory(self) -> int:
-        """The most bytes of memory that a stage takes, about: the states before, in and after it, and some copies of its
-        weights in float32."""
+        """The most bytes of memory that a stage takes, about: the states before, in and after it, and some copies of
+        its weights in float32."""
         return 3 * self.state_bytes + COPIES * 4 * max(map(self._elements, range(self.stages.count)), default=0)
 
     def _elements(self, stage: int) -> int:
@@ -104,10 +104,10 @@ class Calibration:
         shapes = self.config.weight_shapes()
         return sum(shapes[name][0] * shapes[name][1] for name in self.stages.names(stage))
 
-    def describe(self, folder: Path) -> dict[str, Any]:
-        """Describes it in plain JSON; `done` is how many of the `stages` a run before has left in `folder`."""
-        done = {"stages": self.stages.count, "done": count_saved(folder), "disk": self.disk}
-        return self.record() | done
+    def describe(self, done: int) -> dict[str, Any]:
+        """Describes it in plain JSON; `done` is how many of the `stages` a run before has left."""
+        about = {"stages": self.stages.count, "done": done, "disk": self.disk}
+        return self.record() | about
 
     @contextmanager
     def run(self, folder: Path, fingerprint: str, progress: Progress | None) -> Iterator[Parts]:

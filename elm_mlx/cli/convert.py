@@ -18,7 +18,7 @@ from elm_mlx.cli.messages import one_line, quietable, say
 from elm_mlx.cli.progress import ProgressBar
 from elm_mlx.cli.wishes import naming, settle
 from elm_mlx.config.quantization import QUANTIZATION_MODES, RECIPES, in_words
-from elm_mlx.errors import InvalidRequest
+from elm_mlx.errors import InvalidRequest, TargetExists
 from elm_mlx.files import can_name_a_file, readable_size
 from elm_mlx.library.names import Known, parse_name
 from elm_mlx.shell import command_line
@@ -168,6 +168,8 @@ def telling_what_is_kept(job: Job) -> Iterator[None]:
     """Where a run ends early, says how many stages of its calibration are kept, and where."""
     try:
         yield
+    except TargetExists:  # perhaps another run is at work there
+        raise
     except BaseException:
         if kept := job.kept_stages:
             say(f"{kept} stages of the calibration are kept in {job.calibration_folder}: the same command goes on with "

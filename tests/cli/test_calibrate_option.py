@@ -95,6 +95,7 @@ def test_a_dry_run_tells_of_the_calibration_and_of_what_is_done(
     assert (stopped.code, stopped.out) == (130, "")
     assert f"2 stages of the calibration are kept in {folder}: the same command goes on with them" in stopped.err
     assert "in 5 stages, of which 2 are done" in run(*command, "--dry-run").out
+    assert "are done" not in run(*command, "--dtype", "float16", "--dry-run").out
     done = run(*command)
     assert done.code == 0
     assert [path.name for path in tmp_path.iterdir()] == ["out"]

@@ -266,6 +266,7 @@ def test_other_options_another_text_and_another_source_begin_anew(
         os.utime(source / "model.safetensors")
     else:
         options |= other
+    assert plan(source, target, **options).describe()["calibration"]["done"] == 0
     fresh = convert(source, tmp_path / "fresh", **options).output
     RoundingStages.begun = 0
     assert content(convert(source, target, **options).output) == content(fresh)
