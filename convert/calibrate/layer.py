@@ -61,13 +61,11 @@ class Passage:
     def _into_out(self) -> Iterator[mx.array]:
         for h in self.states:
             self.mixed.append(join_heads(Uncached().attend(*self.block.before(h, 0)), h.shape))
-            mx.eval(self.mixed[-1])
             yield self.mixed[-1]
 
     def _into_gate_up(self) -> Iterator[mx.array]:
         for i, mixed in enumerate(self.mixed):
             self.states[i] = self.states[i] + self.block.attn.out(mixed)
-            mx.eval(self.states[i])
             yield self._normalised(self.states[i], 1)
         self.mixed.clear()
 

@@ -6,7 +6,7 @@ over these inputs is the trace of (W - Q) H (W - Q)ᵀ: the sum over rows of the
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 import mlx.core as mx
 import numpy as np
@@ -40,16 +40,30 @@ def moments_of(inputs: Iterable[mx.array], names: list[str]) -> Moments:
     """The moments of inputs [1, L, C], window after window, of the matrices `names`.
 
     Raises NotFinite where the inputs are NaN or infinite, or their squares are."""
-    total: np.ndarray | float = 0.0
+    total: np.ndarray | None = None
     with np.errstate(over="ignore", invalid="ignore"):
-        for states in (np.array(each[0]) for each in inputs):
-            total = total + states.T @ states
-    assert isinstance(total, np.ndarray), "there is at least one window"
+        for array in ahead(inputs):
+            states = np.array(memoryview(array[0]))  # type: ignore[arg-type]  # waits for this array alone
+            products = states.T @ states
+            total = products if total is None else np.add(total, products, out=total)
+    assert total is not None, "there is at least one window"
     if not np.isfinite(total).all():
         raise NotFinite(f"On the text to calibrate on, what goes into {' and '.join(names)} is NaN or infinite: the "
                         "weights before it are damaged, or overflow. Fetch the source again;",
                         "without {calibrate} it is converted all the same.")  # fmt: skip
     return Moments(total)
+
+
+def ahead(arrays: Iterable[mx.array]) -> Iterator[mx.array]:
+    """Gives arrays out in turn; while the caller has one, MLX computes the next."""
+    previous: mx.array | None = None
+    for array in arrays:
+        mx.async_eval(array)
+        if previous is not None:
+            yield previous
+        previous = array
+    if previous is not None:
+        yield previous
 
 
 def inverse_factor(matrix: np.ndarray) -> np.ndarray:

@@ -17,6 +17,7 @@ from elm_mlx.config.quantization import Quantization
 from elm_mlx.convert.calibrate.layer import MATRICES, Passage
 from elm_mlx.convert.calibrate.moments import Moments, moments_of
 from elm_mlx.convert.calibrate.rounding import Parts, round_matrix
+from elm_mlx.convert.output.pipeline import limit_freed_buffers
 from elm_mlx.convert.tensor import LazyTensor
 from elm_mlx.errors import InvalidRequest
 from elm_mlx.models import MODELS
@@ -61,14 +62,17 @@ class Calibration:
         """Runs a stage: (what its weights are stored as, by tensor name; the states after it). `tell` is called with
         the share of the stage that is done, 0 to 1."""
         parts: Parts = {}
-        if stage == 0:
-            return self._embed(parts)
-        windows = self._cut(states["hidden"])
-        if stage == self.count - 1:
-            self._end(windows, parts)
-            return parts, {}
-        self._layer(stage - 1, windows, parts, tell)
-        return parts, {"hidden": mx.concatenate([h[0] for h in windows])}
+        with limit_freed_buffers():
+            if stage == 0:
+                states = self._embed(parts)
+            elif stage == self.count - 1:
+                self._end(self._cut(states["hidden"]), parts)
+                states = {}
+            else:
+                states = self._layer(stage - 1, self._cut(states["hidden"]), parts, tell)
+            mx.eval(parts, states)
+        tell(1.0)
+        return parts, states
 
     def _weights(self, stage: int) -> list[str]:
         """The matrices that a stage is about."""
@@ -82,20 +86,21 @@ class Calibration:
         """The matrices of a layer, in lists of those that get the same inputs."""
         return [[f"{stem.format(layer)}.weight" for stem in stems] for stems in MATRICES[self.config.family]]
 
-    def _embed(self, parts: Parts) -> tuple[Parts, States]:
+    def _embed(self, parts: Parts) -> States:
         name = self.config.embedding_name
         weight = self._read(name)
         if not self.config.tied:
             weight = self._round([name], Moments(np.eye(weight.shape[1], dtype=np.float32)), parts)
-        return parts, {"hidden": mx.concatenate([weight[mx.array(window)] for window in self.windows])}
+        return {"hidden": mx.concatenate([weight[mx.array(window)] for window in self.windows])}
 
-    def _layer(self, layer: int, windows: list[mx.array], parts: Parts, tell: Callable[[float], None]) -> None:
+    def _layer(self, layer: int, windows: list[mx.array], parts: Parts, tell: Callable[[float], None]) -> States:
         products = self._products(layer)
         passage = Passage(self._block(layer), windows)
         for i, names in enumerate(products):
             passage.replace(i, Linear(self._round(names, moments_of(passage.inputs(i), names), parts)))
-            tell((i + 1) / len(products))
+            tell((i + 1) / (len(products) + 1))
         passage.finish()
+        return {"hidden": mx.concatenate([h[0] for h in windows])}
 
     def _end(self, windows: list[mx.array], parts: Parts) -> None:
         norm = self._read(f"{self.family.NORM}.weight")
