@@ -148,9 +148,16 @@ def test_a_real_calibration_that_was_interrupted_gives_the_same_bytes(
     assert (output / "model.safetensors").read_bytes() == (calibrated / "model.safetensors").read_bytes()
 
 
-@pytest.mark.parametrize("family", checkpoints.FAMILIES)
 @pytest.mark.parametrize(
-    "form", [{"bits": 3, "group_size": 32}, pytest.param({"mode": "mxfp4"}, marks=pytest.mark.slow)]
+    ("family", "form"),
+    [
+        ("llama-3.1", {"bits": 3, "group_size": 32}),
+        pytest.param("openelm", {"bits": 3, "group_size": 32}, marks=pytest.mark.slow),
+        pytest.param("openelm-untied", {"bits": 2}, marks=pytest.mark.slow),
+        pytest.param("llama-3.2", {"mode": "mxfp4"}, marks=pytest.mark.slow),
+        pytest.param("openelm", {"mode": "nvfp4"}, marks=pytest.mark.slow),
+        pytest.param("llama-3.1", {"recipe": "mixed-3-5"}, marks=pytest.mark.slow),
+    ],
 )
 def test_both_families_are_calibrated_into_several_files_and_run(
     tmp_path: Path, family: str, form: dict[str, Any]
