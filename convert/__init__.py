@@ -8,16 +8,20 @@ from typing import Any
 
 import elm_mlx.device.backend  # noqa: F401  first: it says what to install where MLX has no backend
 from elm_mlx.arguments import Progress, named_path, real_number
+from elm_mlx.config import ModelConfig
+from elm_mlx.convert.calibrate import given_text
+from elm_mlx.convert.calibrate.options import is_wanted, text_path, token_count
+from elm_mlx.convert.calibrate.work import Calibration
 from elm_mlx.convert.form import WEIGHT_DTYPES, Form
 from elm_mlx.convert.job import Conversion, Job
-from elm_mlx.convert.keymap import match
+from elm_mlx.convert.keymap import Matched, match
 from elm_mlx.convert.output.config_file import output_config
 from elm_mlx.convert.output.path_guards import check_places, refuse_unnameable
-from elm_mlx.convert.output.pipeline import plan_shards
+from elm_mlx.convert.output.pipeline import Shards, plan_shards
 from elm_mlx.convert.output.target import discard, refuse_existing, refuse_unfit, unfinished, wait_for_other_run
 from elm_mlx.convert.sources import open_source
 from elm_mlx.convert.sources.meta import check_rope_factor
-from elm_mlx.convert.tokenizer import find_tokenizer, prepare_tokenizer
+from elm_mlx.convert.tokenizer import TokenizerFiles, find_tokenizer, prepare_tokenizer
 from elm_mlx.device.thread import on_device
 from elm_mlx.errors import InvalidRequest
 from elm_mlx.files import disk_errors, reading
@@ -26,7 +30,7 @@ from elm_mlx.store.snapshot import snapshot_at
 
 MIN_SHARD_GB, SHARD_GB, MAX_SHARD_GB = 1e-6, 5.0, 1e6
 
-__all__ = ["Conversion", "check", "convert", "discard", "plan", "unfinished", "wait_for_other_run"]
+__all__ = ["Conversion", "Job", "check", "check_text", "convert", "discard", "plan", "unfinished", "wait_for_other_run"]
 
 
 def check(
@@ -54,6 +58,7 @@ def check(
         target.parent.mkdir(parents=True, exist_ok=True)
     if tokenizer is not None:
         check_tokenizer(tokenizer)
+    check_text(asked.calibrate)
     return target
 
 
@@ -63,6 +68,12 @@ def check_tokenizer(tokenizer: str | Path) -> Path:
     with reading(given):
         find_tokenizer(given)
     return given
+
+
+def check_text(calibrate: str | Path | bool | None) -> None:
+    """Checks the text of a calibration, if one is given. Raises NotFound, InvalidRequest, ElmError."""
+    if place := text_path(calibrate):
+        given_text.check_text(place)
 
 
 def check_options(*, max_shard_size: float | None = None, rope_factor: float | None = None, **form: Any) -> Form:
@@ -84,6 +95,8 @@ def plan(
     recipe: str | None = None,
     dtype: str = "bfloat16",
     allow_nonfinite: bool = False,
+    calibrate: str | Path | bool | None = None,
+    calibrate_tokens: int | None = None,
     tokenizer: str | Path | None = None,
     max_shard_size: float | None = None,
     rope_factor: float | None = None,
@@ -95,32 +108,54 @@ def plan(
     would replace what is read.
     """
     asked = {"bits": bits, "group_size": group_size, "mode": mode, "recipe": recipe, "dtype": dtype,
-             "allow_nonfinite": allow_nonfinite}  # fmt: skip
+             "allow_nonfinite": allow_nonfinite, "calibrate": calibrate,
+             "calibrate_tokens": calibrate_tokens}  # fmt: skip
     form = check_options(max_shard_size=max_shard_size, rope_factor=rope_factor, **asked)
     file_bytes = shard_bytes(max_shard_size)
     given = None if tokenizer is None else check_tokenizer(tokenizer)
+    check_text(calibrate)
     opened = open_source(named_path("source", source), rope_factor=rope_factor)
     quantization = form.quantization(opened.config)
     shards = plan_shards(opened.config, quantization, WEIGHT_DTYPES[dtype], file_bytes, allow_nonfinite)
     files = None if max_shard_size is None else list(shards.files)
     if given is None and opened.is_already(quantization, WEIGHT_DTYPES[dtype], files):
+        if is_wanted(calibrate):
+            raise InvalidRequest(f"{source} is quantized so already, and rounded weights leave nothing to calibrate. "
+                                 "Name the checkpoint that it was made from.")  # fmt: skip
         command = command_line("elm-mlx", "generate", "--model", opened.directory)
         raise InvalidRequest(f"{source} is an MLX model already, stored as you ask. Run it as it is: `{command}`.")
     target = output_directory(output, outside_the_hub(opened.directory), form)
     tokens = prepare_tokenizer(opened.directory, given, opened.config)
-    check_places(target, [*opened.files, *tokens.files], opened.where, opened.directory, given or opened.directory)
+    named = [opened.where, opened.directory, given or opened.directory, text_path(calibrate) or opened.directory]
+    check_places(target, [*opened.files, *tokens.files], *named)
+    matched = match(opened.config, opened.family_layout, opened.tensors, opened.where)
     config = output_config(opened.raw_config, opened.config, quantization, dtype)
     return Job(
         source=opened,
         target=target,
-        matched=match(opened.config, opened.family_layout, opened.tensors, opened.where),
+        matched=matched,
         tokenizer=tokens,
         config=config,
         shards=shards,
         options={"quantization": config.get("quantization"), "dtype": dtype, "max_shard_size": file_bytes / 1e9}
         | ({} if rope_factor is None else {"rope_factor": float(rope_factor)})
         | ({"allow_nonfinite": True} if allow_nonfinite else {}),
+        calibration=plan_calibration(form, opened.config, matched, shards, tokens) if is_wanted(calibrate) else None,
     )
+
+
+def plan_calibration(
+    form: Form, config: ModelConfig, matched: Matched, shards: Shards, tokenizer: TokenizerFiles
+) -> Calibration:
+    """The calibration that a form asks for. Reads its text, and raises InvalidRequest and NotFound as
+    `given_text.read_sample` does."""
+    from elm_mlx.convert.calibrate import stages  # here, as only a calibration needs it
+
+    sample = given_text.read_sample(
+        text_path(form.calibrate), tokenizer.tokenizer, config, token_count(form.calibrate_tokens)
+    )
+    work = stages.Calibration(config, matched.tensors, shards.settings, shards.dtype, sample.windows)
+    return Calibration(config, matched, shards, sample, work)
 
 
 def output_directory(output: str | Path | None, source: Path, form: Form) -> Path:
@@ -146,22 +181,27 @@ def convert(
     verify: bool = False,
     progress: Progress | None = None,
     verifying: Progress | None = None,
+    calibrating: Progress | None = None,
     **options: Any,
 ) -> Conversion:
     """Converts `source`, a checkpoint's directory or weights file in any layout that docs/converting.md lists.
 
     Options: unquantized in `dtype` (bfloat16, float16, float32) unless `bits` (2, 3, 4, 5, 6, 8; in groups of
     `group_size` 32, 64, 128), `mode` (affine, mxfp4, mxfp8, nvfp4) or `recipe` (mixed-2-4, mixed-3-5, mixed-4-6: more
-    bits for the matrices that need them) is given. Weights that are NaN or infinite are refused unless
+    bits for the matrices that need them) is given. `calibrate` (true, or a UTF-8 text file or a directory of them)
+    chooses the quantized numbers so that they fit a text, here `calibrate_tokens` tokens of it, 65,536 by default, and
+    lose less than by rounding; it takes minutes to hours. Weights that are NaN or infinite are refused unless
     `allow_nonfinite` is true. `tokenizer` is a tokenizer.json, a tokenizer.model or a directory
     with one; by default the source's own. Files hold up to `max_shard_size` GB, by default 5.
     `rope_factor` is the factor of Llama 3's RoPE scaling, which Meta's own files leave out: by default 32 in the sizes
     of Llama 3.2, else 8. Without `output` the result lies beside the source, or in the working directory where the
     source lies in the hub's cache. `verify` compares the result with the source before the result gets its name.
-    `progress` is called with (source bytes done, in all), `verifying` with (layers done, in all).
+    `progress` is called with (source bytes done, in all), `verifying` with (layers done, in all), `calibrating` with
+    (parts of the calibration done, in all).
 
     The output appears whole or not at all. After a run was killed, a call with the same arguments keeps the weights
-    that were written, once they are read back and found right. The output's conversion.json says what it was made of,
+    that were written, once they are read back and found right; of a calibration it keeps what is done however the run
+    before ended. The output's conversion.json says what it was made of,
     its README.md what it is.
 
     Where this process has a model loaded, the conversion takes its turn on the thread that computes, and requests to
@@ -169,7 +209,9 @@ def convert(
     TargetExists, DiskFull, and VerificationFailed; Forked in a process that was forked from one with a model.
     """
     return on_device(
-        lambda relay: plan(source, output, **options).run(force, verify, relay(progress), relay(verifying))
+        lambda relay: plan(source, output, **options).run(
+            force, verify, relay(progress), relay(verifying), relay(calibrating)
+        )
     )
 
 

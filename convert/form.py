@@ -11,6 +11,7 @@ import mlx.core as mx
 from elm_mlx.config import ModelConfig
 from elm_mlx.config.quantization import QUANTIZATION_MODES, RECIPES, Quantization
 from elm_mlx.convert import recipes
+from elm_mlx.convert.calibrate.options import check_calibration, is_wanted
 from elm_mlx.errors import InvalidRequest
 
 WEIGHT_DTYPES = {"bfloat16": mx.bfloat16, "float16": mx.float16, "float32": mx.float32}
@@ -20,7 +21,8 @@ SHORT_NAMES = {"bfloat16": "bf16", "float16": "fp16", "float32": "fp32"}
 @dataclass(frozen=True)
 class Form:
     """Weights plain in `dtype`, or quantized: to `bits` in groups of `group_size`, in another `mode`, or by a `recipe`;
-    with NaN and infinity among them only where `allow_nonfinite` says so.
+    with NaN and infinity among them only where `allow_nonfinite` says so. Quantized ones may be calibrated: on
+    `calibrate_tokens` tokens of a text, whose path `calibrate` is, or true for the text that elm-mlx brings.
 
     Raises InvalidRequest for what MLX does not have, and for options that contradict each other or mean nothing.
     """
@@ -31,6 +33,8 @@ class Form:
     recipe: str | None = None
     dtype: str = "bfloat16"
     allow_nonfinite: bool = False
+    calibrate: str | Path | bool | None = None
+    calibrate_tokens: int | None = None
 
     def __post_init__(self) -> None:
         """Refuses values that MLX does not have, and options that contradict each other."""
@@ -59,6 +63,8 @@ class Form:
                                      "{group_size} out.")  # fmt: skip
         if self.group_size and not (self.bits or self.mode):
             raise InvalidRequest("", "{group_size} means nothing without {bits}. Give both, or leave it out.")
+        is_quantized = any((self.bits, self.mode, self.recipe))
+        check_calibration(self.calibrate, self.calibrate_tokens, is_quantized, self.allow_nonfinite)
 
     def quantization(self, config: ModelConfig) -> Quantization | None:
         """The quantization settings for a model; None for plain weights."""
@@ -72,11 +78,13 @@ class Form:
         return Quantization.from_dict({"mode": "affine", "bits": self.bits, "group_size": self.group_size})
 
     def default_output(self, source: Path) -> Path:
-        """The output directory where the caller names none: OpenELM-270M -> OpenELM-270M-mlx-4bit."""
+        """The output directory where the caller names none: OpenELM-270M -> OpenELM-270M-mlx-4bit, or
+        OpenELM-270M-mlx-4bit-calibrated."""
         # abspath and not resolve: the output lies beside a link, not beside what the link leads to
         source, uniform = Path(os.path.abspath(source)), self._uniform()  # noqa: PTH100
         if self.recipe or not uniform:
             kind = self.recipe or SHORT_NAMES[self.dtype]
         else:
             kind = f"{uniform.bits}bit" if uniform.mode == "affine" else uniform.mode
-        return source.with_name(f"{source.name}-mlx-{kind}")
+        learned = "-calibrated" if is_wanted(self.calibrate) else ""
+        return source.with_name(f"{source.name}-mlx-{kind}{learned}")

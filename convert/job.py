@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from elm_mlx.arguments import Progress
+from elm_mlx.convert.calibrate.saved import count_saved
+from elm_mlx.convert.calibrate.work import Calibration
 from elm_mlx.convert.keymap import Matched
 from elm_mlx.convert.output import pipeline, provenance
 from elm_mlx.convert.output.card import card
@@ -33,7 +37,8 @@ ADVICE = {  # where a verification fails, by the kind of failure
 class Conversion:
     """What a conversion wrote: `bytes` of weights, `bits_per_weight` over all parameters, `dropped` tensors of the
     source that nothing reads (RoPE tables, the copy of a tied embedding, padding rows as NAME[32000:]), the `report` of
-    the verification, if there was one, and why the chat template, if there is one, cannot be used: `chat_refusal`."""
+    the verification, if there was one, why the chat template, if there is one, cannot be used: `chat_refusal`, and what
+    conversion.json says of the `calibration`, if there was one."""
 
     output: Path
     family: str
@@ -44,6 +49,7 @@ class Conversion:
     dropped: list[str]
     report: Report | None = None
     chat_refusal: str | None = None
+    calibration: dict[str, Any] | None = None
 
 
 @dataclass(frozen=True)
@@ -57,6 +63,17 @@ class Job:
     config: dict[str, Any]
     shards: pipeline.Shards
     options: dict[str, Any]
+    calibration: Calibration | None = None
+
+    @property
+    def calibration_folder(self) -> Path:
+        """Where the stages of a calibration are kept that are done."""
+        return path_beside(self.target, "calibration")
+
+    @property
+    def kept_stages(self) -> int:
+        """How many stages of a calibration are kept there."""
+        return count_saved(self.calibration_folder, self.fingerprint()) if self.calibration else 0
 
     @property
     def dropped(self) -> list[str]:
@@ -85,8 +102,9 @@ class Job:
             "files": {file: sum(map(self.shards.size, names)) for file, names in self.shards.files.items()},
             "bytes": self.shards.nbytes,
             "bits_per_weight": self.bits_per_weight,
-            "memory": BASE_BYTES + 2 * 4 * largest,
+            "memory": BASE_BYTES + max(2 * 4 * largest, self.calibration.memory if self.calibration else 0),
             "disk_free": free_space(self.target),
+            "calibration": self.calibration.describe(self.kept_stages) if self.calibration else None,
         }
 
     def refuse(self, force: bool) -> None:
@@ -95,34 +113,58 @@ class Job:
         with disk_errors(f"{self.target} cannot be written"):
             refuse_unfit(self.target)
             refuse_existing(self.target, force)
-            folder = path_beside(self.target, "partial")
-            left = folder.iterdir() if folder.is_dir() and not folder.is_symlink() else ()  # to keep or remove
-            self.check_room(sum(file.stat().st_size for file in left))
+            self.check_room(bytes_in(path_beside(self.target, "partial")))  # to keep or remove
 
     def check_room(self, written: int) -> None:
-        """Raises DiskFull where the disk has no room for the weights beyond the bytes that are `written` already."""
+        """Raises DiskFull where the disk has no room for the weights, and what their calibration takes, beyond the
+        bytes that are `written` already."""
         advice = "Free some space, or name another {output}."
-        check_room(self.target, advice, (self.target.parent, self.shards.nbytes - written))
+        calibrating = self.calibration.disk - bytes_in(self.calibration_folder) if self.calibration else 0
+        check_room(self.target, advice, (self.target.parent, self.shards.nbytes - written + max(0, calibrating)))
 
-    def run(self, force: bool, verified: bool, progress: Progress | None, verifying: Progress | None) -> Conversion:
-        """Writes the output, and keeps the weights that a killed run wrote. Raises as `elm_mlx.convert.convert`."""
+    def run(
+        self,
+        force: bool,
+        verified: bool,
+        progress: Progress | None,
+        verifying: Progress | None,
+        calibrating: Progress | None = None,
+    ) -> Conversion:
+        """Writes the output, and keeps what a killed run wrote. Raises as `elm_mlx.convert.convert`."""
         with disk_errors(f"Writing {self.target}"), write_atomically(self.target, force) as (folder, log):
-            journal = Journal(log, provenance.source_fingerprint(self.source, self.config, self.shards))
+            fingerprint = self.fingerprint()
+            journal = Journal(log, fingerprint)
             done = pipeline.resume(folder, self.shards, journal)
             self.check_room(sum(map(self.shards.size, done)))
             self.tokenizer.write(folder)
             write_json(folder / "config.json", self.config)
             with provenance.hash_in_background(self.source, self.tokenizer.files, self.options) as make_record:
-                pipeline.write_shards(folder, self.shards, self.matched, done, journal, progress)
-                write_json(folder / "conversion.json", conversion := make_record())
+                with self.calibrated(done, fingerprint, calibrating) as ready:
+                    pipeline.write_shards(folder, self.shards, self.matched, done, journal, progress, ready)
+                learned = {"calibration": self.calibration.record()} if self.calibration else {}
+                write_json(folder / "conversion.json", conversion := make_record() | learned)
             report = self.verify(folder, verifying) if verified else None
             text = card(self.source.config, conversion, self.shards.nbytes, report)
             (folder / "README.md").write_text(text, encoding="utf-8")
         config = self.source.config
         return Conversion(
             self.target, config.family, self.source.layout, config.parameter_count, self.shards.nbytes,
-            self.bits_per_weight, self.dropped, report, chat_refusal(self.target, config),
+            self.bits_per_weight, self.dropped, report, chat_refusal(self.target, config), learned.get("calibration"),
         )  # fmt: skip
+
+    def fingerprint(self) -> str:
+        """A hash of all that the weights' bytes come from."""
+        learned = [self.calibration.facts()] if self.calibration else []
+        return provenance.source_fingerprint(self.source, self.config, self.shards, *learned)
+
+    @contextmanager
+    def calibrated(self, done: set[str], fingerprint: str, progress: Progress | None) -> Iterator[pipeline.Parts]:
+        """Calibrates the weights of a calibration and yields readers of them; nothing where all of them are `done`."""
+        if self.calibration is None or done.issuperset(self.calibration.names):
+            yield {}
+            return
+        with self.calibration.run(self.calibration_folder, fingerprint, progress) as ready:
+            yield ready
 
     def verify(self, folder: Path, progress: Progress | None) -> Report:
         """Compares what was written with the source. Raises VerificationFailed where it does not pass."""
@@ -131,3 +173,9 @@ class Job:
             raise VerificationFailed(f"{self.target} does not pass against {self.source.where}, so it was not kept: "
                                      f"{failure.what}.", ADVICE[failure.kind])  # fmt: skip
         return report
+
+
+def bytes_in(folder: Path) -> int:
+    """Bytes of the files in a folder of ours; 0 where there is none."""
+    files = folder.iterdir() if folder.is_dir() and not folder.is_symlink() else ()
+    return sum(file.lstat().st_size for file in files)

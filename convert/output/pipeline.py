@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import groupby
@@ -26,6 +26,9 @@ from elm_mlx.errors import BadCheckpoint, NotFinite
 from elm_mlx.files import write_json
 from elm_mlx.store.stored_form import quantize, stored_parts
 from elm_mlx.store.weights import Entry, Writer, file_head
+
+Parts = Mapping[str, Callable[[], dict[str, mx.array]]]
+"""For weights that need no converting a function that reads what each is stored as, by tensor."""
 
 AHEAD_BYTES = CACHE_BYTES = 48 * 2**20  # small beside the 200 MB that a conversion may take beside its tensors
 
@@ -143,15 +146,17 @@ def write_shards(
     done: set[str],
     journal: Journal,
     progress: Progress | None,
+    ready: Parts | None = None,
 ) -> None:
-    """Writes the files of `shards` and their index; the weights that are `done` stay as they are.
+    """Writes the files of `shards` and their index; the weights that are `done` stay as they are, and those that are
+    `ready` are copied from there.
 
     Raises NotFinite for a weight of the source that is NaN or infinite, BadCheckpoint for one that would become so.
     """
     sizes = {name: source_bytes(tensor) for name, tensor in source.tensors.items()}
     reached, total = sum(sizes[name] for name in done), sum(sizes.values())
     places: dict[str, str] = {}
-    blocks_of_all = convert_blocks(shards, source, [name for name in shards.stored if name not in done])
+    blocks_of_all = convert_blocks(shards, source, [name for name in shards.stored if name not in done], ready or {})
     weights = groupby(blocks_of_all, key=attrgetter("name"))
     for file, names in shards.files.items():
         entries, left = shards.entries(names), [name for name in names if name not in done]
@@ -183,9 +188,9 @@ def write_weight(writer: Writer, blocks: list[StoredRows]) -> str:
     return checksum(data for part in written for data in part)
 
 
-def convert_blocks(shards: Shards, source: Matched, names: list[str]) -> Iterator[StoredRows]:
+def convert_blocks(shards: Shards, source: Matched, names: list[str], ready: Parts) -> Iterator[StoredRows]:
     """Converts the weights `names` block by block, and checks each block; while the caller has one, MLX computes
-    AHEAD_BYTES of the next ones."""
+    AHEAD_BYTES of the next ones. One that is `ready` is a block."""
 
     def next_block() -> StoredRows:
         block = running.popleft().wait()
@@ -194,13 +199,22 @@ def convert_blocks(shards: Shards, source: Matched, names: list[str]) -> Iterato
 
     running: deque[StoredRows] = deque()
     for name in names:
-        for rows in source.tensors[name].blocks():
-            running.append(StoredRows(name, rows.nbytes, convert_rows(name, rows, shards), peaks(rows, shards)))
+        for rows in blocks_of(name, shards, source, ready):
+            running.append(rows)
             mx.async_eval(*running[-1].parts.values(), running[-1].peaks)
             while sum(block.nbytes for block in running) > AHEAD_BYTES:
                 yield next_block()
     while running:
         yield next_block()
+
+
+def blocks_of(name: str, shards: Shards, source: Matched, ready: Parts) -> Iterator[StoredRows]:
+    """The blocks of a weight, not computed yet."""
+    if name in ready:
+        yield StoredRows(name, source_bytes(source.tensors[name]), ready[name](), mx.zeros(2))
+        return
+    for rows in source.tensors[name].blocks():
+        yield StoredRows(name, rows.nbytes, convert_rows(name, rows, shards), peaks(rows, shards))
 
 
 def convert_rows(name: str, rows: mx.array, shards: Shards) -> dict[str, mx.array]:

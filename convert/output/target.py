@@ -5,6 +5,7 @@ Beside the target NAME lie, while it is written:
     .NAME.partial     the folder that will get the name NAME
     .NAME.journal     what is done in there (`journal`), and the lock that keeps a second run out
     .NAME.replaced    an earlier output, between the rename that moves it away and the one that puts the new one there
+    .NAME.calibration the stages of a calibration that are done; it stays until there is an output, whatever ends a run
 """
 
 from __future__ import annotations
@@ -43,19 +44,21 @@ def write_atomically(target: Path, force: bool) -> Iterator[tuple[Path, BinaryIO
             refuse_existing(target, force)
             sync_folder(folder)
             put_in_place(target, folder)
+            shutil.rmtree(path_beside(target, "calibration"), ignore_errors=True)
         finally:
             shutil.rmtree(folder, ignore_errors=True)
             journal.unlink(missing_ok=True)
 
 
 def path_beside(target: Path, kind: str) -> Path:
-    """The path beside the target of what a run keeps there: `kind` is "partial", "journal" or "replaced"."""
+    """The path beside the target of what a run keeps there: `kind` is "partial", "journal", "replaced" or
+    "calibration"."""
     return target.with_name(f".{target.name}.{kind}")
 
 
 def paths_replaced(target: Path) -> list[Path]:
     """Every path that a run may replace or remove."""
-    return [target, *(path_beside(target, kind) for kind in ("partial", "journal", "replaced"))]
+    return [target, *(path_beside(target, kind) for kind in ("partial", "journal", "replaced", "calibration"))]
 
 
 @contextmanager
@@ -95,7 +98,8 @@ def discard(target: Path) -> None:
     """Removes what a killed run left of a target. Raises TargetExists while a run is writing it."""
     with open_locked(path_beside(target, "journal"), target):
         put_back(target)
-        shutil.rmtree(path_beside(target, "partial"), ignore_errors=True)
+        for kind in ("partial", "calibration"):
+            shutil.rmtree(path_beside(target, kind), ignore_errors=True)
         path_beside(target, "journal").unlink()
 
 

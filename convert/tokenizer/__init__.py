@@ -25,13 +25,14 @@ WANTED = "a tokenizer.json, a tokenizer.model (SentencePiece's or tiktoken's), o
 class TokenizerFiles:
     """What will be written for the tokenizer in the file `source`: `content` is tokenizer.json's bytes, `settings` is
     tokenizer_config.json's object, `copied` the bytes of the other side files by their path in the directory. `files`
-    is what they were read from."""
+    is what they were read from, `tokenizer` what they make."""
 
     source: Path
     content: bytes
     settings: dict[str, Any]
     copied: dict[str, bytes]
     files: list[Path]
+    tokenizer: Tokenizer
 
     def write(self, folder: Path) -> None:
         """Writes the tokenizer's files into `folder`."""
@@ -55,7 +56,8 @@ def prepare_tokenizer(source: Path, given: Path | None, config: ModelConfig) -> 
         data = compact(content, file)
     settings = {key: value for key, value in settings.items() if key != "auto_map"}  # Python that a loader would run
     said = read_settings(file.parent, settings)
-    check_tokenizer(Tokenizer(data, said, file, config.bos_token_id, config.vocab_size), config, file)
+    tokenizer = Tokenizer(data, said, file, config.bos_token_id, config.vocab_size)
+    check_tokenizer(tokenizer, config, file)
     load_generation(source)
     copied = {name: read_checked(file.parent, name) for name in beside if name != SETTINGS}
     if (source / GENERATION).exists():
@@ -66,6 +68,7 @@ def prepare_tokenizer(source: Path, given: Path | None, config: ModelConfig) -> 
         settings=settings | {"clean_up_tokenization_spaces": False},
         copied=copied,
         files=[file, *(file.parent / name for name in beside)],
+        tokenizer=tokenizer,
     )
 
 

@@ -62,9 +62,9 @@ def verify(
 
     `text` is a UTF-8 file, by default the demo's held-out stories; its first `tokens` by the converted model's own
     tokenizer are read in windows of up to 512 that begin with BOS where the model has one. Where conversion.json in
-    `converted` says that elm-mlx rounded the weights, each must be the source's, rounded. `max_kl` replaces the bound,
-    and makes the divergence alone decide. `rope_factor` is what a source in Meta's layout was converted with.
-    `progress` is called with (layers done, in all).
+    `converted` says that elm-mlx rounded the weights, each must be the source's, rounded, those excepted that it
+    calibrated. `max_kl` replaces the bound, and makes the divergence alone decide. `rope_factor` is what a
+    source in Meta's layout was converted with. `progress` is called with (layers done, in all).
 
     Raises InvalidRequest for models that do not belong together, and NotFound, MissingTokenizer, BadCheckpoint,
     Unsupported. A difference raises nothing: the report says whether the model `passed`, and its `failure`.
@@ -215,6 +215,7 @@ def summarize(
         not_finite=weights.not_finite,
         source_not_finite=weights.source_not_finite,
         must_match=ours.rounded and max_kl is None,
+        calibrated=sorted(ours.calibrated),
     )
 
 

@@ -18,10 +18,10 @@ from elm_mlx.config.quantization import Quantization
 from elm_mlx.convert.keymap import Matched, match
 from elm_mlx.convert.sources import Source, open_source
 from elm_mlx.convert.tensor import LazyTensor
-from elm_mlx.files import optional_json
 from elm_mlx.models import MODELS
 from elm_mlx.models.matrices import Matrix
 from elm_mlx.models.parameters import Parameters
+from elm_mlx.store.conversion_record import calibration_of, read_record, rounded_names
 from elm_mlx.store.load import load_arrays, read_config, stored_dtype
 from elm_mlx.store.stored_form import expand
 
@@ -31,8 +31,8 @@ class ModelOnDisk:
     """A model on disk: how it is quantized, and in `dtypes` the type of each weight's floats.
 
     `tensors()` opens its weights by name, plain and none of them read yet. An MLX directory has `stored()`, which opens
-    them as they are stored, and is `rounded` where its conversion.json says that elm-mlx rounded them; any other source
-    has `originals`, its tensors on disk.
+    them as they are stored, and is `rounded` where its conversion.json says that elm-mlx rounded them, those excepted
+    that it `calibrated`; any other source has `originals`, its tensors on disk.
     """
 
     where: Path
@@ -43,6 +43,7 @@ class ModelOnDisk:
     stored: Callable[[], MutableMapping[str, mx.array]] = dict
     originals: Mapping[str, LazyTensor] = field(default_factory=dict)
     rounded: bool = False
+    calibrated: frozenset[str] = frozenset()
 
     def hidden(self, windows: Sequence[Sequence[int]], step: Callable[[], None]) -> mx.array:
         """The normalised states [N, E] of all positions of the windows of ids; `step` is called after each layer."""
@@ -85,9 +86,18 @@ def open_directory(where: Path) -> ModelOnDisk:
     def tensors() -> dict[str, mx.array]:
         return expand(stored(), how, mx.float32) if how else stored()
 
-    record = optional_json(where / "conversion.json")
-    rounded = "elm_mlx" in record and "options" in record
-    return ModelOnDisk(where, config, how, dtypes(arrays, config), tensors, stored, rounded=rounded)
+    record = read_record(where)
+    rounded, learned = "elm_mlx" in record and "options" in record, calibrated_names(record, arrays)
+    return ModelOnDisk(where, config, how, dtypes(arrays, config), tensors, stored, rounded=rounded, calibrated=learned)
+
+
+def calibrated_names(record: Mapping[str, Any], arrays: Mapping[str, mx.array]) -> frozenset[str]:
+    """The weights that were calibrated by a conversion.json: the quantized ones that it does not except."""
+    calibration = calibration_of(record)
+    if calibration is None:
+        return frozenset()
+    quantized = {f"{name.removesuffix('scales')}weight" for name in arrays if name.endswith(".scales")}
+    return frozenset(quantized - rounded_names(calibration))
 
 
 def dtypes(arrays: dict[str, mx.array], config: ModelConfig) -> dict[str, mx.Dtype]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
@@ -29,8 +29,8 @@ class Report:
     logit; `kl_divergence` the mean of KL(source || converted) in nats; `same_top` the share of positions with the same
     likeliest token; `bound` the divergence allowed for weights `stored` this way; `altered` names the weights that are
     not, bit for bit, the source's rounded that way: a conversion of ours has none, learned quantization many, and
-    `must_match` says that there may be none. `not_finite` and `source_not_finite` name the weights of either with NaN
-    or infinity in them.
+    `must_match` says that there may be none but those that were `calibrated`. `not_finite` and `source_not_finite`
+    name the weights of either with NaN or infinity in them.
     """
 
     converted: Path
@@ -48,6 +48,7 @@ class Report:
     not_finite: list[str]
     source_not_finite: list[str]
     must_match: bool
+    calibrated: list[str] = field(default_factory=list)
 
     @property
     def passed(self) -> bool:
@@ -57,7 +58,7 @@ class Report:
     @property
     def failure(self) -> Failure | None:
         """Why the converted model does not pass; None where it does."""
-        wrong = self.altered if self.must_match else []
+        wrong = [name for name in self.altered if name not in self.calibrated] if self.must_match else []
         if unlike := [name for name in wrong if name not in self.source_not_finite]:
             return Failure("altered", f"weights are not the source's, rounded as conversion.json says: {some(unlike)}")
         if wrong or math.isnan(self.kl_divergence):
@@ -70,13 +71,15 @@ class Report:
     @property
     def weights(self) -> str:
         """What was found of the weights, in words."""
+        altered = [name for name in self.altered if name not in self.calibrated]
         found = {
-            "not the source's as they round": self.altered,
+            "not the source's as they round": altered,
             "NaN or infinite": self.not_finite,
             "NaN or infinite in the source": self.source_not_finite,
         }
         told = [f"{what}: {some(names)}" for what, names in found.items() if names]
-        return "; ".join([*["each is the source's, rounded as it is stored, bit for bit"] * (not self.altered), *told])
+        each = f"{len(self.calibrated)} are calibrated, each other" if self.calibrated else "each"
+        return "; ".join([*[f"{each} is the source's, rounded as it is stored, bit for bit"] * (not altered), *told])
 
     def _not_finite(self) -> Failure:
         """Which of the two models has numbers that are no numbers."""

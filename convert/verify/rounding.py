@@ -32,7 +32,7 @@ def compare_weights(
     and those with NaN or infinity in them.
 
     One weight is in memory at a time, so each is removed from `stored`. Learned quantization alters weights, a
-    conversion of ours none.
+    conversion of ours only those that it calibrates.
     """
     found = Weights()
     for name, tensor in source.items():

@@ -18,6 +18,7 @@ from elm_mlx.device.thread import on_device
 from elm_mlx.engine.cache.kind import CacheKind
 from elm_mlx.errors import InvalidRequest
 from elm_mlx.library.local import find_in_any_bits
+from elm_mlx.store.conversion_record import read_calibration
 from elm_mlx.store.load import load_arrays, read_config, stored_dtype
 
 PREDICTED_DEPTH = 128  # tokens in the cache that a speed is predicted for where no context is named
@@ -30,7 +31,8 @@ class ModelInfo:
     in floats and, by the value of the option `kv_bits`, quantized; the context in tokens. And in bytes what the model
     takes while it runs, the `footprint` with a cache for `footprint.context` positions, and what this machine has
     `available` for a model. `predicted` is how fast it may decode, on a Mac whose chip others have published speeds
-    of: not measured, and with the error to expect."""
+    of: not measured, and with the error to expect. `calibration` is what conversion.json says of how the weights were
+    calibrated, if they were."""
 
     model: str
     family: str
@@ -45,6 +47,7 @@ class ModelInfo:
     footprint: Footprint
     available: int
     predicted: Prediction | None = None
+    calibration: dict[str, Any] | None = None
 
     @property
     def fits(self) -> bool:
@@ -91,6 +94,7 @@ def info(
         footprint=replace(takes, cache=cache_bytes(config, dtype, kind, takes.context)),
         available=memory_limit(),
         predicted=predict(config, step, chip_here()),
+        calibration=read_calibration(directory),
     )
 
 

@@ -3,24 +3,31 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from elm_mlx.cli.blas import prefer_fast_blas
-from elm_mlx.cli.kinds import BITS, NAME, ROPE_FACTOR, SHARD_GB
+from elm_mlx.cli.kinds import BITS, CALIBRATION_TEXT, CALIBRATION_TOKENS, NAME, ROPE_FACTOR, SHARD_GB
 from elm_mlx.cli.messages import one_line, quietable, say
 from elm_mlx.cli.progress import ProgressBar
 from elm_mlx.cli.wishes import naming, settle
 from elm_mlx.config.quantization import QUANTIZATION_MODES, RECIPES, in_words
-from elm_mlx.errors import InvalidRequest
+from elm_mlx.errors import InvalidRequest, TargetExists
 from elm_mlx.files import can_name_a_file, readable_size
 from elm_mlx.library.names import Known, parse_name
 from elm_mlx.shell import command_line
+from elm_mlx.store import conversion_record
 
+if TYPE_CHECKING:
+    from elm_mlx.convert import Job
+
+YIELDING = ("calibrate_tokens", "allow_nonfinite", "calibrate", "bits", "group_size", "mode", "recipe")
 GROUP_SIZES = list(map(str, QUANTIZATION_MODES["affine"][1]))
 
 
@@ -35,6 +42,16 @@ GROUP_SIZES = list(map(str, QUANTIZATION_MODES["affine"][1]))
 @click.option("--group-size", type=click.Choice(GROUP_SIZES), help="Weights that share a scale. Default: 64.")
 @click.option("--mode", type=click.Choice(list(QUANTIZATION_MODES)), help="How to quantize.")
 @click.option("--recipe", type=click.Choice(list(RECIPES)), help="More bits where they count, fewer elsewhere.")
+@click.option(
+    "--calibrate",
+    type=CALIBRATION_TEXT,
+    is_flag=False,
+    flag_value=True,
+    metavar="[FILE|DIR]",
+    help="Quantize so that a text suffers least, with a UTF-8 file or a folder of them; without one on text that "
+    "elm-mlx brings. Takes minutes to hours.",
+)
+@click.option("--calibrate-tokens", type=CALIBRATION_TOKENS, help="Read this many tokens of it. Default: 65536.")
 @click.option("--dtype", type=click.Choice(["bfloat16", "float16", "float32"]), default="bfloat16", show_default=True)
 @click.option("--allow-nonfinite", is_flag=True, help="Let weights through that are NaN or infinite.")
 @click.option(
@@ -67,13 +84,15 @@ def command(
     Face, CoreNet, Meta and MLX, without torch and without running anything in them. Unquantized unless --bits,
     --mode or --recipe is given.
     """
-    if verify:
+    if verify or options["calibrate"]:
         prefer_fast_blas()
-    from elm_mlx.convert import check, check_options, check_tokenizer, plan  # here, as --help needs no MLX
+    from elm_mlx.convert import check, check_options, check_text, check_tokenizer, plan  # here: --help needs no MLX
 
     options |= {"bits": int(bits) if bits else None, "group_size": int(group_size) if group_size else None}
     tokenizer = options.pop("tokenizer")
-    settle(check_options, options, "bits", "group_size", "mode", "recipe")
+    settle(check_options, options, *YIELDING)
+    with naming("calibrate"):
+        check_text(options["calibrate"])
     if tokenizer:
         with naming("tokenizer"):
             check_tokenizer(tokenizer)
@@ -89,13 +108,20 @@ def command(
         show(job.describe(), as_json)
         job.refuse(force)  # after the plan, which says what it would take
         return
-    with ProgressBar("Converting", in_bytes=True) as bar, ProgressBar("Verifying", in_bytes=False) as verifying:
-        done = job.run(force, verify, bar, verifying)
+    with (
+        ProgressBar("Calibrating", in_bytes=False, in_percent=True) as calibrating,
+        ProgressBar("Converting", in_bytes=True) as bar,
+        ProgressBar("Verifying", in_bytes=False) as verifying,
+        telling_what_is_kept(job),
+    ):
+        done = job.run(force, verify, bar, verifying, calibrating)
     if as_json:
         click.echo(json.dumps(asdict(done) | {"output": str(done.output)}, default=str))
         return
     say(f"{done.layout} {done.family}, {done.parameters:,} parameters: {done.bytes / 1e6:,.1f} MB at "
         f"{done.bits_per_weight:.2f} bits per weight in {done.output}")  # fmt: skip
+    if done.calibration:
+        say(f"The quantized weights are {conversion_record.in_words(done.calibration)}")
     if done.dropped:
         say(f"Left out, as nothing reads them: {', '.join(done.dropped)}")
     if report := done.report:
@@ -121,11 +147,34 @@ def show(planned: dict[str, Any], as_json: bool) -> None:
         "stored as": in_words(how) if how else planned["dtype"],
         "output": f"{planned['output']}: {readable_size(planned['bytes'])} at {planned['bits_per_weight']:.2f} bits "
         f"per weight, {len(planned['files'])} file{'s' * (len(planned['files']) > 1)}",
+        **({"calibration": describe_calibration(calibration)} if (calibration := planned["calibration"]) else {}),
         "memory": f"at most {readable_size(planned['memory'])}",
         "disk": f"{readable_size(planned['disk_free'])} free",
     }
     for name, value in rows.items():
         click.echo(one_line(f"{name:<12} {value}"))
+
+
+def describe_calibration(planned: dict[str, Any]) -> str:
+    """Describes a calibration that is planned, for people."""
+    text, done = planned["text"]["name"], planned["done"]
+    kept = f", of which {done} are done" if done else ""
+    return (f"{planned['tokens']:,} tokens of the text {text}, in {planned['stages']} stages{kept}; at most "
+            f"{readable_size(planned['disk'])} of disk beside the output")  # fmt: skip
+
+
+@contextmanager
+def telling_what_is_kept(job: Job) -> Iterator[None]:
+    """Where a run ends early, says how many stages of its calibration are kept, and where."""
+    try:
+        yield
+    except TargetExists:  # perhaps another run is at work there
+        raise
+    except BaseException:
+        if kept := job.kept_stages:
+            say(f"{kept} stages of the calibration are kept in {job.calibration_folder}: the same command goes on with "
+                "them. If it is not to, remove that folder.")  # fmt: skip
+        raise
 
 
 def refuse_rope_factor(rope_factor: float | None, **_: object) -> None:

@@ -18,6 +18,7 @@ from elm_mlx.cli.messages import one_line, quietable
 from elm_mlx.cli.wishes import is_wish, naming, settle
 from elm_mlx.config.quantization import in_words
 from elm_mlx.files import readable_size
+from elm_mlx.store import conversion_record
 
 
 @click.command()
@@ -53,6 +54,7 @@ def command(
         "family": info.family,
         "parameters": f"{info.parameters:,}",
         "stored as": stored,
+        **({"calibration": conversion_record.in_words(info.calibration)} if info.calibration else {}),
         "bits per weight": f"{info.bits_per_weight:.3f}",
         "weights": f"{info.weight_bytes:,} bytes",
         "cache": f"{info.kv_bytes_per_token:,} bytes per token; with --kv-bits {by_bits}",

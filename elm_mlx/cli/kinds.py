@@ -67,6 +67,14 @@ class Name(click.ParamType):
         return value
 
 
+class TextPath(Name):
+    """The path of a text, or `true` for the text that elm-mlx brings, as a variable of the environment may say it."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """The path as it is, or true."""
+        return True if value is True or value == "true" else super().convert(value, param, ctx)
+
+
 class CommaList(click.ParamType):
     """A list of values of another kind, with commas between them."""
 
@@ -123,6 +131,7 @@ TOP_LOGPROBS, WINDOW_SIZE = Whole(0, 20), Whole(min=16)
 ROPE_FACTOR = Number(0, MAX_MULTIPLIER, min_open=True)
 # As convert and verify judge them, which --help does without: they bring MLX.
 SHARD_GB, TEXT_TOKENS = Number(1e-6, 1e6), Whole(1, 1_000_000)
+CALIBRATION_TEXT, CALIBRATION_TOKENS = TextPath(), Whole(512, 2**22)
 
 
 def judge_stops(_context: click.Context, _parameter: click.Parameter, value: tuple[str, ...]) -> tuple[str, ...]:

@@ -15,13 +15,15 @@ if TYPE_CHECKING:
     from rich.progress import Progress
 
 PATIENCE_S = 1.0
+SHORT_S, LONG_S = 30.0, 600.0  # the last part of the work, from which the bar tells what is left
 
 
 class ProgressBar:
-    """Call it with (done, total); the bar appears after a second, so quick work shows nothing."""
+    """Call it with (done, total); the bar appears after a second, so quick work shows nothing. It counts parts, or
+    bytes, or `in_percent`, for long work with uneven steps: what is left of that is told from its last minutes."""
 
-    def __init__(self, label: str, *, in_bytes: bool) -> None:
-        self.label, self.in_bytes = label, in_bytes
+    def __init__(self, label: str, *, in_bytes: bool, in_percent: bool = False) -> None:
+        self.label, self.in_bytes, self.in_percent = label, in_bytes, in_percent
         self.begun = time.monotonic()
         self.bar: Progress | None = None
 
@@ -55,9 +57,12 @@ class ProgressBar:
         from rich.console import Console
 
         of_bytes = (progress.DownloadColumn(), progress.TransferSpeedColumn())
-        count = of_bytes if self.in_bytes else (progress.MofNCompleteColumn(),)
+        of_parts = progress.TaskProgressColumn() if self.in_percent else progress.MofNCompleteColumn()
+        count = of_bytes if self.in_bytes else (of_parts,)
         columns = ["{task.description}", progress.BarColumn(), *count, progress.TimeRemainingColumn()]
-        bar = progress.Progress(*columns, console=Console(stderr=True), transient=True)
+        period = LONG_S if self.in_percent else SHORT_S
+        console = Console(stderr=True)
+        bar = progress.Progress(*columns, console=console, transient=True, speed_estimate_period=period)
         bar.add_task(self.label, total=total)
         return bar
 

@@ -53,8 +53,8 @@ def command(
 
     SOURCE is what `elm-mlx convert` reads, a name too, or another MLX directory. Both compute in float32, a layer at
     a time from disk, so a model larger than the memory can be verified. Exits with 72 where the divergence is above
-    the bound for the way the weights are stored, or where elm-mlx converted the model and a weight is not SOURCE's,
-    rounded. With --max-kl the divergence alone decides.
+    the bound for the way the weights are stored, or where elm-mlx converted the model and a weight that it did not
+    calibrate is not SOURCE's, rounded. With --max-kl the divergence alone decides.
     """
     prefer_fast_blas()
     from elm_mlx.convert.verify import TOKENS, check_options, open_directory, verify  # here, as --help needs no MLX
@@ -90,6 +90,8 @@ def verdict(done: Report) -> str:
     """Whether the model passed, and by what alone where its weights say nothing."""
     if not done.passed:
         return "FAILED"
+    if done.calibrated and done.must_match:
+        return "passed, the calibrated weights by their divergence"
     return "passed by its divergence alone, as its weights are not the source's" if done.altered else "passed"
 
 

@@ -51,7 +51,8 @@ def test_a_program_reads_one_json_object(openelm: Path, converted: Path) -> None
     told: dict[str, Any] = json.loads(done.out)
     assert list(told) == ["converted", "source", "tokens", "max_difference", "relative_difference", "kl_divergence",
                           "same_top", "perplexity", "source_perplexity", "stored", "bound", "altered",
-                          "not_finite", "source_not_finite", "must_match", "passed", "failure"]  # fmt: skip
+                          "not_finite", "source_not_finite", "must_match", "calibrated", "passed",
+                          "failure"]  # fmt: skip
     assert (told["tokens"], told["stored"], told["bound"], told["passed"]) == (64, "bfloat16", MAX_KL["bfloat16"], True)
     assert 0 < told["kl_divergence"] < told["bound"]
 

@@ -1,0 +1,119 @@
+"""The text that a calibration reads: the package's, a file or a directory becomes windows of ids, always the same."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from elm_mlx.config import ModelConfig
+from elm_mlx.convert.calibrate import samples
+from elm_mlx.convert.calibrate.options import WINDOW
+from elm_mlx.errors import InvalidRequest, NotFound
+from elm_mlx.files import reading
+from elm_mlx.text.tokenizer import Tokenizer
+
+MOST_CHARACTERS = 2**26  # that are read of all files together; a calibration uses a few hundred thousand of them
+MOST_FILES = 1000  # of a directory that are read: of more, these are evenly spread in the order of their names
+SHIPPED = "shipped with elm-mlx"
+
+
+@dataclass(frozen=True)
+class Sample:
+    """What a calibration reads: `windows` of ids, each [L], from a text called `name`. Of its `files`
+    `nbytes` bytes from the beginnings were looked at, and `sha256` is their hash."""
+
+    name: str
+    files: int
+    nbytes: int
+    sha256: str
+    windows: list[list[int]] = field(repr=False)
+
+    @property
+    def tokens(self) -> int:
+        """How many ids are in all windows."""
+        return sum(map(len, self.windows))
+
+    def record(self) -> dict[str, Any]:
+        """What conversion.json says of the text."""
+        return {"name": self.name, "files": self.files, "bytes": self.nbytes, "sha256": self.sha256}
+
+
+def check_text(place: Path) -> None:
+    """Checks, before a model is there, that a text can be read. Raises NotFound, InvalidRequest, ElmError."""
+    for file in text_files(place)[:1]:
+        read_beginning(file, 1)
+
+
+def read_sample(place: Path | None, tokenizer: Tokenizer, config: ModelConfig, tokens: int) -> Sample:
+    """Reads about `tokens` ids, in windows of 512 or of the model's context where that is shorter. `place` is a UTF-8
+    file or a directory of such files; without one it is the text that elm-mlx brings.
+
+    Raises NotFound, and InvalidRequest for a text that is none, that fills no window, or with an id that the model does
+    not have.
+    """
+    texts = samples.shipped() if place is None else read_texts(place)
+    length = min(WINDOW, config.context_length)
+    plain = [text.removeprefix("\ufeff").replace("\r\n", "\n") for text in texts]
+    name = SHIPPED if place is None else os.fsencode(place.resolve().name).decode(errors="replace")
+    if not any(text.strip() for text in plain):
+        raise InvalidRequest(f"{place or name} has no text in it. Give one of some pages.")
+    windows = samples.windows(tokenizer, config.vocab_size, plain, tokens // length, length)
+    if len(windows[0]) < length:
+        raise InvalidRequest(f"{place or name} has only {len(windows[0])} tokens, and a calibration reads windows of "
+                             f"{length}. Give a longer text; 50,000 words are plenty.")  # fmt: skip
+    return identify(name, texts, windows)
+
+
+def identify(name: str, texts: Sequence[str], windows: list[list[int]]) -> Sample:
+    """The sample of these windows: counts and hashes the bytes of the texts."""
+    digest, nbytes = hashlib.sha256(), 0
+    for text in texts:
+        data = text.encode()
+        digest.update(data)
+        nbytes += len(data)
+    return Sample(name, len(texts), nbytes, digest.hexdigest(), windows)
+
+
+def read_texts(place: Path) -> list[str]:
+    """The beginnings of all files of a text, together at most MOST_CHARACTERS. Raises as `text_files` and
+    `read_beginning`."""
+    files = text_files(place)
+    if (count := len(files)) > MOST_FILES:
+        files = [files[number * count // MOST_FILES] for number in range(MOST_FILES)]
+    return [read_beginning(file, MOST_CHARACTERS // len(files)) for file in files]
+
+
+def text_files(place: Path) -> list[Path]:
+    """The files of a text: the file itself, or those in a directory in the order of their names. Hidden files, folders,
+    pipes and the like in it do not count; links to files do. Raises NotFound, InvalidRequest."""
+    with reading(place):
+        if place.is_file():
+            return [place]
+        if not place.exists():
+            raise NotFound(f"There is no file or directory {place}.", "{calibrate} takes a UTF-8 text file, or a "
+                           "directory of such files.")  # fmt: skip
+        if not place.is_dir():
+            raise InvalidRequest(f"{place} is a pipe or a device, which cannot be read twice. Put a file there.")
+        files = sorted(file for file in place.iterdir() if not file.name.startswith(".") and file.is_file())
+    if not files:
+        raise InvalidRequest(f"{place} holds no file to read as text. Put text files there; folders in it do not "
+                             "count.")  # fmt: skip
+    return files
+
+
+def read_beginning(file: Path, characters: int) -> str:
+    """Reads the first characters of a text file as they are. Raises InvalidRequest for what is no UTF-8 text."""
+    with reading(file):
+        try:
+            with file.open(encoding="utf-8", newline="") as content:
+                text = content.read(characters)
+        except UnicodeDecodeError as error:
+            raise InvalidRequest(f"{file} is not UTF-8 text. Convert it first, for example with iconv, or move it "
+                                 "away.") from error  # fmt: skip
+    if "\0" in text:
+        raise InvalidRequest(f"{file} holds NUL, as no text does. Give a text file, or move it away.")
+    return text

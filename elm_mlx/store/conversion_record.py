@@ -1,0 +1,45 @@
+"""What conversion.json says of a directory that elm-mlx converted; as a file from anywhere, it may say anything."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from elm_mlx.errors import BadCheckpoint
+from elm_mlx.files import optional_json
+
+RECORD = "conversion.json"
+
+
+def read_record(directory: Path) -> dict[str, Any]:
+    """The object in conversion.json; an empty one where there is no file. Raises BadCheckpoint."""
+    return optional_json(directory / RECORD)
+
+
+def calibration_of(record: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The object that says how weights were calibrated; None where they were not."""
+    found = record.get("calibration")
+    return found if isinstance(found, dict) else None
+
+
+def read_calibration(directory: Path) -> dict[str, Any] | None:
+    """How a directory's weights were calibrated; None where they were not, or where its conversion.json is damaged."""
+    try:
+        return calibration_of(read_record(directory))
+    except BadCheckpoint:
+        return None
+
+
+def rounded_names(calibration: Mapping[str, Any]) -> set[str]:
+    """The quantized weights that a calibration left to rounding."""
+    names = calibration.get("rounded")
+    return {name for name in names if isinstance(name, str)} if isinstance(names, list) else set()
+
+
+def in_words(calibration: Mapping[str, Any]) -> str:
+    """Describes a calibration for people."""
+    text, tokens = calibration.get("text"), calibration.get("tokens")
+    name = text.get("name") if isinstance(text, dict) else None
+    count = f"{tokens:,} tokens of " if type(tokens) is int else ""
+    return f"calibrated on {count}the text {name}" if isinstance(name, str) else "calibrated"
