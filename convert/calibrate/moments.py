@@ -17,6 +17,7 @@ from elm_mlx.errors import NotFinite
 DAMPING = 0.01  # of the mean of the diagonal: in directions that the text says nothing of, errors cost a little, too
 DOUBT = 1.0  # the same for as many inputs as there are columns; few inputs say little of what others will be
 TINY = 1e-37  # a mean below this is no float32 to divide by
+ROWS = 2048  # inputs that are multiplied at once: with 512, adding up wide products would take as long as they do
 
 
 class Moments:
@@ -52,8 +53,7 @@ def moments_of(inputs: Iterable[mx.array], names: list[str]) -> Moments:
     """
     total, count = None, 0
     with np.errstate(over="ignore", invalid="ignore"):
-        for array in ahead(inputs):
-            states = np.array(memoryview(array[0]))  # type: ignore[arg-type]  # waits for this array alone
+        for states in joined(ahead(inputs)):
             count += len(states)
             products = states.T @ states
             total = products if total is None else np.add(total, products, out=total)
@@ -63,6 +63,18 @@ def moments_of(inputs: Iterable[mx.array], names: list[str]) -> Moments:
                         "weights before it are damaged, or overflow. Fetch the source again;",
                         "without {calibrate} it is converted all the same.")  # fmt: skip
     return Moments(total, count)
+
+
+def joined(inputs: Iterable[mx.array]) -> Iterator[np.ndarray]:
+    """Inputs [1, L, C] -> the same, ROWS at least in each but the last, [N, C]."""
+    held: list[np.ndarray] = []
+    for array in inputs:
+        held.append(np.array(memoryview(array[0])))  # type: ignore[arg-type]  # waits for this array alone
+        if sum(map(len, held)) >= ROWS:
+            yield np.concatenate(held)
+            held = []
+    if held:
+        yield np.concatenate(held)
 
 
 def ahead(arrays: Iterable[mx.array]) -> Iterator[mx.array]:
