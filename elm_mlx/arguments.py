@@ -24,6 +24,8 @@ def shown(value: object) -> str:
         text = repr(value)
     except ValueError:  # Python turns no number into a text that has more digits
         return "a number of thousands of digits"
+    except RecursionError:
+        return "a value that is nested too deeply"
     return text if len(text) <= 80 else f"{text[:77]}..."
 
 

@@ -13,6 +13,7 @@ from elm_mlx.errors import NotEnforceable
 PLAIN = {str: "string", int: "integer", float: "number", bool: "boolean", type(None): "null"}
 UNIONS = (Union, types.UnionType)
 LISTS, MAPS = (list, tuple), (dict, Mapping)
+MADE_OF_LISTS = (*LISTS, set, frozenset)
 
 
 def schema_of(made: type) -> dict[str, Any]:
@@ -120,11 +121,17 @@ def instance_of(kind: Any, value: Any) -> Any:
         return kind(value)
     if kind is float:
         return float(value)
-    if origin in LISTS and isinstance(value, list):
-        return origin(instance_of(given[0], one) if given else one for one in value)
+    if origin in MADE_OF_LISTS and isinstance(value, list):
+        return origin(map(instance_of, kinds_within(kind, len(value)), value))
     if origin in MAPS and given and isinstance(value, dict):
         return {key: instance_of(given[1], one) for key, one in value.items()}
     return value
+
+
+def kinds_within(kind: Any, count: int) -> tuple[Any, ...]:
+    """The kinds of the items of a list, a tuple or a set of so many."""
+    given = get_args(kind) or (Any,)
+    return given if get_origin(kind) is tuple and ... not in given else given[:1] * count
 
 
 def fitting(kinds: tuple[Any, ...], value: Any) -> Any:
@@ -149,8 +156,8 @@ def fits(kind: Any, value: Any) -> bool:
         return isinstance(value, dict) and fits_fields(kind, value)
     if isinstance(kind, type) and issubclass(kind, Enum):
         return any(type(one.value) is type(value) and one.value == value for one in kind)
-    if origin in LISTS:
-        return isinstance(value, list) and all(fits(given[0], one) for one in value if given)
+    if origin in MADE_OF_LISTS:
+        return isinstance(value, list) and all(map(fits, kinds_within(kind, len(value)), value))
     if origin in MAPS:
         return isinstance(value, dict) and all(fits(given[1], one) for one in value.values() if given)
     if kind is float:

@@ -18,7 +18,7 @@ from elm_mlx.api.session_stream import SessionStream
 from elm_mlx.api.session_turn import Asked, Toolbox, Turn, exceeded
 from elm_mlx.api.stream import Stream
 from elm_mlx.api.tool_running import check_seconds, result_text
-from elm_mlx.api.transcript import Message, check_transcript, pending_calls, save_transcript
+from elm_mlx.api.transcript import Message, check_transcript, pending_calls, result_message, save_transcript
 from elm_mlx.arguments import is_unicode, shown
 from elm_mlx.engine.prefixes import Prefixes
 from elm_mlx.errors import ConcurrentRequests, InvalidRequest, PromptTooLong
@@ -196,8 +196,9 @@ class Session:
 
     @property
     def _current(self) -> Turn | None:
-        """The turn under way."""
-        return self._turn() if self._turn else None
+        """The turn under way; one that was cancelled is none."""
+        turn = self._turn() if self._turn else None
+        return turn if turn and (not turn.is_over or turn.is_whole) else None
 
     def _refuse_second(self) -> None:
         if self.is_responding:
@@ -248,10 +249,6 @@ class Session:
 def named_results(calls: Sequence[ToolCall], results: Sequence[object]) -> dict[str, object]:
     """Results that are given in the order of their calls, by id. Raises InvalidRequest for another number."""
     if isinstance(results, str | bytes) or not isinstance(results, Sequence) or len(results) != len(calls):
-        raise InvalidRequest(f"{len(calls)} calls wait for a result; give a list of so many, or a dict by ids.")
+        raise InvalidRequest(f"The calls that wait for a result are {len(calls)}: give a list of as many results, or "
+                             "a dict of results by the ids of their calls.")  # fmt: skip
     return {call.id: result for call, result in zip(calls, results, strict=True)}
-
-
-def result_message(call: ToolCall, text: str) -> Message:
-    """The message that a result is."""
-    return {"role": "tool", "tool_call_id": call.id, "name": call.name, "content": text}

@@ -108,9 +108,7 @@ class TextPrompts:
 
     def ask(self, messages: Sequence[Message], max_tokens: int | None, options: Mapping[str, Any]) -> Stream:
         """Asks for a continuation. Raises InvalidRequest for messages that a text cannot have."""
-        if any(message["role"] not in ("user", "assistant") for message in messages):
-            raise InvalidRequest("This model has no chat template, so it can be given no system message and no tools.",
-                                 "Leave them out, or give a {chat_template}.")  # fmt: skip
+        refuse_beyond_text(messages)
         request = self._lm.request(self.beginning(messages), max_tokens, **options)
         return self._lm._begin(replace(request, owner=self._owner))
 
@@ -124,3 +122,10 @@ class TextPrompts:
     def beginning(self, messages: Sequence[Message]) -> list[int]:
         """The text of these messages, as ids."""
         return self._lm.tokenizer.encode("".join(message["content"] for message in messages))
+
+
+def refuse_beyond_text(messages: Sequence[Message]) -> None:
+    """Raises InvalidRequest for messages that a model without a chat template cannot be given."""
+    if any(message["role"] not in ("user", "assistant") or "tool_calls" in message for message in messages):
+        raise InvalidRequest("This model has no chat template, so it can be given no system message and no tools.",
+                             "Leave them out, or give a {chat_template}.")  # fmt: skip

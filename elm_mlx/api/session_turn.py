@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -11,11 +12,12 @@ from typing import Any
 
 from elm_mlx.api.completion import Completion
 from elm_mlx.api.session_prompts import Prompts
+from elm_mlx.api.signatures import as_hinted
 from elm_mlx.api.stream import Stream
 from elm_mlx.api.structure import has_form
-from elm_mlx.api.tool_running import Call
+from elm_mlx.api.tool_running import WAS_CANCELLED, Call
 from elm_mlx.api.tools import Tool
-from elm_mlx.api.transcript import Message, pending_calls
+from elm_mlx.api.transcript import Message, pending_calls, result_message
 from elm_mlx.engine.sequence import CANCELLED
 from elm_mlx.errors import Cancelled, ExceededContextWindow, PromptTooLong, TimedOut, ToolCallError
 from elm_mlx.text.tools import ToolCall
@@ -63,20 +65,24 @@ class Toolbox:
         if wrong := tool.check(call.arguments):
             return f"Error: {wrong}"
         assert tool.function
-        return Call(tool.name, tool.function, deepcopy(call.arguments))  # a function may change them
+        arguments = as_hinted(tool.function, deepcopy(call.arguments))  # a copy, as a function may change them
+        return Call(tool.name, tool.function, arguments)
 
 
 class Turn:
     """A turn under way. `messages` are those of the session, and what this turn adds to them: the session takes them
-    over from a turn that `is_over` and `is_whole`, as one is that was not cancelled. Call `begin` first."""
+    over from a turn that `is_over` and `is_whole`, as one is that was not cancelled. Once it is over they stay as they
+    are. Call `begin` first."""
 
     def __init__(self, prompts: Prompts, toolbox: Toolbox, messages: list[Message], asked: Asked) -> None:
         self.messages, self.is_over, self.is_whole = list(messages), False, False
         self._prompts, self._toolbox, self._asked = prompts, toolbox, asked
         self._rounds = 0
+        self._ending = threading.RLock()  # a signal's handler may cancel while its thread ends the turn
         self._calls: list[ToolCall] = []  # that the session runs before the next round
         self._running: Call | None = None
         self._stream: Stream | None = None
+        self._length = 0  # of the messages that the stream answers
 
     def begin(self) -> None:
         """Asks for the first round. Raises as `Session.respond`."""
@@ -128,8 +134,12 @@ class Turn:
         try:
             return self.stream.result(self._asked.left)
         except TimedOut as error:
-            raise TimedOut(f"The session has not answered after {self._asked.timeout:g} seconds.", "Give a longer "
-                           "{timeout}, or fewer {max_tokens}.", completion=error.completion) from error  # fmt: skip
+            raise self._late() from error
+
+    def _late(self) -> TimedOut:
+        """Makes the error for a turn that takes too long."""
+        return TimedOut(f"The session has not answered after {self._asked.timeout:g} seconds.", "Give a longer "
+                        "{timeout}, or fewer {max_tokens}.", completion=self.stream.completion)  # fmt: skip
 
     async def aanswer(self) -> Completion:
         """Waits as `answer` does, without blocking the event loop."""
@@ -145,7 +155,7 @@ class Turn:
         if self.is_over or done.finish_reason == CANCELLED:
             self.cancel()
             return True
-        self.messages.append(self._prompts.message(self.stream, done))
+        self._add(self._prompts.message(self.stream, done))
         self._calls = [call for call in done.tool_calls if self._toolbox.can_run(call)]
         if self._calls and self._rounds == self._toolbox.rounds:
             raise ToolCallError(
@@ -153,7 +163,7 @@ class Turn:
                 "Give more {tool_rounds}, or tools that say when they have nothing to add.",
             )
         if not self._calls:
-            self.is_over = self.is_whole = True
+            self._complete()
         return self.is_over
 
     def run_calls(self) -> None:
@@ -177,16 +187,21 @@ class Turn:
 
     def cancel(self) -> None:
         """Ends the turn, from any thread: the session stays as it was before. A turn that is over stays as it is."""
-        if not self.is_over:
+        with self._ending:
+            if self.is_over:
+                return
             self.is_over = True
-            if self._stream:
-                self._stream.cancel()
-            if running := self._running:
-                running.cancel()
+        if self._stream:
+            self._stream.cancel()
+        if running := self._running:
+            running.cancel()
 
     def kept(self) -> list[Message]:
-        """The messages of a turn that was cancelled, with what came as the answer."""
-        if self.has_calls or not self._stream:
+        """The messages of a turn that was cancelled, with what came of the answer; a call that was not run to its end
+        has a result that says so."""
+        if calls := pending_calls(self.messages):
+            return [*self.messages, *(result_message(call, WAS_CANCELLED) for call in calls)]
+        if not self._stream or len(self.messages) > self._length:  # it was cancelled between two rounds
             return self.messages
         said = self._prompts.message(self._stream, self._stream.completion)
         said.pop("tool_calls", None)
@@ -204,6 +219,9 @@ class Turn:
         return self._toolbox.seconds if left is None else min(left, self._toolbox.seconds)
 
     def _prepare(self, call: ToolCall) -> Call | str:
+        """What runs a call, or its result. Raises TimedOut where the turn has no time left."""
+        if self._asked.left == 0:
+            raise self._late()
         work = self._toolbox.prepare(call)
         self._running = work if isinstance(work, Call) else None
         return work
@@ -211,7 +229,19 @@ class Turn:
     def _note(self, call: ToolCall, text: str) -> None:
         """Adds the result of a call to the messages."""
         self._running = None
-        self.messages.append({"role": "tool", "tool_call_id": call.id, "name": call.name, "content": text})
+        self._add(result_message(call, text))
+
+    def _add(self, message: Message) -> None:
+        """Adds a message, unless the turn was cancelled."""
+        with self._ending:
+            if not self.is_over:
+                self.messages.append(message)
+
+    def _complete(self) -> None:
+        """Ends the turn as a whole one, unless it was cancelled."""
+        with self._ending:
+            if not self.is_over:
+                self.is_whole = self.is_over = True  # in this order: who sees the second sees the first
 
     def _go_on(self) -> None:
         """Asks for the next round, unless the turn was cancelled meanwhile or some calls are left to the caller."""
@@ -219,7 +249,7 @@ class Turn:
         if self.is_over:
             return
         if pending_calls(self.messages):
-            self.is_over = self.is_whole = True
+            self._complete()
             return
         self._rounds += 1
         self._ask(AUTO)
@@ -229,18 +259,19 @@ class Turn:
         long."""
         chosen = {"tool_choice": choice} if choice != AUTO else {}
         try:
-            self._stream = self._prompts.ask(self.messages, self._asked.max_tokens, {**self._asked.options, **chosen})
+            stream = self._prompts.ask(self.messages, self._asked.max_tokens, {**self._asked.options, **chosen})
         except PromptTooLong as error:
             raise exceeded(error) from error
+        self._stream, self._length = stream, len(self.messages)
         if self.is_over:  # it was cancelled meanwhile
-            self._stream.cancel()
+            stream.cancel()
 
 
 def exceeded(error: PromptTooLong) -> ExceededContextWindow:
     """Makes the error for a transcript that is too long as a prompt."""
     return ExceededContextWindow(
         f"The session's transcript has {error.tokens} tokens with this turn, and the model's context {error.context}.",
-        "Shorten {transcript}, begin a new session, or give a {window}: then all but the last tokens are forgotten.",
+        "Shorten the transcript, begin a new session, or give a {window}: then all but the last tokens are forgotten.",
         error.tokens,
         error.context,
     )

@@ -1,4 +1,4 @@
-"""The JSON schema of a Python function's arguments: from its signature, its type hints and its docstring."""
+"""A Python function's arguments: their JSON schema, and what a call gives in the types that the function has."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from enum import Enum
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
+from elm_mlx.api.dataclass_schema import instance_of
 from elm_mlx.api.docstrings import arguments_in
 from elm_mlx.errors import InvalidRequest
 
@@ -23,7 +24,7 @@ def arguments_schema(function: Callable[..., Any], name: str) -> dict[str, Any]:
     try:
         signature = inspect.signature(function)
         hints = get_type_hints(function, include_extras=True)
-    except (ValueError, TypeError, NameError) as error:
+    except Exception as error:  # hints that are texts are run
         raise InvalidRequest(f"The tool {name} has a signature that cannot be read ({error}). Give a schema for it, or "
                              "write its types in full.") from error  # fmt: skip
     said = arguments_in(function.__doc__, signature.parameters)
@@ -82,3 +83,21 @@ def container_schema(kind: Any, arguments: list[Any], where: str) -> dict[str, A
     named = getattr(kind, "__name__", str(kind))
     raise InvalidRequest(f"{where} is of type {named}, which no JSON schema is known for. Use text, numbers, true and "
                          "false, lists, dicts, Literal or an Enum, or give a schema for the tool.")  # fmt: skip
+
+
+def as_hinted(function: Callable[..., Any], arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """The arguments of a call as the function's type hints have them: Enums, tuples, sets and floats are made of JSON's
+    values. What fits no hint stays as it is."""
+    try:
+        hints = get_type_hints(function, include_extras=True)
+    except Exception:  # of a function whose schema was given
+        return dict(arguments)
+    return {name: hinted(hints.get(name, Any), value) for name, value in arguments.items()}
+
+
+def hinted(hint: Any, value: Any) -> Any:
+    """A JSON value as a type hint has it; the value itself where it does not fit."""
+    try:
+        return instance_of(hint, value)
+    except (ValueError, TypeError, OverflowError):
+        return value

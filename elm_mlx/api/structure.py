@@ -185,7 +185,7 @@ def value_of(request: Request, text: str, reason: str | None, ended_by: int | st
         return None
     try:
         return structure.read(text)
-    except (ValueError, TypeError, RecursionError):
+    except (ValueError, TypeError, OverflowError, RecursionError):
         return None
 
 

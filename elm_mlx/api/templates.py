@@ -98,4 +98,4 @@ class Templates:
         template = self.given or choose(self._own, self._directory, ())
         if not template.shows_tools:
             raise InvalidRequest("The chat template of this model does not show tools to it, so it would call none.",
-                                 "Leave {tools} out, or give a {chat_template} that has some.")  # fmt: skip
+                                 "Leave the tools out, or give a {chat_template} that shows them.")  # fmt: skip

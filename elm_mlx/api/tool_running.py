@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 MOST_CHARACTERS = 16_000  # of a result that the model is given: some thousand tokens
 MOST_OF_ERROR = 1_000  # characters
-CANCELLED = "The turn was cancelled."
+WAS_CANCELLED = "The turn was cancelled."
 
 
 class Call:
@@ -33,7 +33,7 @@ class Call:
 
     def cancel(self) -> None:
         """Ends the wait for the result, from any thread."""
-        self._answer(CANCELLED)
+        self._answer(WAS_CANCELLED)
 
     def run(self, seconds: float) -> str:
         """Runs the function in a thread of its own and waits for it, at most so many seconds. A function that is late

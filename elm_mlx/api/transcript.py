@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -50,8 +51,8 @@ def check_message(message: object) -> Message:
     if not isinstance(message, Mapping) or not isinstance(role, str) or not (fields := FIELDS.get(role)):
         raise InvalidRequest(f"has no role of {', '.join(FIELDS)}.")
     given = {key: value for key, value in message.items() if value is not None}
-    if strange := next((key for key in given if key not in fields | {"role"}), None):
-        raise InvalidRequest(f"has {shown(strange)}, which a message of its role does not have. Leave it out.")
+    if strange := [key for key in given if key not in fields | {"role"}]:
+        raise InvalidRequest(f"has {shown(strange[0])}, which a message of its role does not have. Leave it out.")
     for name in fields - {"tool_calls"} & given.keys():
         if not isinstance(given[name], str) or not is_unicode(given[name]):
             raise InvalidRequest(f"has {name} {shown(given[name])}; it must be a text in Unicode.")
@@ -100,9 +101,14 @@ def checked_text(text: str) -> str:
 
 
 def written_call(call: ToolCall) -> Message:
-    """A call as a transcript has it."""
-    function = {"name": call.name, "arguments": dict(call.arguments)}
+    """A call as a transcript has it: its arguments are a copy."""
+    function = {"name": call.name, "arguments": deepcopy(dict(call.arguments))}
     return {"id": call.id, "type": "function", "function": function}
+
+
+def result_message(call: ToolCall, text: str) -> Message:
+    """The message that the result of a call is."""
+    return {"role": "tool", "tool_call_id": call.id, "name": call.name, "content": text}
 
 
 def waiting_after(message: Message, waiting: set[str], *, is_first: bool) -> set[str]:
@@ -132,8 +138,8 @@ def pending_calls(messages: Sequence[Message]) -> list[ToolCall]:
 
 
 def read_call(call: Message) -> ToolCall:
-    """A call out of a transcript."""
-    return ToolCall(call["id"], call["function"]["name"], call["function"]["arguments"])
+    """A call out of a transcript: its arguments are a copy."""
+    return ToolCall(call["id"], call["function"]["name"], deepcopy(call["function"]["arguments"]))
 
 
 def read_transcript(path: str | Path) -> list[Message]:
@@ -149,7 +155,7 @@ def parse(path: Path) -> list[Message]:
     """Reads the transcript in a file that is there. Raises as `read_transcript`."""
     try:
         raw = read_bytes(path, MOST_BYTES)
-        if sum(map(raw.count, (b",", b"[", b"{"))) > MOST_VALUES:
+        if not can_be_read(raw):
             raise ValueError("too many values")
         saved = json.loads(raw.decode())
         system, messages = saved.get("system"), list(saved["messages"])
@@ -162,15 +168,23 @@ def parse(path: Path) -> list[Message]:
         raise InvalidRequest(f"{path} {NO_TRANSCRIPT}: {error} Name another file.") from error
 
 
+def can_be_read(raw: bytes) -> bool:
+    """Whether a file of this content is one that `read_transcript` reads, as far as its size goes."""
+    return len(raw) <= MOST_BYTES and sum(map(raw.count, (b",", b"[", b"{"))) <= MOST_VALUES
+
+
 def save_transcript(path: str | Path, messages: Sequence[Message]) -> None:
     """Writes a transcript, whole or not at all: as JSON, the system message apart. It replaces an earlier transcript
-    and an empty file. Raises InvalidRequest where another file has the name, NotFound without the file's directory,
-    DiskFull, ElmError where it cannot be written."""
-    place = file_to_write("path", path)
+    and an empty file. Raises InvalidRequest where another file has the name, and for a transcript too large to be read
+    again, NotFound without the file's directory, DiskFull, ElmError where it cannot be written."""
+    place, text = file_to_write("path", path), written(messages)
+    if not can_be_read(text.encode()):
+        raise InvalidRequest(f"The transcript has {len(text):,} characters as a file, which is more than can be read "
+                             "again. Save a part of it.")  # fmt: skip
     with disk_errors(f"{place} cannot be written", "Name another file.", instead="name another file"):
         if place.exists() and not (place.is_file() and place.stat().st_size == 0):
             refuse_other_file(place)
-        write_whole(place, written(messages))
+        write_whole(place, text)
 
 
 def written(messages: Sequence[Message]) -> str:

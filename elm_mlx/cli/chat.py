@@ -11,9 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from elm_mlx.cli import conversation
 from elm_mlx.cli.blas import prefer_fast_blas
-from elm_mlx.cli.chat_files import read_schema, read_tools
+from elm_mlx.cli.chat_files import file_path, read_schema, read_tools
 from elm_mlx.cli.chat_session import open_session, print_pieces
 from elm_mlx.cli.find import NO_SYSTEM, load_with_notices, refuse_system
 from elm_mlx.cli.generation_options import (
@@ -213,7 +212,7 @@ class Chat:
     def answer(self, text: str | None) -> None:
         """Prints the answer to a message (None: to the last one) as it comes. Ctrl-C stops it: what came stays as the
         answer. Raises KeyboardInterrupt where nothing came."""
-        choice = "none" if self.options.get("schema") else "auto"  # a form leaves no room for calls
+        choice = "none" if self.tools and self.options.get("schema") else "auto"  # a form leaves no room for calls
         stream = self.session.stream(text, tool_choice=choice, **self.options)
         is_whole = print_pieces(stream)
         self.last = stream
@@ -276,16 +275,21 @@ class Chat:
         tell(str(self.last.completion.stats))
 
     def save(self, name: str) -> None:
-        """Writes the conversation as JSON. Raises InvalidRequest without a name, and as `conversation.save`."""
+        """Writes the conversation as JSON. Raises InvalidRequest without a name, and as `Session.save`."""
         if not name:
             raise InvalidRequest("Give a file: /save FILE.")
-        conversation.save(name, self.session.transcript)
+        self.session.save(file_path(name))
         tell(f"Saved to {name}.")
 
     def load(self, name: str) -> None:
         """Goes on with a conversation that `save` wrote. Raises InvalidRequest without a name, and as
-        `conversation.load`."""
+        `read_transcript`."""
+        from elm_mlx.api.transcript import read_transcript  # here, as --help needs no MLX
+
         if not name:
             raise InvalidRequest("Give a file: /load FILE.")
-        self.begin(*conversation.load(name))
+        found = read_transcript(file_path(name))
+        is_told = bool(found) and found[0]["role"] == "system"
+        self.begin(found[0]["content"] if is_told else None, found[is_told:])
         tell(f"{len(self.messages)} messages loaded.")
+        self.show_call()

@@ -1,13 +1,20 @@
-"""JSON files that are named in a chat: tools, and the schema of an answer."""
+"""Files that are named in a chat: their paths, and those with tools or with the schema of an answer."""
 
 from __future__ import annotations
 
 import json
+import os
+from pathlib import Path
 from typing import Any
 
-from elm_mlx.cli.conversation import file_path
+from elm_mlx.arguments import named_path
 from elm_mlx.errors import InvalidRequest
 from elm_mlx.files import MAX_SMALL_BYTES, disk_errors, json_kind, read_bytes
+
+
+def file_path(name: str) -> Path:
+    """The path of a file whose name may begin with ~. Raises InvalidRequest for what can name none."""
+    return named_path("The file", os.path.expanduser(name))  # noqa: PTH111, which raises for an unknown user
 
 
 def read_tools(name: str) -> list[Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from elm_mlx.cli.pieces import print_texts
 from elm_mlx.errors import ElmError
 
 if TYPE_CHECKING:
@@ -11,12 +12,15 @@ if TYPE_CHECKING:
 
 
 def open_session(lm: LanguageModel, messages: list[Any], tools: list[Any]) -> Session:
-    """A session after these messages, also with a model that has no chat template."""
+    """A session after these messages, also with a model that has no chat template. Raises InvalidRequest for messages
+    that such a model cannot be given, and as `LanguageModel.session`."""
     from elm_mlx.api.session import Session  # here, as --help needs no MLX
+    from elm_mlx.api.session_prompts import refuse_beyond_text
     from elm_mlx.api.session_turn import Toolbox
 
     if lm.has_chat_template:
         return lm.session(transcript=messages, tools=tools)
+    refuse_beyond_text(messages)
     return Session(lm, messages, Toolbox(), {}, completes=True)
 
 
@@ -24,9 +28,7 @@ def print_pieces(stream: SessionStream) -> bool:
     """Prints an answer as it comes; returns whether it came to its end, and was not stopped by Ctrl-C: then what came
     stays as the answer. Raises KeyboardInterrupt where nothing came."""
     try:
-        for piece in stream:
-            if piece.kind != "tool":
-                print(piece.text, end="", flush=True)
+        print_texts(stream)
     except KeyboardInterrupt:
         stream.close()
         if not stream.completion.tokens:

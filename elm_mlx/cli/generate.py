@@ -35,6 +35,7 @@ from elm_mlx.cli.generation_options import (
 )
 from elm_mlx.cli.kinds import STOP, TEXT
 from elm_mlx.cli.messages import quietable, say
+from elm_mlx.cli.pieces import print_texts
 from elm_mlx.cli.progress import ProgressBar
 from elm_mlx.cli.sections import SectionedCommand
 from elm_mlx.cli.show_config import print_config
@@ -147,8 +148,7 @@ def as_object(done: Completion) -> dict[str, Any]:
 def show(pieces: Iterable[Piece]) -> None:
     """Prints the text of each piece as it comes, and ends the line, also where the model fails amid its answer."""
     try:
-        for piece in pieces:
-            print(piece.text, end="", flush=True)  # click.echo would take escape codes out
+        print_texts(pieces)
     except ElmError:
         print()  # what came so far stays, and the error begins a line
         raise

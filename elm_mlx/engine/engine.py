@@ -336,6 +336,9 @@ class Engine:
             if held and caches:
                 self.held[one] = caches, one.reserved
                 one.reserved, caches = 0, None
+        elif self.reading and self.reading[0] is one and self._is_wanted(one):
+            caches = one.cache  # with what was read of its prompt, or held before
+            mx.eval(self.reading[1].arrays())
         self._retire(one, caches)
         return one
 
@@ -361,7 +364,8 @@ class Engine:
         self.active.pop(one.number)
         self.leaving.pop(one, None)
         if caches:
-            self.prefixes.put(held_ids(one), caches, one.request.cache, one.request.owner)
+            ids = held_ids(one)[: caches[0].offset]
+            self.prefixes.put(ids, caches, one.request.cache, one.request.owner)
 
 
 def is_sibling(one: Sequence, other: Sequence) -> bool:

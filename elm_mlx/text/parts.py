@@ -80,8 +80,8 @@ class CallRules:
 
 
 class Parts:
-    """Cuts one answer's text into parts. No character is lost but the marks of reasoning, and the blanks that follow
-    them: the texts of all parts, joined, are the rest. How the text was cut into pieces changes nothing.
+    """Cuts one answer's text into parts. No character is lost but the marks, and the blanks that follow those of
+    reasoning: the texts of all parts, joined, are the rest. How the text was cut into pieces changes nothing.
 
     Calls are looked for where there are `rules`: at the beginning of the answer, after reasoning, after another call,
     and after the `tool` mark; and those with <function=...> anywhere. What looks like a call is held back until that

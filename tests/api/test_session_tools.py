@@ -7,6 +7,7 @@ import json
 import threading
 import time
 from collections.abc import Callable, Iterator
+from enum import Enum
 from pathlib import Path
 from typing import Any, Literal
 
@@ -361,3 +362,93 @@ def test_what_a_tool_says_is_saved(lm: elm_mlx.LanguageModel, script: Callable[.
     session.respond("What?")
     session.save(tmp_path / "talk.json")
     assert lm.session(transcript=tmp_path / "talk.json").transcript == session.transcript
+
+
+def test_a_turn_that_is_kept_amid_its_calls_says_which_were_cancelled(
+    lm: elm_mlx.LanguageModel, script: Callable[..., Script]
+) -> None:
+    runs, done = threading.Event(), threading.Event()
+
+    def look() -> str:
+        """Looks for long."""
+        runs.set()
+        done.wait()
+        return "a tree"
+
+    script([call("weather", 1, city="Rome"), call("look", 2)], "Well.")
+    session = lm.session(tools=[weather, look])
+    stream = session.stream("What?")
+    reader = threading.Thread(target=lambda: list(stream))
+    reader.start()
+    runs.wait()
+    stream.keep()
+    done.set()
+    reader.join()
+    assert results(session) == ["Sun in Rome.", "The turn was cancelled."]
+    assert [message["role"] for message in session.transcript] == ["user", "assistant", "tool", "tool"]
+    assert session.respond("And now?").text == "Well."
+
+
+def test_a_session_can_be_asked_again_at_once_when_its_turn_was_cancelled(
+    lm: elm_mlx.LanguageModel, script: Callable[..., Script]
+) -> None:
+    script("Well.")
+    session = lm.session()
+    stream = session.stream("What?")
+    session.cancel()
+    assert not session.is_responding
+    session.respond("And?")
+    assert list(stream) == []
+    assert [message["content"] for message in session.transcript] == ["And?", "Well."]
+
+
+class Colour(Enum):
+    RED = "red"
+
+
+def test_a_function_is_given_what_its_hints_say(lm: elm_mlx.LanguageModel, script: Callable[..., Script]) -> None:
+    given: list[Any] = []
+
+    def paint(colour: Colour, size: tuple[float, str], names: set[str] | None = None, more: object = 0) -> None:
+        """Paints."""
+        given.extend([colour, size, names, more])
+
+    painter = elm_mlx.Tool("paint", "", {"type": "object"}, paint)
+    script([call("paint", colour="red", size=[2, "m"], names=["a"], more=[1])], "Well.")
+    lm.session(tools=[painter]).respond("What?")
+    assert (given, type(given[1][0])) == ([Colour.RED, (2.0, "m"), {"a"}, [1]], float)
+    script([call("paint", colour="blue", size=[10**400, "m"])], "Well.")
+    lm.session(tools=[painter]).respond("What?")
+    assert given[4:6] == ["blue", [10**400, "m"]]
+
+
+def test_who_changes_the_calls_that_wait_changes_no_transcript(
+    lm: elm_mlx.LanguageModel, script: Callable[..., Script]
+) -> None:
+    script([call("look", where=["here"])], "Well.")
+    session = lm.session(tools=[SCHEMA])
+    done = session.respond("What?")
+    before = session.transcript
+    for one in (*done.tool_calls, *session.pending_calls):
+        one.arguments["where"].append("there")
+        one.arguments.clear()  # type: ignore[attr-defined]
+    assert session.transcript == before
+
+
+def test_no_call_begins_when_the_time_of_the_turn_is_over(
+    lm: elm_mlx.LanguageModel, script: Callable[..., Script]
+) -> None:
+    ran: list[int] = []
+    script([call("look", 1), call("weather", 2, city="Rome")], "Well.")
+    session = lm.session(tools=[tool(lambda: time.sleep(0.1)), weather_noted(ran)])
+    with pytest.raises(TimedOut, match=r"not answered after 0\.05 seconds"):
+        session.respond("What?", timeout=0.05)
+    assert (ran, session.transcript) == ([], [])
+
+
+def weather_noted(ran: list[int]) -> Callable[..., Any]:
+    def weather(city: str) -> None:
+        """Notes that it ran."""
+        ran.append(1)
+
+    return weather

@@ -63,7 +63,14 @@ def forgotten(lm: elm_mlx.LanguageModel) -> None:
     lm.forget_prefixes()
 
 
-@pytest.mark.parametrize("options", [{}, {"temperature": 0.9, "seed": 5}, {"kv_bits": 8}])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"temperature": 0.9, "seed": 5},
+        pytest.param({}, marks=pytest.mark.slow),
+        pytest.param({"kv_bits": 8}, marks=pytest.mark.slow),
+    ],
+)
 def test_a_session_of_twenty_turns_says_what_fresh_prompts_of_its_transcript_say(
     lm: elm_mlx.LanguageModel, options: dict[str, Any]
 ) -> None:
@@ -78,15 +85,18 @@ def test_a_session_of_twenty_turns_says_what_fresh_prompts_of_its_transcript_say
     assert len(session.transcript) == 41
 
 
-def test_a_session_with_the_demo_says_what_fresh_prompts_say_and_reads_what_is_new(demo: elm_mlx.LanguageModel) -> None:
+@pytest.mark.parametrize("turns", [6, pytest.param(20, marks=pytest.mark.slow)])
+def test_a_session_with_the_demo_says_what_fresh_prompts_say_and_reads_what_is_new(
+    demo: elm_mlx.LanguageModel, turns: int
+) -> None:
     session = demo.session("One day a fox met a bear who lived in a small house by the river. They were good friends.")
     read = 0
-    for number in range(20):
+    for number in range(turns):
         done = session.respond(f"Fox {number}.", 2)
         assert done.stats.cached_tokens >= read - SEAM
         read = done.stats.prompt_tokens
     assert done.tokens == demo.chat(session.transcript[:-1], 2, reuse=False).tokens
-    assert done.stats.cached_tokens > 0.9 * read
+    assert done.stats.cached_tokens >= read - 20
 
 
 def test_sessions_in_turns_keep_what_they_have_read(lm: elm_mlx.LanguageModel) -> None:

@@ -125,6 +125,9 @@ def unknown(a: Missing) -> None:  # type: ignore[name-defined]  # noqa: F821
     ...
 
 
+def elsewhere(a: "re.Missing") -> None: ...  # type: ignore[name-defined]  # noqa: F821, UP037
+
+
 @pytest.mark.parametrize(
     ("given", "why"),
     [
@@ -134,6 +137,7 @@ def unknown(a: Missing) -> None:  # type: ignore[name-defined]  # noqa: F821
         (places, "cannot be given by its name"),
         (raw, "of type bytes"),
         (unknown, "signature that cannot be read"),
+        (elsewhere, "signature that cannot be read"),
         (lambda: 1, "has the name '<lambda>'"),
         ({"type": "web_search"}, "only functions"),
         ({"type": "function"}, "no name"),

@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from elm_mlx.api import transcript
 from elm_mlx.api.transcript import check_transcript, pending_calls, read_transcript, save_transcript
 from elm_mlx.errors import BadCheckpoint, ElmError, InvalidRequest
 
@@ -94,6 +95,8 @@ def told(id: str) -> dict[str, Any]:
         ([{"role": "user", "content": 3}], "must be a text"),
         ([{"role": "user", "content": "\ud800"}], "must be a text in Unicode"),
         ([USER | {"audio": "x"}], "has 'audio'"),
+        ([USER | {"": "x"}], "has ''"),
+        ([USER | {0: object()}], "has 0"),
         ([USER, {"role": "system", "content": "Hi"}], "can only be the first one"),
         ([USER, told("1")], "no such call waits"),
         ([calls("1"), USER], "has no result"),
@@ -123,6 +126,7 @@ def test_calls_without_a_result_wait() -> None:
         b"", b"no json", b"\xff\xfe", b"[" * 100_000, b"[]", b"3", b'{"messages": 3}',
         b'{"messages": [{"role": "user"}]}',
         b'{"system": 3, "messages": []}', b'{"messages": [{"role": "user", "content": "\\ud800"}]}',
+        b'{"messages": [{"role": "user", "content": ' + b"[" * 900 + b"]" * 900 + b"}]}",
         b'{"messages": [{"role": "user", "content": NaN}]}', b'{"messages": [' + b"[]," * 4_100_000 + b"[]]}",
         b'{"messages": [{"role": "user", "content": ' + b"9" * 10_000 + b"}]}",
     ],
@@ -152,3 +156,15 @@ def test_a_file_that_a_chat_has_written_is_a_transcript(tmp_path: Path) -> None:
     saved = {"system": None, "messages": [USER, {"role": "assistant", "content": "Ho"}]}
     (tmp_path / "chat.json").write_text(json.dumps(saved), encoding="utf-8")
     assert read_transcript(tmp_path / "chat.json") == saved["messages"]
+
+
+def test_a_transcript_that_could_not_be_read_again_is_not_saved(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = tmp_path / "talk.json"
+    save_transcript(place, [USER])
+    before = place.read_bytes()
+    monkeypatch.setattr(transcript, "MOST_BYTES", len(before) + 10)
+    with pytest.raises(InvalidRequest, match="more than can be read again"):
+        save_transcript(place, [USER, USER])
+    assert place.read_bytes() == before

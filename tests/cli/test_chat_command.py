@@ -22,6 +22,7 @@ import elm_mlx
 from elm_mlx import files
 from elm_mlx.api.session_stream import SessionStream
 from elm_mlx.cli.chat import Chat, read_entries
+from elm_mlx.cli.pieces import print_texts
 from elm_mlx.errors import DiskFull
 
 TEMPLATE = (
@@ -146,7 +147,7 @@ def test_a_file_that_is_no_conversation_is_refused(instruct: Path, tmp_path: Pat
     (tmp_path / "other.json").write_text(content, encoding="utf-8")
     for command in ("/load", "/save"):
         done = chat(instruct, f"{command} {tmp_path / 'other.json'}\n")
-        assert (done.code, "no conversation that /save wrote" in done.err) == (2, True)
+        assert (done.code, "is no file with a transcript" in done.err) == (2, True)
         assert (tmp_path / "other.json").read_text(encoding="utf-8") == content
 
 
@@ -158,7 +159,7 @@ def test_save_replaces_a_conversation_and_an_empty_file_and_nothing_else(
     assert contents(saved(instruct, "two\n", tmp_path)) == ["two"]
     for other in (tmp_path, pipe, "/dev/null"):
         done = chat(instruct, f"/save {other}\n")
-        assert (done.code, "Name another file." in done.err) == (2, True)
+        assert (done.code, "is a directory" in done.err or "Name another file." in done.err) == (2, True)
     assert [path.name for path in tmp_path.iterdir()] == ["chat.json"]
 
 
@@ -180,7 +181,7 @@ def test_a_full_disk_leaves_the_earlier_conversation_and_its_advice_is_chats_own
 def test_a_file_that_none_can_be_is_a_sentence(instruct: Path) -> None:
     done = chat(instruct, f"/save a\0b\n/load a\0b\n/save {'x' * 300}\n/load {'x' * 300}\n")
     assert (done.code, done.err.count("no path holds a NUL")) == (2, 2)
-    assert done.err.count("File name too long. Name another file.") == 2
+    assert done.err.count("File name too long.") == 2
 
 
 def test_a_conversation_is_read_from_no_pipe_or_device(instruct: Path, pipe: Path) -> None:
@@ -408,3 +409,40 @@ def test_files_that_hold_no_tools_or_schema_are_refused(instruct: Path, base: Pa
         assert "torn.json is not valid JSON" in done.err
         assert done.out.strip()
     assert "can be given no tools" in chat(base, "/tools off\n").err
+
+
+def test_a_base_model_is_held_to_a_schema_too(base: Path, tmp_path: Path) -> None:
+    pytest.importorskip("llguidance")
+    (tmp_path / "schema.json").write_text('{"type": "boolean"}', encoding="utf-8")
+    done = chat(base, f"/schema {tmp_path / 'schema.json'}\nIs it so?\n")
+    assert (done.code, done.out.strip() in ("true", "false")) == (0, True)
+
+
+def test_a_conversation_that_a_base_model_cannot_have_is_not_loaded(base: Path, tmp_path: Path) -> None:
+    told = {"system": "Be brief.", "messages": []}
+    (tmp_path / "talk.json").write_text(json.dumps(told), encoding="utf-8")
+    done = chat(base, f"the cat\n/load {tmp_path / 'talk.json'}\n and the dog\n/save {tmp_path / 'kept.json'}\n")
+    assert (done.code, done.err.count("can be given no system message")) == (2, 1)
+    kept = json.loads((tmp_path / "kept.json").read_text(encoding="utf-8"))
+    assert contents(kept) == ["the cat", " and the dog"]
+
+
+def test_a_loaded_call_that_waits_is_shown(instruct: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    calls = [{"id": "1", "type": "function", "function": {"name": "look", "arguments": {"where": "here"}}}]
+    talk = {"messages": [{"role": "user", "content": "Hi"}, {"role": "assistant", "tool_calls": calls}]}
+    (tmp_path / "talk.json").write_text(json.dumps(talk), encoding="utf-8")
+    Chat(elm_mlx.load(instruct), None, {"max_tokens": 2}).run(iter([f"/load {tmp_path / 'talk.json'}"]))
+    assert 'The model calls look with {"where": "here"}. Type the result.' in capsys.readouterr().err
+
+
+def test_reasoning_and_answer_are_set_apart_and_calls_are_not_printed(capsys: pytest.CaptureFixture[str]) -> None:
+    said = [
+        ("reasoning", "Let me "),
+        ("reasoning", "see."),
+        ("text", ""),
+        ("text", "Yes"),
+        ("tool", "{}"),
+        ("text", "!"),
+    ]
+    print_texts(elm_mlx.Piece(text, 1, None, kind=kind) for kind, text in said)
+    assert capsys.readouterr().out == "Let me see.\n\nYes!"

@@ -9,7 +9,7 @@ from itertools import chain, pairwise
 import mlx.core as mx
 import pytest
 from helpers import checkpoints
-from helpers.engines import make_engine
+from helpers.engines import check_answers, make_engine
 from helpers.full_pass import CLOSE, full_pass, relative
 from hypothesis import given
 from hypothesis import strategies as st
@@ -172,6 +172,25 @@ def test_buffers_that_grow_at_depth_are_in_memory_twice_a_layer_at_a_time(
     assert grown > 0
     largest = max(layer.nbytes for layer in cache)
     assert mx.get_peak_memory() - before - grown <= 1.2 * largest
+
+
+@one_family
+def test_what_was_read_of_a_cancelled_prompt_is_not_read_again(lm: elm_mlx.LanguageModel) -> None:
+    engine = make_engine(lm, chunk=32, streams=())
+    prompt = tuple(checkpoints.prompt(200))
+    for read in (64, 128):  # the second one begins with what the first has read
+        one = engine.submit(Request(prompt, 2, owner=1))
+        while one.read < read:
+            engine.step()
+        engine.cancel(one)
+        engine.step()
+        assert [(len(kept.ids), kept.owner) for kept in engine.prefixes.entries] == [(read, 1)]
+        assert engine.limits.budget.reserved == 0
+    last = engine.submit(Request(prompt, 5, owner=1))
+    while engine.has_work:
+        engine.step()
+    assert last.reused == 128
+    check_answers(lm, [last])
 
 
 @one_family

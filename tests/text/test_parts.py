@@ -227,3 +227,10 @@ def test_long_hostile_arguments_are_read_as_fast_as_they_come(form: str, size: i
     parts = read([text[place : place + 50] for place in range(0, len(text), 50)])
     assert "".join(part.text for part in parts) == text
     assert bool(parts[0].call) == form.endswith(("}", "]", ">"))
+
+
+def test_what_no_message_may_say_again_is_no_call() -> None:
+    deep, long = "[" * 60 + "]" * 60, "9" * 401
+    for value in (deep, long):
+        for text in (f'{{"name": "look", "parameters": {{"a": {value}}}}}', f"[look(a={value})]"):
+            assert (calls_of(text), shown(text)) == ([], text)

@@ -15,6 +15,13 @@ SUITE = Path(__file__).parents[3] / "shared/data/json-schema-tests/tests/draft20
 INTEGER, TEXT = {"type": "integer"}, {"type": "string"}
 
 
+def nested(schema: Any, depth: int) -> Any:
+    """A schema within so many others."""
+    for _ in range(depth):
+        schema = {"anyOf": [schema]}
+    return schema
+
+
 @pytest.mark.parametrize(
     ("value", "schema", "expected"),
     [
@@ -40,6 +47,10 @@ INTEGER, TEXT = {"type": "integer"}, {"type": "string"}
         ("[" * 500 + "]" * 500, {"type": "array"}, "[" * 500 + "]" * 500),
         ({"a": ["1"]}, {"properties": {"a": {"items": INTEGER}}}, {"a": [1]}),
         ({"a": "1"}, {"properties": []}, {"a": "1"}),
+        ({"a": "1"}, {"additionalProperties": INTEGER}, {"a": 1}),
+        ({"a": "1"}, {"additionalProperties": False}, {"a": "1"}),
+        ("2", {"type": 5}, "2"),
+        ("2", nested({"type": "integer"}, 3000), "2"),
         (2, TEXT, 2),
     ],
 )
@@ -60,6 +71,9 @@ def test_texts_become_what_the_schema_asks_for_where_that_is_certain(value: Any,
         ({"properties": {"n": 5}}, {"n": 4}, None),
         ({"properties": 5}, {"n": 4}, "cannot be checked"),
         ({"$ref": "#/$defs/a", "$defs": {"a": {"$ref": "#"}}}, {"n": 4}, "nested too deeply"),
+        ({"anyOf": [{"$ref": "#"}, {"$ref": "#"}]}, {"n": 4}, "takes too long"),
+        ({"properties": {"n": {"multipleOf": 7}}}, {"n": 7 * 10**399}, None),
+        ({"properties": {"n": {"multipleOf": 7}}}, {"n": 10**399}, "a multiple of 7"),
     ],
 )
 def test_a_misfit_is_said_with_its_place(schema: Any, value: Any, why: str | None) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-MAX_DEPTH = 64  # of brackets within brackets
+MAX_DEPTH = 48  # of brackets within brackets: messages, in which a call is said again, may have some more
 CLOSING = {"{": "}", "[": "]", "(": ")"}
 OUTSIDE = {quotes: re.compile(rf"[{re.escape(quotes)}{{}}\[\]()]") for quotes in ('"', "\"'")}
 INSIDE = {quote: re.compile(rf"[{quote}\\]") for quote in "\"'"}

@@ -6,10 +6,9 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from elm_mlx.text.tools.json_calls import json_within
+from elm_mlx.text.tools.json_calls import MAX_DIGITS, json_within
 
 MAX_DEPTH = 64  # of schemas in schemas
-MAX_DIGITS = 400  # of a number that is written as a text
 INTEGER = re.compile(r"-?(?:0|[1-9][0-9]*)")
 NUMBER = re.compile(r"-?(?:0|[1-9][0-9]*)(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?")
 WORDS: dict[str, dict[str, Any]] = {
@@ -18,14 +17,14 @@ WORDS: dict[str, dict[str, Any]] = {
 }
 
 
-def types_of(schema: object) -> set[str]:
+def types_of(schema: object, depth: int = MAX_DEPTH) -> set[str]:
     """The types that a schema names, itself or in anyOf and oneOf; none where it leaves that open."""
-    if not isinstance(schema, Mapping):
+    if not isinstance(schema, Mapping) or not depth:
         return set()
-    named = schema.get("type", ())
-    found = {named} if isinstance(named, str) else {one for one in named if isinstance(one, str)}
+    named = schema.get("type")
+    found = {one for one in (named if isinstance(named, list | tuple) else [named]) if isinstance(one, str)}
     for one in (*listed(schema, "anyOf"), *listed(schema, "oneOf")):
-        if not (more := types_of(one)):
+        if not (more := types_of(one, depth - 1)):
             return set()
         found |= more
     return found
@@ -48,9 +47,9 @@ def coerced(value: Any, schema: object, depth: int = MAX_DEPTH) -> Any:
         types = types_of(schema)
         return value if "string" in types else from_text(value, types)
     if isinstance(value, Mapping):
-        parts = schema.get("properties")
+        parts, rest = schema.get("properties"), schema.get("additionalProperties")
         parts = parts if isinstance(parts, Mapping) else {}
-        return {key: coerced(one, parts.get(key), depth - 1) for key, one in value.items()}
+        return {key: coerced(one, parts.get(key, rest), depth - 1) for key, one in value.items()}
     if isinstance(value, list):
         return [coerced(one, schema.get("items"), depth - 1) for one in value]
     return value

@@ -11,6 +11,7 @@ from elm_mlx.arguments import is_unicode
 from elm_mlx.text.tools.brackets import Brackets
 
 NAME_LENGTH = 256  # characters of a tool's name
+MAX_DIGITS = 400  # of a whole number: one of thousands can be said in no further prompt
 KEYS = {"name", "parameters", "arguments", "type"}
 
 
@@ -28,11 +29,18 @@ def finite(digits: str) -> float:
     return number
 
 
+def whole(digits: str) -> int:
+    """A whole number. Raises ValueError for one of more than MAX_DIGITS."""
+    if len(digits) > MAX_DIGITS:
+        raise ValueError("too many digits")
+    return int(digits)
+
+
 def strict_json(text: str) -> Any:
     """The value of a JSON text. Raises ValueError for what is no JSON (NaN, say), for numbers beyond a float's range or
-    with thousands of digits, and for text that is no Unicode (half of a surrogate pair)."""
+    with hundreds of digits, and for text that is no Unicode (half of a surrogate pair)."""
     try:
-        value = json.loads(text, parse_constant=finite, parse_float=finite)
+        value = json.loads(text, parse_constant=finite, parse_float=finite, parse_int=whole)
         if "\\" in text and not is_unicode(json.dumps(value, ensure_ascii=False)):
             raise ValueError("no Unicode")
     except RecursionError as error:

@@ -8,7 +8,7 @@ from typing import Any
 
 from elm_mlx.arguments import is_unicode
 from elm_mlx.text.tools.brackets import MAX_DEPTH
-from elm_mlx.text.tools.json_calls import Called, finite
+from elm_mlx.text.tools.json_calls import Called, finite, whole
 
 TOKEN = re.compile(
     r"""\s*+(?:(?P<string>"[^"\\]*+(?:\\.[^"\\]*+)*+"|'[^'\\]*+(?:\\.[^'\\]*+)*+')
@@ -132,8 +132,7 @@ class Reader:
 
 def text_of(literal: str) -> str:
     """The text of a string literal, which may go over several lines, and in which a backslash that begins no escape
-    stands for itself. Raises NoCall for a wrong escape, or for text that
-    is no Unicode."""
+    stands for itself. Raises NoCall for a wrong escape, or for text that is no Unicode."""
     escaped = ESCAPE.sub(lambda found: found[1] or f"\\x{ord(found[0]):02x}", literal)
     try:
         text = str(ast.literal_eval(escaped))
@@ -147,7 +146,7 @@ def text_of(literal: str) -> str:
 def number_of(digits: str) -> int | float:
     """The number of a literal. Raises NoCall where it is none in Python, or beyond a float's range."""
     try:
-        return int(digits) if digits.lstrip("+-").isdecimal() else finite(digits)
+        return whole(digits) if digits.lstrip("+-").isdecimal() else finite(digits)
     except ValueError as error:
         raise NoCall from error
 

@@ -15,6 +15,7 @@ from typing import Any
 from elm_mlx.arguments import shown
 
 MAX_DEPTH = 64  # of schemas in schemas, references included
+MOST_STEPS = 100_000  # of a check, each a value against a schema: a second; references can ask for 2 ** MAX_DEPTH
 REFUSED = ("$dynamicRef", "$recursiveRef", "unevaluatedItems", "unevaluatedProperties", "dependencies",
            "additionalItems")  # fmt: skip
 NAMED = ("properties", "patternProperties", "$defs", "definitions", "dependentSchemas")  # schemas by names
@@ -32,6 +33,10 @@ KINDS: dict[str, Callable[[Any], bool]] = {
 
 class Unusable(ValueError):
     """The schema itself has no meaning here: its message says why."""
+
+
+class TooLong(Exception):
+    """A check takes more than MOST_STEPS."""
 
 
 def is_number(value: object) -> bool:
@@ -65,7 +70,9 @@ class SchemaCheck:
     def __call__(self, value: Any, where: str) -> str | None:
         """How a value, which `where` names, does not fit the schema, as a sentence; None where it fits."""
         try:
-            return self._check(value, self._root, where, MAX_DEPTH)
+            return self._check(value, self._root, where, MAX_DEPTH, iter(range(MOST_STEPS)))
+        except TooLong:
+            return f"{where} cannot be checked: that takes too long."
         except (TypeError, AttributeError, KeyError, ValueError, RecursionError):  # such as properties that are 5
             return f"{where} cannot be checked, as the schema has values that mean nothing there."
 
@@ -84,12 +91,14 @@ class SchemaCheck:
                 raise Unusable(f"its reference {shown(reference)} names nothing in it")
         return found
 
-    def _check(self, value: Any, schema: Any, where: str, depth: int) -> str | None:
+    def _check(self, value: Any, schema: Any, where: str, depth: int, steps: Iterator[int]) -> str | None:
         if isinstance(schema, bool) or not isinstance(schema, Mapping):
             return None if schema is not False else f"{where} is not allowed."
         if not depth:
             return f"{where} is nested too deeply to be checked."
-        into = partial(self._check, depth=depth - 1)
+        if next(steps, None) is None:
+            raise TooLong
+        into = partial(self._check, depth=depth - 1, steps=steps)
         if "$ref" in schema and (wrong := into(value, self._resolve(schema["$ref"]), where)):
             return wrong
         found = (check(value, schema, where) for check in (check_kind, check_number, check_size))
@@ -156,7 +165,7 @@ def check_number(value: Any, schema: Mapping[str, Any], where: str) -> str | Non
 
 def is_multiple(value: float, unit: float) -> bool:
     """Whether a number is a whole number of units, as decimal digits show both: 0.3 is three times 0.1."""
-    if not (math.isfinite(value) and math.isfinite(unit) and unit):
+    if not unit or not all(isinstance(one, int) or math.isfinite(one) for one in (value, unit)):
         return False
     return (Fraction(str(value)) / Fraction(str(unit))).denominator == 1
 
