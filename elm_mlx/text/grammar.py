@@ -30,9 +30,10 @@ TIME_LIMIT_S = 1.0
 # has two spellings: else a key could come twice, the second time past what the schema says of it.
 JSON_OPTIONS: Any = {"whitespace_flexible": False, "json_allowed_escapes": 'nrtbf\\"'}
 ANY_OBJECT = '{"type":"object"}'
-# What compiling and each mask may cost: steps of llguidance's lexer and parser. The first two are a quarter and a fifth
-# of its own defaults, so that one hostile form cannot hold up an engine for long.
-LIMITS: dict[str, Any] = {"step_lexer_fuel": 50_000, "max_lexer_states": 50_000, "verbose_errors": False}
+# What compiling and each mask may cost: steps of llguidance's lexer and parser. The first three are a fourth, a fourth
+# and a fifth of its own defaults, so that one hostile form cannot hold up an engine or fill the memory.
+LIMITS: dict[str, Any] = {"initial_lexer_fuel": 250_000, "step_lexer_fuel": 50_000, "max_lexer_states": 50_000,
+                          "verbose_errors": False}  # fmt: skip
 
 
 @dataclass(frozen=True)

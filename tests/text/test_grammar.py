@@ -252,10 +252,20 @@ def test_a_hostile_schema_has_a_mask_or_is_refused(demo: Grammars, schema: objec
 
 
 def test_numbers_at_their_limits_are_taken_or_refused(demo: Grammars) -> None:
-    assert takes(demo, schema_form({"type": "integer", "maximum": 2**62}), str(2**62))
-    assert not takes(demo, schema_form({"type": "integer", "maximum": 2**62}), str(2**62 + 1))
+    most = 2**53 - 1
+    assert takes(demo, schema_form({"type": "integer", "maximum": most}), str(most))
+    assert not takes(demo, schema_form({"type": "integer", "maximum": most}), str(most + 1))
+    assert not takes(demo, schema_form({"exclusiveMinimum": most}), str(most))
     assert takes(demo, schema_form({"type": "number"}), "-1.5e-300")
     assert takes(demo, schema_form({"type": "number", "minimum": 0.1, "maximum": 0.3}), "0.3")
     assert not takes(demo, schema_form({"type": "number", "minimum": 0.1, "maximum": 0.3}), "0.30000000000000004")
-    with pytest.raises(NotEnforceable):
-        takes(demo, schema_form({"type": "integer", "minimum": 10**30}), "1")
+
+
+@pytest.mark.parametrize(
+    "number", [2**53, -(2**53), 10**30, -(2**63) + 2, 1e300, 1.4202303006004637, 1.5e-30, -(2.0**63)]
+)
+def test_a_number_that_would_be_rounded_is_refused(number: float) -> None:
+    """The least whole number of 64 bits would even end the process."""
+    for schema in ({"minimum": number}, {"exclusiveMaximum": number}, {"enum": [1, {"a": [number]}]}):
+        with pytest.raises(NotEnforceable, match="has a number that cannot be enforced exactly"):
+            schema_form(schema)
