@@ -19,7 +19,8 @@ from elm_mlx.text.schema_reference import Nowhere, Outside, referred
 Schema = Mapping[str, Any]
 MOST_CHARACTERS = 1 << 16
 DEEPEST = 60  # schemas inside of one another; llguidance reads JSON that is 128 deep
-NOTES = frozenset("title description default examples $comment deprecated readOnly writeOnly".split())
+# The last one is OpenAPI's: it names the property by which the parts of a oneOf differ, and they say that themselves.
+NOTES = frozenset("title description default examples $comment deprecated readOnly writeOnly discriminator".split())
 NAMED = frozenset(("$defs", "definitions"))  # schemas that count where a $ref names them
 IN_MAPS = ("properties", "patternProperties")  # keywords -> what holds further schemas there
 IN_LISTS = ("prefixItems", "anyOf", "oneOf", "allOf")

@@ -234,10 +234,22 @@ def test_what_the_class_or_python_refuses_is_no_value(text: str) -> None:
     )
 
 
+class Bird(pydantic.BaseModel, extra="forbid"):
+    kind: Literal["bird"]
+
+
+class Fish(pydantic.BaseModel, extra="forbid"):
+    kind: Literal["fish"]
+
+
 class Day(pydantic.BaseModel, strict=True):
     when: date
     pair: tuple[int, int]
     mood: Mood
+
+
+class Home(pydantic.BaseModel, extra="forbid"):
+    of: Annotated[Bird | Fish, pydantic.Field(discriminator="kind")]
 
 
 @dataclass
@@ -260,6 +272,10 @@ def read(made: type, text: str) -> Any:
 def test_a_strict_model_of_pydantic_is_read_as_from_json() -> None:
     day = read(Day, '{"when":"2024-02-29","pair":[1,2],"mood":"sad"}')
     assert day == Day(when=date(2024, 2, 29), pair=(1, 2), mood=Mood.SAD)
+
+
+def test_a_union_with_a_discriminator_of_pydantic_is_enforced(demo: elm_mlx.LanguageModel) -> None:
+    assert demo.generate(TEXT, 30, schema=Home).parsed in (Home(of=Bird(kind="bird")), Home(of=Fish(kind="fish")))
 
 
 def test_whatever_a_class_raises_there_is_no_value() -> None:

@@ -168,6 +168,14 @@ def test_a_form_is_compiled_once_and_only_so_many_are_kept(demo: Grammars, monke
     assert [form.text for form in made] == ["p", "q", "r", "s", "t", "q"]
 
 
+def test_the_kept_forms_are_bounded_in_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    grammars = Grammars(demo_tokenizer(), 2048)
+    monkeypatch.setattr(grammar, "MOST_TEXT", 10)
+    for text in ("aaaa", "bbbb", "cccc"):
+        grammars.compile(Form("regex", text), STOPS)
+    assert [form.text for form in grammars._kept] == ["bbbb", "cccc"]
+
+
 @pytest.mark.parametrize(
     ("form", "words"),
     [
