@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import sys
 import types
 from collections.abc import Mapping
 from enum import Enum
@@ -12,6 +13,7 @@ from elm_mlx.errors import NotEnforceable
 
 PLAIN = {str: "string", int: "integer", float: "number", bool: "boolean", type(None): "null"}
 UNIONS = (Union, types.UnionType)
+LARGEST = sys.float_info.max
 LISTS, MAPS = (list, tuple), (dict, Mapping)
 MADE_OF_LISTS = (*LISTS, set, frozenset)
 
@@ -20,7 +22,8 @@ def schema_of(made: type) -> dict[str, Any]:
     """The JSON schema of a dataclass: its fields in their order, those without a default required, no others allowed.
 
     Fields may be str, int, float, bool, None, Any, a Literal, an Enum, a dataclass, a list, a tuple of one kind
-    (tuple[int, ...]), a dict with str for its keys, and unions of these. A text in Annotated is a field's description.
+    (tuple[int, ...]), a dict with str for its keys, and unions of these. A text in Annotated is a field's description,
+    and nothing else may be in it.
     Raises NotEnforceable for other kinds, and for a class whose annotations cannot be read.
     """
     known: dict[type, dict[str, Any]] = {}
@@ -37,6 +40,9 @@ def name_of(made: type) -> str:
 
 def object_schema(made: type, known: dict[type, dict[str, Any]]) -> dict[str, Any]:
     """The schema of a dataclass's fields."""
+    if hasattr(made, "__pydantic_fields__"):
+        raise NotEnforceable(f"{made.__name__} is a dataclass that pydantic has made, whose bounds would not be "
+                             "enforced. Make it a pydantic model.")  # fmt: skip
     fields = [field for field in dataclasses.fields(made) if field.init]
     kinds = kinds_of(made)
     names = [field.name for field in fields]
@@ -64,25 +70,42 @@ def schema_of_kind(kind: Any, known: dict[type, dict[str, Any]], where: str) -> 
     """The schema of an annotation; dataclasses are put into `known` and referred to. Raises NotEnforceable, with the
     field's name."""
     origin, given = get_origin(kind), get_args(kind)
+    if origin is Annotated:
+        return schema_of_kind(given[0], known, where) | noted(given[1:], where)
     if kind in PLAIN or kind is None:
         return {"type": PLAIN.get(kind, "null")}
     if kind is Any:
         return {}
-    if origin is Annotated:
-        notes = [one for one in given[1:] if isinstance(one, str)]
-        return schema_of_kind(given[0], known, where) | ({"description": notes[0]} if notes else {})
     if origin in UNIONS:
         return {"anyOf": [schema_of_kind(one, known, where) for one in given]}
-    if origin is Literal:
-        return {"enum": list(given)}
-    if isinstance(kind, type) and issubclass(kind, Enum):
-        return {"enum": [one.value for one in kind]}
+    if (values := fixed_values(kind)) is not None:
+        return {"enum": values}
     if dataclasses.is_dataclass(kind) and isinstance(kind, type):
         return reference(kind, known)
     if (found := collection(kind, known, where)) is not None:
         return found
     raise NotEnforceable(f"{where} is of the kind {kind!r:.80}, which has no JSON schema here. Use str, int, float, "
                          "bool, None, Literal, Enum, list, dict, a dataclass, or give a schema as a dict.")  # fmt: skip
+
+
+def fixed_values(kind: Any) -> list[Any] | None:
+    """The values of a Literal or an Enum; None for all other kinds, and where JSON does not have them."""
+    if get_origin(kind) is Literal:
+        values = [*get_args(kind)]
+    elif isinstance(kind, type) and issubclass(kind, Enum):
+        values = [one.value for one in kind]
+    else:
+        return None
+    return values if all(type(one) in PLAIN for one in values) else None
+
+
+def noted(notes: tuple[Any, ...], where: str) -> dict[str, Any]:
+    """What the notes of an Annotated say: the first text is the description. Raises NotEnforceable for all but texts,
+    which might be bounds."""
+    if other := [one for one in notes if not isinstance(one, str)]:
+        raise NotEnforceable(f"{where} is annotated with {other[0]!r:.80}, which would not be enforced. Leave it out, "
+                             "or give a pydantic model, or a schema as a dict.")  # fmt: skip
+    return {"description": notes[0]}
 
 
 def reference(made: type, known: dict[type, dict[str, Any]]) -> dict[str, Any]:
@@ -120,7 +143,7 @@ def instance_of(kind: Any, value: Any) -> Any:
     if isinstance(kind, type) and issubclass(kind, Enum):
         return kind(value)
     if kind is float:
-        return float(value)
+        return float(max(-LARGEST, min(value, LARGEST)))
     if origin in MADE_OF_LISTS and isinstance(value, list):
         return origin(map(instance_of, kinds_within(kind, len(value)), value))
     if origin in MAPS and given and isinstance(value, dict):

@@ -42,7 +42,8 @@ class RequestMaker:
         ends = stopping(self.tokenizer, self.stop_ids, strings)
         room = self.room(len(ids), max_tokens, options.get("window"))
         if constraint := constraint_for(options, self.grammars, ends.ids):
-            constraint.check_room(room)
+            is_open = room is None and options.get("window") is None
+            constraint.check_room(self.config.context_length - len(ids) if is_open else room)
         reuse = options.get("reuse") is not False
         return Request(
             tuple(ids),

@@ -23,6 +23,7 @@ from elm_mlx.text.schema import check_length, check_schema
 from elm_mlx.text.schema_length import fewest_bytes
 
 FORMS = ("schema", "regex", "choices", "grammar", "response_format")  # the options of which a call may have one
+FORMATS = {"text": None, "json_object": None, "json_schema": "json_schema"}  # of response_format -> what else it has
 MOST_CHOICES = 4096
 LONGEST_DIGITS = 4000  # that Python reads as a number without being asked
 DIRECTIVES = ("%json", "%llguidance", "%regex")  # in a grammar: parts in other notations, which nobody would check
@@ -30,8 +31,7 @@ DIRECTIVES = ("%json", "%llguidance", "%regex")  # in a grammar: parts in other 
 
 @dataclass(frozen=True)
 class Asked:
-    """A form that a call asks for, and what turns an answer's text into its value. `read` may raise ValueError or
-    TypeError."""
+    """A form that a call asks for, and what turns an answer's text into its value. `read` may raise anything."""
 
     form: Form
     read: Callable[[str], Any]
@@ -99,18 +99,29 @@ def form_in(options: Mapping[str, Any]) -> Asked | None:
 
 
 def asked_schema(given: Any) -> Asked:
-    """A schema as a dict, JSON text, a dataclass, or a class with `model_json_schema` and `model_validate`."""
+    """A schema as a dict, JSON text, a dataclass, or a class with `model_json_schema` and `model_validate_json`."""
+    if isinstance(given, type) and hasattr(given, "model_json_schema"):
+        return asked_model(given)
     if isinstance(given, type) and dataclasses.is_dataclass(given):
         return Asked(Form("json_schema", check_schema(schema_of(given))), partial(read_instance, given))
-    if hasattr(given, "model_json_schema"):
-        form = Form("json_schema", check_schema(given.model_json_schema()))
-        return Asked(form, lambda text: given.model_validate(read_json(text)))
     if isinstance(given, str):
         given = schema_in(given)
     if isinstance(given, Mapping | bool):
         return Asked(Form("json_schema", check_schema(given)), read_json)
     raise InvalidRequest(f"schema is of type {type(given).__name__}; give a JSON schema as a dict or as text, a "
                          "dataclass, or a pydantic model's class.")  # fmt: skip
+
+
+def asked_model(given: Any) -> Asked:
+    """A model's class of pydantic's. Raises NotEnforceable for one that has no schema."""
+    try:
+        schema = given.model_json_schema()
+    except Exception as error:  # of many kinds, a user's own among them
+        why = str(error).partition("\n")[0]
+        raise NotEnforceable(f"{given.__name__:.80} has no JSON schema: {why:.300}.") from error
+    form = Form("json_schema", check_schema(schema))
+    # A strict class takes dates, enums and tuples from JSON alone.
+    return Asked(form, lambda text: given.model_validate_json(json.dumps(read_json(text))))
 
 
 def schema_in(text: str) -> Any:
@@ -149,18 +160,18 @@ def asked_choices(given: Any) -> Asked:
 def asked_format(given: Any) -> Asked | None:
     """OpenAI's response_format: {"type": "text"}, "json_object", or "json_schema" with the schema in it."""
     kind = given.get("type") if isinstance(given, Mapping) else None
+    if not isinstance(kind, str) or kind not in FORMATS:
+        raise InvalidRequest(f'response_format is {shown(given)}; its "type" must be one of {", ".join(FORMATS)}.')
+    if others := given.keys() - {"type", FORMATS[kind]}:
+        raise InvalidRequest(f"response_format has {shown(others.pop())}, which means nothing with the type {kind}.")
     if kind == "text":
         return None
     if kind == "json_object":
         return Asked(Form("json_object", ""), read_json)
-    if kind == "json_schema":
-        inner = given.get("json_schema")
-        if not isinstance(inner, Mapping) or "schema" not in inner:
-            raise InvalidRequest('response_format has no "schema" in its "json_schema".')
-        return asked_schema(inner["schema"])
-    raise InvalidRequest(
-        f'response_format is {shown(given)}; its "type" must be "text", "json_object" or "json_schema".'
-    )
+    inner = given.get("json_schema")
+    if not isinstance(inner, Mapping) or "schema" not in inner:
+        raise InvalidRequest('response_format has no "schema" in its "json_schema".')
+    return asked_schema(inner["schema"])
 
 
 READERS: dict[str, Callable[[Any], Asked | None]] = {
@@ -178,14 +189,14 @@ def check_text(name: str, given: Any) -> str:
 
 def value_of(request: Request, text: str, reason: str | None, ended_by: int | str | None) -> Any:
     """The value of an answer that has the form its request asks for. None where it asks for none, where the answer did
-    not end by itself, where the class that is to hold it refuses the value for reasons that no schema says, and where
-    it is nested deeper than Python reads."""
+    not end by itself, where the class that is to hold it refuses the value for reasons that no schema says, whatever it
+    raises, and where it is nested deeper than Python reads."""
     structure = request.constraint
     if not isinstance(structure, Structure) or reason != STOP or isinstance(ended_by, str):
         return None
     try:
         return structure.read(text)
-    except (ValueError, TypeError, OverflowError, RecursionError):
+    except Exception:
         return None
 
 

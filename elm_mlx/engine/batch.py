@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import math
 import time
-from itertools import chain
-from typing import Any, NamedTuple
 
 import mlx.core as mx
 
@@ -13,30 +11,17 @@ from elm_mlx.engine.cache.kv import RESERVE
 from elm_mlx.engine.cache.layer import Layer
 from elm_mlx.engine.cache.rows import Alone, Rows
 from elm_mlx.engine.decodes import Decodes
+from elm_mlx.engine.drawn import Drawn, first_of, joined, list_of
 from elm_mlx.engine.finite import peaks
 from elm_mlx.engine.group import Group, new_group
 from elm_mlx.engine.guided import GuidedRows, guided_rows
 from elm_mlx.engine.limits import Limits
-from elm_mlx.engine.logprobs import Note, Noter, noter_for
+from elm_mlx.engine.logprobs import Noter, noter_for
 from elm_mlx.engine.samplers import Samplers
 from elm_mlx.engine.sequence import ERROR, Sequence
 from elm_mlx.errors import ElmError
 
 LIKE = 4  # rows share slots where none is more than so many times as long as another; chosen, not measured
-
-
-class Drawn(NamedTuple):
-    """Ids that were drawn and not read yet [B], the peaks of their logits [B], the row that each belongs to (None:
-    nobody's), and log-probabilities for the rows that ask for them."""
-
-    ids: mx.array
-    peaks: mx.array
-    rows: list[Sequence | None]
-    notes: tuple[Note, ...] = ()
-
-    def submit(self) -> None:
-        """Hands what is to be computed to the device."""
-        mx.async_eval(self.ids, self.peaks, [note.arrays() for note in self.notes])
 
 
 class Batch:
@@ -168,19 +153,8 @@ class Batch:
 
     def _collect(self, rows: list[Sequence]) -> Drawn:
         """All ids that are drawn and not read: those of the step before, and the first ids of new rows."""
-        new = [one for one in rows if one.ahead]
-        if not new and self.drawn:
-            return self.drawn
         before = [self.drawn] if self.drawn else []
-        first = [Drawn(*one.ahead, [one], (one.note,) if one.note else ()) for one in new if one.ahead]
-        for one in new:
-            one.ahead = one.note = None
-        ids, highest, names, notes = zip(*before, *first, strict=True) if before or first else ([], [], [], [])
-        if not ids:  # all rows have paused before
-            return Drawn(mx.zeros((0,), mx.uint32), mx.zeros((0,)), [])
-        if len(ids) == 1:
-            return Drawn(ids[0], highest[0], names[0], notes[0])
-        return Drawn(mx.concatenate([*ids]), mx.concatenate([*highest]), [*chain(*names)], (*chain(*notes),))
+        return joined(before + [first_of(one) for one in rows if one.ahead])
 
     def _arrange(self, rows: list[Sequence], drawn: Drawn) -> mx.array | None:
         """Gives every row its place, and returns the ids [B] that the next step begins with, in the order of the rows;
@@ -312,12 +286,6 @@ class Batch:
                     one.end(ERROR, error)
                 news.append(one)
         return news
-
-
-def list_of(numbers: mx.array) -> list[Any]:
-    """The numbers of an array [B], for which the host waits."""
-    found: Any = numbers.tolist()
-    return found
 
 
 def length_of(sequence: Sequence) -> int:

@@ -25,14 +25,16 @@ from elm_mlx.text.tokenizer import Tokenizer
 
 Kind = Literal["json_schema", "json_object", "regex", "choice", "lark"]
 MOST_KEPT = 64  # compiled forms of a model
+MOST_TEXT = 1 << 19  # characters of these in all: a compiled form takes up to some hundred bytes a character
 TIME_LIMIT_S = 1.0
 # JSON has no whitespace between its values: where it may have some, a model can write it without end. And no character
 # has two spellings: else a key could come twice, the second time past what the schema says of it.
 JSON_OPTIONS: Any = {"whitespace_flexible": False, "json_allowed_escapes": 'nrtbf\\"'}
 ANY_OBJECT = '{"type":"object"}'
-# What compiling and each mask may cost: steps of llguidance's lexer and parser. The first two are a quarter and a fifth
-# of its own defaults, so that one hostile form cannot hold up an engine for long.
-LIMITS: dict[str, Any] = {"step_lexer_fuel": 50_000, "max_lexer_states": 50_000, "verbose_errors": False}
+# What compiling and each mask may cost: steps of llguidance's lexer and parser. The first three are a fourth, a fourth
+# and a fifth of its own defaults, so that one hostile form cannot hold up an engine or fill the memory.
+LIMITS: dict[str, Any] = {"initial_lexer_fuel": 250_000, "step_lexer_fuel": 50_000, "max_lexer_states": 50_000,
+                          "verbose_errors": False}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -99,7 +101,7 @@ class Grammars:
         row: ConstraintRow = call_within(TIME_LIMIT_S, partial(begin_row, ready, form))
         with self._lock:
             self._kept[form] = row
-            while len(self._kept) > MOST_KEPT:
+            while len(self._kept) > MOST_KEPT or sum(len(one.text) for one in self._kept) > MOST_TEXT:
                 self._kept.popitem(last=False)
         return row
 

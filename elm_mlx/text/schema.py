@@ -7,18 +7,20 @@ draft's own test suite: tests/text/test_schema_suite.py.
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple, NoReturn
-from urllib.parse import unquote
 
 from elm_mlx.errors import NotEnforceable
-from elm_mlx.text.form_bounds import MOST_LAID_OVER, check_repeats, is_large_multiple
+from elm_mlx.text.form_bounds import MOST_LAID_OVER, MOST_PATTERNS, MOST_STATES, check_repeats, has_rounded, states_of
+from elm_mlx.text.schema_reference import Nowhere, Outside, referred
 
 Schema = Mapping[str, Any]
 MOST_CHARACTERS = 1 << 16
 DEEPEST = 60  # schemas inside of one another; llguidance reads JSON that is 128 deep
-NOTES = frozenset("title description default examples $comment deprecated readOnly writeOnly".split())
+# The last one is OpenAPI's: it names the property by which the parts of a oneOf differ, and they say that themselves.
+NOTES = frozenset("title description default examples $comment deprecated readOnly writeOnly discriminator".split())
 NAMED = frozenset(("$defs", "definitions"))  # schemas that count where a $ref names them
 IN_MAPS = ("properties", "patternProperties")  # keywords -> what holds further schemas there
 IN_LISTS = ("prefixItems", "anyOf", "oneOf", "allOf")
@@ -28,7 +30,10 @@ PLAIN = frozenset(
     "minItems maxItems required minProperties maxProperties $ref".split()
 )
 KNOWN = NOTES | NAMED | PLAIN | {*IN_MAPS, *IN_LISTS, *ALONE}
+WRITTEN = ("enum", "const", "properties", "required")  # keywords whose values, or keys, stand in the answer
+NUMBERS = ("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf", "enum", "const")
 JOINING = frozenset(("anyOf", "oneOf", "$ref"))
+JOINED = frozenset(("pattern", "format", "multipleOf"))
 FORMATS = frozenset("date-time time date duration email hostname ipv4 ipv6 uuid uri".split())
 # Drafts in which the keywords above mean the same, or less.
 DRAFTS = re.compile(r"https?://json-schema\.org/(draft-0[67]|draft/(2019-09|2020-12))/schema#?")
@@ -71,12 +76,17 @@ def check_schema(schema: object) -> str:
 
 
 def check_laid_over(schemas: list[dict[str, Any]]) -> None:
-    """Raises NotEnforceable for many patterns where schemas are laid over one another."""
+    """Raises NotEnforceable for many patterns where schemas are laid over one another, and for multiples that have too
+    many states together: laid over one another, each of one with each of the other."""
     patterns = sum(name in one for one in schemas for name in ("pattern", "format"))
-    joins = any("allOf" in one or ("pattern" in one and JOINING & one.keys()) for one in schemas)
+    joins = any("allOf" in one or (JOINED & one.keys() and JOINING & one.keys()) for one in schemas)
     if joins and patterns > MOST_LAID_OVER:
         raise NotEnforceable(f'The schema has {patterns} times "pattern" or "format", and lays schemas over one '
                              f"another; {MOST_LAID_OVER} is the most that can be enforced then.")  # fmt: skip
+    states = {max(states_of(one.get("multipleOf")), 1) for one in schemas}
+    if (math.prod(states) if joins else sum(states)) > MOST_STATES:
+        raise NotEnforceable('The values of "multipleOf" in the schema have too many digits to be enforced together. '
+                             "Leave some out.")  # fmt: skip
 
 
 def json_of(schema: Schema) -> str:
@@ -142,12 +152,17 @@ def check_keywords(schema: Schema, where: str) -> None:
     for name, value in schema.items():
         if name not in KNOWN:
             refuse(name, where, "cannot be enforced. Leave it out, and judge the answer by it yourself.")
-        if name == "format" and value not in FORMATS:
+        if name == "format" and not (isinstance(value, str) and value in FORMATS):
             refuse(name, where, f"{value!r:.60} cannot be enforced, only {', '.join(sorted(FORMATS))}. Leave it out.")
-        if name == "multipleOf" and is_large_multiple(value):
+        if name == "multipleOf" and states_of(value) > MOST_STATES:
             refuse(name, where, f"{value} has too many digits to be enforced.")
-        if name == "pattern" and isinstance(value, str):
-            check_repeats(f'The schema\'s "pattern" at {where:.200}', value)
+        for pattern in patterns_in(name, value):
+            check_repeats(f'The schema\'s "{name}" at {where:.200}', pattern)
+        if name in NUMBERS and has_rounded(value):
+            refuse(name, where, "has a number that cannot be enforced exactly: it may have 15 digits, and no more than "
+                   "22 of them after the point.")  # fmt: skip
+        if name == "patternProperties" and isinstance(value, Mapping) and len(value) > MOST_PATTERNS:
+            refuse(name, where, f"has {len(value)} patterns; {MOST_PATTERNS} is the most that can be enforced.")
         if has_unspelled(name, value):
             refuse(name, where, "has a control character, which cannot be enforced. Write it without one.")
     least, needed = schema.get("minProperties", 0), schema.get("required", ())
@@ -162,25 +177,28 @@ def refuse(name: str, where: str, why: str) -> NoReturn:
     raise NotEnforceable(f'The schema\'s "{name:.80}" at {where:.200} {why}')
 
 
+def patterns_in(name: str, value: Any) -> list[str]:
+    """The regular expressions that a keyword's value has."""
+    if name == "pattern":
+        return [value] if isinstance(value, str) else []
+    return [*value] if name == "patternProperties" and isinstance(value, Mapping) else []
+
+
 def has_unspelled(name: str, value: Any) -> bool:
     """Whether a keyword's value has a control character that JSON has no short escape for."""
-    if name == "pattern" or name == "patternProperties":
-        return any(UNSPELLED_PATTERN.search(one) for one in ([value] if isinstance(value, str) else value or ()))
-    if name == "properties":
-        value = list(value) if isinstance(value, Mapping) else value
-    return name in ("enum", "const", "properties") and bool(UNSPELLED.search(json.dumps(value, ensure_ascii=False)))
+    if any(map(UNSPELLED_PATTERN.search, patterns_in(name, value))):
+        return True
+    if name == "properties" and isinstance(value, Mapping):
+        value = [*value]
+    return name in WRITTEN and bool(UNSPELLED.search(json.dumps(value, ensure_ascii=False)))
 
 
 def target(reference: object, root: Schema) -> Any:
     """The schema that a $ref names. Raises NotEnforceable for one outside of this schema, or one that is not there."""
-    if not isinstance(reference, str) or not (reference == "#" or reference.startswith("#/")):
+    try:
+        return referred(reference, root)
+    except Outside as error:
         raise NotEnforceable(f'The schema\'s "$ref" {reference!r:.100} leads out of the schema. Put what it names into '
-                             '"$defs", and refer to that by "#/$defs/NAME".')  # fmt: skip
-    found: Any = root
-    for step in reference.split("/")[1:]:
-        key = unquote(step).replace("~1", "/").replace("~0", "~")
-        try:
-            found = found[int(key)] if isinstance(found, list) else found[key]
-        except (KeyError, IndexError, ValueError, TypeError) as error:
-            raise NotEnforceable(f'The schema\'s "$ref" {reference!r:.100} leads nowhere.') from error
-    return found
+                             '"$defs", and refer to that by "#/$defs/NAME".') from error  # fmt: skip
+    except Nowhere as error:
+        raise NotEnforceable(f'The schema\'s "$ref" {reference!r:.100} leads nowhere.') from error

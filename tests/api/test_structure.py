@@ -6,13 +6,16 @@ import asyncio
 import json
 import re
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from datetime import date
 from decimal import Decimal
 from enum import Enum
 from typing import Annotated, Any, Literal
 
 import pydantic
 import pytest
+from pydantic.dataclasses import dataclass as pydantic_dataclass
 
 import elm_mlx
 from elm_mlx.api.dataclass_schema import instance_of, schema_of
@@ -145,7 +148,40 @@ class Lost:
     other: Nowhere  # type: ignore[name-defined]  # noqa: F821
 
 
-@pytest.mark.parametrize(("made", "words"), [(Odd, "Odd.when is of the kind"), (Lost, "annotations of Lost")])
+class Pair(Enum):
+    ONE, OTHER = (1, 2), (3, 4)
+
+
+@dataclass
+class Paired:
+    pair: Pair
+
+
+@dataclass
+class Bounded:
+    legs: Annotated[int, {"ge": 0}]
+
+
+class Handled(pydantic.BaseModel):
+    call: Callable[[], int]
+
+
+@pydantic_dataclass
+class Dog:
+    legs: int = pydantic.Field(ge=0, le=4)
+
+
+@pytest.mark.parametrize(
+    ("made", "words"),
+    [
+        (Dog, "Dog is a dataclass that pydantic has made"),
+        (Odd, "Odd.when is of the kind"),
+        (Lost, "annotations of Lost"),
+        (Paired, "Paired.pair is of the kind"),
+        (Bounded, "Bounded.legs is annotated with {'ge': 0}, which would not be enforced"),
+        (Handled, "Handled has no JSON schema"),
+    ],
+)
 def test_a_field_without_a_schema_is_refused_by_its_name(made: type, words: str) -> None:
     with pytest.raises(NotEnforceable, match=words):
         form_in({"schema": made})
@@ -173,6 +209,7 @@ def test_a_field_without_a_schema_is_refused_by_its_name(made: type, words: str)
         ({"grammar": "start: x\nx: %json {}"}, "%json"),
         ({"response_format": {"type": "sound"}}, '"type" must be'),
         ({"response_format": "json"}, '"type" must be'),
+        ({"response_format": {"type": "json_object", "schema": {}}}, "has 'schema', which means nothing"),
         ({"response_format": {"type": "json_schema"}}, 'no "schema"'),
         ({"response_format": {"type": "json_schema", "json_schema": {"schema": {"not": {}}}}}, '"not" at #'),
     ],
@@ -197,6 +234,54 @@ def test_what_the_class_or_python_refuses_is_no_value(text: str) -> None:
     )
 
 
+class Bird(pydantic.BaseModel, extra="forbid"):
+    kind: Literal["bird"]
+
+
+class Fish(pydantic.BaseModel, extra="forbid"):
+    kind: Literal["fish"]
+
+
+class Day(pydantic.BaseModel, strict=True):
+    when: date
+    pair: tuple[int, int]
+    mood: Mood
+
+
+class Home(pydantic.BaseModel, extra="forbid"):
+    of: Annotated[Bird | Fish, pydantic.Field(discriminator="kind")]
+
+
+@dataclass
+class Choosy:
+    worth: float
+
+    def __post_init__(self) -> None:
+        if self.worth < 0:
+            raise KeyError(self.worth)
+
+
+def read(made: type, text: str) -> Any:
+    """What an answer becomes."""
+    asked = form_in({"schema": made})
+    assert asked
+    structure = Structure(lambda: pytest.fail("nothing is begun"), asked.read, 1)
+    return value_of(Request((1,), constraint=structure), text, "stop", 2)
+
+
+def test_a_strict_model_of_pydantic_is_read_as_from_json() -> None:
+    day = read(Day, '{"when":"2024-02-29","pair":[1,2],"mood":"sad"}')
+    assert day == Day(when=date(2024, 2, 29), pair=(1, 2), mood=Mood.SAD)
+
+
+def test_a_union_with_a_discriminator_of_pydantic_is_enforced(demo: elm_mlx.LanguageModel) -> None:
+    assert demo.generate(TEXT, 30, schema=Home).parsed in (Home(of=Bird(kind="bird")), Home(of=Fish(kind="fish")))
+
+
+def test_whatever_a_class_raises_there_is_no_value() -> None:
+    assert (read(Choosy, '{"worth":1}'), read(Choosy, '{"worth":-1}')) == (Choosy(1.0), None)
+
+
 # Numbers
 
 
@@ -204,6 +289,7 @@ def test_numbers_beyond_what_python_reads_are_read() -> None:
     most = sys.float_info.max
     assert read_json("[1e999,-1e999,1.5]") == [most, -most, 1.5]
     assert read_json("9" * 5000) == int(Decimal("9" * 5000))
+    assert read(Choosy, '{"worth":1' + "0" * 400 + "}") == Choosy(most)
 
 
 def test_a_form_for_which_there_is_no_room_is_refused(demo: elm_mlx.LanguageModel) -> None:
@@ -213,6 +299,8 @@ def test_a_form_for_which_there_is_no_room_is_refused(demo: elm_mlx.LanguageMode
             demo.submit(TEXT, 20, **options)
     with pytest.raises(NotEnforceable, match="there is room for"):
         demo.submit(TEXT, 100_000, schema=schema | {"minLength": 100_000})
+    with pytest.raises(NotEnforceable, match="there is room for"):
+        demo.submit(TEXT, None, schema=schema | {"minLength": 100_000})
 
 
 def test_neither_kept_prefixes_nor_proposals_nor_company_change_an_answer_with_a_form(

@@ -13,14 +13,18 @@ import elm_mlx
 from elm_mlx.errors import NotEnforceable
 
 OUTPUTS, TOGETHER, LENGTH = 1000, 24, 48
-FOREIGN = "\\p{"  # in patterns, which Python's re, and so jsonschema, does not know
+# In patterns: what Python's re, and so jsonschema, does not know, or understands as Unicode's where JSON schema has
+# ECMAScript's letters and digits.
+FOREIGN = ("\\p{", "\\W", "\\D")
 CLOSING = ('"', "}", "]")
 
 
 def enforced(lm: elm_mlx.LanguageModel) -> list[Case]:
     """The schemas of the suite that can be enforced."""
     found = []
-    for case in (case for case in cases() if FOREIGN not in str(case.schema).replace("\\\\", "\\")):
+    for case in cases():
+        if any(one in str(case.schema).replace("\\\\", "\\") for one in FOREIGN):
+            continue
         try:
             lm.request("x", None, schema=case.schema)
         except NotEnforceable:

@@ -168,6 +168,14 @@ def test_a_form_is_compiled_once_and_only_so_many_are_kept(demo: Grammars, monke
     assert [form.text for form in made] == ["p", "q", "r", "s", "t", "q"]
 
 
+def test_the_kept_forms_are_bounded_in_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    grammars = Grammars(demo_tokenizer(), 2048)
+    monkeypatch.setattr(grammar, "MOST_TEXT", 10)
+    for text in ("aaaa", "bbbb", "cccc"):
+        grammars.compile(Form("regex", text), STOPS)
+    assert [form.text for form in grammars._kept] == ["bbbb", "cccc"]
+
+
 @pytest.mark.parametrize(
     ("form", "words"),
     [
@@ -252,10 +260,20 @@ def test_a_hostile_schema_has_a_mask_or_is_refused(demo: Grammars, schema: objec
 
 
 def test_numbers_at_their_limits_are_taken_or_refused(demo: Grammars) -> None:
-    assert takes(demo, schema_form({"type": "integer", "maximum": 2**62}), str(2**62))
-    assert not takes(demo, schema_form({"type": "integer", "maximum": 2**62}), str(2**62 + 1))
+    most = 2**53 - 1
+    assert takes(demo, schema_form({"type": "integer", "maximum": most}), str(most))
+    assert not takes(demo, schema_form({"type": "integer", "maximum": most}), str(most + 1))
+    assert not takes(demo, schema_form({"exclusiveMinimum": most}), str(most))
     assert takes(demo, schema_form({"type": "number"}), "-1.5e-300")
     assert takes(demo, schema_form({"type": "number", "minimum": 0.1, "maximum": 0.3}), "0.3")
     assert not takes(demo, schema_form({"type": "number", "minimum": 0.1, "maximum": 0.3}), "0.30000000000000004")
-    with pytest.raises(NotEnforceable):
-        takes(demo, schema_form({"type": "integer", "minimum": 10**30}), "1")
+
+
+@pytest.mark.parametrize(
+    "number", [2**53, -(2**53), 10**30, -(2**63) + 2, 1e300, 1.4202303006004637, 1.5e-30, -(2.0**63)]
+)
+def test_a_number_that_would_be_rounded_is_refused(number: float) -> None:
+    """The least whole number of 64 bits would even end the process."""
+    for schema in ({"minimum": number}, {"exclusiveMaximum": number}, {"enum": [1, {"a": [number]}]}):
+        with pytest.raises(NotEnforceable, match="has a number that cannot be enforced exactly"):
+            schema_form(schema)

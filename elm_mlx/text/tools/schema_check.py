@@ -13,6 +13,7 @@ from functools import partial
 from typing import Any
 
 from elm_mlx.arguments import shown
+from elm_mlx.text.schema_reference import Nowhere, Outside, referred
 
 MAX_DEPTH = 64  # of schemas in schemas, references included
 MOST_STEPS = 100_000  # of a check, each a value against a schema: a second; references can ask for 2 ** MAX_DEPTH
@@ -78,18 +79,12 @@ class SchemaCheck:
 
     def _resolve(self, reference: object) -> Any:
         """The part of the schema that a reference names."""
-        found = self._root
-        if not isinstance(reference, str) or not re.fullmatch(r"#(/.*)?", reference):
-            raise Unusable(f"its reference {shown(reference)} does not begin with #/, so it names no part of it")
-        for step in reference[2:].split("/") if len(reference) > 1 else ():
-            key = step.replace("~1", "/").replace("~0", "~")
-            if isinstance(found, list) and key.isdecimal() and int(key) < len(found):
-                found = found[int(key)]
-            elif isinstance(found, Mapping) and key in found:
-                found = found[key]
-            else:
-                raise Unusable(f"its reference {shown(reference)} names nothing in it")
-        return found
+        try:
+            return referred(reference, self._root)
+        except Outside as error:
+            raise Unusable(f"its reference {shown(reference)} names no part of it") from error
+        except Nowhere as error:
+            raise Unusable(f"its reference {shown(reference)} names nothing in it") from error
 
     def _check(self, value: Any, schema: Any, where: str, depth: int, steps: Iterator[int]) -> str | None:
         if isinstance(schema, bool) or not isinstance(schema, Mapping):
