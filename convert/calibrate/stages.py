@@ -30,6 +30,7 @@ from elm_mlx.models.blocks import Block
 from elm_mlx.models.matrices import Linear
 from elm_mlx.models.parameters import Parameters
 
+BLOCK_ROWS = 4096  # that are rounded at once: fewer need less memory, and many fewer more time, as columns take turns
 ROUNDING_COST = 10  # of a row, in the time that its product with the moments would take
 
 States = dict[str, mx.array]
@@ -151,7 +152,7 @@ class Calibration:
         setting = self.settings.get(name)
         if not setting:
             return self._read(name)
-        blocks = made.count(self.tensors[name].blocks(), ROUNDING_COST)
+        blocks = made.count(self.tensors[name].blocks(BLOCK_ROWS), ROUNDING_COST)
         parts = round_matrix(name, blocks, moments, setting, self.dtype)
         made.parts |= parts
         return read_back(name, parts, setting)

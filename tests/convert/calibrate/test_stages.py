@@ -10,13 +10,12 @@ import pytest
 
 from elm_mlx.config import HEAD_NAME, ModelConfig, config_from_dict
 from elm_mlx.config.quantization import Quantization
-from elm_mlx.convert.calibrate import rounding
+from elm_mlx.convert.calibrate import rounding, stages
 from elm_mlx.convert.calibrate.stages import Calibration
 from elm_mlx.convert.tensor import LazyTensor
 from elm_mlx.errors import InvalidRequest, NotFinite
 from elm_mlx.models import build
 from elm_mlx.models.parameters import Parameters
-from elm_mlx.store import weights
 from elm_mlx.store.stored_form import expand, quantize, stored_entries
 
 OPENELM = {
@@ -135,13 +134,13 @@ def test_matrices_may_be_stored_in_several_ways_or_left_as_they_are() -> None:
 def test_progress_is_told_block_by_block_and_grows_to_the_whole(
     config: ModelConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(weights, "BLOCK_ELEMENTS", 64 * 40)  # rows of the tiny models that are read at a time
+    monkeypatch.setattr(stages, "BLOCK_ROWS", 40)
     job = calibration(config)
     states = job.begin()
     for stage in range(job.count):
         told: list[float] = []
         _, states = job.run(stage, states, told.append)
-        blocks = sum(len(weights.row_blocks(job.tensors[name].shape)) for name in job.names(stage))
+        blocks = sum(-(-job.tensors[name].shape[0] // 40) for name in job.names(stage))
         assert len(told) > blocks
         assert told == sorted(told)
         assert told[-2:] == [1, 1] if stage or not config.tied else [1]
