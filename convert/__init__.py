@@ -148,9 +148,12 @@ def plan_calibration(
     form: Form, config: ModelConfig, matched: Matched, shards: Shards, tokenizer: TokenizerFiles
 ) -> Calibration:
     """The calibration that a form asks for. Reads its text, and raises InvalidRequest and NotFound as
-    `given_text.read_sample` does."""
+    `given_text.read_sample` does, and InvalidRequest where no matrix is quantized."""
     from elm_mlx.convert.calibrate import stages  # here, as only a calibration needs it
 
+    if not any(shards.settings.values()):
+        raise InvalidRequest("No matrix of this model is quantized so, as groups divide the rows of none: nothing is "
+                             "there to calibrate.", "Leave {calibrate} out, or take another form.")  # fmt: skip
     sample = given_text.read_sample(
         text_path(form.calibrate), tokenizer.tokenizer, config, token_count(form.calibrate_tokens)
     )
@@ -189,10 +192,10 @@ def convert(
     Options: unquantized in `dtype` (bfloat16, float16, float32) unless `bits` (2, 3, 4, 5, 6, 8; in groups of
     `group_size` 32, 64, 128), `mode` (affine, mxfp4, mxfp8, nvfp4) or `recipe` (mixed-2-4, mixed-3-5, mixed-4-6: more
     bits for the matrices that need them) is given. `calibrate` (true, or a UTF-8 text file or a directory of them)
-    chooses the quantized numbers so that they fit a text, here `calibrate_tokens` tokens of it, 65,536 by default, and
-    lose less than by rounding; it takes minutes to hours. Weights that are NaN or infinite are refused unless
-    `allow_nonfinite` is true. `tokenizer` is a tokenizer.json, a tokenizer.model or a directory
-    with one; by default the source's own. Files hold up to `max_shard_size` GB, by default 5.
+    chooses the quantized numbers so that they fit a text, of which `calibrate_tokens` tokens are read if it has so
+    many, 65,536 by default, and lose less than by rounding; it takes minutes to hours. Weights that are NaN or infinite
+    are refused unless `allow_nonfinite` is true. `tokenizer` is a tokenizer.json, a tokenizer.model or a directory with
+    one; by default the source's own. Files hold up to `max_shard_size` GB, by default 5.
     `rope_factor` is the factor of Llama 3's RoPE scaling, which Meta's own files leave out: by default 32 in the sizes
     of Llama 3.2, else 8. Without `output` the result lies beside the source, or in the working directory where the
     source lies in the hub's cache. `verify` compares the result with the source before the result gets its name.

@@ -73,7 +73,9 @@ class Job:
     @property
     def kept_stages(self) -> int:
         """How many stages of a calibration are kept there."""
-        return count_saved(self.calibration_folder, self.fingerprint()) if self.calibration else 0
+        if self.calibration is None:
+            return 0
+        return count_saved(self.calibration_folder, self.fingerprint(), self.calibration.stages.count)
 
     @property
     def dropped(self) -> list[str]:

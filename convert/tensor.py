@@ -30,10 +30,14 @@ class LazyTensor:
     dtype: mx.Dtype
     read: Callable[[], mx.array]
 
-    def blocks(self) -> Iterator[mx.array]:
-        """The rows in blocks of a few million elements: each read alone by a RowReader, else cut from the whole."""
+    def blocks(self, rows: int | None = None) -> Iterator[mx.array]:
+        """The rows in blocks of so many, by default of a few million elements: each read alone by a RowReader, else cut
+        from the whole."""
+        slices = row_blocks(self.shape)
+        if rows:
+            slices = [slice(begin, begin + rows) for begin in range(0, self.shape[0], rows)]
         if isinstance(self.read, RowReader):
-            yield from map(self.read.rows, row_blocks(self.shape))
+            yield from map(self.read.rows, slices)
         else:
             whole = self.read()
-            yield from (whole[rows] for rows in row_blocks(self.shape))
+            yield from (whole[each] for each in slices)

@@ -23,13 +23,14 @@ SHIPPED = "shipped with elm-mlx"
 
 @dataclass(frozen=True)
 class Sample:
-    """What a calibration reads: `windows` of ids, each [L], from a text called `name`. Of its `files`
-    `nbytes` bytes from the beginnings were looked at, and `sha256` is their hash."""
+    """What a calibration reads: `windows` of ids, each [L], from a text called `name`. Of its `files` `nbytes` bytes
+    from the beginnings were looked at, and `sha256` is their hash. `is_whole`: the text has no more windows."""
 
     name: str
     files: int
     nbytes: int
     sha256: str
+    is_whole: bool
     windows: list[list[int]] = field(repr=False)
 
     @property
@@ -49,7 +50,7 @@ def check_text(place: Path) -> None:
 
 
 def read_sample(place: Path | None, tokenizer: Tokenizer, config: ModelConfig, tokens: int) -> Sample:
-    """Reads about `tokens` ids, in windows of 512 or of the model's context where that is shorter. `place` is a UTF-8
+    """Reads up to `tokens` ids, in windows of 512 or of the model's context where that is shorter. `place` is a UTF-8
     file or a directory of such files; without one it is the text that elm-mlx brings.
 
     Raises NotFound, and InvalidRequest for a text that is none, that fills no window, or with an id that the model does
@@ -65,17 +66,17 @@ def read_sample(place: Path | None, tokenizer: Tokenizer, config: ModelConfig, t
     if len(windows[0]) < length:
         raise InvalidRequest(f"{place or name} has only {len(windows[0])} tokens, and a calibration reads windows of "
                              f"{length}. Give a longer text; 50,000 words are plenty.")  # fmt: skip
-    return identify(name, texts, windows)
+    return identify(name, texts, windows, is_whole=len(windows) < tokens // length)
 
 
-def identify(name: str, texts: Sequence[str], windows: list[list[int]]) -> Sample:
+def identify(name: str, texts: Sequence[str], windows: list[list[int]], is_whole: bool) -> Sample:
     """The sample of these windows: counts and hashes the bytes of the texts."""
     digest, nbytes = hashlib.sha256(), 0
     for text in texts:
         data = text.encode()
         digest.update(data)
         nbytes += len(data)
-    return Sample(name, len(texts), nbytes, digest.hexdigest(), windows)
+    return Sample(name, len(texts), nbytes, digest.hexdigest(), is_whole, windows)
 
 
 def read_texts(place: Path) -> list[str]:

@@ -29,10 +29,11 @@ class Moments:
 
     def __init__(self, plain: np.ndarray, count: float = inf) -> None:
         mean = float(plain.diagonal().mean(dtype=np.float64))
-        scaled = plain / np.float32(mean if mean > TINY else 1)
+        self.cost = plain / np.float32(mean if mean > TINY else 1)
+        diagonal = self.cost.diagonal().copy()
         self.damping = np.float32(DAMPING + DOUBT * len(plain) / count)
         while True:
-            self.cost = scaled + self.damping * np.eye(len(plain), dtype=np.float32)
+            np.fill_diagonal(self.cost, diagonal + self.damping)
             try:
                 self.factor = inverse_factor(self.cost)
                 return
@@ -92,9 +93,8 @@ def ahead(arrays: Iterable[mx.array]) -> Iterator[mx.array]:
 def inverse_factor(matrix: np.ndarray) -> np.ndarray:
     """The upper triangular U for which UᵀU is the inverse of a symmetric matrix: where that is VVᵀ with V upper
     triangular, U is the inverse of V. Raises numpy's LinAlgError where there is none."""
-    turned = matrix[::-1, ::-1].astype(np.float64)  # both axes: the lower factor of this, turned back, is V
-    upper = np.ascontiguousarray(np.linalg.cholesky(turned)[::-1, ::-1], np.float32)
-    return inverse_triangle(upper)
+    lower = np.linalg.cholesky(matrix[::-1, ::-1].astype(np.float64))  # of both axes turned; turned back, it is V
+    return inverse_triangle(np.ascontiguousarray(lower[::-1, ::-1], np.float32))
 
 
 def inverse_triangle(upper: np.ndarray) -> np.ndarray:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import replace
 
 import mlx.core as mx
@@ -15,32 +16,37 @@ from elm_mlx.convert.calibrate.moments import Moments
 from elm_mlx.store.stored_form import expand, quantize
 
 SWEEPS = 4
-BLOCK_ROWS = 4096  # rows do not depend on one another; fewer at once need less memory
 
 Parts = dict[str, mx.array]
 
 
 def round_matrix(
-    name: str, weight: mx.array, moments: Moments, setting: Quantization, dtype: mx.Dtype
-) -> tuple[Parts, mx.array]:
-    """Rounds a weight [R, C]: (what it is stored as, by tensor name; how it will be read, float32 [R, C])."""
+    name: str, blocks: Iterable[mx.array], moments: Moments, setting: Quantization, dtype: mx.Dtype
+) -> Parts:
+    """Rounds a weight: what it is stored as, by tensor name. It comes in blocks of its rows, [R, C] each: rows do not
+    depend on one another, and few at once need less memory."""
     grid = grid_of(setting, dtype)
-    blocks = [
-        round_rows(name, rows, moments, grid, dtype)
-        for rows in mx.split(weight, range(BLOCK_ROWS, len(weight), BLOCK_ROWS))
-    ]
-    parts = {part: mx.concatenate([block[0][part] for block in blocks]) for part in blocks[0][0]}
-    return parts, mx.concatenate([block[1] for block in blocks])
+    rounded = [round_rows(name, rows, moments, grid, dtype) for rows in blocks]
+    return {part: mx.concatenate([block[part] for block in rounded]) for part in rounded[0]}
 
 
-def round_rows(name: str, rows: mx.array, moments: Moments, grid: Grid, dtype: mx.Dtype) -> tuple[Parts, mx.array]:
-    """Rounds some rows [R, C] of a weight; what is returned is that of `round_matrix`."""
-    weights = np.ascontiguousarray(np.array(rows).T)
-    rounded = descend(weights, moments, compensate(weights, moments, grid), grid, SWEEPS)
-    parts, values = grid.parts(name, rounded.codes, rounded.scales), rounded.values(grid)
-    plain_parts = quantize(name, rows.astype(dtype), grid.setting)
-    plain = np.array(expand(plain_parts, replace(grid.setting, overrides={}), mx.float32)[name]).T
-    is_better = moments.lost(weights - values) <= moments.lost(weights - plain)  # [R]
-    chosen = mx.array(is_better)[:, None]
-    parts = {part: mx.where(chosen, array, plain_parts[part]) for part, array in parts.items()}
-    return parts, mx.array(np.where(is_better, values, plain).T)
+def round_rows(name: str, rows: mx.array, moments: Moments, grid: Grid, dtype: mx.Dtype) -> Parts:
+    """Rounds some rows [R, C] of a weight: what they are stored as."""
+    weights = np.ascontiguousarray(np.array(rows.astype(mx.float32)).T)  # [C, R]
+    plain = quantize(name, rows.astype(dtype), grid.setting)
+    with np.errstate(over="ignore", invalid="ignore"):  # in rows whose squares float32 cannot hold
+        rounded = descend(weights, moments, compensate(weights, moments, grid), grid, SWEEPS)
+        lost = moments.lost(weights - rounded.values(grid))  # [R]
+        lost_plain = moments.lost(weights - np.array(read_back(name, plain, grid.setting)).T)
+    is_better = mx.array(np.isfinite(lost) & (lost <= lost_plain))[:, None]
+    parts = {
+        part: mx.where(is_better, array, plain[part])
+        for part, array in grid.parts(name, rounded.codes, rounded.scales).items()
+    }
+    mx.eval(parts)
+    return parts
+
+
+def read_back(name: str, parts: Parts, setting: Quantization) -> mx.array:
+    """Rows [R, C] of a rounded weight as they will be read, in float32."""
+    return expand(parts, replace(setting, overrides={}), mx.float32)[name]

@@ -29,10 +29,13 @@ def windows(tokenizer: Tokenizer, ids: int, texts: Sequence[str], count: int, le
     Where the texts end early, the windows are fewer, and what fills no window is left out; if it is all there is, it is
     the only window, a shorter one.
 
-    Raises InvalidRequest for texts without a token, or for one that the tokenizer refuses or the model cannot read.
+    Raises InvalidRequest for texts without a token, for one that the tokenizer refuses or the model cannot read, and
+    for a `length` that BOS alone fills.
     """
     bos = tokenizer.encode("")
-    room = length - len(bos)  # at least 1: callers ask for windows of many ids
+    room = length - len(bos)
+    if room < 1:
+        raise InvalidRequest(f"A model with a context of {length} tokens has no room for a text to calibrate on.")
     full: list[list[int]] = []
     begun: list[int] = []  # a window that is not full yet
     ends: list[int] = []  # of passages, too short to begin a window with

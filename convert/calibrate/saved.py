@@ -60,6 +60,7 @@ class SavedStages:
         self._write(f"parts-{stage:04d}", parts)
         if stage + 1 < self.count:
             self._write(f"states-{stage:04d}", states)
+        sync(self.folder / JOURNAL)  # before older states go: after a power cut one of both is there, with its line
         self.done += 1
         if stage:
             remove(self.folder / f"states-{stage - 1:04d}")
@@ -103,17 +104,21 @@ def saved_stages(folder: Path, fingerprint: str, count: int) -> Iterator[SavedSt
         with (folder / JOURNAL).open("a+b") as file:
             yield SavedStages(folder, Journal(file, fingerprint), count)
     finally:
-        if not count_saved(folder, fingerprint):
+        if not count_saved(folder, fingerprint, count):
             shutil.rmtree(folder, ignore_errors=True)
 
 
-def count_saved(folder: Path, fingerprint: str) -> int:
-    """How many stages of the calibration with this `fingerprint` the journal in a folder lists, intact or not."""
+def count_saved(folder: Path, fingerprint: str, count: int) -> int:
+    """How many of the `count` stages of the calibration with this `fingerprint` are done by the journal in a folder,
+    whether the files are intact or not."""
     journal = folder / JOURNAL
     if folder.is_symlink() or not journal.is_file():
         return 0
     first, *lines = journal.read_bytes().splitlines() or [b""]
-    return sum(b" parts-" in line for line in lines) if first == fingerprint.encode() else 0
+    if first != fingerprint.encode():
+        return 0
+    parts, states = (sum(kind in line for line in lines) for kind in (b" parts-", b" states-"))
+    return count if parts >= count else min(parts, states)
 
 
 def remove(path: Path) -> None:

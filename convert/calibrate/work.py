@@ -10,10 +10,12 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
+from math import prod
 from pathlib import Path
 from typing import Any, Protocol
 
 import mlx.core as mx
+import numpy as np
 
 from elm_mlx.arguments import Progress
 from elm_mlx.config import ModelConfig
@@ -26,8 +28,10 @@ from elm_mlx.device.blas import fast_blas
 from elm_mlx.errors import NotFinite
 
 METHOD = "error compensation (GPTQ)"
+ARITHMETIC = 1  # raise it with each change of a number that a stage gives: else a run goes on with those of another
 PARTS_OF_PROGRESS = 10_000
-COPIES = 5  # of the weights of a stage that are in memory at a time, as measured
+COPIES = 3  # of a layer's weights that are in memory at a time, in float32
+MOMENT_BYTES = 36  # that each moment takes while their inverse is computed, in float32 and float64
 
 
 class Stages(Protocol):
@@ -38,6 +42,9 @@ class Stages(Protocol):
 
     def names(self, stage: int) -> list[str]:
         """The weights whose stored parts this stage gives."""
+
+    def work(self, stage: int) -> int:
+        """How much this stage has to do, beside the others."""
 
     def begin(self) -> Arrays:
         """The states before the first stage, by name."""
@@ -77,9 +84,9 @@ class Calibration:
 
     def facts(self) -> dict[str, Any]:
         """What the calibrated weights come from beside the source and the form; the ids stand for text and
-        tokenizer. Sums differ by the BLAS."""
+        tokenizer. Sums differ by the BLAS, and by numpy, which has one of its own."""
         ids = hashlib.sha256(repr(self.sample.windows).encode()).hexdigest()
-        return {"method": METHOD, "ids": ids, "blas": fast_blas()}
+        return {"arithmetic": ARITHMETIC, "ids": ids, "blas": fast_blas(), "numpy": np.__version__}
 
     @property
     def state_bytes(self) -> int:
@@ -95,18 +102,18 @@ class Calibration:
 
     @property
     def memory(self) -> int:
-        """The most bytes of memory that a stage takes, about: the states before, in and after it, and some copies of
-        its weights in float32."""
-        return 3 * self.state_bytes + COPIES * 4 * max(map(self._elements, range(self.stages.count)), default=0)
-
-    def _elements(self, stage: int) -> int:
-        """How many numbers are in the weights of a stage."""
+        """The most bytes of memory that a stage takes, about: the states before, in and after it, some copies of a
+        layer's weights in float32, and the moments of its widest matrix. Embedding and head are rounded by rows."""
         shapes = self.config.weight_shapes()
-        return sum(shapes[name][0] * shapes[name][1] for name in self.stages.names(stage))
+        layers = (f".layers.{number}." for number in range(self.config.num_layers))
+        largest = max(sum(prod(shape) for name, shape in shapes.items() if layer in name) for layer in layers)
+        widest = max(shape[1] for shape in shapes.values() if len(shape) == 2)
+        return 3 * self.state_bytes + COPIES * 4 * largest + MOMENT_BYTES * widest**2
 
     def describe(self, done: int) -> dict[str, Any]:
-        """Describes it in plain JSON; `done` is how many of the `stages` a run before has left."""
-        about = {"stages": self.stages.count, "done": done, "disk": self.disk}
+        """Describes it in plain JSON; `done` is how many of the `stages` a run before has left, `whole_text` whether
+        the text has no more tokens than are read."""
+        about = {"stages": self.stages.count, "done": done, "disk": self.disk, "whole_text": self.sample.is_whole}
         return self.record() | about
 
     @contextmanager
@@ -127,7 +134,7 @@ class Calibration:
             }
 
     def _run_stages(self, saved: SavedStages, progress: Progress | None) -> None:
-        sizes = [self._elements(stage) + 1 for stage in range(self.stages.count)]
+        sizes = [self.stages.work(stage) + 1 for stage in range(self.stages.count)]
 
         def tell(share: float) -> None:
             if progress:

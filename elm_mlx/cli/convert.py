@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -48,10 +48,10 @@ GROUP_SIZES = list(map(str, QUANTIZATION_MODES["affine"][1]))
     is_flag=False,
     flag_value=True,
     metavar="[FILE|DIR]",
-    help="Quantize so that a text suffers least, with a UTF-8 file or a folder of them; without one on text that "
-    "elm-mlx brings. Takes minutes to hours.",
+    help="Quantize so that a text suffers least, with a UTF-8 file or a folder of them; without one, at the end "
+    "of the command, on text that elm-mlx brings. Takes minutes to hours.",
 )
-@click.option("--calibrate-tokens", type=CALIBRATION_TOKENS, help="Read this many tokens of it. Default: 65536.")
+@click.option("--calibrate-tokens", type=CALIBRATION_TOKENS, help="Read so many tokens of it, or all. Default: 65536.")
 @click.option("--dtype", type=click.Choice(["bfloat16", "float16", "float32"]), default="bfloat16", show_default=True)
 @click.option("--allow-nonfinite", is_flag=True, help="Let weights through that are NaN or infinite.")
 @click.option(
@@ -108,6 +108,8 @@ def command(
         show(job.describe(), as_json)
         job.refuse(force)  # after the plan, which says what it would take
         return
+    if job.calibration:
+        say(one_line(f"Calibrating on {describe_calibration(job.calibration.describe(job.kept_stages))}"))
     with (
         ProgressBar("Calibrating", in_bytes=False, in_percent=True) as calibrating,
         ProgressBar("Converting", in_bytes=True) as bar,
@@ -121,7 +123,7 @@ def command(
     say(f"{done.layout} {done.family}, {done.parameters:,} parameters: {done.bytes / 1e6:,.1f} MB at "
         f"{done.bits_per_weight:.2f} bits per weight in {done.output}")  # fmt: skip
     if done.calibration:
-        say(f"The quantized weights are {conversion_record.in_words(done.calibration)}")
+        say(one_line(f"The quantized weights are {conversion_record.in_words(done.calibration)}"))
     if done.dropped:
         say(f"Left out, as nothing reads them: {', '.join(done.dropped)}")
     if report := done.report:
@@ -157,10 +159,10 @@ def show(planned: dict[str, Any], as_json: bool) -> None:
 
 def describe_calibration(planned: dict[str, Any]) -> str:
     """Describes a calibration that is planned, for people."""
-    text, done = planned["text"]["name"], planned["done"]
-    kept = f", of which {done} are done" if done else ""
-    return (f"{planned['tokens']:,} tokens of the text {text}, in {planned['stages']} stages{kept}; at most "
-            f"{readable_size(planned['disk'])} of disk beside the output")  # fmt: skip
+    share = ", all" if planned["whole_text"] else ""
+    kept = f", of which {done} are done" if (done := planned["done"]) else ""
+    return (f"{planned['tokens']:,} tokens{share} of the text {planned['text']['name']}, in {planned['stages']} "
+            f"stages{kept}; at most {readable_size(planned['disk'])} of disk beside the output")  # fmt: skip
 
 
 @contextmanager
@@ -171,9 +173,10 @@ def telling_what_is_kept(job: Job) -> Iterator[None]:
     except TargetExists:  # perhaps another run is at work there
         raise
     except BaseException:
-        if kept := job.kept_stages:
-            say(f"{kept} stages of the calibration are kept in {job.calibration_folder}: the same command goes on with "
-                "them. If it is not to, remove that folder.")  # fmt: skip
+        with suppress(OSError):  # the source may be gone, and that be the reason
+            if kept := job.kept_stages:
+                say(f"{kept} stages of the calibration are kept in {job.calibration_folder}: the same command goes on "
+                    "with them. If it is not to, remove that folder.")  # fmt: skip
         raise
 
 

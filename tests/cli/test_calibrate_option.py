@@ -80,6 +80,8 @@ def test_a_dry_run_tells_of_the_calibration_and_of_what_is_done(
     command = ["convert", openelm, "--output", tmp_path / "out", *FORM, "--calibrate", held_out()]
     told = run(*command, "--dry-run")
     assert "calibration  1,024 tokens of the text held_out.txt, in 5 stages; at most" in told.out
+    every = run(*command[:-4], "--calibrate-tokens", 2**20, "--calibrate", held_out(), "--dry-run")
+    assert " tokens, all of the text held_out.txt" in every.out
     assert list(tmp_path.iterdir()) == []
     right = RoundingStages.run
 

@@ -37,6 +37,9 @@ class RoundingStages:
         own = (n for n in self.tensors if (layer in n if stage < self.count - 1 else ".layers." not in n))
         return [name for name in own if self.settings[name]]
 
+    def work(self, stage: int) -> int:
+        return 1
+
     def begin(self) -> Arrays:
         return {"hidden": mx.array([token for window in self.windows for token in window], dtype=mx.float32) / 512}
 

@@ -7,6 +7,7 @@ import json
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +18,20 @@ from helpers.rounding_stages import RoundingStages
 
 import elm_mlx
 from elm_mlx.convert import check, convert, plan
-from elm_mlx.convert.calibrate import stages
+from elm_mlx.convert.calibrate import rounding, stages
 from elm_mlx.convert.verify import held_out, verify
 from elm_mlx.errors import InvalidRequest, NotFound, TargetExists
 
 ASKED: dict[str, Any] = {"bits": 4, "group_size": 32, "calibrate": held_out(), "calibrate_tokens": 512}
 EMBEDDING, NORM = "transformer.token_embeddings.weight", "transformer.layers.1.ffn_norm.weight"
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_sweep() -> Iterator[None]:
+    """What more sweeps do is in test_rounding; here they would only take time."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(rounding, "SWEEPS", 1)
+        yield
 
 
 @pytest.fixture
@@ -80,6 +89,11 @@ def test_the_default_output_says_that_it_is_calibrated(
     assert check("OpenELM-270M", calibrate=True, **form).name == f"{plain.name}-calibrated"
 
 
+def test_a_form_that_quantizes_no_matrix_leaves_nothing_to_calibrate(openelm: Path, tmp_path: Path) -> None:
+    with pytest.raises(InvalidRequest, match=r"No matrix of this model is quantized so.*Leave calibrate out"):
+        plan(openelm, tmp_path / "out", **ASKED | {"group_size": 128})
+
+
 def test_rounded_weights_are_not_calibrated_to_the_same_form(openelm: Path, tmp_path: Path) -> None:
     rounded = convert(openelm, tmp_path / "rounded", bits=4, group_size=32).output
     with pytest.raises(InvalidRequest, match="Name the checkpoint that it was made from"):
@@ -93,6 +107,7 @@ def test_a_text_that_the_output_would_replace_is_refused(openelm: Path, tmp_path
         convert(openelm, target, force=True, **ASKED | {"calibrate": target / "text.txt"})
 
 
+@pytest.mark.slow
 def test_without_a_calibration_nothing_of_it_is_there(openelm: Path, tmp_path: Path) -> None:
     script = f"from elm_mlx.convert import convert; convert({str(openelm)!r}, {str(tmp_path / 'out')!r}, bits=4)"
     script += "; import sys; assert 'elm_mlx.convert.calibrate.stages' not in sys.modules"
@@ -123,6 +138,7 @@ def test_the_name_of_a_text_breaks_no_line_of_the_card(openelm: Path, tmp_path: 
     assert "\x1b" not in card
 
 
+@pytest.mark.slow
 def test_a_calibration_gives_the_same_bytes_each_time_and_wherever_the_text_lies(
     openelm: Path, tmp_path: Path, calibrated: Path
 ) -> None:
@@ -133,6 +149,7 @@ def test_a_calibration_gives_the_same_bytes_each_time_and_wherever_the_text_lies
     ]
 
 
+@pytest.mark.slow
 def test_a_real_calibration_that_was_interrupted_gives_the_same_bytes(
     openelm: Path, tmp_path: Path, calibrated: Path
 ) -> None:
@@ -148,15 +165,16 @@ def test_a_real_calibration_that_was_interrupted_gives_the_same_bytes(
     assert (output / "model.safetensors").read_bytes() == (calibrated / "model.safetensors").read_bytes()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("family", "form"),
     [
         ("llama-3.1", {"bits": 3, "group_size": 32}),
-        pytest.param("openelm", {"bits": 3, "group_size": 32}, marks=pytest.mark.slow),
-        pytest.param("openelm-untied", {"bits": 2}, marks=pytest.mark.slow),
-        pytest.param("llama-3.2", {"mode": "mxfp4"}, marks=pytest.mark.slow),
-        pytest.param("openelm", {"mode": "nvfp4"}, marks=pytest.mark.slow),
-        pytest.param("llama-3.1", {"recipe": "mixed-3-5"}, marks=pytest.mark.slow),
+        ("openelm", {"bits": 3, "group_size": 32}),
+        ("openelm-untied", {"bits": 2}),
+        ("llama-3.2", {"mode": "mxfp4"}),
+        ("openelm", {"mode": "nvfp4"}),
+        ("llama-3.1", {"recipe": "mixed-3-5"}),
     ],
 )
 def test_both_families_are_calibrated_into_several_files_and_run(
@@ -172,6 +190,19 @@ def test_both_families_are_calibrated_into_several_files_and_run(
     assert set(report.altered) <= set(report.calibrated)
     assert done.bytes == plan(source, tmp_path / "rounded", **form).shards.nbytes
     assert elm_mlx.load(done.output).generate("a", 2).tokens
+
+
+@pytest.mark.slow
+def test_all_layouts_of_one_model_give_the_same_bytes(tmp_path: Path) -> None:
+    (tmp_path / "meta").mkdir()
+    theirs = checkpoints.meta(checkpoints.weights(checkpoints.META), checkpoints.META)
+    sources = [
+        checkpoints.write(tmp_path / "hugging-face", checkpoints.META),
+        checkpoints.write_meta(tmp_path / "meta", checkpoints.META_PARAMS, checkpoints.dealt(theirs, 2, 16)),
+    ]
+    sources.append(convert(sources[0], tmp_path / "mlx", dtype="float32").output)
+    outputs = [convert(source, tmp_path / f"{source.name}-out", **ASKED).output for source in sources]
+    assert len({(output / "model.safetensors").read_bytes() for output in outputs}) == 1
 
 
 def test_what_is_not_calibrated_must_still_match(openelm: Path, tmp_path: Path, calibrated: Path) -> None:
@@ -233,5 +264,6 @@ def test_the_plan_tells_what_a_calibration_takes(openelm: Path, tmp_path: Path, 
         "stages": 5,
         "done": 0,
         "disk": told["calibration"]["disk"],
+        "whole_text": False,
     }
     json.dumps(told)

@@ -57,6 +57,17 @@ def test_windows_are_no_longer_than_the_context(tmp_path: Path, tokenizer: Token
     sample = read(written(tmp_path / "a.txt"), tokenizer, config=short)
     assert {len(window) for window in sample.windows} == {100}
     assert len(sample.windows) == 10
+    none = config_from_dict(checkpoints.CONFIGS["openelm"] | {"max_context_length": 1})
+    with pytest.raises(InvalidRequest, match="a context of 1 tokens has no room"):
+        read(tmp_path / "a.txt", tokenizer, config=none)
+
+
+def test_a_text_that_is_too_short_gives_all_that_it_has_and_says_so(tmp_path: Path, tokenizer: Tokenizer) -> None:
+    text = written(tmp_path / "a.txt")
+    every = read(text, tokenizer, 2**20)
+    assert every.is_whole
+    assert 1024 < every.tokens < 2**20
+    assert not read(text, tokenizer, every.tokens).is_whole
 
 
 def test_a_byte_order_mark_and_windows_line_ends_change_no_id(tmp_path: Path, tokenizer: Tokenizer) -> None:

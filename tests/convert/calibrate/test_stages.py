@@ -10,6 +10,7 @@ import pytest
 
 from elm_mlx.config import HEAD_NAME, ModelConfig, config_from_dict
 from elm_mlx.config.quantization import Quantization
+from elm_mlx.convert.calibrate import rounding, stages
 from elm_mlx.convert.calibrate.stages import Calibration
 from elm_mlx.convert.tensor import LazyTensor
 from elm_mlx.errors import InvalidRequest, NotFinite
@@ -32,6 +33,14 @@ LLAMA = {
 CONFIGS = [config_from_dict(OPENELM), config_from_dict(LLAMA), config_from_dict(LLAMA | {"tie_word_embeddings": True})]
 IDS = ["openelm", "llama", "llama-tied"]
 HOW = Quantization(3, 32)
+SLOW = pytest.mark.slow
+QUICK = [pytest.param(CONFIGS[0], marks=SLOW), CONFIGS[1], pytest.param(CONFIGS[2], marks=SLOW)]
+
+
+@pytest.fixture(autouse=True)
+def one_sweep(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What more sweeps do is in test_rounding; here they would only take time."""
+    monkeypatch.setattr(rounding, "SWEEPS", 1)
 
 
 def weights_of(config: ModelConfig) -> dict[str, mx.array]:
@@ -71,7 +80,7 @@ def logits(config: ModelConfig, arrays: dict[str, mx.array], ids: list[int]) -> 
     return build(config, Parameters(dict(arrays), None, mx.float32), compiled=False)(mx.array([ids]))[0]
 
 
-@pytest.mark.parametrize("config", CONFIGS, ids=IDS)
+@pytest.mark.parametrize("config", QUICK, ids=IDS)
 def test_the_stages_give_every_quantized_matrix_once_as_it_is_stored(config: ModelConfig) -> None:
     job = calibration(config)
     named = [name for stage in range(job.count) for name in job.names(stage)]
@@ -81,7 +90,7 @@ def test_the_stages_give_every_quantized_matrix_once_as_it_is_stored(config: Mod
         assert (array.shape, array.dtype) == (expected[name].shape, expected[name].dtype)
 
 
-@pytest.mark.parametrize("config", CONFIGS, ids=IDS)
+@pytest.mark.parametrize("config", QUICK, ids=IDS)
 def test_logits_stay_nearer_than_with_plain_rounding(config: ModelConfig) -> None:
     weights = weights_of(config)
     plain = {part: array for name, weight in weights.items() for part, array in
@@ -96,7 +105,7 @@ def test_logits_stay_nearer_than_with_plain_rounding(config: ModelConfig) -> Non
     assert error(run_all(calibration(config))) < 0.8 * error({})
 
 
-@pytest.mark.parametrize("config", CONFIGS[:2], ids=IDS[:2])
+@pytest.mark.parametrize("config", QUICK[:2], ids=IDS[:2])
 def test_a_stage_depends_on_the_states_before_it_alone(config: ModelConfig) -> None:
     job = calibration(config)
     parts, states = {}, job.begin()
@@ -121,20 +130,29 @@ def test_matrices_may_be_stored_in_several_ways_or_left_as_they_are() -> None:
     assert HEAD_NAME in parts
 
 
-def test_progress_grows_to_the_whole() -> None:
-    job = calibration(CONFIGS[0])
-    told: list[float] = []
-    _, states = job.run(0, job.begin(), lambda share: None)
-    job.run(1, states, told.append)
-    assert told == sorted(told)
-    assert told[-1] == 1
+@pytest.mark.parametrize("config", QUICK[1:], ids=IDS[1:])
+def test_progress_is_told_block_by_block_and_grows_to_the_whole(
+    config: ModelConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stages, "BLOCK_ROWS", 40)
+    job = calibration(config)
+    states = job.begin()
+    for stage in range(job.count):
+        told: list[float] = []
+        _, states = job.run(stage, states, told.append)
+        blocks = sum(-(-job.tensors[name].shape[0] // 40) for name in job.names(stage))
+        assert len(told) > blocks
+        assert told == sorted(told)
+        assert told[-2:] == [1, 1] if stage or not config.tied else [1]
 
 
-@pytest.mark.parametrize("text", [[[7]], [[7], [], [8, 9]]], ids=["one token", "short windows"])
-def test_the_shortest_text_is_enough(text: list[list[int]]) -> None:
-    for config in CONFIGS:
-        arrays = run_all(calibration(config, text=text)).values()
-        assert all(np.isfinite(np.array(array.astype(mx.float32))).all() for array in arrays)
+@pytest.mark.parametrize("config", QUICK, ids=IDS)
+@pytest.mark.parametrize(
+    "text", [pytest.param([[7]], marks=SLOW), [[7], [], [8, 9]]], ids=["one token", "short windows"]
+)
+def test_the_shortest_text_is_enough(config: ModelConfig, text: list[list[int]]) -> None:
+    arrays = run_all(calibration(config, text=text)).values()
+    assert all(np.isfinite(np.array(array.astype(mx.float32))).all() for array in arrays)
 
 
 @pytest.mark.parametrize(("text", "why"), [([], "no token"), ([[]], "no token"), ([[1, 96]], "holds the id 96"),
