@@ -196,7 +196,7 @@ def value_of(request: Request, text: str, reason: str | None, ended_by: int | st
         return None
     try:
         return structure.read(text)
-    except Exception:
+    except Exception:  # the class is the caller's, and may raise anything
         return None
 
 
