@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-WITH_TORCH = ("evaluate.py", "make.py", "train_llama.py")  # torch takes seconds to import
+WITH_TORCH = ("evaluate.py", "make.py", "train_llama.py", "train_openelm.py")  # torch takes seconds to import
 SCRIPTS = [
     path
     for folder in ("benchmarks", "examples/demo_model")
