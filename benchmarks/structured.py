@@ -67,7 +67,7 @@ class Cheap:
         self.length += 1
 
     def fork(self) -> Self:
-        raise NotImplementedError
+        raise NotImplementedError("nothing is proposed here, so nothing is forked")
 
 
 class Matching:
@@ -90,7 +90,7 @@ class Matching:
         assert self.matcher.consume_token(token)
 
     def fork(self) -> Self:
-        raise NotImplementedError
+        raise NotImplementedError("nothing is proposed here, so nothing is forked")
 
 
 class Words:

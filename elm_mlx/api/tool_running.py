@@ -142,7 +142,7 @@ def error_text(error: BaseException) -> str:
     """An error as the model is told it."""
     try:
         said = str(error)
-    except Exception:
+    except Exception:  # a tool's own error may raise while it is written
         said = ""
     return cut(f"Error: {type(error).__name__}: {said[:MOST_OF_ERROR]}".removesuffix(": "))
 

@@ -258,6 +258,7 @@ class Chat:
         self.options = {**self.options, "schema": None if name == "off" else read_schema(name)}
 
     def regenerate(self, _: str) -> None:
+        """Answers the last message again; the answer before stays where that fails."""
         before = self.session.transcript
         asked = [place for place, message in enumerate(before, 1) if message["role"] == "user"]
         if not asked:
