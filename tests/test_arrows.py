@@ -32,7 +32,8 @@ STAIR = (
     ("library.pull",),  # 8: from a name to a directory, which asks convert inside the functions that need it
     ("api.*",),  # 9
     ("elm_mlx",),  # the public face
-    ("bench.*", "doctor", "jobs.*"),  # 10: over the face, as tests, benchmarks and examples are
+    ("protocols.*",),  # 10: over the face, as tests, benchmarks and examples are
+    ("bench.*", "doctor", "jobs.*", "server.*", "sidecar.*"),
     ("cli.*",),  # 11
     ("__main__",),
 )
@@ -40,8 +41,9 @@ FACES = {"elm_mlx", "cli.group"}  # where modules are imported by name, when the
 POLICY = {"device", "device.cpu"}  # where the CPU backend may be mentioned; the last offers a name of it
 # package -> the room it works in; that of an extra is imported nowhere else, and never with its module
 ONLY_IN = {"click": "cli", "rich": "cli", "huggingface_hub": "library.hub", "mlx_lm": "bench.theirs"}
-ONLY_IN |= {"llguidance": "text.grammar"}
-EXTRAS = {"mlx_lm": "mlx-lm", "llguidance": "structure"}  # what the base does not bring -> the extra that does
+ONLY_IN |= {"llguidance": "text.grammar", "starlette": "server", "uvicorn": "server", "h11": "server"}
+# what the base does not bring -> the extra that does
+EXTRAS = {"mlx_lm": "mlx-lm", "llguidance": "structure"} | dict.fromkeys(("starlette", "uvicorn", "h11"), "serve")
 NEVER_AT_IMPORT = {"torch", "transformers", *EXTRAS}
 FILES = {"io", "json", "mmap", "os", "pathlib", "safetensors", "shutil", "tempfile"}
 
