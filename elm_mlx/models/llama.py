@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import ClassVar
 
 import mlx.core as mx
 
@@ -34,7 +35,13 @@ class LlamaProjections:
 class Llama(Model):
     """The Llama 3 family."""
 
-    EMBEDDING, NORM = "model.embed_tokens", "model.norm"
+    EMBEDDING, NORM, LAYERS = "model.embed_tokens", "model.norm", "model.layers"
+    PRODUCTS: ClassVar = {
+        "attn.qkv": ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"),
+        "attn.out": ("self_attn.o_proj",),
+        "ffn.gate_up": ("mlp.gate_proj", "mlp.up_proj"),
+        "ffn.down": ("mlp.down_proj",),
+    }
 
     @classmethod
     def _blocks(cls, config: ModelConfig, p: Parameters, gate: SiluGate) -> Iterator[Block]:

@@ -21,6 +21,8 @@ class Model(ABC):
     EMBEDDING: ClassVar[str]
     NORM: ClassVar[str]
     HEAD: ClassVar[str] = "lm_head"
+    LAYERS: ClassVar[str]  # what the names of a layer's parameters begin with, before its number
+    PRODUCTS: ClassVar[dict[str, tuple[str, ...]]]  # a block's products by attribute -> the matrices joined in each
 
     def __init__(self, config: ModelConfig, parameters: Parameters) -> None:
         self.config, self.dtype, self.gate = config, parameters.dtype, SiluGate()

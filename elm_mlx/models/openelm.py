@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import ClassVar
 
 import mlx.core as mx
 
@@ -45,7 +46,13 @@ class OpenELMProjections:
 class OpenELM(Model):
     """Layer-wise scaled transformer: every layer has its own number of heads and FFN width."""
 
-    EMBEDDING, NORM = "transformer.token_embeddings", "transformer.norm"
+    EMBEDDING, NORM, LAYERS = "transformer.token_embeddings", "transformer.norm", "transformer.layers"
+    PRODUCTS: ClassVar = {
+        "attn.qkv": ("attn.qkv_proj",),
+        "attn.out": ("attn.out_proj",),
+        "ffn.gate_up": ("ffn.proj_1",),
+        "ffn.down": ("ffn.proj_2",),
+    }
 
     @classmethod
     def _blocks(cls, config: ModelConfig, p: Parameters, gate: SiluGate) -> Iterator[Block]:

@@ -1,0 +1,80 @@
+"""The arrays of a model that training changes, by their names in an adapter's file."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from math import sqrt
+
+import mlx.core as mx
+
+from elm_mlx.models.lora import Adapted, LowRank, Place, places
+from elm_mlx.models.model import Model
+
+LORA, DORA, FULL = "lora", "dora", "full"
+Arrays = dict[str, mx.array]
+
+
+@dataclass(frozen=True)
+class AdapterShape:
+    """How an adapter is laid out: `rank` of each sum, the `scale` that it is multiplied with, whether rows get lengths
+    (`dora`), in how many of the last `layers` (None: all), and beside which `targets`: ends of matrices' names, as
+    "q_proj" (None: all matrices of a layer)."""
+
+    rank: int = 8
+    scale: float = 20.0
+    dora: bool = False
+    layers: int | None = None
+    targets: tuple[str, ...] | None = None
+
+    def has(self, name: str) -> bool:
+        """Whether a matrix of this name gets a sum."""
+        return self.targets is None or name.endswith(tuple(f".{target}" for target in self.targets))
+
+
+class AdapterArrays:
+    """The arrays of an adapter beside the products of a model, which has them from now on. `begin` gives the arrays at
+    the start; `put` has the model use others."""
+
+    def __init__(self, model: Model, shape: AdapterShape) -> None:
+        self.model, self.shape = model, shape
+        first = 0 if shape.layers is None else len(model.blocks) - shape.layers
+        self.places = [
+            place for place in places(model) if place.layer >= first and any(map(shape.has, place.names))
+        ]
+        self.adapted = [adapt(place, shape.scale) for place in self.places]
+
+    def begin(self, key: mx.array) -> Arrays:
+        """Arrays that change nothing yet: each `a` is uniform within 1 / sqrt(inputs), each `b` is 0, each `m` is the
+        length that a row has. The same key gives the same ones."""
+        arrays: Arrays = {}
+        named = list(self._named())
+        for (name, place, adapted, part), own in zip(named, mx.random.split(key, len(named)), strict=True):
+            bound, width = 1 / sqrt(place.inputs), place.widths[part]
+            arrays[f"{name}.lora_a"] = mx.random.uniform(-bound, bound, (place.inputs, self.shape.rank), key=own)
+            arrays[f"{name}.lora_b"] = mx.zeros((self.shape.rank, width))
+            if self.shape.dora:
+                begin = sum(place.widths[:part])
+                arrays[f"{name}.m"] = mx.sqrt(adapted.squares[begin : begin + width])
+        mx.eval(arrays)
+        return arrays
+
+    def put(self, arrays: Mapping[str, mx.array]) -> None:
+        """Has the model compute with these arrays."""
+        for name, _, adapted, part in self._named():
+            a, b = arrays[f"{name}.lora_a"], arrays[f"{name}.lora_b"]
+            adapted.adapters[part] = LowRank(a, b, arrays.get(f"{name}.m"))
+
+    def _named(self) -> Iterator[tuple[str, Place, Adapted, int]]:
+        """(name, place, product, number within it) of every matrix that has a sum."""
+        for place, adapted in zip(self.places, self.adapted, strict=True):
+            for part, name in enumerate(place.names):
+                if self.shape.has(name):
+                    yield name, place, adapted, part
+
+
+def adapt(place: Place, scale: float) -> Adapted:
+    """Puts an Adapted round the product at a place."""
+    adapted = Adapted(place.product, place.widths, scale)
+    place.put(adapted)
+    return adapted
