@@ -6,18 +6,21 @@ import asyncio
 import json
 import subprocess
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from helpers.command_line import PATIENCE_S, start
 
+from elm_mlx.server.accept import Acceptor
+from elm_mlx.server.asgi import App
 from elm_mlx.server.listen import listening
 from elm_mlx.server.run import Ready, Service
-from elm_mlx.server.settings import Settings
+from elm_mlx.server.settings import Limits, Settings
 
-QUICK_DRAIN_S = 0.5  # so that a test that leaves a request behind does not wait
+LIMITS = Limits()
 
 
 @dataclass
@@ -26,6 +29,7 @@ class LiveServer:
 
     ready: Ready
     service: Service
+    loop: asyncio.AbstractEventLoop
 
     @property
     def url(self) -> str:
@@ -41,41 +45,65 @@ class LiveServer:
 def live_server(**settings: Any) -> Iterator[LiveServer]:
     """A server in a thread of this process, on a free port unless the settings say otherwise. It is gone afterwards."""
     asked = Settings(**{"port": 0, **settings})
-    told: list[Any] = []
-    is_there = threading.Event()
 
-    def announce(ready: Ready) -> None:
-        told.append(ready)
-        is_there.set()
-
-    async def run() -> None:
-        service = Service(asked, announce)
-        told.extend([asyncio.get_running_loop(), service])
+    async def run(announce: Callable[[Any], None]) -> None:
+        loop = asyncio.get_running_loop()
+        service = Service(asked, lambda ready: announce(LiveServer(ready, service, loop)))
         with listening(asked) as sockets:
             await service.run(sockets)
 
+    with in_a_thread(run, lambda server: server.loop.call_soon_threadsafe(server.service.stop)) as server:
+        yield server
+
+
+@contextmanager
+def live_app(app: App, limits: Limits = LIMITS) -> Iterator[int]:
+    """An ASGI app behind the server's own connections, without models; the port on which it answers."""
+
+    async def run(announce: Callable[[Any], None]) -> None:
+        done, loop = asyncio.Event(), asyncio.get_running_loop()
+        acceptor = Acceptor(app, limits)
+        with listening(Settings(port=0)) as sockets:
+            await acceptor.begin(sockets)
+            announce((sockets[0].getsockname()[1], partial(loop.call_soon_threadsafe, done.set)))
+            await done.wait()
+            acceptor.stop_accepting()
+            await acceptor.end()
+
+    with in_a_thread(run, lambda found: found[1]()) as found:
+        yield found[0]
+
+
+@contextmanager
+def in_a_thread(
+    run: Callable[[Callable[[Any], None]], Coroutine[Any, Any, None]], stop: Callable[[Any], object]
+) -> Any:
+    """Runs a coroutine in a loop and a thread of its own. It calls its argument with what is yielded here, and ends
+    after `stop` was called with that. Raises what it raises."""
+    told: list[Any] = []
+    failed: list[BaseException] = []
+    is_there = threading.Event()
+
     def body() -> None:
         try:
-            asyncio.run(run())
-        except BaseException as error:  # told to the test, which waits
-            told.append(error)
+            asyncio.run(run(lambda value: (told.append(value), is_there.set())))  # type: ignore[func-returns-value]
+        except BaseException as error:  # raised below, in the thread of the test
+            failed.append(error)
         is_there.set()
 
     thread = threading.Thread(target=body, name="live server")
     thread.start()
-    assert is_there.wait(PATIENCE_S)
-    if isinstance(told[-1], BaseException):
-        raise told[-1]
-    loop, service, ready = told
     try:
-        yield LiveServer(ready, service)
+        assert is_there.wait(PATIENCE_S)
+        if told:
+            yield told[0]
     finally:
-        if thread.is_alive():
-            loop.call_soon_threadsafe(service.stop)
+        if told and thread.is_alive():
+            stop(told[0])
         thread.join(PATIENCE_S)
         assert not thread.is_alive()
-    if isinstance(told[-1], BaseException):
-        raise told[-1]
+    if failed:
+        raise failed[0]
 
 
 @dataclass
@@ -106,7 +134,8 @@ def server_process(*arguments: object, **settings: Any) -> Iterator[ServerProces
     where = () if "--uds" in arguments or "--port" in arguments else ("--port", 0)
     process = start("serve", "--json", *where, *arguments, **settings)
     try:
-        assert process.stdout and process.stderr
+        assert process.stdout
+        assert process.stderr
         line = process.stdout.readline()
         assert line, process.stderr.read().decode()
         yield ServerProcess(process, json.loads(line))
