@@ -102,9 +102,7 @@ def most_calls(body: Mapping[str, Any]) -> int | None:
 def whole(ask: Ask, body: Mapping[str, Any], facts: Facts, completions: Sequence[Completion]) -> Mapping[str, Any]:
     """The chat.completion object."""
     texts, most, follows = TokenTexts(facts.lm.tokenizer), most_calls(body), continues_text(ask)
-    choices = [
-        choice_of(index, one, texts, most_calls=most, goes_on=follows) for index, one in enumerate(completions)
-    ]
+    choices = [choice_of(index, one, texts, most_calls=most, goes_on=follows) for index, one in enumerate(completions)]
     return {
         **head_of("chatcmpl-", "chat.completion", facts),
         "choices": choices,

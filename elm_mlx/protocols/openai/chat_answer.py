@@ -39,14 +39,19 @@ def arguments_of(call: ToolCall) -> str:
 
 
 def choice_of(
-    index: int, completion: Completion, texts: TokenTexts, *, most_calls: int | None = None, goes_on: bool = False
+    index: int,
+    completion: Completion,
+    texts: TokenTexts | None = None,
+    *,
+    most_calls: int | None = None,
+    goes_on: bool = False,
 ) -> dict[str, Any]:
     """One choice of a chat.completion, with at most so many calls. An answer that `goes_on` with a text keeps the blank
-    before its first word."""
+    before its first word. `texts` are needed for that, and for log-probabilities."""
     text, logprobs = completion.text, None
-    if goes_on and completion.tokens:
+    if texts and goes_on and completion.tokens:
         text = Lead(texts, is_needed=True).with_blank(completion.tokens[0], text)
-    if completion.logprobs is not None:
+    if texts and completion.logprobs is not None:
         logprobs = of_chat(entries_of(completion, texts, keeps_blank=goes_on), texts)
     message = message_of(completion, text, completion.tool_calls[:most_calls])
     return {"index": index, "message": message, "logprobs": logprobs, "finish_reason": reason_of(completion)}
