@@ -14,8 +14,8 @@ from elm_mlx.jobs.origin import Origin
 from elm_mlx.protocols.openai import chat, chat_answer, text_answer
 from elm_mlx.protocols.openai.entries import entries_of
 from elm_mlx.protocols.openai.token_logprobs import of_text
-from elm_mlx.protocols.openai.token_texts import TokenTexts
 from elm_mlx.protocols.refusal import FieldRefused
+from elm_mlx.protocols.token_texts import TokenTexts
 
 if TYPE_CHECKING:
     from elm_mlx.api import Completion

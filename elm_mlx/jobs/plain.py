@@ -13,7 +13,7 @@ from elm_mlx.jobs.origin import Origin
 
 if TYPE_CHECKING:
     from elm_mlx.api import Completion
-    from elm_mlx.protocols.openai.token_texts import TokenTexts
+    from elm_mlx.protocols.token_texts import TokenTexts
 
 KEYS = ("id", "text", "tokens", "finish_reason", "error")
 SHAPES = (KEYS, (*KEYS, "logprobs"))  # what the keys of an answer may be
