@@ -57,8 +57,9 @@ class Fields:
         self.value, self.at, self.leftovers = value, at, leftovers
 
     def path(self, name: str) -> str:
-        """The path of a field, as "tools[0].name"."""
-        name = f"{name:.{LONGEST_NAME}}"
+        """The path of a field, as "tools[0].name"; a name that is empty or cannot be printed stands as Python shows
+        it."""
+        name = (name if name and name.isprintable() else shown(name))[:LONGEST_NAME]
         return f"{self.at}.{name}" if self.at else name
 
     def refuse(self, name: str, message: str, code: str = "invalid_value") -> NoReturn:

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from elm_mlx.protocols.token_logprobs import LEAST, texts_of, token_texts
+from elm_mlx.protocols.token_logprobs import texts_of, token_texts
+from elm_mlx.protocols.token_logprobs import told as told_in_chats
 
 if TYPE_CHECKING:
     from elm_mlx.api import Completion, LanguageModel, Piece, TokenLogprob
 
 
 def told(text: str, logprob: float) -> dict[str, Any]:
-    """One token with its log-probability. The bytes of one that is no whole character are those of what is shown."""
-    return {"token": text, "logprob": max(logprob, LEAST), "bytes": list(text.encode())}
+    """One token with its log-probability. One that is no whole character has an empty list of bytes, as null is none of
+    this API's values there."""
+    entry = told_in_chats(text, logprob)
+    return entry | {"bytes": entry["bytes"] or []}
 
 
 def entry_of(id: int, entry: TokenLogprob, texts: dict[int, str]) -> dict[str, Any]:

@@ -17,7 +17,9 @@ if TYPE_CHECKING:
     from elm_mlx.api import Completion, LanguageModel
 
 LENGTH = "length"  # the reason of an answer that was cut
-TOOL = ("type", "name", "description", "parameters", "strict")
+FORMAT = ("type", "name", "description", "schema", "strict")  # what a response repeats of a form
+TOOL = ("type", "name", "description", "parameters", "strict")  # and of a function, which has at least these:
+NO_SCHEMA = {"strict": False, "parameters": None}
 
 
 def whole(ask: Ask, body: Mapping[str, Any], facts: Facts, completions: Sequence[Completion]) -> dict[str, Any]:
@@ -29,6 +31,7 @@ def whole(ask: Ask, body: Mapping[str, Any], facts: Facts, completions: Sequence
 def response(body: Mapping[str, Any], facts: Facts) -> dict[str, Any]:
     """The object of an answer that has not begun. What a request leaves out is told by what holds then."""
     text, tools = body.get("text") or {}, body.get("tools") or ()
+    form = told(text.get("format") or {"type": "text"}, FORMAT)
     return {
         "id": f"resp_{facts.id}",
         "object": "response",
@@ -49,18 +52,26 @@ def response(body: Mapping[str, Any], facts: Facts) -> dict[str, Any]:
         "service_tier": "default",
         "store": False,
         "temperature": body.get("temperature"),
-        "text": {"format": text.get("format") or {"type": "text"}, "verbosity": text.get("verbosity") or "medium"},
-        "tool_choice": body.get("tool_choice") or "auto",
-        "tools": [told_tool(tool) for tool in tools if tool["type"] == "function"],
+        "text": {"format": form, "verbosity": text.get("verbosity") or "medium"},
+        "tool_choice": told_choice(body.get("tool_choice") or "auto"),
+        "tools": [NO_SCHEMA | told(tool, TOOL) for tool in tools if tool["type"] == "function"],
         "top_logprobs": body.get("top_logprobs") or 0,
         "top_p": body.get("top_p"),
         "truncation": "disabled",
     }
 
 
-def told_tool(tool: Mapping[str, Any]) -> dict[str, Any]:
-    """A function of a request as a response repeats it."""
-    return {"strict": False, "parameters": None} | {name: tool[name] for name in TOOL if tool.get(name) is not None}
+def told(given: Mapping[str, Any], names: Sequence[str]) -> dict[str, Any]:
+    """Those fields of a request's object that a response repeats."""
+    return {name: given[name] for name in names if given.get(name) is not None}
+
+
+def told_choice(given: str | Mapping[str, Any]) -> str | dict[str, Any]:
+    """A tool_choice as a response repeats it."""
+    if isinstance(given, str):
+        return given
+    listed = [told(tool, ("type", "name")) for tool in given.get("tools") or ()]
+    return told(given, ("type", "name", "mode")) | ({"tools": listed} if listed else {})
 
 
 def output_of(ask: Ask, facts: Facts, completion: Completion) -> list[Item]:

@@ -9,6 +9,7 @@ from elm_mlx.arguments import shown
 from elm_mlx.protocols.fields import Fields
 
 CHOICES = ("auto", "none", "required")
+MODES = ("auto", "required")  # of tools that are allowed
 FUNCTION = ("type", "name", "description", "parameters", "strict", "output_schema", "allowed_callers", "defer_loading")
 
 
@@ -35,6 +36,7 @@ def read_tools(body: Fields) -> Tools:
 def function_of(tool: Fields) -> dict[str, Any]:
     """A function as chats have it. Raises FieldRefused."""
     tool.check(FUNCTION)
+    tool.flag("strict")
     made: dict[str, Any] = {"name": tool.full_text("name"), "description": tool.text("description")}
     made["parameters"] = tool.inner("parameters").value or None
     return {"type": "function", "function": {name: value for name, value in made.items() if value is not None}}
@@ -44,6 +46,7 @@ def chosen(body: Fields, tools: list[dict[str, Any]]) -> Tools:
     """The tools that a tool_choice leaves, and the choice among them. Raises FieldRefused."""
     if isinstance(body.get("tool_choice"), Mapping):
         inner = body.inner("tool_choice")
+        inner.check(("type", "name", "mode", "tools"))
         if inner.get("type") == "allowed_tools":
             return allowed(inner, tools)
         return Tools(tools, {"type": "function", "function": {"name": named(inner, tools)}})
@@ -59,7 +62,7 @@ def allowed(choice: Fields, tools: list[dict[str, Any]]) -> Tools:
     if not names:
         choice.wrong("tools", "a list of one function or more")
     left = [tool for tool in tools if tool["function"]["name"] in names]
-    return Tools(left, choice.one_of("mode", ("auto", "required")))
+    return Tools(left, choice.one_of("mode", MODES) or choice.wrong("mode", " or ".join(MODES)))
 
 
 def named(choice: Fields, tools: list[dict[str, Any]]) -> str:

@@ -104,7 +104,7 @@ def read_input(body: Fields) -> list[dict[str, Any]]:
     for item in body.objects("input"):
         turns.add(item)
     if not turns.messages:
-        body.refuse("input", "has no item that elm-mlx can give to a model.")
+        body.refuse("input", "has nothing that elm-mlx can give to a model.")
     return turns.messages
 
 
