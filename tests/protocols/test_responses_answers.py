@@ -76,7 +76,7 @@ def test_whole_answers_are_what_the_client_reads(body: dict[str, Any], given: An
 
 @openai_schemas.NEEDED
 def test_whole_answers_have_openai_s_schema(body: dict[str, Any], given: Answer, facts: Facts) -> None:
-    openai_schemas.check("Response", whole_of(responses, body, facts, given))
+    openai_schemas.check(whole_of(responses, body, facts, given), "Response")
 
 
 def test_events_are_what_the_client_reads(body: dict[str, Any], given: Answer, facts: Facts) -> None:
@@ -87,7 +87,7 @@ def test_events_are_what_the_client_reads(body: dict[str, Any], given: Answer, f
 @openai_schemas.NEEDED
 def test_events_have_openai_s_schemas(body: dict[str, Any], given: Answer, facts: Facts) -> None:
     for event in events_of(responses, body, facts, given):
-        openai_schemas.check("ResponseStreamEvent", event.data)
+        openai_schemas.check(event.data, "ResponseStreamEvent")
 
 
 def test_events_are_numbered_from_0(given: Answer, facts: Facts) -> None:
