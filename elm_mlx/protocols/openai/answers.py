@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import elm_mlx
 from elm_mlx.protocols.ask import Ask
-from elm_mlx.protocols.dialect import Facts
+from elm_mlx.protocols.dialect import Event, Facts
 from elm_mlx.protocols.refusal import Refusal
 
 if TYPE_CHECKING:
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 FINGERPRINT = f"elm-mlx-{elm_mlx.__version__}"  # with one seed answers are equal as long as this is
 REASONS = ("stop", "length")
+DONE = Event("[DONE]")  # the last event of every stream that did not fail
 
 
 def head_of(prefix: str, kind: str, facts: Facts) -> dict[str, Any]:

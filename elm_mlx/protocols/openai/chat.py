@@ -9,10 +9,11 @@ from elm_mlx.protocols.ask import Ask
 from elm_mlx.protocols.dialect import Events, Facts
 from elm_mlx.protocols.openai.answers import head_of, refused, timings_of, usage_of
 from elm_mlx.protocols.openai.chat_answer import choice_of
-from elm_mlx.protocols.openai.chat_events import ChatEvents
+from elm_mlx.protocols.openai.chat_events import ChatEvents, continues_text
 from elm_mlx.protocols.openai.fields import CHAT_FIELDS, check_fields
 from elm_mlx.protocols.openai.messages import ends_with_beginning, read_messages
 from elm_mlx.protocols.openai.options import answers_in, max_tokens_in, model_in, options_in, streamed_in
+from elm_mlx.protocols.openai.token_texts import TokenTexts
 from elm_mlx.protocols.openai.tools import choice_in, tools_in
 from elm_mlx.protocols.openai.values import flag_in, object_in, whole_in
 from elm_mlx.protocols.refusal import FieldRefused
@@ -100,7 +101,10 @@ def most_calls(body: Mapping[str, Any]) -> int | None:
 
 def whole(ask: Ask, body: Mapping[str, Any], facts: Facts, completions: Sequence[Completion]) -> Mapping[str, Any]:
     """The chat.completion object."""
-    choices = [choice_of(index, one, None, most_calls(body)) for index, one in enumerate(completions)]
+    texts, most, follows = TokenTexts(facts.lm.tokenizer), most_calls(body), continues_text(ask)
+    choices = [
+        choice_of(index, one, texts, most_calls=most, goes_on=follows) for index, one in enumerate(completions)
+    ]
     return {
         **head_of("chatcmpl-", "chat.completion", facts),
         "choices": choices,
@@ -111,4 +115,4 @@ def whole(ask: Ask, body: Mapping[str, Any], facts: Facts, completions: Sequence
 
 def events(ask: Ask, body: Mapping[str, Any], facts: Facts) -> Events:
     """The stream of a request."""
-    return ChatEvents(ask, facts, most_calls(body), body)
+    return ChatEvents(ask, facts, body, most_calls(body))

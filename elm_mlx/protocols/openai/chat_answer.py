@@ -7,16 +7,20 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from elm_mlx.protocols.openai.answers import reason_of
+from elm_mlx.protocols.openai.entries import entries_of
+from elm_mlx.protocols.openai.lead import Lead
+from elm_mlx.protocols.openai.token_logprobs import of_chat
+from elm_mlx.protocols.openai.token_texts import TokenTexts
 
 if TYPE_CHECKING:
     from elm_mlx.api import Completion
     from elm_mlx.text.tools import ToolCall
 
 
-def message_of(completion: Completion, calls: Sequence[ToolCall]) -> dict[str, Any]:
-    """The message of an answer, with those of its calls that count. Where it has only calls its content is null."""
-    content = None if calls and not completion.text else completion.text
-    message: dict[str, Any] = {"role": "assistant", "content": content, "refusal": None}
+def message_of(completion: Completion, text: str, calls: Sequence[ToolCall]) -> dict[str, Any]:
+    """The message of an answer: its text, and those of its calls that count. Where it has only calls its content is
+    null."""
+    message: dict[str, Any] = {"role": "assistant", "content": None if calls and not text else text, "refusal": None}
     if completion.reasoning is not None:
         message["reasoning_content"] = completion.reasoning
     if calls:
@@ -35,8 +39,14 @@ def arguments_of(call: ToolCall) -> str:
 
 
 def choice_of(
-    index: int, completion: Completion, logprobs: Any = None, most_calls: int | None = None
+    index: int, completion: Completion, texts: TokenTexts, *, most_calls: int | None = None, goes_on: bool = False
 ) -> dict[str, Any]:
-    """One choice of a chat.completion, with at most so many calls."""
-    message = message_of(completion, completion.tool_calls[:most_calls])
+    """One choice of a chat.completion, with at most so many calls. An answer that `goes_on` with a text keeps the blank
+    before its first word."""
+    text, logprobs = completion.text, None
+    if goes_on and completion.tokens:
+        text = Lead(texts, is_needed=True).with_blank(completion.tokens[0], text)
+    if completion.logprobs is not None:
+        logprobs = of_chat(entries_of(completion, texts, keeps_blank=goes_on), texts)
+    message = message_of(completion, text, completion.tool_calls[:most_calls])
     return {"index": index, "message": message, "logprobs": logprobs, "finish_reason": reason_of(completion)}
