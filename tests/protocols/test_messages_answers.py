@@ -167,6 +167,19 @@ def test_a_stream_that_fails_says_so(facts: Facts) -> None:
     assert event.data == messages.refused(Refusal(503, "The model was closed."))
 
 
+def test_an_answer_that_goes_on_keeps_the_blank_before_its_first_word(
+    facts: Facts, demo: elm_mlx.LanguageModel
+) -> None:
+    body = BODY | {
+        "messages": [{"role": "user", "content": "Tell me."}, {"role": "assistant", "content": "Once upon a"}]
+    }
+    stream = demo.stream("Once upon a", 5)
+    given = Answer(list(stream), stream.completion)
+    told = whole_of(messages, body, facts, given)
+    assert told["content"][0]["text"] == f" {given.completion.text}"
+    assert put_together(events_of(messages, body, facts, given)) == told
+
+
 def test_answers_of_a_real_model_are_told(facts: Facts, demo: elm_mlx.LanguageModel) -> None:
     ask = messages.read(BODY)
     stream = demo.stream("Once upon a time", ask.max_tokens, **ask.options)  # type: ignore[misc]

@@ -4,6 +4,7 @@ order in which Codex needs them."""
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -166,6 +167,22 @@ def test_log_probabilities_come_with_their_text(facts: Facts) -> None:
     part = told[-1].data["response"]["output"][0]["content"][0]  # type: ignore[index,call-overload]
     assert part == whole_of(responses, FULL, facts, ANSWERS["logprobs"])["output"][0]["content"][0]
     assert [len(entry["top_logprobs"]) for entry in part["logprobs"]] == [2, 2, 2, 2]
+
+
+def test_log_probabilities_are_those_of_the_text_alone(facts: Facts, demo: elm_mlx.LanguageModel) -> None:
+    """Also where reasoning goes before."""
+    stream = demo.stream("Once upon a time", 8, logprobs=1)
+    pieces = list(stream)
+    first = "".join(piece.text for piece in pieces[:3])
+    thought = [replace(piece, kind="reasoning") for piece in pieces[:3]]
+    said = replace(stream.completion, text=stream.completion.text.removeprefix(first), reasoning=first)
+    given = Answer([*thought, *pieces[3:]], said)
+    for told in (
+        whole_of(responses, FULL, facts, given),
+        events_of(responses, FULL, facts, given)[-1].data["response"],  # type: ignore[index,call-overload]
+    ):
+        part = told["output"][1]["content"][0]
+        assert "".join(entry["token"] for entry in part["logprobs"]) == part["text"] == said.text
 
 
 def test_a_response_repeats_what_was_asked(facts: Facts) -> None:

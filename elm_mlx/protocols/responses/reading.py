@@ -8,7 +8,7 @@ from typing import Any
 from elm_mlx.arguments import shown
 from elm_mlx.protocols.ask import Ask
 from elm_mlx.protocols.fields import Fields, Leftovers
-from elm_mlx.protocols.options import read_model, sampling_in
+from elm_mlx.protocols.openai.options import model_in, sampling_in
 from elm_mlx.protocols.responses.response import FORMAT
 from elm_mlx.protocols.responses.table import TABLE
 from elm_mlx.protocols.responses.tools import read_tools
@@ -30,16 +30,16 @@ def read(body: Mapping[str, Any], *, strict: bool = False) -> Ask:
     fields = Fields(body, "", Leftovers(strict))
     TABLE.check(fields)
     check_metadata(fields)
+    fields.flag("parallel_tool_calls")
     tools, choice = read_tools(fields)
     return Ask(
-        read_model(fields),
+        model_in(body),
         messages=read_input(fields),
         max_tokens=fields.whole("max_output_tokens", 1),
-        options=sampling_in(fields) | logprobs_in(fields) | form_in(fields),
+        options=sampling_in(body) | logprobs_in(fields) | form_in(fields),
         tools=tools,
         tool_choice=choice,
         streamed=fields.flag("stream") is True,
-        calls_in_parallel=fields.flag("parallel_tool_calls") is not False,
         ignored=tuple(fields.leftovers.names),
     )
 
