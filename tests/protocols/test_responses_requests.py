@@ -109,6 +109,7 @@ def test_what_codex_sends_is_understood() -> None:
     )  # fmt: skip
     assert [tool.schema for tool in ask.tools or ()] == [IN_CHATS]
     assert ask.streamed
+    assert not ask.calls_in_parallel
     assert ask.max_tokens is None
     assert ask.options == {}
     assert ask.ignored == ("tools[1]", "tools[2]", "tools[3]", "tools[4]")

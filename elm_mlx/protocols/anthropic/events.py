@@ -7,14 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 from elm_mlx.protocols.anthropic import message as told
 from elm_mlx.protocols.anthropic.errors import refused
-from elm_mlx.protocols.anthropic.tools import most_calls
 from elm_mlx.protocols.ask import Ask
 from elm_mlx.protocols.dialect import Event, Facts
-from elm_mlx.protocols.openai.chat_answer import arguments_of
 from elm_mlx.protocols.openai.chat_events import continues_text
 from elm_mlx.protocols.openai.lead import Lead
-from elm_mlx.protocols.openai.token_texts import TokenTexts
 from elm_mlx.protocols.refusal import Refusal
+from elm_mlx.protocols.token_texts import TokenTexts
+from elm_mlx.protocols.told import arguments_text
 
 if TYPE_CHECKING:
     from elm_mlx.api import Completion, Piece
@@ -27,12 +26,12 @@ class MessageEvents:
     """Tells one answer. A block is told from its beginning to its end before the next one begins."""
 
     def __init__(self, ask: Ask, body: Mapping[str, Any], facts: Facts) -> None:
-        self._body, self._facts, self._most_calls = body, facts, most_calls(body)
+        self._ask, self._body, self._facts = ask, body, facts
         self._lead = Lead(TokenTexts(facts.lm.tokenizer), is_needed=continues_text(ask))
         self._kinds = (TEXT,) if told.hides_thinking(body) else (TEXT, REASONING)
         self._kind: str | None = None  # of the block that is being told
         self._blocks = 0  # that are told to their ends
-        self._calls = 0
+        self._has_call = False
 
     def begin(self, prompt_tokens: Sequence[int]) -> list[Event]:
         """The message without content, with the length of the prompt."""
@@ -90,11 +89,11 @@ class MessageEvents:
 
     def _call(self, call: ToolCall) -> list[Event]:
         """Tells a call, unless one was told and only one is wanted."""
-        self._calls += 1
-        if self._most_calls is not None and self._calls > self._most_calls:
+        if self._has_call and not self._ask.calls_in_parallel:
             return []
+        self._has_call = True
         closing = self._close()
-        written = self._delta({"type": "input_json_delta", "partial_json": arguments_of(call)})
+        written = self._delta({"type": "input_json_delta", "partial_json": arguments_text(call)})
         return [*closing, self._start(told.tool_use(call, {})), written, self._stop()]
 
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from elm_mlx.protocols.anthropic.tools import most_calls
 from elm_mlx.protocols.ask import Ask
 from elm_mlx.protocols.dialect import Facts
 from elm_mlx.protocols.openai.chat_events import continues_text
 from elm_mlx.protocols.openai.lead import Lead
-from elm_mlx.protocols.openai.token_texts import TokenTexts
+from elm_mlx.protocols.token_texts import TokenTexts
+from elm_mlx.protocols.told import calls_told
 
 if TYPE_CHECKING:
     from elm_mlx.api import Completion
@@ -23,7 +23,7 @@ def whole(ask: Ask, body: Mapping[str, Any], facts: Facts, completions: Sequence
     """The object that answers a request which is not streamed."""
     completion = completions[0]
     content = [] if not completion.reasoning or hides_thinking(body) else [thinking(completion.reasoning)]
-    calls = [tool_use(call, dict(call.arguments)) for call in completion.tool_calls[: most_calls(body)]]
+    calls = [tool_use(call, dict(call.arguments)) for call in calls_told(ask, completion)]
     if completion.text or not (content or calls):
         content.append(text(text_of(ask, facts, completion)))
     return message(facts) | {

@@ -43,6 +43,7 @@ def ask_of(fields: Fields, max_tokens: int | None) -> Ask:
         tools=tools,
         tool_choice=read_choice(choice, tools),
         streamed=fields.flag("stream") is True,
+        calls_in_parallel=choice.flag("disable_parallel_tool_use") is not True,
         goes_on=goes_on(fields, messages),
         ignored=tuple(fields.leftovers.names),
     )

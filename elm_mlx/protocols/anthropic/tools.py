@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 from elm_mlx.arguments import shown
@@ -40,7 +39,6 @@ def function_of(tool: Fields) -> Any:
 def read_choice(choice: Fields, tools: tuple[Any, ...] | None) -> str | None:
     """A tool_choice as `LanguageModel.chat` takes it; None where there is none. Raises FieldRefused."""
     choice.check(("type", "name", "disable_parallel_tool_use"))
-    choice.flag("disable_parallel_tool_use")
     if not choice.value:
         return None
     kind = CHOICES[choice.one_of("type", CHOICES) or choice.wrong("type", " or ".join(CHOICES))]
@@ -52,8 +50,3 @@ def read_choice(choice: Fields, tools: tuple[Any, ...] | None) -> str | None:
     if name not in [tool.name for tool in tools or ()]:
         choice.refuse("name", f"is {shown(name)}, and no tool in tools has that name.")
     return name
-
-
-def most_calls(body: Mapping[str, Any]) -> int | None:
-    """How many calls of an answer count: one where the request, which was read, wants no parallel calls."""
-    return 1 if (body.get("tool_choice") or {}).get("disable_parallel_tool_use") else None

@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Any
 from elm_mlx.protocols.ask import Ask
 from elm_mlx.protocols.dialect import Event, Facts
 from elm_mlx.protocols.openai.answers import DONE, head_of, reason_of, refused, timings_of, usage_of
-from elm_mlx.protocols.openai.chat_answer import arguments_of
 from elm_mlx.protocols.openai.entries import Entries, Entry
 from elm_mlx.protocols.openai.lead import Lead
 from elm_mlx.protocols.openai.options import includes_usage
 from elm_mlx.protocols.openai.token_logprobs import of_chat
-from elm_mlx.protocols.openai.token_texts import TokenTexts
 from elm_mlx.protocols.refusal import Refusal
+from elm_mlx.protocols.token_texts import TokenTexts
+from elm_mlx.protocols.told import arguments_text
 
 if TYPE_CHECKING:
     from elm_mlx.api import Completion, Piece
@@ -27,9 +27,8 @@ class ChatEvents:
     """The events of one request: a first one with the role for each answer, deltas, one that says why the answer ends,
     the numbers of tokens where they are asked for, and [DONE]."""
 
-    def __init__(self, ask: Ask, facts: Facts, body: Mapping[str, Any], most_calls: int | None) -> None:
-        """`most_calls` is how many calls of an answer count, all of them where it is None."""
-        self._ask, self._facts, self._most_calls = ask, facts, most_calls
+    def __init__(self, ask: Ask, facts: Facts, body: Mapping[str, Any]) -> None:
+        self._ask, self._facts = ask, facts
         self._head = head_of("chatcmpl-", "chat.completion.chunk", facts)
         self._counts, self._notes = includes_usage(body), "logprobs" in ask.options
         self._tail: dict[str, Any] = {"usage": None} if self._counts else {}
@@ -88,11 +87,11 @@ class ChatEvents:
     def _call(self, index: int, call: ToolCall) -> list[Event]:
         """The two events of a call: that it begins, and its arguments."""
         number = self._calls[index]
-        if self._most_calls is not None and number >= self._most_calls:
+        if number and not self._ask.calls_in_parallel:
             return []
         self._calls[index] += 1
         begin = {"index": number, "id": call.id, "type": "function", "function": {"name": call.name, "arguments": ""}}
-        arguments = {"index": number, "function": {"arguments": arguments_of(call)}}
+        arguments = {"index": number, "function": {"arguments": arguments_text(call)}}
         return [self._chunk(index, {"tool_calls": [one]}) for one in (begin, arguments)]
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
-from elm_mlx.protocols.openai.token_texts import Token, TokenTexts
+from elm_mlx.protocols.token_texts import Token, TokenTexts
 
 if TYPE_CHECKING:
     from elm_mlx.api import Completion, TokenLogprob

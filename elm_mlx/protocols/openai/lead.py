@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from elm_mlx.protocols.openai.token_texts import TokenTexts
+from elm_mlx.protocols.token_texts import TokenTexts
 from elm_mlx.text.tokenizer import Tokenizer
 
 

@@ -12,8 +12,8 @@ from elm_mlx.protocols.openai.entries import Entries, Entry, entries_of
 from elm_mlx.protocols.openai.lead import Lead, has_text
 from elm_mlx.protocols.openai.options import includes_usage
 from elm_mlx.protocols.openai.token_logprobs import of_text
-from elm_mlx.protocols.openai.token_texts import TokenTexts
 from elm_mlx.protocols.refusal import Refusal
+from elm_mlx.protocols.token_texts import TokenTexts
 
 if TYPE_CHECKING:
     from elm_mlx.api import Completion, Piece

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, Protocol
 
 from elm_mlx.protocols.openai.entries import Entry
-from elm_mlx.protocols.openai.token_texts import Token
+from elm_mlx.protocols.token_texts import Token
 
 if TYPE_CHECKING:
     from elm_mlx.api import TokenLogprob

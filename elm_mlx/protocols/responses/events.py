@@ -7,15 +7,14 @@ from typing import TYPE_CHECKING, Any
 
 from elm_mlx.protocols.ask import Ask
 from elm_mlx.protocols.dialect import Event, Facts
-from elm_mlx.protocols.openai.chat import most_calls
-from elm_mlx.protocols.openai.chat_answer import arguments_of
 from elm_mlx.protocols.openai.entries import Entries, Entry
-from elm_mlx.protocols.openai.token_texts import TokenTexts
 from elm_mlx.protocols.refusal import Refusal
 from elm_mlx.protocols.responses import items
 from elm_mlx.protocols.responses.items import COMPLETED, INCOMPLETE, Item
 from elm_mlx.protocols.responses.logprobs import told
 from elm_mlx.protocols.responses.response import LENGTH, ended_response, failed_response, response
+from elm_mlx.protocols.token_texts import TokenTexts
+from elm_mlx.protocols.told import arguments_text
 
 if TYPE_CHECKING:
     from elm_mlx.api import Completion, Piece
@@ -48,13 +47,13 @@ class ResponseEvents:
     """Tells one answer. An item is told from its beginning to its end before the next one begins."""
 
     def __init__(self, ask: Ask, body: Mapping[str, Any], facts: Facts) -> None:
-        self._facts, self._most_calls = facts, most_calls(body)
+        self._ask, self._facts = ask, facts
         self._begun = response(body, facts)
         self._output: list[Item] = []
         self._writing: Writing | None = None
         self._texts = TokenTexts(facts.lm.tokenizer)
         self._entries = Entries(self._texts)
-        self._count = self._calls = 0
+        self._count, self._has_call = 0, False
 
     def begin(self, prompt_tokens: Sequence[int]) -> list[Event]:
         """The response, twice, as some clients wait for both events."""
@@ -150,12 +149,12 @@ class ResponseEvents:
 
     def _call(self, call: ToolCall) -> list[Event]:
         """Tells a call, unless one was told and only one is wanted."""
-        self._calls += 1
-        if self._most_calls is not None and self._calls > self._most_calls:
+        if self._has_call and not self._ask.calls_in_parallel:
             return []
+        self._has_call = True
         closing = self._close(COMPLETED)
         place = len(self._output)
-        id, arguments = f"fc_{self._facts.id}{place}", arguments_of(call)
+        id, arguments = f"fc_{self._facts.id}{place}", arguments_text(call)
         at = {"item_id": id, "output_index": place}
         return [
             *closing,

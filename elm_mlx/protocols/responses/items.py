@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from elm_mlx.protocols.openai.chat_answer import arguments_of
+from elm_mlx.protocols.told import arguments_text
 
 if TYPE_CHECKING:
     from elm_mlx.text.tools import ToolCall
@@ -53,7 +53,7 @@ def ended(item: Item, status: str, *content: Item) -> Item:
 
 def whole_call(id: str, call: ToolCall) -> Item:
     """A call with its arguments."""
-    return ended(function_call(id, call), COMPLETED) | {"arguments": arguments_of(call)}
+    return ended(function_call(id, call), COMPLETED) | {"arguments": arguments_text(call)}
 
 
 def whole_reasoning(id: str, text: str, status: str) -> Item:

@@ -7,7 +7,7 @@ from typing import Any
 
 from elm_mlx.protocols.openai.entries import Entry
 from elm_mlx.protocols.openai.token_logprobs import with_others
-from elm_mlx.protocols.openai.token_texts import TokenTexts
+from elm_mlx.protocols.token_texts import TokenTexts
 
 
 def told(entries: Iterable[Entry], texts: TokenTexts) -> list[dict[str, Any]]:

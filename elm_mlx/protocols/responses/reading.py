@@ -30,7 +30,6 @@ def read(body: Mapping[str, Any], *, strict: bool = False) -> Ask:
     fields = Fields(body, "", Leftovers(strict))
     TABLE.check(fields)
     check_metadata(fields)
-    fields.flag("parallel_tool_calls")
     tools, choice = read_tools(fields)
     return Ask(
         model_in(body),
@@ -40,6 +39,7 @@ def read(body: Mapping[str, Any], *, strict: bool = False) -> Ask:
         tools=tools,
         tool_choice=choice,
         streamed=fields.flag("stream") is True,
+        calls_in_parallel=fields.flag("parallel_tool_calls") is not False,
         ignored=tuple(fields.leftovers.names),
     )
 

@@ -7,14 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 from elm_mlx.protocols.ask import Ask
 from elm_mlx.protocols.dialect import Facts
-from elm_mlx.protocols.openai.answers import reasoning_tokens
-from elm_mlx.protocols.openai.chat import most_calls
 from elm_mlx.protocols.openai.entries import Entries
-from elm_mlx.protocols.openai.token_texts import TokenTexts
 from elm_mlx.protocols.refusal import Refusal
 from elm_mlx.protocols.responses import items
 from elm_mlx.protocols.responses.items import COMPLETED, INCOMPLETE, Item
 from elm_mlx.protocols.responses.logprobs import told as told_entries
+from elm_mlx.protocols.token_texts import TokenTexts
+from elm_mlx.protocols.told import calls_told, reasoning_tokens
 
 if TYPE_CHECKING:
     from elm_mlx.api import Completion
@@ -28,7 +27,7 @@ NO_SCHEMA = {"strict": False, "parameters": None}
 def whole(ask: Ask, body: Mapping[str, Any], facts: Facts, completions: Sequence[Completion]) -> dict[str, Any]:
     """The object that answers a request which is not streamed."""
     completion = completions[0]
-    return ended_response(response(body, facts), output_of(body, facts, completion), completion, facts)
+    return ended_response(response(body, facts), output_of(ask, facts, completion), completion, facts)
 
 
 def response(body: Mapping[str, Any], facts: Facts) -> dict[str, Any]:
@@ -77,10 +76,10 @@ def told_choice(given: str | Mapping[str, Any]) -> str | dict[str, Any]:
     return told(given, ("type", "name", "mode")) | ({"tools": listed} if listed else {})
 
 
-def output_of(body: Mapping[str, Any], facts: Facts, completion: Completion) -> list[Item]:
+def output_of(ask: Ask, facts: Facts, completion: Completion) -> list[Item]:
     """The items of a whole answer: its reasoning, its message and its calls. A cut is told by the last item."""
     status = INCOMPLETE if completion.finish_reason == LENGTH else COMPLETED
-    calls = completion.tool_calls[: most_calls(body)]
+    calls = calls_told(ask, completion)
     output = []
     if completion.reasoning:
         is_all = not (completion.text or calls)
@@ -126,7 +125,7 @@ def usage_of(completion: Completion, facts: Facts) -> dict[str, Any]:
         "input_tokens": prompt,
         "input_tokens_details": {"cached_tokens": completion.stats.cached_tokens, "cache_write_tokens": 0},
         "output_tokens": generated,
-        "output_tokens_details": {"reasoning_tokens": min(reasoning_tokens([completion], facts), generated)},
+        "output_tokens_details": {"reasoning_tokens": reasoning_tokens(completion, facts.lm)},
         "total_tokens": prompt + generated,
     }
 
