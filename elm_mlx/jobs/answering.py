@@ -14,7 +14,7 @@ from elm_mlx.jobs.entry import Entry
 from elm_mlx.jobs.origin import Origin
 from elm_mlx.jobs.results import Printed, Results
 from elm_mlx.jobs.source import Source
-from elm_mlx.jobs.token_logprobs import texts_of
+from elm_mlx.protocols.token_logprobs import texts_of
 
 if TYPE_CHECKING:
     from elm_mlx.api import Completion

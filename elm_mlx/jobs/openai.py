@@ -11,7 +11,7 @@ from elm_mlx.errors import ElmError, InvalidRequest, NotEnoughMemory, PromptTooL
 from elm_mlx.jobs.ask import OPTIONS, Ask, Id, check_fields, check_id, check_prompt, options_in, sentence
 from elm_mlx.jobs.messages import read_messages
 from elm_mlx.jobs.origin import Origin
-from elm_mlx.jobs.token_logprobs import of_chat, of_text
+from elm_mlx.protocols.token_logprobs import of_chat, of_text
 
 if TYPE_CHECKING:
     from elm_mlx.api import Completion

@@ -20,7 +20,7 @@ from elm_mlx.jobs import openai, plain
 from elm_mlx.jobs.ask import Ask
 from elm_mlx.jobs.entry import Entry, key_of_result, read_entry
 from elm_mlx.jobs.origin import Origin
-from elm_mlx.jobs.token_logprobs import token_texts
+from elm_mlx.protocols.token_logprobs import token_texts
 
 ORIGIN = Origin("some-model", 0)
 DONE = Completion("Blue.", [5, 6], "stop", Stats(3, 2, 0.1, 30.0, 20.0, 0))

@@ -1,4 +1,4 @@
-"""Log-probabilities as OpenAI's answers have them: by the texts of tokens, not by their ids."""
+"""Log-probabilities as answers of OpenAI's APIs have them: by the texts of tokens, not by their ids."""
 
 from __future__ import annotations
 

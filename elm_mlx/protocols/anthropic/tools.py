@@ -1,0 +1,51 @@
+"""The tools of a request to the Messages API, and which of them the answer may call."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from elm_mlx.arguments import shown
+from elm_mlx.protocols.fields import Fields
+
+CUSTOM = ("type", "name", "description", "input_schema", "cache_control", "strict", "input_examples",
+          "allowed_callers", "defer_loading", "eager_input_streaming")  # fmt: skip
+CHOICES = {"auto": "auto", "any": "required", "none": "none", "tool": "tool"}
+
+
+def read_tools(body: Fields) -> list[dict[str, Any]] | None:
+    """The tools of a request in OpenAI's form for chats; None where there are none. Tools of other kinds are noted as
+    left out. Raises FieldRefused."""
+    tools = []
+    for tool in body.objects("tools"):
+        kind = tool.text("type") or "custom"
+        if kind == "custom":
+            tools.append(function_of(tool))
+        else:
+            tool.leftovers.add(tool.at, f"{tool.at} is a tool of type {shown(kind)}, which elm-mlx lacks.")
+    return tools or None
+
+
+def function_of(tool: Fields) -> dict[str, Any]:
+    """A tool as chats have it. Raises FieldRefused."""
+    tool.check(CUSTOM)
+    if tool.get("input_schema") is None:
+        tool.wrong("input_schema", "a JSON schema")
+    made: dict[str, Any] = {"name": tool.full_text("name"), "description": tool.text("description")}
+    made["parameters"] = dict(tool.inner("input_schema").value)
+    return {"type": "function", "function": {name: value for name, value in made.items() if value is not None}}
+
+
+def read_choice(choice: Fields, tools: list[dict[str, Any]] | None) -> str | dict[str, Any] | None:
+    """A tool_choice as `LanguageModel.chat` takes it; None where there is none. Raises FieldRefused."""
+    choice.check(("type", "name", "disable_parallel_tool_use"))
+    if not choice.value:
+        return None
+    kind = CHOICES[choice.one_of("type", CHOICES) or choice.wrong("type", " or ".join(CHOICES))]
+    if kind == "required" and not tools:
+        choice.refuse("type", "is any, and there are no tools to call. Give one in tools.")
+    if kind != "tool":
+        return kind
+    name = choice.full_text("name")
+    if name not in (tool["function"]["name"] for tool in tools or ()):
+        choice.refuse("name", f"is {shown(name)}, and no tool in tools has that name.")
+    return {"type": "function", "function": {"name": name}}
