@@ -24,9 +24,16 @@ def client(house: Any) -> Iterator[Any]:
         yield made
 
 
-def options(house: Any, **others: Any) -> dict[str, Any]:
-    usual = {"model": house.chat, "messages": ASKED, "max_tokens": 8, "temperature": 0.0}
+def options(house: Any, temperature: float = 0.0, **others: Any) -> dict[str, Any]:
+    """A request, which chooses the likeliest ids: the package's own arguments know no temperature any more."""
+    usual = {"model": house.chat, "messages": ASKED, "max_tokens": 8, "extra_body": {"temperature": temperature}}
     return usual | others
+
+
+def read(usage: Any) -> int:
+    """How many tokens a prompt has: that API counts those apart whose states were held."""
+    count: int = usage.input_tokens + (usage.cache_read_input_tokens or 0)
+    return count
 
 
 def test_a_message_is_answered(client: Any, house: Any) -> None:
@@ -35,7 +42,7 @@ def test_a_message_is_answered(client: Any, house: Any) -> None:
     assert answer.content[0].type == "text"
     assert answer.content[0].text
     assert answer.usage.output_tokens == 8
-    assert answer.usage.input_tokens > 0
+    assert answer.usage.input_tokens > 0  # some clients divide by it
 
 
 def test_a_streamed_message_is_the_whole_one_in_pieces(client: Any, house: Any) -> None:
@@ -44,7 +51,7 @@ def test_a_streamed_message_is_the_whole_one_in_pieces(client: Any, house: Any) 
         assert "".join(stream.text_stream) == whole.content[0].text
         done = stream.get_final_message()
     assert (done.stop_reason, done.usage.output_tokens) == ("max_tokens", 8)
-    assert done.usage.input_tokens == whole.usage.input_tokens
+    assert read(done.usage) == read(whole.usage)
 
 
 def test_async_clients_are_answered_together(house: Any) -> None:
@@ -75,7 +82,7 @@ def test_a_tool_is_called_and_its_result_is_read(client: Any, house: Any) -> Non
 
 def test_tokens_are_counted_without_an_answer(client: Any, house: Any) -> None:
     counted = client.messages.count_tokens(model=house.chat, messages=ASKED)
-    assert counted.input_tokens == client.messages.create(**options(house)).usage.input_tokens
+    assert counted.input_tokens == read(client.messages.create(**options(house)).usage)
 
 
 ERRORS: dict[str, tuple[dict[str, Any], type[Exception]]] = {

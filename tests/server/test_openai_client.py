@@ -209,7 +209,7 @@ def test_an_error_says_what_was_wrong(
         chat(client, house, stream=streamed, **options)
     error: Any = refused.value
     assert error.body["message"]
-    assert error.type == "invalid_request_error"
+    assert error.type == ("not_found_error" if kind is openai.NotFoundError else "invalid_request_error")
     assert error.request_id
     assert code is None or error.code == code
     assert param is None or error.param == param
