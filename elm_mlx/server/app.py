@@ -32,7 +32,9 @@ def rows() -> list[Row]:
 
 def pages() -> tuple[list[Any], Iterable[str]]:
     """The routes of the page, and their paths, which need no key."""
-    return [], ()
+    from elm_mlx.server.page.routes import PATHS, page_routes
+
+    return [*page_routes()], PATHS.values()
 
 
 async def health(request: Any, house: House) -> Any:
