@@ -23,13 +23,16 @@ Row = tuple[str, str, Handler]  # method, path, handler
 def rows() -> list[Row]:
     """The routes, a row each. Those below /v1 are there without it, too."""
     from elm_mlx.protocols import anthropic, responses
-    from elm_mlx.protocols.openai import chat
-    from elm_mlx.server import tokens
+    from elm_mlx.protocols.openai import chat, completions
+    from elm_mlx.server import models, tokens
 
     return [
         ("GET", HEALTH, tell_health),
         ("GET", "/metrics", tell_figures),
+        ("GET", "/v1/models", models.list_models),
+        ("GET", "/v1/models/{id:path}", models.show_model),
         ("POST", "/v1/chat/completions", answering(chat)),
+        ("POST", "/v1/completions", answering(completions)),
         ("POST", "/v1/responses", answering(responses)),
         ("POST", "/v1/messages", answering(anthropic)),
         ("POST", "/v1/messages/count_tokens", count_tokens),

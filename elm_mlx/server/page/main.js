@@ -247,8 +247,7 @@ class App {
       keepKey(byId("key-text").value);
       byId("key-text").value = "";
       byId("key").close();
-      if (!this.models.length) this.loadModels();
-      if (then) then();
+      then();
     };
     byId("key").showModal();
   }
