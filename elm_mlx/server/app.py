@@ -23,7 +23,9 @@ NOT_SO = "{} does not take {}; it takes {}."
 
 def pages() -> tuple[list[Any], Iterable[str]]:
     """The routes of the page, and their paths, which need no key."""
-    return [], ()
+    from elm_mlx.server.page.routes import PATHS, page_routes
+
+    return list(page_routes()), PATHS.values()
 
 
 def make_app(settings: Settings, house: House) -> App:

@@ -23,16 +23,20 @@ Row = tuple[str, str, Handler]  # method, path, handler
 def rows() -> list[Row]:
     """The routes, a row each. Those below /v1 are there without it, too."""
     from elm_mlx.protocols import anthropic, responses
-    from elm_mlx.protocols.openai import chat
-    from elm_mlx.server import tokens
+    from elm_mlx.protocols.openai import chat, completions
+    from elm_mlx.server import models, tokens
 
     return [
         ("GET", HEALTH, tell_health),
         ("GET", "/metrics", tell_figures),
+        ("GET", "/v1/models", models.list_models),
+        ("GET", "/v1/models/{id:path}", models.show_model),
         ("POST", "/v1/chat/completions", answering(chat)),
+        ("POST", "/v1/completions", answering(completions)),
         ("POST", "/v1/responses", answering(responses)),
         ("POST", "/v1/messages", answering(anthropic)),
         ("POST", "/v1/messages/count_tokens", count_tokens),
+        ("POST", "/v1/embeddings", refuse_embeddings),
         ("POST", "/tokenize", tokens.tokenize),
         ("POST", "/detokenize", tokens.detokenize),
         ("POST", "/apply-template", tokens.apply_template),
@@ -57,6 +61,15 @@ async def count_tokens(request: Any, house: House) -> Any:
 
     dialect: Any = SimpleNamespace(read=anthropic.read_count, refused=anthropic.refused)
     return await count(request, dialect, house, anthropic.counted)
+
+
+async def refuse_embeddings(request: Any, house: House) -> Any:
+    """Says why there are no embeddings."""
+    from elm_mlx.protocols.openai import chat
+    from elm_mlx.protocols.openai.models import NO_EMBEDDINGS
+    from elm_mlx.server.answer import Refused
+
+    return Refused(chat, NO_EMBEDDINGS)
 
 
 async def tell_health(request: Any, house: House) -> Any:
