@@ -32,7 +32,7 @@ from elm_mlx.engine.engine import Engine
 from elm_mlx.engine.prefill import all_logits
 from elm_mlx.engine.request import Request
 from elm_mlx.engine.speculate import Speculation
-from elm_mlx.engine.worker import Order, Worker, closed, give_back
+from elm_mlx.engine.worker import Activity, Order, Worker, closed, give_back
 from elm_mlx.errors import InvalidRequest
 from elm_mlx.models.model import Model
 from elm_mlx.store.load import LoadedModel
@@ -212,6 +212,11 @@ class LanguageModel:
         return answers(submit, prompts, AHEAD * self._rows)
 
     @property
+    def activity(self) -> Activity:
+        """What the model does at this moment, for any thread; this waits for nothing, even where the device hangs."""
+        return self._worker.activity
+
+    @property
     def stop_ids(self) -> frozenset[int]:
         """Every id that ends an answer: those that config.json, generation_config.json and the tokenizer's files name,
         and those that end a turn in the chat templates, the model's own and one from `use_chat_template`."""
@@ -248,6 +253,11 @@ class LanguageModel:
         if isinstance(tools := variables.get("tools"), list | tuple):
             variables["tools"] = [tool if isinstance(tool, Mapping) else tool_of(tool).schema for tool in tools]
         return self._templates.prompt(messages, **variables)
+
+    def chat_text(self, messages: Sequence[Mapping[str, Any]], **variables: Any) -> str:
+        """The text that the model's chat template makes of `messages`, control tokens included: to be looked at, as it
+        does not tell the template's tokens from those in a message. Raises as `chat_prompt`."""
+        return self._templates.text(messages, **variables)
 
     def chat(
         self,

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, NoReturn
 
 from elm_mlx.arguments import shown
+from elm_mlx.protocols.openai.values import as_text, flag_in, number_in, whole_in
 from elm_mlx.protocols.refusal import FieldRefused
 
 LONGEST_NAME = 80  # characters of a field's name, in messages and in what is reported
@@ -57,8 +58,9 @@ class Fields:
         self.value, self.at, self.leftovers = value, at, leftovers
 
     def path(self, name: str) -> str:
-        """The path of a field, as "tools[0].name"."""
-        name = f"{name:.{LONGEST_NAME}}"
+        """The path of a field, as "tools[0].name"; a name that is empty or cannot be printed stands as Python shows
+        it."""
+        name = (name if name and name.isprintable() else shown(name))[:LONGEST_NAME]
         return f"{self.at}.{name}" if self.at else name
 
     def refuse(self, name: str, message: str, code: str = "invalid_value") -> NoReturn:
@@ -83,10 +85,7 @@ class Fields:
 
     def text(self, name: str) -> str | None:
         """A text."""
-        value = self.get(name)
-        if value is not None and not isinstance(value, str):
-            self.wrong(name, "a text")
-        return value
+        return None if self.get(name) is None else as_text(self.path(name), self.get(name))
 
     def full_text(self, name: str) -> str:
         """A text that has to be there and may not be empty."""
@@ -95,29 +94,19 @@ class Fields:
 
     def flag(self, name: str) -> bool | None:
         """True or false."""
-        value = self.get(name)
-        if not isinstance(value, bool | None):
-            self.wrong(name, "true or false")
-        return value
+        return flag_in(self._alone(name), self.path(name))
 
     def whole(self, name: str, least: int, most: int | None = None) -> int | None:
-        """A whole number within bounds; 5.0 counts as 5."""
-        value = self.get(name)
-        wanted = f"a whole number from {least} to {most}" if most is not None else f"a whole number, {least} or more"
-        if isinstance(value, float) and value.is_integer():
-            value = int(value)
-        if value is None:
-            return None
-        if type(value) is not int or value < least or (most is not None and value > most):
-            self.wrong(name, wanted)
-        return value
+        """A whole number within bounds."""
+        return whole_in(self._alone(name), self.path(name), least, most)
 
     def number(self, name: str, least: float, most: float) -> float | None:
         """A number within bounds."""
-        value = self.get(name)
-        if value is not None and (type(value) not in (int, float) or not least <= value <= most):
-            self.wrong(name, f"a number from {least:g} to {most:g}")
-        return value
+        return number_in(self._alone(name), self.path(name), least, most)
+
+    def _alone(self, name: str) -> dict[str, Any]:
+        """A field under its path, which is what errors call it."""
+        return {self.path(name): self.get(name)}
 
     def one_of(self, name: str, known: Collection[str]) -> str | None:
         """One of some texts."""

@@ -6,16 +6,17 @@ import asyncio
 import re
 import secrets
 import time
-from collections.abc import Awaitable, Callable, Coroutine, Mapping, MutableMapping
+from collections.abc import Coroutine, Mapping
 from typing import TYPE_CHECKING, Any, Protocol
 
-from elm_mlx.errors import Cancelled, EngineStopped
+from elm_mlx.errors import Cancelled, ElmError
 from elm_mlx.protocols.ask import Ask
 from elm_mlx.protocols.dialect import Dialect, Event, Events, Facts
 from elm_mlx.protocols.json_object import parse_object
 from elm_mlx.protocols.refusal import Refusal
 from elm_mlx.server.asking import streams_of
 from elm_mlx.server.refusals import refusal_of
+from elm_mlx.server.replies import App, Receive
 from elm_mlx.server.sending import EventWriter, Header, Send, lines_of, send_json
 
 if TYPE_CHECKING:
@@ -26,8 +27,6 @@ if TYPE_CHECKING:
 
 LARGE = 1 << 16  # bytes of a body that is parsed in another thread
 MOST_IGNORED = 20  # fields in a header
-Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
-App = Callable[[Any, Receive, Send], Awaitable[None]]
 
 
 class HasBody(Protocol):
@@ -78,6 +77,8 @@ class Answer:
     def __init__(self, ask: Ask, body: Mapping[str, Any], dialect: Dialect, house: House) -> None:
         self._ask, self._body, self._dialect, self._house = ask, body, dialect, house
         self._headers = ignored_header(ask.ignored)
+        self._begun_at = time.perf_counter()
+        self._open: list[Stream] = []  # those of the model that are not over
         self._writer: EventWriter | None = None
         self._events: Events | None = None
 
@@ -103,8 +104,9 @@ class Answer:
         try:
             await self._ask_model(lease, send)
             shelf.lives(lease)
-        except EngineStopped as error:
-            shelf.died(lease, error)
+        except ElmError:
+            if stopped := lease.lm.activity.stopped:
+                shelf.died(lease, stopped)
             raise
         finally:
             lease.give_back()
@@ -112,18 +114,20 @@ class Answer:
     async def _ask_model(self, lease: Lease, send: Send) -> None:
         facts = Facts(secrets.token_hex(12), int(time.time()), lease.name, lease.lm)
         streams = await streams_of(self._ask, lease.lm)
+        self._open = [*streams]
         try:
             if self._writer:
                 await self._stream(streams, facts, self._writer)
             else:
                 await self._wait(streams, facts, send)
         finally:
-            for stream in streams:
-                stream.cancel()  # does nothing where the answer is over
+            self._give_up(lease.name)
 
     async def _wait(self, streams: list[Stream], facts: Facts, send: Send) -> None:
         """Sends all answers when they are there."""
         completions = [await stream.aresult() for stream in streams]
+        for stream, done in zip(streams, completions, strict=True):
+            self._count(facts.model, stream, done)
         body = self._dialect.whole(self._ask, self._body, facts, completions)
         await send_json(send, 200, body, self._headers)
 
@@ -143,6 +147,7 @@ class Answer:
                 if stream.is_over:
                     del going[index]
                     done[index] = whole(stream)
+                    self._count(facts.model, stream, done[index])
                     news += events.answer_ended(index, done[index])
             if not going:
                 news += events.end([done[index] for index in range(len(streams))])
@@ -150,6 +155,18 @@ class Answer:
                 await writer.write(lines_of(news), is_last=not going)
             if going:
                 await bell.wait(stream.seen for stream in going.values())
+
+    def _give_up(self, model: str) -> None:
+        """Cancels what is not over."""
+        for stream in [*self._open]:
+            stream.cancel()
+            self._count(model, stream, stream.completion)
+
+    def _count(self, model: str, stream: Stream, done: Completion) -> None:
+        """Adds an answer that has ended to the figures."""
+        self._open.remove(stream)
+        reason = "abort" if done.finish_reason == "cancelled" else done.finish_reason
+        self._house.metrics.add(model, done.stats, reason, time.perf_counter() - self._begun_at)
 
     async def _refuse(self, send: Send, error: Exception) -> None:
         """Tells the client of an error: as a status where it has heard nothing yet, else as events."""

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
-from elm_mlx.errors import EngineStopped, InvalidRequest, NotEnoughMemory, QueueFull
+from elm_mlx.arguments import Progress
+from elm_mlx.errors import ElmError, Gated, InvalidRequest, NotEnoughMemory, NotFound, QueueFull, Unreachable
 from elm_mlx.server.refusals import UnknownModel
 
 if TYPE_CHECKING:
@@ -20,17 +22,19 @@ if TYPE_CHECKING:
 log = logging.getLogger("elm_mlx.server")
 DEFAULT = (None, "default", "default_model")  # names that mean the first model
 MOST_NAMES = 20  # in a message
-Load = Callable[["Book", Callable[[int, int], None]], "LanguageModel"]
-Find = Callable[[], Mapping[str, str | Path]]
+LOOK_S = 10.0  # between two looks at the disk
 
 
 @dataclass(eq=False)
 class Book:
-    """A model of the shelf: its `name`, and what `elm_mlx.load` takes to load it. While it is loaded it has its `lm`;
-    `users` are the requests that use it now, `used` when the last one ended, in seconds of `time.monotonic`."""
+    """A model of the shelf: its `name`, what `elm_mlx.load` takes to load it, and its `context` in tokens, once that is
+    known. One that `is_foreign` is not on this machine, and is fetched when it is loaded. While it is loaded it has its
+    `lm`; `users` are the requests that use it now, `used` when the last one ended, in seconds of `time.monotonic`."""
 
     name: str
     source: str | Path | None
+    context: int | None = None
+    is_foreign: bool = False
     lm: LanguageModel | None = None
     loading: asyncio.Task[LanguageModel] | None = None
     progress: tuple[int, int] | None = None  # bytes read, in all
@@ -38,6 +42,11 @@ class Book:
     used: float = 0.0
     closes: asyncio.TimerHandle | None = None
     is_reborn: bool = False  # loaded again after its engine died, and not heard of since
+
+    @property
+    def is_used(self) -> bool:
+        """Whether it is loaded, or about to be."""
+        return bool(self.lm or self.loading or self.users)
 
 
 @dataclass
@@ -61,23 +70,41 @@ class Lease:
             self.shelf.leave(self.book)
 
 
+class Stock(Protocol):
+    """Where models come from. Its methods run in threads."""
+
+    def load(self, book: Book, progress: Progress) -> LanguageModel:
+        """Loads a model; `progress` is called with (bytes read, in all). Raises as `elm_mlx.load`."""
+        ...
+
+    def find(self) -> list[Book]:
+        """The models on this machine that could be loaded."""
+        ...
+
+    def may_fetch(self, name: str) -> bool:
+        """Whether a name is that of a model that may be fetched because a request asks for it."""
+        ...
+
+
 class Shelf:
     """Models by name. All methods but those that say otherwise belong to one event loop.
 
     `books` are the models that were named at the start, the first of which is the default; `aliases` are other names of
-    theirs. `find` looks for more of them on this machine. `load` loads one, in a thread. A model that nobody has used
-    for `keep_alive` seconds is closed: 0 means at once, a number below 0 never. `on_death` is called where a model's
-    engine dies and does not come back.
+    theirs. More of them, and each model when it is loaded, come from the `stock`. A model that nobody has used for
+    `keep_alive` seconds is closed: 0 means at once, a number below 0 never. `on_death` is called where a model's engine
+    dies and does not come back.
     """
 
     def __init__(
-        self, books: list[Book], load: Load, find: Find = dict, *, aliases: Mapping[str, str] | None = None,
-        keep_alive: float = 300.0, on_death: Callable[[str], None] = lambda why: None,
+        self, books: list[Book], stock: Stock, aliases: Mapping[str, str], keep_alive: float,
+        on_death: Callable[[str], None],
     ) -> None:  # fmt: skip
         self.books = {book.name: book for book in books}
-        self.default = books[0].name
-        self.aliases, self.keep_alive, self.on_death = dict(aliases or {}), keep_alive, on_death
-        self._load, self._find = load, find
+        self._named, self.default = books, books[0].name
+        self.aliases, self.keep_alive, self.on_death = dict(aliases), keep_alive, on_death
+        self._stock = stock
+        self._looked_at = -math.inf
+        self.since = int(time.time())
         self._one_at_a_time = asyncio.Lock()
         self._background: set[asyncio.Task[None]] = set()
 
@@ -99,13 +126,22 @@ class Shelf:
         await self.refresh()
         if found := self.book(name):
             return found
+        if await asyncio.to_thread(self._stock.may_fetch, str(name)):
+            return self.books.setdefault(str(name), Book(str(name), str(name), is_foreign=True))
         names = ", ".join([*self.books, *self.aliases][:MOST_NAMES])
         raise UnknownModel(f"There is no model {str(name)[:100]!r} here. There are: {names}.")
 
     async def refresh(self) -> None:
-        """Looks for the models on this machine that came since the last look."""
-        for name, source in (await asyncio.to_thread(self._find)).items():
-            self.books.setdefault(name, Book(name, source))
+        """Looks for the models on this machine that came and went since the last look, every LOOK_S at most."""
+        if time.monotonic() - self._looked_at < LOOK_S:
+            return
+        self._looked_at = time.monotonic()
+        found = {book.name: book for book in await asyncio.to_thread(self._stock.find)}
+        for name in [book.name for book in self.books.values() if book not in self._named and not book.is_used]:
+            if name not in found:
+                del self.books[name]
+        for name, book in found.items():
+            self.books.setdefault(name, book)
 
     # Leases
 
@@ -165,8 +201,14 @@ class Shelf:
                 log.info("loading %s", book.name)
                 begun = time.monotonic()
                 book.lm = await self._load_beside(book)
+                book.context, book.is_foreign = book.lm.config.context_length, False
                 log.info("loaded %s in %.1f s", book.name, time.monotonic() - begun)
                 return book.lm
+        except (NotFound, Gated, Unreachable) as error:
+            if not book.is_foreign:
+                raise
+            self.books.pop(book.name, None)
+            raise UnknownModel(str(error)) from error
         finally:
             book.loading = book.progress = None
 
@@ -176,7 +218,7 @@ class Shelf:
 
         while True:
             try:
-                return await asyncio.to_thread(self._load, book, tell)
+                return await asyncio.to_thread(self._stock.load, book, tell)
             except NotEnoughMemory as error:
                 others = [other for other in self.books.values() if other.lm and other is not book]
                 idle = sorted((other for other in others if not other.users), key=lambda other: other.used)
@@ -211,7 +253,7 @@ class Shelf:
 
     # A dead engine
 
-    def died(self, lease: Lease, error: EngineStopped) -> None:
+    def died(self, lease: Lease, error: ElmError) -> None:
         """Hears that the model of a lease answers no more. It is closed and loaded again, once; `on_death` is called
         where that fails, or where it dies again before it has answered."""
         book = lease.book

@@ -9,7 +9,10 @@ from elm_mlx.protocols.anthropic import message as told
 from elm_mlx.protocols.anthropic.errors import refused
 from elm_mlx.protocols.ask import Ask
 from elm_mlx.protocols.dialect import Event, Facts
+from elm_mlx.protocols.openai.chat_events import continues_text
+from elm_mlx.protocols.openai.lead import Lead
 from elm_mlx.protocols.refusal import Refusal
+from elm_mlx.protocols.token_texts import TokenTexts
 from elm_mlx.protocols.told import arguments_text
 
 if TYPE_CHECKING:
@@ -24,6 +27,7 @@ class MessageEvents:
 
     def __init__(self, ask: Ask, body: Mapping[str, Any], facts: Facts) -> None:
         self._ask, self._body, self._facts = ask, body, facts
+        self._lead = Lead(TokenTexts(facts.lm.tokenizer), is_needed=continues_text(ask))
         self._kinds = (TEXT,) if told.hides_thinking(body) else (TEXT, REASONING)
         self._kind: str | None = None  # of the block that is being told
         self._blocks = 0  # that are told to their ends
@@ -38,9 +42,10 @@ class MessageEvents:
         """The events of one piece: text goes to the block of its kind, which it may begin; a call is told whole."""
         if piece.tool_call:
             return self._call(piece.tool_call)
-        if not piece.text or piece.kind not in self._kinds:
+        text = self._lead.with_blank(piece.token, piece.text)
+        if not text or piece.kind not in self._kinds:
             return []
-        return [*self._turn_to(piece.kind), self._delta(delta_of(piece.kind, piece.text))]
+        return [*self._turn_to(piece.kind), self._delta(delta_of(piece.kind, text))]
 
     def answer_ended(self, index: int, completion: Completion) -> list[Event]:
         """Ends the last block. An answer that says nothing gets a block without text."""

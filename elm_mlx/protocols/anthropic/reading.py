@@ -10,8 +10,9 @@ from elm_mlx.protocols.anthropic.tools import read_choice, read_tools
 from elm_mlx.protocols.anthropic.turns import read_messages
 from elm_mlx.protocols.ask import Ask
 from elm_mlx.protocols.fields import Fields, Leftovers
-from elm_mlx.protocols.options import read_model, sampling_in
+from elm_mlx.protocols.openai.options import model_in, sampling_in
 
+HOTTEST = 1  # the highest temperature that Anthropic takes
 THINKING = ("enabled", "disabled", "adaptive", "between_tools")
 
 
@@ -35,15 +36,15 @@ def ask_of(fields: Fields, max_tokens: int | None) -> Ask:
     messages = read_messages(fields)
     check_thinking(fields.inner("thinking"))
     return Ask(
-        read_model(fields),
+        model_in(fields.value),
         messages=messages,
         max_tokens=max_tokens,
-        options=sampling_in(fields, hottest=1) | stops_in(fields) | form_in(fields),
+        options=sampled(fields) | stops_in(fields) | form_in(fields),
         tools=tools,
         tool_choice=read_choice(choice, tools),
         streamed=fields.flag("stream") is True,
-        goes_on=goes_on(fields, messages),
         calls_in_parallel=choice.flag("disable_parallel_tool_use") is not True,
+        goes_on=goes_on(fields, messages),
         ignored=tuple(fields.leftovers.names),
     )
 
@@ -62,6 +63,12 @@ def goes_on(fields: Fields, messages: list[dict[str, Any]]) -> bool:
     if last.get("tool_calls"):
         fields.refuse("messages", "ends with a tool_use. Give its tool_result.")
     return last.get("role") == "assistant"
+
+
+def sampled(fields: Fields) -> dict[str, Any]:
+    """The options of sampling. Raises FieldRefused."""
+    fields.number("temperature", 0, HOTTEST)
+    return sampling_in({name: value for name, value in fields.value.items() if name in TABLE.used})
 
 
 def stops_in(fields: Fields) -> dict[str, Any]:

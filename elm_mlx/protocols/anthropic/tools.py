@@ -6,15 +6,16 @@ from typing import Any
 
 from elm_mlx.arguments import shown
 from elm_mlx.protocols.fields import Fields
+from elm_mlx.protocols.openai.tools import read_function, together
 
 CUSTOM = ("type", "name", "description", "input_schema", "cache_control", "strict", "input_examples",
           "allowed_callers", "defer_loading", "eager_input_streaming")  # fmt: skip
 CHOICES = {"auto": "auto", "any": "required", "none": "none", "tool": "tool"}
 
 
-def read_tools(body: Fields) -> list[dict[str, Any]] | None:
-    """The tools of a request in OpenAI's form for chats; None where there are none. Tools of other kinds are noted as
-    left out. Raises FieldRefused."""
+def read_tools(body: Fields) -> tuple[Any, ...] | None:
+    """The tools of a request, as elm_mlx.Tool; None where there are none. Tools of other kinds are noted as left out.
+    Raises FieldRefused."""
     tools = []
     for tool in body.objects("tools"):
         kind = tool.text("type") or "custom"
@@ -22,20 +23,20 @@ def read_tools(body: Fields) -> list[dict[str, Any]] | None:
             tools.append(function_of(tool))
         else:
             tool.leftovers.add(tool.at, f"{tool.at} is a tool of type {shown(kind)}, which elm-mlx lacks.")
-    return tools or None
+    return together(tools) or None
 
 
-def function_of(tool: Fields) -> dict[str, Any]:
-    """A tool as chats have it. Raises FieldRefused."""
+def function_of(tool: Fields) -> Any:
+    """A tool as elm_mlx.Tool. Raises FieldRefused."""
     tool.check(CUSTOM)
     if tool.get("input_schema") is None:
         tool.wrong("input_schema", "a JSON schema")
-    made: dict[str, Any] = {"name": tool.full_text("name"), "description": tool.text("description")}
-    made["parameters"] = dict(tool.inner("input_schema").value)
-    return {"type": "function", "function": {name: value for name, value in made.items() if value is not None}}
+    schema = tool.inner("input_schema").value
+    function = {"name": tool.full_text("name"), "description": tool.text("description"), "parameters": schema}
+    return read_function(tool.at, function)
 
 
-def read_choice(choice: Fields, tools: list[dict[str, Any]] | None) -> str | dict[str, Any] | None:
+def read_choice(choice: Fields, tools: tuple[Any, ...] | None) -> str | None:
     """A tool_choice as `LanguageModel.chat` takes it; None where there is none. Raises FieldRefused."""
     choice.check(("type", "name", "disable_parallel_tool_use"))
     if not choice.value:
@@ -46,6 +47,6 @@ def read_choice(choice: Fields, tools: list[dict[str, Any]] | None) -> str | dic
     if kind != "tool":
         return kind
     name = choice.full_text("name")
-    if name not in (tool["function"]["name"] for tool in tools or ()):
+    if name not in [tool.name for tool in tools or ()]:
         choice.refuse("name", f"is {shown(name)}, and no tool in tools has that name.")
-    return {"type": "function", "function": {"name": name}}
+    return name

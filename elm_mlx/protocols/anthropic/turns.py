@@ -25,6 +25,8 @@ def read_messages(body: Fields) -> list[dict[str, Any]]:
         role = message.one_of("role", ROLES) or message.wrong("role", " or ".join(ROLES))
         message.check(("role", "content"))
         messages += [of_assistant(message)] if role == "assistant" else of_user(message, role)
+    if all(message["role"] == "system" for message in messages):
+        body.refuse("messages", "has nothing that elm-mlx can give to a model.")
     return messages
 
 

@@ -7,14 +7,16 @@ from typing import TYPE_CHECKING, Any
 
 import elm_mlx
 from elm_mlx.protocols.ask import Ask
-from elm_mlx.protocols.dialect import Facts
+from elm_mlx.protocols.dialect import Event, Facts
 from elm_mlx.protocols.refusal import Refusal
+from elm_mlx.protocols.told import reasoning_tokens
 
 if TYPE_CHECKING:
     from elm_mlx.api import Completion, Stats
 
 FINGERPRINT = f"elm-mlx-{elm_mlx.__version__}"  # with one seed answers are equal as long as this is
 REASONS = ("stop", "length")
+DONE = Event("[DONE]")  # the last event of every stream that did not fail
 
 
 def head_of(prefix: str, kind: str, facts: Facts) -> dict[str, Any]:
@@ -46,13 +48,8 @@ def usage_of(ask: Ask, completions: Sequence[Completion], facts: Facts) -> dict[
         "completion_tokens": generated,
         "total_tokens": prompt + generated,
         "prompt_tokens_details": {"cached_tokens": cached},
-        "completion_tokens_details": {"reasoning_tokens": reasoning_tokens(completions, facts)},
+        "completion_tokens_details": {"reasoning_tokens": sum(reasoning_tokens(one, facts.lm) for one in completions)},
     }
-
-
-def reasoning_tokens(completions: Sequence[Completion], facts: Facts) -> int:
-    """How many tokens the texts of the reasoning take."""
-    return sum(len(facts.lm.tokenizer.encode_text(one.reasoning)) for one in completions if one.reasoning)
 
 
 def timings_of(stats: Stats) -> dict[str, Any]:

@@ -9,13 +9,15 @@ from elm_mlx.protocols.ask import Ask
 from elm_mlx.protocols.dialect import Events, Facts
 from elm_mlx.protocols.openai.answers import head_of, refused, timings_of, usage_of
 from elm_mlx.protocols.openai.chat_answer import choice_of
-from elm_mlx.protocols.openai.chat_events import ChatEvents
+from elm_mlx.protocols.openai.chat_events import ChatEvents, continues_text
 from elm_mlx.protocols.openai.fields import CHAT_FIELDS, check_fields
 from elm_mlx.protocols.openai.messages import ends_with_beginning, read_messages
 from elm_mlx.protocols.openai.options import answers_in, max_tokens_in, model_in, options_in, streamed_in
 from elm_mlx.protocols.openai.tools import choice_in, tools_in
 from elm_mlx.protocols.openai.values import flag_in, object_in, whole_in
 from elm_mlx.protocols.refusal import FieldRefused
+from elm_mlx.protocols.token_texts import TokenTexts
+from elm_mlx.protocols.told import calls_told
 
 if TYPE_CHECKING:
     from elm_mlx.api import Completion
@@ -35,7 +37,6 @@ def read(body: Mapping[str, Any], *, strict: bool) -> Ask:
         raise FieldRefused(unknown[0], f"{unknown[0]} is no field that elm-mlx knows. Leave it out.",
                            "unknown_parameter")  # fmt: skip
     tools = tools_in(body)
-    flag_in(body, "parallel_tool_calls")
     return Ask(
         model=model_in(body),
         messages=messages,
@@ -46,6 +47,7 @@ def read(body: Mapping[str, Any], *, strict: bool) -> Ask:
         n=answers_in(body),
         streamed=streamed_in(body),
         goes_on=goes_on(body, messages),
+        calls_in_parallel=flag_in(body, "parallel_tool_calls") is not False,
         template_variables=variables_in(body),
         ignored=(*ignored, *unknown),
     )
@@ -93,14 +95,13 @@ def variables_in(body: Mapping[str, Any]) -> Mapping[str, Any]:
     return variables
 
 
-def most_calls(body: Mapping[str, Any]) -> int | None:
-    """How many calls of an answer count: one where the request wants no parallel calls."""
-    return 1 if body.get("parallel_tool_calls") is False else None
-
-
 def whole(ask: Ask, body: Mapping[str, Any], facts: Facts, completions: Sequence[Completion]) -> Mapping[str, Any]:
     """The chat.completion object."""
-    choices = [choice_of(index, one, None, most_calls(body)) for index, one in enumerate(completions)]
+    texts, follows = TokenTexts(facts.lm.tokenizer), continues_text(ask)
+    choices = [
+        choice_of(index, one, texts, goes_on=follows, calls=calls_told(ask, one))
+        for index, one in enumerate(completions)
+    ]
     return {
         **head_of("chatcmpl-", "chat.completion", facts),
         "choices": choices,
@@ -111,4 +112,4 @@ def whole(ask: Ask, body: Mapping[str, Any], facts: Facts, completions: Sequence
 
 def events(ask: Ask, body: Mapping[str, Any], facts: Facts) -> Events:
     """The stream of a request."""
-    return ChatEvents(ask, facts, most_calls(body), body)
+    return ChatEvents(ask, facts, body)

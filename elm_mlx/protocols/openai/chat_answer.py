@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from elm_mlx.protocols.openai.answers import reason_of
+from elm_mlx.protocols.openai.entries import entries_of
+from elm_mlx.protocols.openai.lead import Lead
+from elm_mlx.protocols.openai.token_logprobs import of_chat
+from elm_mlx.protocols.token_texts import TokenTexts
+from elm_mlx.protocols.told import arguments_text
 
 if TYPE_CHECKING:
     from elm_mlx.api import Completion
     from elm_mlx.text.tools import ToolCall
 
 
-def message_of(completion: Completion, calls: Sequence[ToolCall]) -> dict[str, Any]:
-    """The message of an answer, with those of its calls that count. Where it has only calls its content is null."""
-    content = None if calls and not completion.text else completion.text
-    message: dict[str, Any] = {"role": "assistant", "content": content, "refusal": None}
+def message_of(completion: Completion, text: str, calls: Sequence[ToolCall]) -> dict[str, Any]:
+    """The message of an answer: its text, and those of its calls that count. Where it has only calls its content is
+    null."""
+    message: dict[str, Any] = {"role": "assistant", "content": None if calls and not text else text, "refusal": None}
     if completion.reasoning is not None:
         message["reasoning_content"] = completion.reasoning
     if calls:
@@ -26,17 +30,23 @@ def message_of(completion: Completion, calls: Sequence[ToolCall]) -> dict[str, A
 
 def call_of(call: ToolCall) -> dict[str, Any]:
     """A call of a tool; its arguments are a text."""
-    return {"id": call.id, "type": "function", "function": {"name": call.name, "arguments": arguments_of(call)}}
-
-
-def arguments_of(call: ToolCall) -> str:
-    """The arguments of a call, as the text of a JSON object."""
-    return json.dumps(dict(call.arguments), ensure_ascii=False)
+    return {"id": call.id, "type": "function", "function": {"name": call.name, "arguments": arguments_text(call)}}
 
 
 def choice_of(
-    index: int, completion: Completion, logprobs: Any = None, most_calls: int | None = None
+    index: int,
+    completion: Completion,
+    texts: TokenTexts | None = None,
+    *,
+    goes_on: bool = False,
+    calls: Sequence[ToolCall] = (),
 ) -> dict[str, Any]:
-    """One choice of a chat.completion, with at most so many calls."""
-    message = message_of(completion, completion.tool_calls[:most_calls])
+    """One choice of a chat.completion, with the `calls` that it tells. An answer that `goes_on` with a text keeps the
+    blank before its first word. `texts` are needed for that, and for log-probabilities."""
+    text, logprobs = completion.text, None
+    if texts and goes_on and completion.tokens:
+        text = Lead(texts, is_needed=True).with_blank(completion.tokens[0], text)
+    if texts and completion.logprobs is not None:
+        logprobs = of_chat(entries_of(completion, texts, keeps_blank=goes_on), texts)
+    message = message_of(completion, text, calls)
     return {"index": index, "message": message, "logprobs": logprobs, "finish_reason": reason_of(completion)}

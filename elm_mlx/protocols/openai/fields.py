@@ -149,8 +149,10 @@ TEXT_FIELDS = Known(TEXT, TEXT_HARMLESS, TEXT_LACKING)
 
 
 def check_fields(body: Mapping[str, Any], known: Known, *, strict: bool) -> tuple[str, ...]:
-    """The names of the fields of a request that are unknown; null counts as absent. Raises FieldRefused for a field
-    that asks for what elm-mlx lacks and, where the reading is `strict`, for one that is unknown."""
+    """The names of the fields of a request that are unknown; null counts as absent. Raises FieldRefused for what is no
+    object, for a field that asks for what elm-mlx lacks and, where the reading is `strict`, for one that is unknown."""
+    if not isinstance(body, Mapping):
+        raise FieldRefused("body", f"The body is {shown(body)}; it must be an object.")
     for name in body.keys() & known.lacking.keys():
         refuse_lacking(name, body[name], known.lacking[name])
     unknown = [name for name, value in body.items() if value is not None and not any(name in some for some in known)]

@@ -25,13 +25,19 @@ OWN = ("window", "kv_bits", "lookup")  # options by their own names, judged wher
 
 def options_in(body: Mapping[str, Any]) -> dict[str, Any]:
     """The options of a call that a request names; those of its log-probabilities aside. Raises FieldRefused."""
-    options: dict[str, Any] = {name: number_in(body, name, *bounds) for name, bounds in NUMBERS.items()}
-    options["top_k"] = top_k_in(body)
-    if options["top_p"] == 0:  # no probability at all: only the likeliest token is left
-        options |= {"temperature": 0, "top_p": None}
-    options |= {"seed": whole_in(body, "seed"), "logit_bias": biases_in(body), "stop": stop_in(body)}
+    options = sampling_in(body) | {"logit_bias": biases_in(body)}
     options |= {"banned_ids": ids_in(body, "banned_ids"), "reuse": flag_in(body, "cache_prompt")}
     options |= {name: body.get(name) for name in OWN} | form_in(body)
+    return {name: value for name, value in options.items() if value is not None}
+
+
+def sampling_in(body: Mapping[str, Any]) -> dict[str, Any]:
+    """The options that have one name in all APIs: how the next token is chosen, and where an answer ends. Raises
+    FieldRefused."""
+    options: dict[str, Any] = {name: number_in(body, name, *bounds) for name, bounds in NUMBERS.items()}
+    options |= {"top_k": top_k_in(body), "seed": whole_in(body, "seed"), "stop": stop_in(body)}
+    if options["top_p"] == 0:  # no probability at all: only the likeliest token is left
+        options |= {"temperature": 0, "top_p": None}
     return {name: value for name, value in options.items() if value is not None}
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from elm_mlx.arguments import shown
@@ -19,9 +19,13 @@ def tools_in(body: Mapping[str, Any]) -> tuple[Any, ...] | None:
         return None
     if not isinstance(given, list):
         raise FieldRefused("tools", f"tools is {shown(given)}; it must be a list of tools.")
+    return together([read_tool(f"tools[{place}]", tool) for place, tool in enumerate(given)])
+
+
+def together(tools: Sequence[Any]) -> tuple[Any, ...]:
+    """The tools of one request. Raises FieldRefused for too many of them, and for two of one name."""
     from elm_mlx.api.tools import tools_of  # here, as it brings MLX
 
-    tools = tuple(read_tool(f"tools[{place}]", tool) for place, tool in enumerate(given))
     try:
         return tools_of(tools)
     except InvalidRequest as error:
@@ -30,8 +34,6 @@ def tools_in(body: Mapping[str, Any]) -> tuple[Any, ...] | None:
 
 def read_tool(where: str, given: object) -> Any:
     """One tool. Raises FieldRefused for one of another type than functions, and for one without meaning."""
-    from elm_mlx.api.tools import tool_of
-
     if not isinstance(given, Mapping):
         raise FieldRefused(where, f"{where} is {shown(given)}; it must be an object with a type and a function.")
     if (kind := given.get("type", "function")) != "function":
@@ -40,10 +42,17 @@ def read_tool(where: str, given: object) -> Any:
     if not isinstance(function := given.get("function"), Mapping):
         raise FieldRefused(f"{where}.function", f"{where}.function is {shown(function)}; it must be an object with a "
                            "name.", "missing_required_parameter")  # fmt: skip
+    return read_function(f"{where}.function", function)
+
+
+def read_function(where: str, function: Mapping[str, Any]) -> Any:
+    """The tool of a function's name, description and parameters, which errors call `where`. Raises FieldRefused."""
+    from elm_mlx.api.tools import tool_of  # here, as it brings MLX
+
     try:
         return tool_of(function)
     except InvalidRequest as error:
-        raise FieldRefused(f"{where}.function", str(error)) from error
+        raise FieldRefused(where, str(error)) from error
 
 
 def choice_in(body: Mapping[str, Any], tools: tuple[Any, ...] | None) -> str | None:

@@ -8,7 +8,7 @@ from typing import Any
 
 from elm_mlx.protocols.ask import Ask
 from elm_mlx.protocols.dialect import Events, Facts
-from elm_mlx.protocols.refusal import Refusal
+from elm_mlx.protocols.openai.answers import refused
 from elm_mlx.protocols.responses.events import ResponseEvents
 from elm_mlx.protocols.responses.reading import read
 from elm_mlx.protocols.responses.response import whole
@@ -19,9 +19,3 @@ __all__ = ["events", "read", "refused", "whole"]
 def events(ask: Ask, body: Mapping[str, Any], facts: Facts) -> Events:
     """The stream of a request."""
     return ResponseEvents(ask, body, facts)
-
-
-def refused(refusal: Refusal) -> dict[str, Any]:
-    """The body of an error, with all four keys that OpenAI's clients read."""
-    error = {"message": refusal.message, "type": refusal.kind, "param": refusal.param, "code": refusal.code}
-    return {"error": error}

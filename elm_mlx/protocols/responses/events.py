@@ -7,11 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 from elm_mlx.protocols.ask import Ask
 from elm_mlx.protocols.dialect import Event, Facts
+from elm_mlx.protocols.openai.entries import Entries, Entry
 from elm_mlx.protocols.refusal import Refusal
 from elm_mlx.protocols.responses import items
 from elm_mlx.protocols.responses.items import COMPLETED, INCOMPLETE, Item
-from elm_mlx.protocols.responses.logprobs import Entries
+from elm_mlx.protocols.responses.logprobs import told
 from elm_mlx.protocols.responses.response import LENGTH, ended_response, failed_response, response
+from elm_mlx.protocols.token_texts import TokenTexts
 from elm_mlx.protocols.told import arguments_text
 
 if TYPE_CHECKING:
@@ -49,9 +51,9 @@ class ResponseEvents:
         self._begun = response(body, facts)
         self._output: list[Item] = []
         self._writing: Writing | None = None
-        self._entries = Entries(facts.lm)
-        self._count = 0
-        self._has_call = False
+        self._texts = TokenTexts(facts.lm.tokenizer)
+        self._entries = Entries(self._texts)
+        self._count, self._has_call = 0, False
 
     def begin(self, prompt_tokens: Sequence[int]) -> list[Event]:
         """The response, twice, as some clients wait for both events."""
@@ -59,10 +61,10 @@ class ResponseEvents:
 
     def piece(self, index: int, piece: Piece) -> list[Event]:
         """The events of one piece: text goes to the item of its kind, which it may begin; a call is told whole."""
+        if piece.logprob and not isinstance(piece.stop_reason, int):
+            self._entries.add(piece.token, piece.logprob)
         if piece.tool_call:
             return self._call(piece.tool_call)
-        if piece.kind == TEXT:
-            self._entries.add(piece)
         if not piece.text or piece.kind not in (TEXT, REASONING):
             return []
         return [*self._turn_to(piece.kind), self._delta(piece.text)]
@@ -70,11 +72,13 @@ class ResponseEvents:
     def answer_ended(self, index: int, completion: Completion) -> list[Event]:
         """Ends the last item. An answer that says nothing gets an empty message."""
         begun = [] if self._writing or self._output else self._turn_to(TEXT)
+        if self._writing and self._writing.kind == TEXT:
+            self._told(self._entries.rest(completion.stop_reason))
         return [*begun, *self._close(INCOMPLETE if completion.finish_reason == LENGTH else COMPLETED)]
 
     def end(self, completions: Sequence[Completion]) -> list[Event]:
         """The whole response."""
-        whole = ended_response(self._begun, self._output, completions[0], self._facts.lm)
+        whole = ended_response(self._begun, self._output, completions[0], self._facts)
         return [self._event(whole["status"], response=whole)]
 
     def fail(self, refusal: Refusal) -> list[Event]:
@@ -110,17 +114,23 @@ class ResponseEvents:
         """More text of the item that is being written, with the log-probabilities that came until now."""
         assert self._writing
         self._writing.texts.append(text)
-        if self._writing.kind == REASONING:
+        entries = self._entries.given(text)
+        if self._writing.kind == REASONING:  # whose tokens have no place for theirs
             return self._of_part(f"{self._writing.verb}.delta", delta=text)
-        new = self._entries.take()
-        self._writing.logprobs += new
+        new = self._told(entries)
         return self._of_part(f"{self._writing.verb}.delta", delta=text, logprobs=new)
+
+    def _told(self, entries: list[Entry]) -> list[Item]:
+        """The log-probabilities of tokens, which are put to those of the message that is being written."""
+        assert self._writing
+        new = told(entries, self._texts)
+        self._writing.logprobs += new
+        return new
 
     def _close(self, status: str) -> list[Event]:
         """Ends the item that is being written, if one is."""
         if not (writing := self._writing):
             return []
-        writing.logprobs += self._entries.take()
         part = writing.part
         more = {"logprobs": writing.logprobs} if writing.kind == TEXT else {}
         done = self._of_part(f"{writing.verb}.done", text=part["text"], **more)

@@ -8,7 +8,8 @@ from typing import Any
 from elm_mlx.arguments import shown
 from elm_mlx.protocols.ask import Ask
 from elm_mlx.protocols.fields import Fields, Leftovers
-from elm_mlx.protocols.options import read_model, sampling_in
+from elm_mlx.protocols.openai.options import model_in, sampling_in
+from elm_mlx.protocols.responses.response import FORMAT
 from elm_mlx.protocols.responses.table import TABLE
 from elm_mlx.protocols.responses.tools import read_tools
 from elm_mlx.protocols.responses.turns import read_input
@@ -20,7 +21,6 @@ NEVER_THERE = (
     "code_interpreter_call.outputs", "computer_call_output.output.image_url", "file_search_call.results",
     "message.input_image.image_url",
 )  # fmt: skip
-FORMAT = ("type", "name", "description", "schema", "strict")
 MOST_METADATA = 16
 
 
@@ -32,10 +32,10 @@ def read(body: Mapping[str, Any], *, strict: bool = False) -> Ask:
     check_metadata(fields)
     tools, choice = read_tools(fields)
     return Ask(
-        read_model(fields),
+        model_in(body),
         messages=read_input(fields),
         max_tokens=fields.whole("max_output_tokens", 1),
-        options=sampling_in(fields) | logprobs_in(fields) | form_in(fields),
+        options=sampling_in(body) | logprobs_in(fields) | form_in(fields),
         tools=tools,
         tool_choice=choice,
         streamed=fields.flag("stream") is True,
@@ -61,8 +61,11 @@ def form_in(body: Fields) -> dict[str, Any]:
     """The option `response_format`, if the text is to have a form. The schema itself is judged later."""
     text = body.inner("text")
     text.check(("format", "verbosity"))
+    text.one_of("verbosity", ("low", "medium", "high"))
     wanted = text.inner("format")
     wanted.check(FORMAT)
+    wanted.text("description")
+    wanted.flag("strict")
     kind = wanted.one_of("type", ("text", "json_object", "json_schema"))
     if kind in (None, "text"):
         return {}

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from typing import Any
 
 from elm_mlx.arguments import shown
 from elm_mlx.protocols.fields import Fields
+from elm_mlx.protocols.openai.messages import read_arguments
 
 ROLES = {"system": "system", "developer": "system", "user": "user", "assistant": "assistant"}
 TEXTS = {"input_text": "text", "output_text": "text", "text": "text", "refusal": "refusal"}  # part -> where its text is
@@ -59,7 +59,8 @@ class Turns:
 
     def _call(self, item: Fields) -> None:
         item.check(CALL)
-        arguments = {"input": item.text("input") or ""} if "input" in item.value else arguments_of(item)
+        given = {"input": item.text("input") or ""} if "input" in item.value else item.get("arguments")
+        arguments = read_arguments(item.path("arguments"), given)
         function = {"name": item.full_text("name"), "arguments": arguments}
         call = {"id": item.full_text("call_id"), "type": "function", "function": function}
         last = self.messages[-1] if self.messages and not self._reasoning else {}
@@ -98,20 +99,20 @@ def read_input(body: Fields) -> list[dict[str, Any]]:
     turns = Turns(body.text("instructions"))
     given = body.get("input")
     if isinstance(given, str):
-        return [*turns.messages, {"role": "user", "content": given}]
+        return [*turns.messages, {"role": "user", "content": body.text("input")}]
     if not given:
         body.wrong("input", "a text, or a list of one item or more")
     for item in body.objects("input"):
         turns.add(item)
     if not turns.messages:
-        body.refuse("input", "has no item that elm-mlx can give to a model.")
+        body.refuse("input", "has nothing that elm-mlx can give to a model.")
     return turns.messages
 
 
 def text_of(item: Fields, name: str) -> str:
     """A content: a text, or a list of parts that are texts, joined. Raises FieldRefused for anything else."""
     if isinstance(item.get(name), str):
-        return str(item.get(name))
+        return item.text(name) or ""
     if item.get(name) is None:
         item.wrong(name, "a text or a list of parts")
     return "".join(map(text_of_part, item.objects(name)))
@@ -124,14 +125,3 @@ def text_of_part(part: Fields) -> str:
         part.refuse("type", f"is {shown(kind)}, and the models that elm-mlx runs read text alone.", "unsupported_value")
     part.check(PART)
     return part.text(TEXTS[kind]) or ""
-
-
-def arguments_of(item: Fields) -> dict[str, Any]:
-    """The arguments of a call in a conversation, from their JSON text. Raises FieldRefused."""
-    try:
-        value = json.loads(item.text("arguments") or "{}")
-    except (ValueError, RecursionError):
-        value = None
-    if not isinstance(value, dict):
-        item.wrong("arguments", "the text of a JSON object")
-    return value
