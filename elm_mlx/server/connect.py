@@ -22,8 +22,15 @@ def connect(client: str, place: Place) -> str:
                              "Whatever speaks OpenAI's API takes those of openai.")  # fmt: skip
     advice = make(place)
     blocks = [f"# {block.where}\n{block.text.rstrip()}" for block in advice.blocks]
-    notes = "\n".join(f"# {note}" for note in (*advice.notes, *key_notes(place)))
+    notes = "\n".join(f"# {note}" for note in (*advice.notes, *chat_notes(place), *key_notes(place)))
     return "\n\n".join(filter(None, (*blocks, notes))) + "\n"
+
+
+def chat_notes(place: Place) -> list[str]:
+    """A warning where the default model cannot chat."""
+    if place.first.chats:
+        return []
+    return [f"{place.first.name!r} has no chat template: it completes text by /v1/completions, and refuses chats."]
 
 
 def key_notes(place: Place) -> list[str]:

@@ -5,6 +5,7 @@ The protocol, JSON-RPC 2.0 with a message a line, is described in docs/sidecar.m
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import json
 import os
@@ -76,7 +77,8 @@ class Sidecar:
         self._is_gone = False
         # Standard error stays the caller's own: a pipe that nobody reads would fill up.
         self.process = subprocess.Popen(list(command), stdin=subprocess.PIPE, stdout=subprocess.PIPE)
-        threading.Thread(target=self._read, daemon=True).start()
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
         self.about = self.call("initialize", protocolVersion=1, processId=os.getpid())
 
     def __enter__(self) -> Sidecar:
@@ -108,31 +110,29 @@ class Sidecar:
         """Ends the process: closing its standard input is enough."""
         with self._lock:
             assert self.process.stdin
-            try:
+            with contextlib.suppress(OSError):  # it was gone
                 self.process.stdin.close()
-            except OSError:
-                pass  # it was gone
         try:
             self.process.wait(15)
         except subprocess.TimeoutExpired:
             self.process.kill()
             self.process.wait()
+        self._reader.join()  # what it left in the pipe is read
 
     def _send(self, fields: dict[str, Any]) -> None:
         line = json.dumps({"jsonrpc": "2.0", **fields}).encode() + b"\n"
         with self._lock:
-            try:
-                assert self.process.stdin
+            assert self.process.stdin
+            with contextlib.suppress(OSError, ValueError):  # the reader tells all who wait
                 self.process.stdin.write(line)
                 self.process.stdin.flush()
-            except (OSError, ValueError):
-                pass  # the reader tells all who wait
 
     def _read(self) -> None:
         """Takes what the sidecar writes, until it ends."""
         assert self.process.stdout
-        for line in self.process.stdout:
-            self._take(json.loads(line))
+        with self.process.stdout as lines:
+            for line in lines:
+                self._take(json.loads(line))
         with self._lock:
             self._is_gone = True
         for asked in list(self._asked.values()):
