@@ -6,8 +6,6 @@ from typing import NamedTuple
 
 from elm_mlx.server.shelf import Book, Shelf
 
-OWNER = "elm-mlx"
-
 
 class Card(NamedTuple):
     """A model as a list shows it: the name by which requests ask for it, since when it is there (seconds since 1970),
@@ -17,7 +15,6 @@ class Card(NamedTuple):
     created: int
     context_length: int | None
     is_loaded: bool
-    owned_by: str = OWNER
 
 
 async def cards(shelf: Shelf) -> list[Card]:

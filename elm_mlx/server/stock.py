@@ -75,17 +75,13 @@ class Machine:
 
 
 def books_of(models: Sequence[str]) -> list[Book]:
-    """The models that were named at the start, of which "demo" is the built-in one; without any, that. A directory
-    goes by its last part. Raises InvalidRequest where two have one name."""
+    """The models that were named at the start; without any, the demo, which
+    also goes by its name. A directory goes by its last part. Raises
+    InvalidRequest where two have one name."""
     names = Counter(map(name_of, models))
     if names and (twice := names.most_common(1)[0])[1] > 1:
         raise InvalidRequest(f"Two models have the name {twice[0]}, by which clients know them. Rename a directory.")
-    return [Book(name_of(model), source_of(model)) for model in models or (DEMO,)]
-
-
-def source_of(model: str) -> str | None:
-    """What `elm_mlx.load` is told of a model: nothing where it is the demo, unless a directory has that name."""
-    return None if model == DEMO and not Path(DEMO).is_dir() else model
+    return [Book(name_of(model), None if model == DEMO else model) for model in models] or [Book(DEMO, None)]
 
 
 def name_of(model: str) -> str:

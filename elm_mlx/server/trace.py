@@ -63,7 +63,10 @@ class Traced:
         """Sends to the client, with the headers that all responses have."""
         if message["type"] == "http.response.start":
             self.status = message["status"]
-            message = {**message, "headers": [*message.get("headers", ()), *self._headers()]}
+            given = list(message.get("headers", ()))
+            named = {name.lower() for name, _ in given}
+            added = [(name, value) for name, value in self._headers() if name not in named]
+            message = {**message, "headers": [*given, *added]}
         elif message["type"] == "http.response.body" and not message.get("more_body"):
             self.is_whole = True
         await self._send(message)
