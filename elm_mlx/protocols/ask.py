@@ -14,9 +14,9 @@ class Ask:
 
     `model` is the name that the client gave, None where it gave none. `max_tokens` None means as many as the context
     has room for. `options` are those of `elm_mlx.api.options.Options`. `tools` and `tool_choice` are those of
-    `LanguageModel.chat`. With `goes_on` the last message is the beginning of the answer, which is continued.
-    `template_variables` go to the chat template. `ignored` names the fields that were in the request and have no
-    effect because nobody knows them.
+    `LanguageModel.chat`. With `goes_on` the last message is the beginning of the answer, which is continued. Unless
+    `calls_in_parallel`, an answer tells the first of its calls of tools alone. `template_variables` go to the chat
+    template. `ignored` names the fields that were in the request and have no effect because nobody knows them.
     """
 
     model: str | None
@@ -29,6 +29,7 @@ class Ask:
     n: int = 1
     streamed: bool = False
     goes_on: bool = False
+    calls_in_parallel: bool = True
     template_variables: Mapping[str, Any] = field(default_factory=dict)
     ignored: tuple[str, ...] = ()
 

@@ -1,0 +1,80 @@
+"""The tools that a request of OpenAI's API offers, and which of them it wants to be called."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from elm_mlx.arguments import shown
+from elm_mlx.errors import InvalidRequest
+from elm_mlx.protocols.refusal import FieldRefused
+
+CHOICES = ("none", "auto", "required")
+
+
+def tools_in(body: Mapping[str, Any]) -> tuple[Any, ...] | None:
+    """The tools of a request, as elm_mlx.Tool; None where there are none. Raises FieldRefused for what is none."""
+    given = body.get("tools")
+    if not given and (given is None or isinstance(given, list)):
+        return None
+    if not isinstance(given, list):
+        raise FieldRefused("tools", f"tools is {shown(given)}; it must be a list of tools.")
+    return together([read_tool(f"tools[{place}]", tool) for place, tool in enumerate(given)])
+
+
+def together(tools: Sequence[Any]) -> tuple[Any, ...]:
+    """The tools of one request. Raises FieldRefused for too many of them, and for two of one name."""
+    from elm_mlx.api.tools import tools_of  # here, as it brings MLX
+
+    try:
+        return tools_of(tools)
+    except InvalidRequest as error:
+        raise FieldRefused("tools", str(error)) from error
+
+
+def read_tool(where: str, given: object) -> Any:
+    """One tool. Raises FieldRefused for one of another type than functions, and for one without meaning."""
+    if not isinstance(given, Mapping):
+        raise FieldRefused(where, f"{where} is {shown(given)}; it must be an object with a type and a function.")
+    if (kind := given.get("type", "function")) != "function":
+        raise FieldRefused(f"{where}.type", f"{where}.type is {shown(kind)}; only functions can be called here.",
+                           "unsupported_parameter")  # fmt: skip
+    if not isinstance(function := given.get("function"), Mapping):
+        raise FieldRefused(f"{where}.function", f"{where}.function is {shown(function)}; it must be an object with a "
+                           "name.", "missing_required_parameter")  # fmt: skip
+    return read_function(f"{where}.function", function)
+
+
+def read_function(where: str, function: Mapping[str, Any]) -> Any:
+    """The tool of a function's name, description and parameters, which errors call `where`. Raises FieldRefused."""
+    from elm_mlx.api.tools import tool_of  # here, as it brings MLX
+
+    try:
+        return tool_of(function)
+    except InvalidRequest as error:
+        raise FieldRefused(where, str(error)) from error
+
+
+def choice_in(body: Mapping[str, Any], tools: tuple[Any, ...] | None) -> str | None:
+    """Which tools an answer may or must call: "none", "auto", "required", or a name; None where nothing is said. Raises
+    FieldRefused for a choice without tools, and for one of no tool."""
+    wanted = body.get("tool_choice")
+    if wanted is None or (wanted in ("none", "auto") and not tools):
+        return None
+    if not (isinstance(wanted, str) and wanted in CHOICES):
+        wanted = named(wanted)
+    if not tools:
+        raise FieldRefused("tool_choice", f"tool_choice is {shown(wanted)}, and there are no tools. Give tools.")
+    if wanted not in CHOICES and wanted not in (names := [tool.name for tool in tools]):
+        raise FieldRefused("tool_choice", f"tool_choice names {shown(wanted)}; the tools are {', '.join(names):.300}.")
+    return wanted
+
+
+def named(wanted: object) -> str:
+    """The name of the function that a tool_choice wants. Raises FieldRefused."""
+    function = wanted.get("function") if isinstance(wanted, Mapping) else None
+    kind = wanted.get("type", "function") if isinstance(wanted, Mapping) else None
+    if kind == "function" and isinstance(function, Mapping) and isinstance(name := function.get("name"), str):
+        return name
+    raise FieldRefused("tool_choice", f"tool_choice is {shown(wanted)}; it must be {', '.join(CHOICES)}, or "
+                       'an object as {"type": "function", "function": {"name": ...}}.')  # fmt: skip
