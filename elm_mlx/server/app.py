@@ -25,7 +25,7 @@ def pages() -> tuple[list[Any], Iterable[str]]:
     """The routes of the page, and their paths, which need no key."""
     from elm_mlx.server.page.routes import PATHS, page_routes
 
-    return [*page_routes()], PATHS.values()
+    return list(page_routes()), PATHS.values()
 
 
 def make_app(settings: Settings, house: House) -> App:

@@ -36,6 +36,7 @@ def rows() -> list[Row]:
         ("POST", "/v1/responses", answering(responses)),
         ("POST", "/v1/messages", answering(anthropic)),
         ("POST", "/v1/messages/count_tokens", count_tokens),
+        ("POST", "/v1/embeddings", refuse_embeddings),
         ("POST", "/tokenize", tokens.tokenize),
         ("POST", "/detokenize", tokens.detokenize),
         ("POST", "/apply-template", tokens.apply_template),
@@ -60,6 +61,15 @@ async def count_tokens(request: Any, house: House) -> Any:
 
     dialect: Any = SimpleNamespace(read=anthropic.read_count, refused=anthropic.refused)
     return await count(request, dialect, house, anthropic.counted)
+
+
+async def refuse_embeddings(request: Any, house: House) -> Any:
+    """Says why there are no embeddings."""
+    from elm_mlx.protocols.openai import chat
+    from elm_mlx.protocols.openai.models import NO_EMBEDDINGS
+    from elm_mlx.server.answer import Refused
+
+    return Refused(chat, NO_EMBEDDINGS)
 
 
 async def tell_health(request: Any, house: House) -> Any:

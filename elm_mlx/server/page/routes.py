@@ -4,12 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from importlib import resources
-from typing import TYPE_CHECKING, NamedTuple
-
-if TYPE_CHECKING:
-    from starlette.requests import Request
-    from starlette.responses import Response
-    from starlette.routing import Route
+from typing import Any, NamedTuple
 
 TYPES = {".html": "text/html", ".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml"}
 SCRIPTS = "main answer chat completion conversations dom inline markdown server settings side theme"
@@ -48,7 +43,7 @@ def read_file(name: str) -> File:
     return File(body, HEADERS | {"Content-Type": f"{kind}; charset=utf-8", "ETag": tag})
 
 
-def answer(file: File, known: str | None) -> Response:
+def answer(file: File, known: str | None) -> Any:
     """The response for a file: whole, or 304 if `known`, the request's If-None-Match, names its ETag."""
     from starlette.responses import Response
 
@@ -57,14 +52,14 @@ def answer(file: File, known: str | None) -> Response:
     return Response(file.body, headers=file.headers)
 
 
-def page_routes() -> list[Route]:
+def page_routes() -> list[Any]:
     """The routes of the page, for Starlette: GET and HEAD of every path in PATHS. The files are read once, here."""
     from starlette.routing import Route
 
-    def route(name: str) -> Route:
+    def route(name: str) -> Any:
         file = read_file(name)
 
-        async def send(request: Request) -> Response:
+        async def send(request: Any) -> Any:
             return answer(file, request.headers.get("if-none-match"))
 
         return Route(PATHS[name], send, methods=["GET"])
