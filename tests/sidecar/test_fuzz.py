@@ -24,8 +24,8 @@ PLAIN = (
     | st.text(max_size=8)
 )
 PLAIN |= st.sampled_from(["session-1", "demo", "warn", "zephyr", "auto", 10**400])
-VALUES = st.recursive(PLAIN, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=4), inner,
-                                                                                         max_size=2), max_leaves=5)  # fmt: skip
+SOME = st.dictionaries(st.text(max_size=4), PLAIN, max_size=2)
+VALUES = st.recursive(PLAIN | SOME, lambda inner: st.lists(inner, max_size=3), max_leaves=5)
 OPTIONS = st.dictionaries(st.sampled_from(sorted(Options.__annotations__)), VALUES, max_size=3)
 
 
