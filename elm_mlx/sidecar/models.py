@@ -101,9 +101,9 @@ class Models:
 
     @asynccontextmanager
     async def use(self, held: Held, tell: Tell) -> AsyncIterator[LanguageModel]:
-        """Has a model in memory, loaded where it must be, as long as the block runs. One whose engine has died is loaded
-        anew. Raises as `elm_mlx.load`, and
-        NotFound for a model that is not on this machine and may not be fetched."""
+        """Has a model in memory, loaded where it must be, as long as the block runs; one whose engine has died is
+        loaded anew. Raises as `elm_mlx.load`, and NotFound for a model that is not on this machine and may not be
+        fetched."""
         held.users += 1
         try:
             async with held.door:
