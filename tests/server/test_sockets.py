@@ -194,6 +194,15 @@ def test_sockets_of_systemd_are_taken_and_their_variables_are_gone(monkeypatch: 
             assert handed.getsockname() == one.getsockname()
             assert environment == {"HOME": "/"}
             assert not handed.get_inheritable()
+            listen.refuse_open([handed], Settings())
+
+
+def test_a_socket_of_systemd_that_others_reach_demands_a_key() -> None:
+    with socket.socket() as one:
+        one.bind(("0.0.0.0", 0))
+        with pytest.raises(InvalidRequest, match="needs a key"):
+            listen.refuse_open([one], Settings())
+        listen.refuse_open([one], Settings(api_key="k"))
 
 
 @pytest.mark.parametrize(
