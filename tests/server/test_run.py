@@ -62,18 +62,19 @@ def test_a_request_that_runs_ends_before_the_server_does_and_no_new_one_is_taken
         httpx.get(f"{server.url}/health")
 
 
-def test_a_request_that_does_not_end_in_time_is_told_so() -> None:
+def test_a_request_that_does_not_end_in_time_is_told_so_and_one_that_waits_too() -> None:
     with live_server(limits=replace(LIMITS, drain_s=0.05)) as server:
-        clients = [Client(server.url, n=8, max_tokens=500) for _ in range(2)]
-        for client in clients:
-            assert client.has_begun.wait(30)
+        running = Client(server.url, n=8, max_tokens=500)
+        assert running.has_begun.wait(30)
+        waiting = Client(server.url, max_tokens=500)
+        assert eventually(lambda: 'num_requests_waiting{model_name="demo"} 1' in httpx.get(f"{server.url}/metrics").text)
         server.loop.call_soon_threadsafe(server.service.stop)
-        for client in clients:
-            client.join(30)
-    for client in clients:
-        assert not client.error
-        assert '"finish_reason":"length"' not in client.text
-        assert client.text.rpartition("data: {")[2].startswith('"error":{"message"')
+        running.join(30)
+        waiting.join(30)
+    assert (running.error, waiting.error) == ("", "")
+    assert '"finish_reason":"length"' not in running.text
+    assert running.text.rpartition("data: {")[2].startswith('"error":{"message"')
+    assert '"error":{"message"' in waiting.text
 
 
 def test_a_model_that_cannot_go_on_ends_the_server_with_its_reason() -> None:
