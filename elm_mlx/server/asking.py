@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from elm_mlx.errors import BadCheckpoint, NotFinite, NotFound
@@ -69,11 +70,18 @@ def submit(ask: Ask, lm: LanguageModel) -> list[Stream]:
 def submit_chat(ask: Ask, lm: LanguageModel) -> list[Stream]:
     """Asks for the answers to a chat. Raises as `streams_of`."""
     assert ask.messages is not None
-    try:
+    with template_errors(lm):
         return lm.chat_streams(
             ask.messages, ask.n, ask.max_tokens, tools=ask.tools, tool_choice=ask.tool_choice,
             variables=ask.template_variables, goes_on=ask.goes_on, **ask.options,
         )  # fmt: skip
+
+
+@contextmanager
+def template_errors(lm: LanguageModel) -> Iterator[None]:
+    """Makes errors of a chat's messages of those of a model's chat template: it is missing, or fails."""
+    try:
+        yield
     except NotFound as error:
         if lm.has_chat_template:
             raise
