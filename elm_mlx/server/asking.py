@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from elm_mlx.errors import BadCheckpoint, NotFinite, NotFound
+from elm_mlx.errors import BadCheckpoint, NotEnforceable, NotFinite, NotFound, Unsupported
 from elm_mlx.protocols.ask import Ask
 from elm_mlx.protocols.refusal import FieldRefused
 
@@ -60,9 +60,11 @@ def submit(ask: Ask, lm: LanguageModel) -> list[Stream]:
             return submit_chat(ask, lm)
         for prompt in ask.prompts:
             begun += lm.streams(prompt, ask.n, ask.max_tokens, **ask.options)
-    except BaseException:
+    except BaseException as error:
         for stream in begun:
             stream.cancel()
+        if isinstance(error, Unsupported):  # the model runs, so it is its tokenizer, which a form has no use for
+            raise NotEnforceable(error.message, error.advice) from error
         raise
     return begun
 
