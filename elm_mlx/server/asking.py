@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from elm_mlx.errors import BadCheckpoint, NotFinite, NotFound
+from elm_mlx.errors import BadCheckpoint, NotEnforceable, NotFinite, NotFound, Unsupported
 from elm_mlx.protocols.ask import Ask
 from elm_mlx.protocols.refusal import FieldRefused
 
@@ -59,9 +60,11 @@ def submit(ask: Ask, lm: LanguageModel) -> list[Stream]:
             return submit_chat(ask, lm)
         for prompt in ask.prompts:
             begun += lm.streams(prompt, ask.n, ask.max_tokens, **ask.options)
-    except BaseException:
+    except BaseException as error:
         for stream in begun:
             stream.cancel()
+        if isinstance(error, Unsupported):  # the model runs, so it is its tokenizer, which a form has no use for
+            raise NotEnforceable(error.message, error.advice) from error
         raise
     return begun
 
@@ -69,11 +72,18 @@ def submit(ask: Ask, lm: LanguageModel) -> list[Stream]:
 def submit_chat(ask: Ask, lm: LanguageModel) -> list[Stream]:
     """Asks for the answers to a chat. Raises as `streams_of`."""
     assert ask.messages is not None
-    try:
+    with template_errors(lm):
         return lm.chat_streams(
             ask.messages, ask.n, ask.max_tokens, tools=ask.tools, tool_choice=ask.tool_choice,
             variables=ask.template_variables, goes_on=ask.goes_on, **ask.options,
         )  # fmt: skip
+
+
+@contextmanager
+def template_errors(lm: LanguageModel) -> Iterator[None]:
+    """Makes errors of a chat's messages of those of a model's chat template: it is missing, or fails."""
+    try:
+        yield
     except NotFound as error:
         if lm.has_chat_template:
             raise
