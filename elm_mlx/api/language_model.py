@@ -230,6 +230,11 @@ class LanguageModel:
         return self._maker.stop_strings
 
     @property
+    def is_greedy(self) -> bool:
+        """Whether a call that names no temperature takes the likeliest id each time."""
+        return self._maker.sampling.is_greedy
+
+    @property
     def has_chat_template(self) -> bool:
         """Whether there is a chat template, the model's own or one from `use_chat_template`."""
         return self._templates.are_there

@@ -7,6 +7,7 @@ import logging
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
+from elm_mlx.config.generation import FILTER_NAMES
 from elm_mlx.errors import BadCheckpoint, NotFinite, NotFound
 from elm_mlx.protocols.ask import Ask
 from elm_mlx.protocols.refusal import FieldRefused
@@ -58,12 +59,20 @@ def submit(ask: Ask, lm: LanguageModel) -> list[Stream]:
         if ask.messages is not None:
             return submit_chat(ask, lm)
         for prompt in ask.prompts:
-            begun += lm.streams(prompt, ask.n, ask.max_tokens, **ask.options)
+            begun += lm.streams(prompt, ask.n, ask.max_tokens, **options_for(ask, lm))
     except BaseException:
         for stream in begun:
             stream.cancel()
         raise
     return begun
+
+
+def options_for(ask: Ask, lm: LanguageModel) -> Mapping[str, Any]:
+    """The options of a request, but for filters of a draw where there is none: a client does not know that this model
+    takes the likeliest id unless a temperature is given, and they would change nothing, which the library refuses."""
+    if not lm.is_greedy or ask.options.get("temperature") is not None:
+        return ask.options
+    return {name: value for name, value in ask.options.items() if name not in FILTER_NAMES}
 
 
 def submit_chat(ask: Ask, lm: LanguageModel) -> list[Stream]:
@@ -72,7 +81,7 @@ def submit_chat(ask: Ask, lm: LanguageModel) -> list[Stream]:
     try:
         return lm.chat_streams(
             ask.messages, ask.n, ask.max_tokens, tools=ask.tools, tool_choice=ask.tool_choice,
-            variables=ask.template_variables, goes_on=ask.goes_on, **ask.options,
+            variables=ask.template_variables, goes_on=ask.goes_on, **options_for(ask, lm),
         )  # fmt: skip
     except NotFound as error:
         if lm.has_chat_template:
