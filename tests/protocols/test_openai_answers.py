@@ -173,7 +173,7 @@ def test_ids_are_judged_one_for_one_and_the_first_cannot_be(demo: elm_mlx.Langua
 
 
 def test_bytes_of_no_character_have_names_of_their_own(demo: elm_mlx.LanguageModel) -> None:
-    lead, middle = (demo.tokenizer._backend.token_to_id(text) for text in ("<0xC3>", "<0xBC>"))
+    lead, middle = (demo.tokenizer.vocabulary[text] for text in ("<0xC3>", "<0xBC>"))
     banned = [id for id in range(demo.config.vocab_size) if id not in (lead, middle)]
     told = complete(demo, prompt="Once", max_tokens=6, seed=3, temperature=1, banned_ids=banned, logprobs=0)
     found = told.whole["choices"][0]["logprobs"]

@@ -181,6 +181,7 @@ def test_messages_are_those_of_templates() -> None:
 
 def test_a_call_and_its_result_are_messages() -> None:
     said = {"role": "assistant", "content": None, "tool_calls": [CALL], "refusal": None}
+    assert messages(*ASK, said | {"content": []}) == messages(*ASK, said)
     result = {"role": "tool", "tool_call_id": "call_1", "content": [{"type": "text", "text": "Rain."}]}
     function = {"name": "weather", "arguments": {"city": "Oslo"}}
     assert messages(*ASK, said, result)[1:] == [
@@ -275,6 +276,7 @@ def test_tools_are_functions_and_a_choice_names_one() -> None:
         ({"tools": [{"type": "function", "function": {"name": "a b"}}]}, "tools[0].function"),
         ({"tools": [{"type": "function", "function": {"name": "a", "parameters": 5}}]}, "tools[0].function"),
         ({"tools": [TOOL, TOOL]}, "tools"),
+        ({"tools": [TOOL] * 129}, "tools"),
         ({"tool_choice": "required"}, "tool_choice"),
         ({"tools": [TOOL], "tool_choice": "sometimes"}, "tool_choice"),
         ({"tools": [TOOL], "tool_choice": {"type": "function", "function": {"name": "x"}}}, "tool_choice"),

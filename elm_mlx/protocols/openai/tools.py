@@ -19,6 +19,10 @@ def tools_in(body: Mapping[str, Any]) -> tuple[Any, ...] | None:
         return None
     if not isinstance(given, list):
         raise FieldRefused("tools", f"tools is {shown(given)}; it must be a list of tools.")
+    from elm_mlx.api.tools import MOST_TOOLS  # here, as it brings MLX
+
+    if len(given) > MOST_TOOLS:  # before each is read, which takes time
+        raise FieldRefused("tools", f"tools has {len(given):,} tools; it may have {MOST_TOOLS}. Send fewer.")
     return together([read_tool(f"tools[{place}]", tool) for place, tool in enumerate(given)])
 
 
