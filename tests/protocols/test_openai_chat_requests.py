@@ -261,6 +261,11 @@ def test_tools_are_functions_and_a_choice_names_one() -> None:
         "auto", "none", "required", None,
     ]  # fmt: skip
     assert read(tools=[TOOL]).calls_in_parallel
+    other = {"type": "function", "function": {"name": "other"}}
+    few = {"type": "allowed_tools", "allowed_tools": {"mode": "required", "tools": [other]}}
+    ask = read(tools=[TOOL, other], tool_choice=few)
+    assert ask.tools is not None
+    assert ([tool.name for tool in ask.tools], ask.tool_choice) == (["other"], "required")
     assert not read(tools=[TOOL], parallel_tool_calls=False).calls_in_parallel
 
 
@@ -282,6 +287,11 @@ def test_tools_are_functions_and_a_choice_names_one() -> None:
         ({"tools": [TOOL], "tool_choice": {"type": "function", "function": {"name": "x"}}}, "tool_choice"),
         ({"tools": [TOOL], "tool_choice": {"type": "function"}}, "tool_choice"),
         ({"tools": [TOOL], "tool_choice": 5}, "tool_choice"),
+        ({"tools": [TOOL], "tool_choice": {"type": "allowed_tools"}}, "tool_choice.allowed_tools"),
+        (
+            {"tools": [TOOL], "tool_choice": {"type": "allowed_tools", "allowed_tools": {"mode": "auto", "tools": []}}},
+            "tool_choice.allowed_tools.tools",
+        ),
     ],
 )
 def test_a_mistake_in_tools_is_named(body: dict[str, Any], param: str) -> None:

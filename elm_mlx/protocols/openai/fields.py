@@ -56,7 +56,7 @@ CHAT: dict[str, str] = SHARED | {
     "logprobs": "true or false",
     "top_logprobs": "0 to 20, with logprobs",
     "tools": "functions, as JSON schemas",
-    "tool_choice": "auto, none, required, or a function by its name",
+    "tool_choice": "auto, none, required, a function by its name, or allowed_tools",
     "parallel_tool_calls": "false: the first call of an answer counts",
     "chat_template_kwargs": "variables of the chat template",
     "continue_final_message": "false: a last message of the assistant is not continued (vLLM)",
