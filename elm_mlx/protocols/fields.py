@@ -50,8 +50,9 @@ class Fields:
 
     def wrong(self, name: str, wanted: str) -> NoReturn:
         """Raises FieldRefused for a field that is none of what is `wanted`."""
-        value = self.get(name)
-        self.refuse(name, "is missing." if value is None else f"is {shown(value)}; it must be {wanted}.")
+        if (value := self.get(name)) is None:
+            self.refuse(name, f"is missing; it must be {wanted}.", "missing_required_parameter")
+        self.refuse(name, f"is {shown(value)}; it must be {wanted}.")
 
     def check(self, known: Collection[str]) -> None:
         """Notes the fields that are none of the `known` ones."""
@@ -114,6 +115,10 @@ class Fields:
         """The fields of an object inside of this one; one without fields where it is missing."""
         value = self.get(name)
         return Fields({} if value is None else value, self.path(name), self.leftovers)
+
+    def needed(self, name: str) -> Fields:
+        """The fields of an object that has to be there."""
+        return self.wrong(name, "an object") if self.get(name) is None else self.inner(name)
 
     def objects(self, name: str) -> Iterator[Fields]:
         """The fields of each object in a list."""

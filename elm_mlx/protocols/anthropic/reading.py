@@ -94,6 +94,4 @@ def form_in(fields: Fields) -> dict[str, Any]:
         return {}
     wanted.check(("type", "schema"))
     kind = wanted.one_of("type", ("json_schema",)) or wanted.wrong("type", "json_schema")
-    if wanted.get("schema") is None:
-        wanted.wrong("schema", "a JSON schema")
-    return {"response_format": {"type": kind, kind: {"name": "answer", "schema": wanted.get("schema")}}}
+    return {"response_format": {"type": kind, kind: {"name": "answer", "schema": wanted.needed("schema").value}}}

@@ -71,9 +71,7 @@ def form_in(body: Fields) -> dict[str, Any]:
         return {}
     if kind == "json_object":
         return {"response_format": {"type": kind}}
-    if wanted.get("schema") is None:
-        wanted.wrong("schema", "a JSON schema")
-    inner = {"name": wanted.full_text("name"), "schema": wanted.get("schema")}
+    inner = {"name": wanted.full_text("name"), "schema": wanted.needed("schema").value}
     return {"response_format": {"type": kind, kind: inner}}
 
 
