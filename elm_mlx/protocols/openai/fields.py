@@ -158,7 +158,13 @@ def check_fields(body: Mapping[str, Any], known: Known, *, strict: bool) -> tupl
     unknown = [name for name, value in body.items() if value is not None and not any(name in some for some in known)]
     if strict and unknown:
         raise unknown_field(unknown[0], known)
-    return tuple(name[:LONGEST_NAME] for name in unknown[:MOST_IGNORED])
+    return tuple(map(printable, unknown[:MOST_IGNORED]))
+
+
+def printable(name: str) -> str:
+    """The name of a field for messages: cut where it is long, and as Python shows it where it is empty or cannot be
+    printed."""
+    return (name if name and name.isprintable() else shown(name))[:LONGEST_NAME]
 
 
 def refuse_lacking(name: str, value: object, lacking: Lacking) -> None:
@@ -178,5 +184,5 @@ def unknown_field(name: str, known: Known) -> FieldRefused:
     """The error for a field that nobody knows."""
     near = get_close_matches(name[:80], known.enforced, n=1, cutoff=0.75)
     advice = f"Did you mean {near[0]}?" if near else "Leave it out."
-    told = name[:LONGEST_NAME] or '""'
+    told = printable(name)
     return FieldRefused(told, f"{told} is no field that elm-mlx knows. {advice}", "unknown_parameter")
