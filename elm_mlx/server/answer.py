@@ -13,6 +13,7 @@ from elm_mlx.protocols.ask import Ask
 from elm_mlx.protocols.dialect import Dialect, Event, Events, Facts
 from elm_mlx.protocols.json_object import parse_object
 from elm_mlx.protocols.refusal import Refusal
+from elm_mlx.server.asgi import named
 from elm_mlx.server.asking import streams_of
 from elm_mlx.server.ignored import ignored_header
 from elm_mlx.server.refusals import refusal_of
@@ -64,7 +65,7 @@ class Refused:
         self._dialect, self._refusal = dialect, refusal
 
     async def __call__(self, scope: Any, receive: Receive, send: Send) -> None:
-        await send_refusal(send, self._dialect, self._refusal)
+        await send_refusal(send, self._dialect, named(self._refusal, scope))
 
 
 async def send_refusal(send: Send, dialect: Dialect, refusal: Refusal, headers: list[Header] | None = None) -> None:
@@ -84,9 +85,11 @@ class Answer:
         self._open: list[Stream] = []  # those of the model that are not over
         self._writer: EventWriter | None = None
         self._events: Events | None = None
+        self._scope: Any = {}
 
     async def __call__(self, scope: Any, receive: Receive, send: Send) -> None:
         self._known = scope.setdefault("state", {})
+        self._scope = scope
         await while_there(self._answer(send), receive)
 
     async def _answer(self, send: Send) -> None:
@@ -176,7 +179,7 @@ class Answer:
 
     async def _refuse(self, send: Send, error: Exception) -> None:
         """Tells the client of an error: as a status where it has heard nothing yet, else as events."""
-        refusal = self._house.refusal_of(error)
+        refusal = named(self._house.refusal_of(error), self._scope)
         if not (self._writer and self._writer.has_begun):
             if self._writer:
                 self._writer.close()

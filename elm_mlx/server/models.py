@@ -27,5 +27,6 @@ async def show_model(request: Any, house: House) -> App:
 
 
 def told(one: Card) -> dict[str, Any]:
-    """A model as OpenAI's API has it, and whether it is loaded."""
-    return model_of(one.id, one.created, one.context_length, loaded=one.is_loaded)
+    """A model as OpenAI's API has it, whether it is loaded, and whether it has a chat template (null: not known)."""
+    more = {"loaded": one.is_loaded, "has_chat_template": one.has_chat_template}
+    return model_of(one.id, one.created, one.context_length, **more)

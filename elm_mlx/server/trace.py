@@ -73,7 +73,8 @@ class Traced:
 
     def _headers(self) -> list[Header]:
         date = formatdate(usegmt=True).encode()
-        return [(b"date", date), (b"x-request-id", self.id.encode()), (b"x-content-type-options", b"nosniff")]
+        names = [(name, self.id.encode()) for name in (b"x-request-id", b"request-id")]  # OpenAI's word, Anthropic's
+        return [(b"date", date), *names, (b"x-content-type-options", b"nosniff")]
 
     def line(self) -> Line:
         """What the log tells of the request."""

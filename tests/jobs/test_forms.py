@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import elm_mlx
@@ -242,12 +242,17 @@ ANY = st.recursive(st.none() | st.booleans() | st.integers() | st.floats() | st.
 NAMES = st.sampled_from(["prompt", "messages", "max_tokens", "url", "method", "body", "model", "n", "stop", "tools"])
 
 
-@given(st.dictionaries(NAMES, ANY), st.dictionaries(NAMES, ANY))
-def test_any_fields_are_an_ask_or_a_sentence(fields: dict[str, Any], body: dict[str, Any]) -> None:
-    for line in (fields, fields | {"body": body}, {"custom_id": "a", "body": body}):
-        for form in (plain, openai):
-            with suppress(InvalidRequest):
-                assert isinstance(form.read_ask(line), Ask)
+@pytest.mark.parametrize("count", [40, pytest.param(1000, marks=pytest.mark.slow)])
+def test_any_fields_are_an_ask_or_a_sentence(count: int) -> None:
+    @settings(max_examples=count, deadline=None)
+    @given(st.dictionaries(NAMES, ANY), st.dictionaries(NAMES, ANY))
+    def check(fields: dict[str, Any], body: dict[str, Any]) -> None:
+        for line in (fields, fields | {"body": body}, {"custom_id": "a", "body": body}):
+            for form in (plain, openai):
+                with suppress(InvalidRequest):
+                    assert isinstance(form.read_ask(line), Ask)
+
+    check()
 
 
 # Answers

@@ -27,7 +27,7 @@ class Fake:
     """A model that notes that it was closed."""
 
     def __init__(self, name: str) -> None:
-        self.name, self.is_closed = name, False
+        self.name, self.is_closed, self.has_chat_template = name, False, True
         self.config = SimpleNamespace(context_length=64)
 
     def close(self) -> None:

@@ -166,6 +166,15 @@ class App {
     const error = await this.run(answer, "v1/chat/completions", body, changed);
     if (conversation === this.conversation) this.chat.end(conversation, view);
     if (error?.status === 401) this.askKey(error, () => this.again(answer));
+    else if (error) await this.offerCompletion();
+  }
+
+  /** After an error: where the model, now that it is loaded, says that it has no chat template, the other pane helps. */
+  async offerCompletion() {
+    this.models = await models().catch(() => this.models);
+    if (this.model?.has_chat_template !== false) return;
+    const open = () => (this.setMode("completion"), this.focus());
+    notify(`${this.model.id} has no chat template. It can write on from a text.`, "Open the completion pane", open);
   }
 
   async goOn() {
