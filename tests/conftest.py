@@ -17,7 +17,8 @@ import elm_mlx
 # What a developer has set for own use must decide no test.
 # PYTHONDONTWRITEBYTECODE: every program that the tests start would compile the whole package anew.
 FOREIGN = re.compile(
-    r"ELM_MLX_|_ELM_MLX_|HF_|HUGGING|TRANSFORMERS_|(NO_COLOR|FORCE_COLOR|COLUMNS|LINES|PYTHONDONTWRITEBYTECODE)$"
+    r"ELM_MLX_(?!REQUIRE_|WRITE_)|_ELM_MLX_|HF_|HUGGING|TRANSFORMERS_"
+    r"|(NO_COLOR|FORCE_COLOR|COLUMNS|LINES|PYTHONDONTWRITEBYTECODE)$"
 )
 
 

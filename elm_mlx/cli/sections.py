@@ -21,7 +21,7 @@ SECTIONS = {
     "Form": ("schema", "regex", "choices", "grammar"),
     "Caches": ("window", "kv_bits", "save_cache", "load_cache"),
     "Speculation": ("draft", "lookup"),
-    "Output": ("completions", "logprobs", "log_format", "as_json", "show_config", "quiet", "help"),
+    "Output": ("completions", "logprobs", "log_format", "as_json", "connect", "show_config", "quiet", "help"),
 }
 OTHERS = "Options"
 WIDEST = 30  # columns of a flag and its value, as click has it

@@ -15,6 +15,7 @@ from elm_mlx.cli.find import complete_names
 from elm_mlx.cli.kinds import COUNT, NAME, Whole
 from elm_mlx.cli.messages import say
 from elm_mlx.cli.sections import SectionedCommand
+from elm_mlx.cli.serve_others import serve_pipes, settings_of
 from elm_mlx.errors import BadCheckpoint, InvalidRequest
 
 if TYPE_CHECKING:
@@ -129,7 +130,16 @@ class Alias(click.ParamType):
     help="How the log on stderr is written: a line a request, nothing of its text.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object when the server answers.")
-def command(stdio: bool, api_key_file: str | None, log_format: str, as_json: bool, **options: Any) -> None:
+@click.option(
+    "--connect",
+    type=NAME,
+    metavar="CLIENT",
+    help="Print the settings for a client, and serve nothing: codex, claude-code, xcode, continue, aider, open-webui, "
+    "llm, zed, litellm, langchain, openai or anthropic.",
+)
+def command(
+    stdio: bool, connect: str | None, api_key_file: str | None, log_format: str, as_json: bool, **options: Any
+) -> None:
     """Answer clients of OpenAI's and Anthropic's APIs, and show a page to chat in.
 
     Models that are on this machine are loaded when a request names them. Only programs on this machine reach the
@@ -142,6 +152,10 @@ def command(stdio: bool, api_key_file: str | None, log_format: str, as_json: boo
 
     options["aliases"] = dict(options["aliases"])
     settings = Settings(api_key=read_key(api_key_file), **options)
+    if connect:
+        return click.echo(settings_of(connect, settings, api_key_file), nl=False)
+    if stdio:
+        raise click.exceptions.Exit(serve_pipes(settings))
     set_up_log(log_format)
     code = serve(settings, print_ready if as_json else say_ready)
     raise click.exceptions.Exit(code)

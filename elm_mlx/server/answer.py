@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import re
 import secrets
 import time
 from collections.abc import Coroutine, Mapping
@@ -14,7 +13,9 @@ from elm_mlx.protocols.ask import Ask
 from elm_mlx.protocols.dialect import Dialect, Event, Events, Facts
 from elm_mlx.protocols.json_object import parse_object
 from elm_mlx.protocols.refusal import Refusal
+from elm_mlx.server.asgi import named
 from elm_mlx.server.asking import streams_of
+from elm_mlx.server.ignored import ignored_header
 from elm_mlx.server.refusals import refusal_of
 from elm_mlx.server.replies import App, Receive
 from elm_mlx.server.sending import EventWriter, Header, Send, lines_of, send_json
@@ -25,8 +26,7 @@ if TYPE_CHECKING:
     from elm_mlx.server.house import House
     from elm_mlx.server.shelf import Lease
 
-LARGE = 1 << 16  # bytes of a body that is parsed in another thread
-MOST_IGNORED = 20  # fields in a header
+LARGE = 1 << 16  # bytes of a body that is read in another thread
 
 
 class HasBody(Protocol):
@@ -40,19 +40,22 @@ class HasBody(Protocol):
 async def answer(request: HasBody, dialect: Dialect, house: House) -> App:
     """Reads a request, whose body a middleware bounds, and returns what answers it: an ASGI app."""
     try:
-        body = await read_json(request)
-        ask = dialect.read(body, strict=house.settings.strict)
+        body, ask = await read_asked(request, dialect, strict=house.settings.strict)
     except Exception as error:  # whatever a stranger's bytes bring about
         return Refused(dialect, refusal_of(error))
+    house.note_ignored(ask.ignored)
     return Answer(ask, body, dialect, house)
 
 
-async def read_json(request: HasBody) -> dict[str, Any]:
-    """The object that a request has as its body. Raises InvalidRequest for anything else."""
+async def read_asked(request: HasBody, dialect: Dialect, *, strict: bool) -> tuple[dict[str, Any], Ask]:
+    """The object that a request has as its body, and what it asks. Raises InvalidRequest."""
     raw = await request.body()
-    if len(raw) > LARGE:
-        return await asyncio.to_thread(parse_object, raw, "The body")
-    return parse_object(raw, "The body")
+
+    def read() -> tuple[dict[str, Any], Ask]:
+        body = parse_object(raw, "The body")
+        return body, dialect.read(body, strict=strict)
+
+    return await asyncio.to_thread(read) if len(raw) > LARGE else read()
 
 
 class Refused:
@@ -62,7 +65,7 @@ class Refused:
         self._dialect, self._refusal = dialect, refusal
 
     async def __call__(self, scope: Any, receive: Receive, send: Send) -> None:
-        await send_refusal(send, self._dialect, self._refusal)
+        await send_refusal(send, self._dialect, named(self._refusal, scope))
 
 
 async def send_refusal(send: Send, dialect: Dialect, refusal: Refusal, headers: list[Header] | None = None) -> None:
@@ -77,12 +80,16 @@ class Answer:
     def __init__(self, ask: Ask, body: Mapping[str, Any], dialect: Dialect, house: House) -> None:
         self._ask, self._body, self._dialect, self._house = ask, body, dialect, house
         self._headers = ignored_header(ask.ignored)
+        self._known: dict[str, Any] = {}  # what the log tells of this request
         self._begun_at = time.perf_counter()
         self._open: list[Stream] = []  # those of the model that are not over
         self._writer: EventWriter | None = None
         self._events: Events | None = None
+        self._scope: Any = {}
 
     async def __call__(self, scope: Any, receive: Receive, send: Send) -> None:
+        self._known = scope.setdefault("state", {})
+        self._scope = scope
         await while_there(self._answer(send), receive)
 
     async def _answer(self, send: Send) -> None:
@@ -165,12 +172,14 @@ class Answer:
     def _count(self, model: str, stream: Stream, done: Completion) -> None:
         """Adds an answer that has ended to the figures."""
         self._open.remove(stream)
+        self._known["prompt_tokens"] = self._known.get("prompt_tokens", 0) + done.stats.prompt_tokens
+        self._known["completion_tokens"] = self._known.get("completion_tokens", 0) + done.stats.generated_tokens
         reason = "abort" if done.finish_reason == "cancelled" else done.finish_reason
         self._house.metrics.add(model, done.stats, reason, time.perf_counter() - self._begun_at)
 
     async def _refuse(self, send: Send, error: Exception) -> None:
         """Tells the client of an error: as a status where it has heard nothing yet, else as events."""
-        refusal = self._house.refusal_of(error)
+        refusal = named(self._house.refusal_of(error), self._scope)
         if not (self._writer and self._writer.has_begun):
             if self._writer:
                 self._writer.close()
@@ -208,9 +217,3 @@ async def until_gone(receive: Receive) -> None:
     """Waits until the client has gone away, or has all of its response."""
     while (await receive())["type"] != "http.disconnect":
         pass
-
-
-def ignored_header(names: tuple[str, ...]) -> list[Header]:
-    """The header with the fields of a request that had no effect, if there are any."""
-    told = [re.sub(r"[^\w.\[\]-]", "?", name, flags=re.ASCII)[:64] for name in names[:MOST_IGNORED]]
-    return [(b"x-ignored-fields", ", ".join(told).encode())] if told else []

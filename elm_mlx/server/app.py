@@ -2,44 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterable
-from functools import partial
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from elm_mlx.protocols.refusal import Refusal
 from elm_mlx.server.asgi import App, Receive, Scope, Send, refuse
-from elm_mlx.server.gate import HEALTH, Gate
+from elm_mlx.server.gate import Gate
 from elm_mlx.server.intake import Intake
+from elm_mlx.server.routes import Handler, rows
 from elm_mlx.server.settings import Settings
 from elm_mlx.server.trace import Trace
 
 if TYPE_CHECKING:
     from elm_mlx.server.house import House
 
-Handler = Callable[..., Awaitable[Any]]  # (request, house) -> what answers it, an ASGI app
-Row = tuple[str, str, Handler]  # method, path, handler
 PREFIX = "/v1"  # the routes that begin so are there without it, too
 NOWHERE = "There is no {} here. The APIs are below /v1, as /v1/chat/completions; the list of models is /v1/models."
 NOT_SO = "{} does not take {}; it takes {}."
 
 
-def rows() -> list[Row]:
-    """The routes, a row each. Handlers are imported here, as they bring more than importing a module may."""
-    return [
-        ("GET", HEALTH, health),
-    ]
-
-
 def pages() -> tuple[list[Any], Iterable[str]]:
     """The routes of the page, and their paths, which need no key."""
-    return [], ()
+    from elm_mlx.server.page.routes import PATHS, page_routes
 
-
-async def health(request: Any, house: House) -> Any:
-    """Says that the server is there."""
-    from starlette.responses import JSONResponse
-
-    return JSONResponse({"status": "ok"})
+    return list(page_routes()), PATHS.values()
 
 
 def make_app(settings: Settings, house: House) -> App:
@@ -47,8 +33,7 @@ def make_app(settings: Settings, house: House) -> App:
     intake = Intake(settings.limits)
     routes, public = pages()
     for method, path, handler in rows():
-        for one in with_and_without_prefix(path):
-            routes.append(route(method, one, partial(handler, house=house), intake))
+        routes += [route(method, one, handler, house, intake) for one in with_and_without_prefix(path)]
     return Trace(Gate(Table(routes), settings, frozenset(public)))
 
 
@@ -57,13 +42,13 @@ def with_and_without_prefix(path: str) -> list[str]:
     return [path, path.removeprefix(PREFIX)] if path.startswith(f"{PREFIX}/") else [path]
 
 
-def route(method: str, path: str, handler: Handler, intake: Intake) -> Any:
+def route(method: str, path: str, handler: Handler, house: House, intake: Intake) -> Any:
     """A route of Starlette whose handler gets the body within bounds, if the method has one."""
     from starlette.requests import Request
     from starlette.routing import Route
 
     async def serve(scope: Scope, receive: Receive, send: Send) -> None:
-        answer = await handler(Request(scope, receive, send))
+        answer = await handler(Request(scope, receive, send), house)
         await answer(scope, receive, send)
 
     app = intake.around(serve) if method == "POST" else serve

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterable, MutableMapping
+from dataclasses import replace
 from typing import Any
 
 from elm_mlx.protocols.refusal import Refusal
@@ -21,10 +22,15 @@ def header(scope: Scope, name: bytes) -> bytes | None:
     return next((value for key, value in scope["headers"] if key == name), None)
 
 
+def named(refusal: Refusal, scope: Scope) -> Refusal:
+    """A refusal with the name of the request that it answers, if that has one."""
+    return replace(refusal, request_id=scope.get("state", {}).get("request_id"))
+
+
 async def refuse(scope: Scope, send: Send, refusal: Refusal) -> None:
     """Sends an error as the whole response."""
     headers = [(name.lower().encode(), value.encode()) for name, value in refusal.headers.items()]
-    body = error_body(refusal, scope["path"])
+    body = error_body(named(refusal, scope), scope["path"])
     await respond(send, refusal.status, body, [(b"content-type", b"application/json"), *headers])
 
 

@@ -6,18 +6,17 @@ from typing import NamedTuple
 
 from elm_mlx.server.shelf import Book, Shelf
 
-OWNER = "elm-mlx"
-
 
 class Card(NamedTuple):
     """A model as a list shows it: the name by which requests ask for it, since when it is there (seconds since 1970),
-    its context in tokens where that is known, and whether it is loaded."""
+    its context in tokens where that is known, whether it is loaded, and whether it has a chat template, which is known
+    while it is loaded."""
 
     id: str
     created: int
     context_length: int | None
     is_loaded: bool
-    owned_by: str = OWNER
+    has_chat_template: bool | None = None
 
 
 async def cards(shelf: Shelf) -> list[Card]:
@@ -37,4 +36,4 @@ async def card(shelf: Shelf, name: str) -> Card:
 
 def card_of(shelf: Shelf, name: str, book: Book) -> Card:
     """A model under one of its names."""
-    return Card(name, shelf.since, book.context, book.lm is not None)
+    return Card(name, shelf.since, book.context, book.lm is not None, book.lm.has_chat_template if book.lm else None)

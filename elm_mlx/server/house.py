@@ -6,6 +6,7 @@ import asyncio
 
 from elm_mlx.errors import QueueFull
 from elm_mlx.protocols.refusal import Refusal
+from elm_mlx.server.ignored import Noted
 from elm_mlx.server.metrics import Metrics
 from elm_mlx.server.refusals import refusal_of
 from elm_mlx.server.shelf import Shelf
@@ -19,7 +20,7 @@ class House:
     def __init__(self, settings: Wishes) -> None:
         self.settings = settings
         self.fatal, self.why = asyncio.Event(), ""
-        self.metrics = Metrics()
+        self.metrics, self._noted = Metrics(), Noted()
         self.shelf = Shelf(
             books_of(settings.models), Machine(settings), settings.aliases, settings.keep_alive_s, self.die
         )
@@ -43,6 +44,11 @@ class House:
         if isinstance(error, QueueFull):
             refusal.headers["retry-after"] = str(self.wait_s())
         return refusal
+
+    def note_ignored(self, names: tuple[str, ...]) -> None:
+        """Hears of the fields of a request that have no effect."""
+        if names:
+            self._noted.add(names)
 
     def wait_s(self) -> int:
         """In how many seconds, 1 to 120, those who wait now may have been answered: clients wait no longer."""

@@ -53,6 +53,7 @@ def refusal_of(error: BaseException) -> Refusal:
         case EngineStopped() | Unfinished():
             return Refusal(503, str(error), SERVER, "engine_stopped", headers={"retry-after": "5"})
         case NotFinite() | RequestFailed():
+            log.error("A request failed: %s", error)
             return Refusal(500, str(error), SERVER, "computing_failed")
         case BadCheckpoint() | ElmError():
             log.error("A model cannot answer: %s", error)

@@ -13,7 +13,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from elm_mlx.arguments import Progress
-from elm_mlx.errors import ElmError, Gated, InvalidRequest, NotEnoughMemory, NotFound, QueueFull, Unreachable
+from elm_mlx.errors import (
+    ElmError,
+    EngineStopped,
+    Gated,
+    InvalidRequest,
+    NotEnoughMemory,
+    NotFound,
+    QueueFull,
+    Unreachable,
+)
 from elm_mlx.server.refusals import UnknownModel
 
 if TYPE_CHECKING:
@@ -102,7 +111,7 @@ class Shelf:
         self.books = {book.name: book for book in books}
         self._named, self.default = books, books[0].name
         self.aliases, self.keep_alive, self.on_death = dict(aliases), keep_alive, on_death
-        self._stock = stock
+        self._stock, self._is_open = stock, True
         self._looked_at = -math.inf
         self.since = int(time.time())
         self._one_at_a_time = asyncio.Lock()
@@ -153,6 +162,8 @@ class Shelf:
     async def take(self, name: object) -> Lease:
         """Begins to use a model, which is loaded first where it is not. Raises as `look_up`, and as `elm_mlx.load`."""
         book = await self.look_up(name)
+        if not self._is_open:
+            raise EngineStopped("The server is stopping, and loads no model any more.")
         book.users += 1
         try:
             while book.lm is None:
@@ -243,8 +254,9 @@ class Shelf:
             await asyncio.to_thread(lm.close)
 
     async def close(self) -> None:
-        """Closes all models, and waits for that."""
-        for book in self.books.values():
+        """Closes all models, and waits for that. From then on none is loaded."""
+        self._is_open = False
+        for book in [*self.books.values()]:
             if book.closes:
                 book.closes.cancel()
             if book.loading:

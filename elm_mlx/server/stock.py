@@ -75,12 +75,13 @@ class Machine:
 
 
 def books_of(models: Sequence[str]) -> list[Book]:
-    """The models that were named at the start; without any, the demo. A directory goes by its last part. Raises
+    """The models that were named at the start; without any, the demo, which
+    also goes by its name. A directory goes by its last part. Raises
     InvalidRequest where two have one name."""
     names = Counter(map(name_of, models))
     if names and (twice := names.most_common(1)[0])[1] > 1:
         raise InvalidRequest(f"Two models have the name {twice[0]}, by which clients know them. Rename a directory.")
-    return [Book(name_of(model), model) for model in models] or [Book(DEMO, None)]
+    return [Book(name_of(model), None if model == DEMO else model) for model in models] or [Book(DEMO, None)]
 
 
 def name_of(model: str) -> str:

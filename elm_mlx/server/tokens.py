@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 from elm_mlx.protocols.ask import Ask
 from elm_mlx.protocols.dialect import Dialect
+from elm_mlx.protocols.json_object import parse_object
 from elm_mlx.protocols.refusal import FieldRefused
-from elm_mlx.server.answer import HasBody, read_json, while_there
+from elm_mlx.server.answer import HasBody, read_asked, while_there
 from elm_mlx.server.replies import App, Receive, Reply
 from elm_mlx.server.sending import Send, send_json
 
@@ -55,7 +56,8 @@ def refused(house: House, error: Exception, dialect: Dialect | None = None) -> R
 async def work_on(request: HasBody, house: House, work: Work) -> App:
     """Reads a request and returns what answers it: `work` gets a model and the request's body."""
     try:
-        body = await read_json(request)
+        raw = await request.body()
+        body = await asyncio.to_thread(parse_object, raw, "The body")
     except Exception as error:  # whatever a stranger's bytes bring about
         return refused(house, error)
     return Worked(house, body.get("model"), lambda lm: work(lm, body), None)
@@ -79,8 +81,7 @@ async def apply_template(request: HasBody, house: House) -> App:
 async def count(request: HasBody, dialect: Dialect, house: House, told: Callable[[int], Any]) -> App:
     """Answers a request with how many tokens the prompt of the same request to a `dialect` has, as `told` writes it."""
     try:
-        body = await read_json(request)
-        ask = dialect.read(body, strict=house.settings.strict)
+        _, ask = await read_asked(request, dialect, strict=house.settings.strict)
     except Exception as error:  # whatever a stranger's bytes bring about
         return refused(house, error, dialect)
     return Worked(house, ask.model, lambda lm: told(length_of(ask, lm)), dialect)

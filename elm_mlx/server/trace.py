@@ -63,14 +63,18 @@ class Traced:
         """Sends to the client, with the headers that all responses have."""
         if message["type"] == "http.response.start":
             self.status = message["status"]
-            message = {**message, "headers": [*message.get("headers", ()), *self._headers()]}
+            given = list(message.get("headers", ()))
+            named = {name.lower() for name, _ in given}
+            added = [(name, value) for name, value in self._headers() if name not in named]
+            message = {**message, "headers": [*given, *added]}
         elif message["type"] == "http.response.body" and not message.get("more_body"):
             self.is_whole = True
         await self._send(message)
 
     def _headers(self) -> list[Header]:
         date = formatdate(usegmt=True).encode()
-        return [(b"date", date), (b"x-request-id", self.id.encode()), (b"x-content-type-options", b"nosniff")]
+        names = [(name, self.id.encode()) for name in (b"x-request-id", b"request-id")]  # OpenAI's word, Anthropic's
+        return [(b"date", date), *names, (b"x-content-type-options", b"nosniff")]
 
     def line(self) -> Line:
         """What the log tells of the request."""

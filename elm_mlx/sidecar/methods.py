@@ -17,7 +17,7 @@ from elm_mlx.sidecar.asking import ASKED_FOR, Deltas, answer, length_in, options
 from elm_mlx.sidecar.client import MOST_REQUESTS, Asked, Handler
 from elm_mlx.sidecar.ending import Ending
 from elm_mlx.sidecar.message import MAX_LINE
-from elm_mlx.sidecar.models import MOST_MODELS, Models, Tell, Wish, names_here
+from elm_mlx.sidecar.models import DEMO, MOST_MODELS, Models, Tell, Wish, names_here
 from elm_mlx.sidecar.parameters import Parameters
 from elm_mlx.sidecar.talks import MOST_SESSIONS, Talk, Talks
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from elm_mlx.api import LanguageModel
 
 PROTOCOL = 1
-SIZES = ("draft", "cpu_policy", "rows", "queue", "cache_bytes", "force")  # arguments of elm_mlx.load
+SIZES = ("draft", "cpu_policy", "rows", "queue", "cache_bytes", "context", "force")  # arguments of elm_mlx.load
 
 
 @dataclass
@@ -62,9 +62,10 @@ class Methods:
     async def load(self, given: Mapping[str, Any], asked: Asked) -> Any:
         """Loads a model."""
         params = self._read(given, ("model", "name", "bits", "pull", "chat_template", *SIZES))
-        wish = Wish(params.get("model", str), params.number("bits"), params.flag("pull"),
-                    params.get("chat_template", str), params.subset(SIZES))  # fmt: skip
-        held = self.models.want(wish, params.get("name", str))
+        model = params.get("model", str)
+        wish = Wish(None if model == DEMO else model, params.number("bits"), params.flag("pull"),
+                    params.get("chat_template", str), params.subset(SIZES), params.get("name", str))  # fmt: skip
+        held = self.models.want(wish)
         async with self.models.use(held, progress_to(asked)) as lm:
             return {"model": held.name, **figures(lm)}
 

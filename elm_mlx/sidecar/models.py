@@ -30,18 +30,19 @@ Tell = Callable[[str, int, int], None]
 class Wish:
     """How a model is loaded: `model` is a name, OWNER/NAME or a directory, None the built-in demo. It is fetched where
     it is not on this machine only with `pull`. `chat_template` is a file, or "zephyr". `sizes` are the other arguments
-    of `elm_mlx.load`."""
+    of `elm_mlx.load`. The model is `called` by that name, or by its own."""
 
     model: str | None = None
     bits: int | None = None
     pull: bool = field(default=False, compare=False)  # it makes no other model
     chat_template: str | None = None
     sizes: dict[str, Any] = field(default_factory=dict)
+    called: str | None = field(default=None, compare=False)
 
     @property
     def name(self) -> str:
-        """What the model is called, where its client gives it no name."""
-        return self.model or DEMO
+        """What the model is called: the name that was given, or else that of `model`."""
+        return self.called or self.model or DEMO
 
 
 @dataclass(eq=False)
@@ -74,13 +75,13 @@ class Models:
     def __iter__(self) -> Iterator[Held]:
         return iter(self._held.values())
 
-    def want(self, wish: Wish, name: str | None = None) -> Held:
+    def want(self, wish: Wish) -> Held:
         """The model that a wish means, which need not be in memory yet. Raises InvalidRequest where another model has
         the name, QueueFull for more models than are held."""
-        name = name or wish.name
+        name = wish.name
         wish = replace(wish, sizes=self._sizes | wish.sizes)
         if (held := self._held.get(name)) and held.wish != wish:
-            raise InvalidRequest(f"The model {name} is loaded already, with other parameters. Unload it first, or give "
+            raise InvalidRequest(f"The model {name} is held already, with other parameters. Unload it first, or give "
                                  "this one another name.")  # fmt: skip
         if not held and len(self._held) >= MOST_MODELS:
             raise QueueFull(f"{MOST_MODELS} models are held, as many as are taken.", "Unload one of them.")
@@ -167,7 +168,8 @@ def load(wish: Wish, progress_of: Callable[[str], Progress], patience: Patience)
         return progress
 
     directory = None if wish.model is None else directory_of(wish, wish.model, checked)
-    lm = elm_mlx.load(directory, progress=checked("loading"), **wish.sizes)
+    bits = wish.bits if directory is None else None  # which the demo refuses
+    lm = elm_mlx.load(directory, bits, progress=checked("loading"), **wish.sizes)
     try:
         patience.check()
         if wish.chat_template:

@@ -16,7 +16,7 @@ from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.routing import Route
 
-from elm_mlx.server import tokens
+from elm_mlx.server import models, tokens
 from elm_mlx.server.answer import answer
 from elm_mlx.server.house import House
 
@@ -45,6 +45,7 @@ def app_of(house: House) -> Starlette:
         for name, work in (("tokenize", tokens.tokenize), ("detokenize", tokens.detokenize),
                            ("apply-template", tokens.apply_template))
     ]  # fmt: skip
+    routes += [Route("/v1/models", about(models.list_models)), Route("/v1/models/{id:path}", about(models.show_model))]
     return Starlette(routes=routes)
 
 

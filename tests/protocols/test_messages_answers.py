@@ -153,7 +153,7 @@ def test_tokens_that_were_known_are_counted_apart(facts: Facts) -> None:
     ],
 )  # fmt: skip
 def test_errors_have_anthropic_s_words(status: int, kind: str) -> None:
-    told = messages.refused(Refusal(status, "No.", headers={"X-Request-Id": "req_1"}))
+    told = messages.refused(Refusal(status, "No.", request_id="req_1"))
     assert told == {"type": "error", "error": {"type": kind, "message": "No."}, "request_id": "req_1"}
     if kind != "request_too_large":  # a word of the API that its client has no type for
         ErrorResponse.model_validate(told, strict=True)

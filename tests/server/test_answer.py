@@ -31,8 +31,8 @@ def test_a_stream_has_the_same_text_after_a_sign_of_life(live: Live, demo: elm_m
 
 
 def test_several_answers_to_several_prompts_are_those_of_the_library(live: Live, demo: elm_mlx.LanguageModel) -> None:
-    asked = {"prompt": [PROMPT, "The cat"], "n": 2, "max_tokens": 6, "options": {"temperature": 1.0, "seed": 4}}
-    wanted = [one.text for prompt in asked["prompt"] for one in demo.completions(prompt, 2, 6, temperature=1.0, seed=4)]
+    asked = {"prompt": [PROMPT, "The cat"], "n": 2, "max_tokens": 3, "options": {"temperature": 1.0, "seed": 4}}
+    wanted = [one.text for prompt in asked["prompt"] for one in demo.completions(prompt, 2, 3, temperature=1.0, seed=4)]
     assert [one["text"] for one in live.post(**asked).json()["answers"]] == wanted
     told = events_in(live.post(**asked, stream=True).text)
     texts = [
@@ -42,17 +42,17 @@ def test_several_answers_to_several_prompts_are_those_of_the_library(live: Live,
 
 
 def test_many_requests_at_once_get_their_own_answers(demo: elm_mlx.LanguageModel) -> None:
-    prompts = [f"{PROMPT} there were {number} cats" for number in range(12)]
-    wanted = [one.text for one in demo.batch(prompts, 4)]
-    with living(max_queue=32) as live, ThreadPoolExecutor(12) as pool:
+    prompts = [f"{PROMPT} there were {number} cats" for number in range(8)]
+    wanted = [one.text for one in demo.batch(prompts, 3)]
+    with living(max_queue=32) as live, ThreadPoolExecutor(8) as pool:
 
         def ask(number: int) -> str:
             if number % 2:
-                return str(live.post(prompt=prompts[number], max_tokens=4).json()["answers"][0]["text"])
-            told = events_in(live.post(prompt=prompts[number], max_tokens=4, stream=True).text)
+                return str(live.post(prompt=prompts[number], max_tokens=3).json()["answers"][0]["text"])
+            told = events_in(live.post(prompt=prompts[number], max_tokens=3, stream=True).text)
             return "".join(event.get("text", "") for event in told[1:-1])
 
-        assert list(pool.map(ask, range(12))) == wanted
+        assert list(pool.map(ask, range(8))) == wanted
 
 
 REFUSED: dict[str, tuple[dict[str, Any], int, str]] = {

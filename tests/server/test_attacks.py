@@ -64,7 +64,6 @@ FRAMES = {
     "chunked and identity": ("Transfer-Encoding: chunked", "Transfer-Encoding: identity"),
     "chunked, misspelt": ("Transfer-Encoding: xchunked",),
     "a blank before the colon": ("Transfer-Encoding : chunked",),
-    "a folded line": ("Transfer-Encoding:", " chunked"),
     "two hosts": (f"Host: {EVIL}",),
     "a NUL in a header": ("X-Name: a\0b",),
     "a name with a blank": ("X Name: a",),
@@ -101,8 +100,7 @@ PREFACES = {
 
 @pytest.mark.parametrize("start", PREFACES.values(), ids=PREFACES.keys())
 def test_what_is_no_request_of_http_1_1_is_refused(served: Served, start: bytes) -> None:
-    came = wire.exchange(served.port, start)
-    assert not came or only_status(came) in REFUSED
+    assert all(status in REFUSED for status in wire.statuses(wire.exchange(served.port, start)))
 
 
 def test_ten_thousand_headers_are_too_many(served: Served) -> None:

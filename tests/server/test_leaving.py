@@ -81,7 +81,7 @@ def test_a_request_whose_form_is_compiled_ends_with_its_client(live: Live, monke
 
 
 def test_an_answer_that_nobody_takes_pauses_and_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("elm_mlx.api.stream.OUTBOX", 16)
+    monkeypatch.setattr("elm_mlx.api.stream.OUTBOX", 8)
     sent: list[bytes] = []
 
     async def main() -> None:
@@ -98,12 +98,12 @@ def test_an_answer_that_nobody_takes_pauses_and_goes_on(monkeypatch: pytest.Monk
             await gone.wait()
             return {"type": "http.disconnect"}
 
-        app = Answer(Ask(None, prompts=["Once upon a time"], max_tokens=60, streamed=True), {}, plain_dialect, house)
+        app = Answer(Ask(None, prompts=["Once upon a time"], max_tokens=30, streamed=True), {}, plain_dialect, house)
         task = asyncio.create_task(app({}, receive, send))  # type: ignore[arg-type]
         engine = house.shelf.books["demo"].lm._worker.engine  # type: ignore[union-attr]
         while not (engine.running and engine.running[0].is_paused):
             await asyncio.sleep(0.005)
-        assert len(engine.running[0].ids) < 60
+        assert len(engine.running[0].ids) < 30
         is_open.set()
         await task
         await house.close()

@@ -38,15 +38,15 @@ def known() -> list[crowd.Known]:
     """Requests of mixed lengths, some greedy and some with a seed, and what the demo alone answers them with."""
     rng, words = random.Random(0), (demo_directory() / "held_out.txt").read_text(encoding="utf-8").split()
     with elm_mlx.load() as lm:
-        return [alone(lm, rng, words) for _ in range(60)]
+        return [alone(lm, rng, words) for _ in range(24)]
 
 
 @pytest.fixture(scope="module")
-def short(known: list[crowd.Known]) -> list[crowd.Known]:
-    """Short requests alone."""
+def short() -> list[crowd.Known]:
+    """Short requests, and what the demo alone answers them with."""
     rng = random.Random(1)
     with elm_mlx.load() as lm:
-        return [alone(lm, rng, ["Once", "upon", "a", "time", "there", "was"] * 2, tokens=4) for _ in range(30)]
+        return [alone(lm, rng, ["Once", "upon", "a", "time", "there", "was"] * 2, tokens=4) for _ in range(24)]
 
 
 def alone(lm: elm_mlx.LanguageModel, rng: random.Random, words: list[str], tokens: int = 60) -> crowd.Known:
@@ -63,13 +63,13 @@ def run(served: Served, known: list[crowd.Known], enough: Any, leaving: float) -
     """A crowd's requests, none of which may be lost or crossed; afterwards the server is idle."""
     seen = asyncio.run(crowd.gather(served.port, known, CLIENTS, enough, leaving))
     print(f"\n{seen}")
-    assert not seen.wrong, "\n".join(seen.wrong)
+    assert seen.wrong == []
     until(lambda: served.busy == 0, "the end of all requests")
     return seen
 
 
 MINUTES = [pytest.param(15, id="seconds", marks=SLOW), pytest.param(300, id="minutes", marks=SOAK)]
-COUNTS = [pytest.param(600, id="hundreds", marks=SLOW), pytest.param(10_000, id="thousands", marks=SOAK)]
+COUNTS = [pytest.param(300, id="hundreds", marks=SLOW), pytest.param(10_000, id="thousands", marks=SOAK)]
 
 
 @pytest.mark.parametrize("seconds", MINUTES)

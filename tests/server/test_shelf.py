@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from collections.abc import Callable, Coroutine
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from helpers import plain_dialect
+from helpers.live_house import Live
 
 from elm_mlx.errors import InvalidRequest, NotEnoughMemory, NotFound, QueueFull
 from elm_mlx.protocols.ask import Ask
@@ -25,7 +27,7 @@ class Fake:
     """A model that notes that it was closed."""
 
     def __init__(self, name: str) -> None:
-        self.name, self.is_closed = name, False
+        self.name, self.is_closed, self.has_chat_template = name, False, True
         self.config = SimpleNamespace(context_length=64)
 
     def close(self) -> None:
@@ -222,7 +224,7 @@ def test_cards_say_what_is_there_and_how_long_it_may_be() -> None:
         assert [(one.id, one.context_length, one.is_loaded) for one in shown] == [
             ("first", 64, True), ("second", None, False), ("here", 32, False), ("gpt", None, False)
         ]  # fmt: skip
-        assert (await card(shelf, "here")).owned_by == "elm-mlx"
+        assert (await card(shelf, "here")).created <= time.time()
         with pytest.raises(UnknownModel):
             await card(shelf, "nobody")
 
@@ -234,3 +236,13 @@ def test_two_models_of_one_name_are_refused() -> None:
         books_of(["/a/x", "/b/x"])
     assert [book.name for book in books_of(["/a/x", "llama-3.2-1b-instruct"])] == ["x", "llama-3.2-1b-instruct"]
     assert [book.name for book in books_of([])] == ["demo"]
+
+
+def test_the_list_of_models_is_what_clients_read(live: Live) -> None:
+    told = live.client.get("/v1/models?").json()
+    assert (told["object"], told["models"]) == ("list", [])
+    assert [one["id"] for one in told["data"]] == ["demo", "gpt"]
+    assert told["data"][0] == live.client.get("/v1/models/demo").json()
+    assert (told["data"][0]["context_length"], told["data"][0]["loaded"]) == (512, True)
+    missing = live.client.get("/v1/models/some/body")
+    assert (missing.status_code, missing.json()["error"]["code"]) == (404, "model_not_found")

@@ -150,12 +150,12 @@ def test_memory_is_given_back_and_sessions_outlive_their_model(pipes: Any) -> No
     assert pipes.call("memory/status")["models"] == [{"model": "demo", "in_memory": False, "requests": 0}]
     pipes.call("session/respond", session=session, prompt="Go on.", max_tokens=4)  # loads it again
     assert len(pipes.call("session/transcript", session=session)["messages"]) == 4
-    assert pipes.refusal("model/load")["message"].startswith("The model demo is loaded already")
+    assert pipes.refusal("model/load")["message"].startswith("The model demo is held already")
     assert pipes.call("model/unload") == {"model": "demo", "closed_sessions": [session]}
 
 
 def test_loading_is_cancelled(pipes: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    def endless(directory: Any, *, progress: Any, **sizes: Any) -> Any:
+    def endless(directory: Any, bits: Any, *, progress: Any, **sizes: Any) -> Any:
         while True:
             progress(1, 2)
 

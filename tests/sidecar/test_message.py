@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from itertools import pairwise
 
 import pytest
 from hypothesis import given, settings
@@ -91,7 +92,7 @@ def test_lines_do_not_depend_on_where_their_chunks_are_cut(raw: bytes, cuts: lis
     raw = raw.replace(b"\x00", b"\n")
     places = sorted({0, len(raw), *(cut for cut in cuts if cut <= len(raw))})
     lines, whole = Lines(longest=5), Lines(longest=5)
-    got = [line for a, b in zip(places, places[1:], strict=False) for line in lines.feed(raw[a:b])]
+    got = [line for a, b in pairwise(places) for line in lines.feed(raw[a:b])]
     assert got == whole.feed(raw)
     expected = [line if len(line) <= 5 else None for line in raw.split(b"\n")[:-1]]
     assert got == [line for line in expected if line is None or line.strip()]

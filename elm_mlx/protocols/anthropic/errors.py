@@ -11,13 +11,14 @@ KINDS = {
     413: "request_too_large", 429: "rate_limit_error", 503: "overloaded_error", 504: "timeout_error",
     507: "overloaded_error", 529: "overloaded_error",
 }  # fmt: skip
-REQUEST_ID = "request-id"  # the header that has the same name in the body
 
 
 def refused(refusal: Refusal) -> dict[str, Any]:
     """The body of an error. A status without a word of its own is a fault of the request below 500, else of the
     server."""
     kind = KINDS.get(refusal.status) or ("invalid_request_error" if refusal.status < 500 else "api_error")
-    headers = {name.lower(): value for name, value in refusal.headers.items()}
-    id = headers.get(REQUEST_ID) or headers.get("x-request-id")
-    return {"type": "error", "error": {"type": kind, "message": refusal.message}, "request_id": id}
+    return {
+        "type": "error",
+        "error": {"type": kind, "message": refusal.message},
+        "request_id": refusal.request_id,
+    }

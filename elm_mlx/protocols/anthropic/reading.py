@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from elm_mlx.protocols.anthropic.table import TABLE
@@ -25,8 +26,10 @@ def read(body: Mapping[str, Any], *, strict: bool = False) -> Ask:
 
 
 def read_count(body: Mapping[str, Any], *, strict: bool = False) -> Ask:
-    """What a request to count_tokens is about: the prompt, and nothing is to be answered. Raises as `read`."""
-    return ask_of(Fields(body, "", Leftovers(strict)), None)
+    """What a request to count_tokens is about: its prompt, which shows no tools that may not be called. Raises as
+    `read`."""
+    ask = ask_of(Fields(body, "", Leftovers(strict)), None)
+    return replace(ask, tools=None) if ask.tool_choice == "none" else ask
 
 
 def ask_of(fields: Fields, max_tokens: int | None) -> Ask:

@@ -23,7 +23,6 @@ class Lacking(NamedTuple):
 
 SHARED: dict[str, str] = {
     "model": 'a name from /v1/models; absent, "default" or "default_model" for the loaded model',
-    "max_tokens": "1 or more; -1 or absent: see the API",
     "temperature": "0 (the likeliest token) to 2; absent: the model's own",
     "top_p": "0 (the likeliest token) to 1",
     "presence_penalty": "-2 to 2",
@@ -52,7 +51,8 @@ SHARED: dict[str, str] = {
 }
 CHAT: dict[str, str] = SHARED | {
     "messages": "one or more; a last one of the assistant is continued",
-    "max_completion_tokens": "the newer name of max_tokens; absent: as many as the context has room for",
+    "max_tokens": "1 or more; absent or -1: as many as the context has room for",
+    "max_completion_tokens": "the newer name of max_tokens",
     "logprobs": "true or false",
     "top_logprobs": "0 to 20, with logprobs",
     "tools": "functions, as JSON schemas",
@@ -178,5 +178,5 @@ def unknown_field(name: str, known: Known) -> FieldRefused:
     """The error for a field that nobody knows."""
     near = get_close_matches(name[:80], known.enforced, n=1, cutoff=0.75)
     advice = f"Did you mean {near[0]}?" if near else "Leave it out."
-    told = name[:LONGEST_NAME]
+    told = name[:LONGEST_NAME] or '""'
     return FieldRefused(told, f"{told} is no field that elm-mlx knows. {advice}", "unknown_parameter")

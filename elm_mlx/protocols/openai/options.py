@@ -100,7 +100,7 @@ def streamed_in(body: Mapping[str, Any]) -> bool:
     """Whether events are asked for. Raises FieldRefused for stream_options without a meaning, too."""
     streamed = flag_in(body, "stream") or False
     if streamed:
-        flag_in(object_in(body, "stream_options"), "include_usage")
+        flag_in(object_in(body, "stream_options"), "include_usage", "stream_options.")
     return streamed
 
 

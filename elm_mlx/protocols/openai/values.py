@@ -44,12 +44,12 @@ def in_words(low: int | None, high: int | None) -> str:
     return f", {low} or more" if high is None else f" from {low} to {high}"
 
 
-def flag_in(body: Mapping[str, Any], name: str) -> bool | None:
-    """True or false. Raises FieldRefused for anything else."""
+def flag_in(body: Mapping[str, Any], name: str, inside: str = "") -> bool | None:
+    """True or false; errors name it with the path that it stands `inside`. Raises FieldRefused for anything else."""
     value = body.get(name)
     if value is None or isinstance(value, bool):
         return value
-    raise FieldRefused(name, f"{name} is {shown(value)}; it must be true or false.")
+    raise FieldRefused(inside + name, f"{inside}{name} is {shown(value)}; it must be true or false.")
 
 
 def as_text(param: str, value: object) -> str:
