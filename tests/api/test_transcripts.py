@@ -47,7 +47,7 @@ def transcripts(draw: st.DrawFn) -> list[dict[str, Any]]:
     return [*told, *(message for turn in draw(st.lists(turns(), max_size=4)) for message in turn)]
 
 
-@pytest.mark.parametrize("count", [20, pytest.param(500, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("count", [20, pytest.param(150, marks=pytest.mark.slow)])
 def test_a_transcript_comes_back_from_its_file_as_it_was(count: int) -> None:
     @settings(deadline=None, max_examples=count)
     @given(transcripts())
@@ -61,7 +61,7 @@ def test_a_transcript_comes_back_from_its_file_as_it_was(count: int) -> None:
     check()
 
 
-@pytest.mark.parametrize("count", [40, pytest.param(1000, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("count", [40, pytest.param(300, marks=pytest.mark.slow)])
 def test_what_was_changed_by_chance_is_a_transcript_or_a_sentence(count: int) -> None:
     @settings(deadline=None, max_examples=count)
     @given(transcripts().filter(bool), st.data())
