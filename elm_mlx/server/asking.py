@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from elm_mlx.config.generation import FILTER_NAMES
 from elm_mlx.errors import BadCheckpoint, NotEnforceable, NotFinite, NotFound, Unsupported
 from elm_mlx.protocols.ask import Ask
 from elm_mlx.protocols.refusal import FieldRefused
@@ -59,7 +60,7 @@ def submit(ask: Ask, lm: LanguageModel) -> list[Stream]:
         if ask.messages is not None:
             return submit_chat(ask, lm)
         for prompt in ask.prompts:
-            begun += lm.streams(prompt, ask.n, ask.max_tokens, **ask.options)
+            begun += lm.streams(prompt, ask.n, ask.max_tokens, **options_for(ask, lm))
     except BaseException as error:
         for stream in begun:
             stream.cancel()
@@ -69,13 +70,21 @@ def submit(ask: Ask, lm: LanguageModel) -> list[Stream]:
     return begun
 
 
+def options_for(ask: Ask, lm: LanguageModel) -> Mapping[str, Any]:
+    """The options of a request, but for filters of a draw where there is none: a client does not know that this model
+    takes the likeliest id unless a temperature is given, and they would change nothing, which the library refuses."""
+    if not lm.is_greedy or ask.options.get("temperature") is not None:
+        return ask.options
+    return {name: value for name, value in ask.options.items() if name not in FILTER_NAMES}
+
+
 def submit_chat(ask: Ask, lm: LanguageModel) -> list[Stream]:
     """Asks for the answers to a chat. Raises as `streams_of`."""
     assert ask.messages is not None
     with template_errors(lm):
         return lm.chat_streams(
             ask.messages, ask.n, ask.max_tokens, tools=ask.tools, tool_choice=ask.tool_choice,
-            variables=ask.template_variables, goes_on=ask.goes_on, **ask.options,
+            variables=ask.template_variables, goes_on=ask.goes_on, **options_for(ask, lm),
         )  # fmt: skip
 
 
