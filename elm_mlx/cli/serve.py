@@ -149,6 +149,7 @@ def command(
     from elm_mlx.server.log import set_up_log
     from elm_mlx.server.run import serve
     from elm_mlx.server.settings import Settings
+    from elm_mlx.server.stock import DEMO
 
     options["aliases"] = dict(options["aliases"])
     settings = Settings(api_key=read_key(api_key_file), **options)
@@ -157,7 +158,8 @@ def command(
     if stdio:
         raise click.exceptions.Exit(serve_pipes(settings))
     for model in settings.models:
-        pull_directory(model, {"bits": None}, False)
+        if model != DEMO:
+            pull_directory(model, {"bits": None}, False)
     set_up_log(log_format)
     code = serve(settings, print_ready if as_json else say_ready)
     raise click.exceptions.Exit(code)
