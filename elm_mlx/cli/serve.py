@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from elm_mlx.cli.blas import prefer_fast_blas
-from elm_mlx.cli.find import complete_names
+from elm_mlx.cli.find import complete_names, pull_directory
 from elm_mlx.cli.kinds import COUNT, NAME, Whole
 from elm_mlx.cli.messages import say
 from elm_mlx.cli.sections import SectionedCommand
@@ -77,7 +77,7 @@ class Alias(click.ParamType):
     metavar="NAME=MODEL",
     help="Answer to this name, too, with that model. Repeatable.",
 )
-@click.option("--pull", is_flag=True, help="Fetch models that are not on this machine.")
+@click.option("--pull", is_flag=True, help="Let requests fetch models that are not on this machine.")
 @click.option("--host", type=NAME, metavar="ADDRESS", help="Listen here. Default: 127.0.0.1 and ::1.")
 @click.option("--port", type=Whole(0, 65535), default=8080, show_default=True, help="0 takes a free one.")
 @click.option("--uds", type=NAME, metavar="PATH", help="Listen on a socket file instead, in a folder of mode 0700.")
@@ -156,6 +156,8 @@ def command(
         return click.echo(settings_of(connect, settings, api_key_file), nl=False)
     if stdio:
         raise click.exceptions.Exit(serve_pipes(settings))
+    for model in settings.models:
+        pull_directory(model, {"bits": None}, False)
     set_up_log(log_format)
     code = serve(settings, print_ready if as_json else say_ready)
     raise click.exceptions.Exit(code)

@@ -8,6 +8,7 @@ import os
 import socket
 from collections.abc import Iterator, MutableMapping
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 from elm_mlx.errors import AddressInUse, ElmError, InvalidRequest
@@ -44,6 +45,7 @@ def listening(settings: Settings) -> Iterator[list[socket.socket]]:
 def open_sockets(settings: Settings) -> list[socket.socket]:
     """The sockets that the settings ask for. Raises as `listening`."""
     if handed := inherited_sockets(os.environ):
+        refuse_open(handed, settings)
         return handed
     if settings.uds is not None:
         return [listen_on_file(settings.uds, BACKLOG)]
@@ -111,6 +113,13 @@ def refusal(host: str, port: int, error: OSError) -> ElmError:
         return InvalidRequest(f"This user may not listen at port {port}: {error.strerror}.",
                               "Take a {port} from 1024 on.")  # fmt: skip
     return ElmError(f"Listening at port {port} of {host} fails: {error.strerror}.", "Name another {host} or {port}.")
+
+
+def refuse_open(handed: list[socket.socket], settings: Settings) -> None:
+    """Raises InvalidRequest for a socket of an address beyond this machine, where clients need no key."""
+    for one in handed:
+        if one.family != socket.AF_UNIX:
+            replace(settings, host=one.getsockname()[0], uds=None).check()
 
 
 def inherited_sockets(environment: MutableMapping[str, str]) -> list[socket.socket]:

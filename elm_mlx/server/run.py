@@ -68,6 +68,7 @@ class Service:
         self._stopping = asyncio.Event()
         self._code = 0
         self._is_ready = False
+        self.house: Any = None  # what the routes share, once it runs
 
     def stop(self, code: int = 0) -> None:
         """Ends the server: running requests may end first. Before it is ready, or for the second time, at once."""
@@ -81,7 +82,7 @@ class Service:
         from elm_mlx.server.house import House
 
         with signals_to(self.stop):
-            house = House(self._settings)
+            house = self.house = House(self._settings)
             try:
                 acceptor, _ = await asyncio.gather(self._acceptor(house), house.open())
                 await acceptor.begin(sockets)
@@ -126,17 +127,18 @@ async def first_of(*events: asyncio.Event) -> None:
 @contextmanager
 def signals_to(stop: Callable[[int], None]) -> Iterator[None]:
     """Calls `stop` with the exit code of a signal that ends a process. A signal that is ignored stays so (nohup)."""
-    loop, taken = asyncio.get_running_loop(), []
+    loop, before = asyncio.get_running_loop(), {}
     for number, code in SIGNALS.items():
-        if signal.getsignal(number) != signal.SIG_IGN:
+        if (usual := signal.getsignal(number)) != signal.SIG_IGN:
             with suppress(ValueError, RuntimeError):  # a thread other than the main one gets no signals
                 loop.add_signal_handler(number, stop, code)
-                taken.append(number)
+                before[number] = usual
     try:
         yield
     finally:
-        for number in taken:
+        for number, usual in before.items():
             loop.remove_signal_handler(number)
+            signal.signal(number, usual)
 
 
 def ready(sockets: list[socket.socket], house: Any) -> Ready:

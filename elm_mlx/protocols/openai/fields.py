@@ -56,7 +56,7 @@ CHAT: dict[str, str] = SHARED | {
     "logprobs": "true or false",
     "top_logprobs": "0 to 20, with logprobs",
     "tools": "functions, as JSON schemas",
-    "tool_choice": "auto, none, required, or a function by its name",
+    "tool_choice": "auto, none, required, a function by its name, or allowed_tools",
     "parallel_tool_calls": "false: the first call of an answer counts",
     "chat_template_kwargs": "variables of the chat template",
     "continue_final_message": "false: a last message of the assistant is not continued (vLLM)",
@@ -66,7 +66,7 @@ TEXT: dict[str, str] = SHARED | {
     "prompt": "a text, a list of texts, ids, or a list of lists of ids; given to the model as it is",
     "max_tokens": "1 or more; absent: 16, as OpenAI has it; -1: as many as the context has room for",
     "logprobs": "0 to 5",
-    "echo": "the prompt before the answer; not with logprobs",
+    "echo": "the prompt before the answer, with logprobs those of the prompt, too",
     "best_of": "1, or equal to n",
 }
 
@@ -108,7 +108,7 @@ LACKING: dict[str, Lacking] = {
     "dynatemp_range": Lacking(SAMPLER, (0,)),
     "grammar": Lacking("its notation is llama.cpp's; give guided_grammar, in Lark's", ("",)),
     "guided_whitespace_pattern": Lacking("the blanks of JSON are fixed"),
-    "prompt_logprobs": Lacking("log-probabilities are those of the answer", (False,)),
+    "prompt_logprobs": Lacking("/v1/completions tells them with echo and logprobs", (False,)),
     "truncate_prompt_tokens": Lacking("a prompt is never cut; give a window"),
     "return_tokens_as_token_ids": Lacking("tokens are told by their texts", (False,)),
     "chat_template": Lacking("a template comes with the model, never with a request"),
