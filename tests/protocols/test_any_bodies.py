@@ -104,14 +104,14 @@ def check(api: str, body: Any, facts: Facts, strict: bool) -> None:
 
 
 @EACH_API
-@settings(deadline=400, max_examples=60)
+@settings(deadline=400, max_examples=50)
 @given(st.data(), st.booleans())
 def test_any_fields_are_read_or_refused(api: str, facts: Facts, data: st.DataObject, strict: bool) -> None:
     check(api, data.draw(fields_of(api)), facts, strict)
 
 
 @EACH_API
-@settings(deadline=400, max_examples=120)
+@settings(deadline=400, max_examples=80)
 @given(st.data(), st.booleans())
 def test_a_body_that_is_spoiled_in_one_place_is_read_or_refused(
     api: str, facts: Facts, data: st.DataObject, strict: bool

@@ -86,8 +86,10 @@ def test_events_are_what_the_client_reads(body: dict[str, Any], given: Answer, f
 
 
 @openai_schemas.NEEDED
-def test_events_have_openai_s_schemas(body: dict[str, Any], given: Answer, facts: Facts) -> None:
-    for event in events_of(responses, body, facts, given):
+@pytest.mark.parametrize("name", ["all", "cut", "logprobs"])
+def test_events_have_openai_s_schemas(name: str, facts: Facts) -> None:
+    """Those that have all kinds of events between them."""
+    for event in events_of(responses, FULL, facts, ANSWERS[name]):
         openai_schemas.check(event.data, "ResponseStreamEvent")
 
 

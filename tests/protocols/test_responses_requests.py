@@ -177,6 +177,7 @@ REFUSED: list[tuple[str, Any]] = [
     ("seed", 1.5), ("stop", 5), ("stop", [5]), ("stop", ["x", ""]),
     ("include", "all"), ("include[0]", [5]),
     ("text", "json"), ("text.format", {"format": "json"}), ("text.format.type", {"format": {"type": "sound"}}),
+    ("text.format.type", {"format": {"schema": {}}}),
     ("text.format.schema", {"format": {"type": "json_schema", "name": "a"}}),
     ("text.format.schema", {"format": {"type": "json_schema", "name": "a", "schema": "{}"}}),
     ("text.format.name", {"format": {"type": "json_schema", "schema": {}}}),

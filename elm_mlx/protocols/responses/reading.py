@@ -22,6 +22,7 @@ NEVER_THERE = (
     "code_interpreter_call.outputs", "computer_call_output.output.image_url", "file_search_call.results",
     "message.input_image.image_url",
 )  # fmt: skip
+FORMATS = ("text", "json_object", "json_schema")
 MOST_METADATA = 16
 
 
@@ -66,7 +67,9 @@ def form_in(body: Fields) -> dict[str, Any]:
     wanted.check(FORMAT)
     wanted.text("description")
     wanted.flag("strict")
-    kind = wanted.one_of("type", ("text", "json_object", "json_schema"))
+    kind = wanted.one_of("type", FORMATS)
+    if kind is None and wanted.value:
+        wanted.wrong("type", " or ".join(FORMATS))
     if kind in (None, "text"):
         return {}
     if kind == "json_object":
