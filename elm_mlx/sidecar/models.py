@@ -101,11 +101,14 @@ class Models:
 
     @asynccontextmanager
     async def use(self, held: Held, tell: Tell) -> AsyncIterator[LanguageModel]:
-        """Has a model in memory, loaded where it must be, as long as the block runs. Raises as `elm_mlx.load`, and
-        NotFound for a model that is not on this machine and may not be fetched."""
+        """Has a model in memory, loaded where it must be, as long as the block runs; one whose engine has died is
+        loaded anew. Raises as `elm_mlx.load`, and NotFound for a model that is not on this machine and may not be
+        fetched."""
         held.users += 1
         try:
             async with held.door:
+                if held.lm and held.lm.activity.stopped:  # computing failed twice: a new one may do better
+                    await free(held)
                 if not (lm := held.lm):
                     lm = held.lm = await in_background(partial(load, held.wish, teller(tell)))
             yield lm

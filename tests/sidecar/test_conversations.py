@@ -167,6 +167,16 @@ def test_loading_is_cancelled(pipes: Any, monkeypatch: pytest.MonkeyPatch) -> No
     assert pipes.call("model/list")["loaded"] == []
 
 
+def test_a_model_that_has_died_is_loaded_again(pipes: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[Any] = []
+    load = elm_mlx.load
+    monkeypatch.setattr(elm_mlx, "load", lambda *given, **named: made.append(load(*given, **named)) or made[-1])
+    pipes.call("model/load")
+    made[0].close()
+    assert pipes.call("generate", prompt=demo.PROMPT, max_tokens=1)["finish_reason"] == "length"
+    assert len(made) == 2
+
+
 SCHEMA = {"name": "weather", "parameters": {"type": "object", "properties": {"city": {"type": "string"}}}}
 
 
