@@ -86,7 +86,7 @@ class Service:
         with signals_to(self.stop):
             house = self.house = House(self._settings)
             try:
-                acceptor, _ = await asyncio.gather(self._acceptor(house), house.open())
+                _, acceptor = await asyncio.gather(house.open(), self._acceptor(house))
                 await acceptor.begin(sockets)
                 self._is_ready = True
                 self._announce(ready(sockets, house))
@@ -102,11 +102,8 @@ class Service:
 
     async def _acceptor(self, house: Any) -> Any:
         """What takes the connections, made beside the loading of the model: importing uvicorn takes time."""
-        from elm_mlx.server.accept import Acceptor
-        from elm_mlx.server.app import make_app
-
-        await asyncio.sleep(0.01)  # the model begins to load, in another thread
-        return await asyncio.to_thread(lambda: Acceptor(make_app(self._settings, house), self._settings.limits))
+        await asyncio.sleep(0.001)  # the model begins to load, in another thread
+        return await asyncio.to_thread(make_acceptor, self._settings, house)
 
     @contextmanager
     def _at_last(self, house: Any) -> Iterator[None]:
@@ -128,6 +125,14 @@ class Service:
             await house.close()
             await acceptor.wait_until_idle(1.0)
         await acceptor.end()
+
+
+def make_acceptor(settings: Settings, house: Any) -> Any:
+    """What takes the connections of a server."""
+    from elm_mlx.server.accept import Acceptor
+    from elm_mlx.server.app import make_app
+
+    return Acceptor(make_app(settings, house), settings.limits)
 
 
 async def first_of(*events: asyncio.Event) -> None:
