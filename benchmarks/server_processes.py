@@ -41,12 +41,13 @@ def ended_after(process: subprocess.Popen[str]) -> Iterator[subprocess.Popen[str
 def our_server(*options: object) -> Iterator[Server]:
     """`elm-mlx serve` with these options, once it says that it is ready."""
     command = [*ELM, "serve", "--port", "0", "--json", *map(str, options)]
-    started = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=None, text=True)
+    quiet = subprocess.DEVNULL
+    started = subprocess.Popen(command, stdin=quiet, stdout=subprocess.PIPE, stderr=quiet, text=True)
     with ended_after(started) as process:
         assert process.stdout
         line = process.stdout.readline()
         if not line:
-            sys.exit("elm-mlx serve ended before it was ready.")
+            sys.exit(f"This ended before it was ready: {command}")
         yield Server(json.loads(line)["port"], process.pid)
 
 

@@ -47,6 +47,24 @@ that is no whole character is written as OpenAI writes it, `bytes:` and its byte
 
 """
 
+RESPONSES_NOTES = """Codex speaks this API alone. Nothing is stored: a conversation goes on by sending all of it. An
+answer of elm-mlx may be sent back as it came, with its reasoning, which goes to the template; what others have
+encrypted says nothing. The role `developer` means `system`. Calls of `custom` tools in a conversation are shown to the
+model as those of functions. Where a call is required its arguments are held to the schema, `strict` or not.
+
+Log-probabilities are those of the message's text. The tokens of reasoning are counted by their text. An error after the
+stream has begun comes as `response.failed`.
+
+"""
+MESSAGES_NOTES = """Claude Code speaks this API. Blocks of text in one message of the user's, or of a result, are lines.
+The result of a call that is an error begins with `Error:` for the model. `thinking` in a conversation goes to the
+template; nobody signs it. `citations` and `cache_control` in blocks have no effect.
+
+`count_tokens` takes these fields, too, and counts the prompt as it would be read. `input_tokens` leaves out the tokens
+that were read for an earlier request and kept; these are `cache_read_input_tokens`, as Anthropic has it.
+
+"""
+
 
 def row(name: str, text: str) -> str:
     """A line of a table: a field and what is said about it."""
@@ -69,15 +87,9 @@ def tables(used: Mapping[str, str], harmless: Mapping[str, str], refused: Mappin
 
 
 def of_known(known: Known) -> str:
-    """The tables of one of OpenAI's two routes."""
+    """The tables of an API."""
     refused = {name: accepted(one.why, one.neutral) for name, one in known.lacking.items()}
     return tables(known.enforced, known.harmless, refused)
-
-
-def of_table(table: Any) -> str:
-    """The tables of another API."""
-    refused = {name: accepted(why, neutral) for name, (neutral, why) in table.refused.items()}
-    return tables(table.used, table.without_effect, refused)
 
 
 def text() -> str:
@@ -85,8 +97,8 @@ def text() -> str:
     sections = {
         "Chat completions": CHAT_NOTES + of_known(CHAT_FIELDS),
         "Completions": TEXT_NOTES + of_known(TEXT_FIELDS),
-        "Responses": of_table(RESPONSES),
-        "Anthropic's messages": of_table(MESSAGES),
+        "Responses": RESPONSES_NOTES + of_known(RESPONSES),
+        "Anthropic's messages": MESSAGES_NOTES + of_known(MESSAGES),
     }
     return "\n".join([INTRODUCTION, *(f"## {title}\n\n{section}" for title, section in sections.items())])
 

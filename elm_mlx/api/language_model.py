@@ -13,8 +13,9 @@ from weakref import finalize
 from elm_mlx.api.batch import AHEAD, answers_as_they_end, answers_in_order
 from elm_mlx.api.cache_plan import plan_again
 from elm_mlx.api.completion import Completion
-from elm_mlx.api.options import MAX_TOKENS, Options
+from elm_mlx.api.options import MAX_TOKENS, Options, check_alternatives
 from elm_mlx.api.prompt_caches import PromptCaches, refuse_short
+from elm_mlx.api.prompt_logprobs import prompt_logprobs_of
 from elm_mlx.api.request_maker import RequestMaker
 from elm_mlx.api.siblings import siblings
 from elm_mlx.api.stream import Stream
@@ -29,6 +30,7 @@ from elm_mlx.device.execution import Execution
 from elm_mlx.device.thread import is_forked, let_go
 from elm_mlx.engine.cache.kv import make_cache
 from elm_mlx.engine.engine import Engine
+from elm_mlx.engine.logprobs import TokenLogprob
 from elm_mlx.engine.prefill import all_logits
 from elm_mlx.engine.request import Request
 from elm_mlx.engine.speculate import Speculation
@@ -228,6 +230,11 @@ class LanguageModel:
         return self._maker.stop_strings
 
     @property
+    def is_greedy(self) -> bool:
+        """Whether a call that names no temperature takes the likeliest id each time."""
+        return self._maker.sampling.is_greedy
+
+    @property
     def has_chat_template(self) -> bool:
         """Whether there is a chat template, the model's own or one from `use_chat_template`."""
         return self._templates.are_there
@@ -391,6 +398,15 @@ class LanguageModel:
         if len(checked) > self.config.context_length:
             raise self._maker.too_long(len(checked))
         return self._worker.call(lambda engine: logits_of(engine, checked))
+
+    def prompt_logprobs(self, ids: Sequence[int], alternatives: int = 0) -> list[TokenLogprob]:
+        """The log-probability of every id but the first, as the model gives it after those before it; each with those
+        of so many likeliest ids, 0 to 20. Nothing else is computed meanwhile. Raises as `logits`."""
+        self._worker.check()
+        checked, most = self._maker.ids(ids), check_alternatives(alternatives)
+        if len(checked) > self.config.context_length:
+            raise self._maker.too_long(len(checked))
+        return self._worker.call(lambda engine: prompt_logprobs_of(engine, checked, most))
 
     def forget_prefixes(self) -> int:
         """Gives back the memory of keys and values that are kept of earlier requests, or were read by `load_cache`, and

@@ -134,7 +134,8 @@ def chat_choice(completion: Completion, texts: TokenTexts | None) -> dict[str, A
 def text_choice(completion: Completion, texts: TokenTexts | None) -> dict[str, Any]:
     """The one choice of a text_completion."""
     logprobs = of_text(entries_of(completion, texts), texts) if texts and completion.logprobs is not None else None
-    return text_answer.choice_of(0, completion.text, logprobs, completion.finish_reason)
+    text = (completion.reasoning or "") + completion.text  # a completion has no parts
+    return text_answer.choice_of(0, text, logprobs, completion.finish_reason)
 
 
 def failure(id: Id, origin: Origin, error: ElmError) -> dict[str, Any]:

@@ -16,7 +16,8 @@ class Ask:
     has room for. `options` are those of `elm_mlx.api.options.Options`. `tools` and `tool_choice` are those of
     `LanguageModel.chat`. With `goes_on` the last message is the beginning of the answer, which is continued. Unless
     `calls_in_parallel`, an answer tells the first of its calls of tools alone. `template_variables` go to the chat
-    template. `ignored` names the fields that were in the request and have no effect because nobody knows them.
+    template. With `scores_prompts` the tokens of the prompts are told with their log-probabilities, as those of the
+    answers are. `ignored` names the fields that were in the request and have no effect because nobody knows them.
     """
 
     model: str | None
@@ -31,6 +32,7 @@ class Ask:
     goes_on: bool = False
     calls_in_parallel: bool = True
     template_variables: Mapping[str, Any] = field(default_factory=dict)
+    scores_prompts: bool = False
     ignored: tuple[str, ...] = ()
 
     @property

@@ -7,11 +7,9 @@ from dataclasses import dataclass, field
 from typing import Any, NoReturn
 
 from elm_mlx.arguments import shown
+from elm_mlx.protocols.openai.fields import MOST_IGNORED, printable
 from elm_mlx.protocols.openai.values import as_text, flag_in, number_in, whole_in
 from elm_mlx.protocols.refusal import FieldRefused
-
-LONGEST_NAME = 80  # characters of a field's name, in messages and in what is reported
-MOST_REPORTED = 32  # of the names of fields that have no effect
 
 
 @dataclass
@@ -27,25 +25,8 @@ class Leftovers:
         strict."""
         if self.strict:
             raise FieldRefused(param, f"{why} Leave it out.", "unknown_parameter")
-        if param not in self.names and len(self.names) < MOST_REPORTED:
+        if param not in self.names and len(self.names) < MOST_IGNORED:
             self.names.append(param)
-
-
-@dataclass(frozen=True)
-class Table:
-    """What the fields of an API do, as sentences: of those that are `used`; why others are `without_effect`; why others
-    are `refused` unless they have one of the values that change nothing, null among them in any case."""
-
-    used: Mapping[str, str]
-    without_effect: Mapping[str, str]
-    refused: Mapping[str, tuple[tuple[Any, ...], str]]
-
-    def check(self, body: Fields) -> None:
-        """Notes what is in none of the tables. Raises FieldRefused for what is refused."""
-        body.check((*self.used, *self.without_effect, *self.refused))
-        for name, (harmless, why) in self.refused.items():
-            if (value := body.get(name)) is not None and not any(value is one or value == one for one in harmless):
-                body.refuse(name, why, "unsupported_parameter")
 
 
 class Fields:
@@ -60,7 +41,7 @@ class Fields:
     def path(self, name: str) -> str:
         """The path of a field, as "tools[0].name"; a name that is empty or cannot be printed stands as Python shows
         it."""
-        name = (name if name and name.isprintable() else shown(name))[:LONGEST_NAME]
+        name = printable(name)
         return f"{self.at}.{name}" if self.at else name
 
     def refuse(self, name: str, message: str, code: str = "invalid_value") -> NoReturn:
@@ -69,8 +50,9 @@ class Fields:
 
     def wrong(self, name: str, wanted: str) -> NoReturn:
         """Raises FieldRefused for a field that is none of what is `wanted`."""
-        value = self.get(name)
-        self.refuse(name, "is missing." if value is None else f"is {shown(value)}; it must be {wanted}.")
+        if (value := self.get(name)) is None:
+            self.refuse(name, f"is missing; it must be {wanted}.", "missing_required_parameter")
+        self.refuse(name, f"is {shown(value)}; it must be {wanted}.")
 
     def check(self, known: Collection[str]) -> None:
         """Notes the fields that are none of the `known` ones."""
@@ -133,6 +115,10 @@ class Fields:
         """The fields of an object inside of this one; one without fields where it is missing."""
         value = self.get(name)
         return Fields({} if value is None else value, self.path(name), self.leftovers)
+
+    def needed(self, name: str) -> Fields:
+        """The fields of an object that has to be there."""
+        return self.wrong(name, "an object") if self.get(name) is None else self.inner(name)
 
     def objects(self, name: str) -> Iterator[Fields]:
         """The fields of each object in a list."""

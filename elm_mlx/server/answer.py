@@ -18,6 +18,7 @@ from elm_mlx.server.asking import streams_of
 from elm_mlx.server.ignored import ignored_header
 from elm_mlx.server.refusals import refusal_of
 from elm_mlx.server.replies import App, Receive
+from elm_mlx.server.scoring import scored_prompts
 from elm_mlx.server.sending import EventWriter, Header, Send, lines_of, send_json
 
 if TYPE_CHECKING:
@@ -119,7 +120,8 @@ class Answer:
             lease.give_back()
 
     async def _ask_model(self, lease: Lease, send: Send) -> None:
-        facts = Facts(secrets.token_hex(12), int(time.time()), lease.name, lease.lm)
+        scored = await scored_prompts(self._ask, lease.lm)
+        facts = Facts(secrets.token_hex(12), int(time.time()), lease.name, lease.lm, scored)
         streams = await streams_of(self._ask, lease.lm)
         self._open = [*streams]
         try:

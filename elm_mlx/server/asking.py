@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from elm_mlx.errors import BadCheckpoint, NotFinite, NotFound
+from elm_mlx.config.generation import FILTER_NAMES
+from elm_mlx.errors import BadCheckpoint, NotEnforceable, NotFinite, NotFound, Unsupported
 from elm_mlx.protocols.ask import Ask
 from elm_mlx.protocols.refusal import FieldRefused
 
@@ -58,22 +60,39 @@ def submit(ask: Ask, lm: LanguageModel) -> list[Stream]:
         if ask.messages is not None:
             return submit_chat(ask, lm)
         for prompt in ask.prompts:
-            begun += lm.streams(prompt, ask.n, ask.max_tokens, **ask.options)
-    except BaseException:
+            begun += lm.streams(prompt, ask.n, ask.max_tokens, **options_for(ask, lm))
+    except BaseException as error:
         for stream in begun:
             stream.cancel()
+        if isinstance(error, Unsupported):  # the model runs, so it is its tokenizer, which a form has no use for
+            raise NotEnforceable(error.message, error.advice) from error
         raise
     return begun
+
+
+def options_for(ask: Ask, lm: LanguageModel) -> Mapping[str, Any]:
+    """The options of a request, but for filters of a draw where there is none: a client does not know that this model
+    takes the likeliest id unless a temperature is given, and they would change nothing, which the library refuses."""
+    if not lm.is_greedy or ask.options.get("temperature") is not None:
+        return ask.options
+    return {name: value for name, value in ask.options.items() if name not in FILTER_NAMES}
 
 
 def submit_chat(ask: Ask, lm: LanguageModel) -> list[Stream]:
     """Asks for the answers to a chat. Raises as `streams_of`."""
     assert ask.messages is not None
-    try:
+    with template_errors(lm):
         return lm.chat_streams(
             ask.messages, ask.n, ask.max_tokens, tools=ask.tools, tool_choice=ask.tool_choice,
-            variables=ask.template_variables, goes_on=ask.goes_on, **ask.options,
+            variables=ask.template_variables, goes_on=ask.goes_on, **options_for(ask, lm),
         )  # fmt: skip
+
+
+@contextmanager
+def template_errors(lm: LanguageModel) -> Iterator[None]:
+    """Makes errors of a chat's messages of those of a model's chat template: it is missing, or fails."""
+    try:
+        yield
     except NotFound as error:
         if lm.has_chat_template:
             raise

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from elm_mlx.server.shelf import Book, Shelf
+from elm_mlx.server.book import Book
+from elm_mlx.server.shelf import Shelf
 
 
 class Card(NamedTuple):

@@ -6,6 +6,7 @@ import time
 from typing import Any
 
 from elm_mlx import __version__
+from elm_mlx.server.book import Book
 from elm_mlx.server.shelf import Shelf
 
 STUCK_S = 60.0  # without a step, a chunk of a prompt or the end of a job, while there is work
@@ -23,7 +24,7 @@ def health(shelf: Shelf) -> tuple[int, dict[str, Any]]:
     return 503 if reason else 200, told | {"models": [state_of(book) for book in shelf.books.values()]}
 
 
-def state_of(book: Any) -> dict[str, Any]:
+def state_of(book: Book) -> dict[str, Any]:
     """A model, and whether it is loaded."""
     told: dict[str, Any] = {"name": book.name, "state": "loaded" if book.lm else "loading" if book.loading else "idle"}
     if book.progress:

@@ -13,7 +13,7 @@ from elm_mlx.library import copies
 from elm_mlx.library.hub_cache import cache_directory
 from elm_mlx.library.local import candidates, find_local
 from elm_mlx.library.names import Known, Repository, known_models
-from elm_mlx.server.shelf import Book
+from elm_mlx.server.book import Book
 from elm_mlx.store.layout import is_complete
 
 REPOSITORY = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*", re.ASCII)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 
 from elm_mlx.errors import (
-    BadCheckpoint,
     ElmError,
     EngineStopped,
     InvalidRequest,
@@ -55,7 +54,9 @@ def refusal_of(error: BaseException) -> Refusal:
         case NotFinite() | RequestFailed():
             log.error("A request failed: %s", error)
             return Refusal(500, str(error), SERVER, "computing_failed")
-        case BadCheckpoint() | ElmError():
+        case NotFound() if "pip install" in str(error):  # an extra that a form of the answer needs
+            return Refusal(400, str(error), code="not_enforceable")
+        case ElmError():
             log.error("A model cannot answer: %s", error)
             return Refusal(500, "The model cannot answer; the log of the server says why.", SERVER, "model_unusable")
     log.error("A request met an error that nobody foresaw.", exc_info=error)

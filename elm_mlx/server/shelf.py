@@ -9,10 +9,8 @@ import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
-from elm_mlx.arguments import Progress
 from elm_mlx.errors import (
     ElmError,
     EngineStopped,
@@ -23,6 +21,7 @@ from elm_mlx.errors import (
     QueueFull,
     Unreachable,
 )
+from elm_mlx.server.book import Book, Stock
 from elm_mlx.server.refusals import UnknownModel
 
 if TYPE_CHECKING:
@@ -32,30 +31,6 @@ log = logging.getLogger("elm_mlx.server")
 DEFAULT = (None, "default", "default_model")  # names that mean the first model
 MOST_NAMES = 20  # in a message
 LOOK_S = 10.0  # between two looks at the disk
-
-
-@dataclass(eq=False)
-class Book:
-    """A model of the shelf: its `name`, what `elm_mlx.load` takes to load it, and its `context` in tokens, once that is
-    known. One that `is_foreign` is not on this machine, and is fetched when it is loaded. While it is loaded it has its
-    `lm`; `users` are the requests that use it now, `used` when the last one ended, in seconds of `time.monotonic`."""
-
-    name: str
-    source: str | Path | None
-    context: int | None = None
-    is_foreign: bool = False
-    lm: LanguageModel | None = None
-    loading: asyncio.Task[LanguageModel] | None = None
-    progress: tuple[int, int] | None = None  # bytes read, in all
-    users: int = 0
-    used: float = 0.0
-    closes: asyncio.TimerHandle | None = None
-    is_reborn: bool = False  # loaded again after its engine died, and not heard of since
-
-    @property
-    def is_used(self) -> bool:
-        """Whether it is loaded, or about to be."""
-        return bool(self.lm or self.loading or self.users)
 
 
 @dataclass
@@ -77,22 +52,6 @@ class Lease:
         if self.is_open:
             self.is_open = False
             self.shelf.leave(self.book)
-
-
-class Stock(Protocol):
-    """Where models come from. Its methods run in threads."""
-
-    def load(self, book: Book, progress: Progress) -> LanguageModel:
-        """Loads a model; `progress` is called with (bytes read, in all). Raises as `elm_mlx.load`."""
-        ...
-
-    def find(self) -> list[Book]:
-        """The models on this machine that could be loaded."""
-        ...
-
-    def may_fetch(self, name: str) -> bool:
-        """Whether a name is that of a model that may be fetched because a request asks for it."""
-        ...
 
 
 class Shelf:
@@ -192,6 +151,10 @@ class Shelf:
         """Ends one use of a model, and with the last one lets its time run."""
         book.users -= 1
         book.used = time.monotonic()
+        self._let_run(book)
+
+    def _let_run(self, book: Book) -> None:
+        """Has a model closed after a while, where nobody uses it."""
         if book.users == 0 and book.lm and self.keep_alive >= 0 and not book.closes:
             loop = asyncio.get_running_loop()
             book.closes = loop.call_later(self.keep_alive, lambda: self._spawn(self._close_idle(book)))
@@ -214,6 +177,7 @@ class Shelf:
                 book.lm = await self._load_beside(book)
                 book.context, book.is_foreign = book.lm.config.context_length, False
                 log.info("loaded %s in %.1f s", book.name, time.monotonic() - begun)
+                self._let_run(book)  # all who waited for it may have left
                 return book.lm
         except (NotFound, Gated, Unreachable) as error:
             if not book.is_foreign:
@@ -248,6 +212,9 @@ class Shelf:
 
     async def _close(self, book: Book) -> None:
         """Closes a model and gives its memory back. From now on it counts as not loaded."""
+        if book.closes:
+            book.closes.cancel()
+            book.closes = None
         if lm := book.lm:
             book.lm = None
             log.info("closing %s", book.name)
@@ -257,8 +224,6 @@ class Shelf:
         """Closes all models, and waits for that. From then on none is loaded."""
         self._is_open = False
         for book in [*self.books.values()]:
-            if book.closes:
-                book.closes.cancel()
             if book.loading:
                 await asyncio.wait([book.loading])
             await self._close(book)
@@ -274,16 +239,16 @@ class Shelf:
         log.error("%s answers no more: %s", book.name, error)
         if book.is_reborn:
             self.on_death(f"{book.name} died again after it was loaded again: {error}")
-        book.is_reborn = True
-        self._spawn(self._revive(book))
+        book.is_reborn, book.lm = True, None  # at once: others may have the same to say
+        self._spawn(self._revive(book, lease.lm))
 
     def lives(self, lease: Lease) -> None:
         """Hears that a model has answered."""
         lease.book.is_reborn = False
 
-    async def _revive(self, book: Book) -> None:
+    async def _revive(self, book: Book, dead: LanguageModel) -> None:
         async with self._one_at_a_time:
-            await self._close(book)
+            await asyncio.to_thread(dead.close)
         try:
             lease = await self.take(book.name)
         except Exception as error:  # whatever it is, the model is not there

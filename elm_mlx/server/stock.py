@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from elm_mlx.arguments import Progress
 from elm_mlx.errors import InvalidRequest
-from elm_mlx.server.shelf import Book
+from elm_mlx.server.book import Book
 
 if TYPE_CHECKING:
     from elm_mlx.api import LanguageModel

@@ -14,6 +14,7 @@ from elm_mlx.protocols.dialect import Dialect
 from elm_mlx.protocols.json_object import parse_object
 from elm_mlx.protocols.refusal import FieldRefused
 from elm_mlx.server.answer import HasBody, read_asked, while_there
+from elm_mlx.server.asking import template_errors
 from elm_mlx.server.replies import App, Receive, Reply
 from elm_mlx.server.sending import Send, send_json
 
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     from elm_mlx.server.house import House
 
 MOST_TOKENS = 200_000  # that are made a text in one request
-MOST_CHARACTERS = 4_000_000  # that are made tokens in one request
+MOST_CHARACTERS = 2_000_000  # that are made tokens in one request
 Work = Callable[["LanguageModel", Mapping[str, Any]], Any]
 
 
@@ -110,14 +111,14 @@ def prompt_of(lm: LanguageModel, body: Mapping[str, Any]) -> Any:
     """A chat as its template writes it."""
     if not isinstance(messages := body.get("messages"), list):
         raise FieldRefused("messages", "messages must be a list of messages.")
-    if not lm.has_chat_template:
-        raise FieldRefused("messages", "This model has no chat template.", "no_chat_template")
-    return {"prompt": lm.chat_text(messages, tools=body.get("tools"))}
+    with template_errors(lm):
+        return {"prompt": lm.chat_text(messages, tools=body.get("tools"))}
 
 
 def length_of(ask: Ask, lm: LanguageModel) -> int:
     """How many tokens the prompts of a request have together."""
     if ask.messages is not None:
         variables = {**ask.template_variables, "tools": ask.tools, "goes_on": ask.goes_on}
-        return len(lm.chat_prompt(ask.messages, **variables))
+        with template_errors(lm):
+            return len(lm.chat_prompt(ask.messages, **variables))
     return sum(len(lm.tokenizer.encode(one)) if isinstance(one, str) else len(one) for one in ask.prompts)

@@ -1,11 +1,12 @@
 """Runs other people's clients against our server, each as its users have it, and prints what worked.
 
-    python tests/clients/check.py [--environment FOLDER] [--json FILE]
+    python tests/clients/check.py [--environments FOLDER] [--json FILE]
 
-Makes an environment of its own, by default in a temporary folder, with the extra `clients` of pyproject.toml: litellm,
-langchain-openai and llm. Starts `elm-mlx serve` with the demo and a tiny Llama of random weights, which can call tools
-and keep a form, though what it says means nothing. Then each `with_*.py` beside this file runs in that environment and
-reports a line for each thing that it tried. Exits with 1 if one of them failed. Needs the package index once.
+Makes an environment of their own, by default in a temporary folder, with the extra `clients` of pyproject.toml:
+litellm, langchain-openai and llm; and another one for aider, which wants old versions of the same packages. Starts
+`elm-mlx serve` with the demo and a tiny Llama of random weights, which can call tools and keep a form, though what it
+says means nothing. Then each `with_*.py` beside this file runs in its environment and reports a line for each thing
+that it tried. Exits with 1 if one of them failed. Needs the package index once.
 """
 
 from __future__ import annotations
@@ -25,15 +26,21 @@ from typing import Any
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
 PATIENCE_S = 300
+AIDER = ["aider-chat>=0.86,<1"]  # for Python before 3.13
 
 
-def environment(folder: Path) -> Path:
-    """An environment with the clients; returns its Python."""
+def environments(folder: Path) -> dict[str, Path]:
+    """The Python of each client's environment."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    most = environment(folder / "clients", project["optional-dependencies"]["clients"])
+    return dict.fromkeys(("langchain", "litellm", "llm"), most) | {"aider": environment(folder / "aider", AIDER)}
+
+
+def environment(folder: Path, wanted: list[str]) -> Path:
+    """An environment with what is wanted; returns its Python."""
     python = folder / "bin" / "python"
     if not python.exists():
         venv.create(folder, with_pip=True)
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    wanted = project["optional-dependencies"]["clients"]
     subprocess.run([python, "-m", "pip", "install", "-q", "--disable-pip-version-check", *wanted], check=True)
     return python
 
@@ -59,18 +66,18 @@ def tried(python: Path, script: Path, url: str, home: Path) -> list[dict[str, An
 
 def main() -> None:
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    options.add_argument("--environment", type=Path, help="where the clients are, or are to be installed")
+    options.add_argument("--environments", type=Path, help="where the clients are, or are to be installed")
     options.add_argument("--json", type=Path, help="a file for what was seen")
     given = options.parse_args()
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        python = environment(given.environment or folder / "environment")
+        pythons = environments(given.environments or folder / "environments")
         model = tiny_llama(folder)
         from helpers.served import serving
 
         served = stack.enter_context(serving("--model", model, "--model", "demo"))
-        seen = {script.stem.removeprefix("with_"): tried(python, script, served.url, folder)
-                for script in sorted(HERE.glob("with_*.py"))}  # fmt: skip
+        seen = {client: tried(python, HERE / f"with_{client}.py", served.url, folder)
+                for client, python in sorted(pythons.items())}  # fmt: skip
     for client, lines in seen.items():
         for line in lines:
             print(f"{client:<12} {'yes' if line['worked'] else 'NO':<4} {line['tried']:<28} {line['seen']}")

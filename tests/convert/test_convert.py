@@ -134,7 +134,7 @@ WAYS: list[dict[str, Any]] = [{}, {"bits": 4, "group_size": 32}, {"dtype": "floa
 )
 def test_mlx_lm_agrees_on_our_output(tmp_path: Path, name: str, how: dict[str, Any]) -> None:
     """16-bit arithmetic may break ties otherwise, so: its logit of our token is within 1 % of its best one's scale."""
-    from mlx_lm.utils import load_model
+    from helpers.mlx_lm_alone import load_model
 
     source = checkpoints.write(tmp_path / "source", checkpoints.CONFIGS[name])
     output = convert(source, tmp_path / "out", **how).output

@@ -24,7 +24,7 @@ def kept(found: mx.array) -> list[list[bool]]:
     return listed
 
 
-@pytest.mark.parametrize("count", [25, pytest.param(500, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("count", [25, pytest.param(300, marks=pytest.mark.slow)])
 def test_searching_keeps_what_sorting_keeps(count: int) -> None:
     @settings(max_examples=count, deadline=None)
     @given(

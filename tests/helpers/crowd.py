@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from statistics import quantiles
 from typing import Any, NamedTuple
 
-PATIENCE_S = 120  # for one answer
+PATIENCE_S = 300  # for one answer, on a busy machine
 DATA, DONE = b"data: ", b"[DONE]"
 BLANK = " "  # before an answer's first word: a completion has it, `Completion.text` does not
 

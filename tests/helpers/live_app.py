@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,17 @@ class LiveApp:
         """Has a model that is loaded say a text, which ends with a stop token. Returns the prompts that it is given."""
         lm: Any = self.house.shelf.books[model].lm
         return scripts.say(patch, lm, text)
+
+    def fail_after(self, patch: pytest.MonkeyPatch, model: str, text: str) -> None:
+        """Has a model that is loaded say a text, and then fail."""
+        lm: Any = self.house.shelf.books[model].lm
+        submit = type(lm._worker).submit
+        ids = scripts.ids_of(lm, text)
+
+        def failing(request: Any, patient: bool = False) -> Any:
+            return submit(lm._worker, replace(request, constraint=lambda: scripts.Script(ids)), patient=patient)
+
+        patch.setattr(lm._worker, "submit", failing)  # at the end of its ids the script raises IndexError
 
     def shown(self, model: str, prompt: tuple[int, ...]) -> str:
         """A prompt as text, special tokens left out."""

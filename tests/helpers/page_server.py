@@ -42,10 +42,13 @@ MODELS = [
 @dataclass
 class Script:
     """How the server answers. `replies` has for a question the pieces of its answer: texts, or whole deltas, or a
-    refusal as {"error": ...}; "wait" stands for waiting until `go_on` is set. `key` is asked for where it is set."""
+    refusal as {"error": ...}; "wait" stands for waiting until `go_on` is set. `key` is asked for where it is set.
+    `models` are those of the list."""
 
     replies: dict[str, list[Any]] = field(default_factory=dict)
     key: str | None = None
+    models: list[dict[str, Any]] = field(default_factory=lambda: [dict(model) for model in MODELS])
+    pause_s: float = 0.001  # after every piece
     bodies: list[dict[str, Any]] = field(default_factory=list)
     left: list[str] = field(default_factory=list)  # questions whose client went away before the end
     go_on: threading.Event = field(default_factory=threading.Event)
@@ -97,7 +100,7 @@ async def stream(script: Script, body: dict[str, Any], pieces: list[Any]) -> Asy
             if piece != "wait":
                 count += 1
                 yield event(chunk(body, piece))
-                await asyncio.sleep(0.001)
+                await asyncio.sleep(script.pause_s)
         is_over = True
         yield event(chunk(body, {} if "messages" in body else "", "length" if count == 1 else "stop"))
         usage = {"prompt_tokens": 100, "completion_tokens": count, "total_tokens": 100 + count}
@@ -117,7 +120,7 @@ def make_app(script: Script) -> Starlette:
         return None
 
     async def models(request: Request) -> Response:
-        return refused(request) or JSONResponse({"object": "list", "data": MODELS})
+        return refused(request) or JSONResponse({"object": "list", "data": script.models})
 
     async def answer(request: Request) -> Response:
         if refusal_ := refused(request):

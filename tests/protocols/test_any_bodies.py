@@ -17,6 +17,7 @@ from elm_mlx.protocols import anthropic, responses
 from elm_mlx.protocols.anthropic.table import TABLE as MESSAGES_TABLE
 from elm_mlx.protocols.ask import Ask
 from elm_mlx.protocols.dialect import Facts
+from elm_mlx.protocols.openai.fields import Known
 from elm_mlx.protocols.refusal import FieldRefused
 from elm_mlx.protocols.responses.table import TABLE as RESPONSES_TABLE
 
@@ -59,7 +60,7 @@ WHOLE: dict[str, dict[str, Any]] = {
     },
 }  # fmt: skip
 DIALECTS: dict[str, ModuleType] = {"responses": responses, "messages": anthropic}
-TABLES = {"responses": RESPONSES_TABLE, "messages": MESSAGES_TABLE}
+TABLES: dict[str, Known] = {"responses": RESPONSES_TABLE, "messages": MESSAGES_TABLE}
 CLIENTS: dict[str, Any] = {"responses": Response, "messages": Message}
 EACH_API = pytest.mark.parametrize("api", list(DIALECTS))
 ANSWER = answer(("reasoning", "Hm."), "Hi.", call("weather", 1, city="Zü"))
@@ -67,7 +68,7 @@ ANSWER = answer(("reasoning", "Hm."), "Hi.", call("weather", 1, city="Zü"))
 
 def fields_of(api: str) -> st.SearchStrategy[dict[str, Any]]:
     table = TABLES[api]
-    names = [*table.used, *table.without_effect, *table.refused]
+    names = [name for part in table for name in part]
     return st.dictionaries(st.sampled_from(names) | st.text(max_size=9), VALUES, max_size=6)
 
 

@@ -171,7 +171,8 @@ REFUSED: list[tuple[str, Any]] = [
     ("tool_choice.type", {"name": "x"}), ("tool_choice.name", {"type": "tool", "name": "x"}),
     ("thinking", True), ("thinking.type", {"type": "deep"}), ("thinking.type", {"budget_tokens": 5}),
     ("output_config.format.type", {"format": {"type": "text", "schema": {}}}),
-    ("output_format.schema", {"type": "json_schema"}), ("container", "c_1"), ("mcp_servers", [{"url": "http://x"}]),
+    ("output_format.schema", {"type": "json_schema"}),
+    ("output_format.schema", {"type": "json_schema", "schema": "{}"}), ("container", "c_1"), ("mcp_servers", [{"url": "http://x"}]),
 ]  # fmt: skip
 
 

@@ -3,6 +3,7 @@ each has the form of OpenAI's own schemas, where these are there, and both say t
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Iterable, Mapping
 from functools import partial
@@ -14,11 +15,13 @@ from helpers import chat_templates as written
 from helpers import openai_schemas, scripts
 
 import elm_mlx
+from elm_mlx.protocols.ask import Ask
 from elm_mlx.protocols.dialect import Event, Facts
 from elm_mlx.protocols.openai import chat, completions
 from elm_mlx.protocols.openai.models import NO_EMBEDDINGS, list_of, model_of
 from elm_mlx.protocols.refusal import Refusal
 from elm_mlx.server.asking import submit
+from elm_mlx.server.scoring import scored_prompts
 
 HI = [{"role": "user", "content": "Hi"}]
 WEATHER = {"name": "weather", "parameters": {"type": "object", "properties": {"days": {"type": "integer"}}}}
@@ -46,7 +49,8 @@ class Told(NamedTuple):
 
 def tell(dialect: ModuleType, lm: elm_mlx.LanguageModel, **body: Any) -> Told:
     """Asks a model, and gives what a client is told, whole and as a stream."""
-    ask, facts = dialect.read(body, strict=True), Facts("a1b2", 1_750_000_000, "demo", lm)
+    ask: Ask = dialect.read(body, strict=True)
+    facts = Facts("a1b2", 1_750_000_000, "demo", lm, asyncio.run(scored_prompts(ask, lm)))
     streams, events = submit(ask, lm), dialect.events(ask, body, facts)
     told: list[Event] = events.begin([len(stream.prompt) for stream in streams[:: ask.n]])
     for index, stream in enumerate(streams):
@@ -133,9 +137,7 @@ def stitched(told: Told) -> dict[str, list[Any]]:
     }
 
 
-@pytest.mark.parametrize(
-    "options", [{}, {"stop": "lived"}, {"stop": "me ther"}, {"echo": False, "n": 1}, {"prompt": "Once upon a"}], ids=str
-)
+@pytest.mark.parametrize("options", [{}, {"stop": "lived"}, {"stop": "me ther"}, {"prompt": "Once upon a"}], ids=str)
 def test_tokens_and_their_places_are_those_of_the_text(demo: elm_mlx.LanguageModel, options: dict[str, Any]) -> None:
     told = complete(demo, **{"prompt": "Once upon", "max_tokens": 6, "temperature": 0, "logprobs": 2} | options)
     choice = told.whole["choices"][0]
@@ -149,8 +151,29 @@ def test_tokens_and_their_places_are_those_of_the_text(demo: elm_mlx.LanguageMod
     assert [len(one) for one in found["top_logprobs"]] == [2] * len(found["tokens"])
 
 
+def test_a_prompt_is_judged_as_the_answer_would_be(demo: elm_mlx.LanguageModel) -> None:
+    said = complete(demo, prompt="Once upon", max_tokens=4, temperature=0, logprobs=2).whole["choices"][0]
+    text = f"Once upon{said['text']}"
+    judged = complete(demo, prompt=text, max_tokens=1, temperature=0, logprobs=2, echo=True)
+    choice = judged.whole["choices"][0]
+    found, count = choice["logprobs"], len(demo.tokenizer.encode_text("Once upon"))
+    assert found["tokens"][count:-1] == said["logprobs"]["tokens"]
+    assert found["token_logprobs"][count:-1] == pytest.approx(said["logprobs"]["token_logprobs"], abs=1e-4)
+    assert [set(one) for one in found["top_logprobs"][count:-1]] == list(map(set, said["logprobs"]["top_logprobs"]))
+    assert "".join(found["tokens"]) == choice["text"]
+    assert [choice["text"].find(token) for token in found["tokens"][:4]] == found["text_offset"][:4]
+    assert stitched(judged) == found
+
+
+def test_ids_are_judged_one_for_one_and_the_first_cannot_be(demo: elm_mlx.LanguageModel) -> None:
+    ids = demo.tokenizer.encode("Once upon a time")
+    ask = completions.read({"prompt": ids, "echo": True, "logprobs": 1, "max_tokens": 1}, strict=True)
+    [scored] = asyncio.run(scored_prompts(ask, demo))
+    assert (list(scored.ids), scored.logprobs[0], len(scored.logprobs)) == (ids, None, len(ids))
+
+
 def test_bytes_of_no_character_have_names_of_their_own(demo: elm_mlx.LanguageModel) -> None:
-    lead, middle = (demo.tokenizer._backend.token_to_id(text) for text in ("<0xC3>", "<0xBC>"))
+    lead, middle = (demo.tokenizer.vocabulary[text] for text in ("<0xC3>", "<0xBC>"))
     banned = [id for id in range(demo.config.vocab_size) if id not in (lead, middle)]
     told = complete(demo, prompt="Once", max_tokens=6, seed=3, temperature=1, banned_ids=banned, logprobs=0)
     found = told.whole["choices"][0]["logprobs"]

@@ -181,6 +181,7 @@ def test_messages_are_those_of_templates() -> None:
 
 def test_a_call_and_its_result_are_messages() -> None:
     said = {"role": "assistant", "content": None, "tool_calls": [CALL], "refusal": None}
+    assert messages(*ASK, said | {"content": []}) == messages(*ASK, said)
     result = {"role": "tool", "tool_call_id": "call_1", "content": [{"type": "text", "text": "Rain."}]}
     function = {"name": "weather", "arguments": {"city": "Oslo"}}
     assert messages(*ASK, said, result)[1:] == [
@@ -260,6 +261,11 @@ def test_tools_are_functions_and_a_choice_names_one() -> None:
         "auto", "none", "required", None,
     ]  # fmt: skip
     assert read(tools=[TOOL]).calls_in_parallel
+    other = {"type": "function", "function": {"name": "other"}}
+    few = {"type": "allowed_tools", "allowed_tools": {"mode": "required", "tools": [other]}}
+    ask = read(tools=[TOOL, other], tool_choice=few)
+    assert ask.tools is not None
+    assert ([tool.name for tool in ask.tools], ask.tool_choice) == (["other"], "required")
     assert not read(tools=[TOOL], parallel_tool_calls=False).calls_in_parallel
 
 
@@ -275,11 +281,17 @@ def test_tools_are_functions_and_a_choice_names_one() -> None:
         ({"tools": [{"type": "function", "function": {"name": "a b"}}]}, "tools[0].function"),
         ({"tools": [{"type": "function", "function": {"name": "a", "parameters": 5}}]}, "tools[0].function"),
         ({"tools": [TOOL, TOOL]}, "tools"),
+        ({"tools": [TOOL] * 129}, "tools"),
         ({"tool_choice": "required"}, "tool_choice"),
         ({"tools": [TOOL], "tool_choice": "sometimes"}, "tool_choice"),
         ({"tools": [TOOL], "tool_choice": {"type": "function", "function": {"name": "x"}}}, "tool_choice"),
         ({"tools": [TOOL], "tool_choice": {"type": "function"}}, "tool_choice"),
         ({"tools": [TOOL], "tool_choice": 5}, "tool_choice"),
+        ({"tools": [TOOL], "tool_choice": {"type": "allowed_tools"}}, "tool_choice.allowed_tools"),
+        (
+            {"tools": [TOOL], "tool_choice": {"type": "allowed_tools", "allowed_tools": {"mode": "auto", "tools": []}}},
+            "tool_choice.allowed_tools.tools",
+        ),
     ],
 )
 def test_a_mistake_in_tools_is_named(body: dict[str, Any], param: str) -> None:

@@ -72,6 +72,11 @@ def test_log_probabilities_are_a_number() -> None:
     assert [refused(logprobs=most).param for most in (True, 6, -1)] == ["logprobs"] * 3
 
 
+def test_an_echo_with_log_probabilities_has_those_of_the_prompt() -> None:
+    asked = [{"echo": True, "logprobs": 0}, {"echo": True}, {"logprobs": 1}, {"echo": False, "logprobs": 1}]
+    assert [read(**body).scores_prompts for body in asked] == [True, False, False, False]
+
+
 def test_every_answer_that_is_asked_for_is_sent() -> None:
     assert read(n=3, best_of=3).n == 3
     assert read(best_of=1).n == 1
@@ -83,7 +88,6 @@ def test_every_answer_that_is_asked_for_is_sent() -> None:
     ("body", "param"),
     [
         ({"suffix": "end"}, "suffix"),
-        ({"echo": True, "logprobs": 0}, "echo"),
         ({"messages": []}, "messages"),
         ({"tools": [{}]}, "tools"),
         ({"tool_choice": "required"}, "tool_choice"),

@@ -178,6 +178,7 @@ REFUSED: list[tuple[str, Any]] = [
     ("include", "all"), ("include[0]", [5]),
     ("text", "json"), ("text.format", {"format": "json"}), ("text.format.type", {"format": {"type": "sound"}}),
     ("text.format.schema", {"format": {"type": "json_schema", "name": "a"}}),
+    ("text.format.schema", {"format": {"type": "json_schema", "name": "a", "schema": "{}"}}),
     ("text.format.name", {"format": {"type": "json_schema", "schema": {}}}),
     ("tools", {}), ("tools[0]", ["weather"]), ("tools[0].type", [{}]), ("tools[0].name", [{"type": "function"}]),
     ("tools[0].parameters", [FUNCTION | {"parameters": "none"}]),

@@ -41,6 +41,13 @@ def test_several_answers_to_several_prompts_are_those_of_the_library(live: Live,
     assert texts == wanted
 
 
+def test_filters_without_a_temperature_are_no_mistake_of_a_client(live: Live, demo: elm_mlx.LanguageModel) -> None:
+    options = {"top_p": 0.9, "top_k": 5, "min_p": 0.1}
+    response = live.post(prompt=PROMPT, max_tokens=4, options=options)
+    assert demo.is_greedy
+    assert response.json()["answers"][0]["text"] == demo.generate(PROMPT, 4).text
+
+
 def test_many_requests_at_once_get_their_own_answers(demo: elm_mlx.LanguageModel) -> None:
     prompts = [f"{PROMPT} there were {number} cats" for number in range(8)]
     wanted = [one.text for one in demo.batch(prompts, 3)]

@@ -1,4 +1,4 @@
-"""The anthropic package, as users have it, against a real server."""
+"""The anthropic package, as users have it, against a real server. `test_messages.py` has more, in one process."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from typing import Any
 import anthropic
 import pytest
 from helpers.served import until
+
+pytestmark = pytest.mark.slow
 
 ASKED = [{"role": "user", "content": "What is the weather in Oslo?"}]
 CITIES = ["Oslo", "Paris"]

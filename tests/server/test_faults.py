@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -56,6 +57,16 @@ def test_an_engine_that_dies_comes_back_once(fresh: Live) -> None:
     assert eventually(lambda: fresh.lm not in (dead, None))
     assert fresh.post(prompt="Once", max_tokens=2).status_code == 200
     assert health(fresh.house.shelf)[0] == 200
+    assert not fresh.house.fatal.is_set()
+
+
+def test_an_engine_that_dies_under_many_requests_comes_back_once(fresh: Live) -> None:
+    dead = fresh.lm
+    spoil(fresh, 2)
+    with ThreadPoolExecutor(6) as pool:
+        told = [*pool.map(lambda _: fresh.post(prompt="Once", max_tokens=9).status_code, range(6))]
+    assert set(told) <= {200, 500, 503}
+    assert eventually(lambda: fresh.lm not in (dead, None))
     assert not fresh.house.fatal.is_set()
 
 

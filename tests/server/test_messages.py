@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Literal
 
 import anthropic
+import pydantic
 import pytest
 from helpers import chat_templates, scripts
 from helpers.live_app import LiveApp, living_app
@@ -21,6 +22,10 @@ WEATHER = {"name": "weather", "description": "Tells it.", "input_schema": {
 CALL = '{{"name": "weather", "parameters": {{"city": "{}"}}}}'
 HI = {"role": "user", "content": "What is the weather?"}
 ASKED: dict[str, Any] = {"model": MODEL, "messages": [HI], "max_tokens": 200}
+
+
+class Weather(pydantic.BaseModel):
+    city: Literal["Oslo", "Paris"]
 
 
 @pytest.fixture(scope="module")
@@ -157,6 +162,21 @@ def test_requests_that_differ_in_their_billing_have_one_prompt(
         billing = f"x-anthropic-billing-header: cch={number};"
         client.messages.create(**ASKED, system=[{"type": "text", "text": text} for text in (billing, "Be brief.")])
     assert prompts[0] == prompts[1]
+
+
+def test_an_error_amid_a_stream_is_told_in_it(
+    app: LiveApp, client: anthropic.Anthropic, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    app.fail_after(monkeypatch, MODEL, "Rain and more rain and")
+    with pytest.raises(anthropic.APIStatusError) as failed, client.messages.stream(**ASKED) as stream:
+        stream.until_done()
+    assert failed.value.type == "api_error"
+
+
+def test_a_form_is_enforced(client: anthropic.Anthropic) -> None:
+    answer = client.messages.parse(**ASKED, output_format=Weather)
+    assert answer.parsed_output
+    assert answer.parsed_output.city in ("Oslo", "Paris")
 
 
 ERRORS: dict[str, tuple[dict[str, Any], type[anthropic.APIStatusError], str]] = {

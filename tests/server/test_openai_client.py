@@ -159,6 +159,7 @@ def test_log_probabilities_add_up_to_the_text(client: Any, house: Any) -> None:
         assert b"".join(bytes(entry.bytes) for entry in entries).decode(errors="replace") == text
 
 
+@pytest.mark.slow
 def test_several_answers_have_places_and_seeds(client: Any, house: Any) -> None:
     asked: dict[str, Any] = {"n": 3, "seed": 0, "temperature": 1}
     answer = chat(client, house, **asked)
@@ -201,7 +202,7 @@ ERRORS: dict[str, tuple[dict[str, Any], type[Exception], str | None, str | None]
 
 
 @pytest.mark.parametrize("options, kind, code, param", ERRORS.values(), ids=ERRORS.keys())
-@pytest.mark.parametrize("streamed", [False, True], ids=["whole", "streamed"])
+@pytest.mark.parametrize("streamed", [False, pytest.param(True, marks=pytest.mark.slow)], ids=["whole", "streamed"])
 def test_an_error_says_what_was_wrong(
     client: Any, house: Any, options: dict[str, Any], kind: type[Exception], code: str | None, param: str | None,
     streamed: bool,
@@ -221,6 +222,7 @@ def test_a_prompt_beyond_the_context_is_told_in_the_words_that_others_look_for(c
         client.completions.create(model=house.demo, prompt="the cat sat " * 500, max_tokens=4)
 
 
+@pytest.mark.slow
 def test_a_key_is_demanded_where_there_is_one(crowded: Served) -> None:
     with openai.OpenAI(base_url=crowded.url, api_key="sk-another", max_retries=0) as stranger:
         for call in (stranger.models.list, lambda: stranger.completions.create(model="demo", prompt="a")):
@@ -232,6 +234,7 @@ def test_a_key_is_demanded_where_there_is_one(crowded: Served) -> None:
         assert [model.id for model in friend.models.list()] == ["demo"]
 
 
+@pytest.mark.slow
 def test_a_full_queue_is_tried_again_and_a_bad_request_is_not(crowded: Served) -> None:
     sent: list[int] = []
     running: list[Any] = []
@@ -263,6 +266,7 @@ def test_closing_a_stream_cancels_its_request(client: Any, house: Any) -> None:
     assert house.served.metric("generation_tokens_total") - before < 400
 
 
+@pytest.mark.slow
 def test_leaving_before_a_whole_answer_cancels_its_request(house: Any) -> None:
     before = house.served.metric("generation_tokens_total")
     with openai.OpenAI(base_url=house.served.url, api_key="unused", max_retries=0, timeout=0.1) as hasty:
@@ -273,6 +277,7 @@ def test_leaving_before_a_whole_answer_cancels_its_request(house: Any) -> None:
     assert house.served.metric("generation_tokens_total") - before < 3 * 4 * 400
 
 
+@pytest.mark.slow
 def test_a_response_is_answered_and_streamed(client: Any, house: Any) -> None:
     asked: dict[str, Any] = {"model": house.chat, "input": "Hi", "max_output_tokens": 16, "temperature": 0}
     whole = client.responses.create(**asked)

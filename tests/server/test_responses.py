@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Literal
 
 import openai
+import pydantic
 import pytest
 from helpers import chat_templates, scripts
 from helpers.live_app import LiveApp, living_app
@@ -21,6 +22,10 @@ WEATHER = {"type": "function", "name": "weather", "description": "Tells it.", "s
     "type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}}  # fmt: skip
 CALL = '{{"name": "weather", "parameters": {{"city": "{}"}}}}'
 ASKED: dict[str, Any] = {"model": MODEL, "input": "What is the weather?"}
+
+
+class Weather(pydantic.BaseModel):
+    city: Literal["Oslo", "Paris"]
 
 
 @pytest.fixture(scope="module")
@@ -130,6 +135,21 @@ def test_what_is_left_out_is_told_in_a_header(
     )
     assert raw.headers["x-ignored-fields"] == "colour, tools[1]"
     assert raw.parse().output_text == "Rain."
+
+
+def test_an_error_amid_a_stream_is_told_in_it(
+    app: LiveApp, client: openai.OpenAI, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    app.fail_after(monkeypatch, MODEL, "Rain and more rain and")
+    events: list[Any] = list(client.responses.create(**ASKED, stream=True))
+    assert events[-1].type == "response.failed"
+    assert events[-1].response.error.code == "server_error"
+
+
+def test_a_form_is_enforced(client: openai.OpenAI) -> None:
+    answer = client.responses.parse(**ASKED, text_format=Weather, max_output_tokens=100)
+    assert answer.output_parsed
+    assert answer.output_parsed.city in ("Oslo", "Paris")
 
 
 ERRORS: dict[str, tuple[dict[str, Any], type[openai.APIStatusError], str | None, str | None]] = {

@@ -17,9 +17,10 @@ from elm_mlx.errors import InvalidRequest, NotEnoughMemory, NotFound, QueueFull
 from elm_mlx.protocols.ask import Ask
 from elm_mlx.server import sending
 from elm_mlx.server.answer import Answer
+from elm_mlx.server.book import Book
 from elm_mlx.server.cards import card, cards
 from elm_mlx.server.refusals import UnknownModel
-from elm_mlx.server.shelf import Book, Shelf
+from elm_mlx.server.shelf import Shelf
 from elm_mlx.server.stock import books_of
 
 
@@ -27,7 +28,7 @@ class Fake:
     """A model that notes that it was closed."""
 
     def __init__(self, name: str) -> None:
-        self.name, self.is_closed, self.has_chat_template = name, False, True
+        self.name, self.is_closed, self.has_chat_template = name, False, False
         self.config = SimpleNamespace(context_length=64)
 
     def close(self) -> None:
@@ -179,6 +180,23 @@ def test_who_leaves_while_a_model_loads_leaves_others_waiting() -> None:
         assert shelf.books["first"].users == 1
         stock.gate.set()
         assert (await other).lm is stock.loaded[0]
+
+    run(work)
+
+
+def test_a_model_for_which_nobody_waited_to_the_end_is_closed() -> None:
+    async def work() -> None:
+        stock = Stock()
+        stock.gate.clear()
+        shelf = shelf_of(stock, keep_alive=0)
+        only = asyncio.create_task(shelf.take("first"))
+        while not stock.at_once:
+            await asyncio.sleep(0.005)
+        only.cancel()
+        await asyncio.wait([only])
+        stock.gate.set()
+        while not (stock.loaded and stock.loaded[0].is_closed):
+            await asyncio.sleep(0.005)
 
     run(work)
 

@@ -341,7 +341,7 @@ def test_loading_takes_little_more_memory_than_the_file_has(
 
 def test_single_matrices_may_be_quantized_otherwise(tmp_path: Path) -> None:
     """Different bits in one fused product; mlx-lm, on the same directory, has the last word."""
-    from mlx_lm.utils import load_model
+    from helpers.mlx_lm_alone import load_model
 
     other = {"group_size": 32, "bits": 8}
     setting = {

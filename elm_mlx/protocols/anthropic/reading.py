@@ -11,6 +11,7 @@ from elm_mlx.protocols.anthropic.tools import read_choice, read_tools
 from elm_mlx.protocols.anthropic.turns import read_messages
 from elm_mlx.protocols.ask import Ask
 from elm_mlx.protocols.fields import Fields, Leftovers
+from elm_mlx.protocols.openai.fields import check_fields
 from elm_mlx.protocols.openai.options import model_in, sampling_in
 
 HOTTEST = 1  # the highest temperature that Anthropic takes
@@ -20,7 +21,7 @@ THINKING = ("enabled", "disabled", "adaptive", "between_tools")
 def read(body: Mapping[str, Any], *, strict: bool = False) -> Ask:
     """What a request asks. Raises FieldRefused, with a sentence that names the field; where `strict`, for a field, a
     tool or a block that elm-mlx does not know, too."""
-    fields = Fields(body, "", Leftovers(strict))
+    fields = fields_of(body, strict)
     most = fields.whole("max_tokens", 1) or fields.wrong("max_tokens", "a whole number above 0")
     return ask_of(fields, most)
 
@@ -28,13 +29,17 @@ def read(body: Mapping[str, Any], *, strict: bool = False) -> Ask:
 def read_count(body: Mapping[str, Any], *, strict: bool = False) -> Ask:
     """What a request to count_tokens is about: its prompt, which shows no tools that may not be called. Raises as
     `read`."""
-    ask = ask_of(Fields(body, "", Leftovers(strict)), None)
+    ask = ask_of(fields_of(body, strict), None)
     return replace(ask, tools=None) if ask.tool_choice == "none" else ask
+
+
+def fields_of(body: Mapping[str, Any], strict: bool) -> Fields:
+    """The fields of a request, none of which is refused. Raises FieldRefused."""
+    return Fields(body, "", Leftovers(strict, [*check_fields(body, TABLE, strict=strict)]))
 
 
 def ask_of(fields: Fields, max_tokens: int | None) -> Ask:
     """What the fields of a request ask. Raises FieldRefused."""
-    TABLE.check(fields)
     tools, choice = read_tools(fields), fields.inner("tool_choice")
     messages = read_messages(fields)
     check_thinking(fields.inner("thinking"))
@@ -71,7 +76,7 @@ def goes_on(fields: Fields, messages: list[dict[str, Any]]) -> bool:
 def sampled(fields: Fields) -> dict[str, Any]:
     """The options of sampling. Raises FieldRefused."""
     fields.number("temperature", 0, HOTTEST)
-    return sampling_in({name: value for name, value in fields.value.items() if name in TABLE.used})
+    return sampling_in({name: value for name, value in fields.value.items() if name in TABLE.enforced})
 
 
 def stops_in(fields: Fields) -> dict[str, Any]:
@@ -89,6 +94,4 @@ def form_in(fields: Fields) -> dict[str, Any]:
         return {}
     wanted.check(("type", "schema"))
     kind = wanted.one_of("type", ("json_schema",)) or wanted.wrong("type", "json_schema")
-    if wanted.get("schema") is None:
-        wanted.wrong("schema", "a JSON schema")
-    return {"response_format": {"type": kind, kind: {"name": "answer", "schema": wanted.get("schema")}}}
+    return {"response_format": {"type": kind, kind: {"name": "answer", "schema": wanted.needed("schema").value}}}

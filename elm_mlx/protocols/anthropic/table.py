@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from elm_mlx.protocols.fields import Table
+from elm_mlx.protocols.openai.fields import Known, Lacking
 
-TABLE = Table(
-    used={
+TABLE = Known(
+    enforced={
         "model": "The model's name.",
         "messages": "Their content is a text or blocks: text, thinking, tool_use, tool_result. Images and documents "
         "are refused. Blocks of other kinds are left out and reported. If the last message is the assistant's, the "
@@ -30,7 +30,7 @@ TABLE = Table(
         "presence_penalty": "-2 to 2; not Anthropic's.",
         "frequency_penalty": "-2 to 2; not Anthropic's.",
     },
-    without_effect={
+    harmless={
         "metadata": "Nobody is identified.",
         "cache_control": "Prompts that begin alike are found by their tokens, in blocks and tools too.",
         "context_management": "Nothing is cleared: a prompt that is too long is refused.",
@@ -41,8 +41,8 @@ TABLE = Table(
         "user_profile_id": "Nobody is identified.",
         "workspace_id": "There are no workspaces.",
     },
-    refused={
-        "container": ((), "names a container. Code runs in none here. Leave it out."),
-        "mcp_servers": (([],), "names servers. elm-mlx asks no others. Leave it out."),
+    lacking={
+        "container": Lacking("no code is run"),
+        "mcp_servers": Lacking("no other servers are asked", ([],)),
     },
 )

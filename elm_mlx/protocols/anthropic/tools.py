@@ -29,9 +29,7 @@ def read_tools(body: Fields) -> tuple[Any, ...] | None:
 def function_of(tool: Fields) -> Any:
     """A tool as elm_mlx.Tool. Raises FieldRefused."""
     tool.check(CUSTOM)
-    if tool.get("input_schema") is None:
-        tool.wrong("input_schema", "a JSON schema")
-    schema = tool.inner("input_schema").value
+    schema = tool.needed("input_schema").value
     function = {"name": tool.full_text("name"), "description": tool.text("description"), "parameters": schema}
     return read_function(tool.at, function)
 

@@ -13,7 +13,7 @@ from elm_mlx.protocols.openai.chat_events import ChatEvents, continues_text
 from elm_mlx.protocols.openai.fields import CHAT_FIELDS, check_fields
 from elm_mlx.protocols.openai.messages import ends_with_beginning, read_messages
 from elm_mlx.protocols.openai.options import answers_in, max_tokens_in, model_in, options_in, streamed_in
-from elm_mlx.protocols.openai.tools import choice_in, tools_in
+from elm_mlx.protocols.openai.tools import chosen, tools_in
 from elm_mlx.protocols.openai.values import flag_in, object_in, whole_in
 from elm_mlx.protocols.refusal import FieldRefused
 from elm_mlx.protocols.token_texts import TokenTexts
@@ -36,14 +36,14 @@ def read(body: Mapping[str, Any], *, strict: bool) -> Ask:
     if strict and unknown:
         raise FieldRefused(unknown[0], f"{unknown[0]} is no field that elm-mlx knows. Leave it out.",
                            "unknown_parameter")  # fmt: skip
-    tools = tools_in(body)
+    tools, choice = chosen(body, tools_in(body))
     return Ask(
         model=model_in(body),
         messages=messages,
         max_tokens=most_tokens(body),
         options=options_in(body) | logprobs_in(body),
         tools=tools,
-        tool_choice=choice_in(body, tools),
+        tool_choice=choice,
         n=answers_in(body),
         streamed=streamed_in(body),
         goes_on=goes_on(body, messages),

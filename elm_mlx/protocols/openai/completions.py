@@ -37,9 +37,7 @@ def read(body: Mapping[str, Any], *, strict: bool) -> Ask:
         raise FieldRefused("best_of", f"best_of is {shown(best_of)}; it must be n, as all answers are sent.",
                            "unsupported_parameter")  # fmt: skip
     most = whole_in(body, "logprobs", 0, MOST_ALTERNATIVES)
-    if flag_in(body, "echo") and most is not None:
-        raise FieldRefused("echo", "echo goes together with no logprobs: elm-mlx has none of the prompt. Leave one of "
-                           "them out.", "unsupported_parameter")  # fmt: skip
+    echoes = flag_in(body, "echo") or False
     return Ask(
         model=model_in(body),
         prompts=prompts,
@@ -47,6 +45,7 @@ def read(body: Mapping[str, Any], *, strict: bool) -> Ask:
         options=options_in(body) | ({} if most is None else {"logprobs": most}),
         n=n,
         streamed=streamed_in(body),
+        scores_prompts=echoes and most is not None,
         ignored=ignored,
     )
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
+from elm_mlx.protocols.dialect import ScoredPrompt
 from elm_mlx.protocols.token_texts import Token, TokenTexts
 
 if TYPE_CHECKING:
@@ -13,10 +14,11 @@ CONTINUES, MASK = 0x80, 0xC0  # the two highest bits of a byte of UTF-8 that beg
 
 
 class Entry(NamedTuple):
-    """A token of an answer. `start` is how many bytes of the answer stand before it, `offset` how many characters."""
+    """A token of an answer. `start` is how many bytes of the answer stand before it, `offset` how many characters. The
+    first token of a prompt has no log-probability."""
 
     token: Token
-    logprob: TokenLogprob
+    logprob: TokenLogprob | None
     start: int
     offset: int
 
@@ -36,7 +38,7 @@ class Entries:
         self._data = bytearray()  # of all tokens
         self._characters = self._given = 0
 
-    def add(self, id: int, logprob: TokenLogprob) -> None:
+    def add(self, id: int, logprob: TokenLogprob | None) -> None:
         """Takes the next token."""
         token = self._texts[id]
         if not self._data and not self._keeps_blank and self._texts.loses_blank(id):
@@ -60,6 +62,14 @@ class Entries:
         cut = self._data.find(stop.encode()) if isinstance(stop, str) else -1
         found, self._pending = self._pending, []
         return found if cut < 0 else [one for one in found if one.start < cut]
+
+
+def prompt_entries(scored: ScoredPrompt, texts: TokenTexts) -> list[Entry]:
+    """The entries of a prompt."""
+    entries = Entries(texts)
+    for id, logprob in zip(scored.ids, scored.logprobs, strict=True):
+        entries.add(id, logprob)
+    return entries.rest(None)
 
 
 def entries_of(completion: Completion, texts: TokenTexts, *, keeps_blank: bool = False) -> list[Entry]:

@@ -56,7 +56,7 @@ CHAT: dict[str, str] = SHARED | {
     "logprobs": "true or false",
     "top_logprobs": "0 to 20, with logprobs",
     "tools": "functions, as JSON schemas",
-    "tool_choice": "auto, none, required, or a function by its name",
+    "tool_choice": "auto, none, required, a function by its name, or allowed_tools",
     "parallel_tool_calls": "false: the first call of an answer counts",
     "chat_template_kwargs": "variables of the chat template",
     "continue_final_message": "false: a last message of the assistant is not continued (vLLM)",
@@ -66,7 +66,7 @@ TEXT: dict[str, str] = SHARED | {
     "prompt": "a text, a list of texts, ids, or a list of lists of ids; given to the model as it is",
     "max_tokens": "1 or more; absent: 16, as OpenAI has it; -1: as many as the context has room for",
     "logprobs": "0 to 5",
-    "echo": "the prompt before the answer; not with logprobs",
+    "echo": "the prompt before the answer, with logprobs those of the prompt, too",
     "best_of": "1, or equal to n",
 }
 
@@ -108,7 +108,7 @@ LACKING: dict[str, Lacking] = {
     "dynatemp_range": Lacking(SAMPLER, (0,)),
     "grammar": Lacking("its notation is llama.cpp's; give guided_grammar, in Lark's", ("",)),
     "guided_whitespace_pattern": Lacking("the blanks of JSON are fixed"),
-    "prompt_logprobs": Lacking("log-probabilities are those of the answer", (False,)),
+    "prompt_logprobs": Lacking("/v1/completions tells them with echo and logprobs", (False,)),
     "truncate_prompt_tokens": Lacking("a prompt is never cut; give a window"),
     "return_tokens_as_token_ids": Lacking("tokens are told by their texts", (False,)),
     "chat_template": Lacking("a template comes with the model, never with a request"),
@@ -158,7 +158,13 @@ def check_fields(body: Mapping[str, Any], known: Known, *, strict: bool) -> tupl
     unknown = [name for name, value in body.items() if value is not None and not any(name in some for some in known)]
     if strict and unknown:
         raise unknown_field(unknown[0], known)
-    return tuple(name[:LONGEST_NAME] for name in unknown[:MOST_IGNORED])
+    return tuple(map(printable, unknown[:MOST_IGNORED]))
+
+
+def printable(name: str) -> str:
+    """The name of a field for messages: cut where it is long, and as Python shows it where it is empty or cannot be
+    printed."""
+    return (name if name and name.isprintable() else shown(name))[:LONGEST_NAME]
 
 
 def refuse_lacking(name: str, value: object, lacking: Lacking) -> None:
@@ -178,5 +184,5 @@ def unknown_field(name: str, known: Known) -> FieldRefused:
     """The error for a field that nobody knows."""
     near = get_close_matches(name[:80], known.enforced, n=1, cutoff=0.75)
     advice = f"Did you mean {near[0]}?" if near else "Leave it out."
-    told = name[:LONGEST_NAME] or '""'
+    told = printable(name)
     return FieldRefused(told, f"{told} is no field that elm-mlx knows. {advice}", "unknown_parameter")

@@ -56,7 +56,8 @@ def read_message(where: str, message: object) -> dict[str, Any]:
         read["tool_calls"] = calls
     if role == "tool":
         read |= answered_call(where, message)
-    if message.get("content") is not None or len(read) == 1 or role != "assistant":
+    # Some clients send an empty list beside calls.
+    if message.get("content") not in (None, []) or len(read) == 1 or role != "assistant":
         read["content"] = read_content(f"{where}.content", message.get("content"))
     return read
 

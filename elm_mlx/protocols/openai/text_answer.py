@@ -6,17 +6,17 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from elm_mlx.protocols.ask import Ask
-from elm_mlx.protocols.dialect import Event, Facts
+from elm_mlx.protocols.dialect import Event, Facts, ScoredPrompt
 from elm_mlx.protocols.openai.answers import DONE, head_of, reason_of, refused, timings_of, usage_of
-from elm_mlx.protocols.openai.entries import Entries, Entry, entries_of
+from elm_mlx.protocols.openai.entries import Entries, Entry, entries_of, prompt_entries
 from elm_mlx.protocols.openai.lead import Lead, has_text
 from elm_mlx.protocols.openai.options import includes_usage
-from elm_mlx.protocols.openai.token_logprobs import of_text
+from elm_mlx.protocols.openai.token_logprobs import after, of_text
 from elm_mlx.protocols.refusal import Refusal
 from elm_mlx.protocols.token_texts import TokenTexts
 
 if TYPE_CHECKING:
-    from elm_mlx.api import Completion, Piece
+    from elm_mlx.api import Completion, LanguageModel, Piece
 
 
 def head(facts: Facts) -> dict[str, Any]:
@@ -30,19 +30,32 @@ def choice_of(index: int, text: str, logprobs: Any, reason: str | None) -> dict[
 
 
 class Prompt:
-    """What of a prompt shows in its answers: the text that they echo, and whether a blank may follow it."""
+    """What of a prompt shows in its answers: the text that they echo, with the `logprobs` of that, and whether a blank
+    may follow it."""
 
-    def __init__(self, prompt: str | Sequence[int], facts: Facts, *, echoes: bool) -> None:
-        tokenizer = facts.lm.tokenizer
-        self.has_text = has_text(prompt, tokenizer)
-        shown = (prompt if isinstance(prompt, str) else tokenizer.decode(prompt)) if echoes else ""
-        self.echo = shown
+    def __init__(self, prompt: str | Sequence[int], texts: TokenTexts, lm: LanguageModel, *, echoes: bool) -> None:
+        self.has_text = has_text(prompt, lm.tokenizer)
+        self.echo = (prompt if isinstance(prompt, str) else lm.tokenizer.decode(prompt)) if echoes else ""
+        self.logprobs: dict[str, Any] | None = None
+        self._texts = texts
+
+    def tell(self, scored: ScoredPrompt) -> None:
+        """Takes the log-probabilities of the prompt."""
+        self.logprobs = of_text(prompt_entries(scored, self._texts), self._texts)
+
+
+def prompts_of(ask: Ask, facts: Facts, texts: TokenTexts, *, echoes: bool) -> list[Prompt]:
+    """All prompts of a request."""
+    prompts = [Prompt(prompt, texts, facts.lm, echoes=echoes) for prompt in ask.prompts]
+    for prompt, scored in zip(prompts, facts.scored, strict=False):
+        prompt.tell(scored)
+    return prompts
 
 
 def whole_of(ask: Ask, facts: Facts, completions: Sequence[Completion], *, echoes: bool) -> dict[str, Any]:
     """The text_completion object with all answers."""
     texts = TokenTexts(facts.lm.tokenizer)
-    prompts = [Prompt(prompt, facts, echoes=echoes) for prompt in ask.prompts]
+    prompts = prompts_of(ask, facts, texts, echoes=echoes)
     choices = [choice_with(index, one, prompts[index // ask.n], texts) for index, one in enumerate(completions)]
     return {
         **head(facts),
@@ -60,7 +73,7 @@ def choice_with(index: int, completion: Completion, prompt: Prompt, texts: Token
     logprobs = None
     if completion.logprobs is not None:
         entries = entries_of(completion, texts, keeps_blank=prompt.has_text)
-        logprobs = of_text(entries, texts, len(prompt.echo))
+        logprobs = after(prompt.logprobs, of_text(entries, texts, len(prompt.echo)))
     return choice_of(index, prompt.echo + said, logprobs, reason_of(completion))
 
 
@@ -72,14 +85,15 @@ class TextEvents:
         self._ask, self._facts, self._counts = ask, facts, includes_usage(body)
         self._head, self._texts = head(facts), TokenTexts(facts.lm.tokenizer)
         self._tail: dict[str, Any] = {"usage": None} if self._counts else {}
-        prompts = [Prompt(prompt, facts, echoes=echoes) for prompt in ask.prompts]
+        prompts = prompts_of(ask, facts, self._texts, echoes=echoes)
         self._prompts = [prompt for prompt in prompts for _ in range(ask.n)]
         self._leads = [Lead(self._texts, prompt.has_text) for prompt in self._prompts]
         self._entries = [Entries(self._texts, keeps_blank=prompt.has_text) for prompt in self._prompts]
 
     def begin(self, prompt_tokens: Sequence[int]) -> list[Event]:
         """What each answer echoes, if it does."""
-        return [self._chunk(index, one.echo) for index, one in enumerate(self._prompts) if one.echo]
+        shown = [(index, one) for index, one in enumerate(self._prompts) if one.echo or one.logprobs]
+        return [self._event(choice_of(index, one.echo, one.logprobs, None)) for index, one in shown]
 
     def piece(self, index: int, piece: Piece) -> list[Event]:
         """The event of one piece: none for one without text."""
@@ -113,4 +127,7 @@ class TextEvents:
 
     def _chunk(self, index: int, text: str, reason: str | None = None, entries: Sequence[Entry] | None = None) -> Event:
         logprobs = None if entries is None else of_text(entries, self._texts, len(self._prompts[index].echo))
-        return Event({**self._head, "choices": [choice_of(index, text, logprobs, reason)], **self._tail})
+        return self._event(choice_of(index, text, logprobs, reason))
+
+    def _event(self, choice: dict[str, Any]) -> Event:
+        return Event({**self._head, "choices": [choice], **self._tail})

@@ -10,15 +10,20 @@ from elm_mlx.errors import InvalidRequest
 from elm_mlx.protocols.refusal import FieldRefused
 
 CHOICES = ("none", "auto", "required")
+Tools = tuple[Any, ...] | None  # of elm_mlx.Tool
 
 
-def tools_in(body: Mapping[str, Any]) -> tuple[Any, ...] | None:
+def tools_in(body: Mapping[str, Any]) -> Tools:
     """The tools of a request, as elm_mlx.Tool; None where there are none. Raises FieldRefused for what is none."""
     given = body.get("tools")
     if not given and (given is None or isinstance(given, list)):
         return None
     if not isinstance(given, list):
         raise FieldRefused("tools", f"tools is {shown(given)}; it must be a list of tools.")
+    from elm_mlx.api.tools import MOST_TOOLS  # here, as it brings MLX
+
+    if len(given) > MOST_TOOLS:  # before each is read, which takes time
+        raise FieldRefused("tools", f"tools has {len(given):,} tools; it may have {MOST_TOOLS}. Send fewer.")
     return together([read_tool(f"tools[{place}]", tool) for place, tool in enumerate(given)])
 
 
@@ -55,7 +60,29 @@ def read_function(where: str, function: Mapping[str, Any]) -> Any:
         raise FieldRefused(where, str(error)) from error
 
 
-def choice_in(body: Mapping[str, Any], tools: tuple[Any, ...] | None) -> str | None:
+def chosen(body: Mapping[str, Any], tools: Tools) -> tuple[Tools, str | None]:
+    """The tools that an answer may call, and the choice among them as `choice_in` gives it. Raises FieldRefused."""
+    wanted = body.get("tool_choice")
+    if isinstance(wanted, Mapping) and wanted.get("type") == "allowed_tools":
+        return allowed(wanted.get("allowed_tools"), tools)
+    return tools, choice_in(body, tools)
+
+
+def allowed(given: object, tools: Tools) -> tuple[Tools, str]:
+    """Those of the tools that a request allows, and whether one has to be called. Raises FieldRefused."""
+    where = "tool_choice.allowed_tools"
+    mode, listed = (given.get("mode"), given.get("tools")) if isinstance(given, Mapping) else (None, None)
+    if mode not in ("auto", "required") or not isinstance(listed, list):
+        raise FieldRefused(where, f"{where} is {shown(given)}; it must be an object with a mode, auto or required, and "
+                           "a list of tools.")  # fmt: skip
+    names = {named(one) for one in listed}
+    left = tuple(tool for tool in tools or () if tool.name in names)
+    if len(left) < max(len(names), 1):
+        raise FieldRefused(f"{where}.tools", f"{where}.tools must name functions that are in tools, one or more.")
+    return left, str(mode)
+
+
+def choice_in(body: Mapping[str, Any], tools: Tools) -> str | None:
     """Which tools an answer may or must call: "none", "auto", "required", or a name; None where nothing is said. Raises
     FieldRefused for a choice without tools, and for one of no tool."""
     wanted = body.get("tool_choice")

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from elm_mlx.protocols.fields import Table
+from elm_mlx.protocols.openai.fields import Known, Lacking
 
-STORED = "is given. Nothing is stored, so there is nothing to go on from. Send the whole conversation in input."
+STORED = Lacking("nothing is stored, so there is nothing to go on from; send the whole conversation in input")
 BUILT_IN = "There are no built-in tools."
 
-TABLE = Table(
-    used={
+TABLE = Known(
+    enforced={
         "model": "The model's name.",
         "input": "A text, or a list of items: messages, function calls and their outputs, reasoning. Images, sounds "
         "and files are refused. Items of other kinds are left out and reported.",
@@ -36,7 +36,7 @@ TABLE = Table(
         "presence_penalty": "-2 to 2; not OpenAI's.",
         "frequency_penalty": "-2 to 2; not OpenAI's.",
     },
-    without_effect={
+    harmless={
         "store": "Nothing is ever stored. The response says so.",
         "truncation": "Nothing is cut off: a prompt that is too long is refused with both values.",
         "reasoning": "How long a model reasons is its own choice, and its reasoning is shown as it is.",
@@ -52,10 +52,10 @@ TABLE = Table(
         "client_metadata": "What a client says of itself changes no answer.",
         "moderation": "There is no moderation.",
     },
-    refused={
-        "previous_response_id": ((), STORED),
-        "conversation": ((), STORED),
-        "background": ((False,), "is true. An answer is given while the client waits. Leave it out."),
-        "prompt": ((), "names a prompt that OpenAI stores. Write the prompt in input."),
+    lacking={
+        "previous_response_id": STORED,
+        "conversation": STORED,
+        "background": Lacking("an answer is given while the client waits", (False,)),
+        "prompt": Lacking("it names a prompt that OpenAI stores; write the prompt in input"),
     },
 )

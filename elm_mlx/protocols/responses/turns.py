@@ -32,7 +32,7 @@ class Turns:
     def add(self, item: Fields) -> None:
         """Takes one item; one of another kind is noted as left out. Raises FieldRefused."""
         kind = item.text("type") or "message"
-        if reader := self._readers.get(kind):
+        if reader := READERS.get(kind):
             reader(self, item)
         elif kind == "item_reference":
             item.refuse("type", "is item_reference. Nothing is stored, so there is nothing to refer to. Send the item.")
@@ -84,14 +84,15 @@ class Turns:
         self._reasoning.clear()
         self.messages.append(message)
 
-    _readers: dict[str, Callable[[Turns, Fields], None]] = {  # noqa: RUF012  as long as Python has no frozen dict
-        "message": _message,
-        "reasoning": _reason,
-        "function_call": _call,
-        "custom_tool_call": _call,
-        "function_call_output": _output,
-        "custom_tool_call_output": _output,
-    }
+
+READERS: dict[str, Callable[[Turns, Fields], None]] = {
+    "message": Turns._message,
+    "reasoning": Turns._reason,
+    "function_call": Turns._call,
+    "custom_tool_call": Turns._call,
+    "function_call_output": Turns._output,
+    "custom_tool_call_output": Turns._output,
+}
 
 
 def read_input(body: Fields) -> list[dict[str, Any]]:

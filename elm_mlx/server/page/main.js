@@ -29,6 +29,8 @@ class App {
   constructor() {
     this.conversation = kept.lastShown() ?? kept.newConversation();
     this.running = null; // an AbortController
+    [this.timer, this.pending] = [null, null]; // of the conversation that is to be kept soon
+    this.deleted = new Set(); // ids: an answer that still ends must not bring its conversation back
     this.models = [];
     this.chat = new ChatView({
       edit: (node, text) => this.ask(node.parent, text),
@@ -38,7 +40,7 @@ class App {
     this.completion = new CompletionView({ go: () => this.goOn(), changed: (text) => this.textChanged(text) });
     this.settings = new Settings(() => this.conversation, () => this.keep(this.conversation));
     this.side = new Side({
-      open: (conversation) => this.open(conversation),
+      open: (conversation) => conversation.id === this.conversation.id || this.open(conversation),
       fresh: () => this.open(kept.newConversation(this.conversation)),
       renamed: (conversation, title) => this.rename(conversation, title),
       removed: (conversation) => this.remove(conversation),
@@ -85,6 +87,7 @@ class App {
 
   open(conversation) {
     this.stop();
+    this.keepNow();
     this.conversation = conversation;
     kept.remember(conversation.id);
     this.chat.show(conversation);
@@ -100,7 +103,7 @@ class App {
   }
 
   keep(conversation) {
-    if (kept.isEmpty(conversation)) return;
+    if (kept.isEmpty(conversation) || this.deleted.has(conversation.id)) return;
     conversation.changed = Date.now();
     try {
       const dropped = kept.keep(conversation);
@@ -120,8 +123,13 @@ class App {
 
   remove(conversation) {
     kept.remove(conversation.id);
+    this.deleted.add(conversation.id);
     this.open(kept.newConversation(conversation));
-    notify(`“${conversation.title}” is deleted.`, "Undo", () => (this.keep(conversation), this.open(conversation)));
+    notify(`“${conversation.title}” is deleted.`, "Undo", () => {
+      this.deleted.delete(conversation.id);
+      this.keep(conversation);
+      this.open(conversation);
+    });
   }
 
   /** Asks a question after the node with the id `parent`. */
@@ -225,7 +233,17 @@ class App {
   }
 
   keepSoon(conversation) {
-    this.timer ??= setTimeout(() => (this.timer = null, this.keep(conversation)), 2000);
+    if (this.pending !== conversation) this.keepNow();
+    this.pending = conversation;
+    this.timer ??= setTimeout(() => this.keepNow(), 2000);
+  }
+
+  /** Keeps what waits to be kept. */
+  keepNow() {
+    clearTimeout(this.timer);
+    const { pending } = this;
+    [this.timer, this.pending] = [null, null];
+    if (pending) this.keep(pending);
   }
 
   showRunning() {
@@ -247,8 +265,7 @@ class App {
       keepKey(byId("key-text").value);
       byId("key-text").value = "";
       byId("key").close();
-      if (!this.models.length) this.loadModels();
-      if (then) then();
+      then();
     };
     byId("key").showModal();
   }
@@ -271,7 +288,7 @@ class App {
     byId("model").onchange = (event) => this.modelChosen(event.target.value);
     for (const radio of document.getElementsByName("mode")) radio.onchange = () => (this.setMode(radio.value), this.focus());
     document.addEventListener("keydown", (event) => this.pageKey(event));
-    addEventListener("pagehide", () => this.keep(this.conversation));
+    addEventListener("pagehide", () => this.keepNow());
     addEventListener("storage", () => this.side.show(this.conversation));
     this.listenTheme();
   }

@@ -267,9 +267,20 @@ def test_the_key_of_params_json_that_is_wrong_is_named(
         convert(write(tmp_path / "s", shards, **params), tmp_path / "out")
 
 
-@pytest.mark.parametrize("name", [name for name in THEIRS if not name.startswith("layers.0.")])
-@pytest.mark.parametrize("value", [np.ones((), np.float32), np.ones(3, np.float32), np.ones((2, 0), np.float32),
-                                   np.ones((8, 8, 8), np.float32), None])  # fmt: skip
+EACH = [name for name in THEIRS if not name.startswith("layers.0.")]
+MISSHAPEN = [np.ones((), np.float32), np.ones(3, np.float32), np.ones((2, 0), np.float32),
+             np.ones((8, 8, 8), np.float32)]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        *[(name, None) for name in EACH],
+        *[(name, MISSHAPEN[n % 4]) for n, name in enumerate(EACH)],
+        *[pytest.param(name, MISSHAPEN[(n + k) % 4], marks=pytest.mark.slow)
+          for n, name in enumerate(EACH) for k in (1, 2, 3)],
+    ],
+)  # fmt: skip
 def test_a_tensor_that_is_missing_or_misshapen_is_refused(tmp_path: Path, name: str, value: Any) -> None:
     for shards in (1, 2):
         broken = {key: array for key, array in THEIRS.items() if key != name}

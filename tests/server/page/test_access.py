@@ -134,6 +134,7 @@ def test_the_picture_in_the_docs_is_made(page: Page, script: Script) -> None:
     question = "Which elms grow in Europe?"
     script.replies = {question: [*re.findall(r"\S*\s+", TREES)]}
     asked(page, "Why do leaves turn yellow?")
+    script.pause_s = 0.03
     page.click("#new")
     asked(page, question)
     page.js("document.activeElement.blur()")

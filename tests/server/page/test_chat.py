@@ -176,3 +176,14 @@ def test_reasoning_is_folded_and_calls_are_text(page: Page, script: Script) -> N
     assert page.text(".call") == 'Calls rain({"town": "<b>Ulm</b>"})'
     asked(page, "next")
     assert script.bodies[-1]["messages"][1] == {"role": "assistant", "content": "Yes."}
+
+
+def test_a_model_that_turns_out_to_be_a_base_model_is_offered_its_pane(page: Page, script: Script) -> None:
+    """What a model that is not loaded yet can do is not known."""
+    script.models[0]["has_chat_template"] = False
+    script.replies = {"hello": [refusal(400, "The model has no chat template.")]}
+    ask(page, "hello")
+    page.wait("document.querySelector('#notice').innerText.includes('chatty has no chat template')")
+    page.click("#notice button")
+    page.wait("!document.querySelector('#completion').hidden && document.activeElement.id === 'text'")
+    page.problems.clear()  # the refusal

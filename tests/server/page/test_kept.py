@@ -51,3 +51,23 @@ def test_old_conversations_go_when_the_browser_is_full(page: Page) -> None:
     asked(page, "y" * 2000)
     page.wait("document.querySelector('#notice').innerText.includes('the oldest')")
     assert page.js("document.querySelectorAll('#list .title').length") == 1
+
+
+def test_a_text_that_was_just_typed_outlives_going_elsewhere(page: Page) -> None:
+    page.click("[name=mode][value=completion] + span")
+    page.wait("document.activeElement.id === 'text'")
+    page.write("A first text")
+    page.click("#new")
+    page.wait("document.querySelector('#text').value === ''")
+    page.click("#list .title")
+    page.wait("document.querySelector('#text').value === 'A first text'")
+
+
+def test_a_conversation_that_is_deleted_while_it_is_answered_stays_away(page: Page, script: Script) -> None:
+    script.replies = {"endless": ["Never ", "wait"]}
+    ask(page, "endless")
+    page.wait("document.querySelector('.assistant .text')?.innerText.includes('Never')")
+    page.click("#list .actions button:nth-child(3)")
+    page.wait("!document.querySelector('#list .title')")
+    asked(page, "another")
+    assert page.js("[...document.querySelectorAll('#list .title')].map((title) => title.innerText)") == ["another"]
