@@ -46,18 +46,27 @@ class Intake:
     async def _serve(self, app: App, scope: Scope, receive: Receive, send: Send) -> None:
         parts: list[bytes] = []
         try:
-            self._refuse_headers(scope)
-            async with asyncio.timeout(self._limits.body_s):
-                await self._read(receive, parts)
-            await app(scope, replay(b"".join(parts), receive), send)
-        except Refused as refused:
-            await refuse(scope, send, refused.refusal)
-        except TimeoutError:
-            await refuse(scope, send, SLOW)
+            refusal = await self._take(scope, receive, parts)
+            if refusal:
+                await refuse(scope, send, refusal)
+            else:
+                await app(scope, replay(b"".join(parts), receive), send)
         except Left:
             return
         finally:
             self._held -= sum(map(len, parts))
+
+    async def _take(self, scope: Scope, receive: Receive, parts: list[bytes]) -> Refusal | None:
+        """Reads a body within its time into `parts`, or tells why it is not taken. Raises Left."""
+        try:
+            self._refuse_headers(scope)
+            async with asyncio.timeout(self._limits.body_s):
+                await self._read(receive, parts)
+        except Refused as refused:
+            return refused.refusal
+        except TimeoutError:
+            return SLOW
+        return None
 
     def _refuse_headers(self, scope: Scope) -> None:
         """Raises Refused for a body whose headers say already that it is not taken."""

@@ -8,6 +8,7 @@ import os
 import signal
 import socket
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from importlib.util import find_spec
@@ -21,6 +22,7 @@ from elm_mlx.server.settings import Settings
 log = logging.getLogger("elm_mlx.server")
 # Exit codes: the shell's convention for a process that a signal ended.
 SIGNALS = {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGHUP: 129}
+LAST_S = 8.0  # after the requests' time, until the process ends whatever still hangs
 NO_EXTRA = ("A server needs a few more packages. Install them with their extra: pip install 'elm-mlx[serve]'; from a "
             "checkout: pip install -e '.[serve]'.")  # fmt: skip
 
@@ -84,12 +86,14 @@ class Service:
         with signals_to(self.stop):
             house = self.house = House(self._settings)
             try:
-                acceptor, _ = await asyncio.gather(self._acceptor(house), house.open())
+                _, acceptor = await asyncio.gather(house.open(), self._acceptor(house))
                 await acceptor.begin(sockets)
                 self._is_ready = True
                 self._announce(ready(sockets, house))
                 await first_of(self._stopping, house.fatal)
-                await self._drain(acceptor, house)
+                with self._at_last(house):
+                    await self._drain(acceptor, house)
+                    await house.close()
             finally:
                 await house.close()
             if house.fatal.is_set():
@@ -98,11 +102,20 @@ class Service:
 
     async def _acceptor(self, house: Any) -> Any:
         """What takes the connections, made beside the loading of the model: importing uvicorn takes time."""
-        from elm_mlx.server.accept import Acceptor
-        from elm_mlx.server.app import make_app
+        await asyncio.sleep(0.001)  # the model begins to load, in another thread
+        return await asyncio.to_thread(make_acceptor, self._settings, house)
 
-        await asyncio.sleep(0.01)  # the model begins to load, in another thread
-        return await asyncio.to_thread(lambda: Acceptor(make_app(self._settings, house), self._settings.limits))
+    @contextmanager
+    def _at_last(self, house: Any) -> Iterator[None]:
+        """Ends the process where its end takes too long: a device that hangs lets no model be closed."""
+        code = EngineStopped.exit_code if house.fatal.is_set() else self._code
+        last = threading.Timer(self._settings.limits.drain_s + LAST_S, self._end_now, (code,))
+        last.daemon = True
+        last.start()
+        try:
+            yield
+        finally:
+            last.cancel()
 
     async def _drain(self, acceptor: Any, house: Any) -> None:
         """Lets running requests end for a while. The rest then ends with an error, as the models are closed."""
@@ -112,6 +125,14 @@ class Service:
             await house.close()
             await acceptor.wait_until_idle(1.0)
         await acceptor.end()
+
+
+def make_acceptor(settings: Settings, house: Any) -> Any:
+    """What takes the connections of a server."""
+    from elm_mlx.server.accept import Acceptor
+    from elm_mlx.server.app import make_app
+
+    return Acceptor(make_app(settings, house), settings.limits)
 
 
 async def first_of(*events: asyncio.Event) -> None:

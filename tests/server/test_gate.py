@@ -162,6 +162,15 @@ def test_health_needs_no_key_and_any_key_passes_where_there_is_none(ports: dict[
     assert ask(ports["usual"], "GET", "/health", authorization="Bearer anything").status == 200
 
 
+def test_the_page_can_be_seen_without_the_key_as_it_asks_for_one(ports: dict[str, int]) -> None:
+    page = ask(ports["key"], "GET", "/")
+    assert page.status == 200
+    assert page.headers["content-type"].startswith("text/html")
+    assert page.headers["x-content-type-options"] == "nosniff"
+    assert ask(ports["key"], "GET", "/page/main.js").status == 200
+    assert ask(ports["key"], "GET", "/page/nothing.js").status == 401
+
+
 def test_an_address_beyond_this_machine_demands_a_key() -> None:
     for host in ("0.0.0.0", "::", "192.168.1.5", "mac.example"):
         with pytest.raises(InvalidRequest, match=r"needs a key.*api_key_file"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import signal
 import socket
@@ -19,6 +20,11 @@ from helpers.live_house import eventually
 from helpers.live_server import LIMITS, LiveServer, live_server, server_process
 
 from elm_mlx.errors import EngineStopped
+from elm_mlx.server import house
+from elm_mlx.server.house import House
+from elm_mlx.server.listen import listening
+from elm_mlx.server.run import Service
+from elm_mlx.server.settings import Settings
 
 STORY = {"prompt": "Once upon a time", "temperature": 1, "seed": 1, "logit_bias": {"2": -100}}  # the demo never ends it
 SECRET = "xyzzy-prompt"
@@ -94,6 +100,25 @@ def is_there(server: LiveServer) -> bool:
         return httpx.get(f"{server.url}/health").status_code == 200
     except httpx.HTTPError:
         return False
+
+
+def test_a_model_that_cannot_even_be_closed_does_not_keep_the_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    ends: list[int] = []
+
+    class Stuck(House):
+        async def open(self) -> None:
+            self.die("the device hangs")
+
+        async def close(self) -> None:
+            while not ends:
+                await asyncio.sleep(0.01)
+
+    monkeypatch.setattr(house, "House", Stuck)
+    monkeypatch.setattr("elm_mlx.server.run.LAST_S", 0.1)
+    asked = Settings(port=0, limits=replace(LIMITS, drain_s=0))
+    with pytest.raises(EngineStopped, match="the device hangs"), listening(asked) as sockets:
+        asyncio.run(Service(asked, lambda ready: None, ends.append).run(sockets))
+    assert ends == [80]
 
 
 # The process
