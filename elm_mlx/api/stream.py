@@ -84,15 +84,14 @@ class Stream:
                 raise StopAsyncIteration
             await self._guarded(wait_for_news(self._handle, state))
 
-    def ready(self) -> list[Piece]:
-        """The pieces that have come since the last look, without waiting. Raises the error that ended the answer, once,
-        and Forked."""
-        pieces: list[Piece] = []
+    def ready(self) -> Iterator[Piece]:
+        """Gives the pieces that have come since the last look, without waiting. Raises the error that ended the answer
+        after the last of them, once, and Forked."""
         while True:
             piece, self._seen = self._poll()
             if piece is None:
-                return pieces
-            pieces.append(piece)
+                return
+            yield piece
 
     @property
     def is_over(self) -> bool:

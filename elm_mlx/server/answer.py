@@ -86,6 +86,7 @@ class Answer:
         self._open: list[Stream] = []  # those of the model that are not over
         self._writer: EventWriter | None = None
         self._events: Events | None = None
+        self._unsent: list[Event] = []  # of the stream
         self._scope: Any = {}
 
     async def __call__(self, scope: Any, receive: Receive, send: Send) -> None:
@@ -149,18 +150,18 @@ class Answer:
         bell, going = Bell(), dict(enumerate(streams))
         done: dict[int, Completion] = {}
         while going:
-            news: list[Event] = []
             for index, stream in [*going.items()]:
                 for piece in stream.ready():
-                    news += events.piece(index, piece)
+                    self._unsent += events.piece(index, piece)
                 if stream.is_over:
                     del going[index]
                     done[index] = whole(stream)
                     self._count(facts.model, stream, done[index])
-                    news += events.answer_ended(index, done[index])
+                    self._unsent += events.answer_ended(index, done[index])
             if not going:
-                news += events.end([done[index] for index in range(len(streams))])
-            if news:
+                self._unsent += events.end([done[index] for index in range(len(streams))])
+            if self._unsent:
+                news, self._unsent = self._unsent, []
                 await writer.write(lines_of(news), is_last=not going)
             if going:
                 await bell.wait(stream.seen for stream in going.values())
@@ -189,7 +190,7 @@ class Answer:
             return
         # Before the model is there, the answer has no events yet.
         told = self._events.fail(refusal) if self._events else [Event(self._dialect.refused(refusal), "error")]
-        await self._writer.write(lines_of(told), is_last=True)
+        await self._writer.write(lines_of([*self._unsent, *told]), is_last=True)
 
 
 def whole(stream: Stream) -> Completion:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from helpers import chat_templates, scripts
 
 import elm_mlx
 from elm_mlx.api.asynchronous import Bell
-from elm_mlx.errors import InvalidRequest, PromptTooLong, QueueFull
+from elm_mlx.errors import InvalidRequest, PromptTooLong, QueueFull, RequestFailed
 
 PROMPT = "Once upon a time"
 
@@ -35,6 +36,35 @@ def test_one_reader_takes_what_several_answers_have_ready(lm: elm_mlx.LanguageMo
         return texts
 
     assert asyncio.run(asyncio.wait_for(read(), 20)) == wanted
+
+
+def test_what_came_before_an_error_is_read_before_it(
+    lm: elm_mlx.LanguageModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine, steps = lm._worker.engine, []
+
+    def carry_out(plan: Any, original: Any = lm._worker.engine.carry_out) -> Any:
+        steps.append(plan)
+        if len(steps) == 6:
+            raise ZeroDivisionError("injected")
+        return original(plan)
+
+    whole = lm.generate(PROMPT, 9).tokens
+    monkeypatch.setattr(engine, "carry_out", carry_out)
+    [stream] = lm.streams(PROMPT, 1, 9, reuse=False)
+    with pytest.raises(RequestFailed):
+        stream.result()  # both the pieces and the error are there now
+    read = []
+
+    def read_all() -> None:
+        for piece in stream.ready():
+            read.append(piece.token)
+
+    with pytest.raises(RequestFailed):
+        read_all()
+    assert read
+    assert read == whole[: len(read)]
+    assert stream.is_over
 
 
 def test_a_rung_bell_ends_a_wait(lm: elm_mlx.LanguageModel) -> None:
