@@ -40,6 +40,24 @@ class Bell:
 
     async def wait(self, known: Iterable[tuple[Handle, State]]) -> None:
         """Waits until an answer is further than the state in which it is known. Raises Forked."""
+        await self._wait(known)
+
+    async def rest(self, handles: Iterable[Handle], seconds: float) -> None:
+        """Waits so long, or until an answer has ended. Meanwhile the device thread has nobody to wake. Raises
+        Forked."""
+        timer = self._loop.call_later(seconds, self.ring)
+        try:
+            await self._wait((handle, None) for handle in handles)
+        finally:
+            timer.cancel()
+
+    def ring(self) -> None:
+        """Ends the wait, if there is one; called in the loop's thread."""
+        if self._waiter and not self._waiter.future.done():
+            self._waiter.future.set_result(None)
+
+    async def _wait(self, known: Iterable[tuple[Handle, State | None]]) -> None:
+        """Waits for news of an answer, or for its end where its state is None."""
         refuse_fork()
         waiter = self._waiter = LoopWaiter(self._loop)
         enlisted = []
@@ -52,8 +70,3 @@ class Bell:
         finally:
             for handle in enlisted:
                 handle.dismiss(waiter)
-
-    def ring(self) -> None:
-        """Ends the wait, if there is one; called in the loop's thread."""
-        if self._waiter and not self._waiter.future.done():
-            self._waiter.future.set_result(None)

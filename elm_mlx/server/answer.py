@@ -28,6 +28,9 @@ if TYPE_CHECKING:
     from elm_mlx.server.shelf import Lease
 
 LARGE = 1 << 16  # bytes of a body that is read in another thread
+# Seconds between two writes of a stream: nobody sees the difference, and each takes time from the device thread, as
+# Python runs one thread at a time. The first token, and the end, do not wait.
+REST_S = 0.02
 
 
 class HasBody(Protocol):
@@ -158,13 +161,18 @@ class Answer:
                     done[index] = whole(stream)
                     self._count(facts.model, stream, done[index])
                     self._unsent += events.answer_ended(index, done[index])
-            if not going:
-                self._unsent += events.end([done[index] for index in range(len(streams))])
-            if self._unsent:
-                news, self._unsent = self._unsent, []
-                await writer.write(lines_of(news), is_last=not going)
+            if self._unsent and going:
+                await self._write(writer)
+                await bell.rest((stream.seen[0] for stream in going.values()), REST_S)
             if going:
                 await bell.wait(stream.seen for stream in going.values())
+        self._unsent += events.end([done[index] for index in range(len(streams))])
+        await self._write(writer, is_last=True)
+
+    async def _write(self, writer: EventWriter, *, is_last: bool = False) -> None:
+        """Writes what is not sent yet."""
+        news, self._unsent = self._unsent, []
+        await writer.write(lines_of(news), is_last=is_last)
 
     def _give_up(self, model: str) -> None:
         """Cancels what is not over."""
@@ -190,7 +198,8 @@ class Answer:
             return
         # Before the model is there, the answer has no events yet.
         told = self._events.fail(refusal) if self._events else [Event(self._dialect.refused(refusal), "error")]
-        await self._writer.write(lines_of([*self._unsent, *told]), is_last=True)
+        self._unsent += told
+        await self._write(self._writer, is_last=True)
 
 
 def whole(stream: Stream) -> Completion:
