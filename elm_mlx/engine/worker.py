@@ -21,7 +21,7 @@ from elm_mlx.engine.sequence import CANCELLED, ERROR, Sequence
 from elm_mlx.errors import ElmError, EngineStopped, QueueFull, RequestFailed
 
 T = TypeVar("T")
-MOST_FAILURES = 2  # in a row: then it is no accident of one step
+MOST_FAILURES = 2  # with no sign of health between them: then it is no accident of one step
 
 
 class Activity(NamedTuple):
@@ -149,7 +149,8 @@ class Worker:
         except BaseException as error:  # a tokenizer's panic is no Exception
             self._fail(error)
             return
-        self._failures = 0
+        if self._failures and any(len(one.ids) > 1 for one in news):
+            self._failures = 0  # not with a first id, which is drawn from the prompt: decoding may fail all the same
         self._hand_over(news)
 
     def _stop(self, error: ElmError) -> None:

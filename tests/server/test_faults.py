@@ -22,12 +22,12 @@ def fresh() -> Iterator[Live]:
 
 
 def spoil(live: Live, times: int) -> None:
-    """Has so many next steps fail that decode, or that read where it is two: a step that succeeds counts as life."""
+    """Has so many next steps fail that decode; those that read prompts alone go well."""
     engine = live.lm._worker.engine
     step, left = engine.carry_out, [times]
 
     def carry_out(plan: Any) -> Any:
-        if (plan.rows or (plan.reading and times == 2)) and left[0]:
+        if plan.rows and left[0]:
             left[0] -= 1
             raise ZeroDivisionError("injected")
         return step(plan)
