@@ -37,14 +37,20 @@ def is_light(ask: Ask) -> bool:
 
     if ask.tools or has_form(ask.options) or ask.tool_choice not in FREE_CHOICES:
         return False
-    return size_of(ask.prompts if ask.messages is None else ask.messages, SHORT) <= SHORT
+    texts = ask.prompts if ask.messages is None else ask.messages
+    return size_of([texts, ask.options, ask.template_variables], SHORT) <= SHORT
 
 
 def size_of(value: Any, most: int) -> int:
     """How many characters and numbers a value of JSON has, counted until there are more than `most`."""
-    if isinstance(value, str):
-        return len(value)
-    parts: Iterable[Any] = value.values() if isinstance(value, Mapping) else value if isinstance(value, list) else ()
+    parts: Iterable[Any] = ()
+    match value:
+        case str():
+            return len(value)
+        case Mapping():
+            parts = value.values()
+        case list() | tuple():
+            parts = value
     size = 1
     for part in parts:
         size += size_of(part, most)

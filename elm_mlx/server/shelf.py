@@ -71,7 +71,7 @@ class Shelf:
         self._named, self.default = books, books[0].name
         self.aliases, self.keep_alive, self.on_death = dict(aliases), keep_alive, on_death
         self._stock, self._is_open = stock, True
-        self._looked_at = -math.inf
+        self._looked_at, self._looking = -math.inf, asyncio.Lock()
         self.since = int(time.time())
         self._one_at_a_time = asyncio.Lock()
         self._background: set[asyncio.Task[None]] = set()
@@ -85,8 +85,8 @@ class Shelf:
         return self.books.get(self.aliases.get(name, name)) if isinstance(name, str) else None
 
     async def look_up(self, name: object) -> Book:
-        """The model that a name means. Raises InvalidRequest for what is no name, UnknownModel for one that there is
-        not, with those that there are."""
+        """The model that a name means; it is a new one where the name is that of a model that may be fetched. Raises
+        InvalidRequest for what is no name, UnknownModel for one that there is not, with those that there are."""
         if name is not None and (not isinstance(name, str) or not name):
             raise InvalidRequest("model must be the name of a model, as a text that is not empty.")
         if found := self.book(name):
@@ -95,16 +95,21 @@ class Shelf:
         if found := self.book(name):
             return found
         if await asyncio.to_thread(self._stock.may_fetch, str(name)):
-            return self.books.setdefault(str(name), Book(str(name), str(name), is_foreign=True))
+            return Book(str(name), str(name), is_foreign=True)
         names = ", ".join([*self.books, *self.aliases][:MOST_NAMES])
         raise UnknownModel(f"There is no model {str(name)[:100]!r} here. There are: {names}.")
 
     async def refresh(self) -> None:
         """Looks for the models on this machine that came and went since the last look, every LOOK_S at most."""
-        if time.monotonic() - self._looked_at < LOOK_S:
-            return
-        self._looked_at = time.monotonic()
-        found = {book.name: book for book in await asyncio.to_thread(self._stock.find)}
+        async with self._looking:  # who comes meanwhile waits for what is found
+            if time.monotonic() - self._looked_at < LOOK_S:
+                return
+            self._take_in(await asyncio.to_thread(self._stock.find))
+            self._looked_at = time.monotonic()
+
+    def _take_in(self, here: list[Book]) -> None:
+        """Adds the models that were found on this machine, and forgets those that were not and that nobody uses."""
+        found = {book.name: book for book in here}
         for name in [book.name for book in self.books.values() if book not in self._named and not book.is_used]:
             if name not in found:
                 del self.books[name]
@@ -120,9 +125,8 @@ class Shelf:
 
     async def take(self, name: object) -> Lease:
         """Begins to use a model, which is loaded first where it is not. Raises as `look_up`, and as `elm_mlx.load`."""
-        book = await self.look_up(name)
-        if not self._is_open:
-            raise EngineStopped("The server is stopping, and loads no model any more.")
+        found = await self.look_up(name)
+        book = self.books.setdefault(found.name, found)
         book.users += 1
         try:
             while book.lm is None:
@@ -163,6 +167,8 @@ class Shelf:
 
     async def _wait_until_loaded(self, book: Book) -> None:
         if book.loading is None:
+            if not self._is_open:
+                raise EngineStopped("The server is stopping, and loads no model any more.")
             book.loading = asyncio.create_task(self._open(book))
             book.loading.add_done_callback(lambda task: task.cancelled() or task.exception())  # nobody may wait for it
         await asyncio.shield(book.loading)  # who waits may go away; the others want it
@@ -207,7 +213,7 @@ class Shelf:
     async def _close_idle(self, book: Book) -> None:
         book.closes = None
         async with self._one_at_a_time:
-            if not book.users:
+            if not book.users and not book.closes:  # nor was it used while this waited
                 await self._close(book)
 
     async def _close(self, book: Book) -> None:
@@ -247,14 +253,12 @@ class Shelf:
         lease.book.is_reborn = False
 
     async def _revive(self, book: Book, dead: LanguageModel) -> None:
-        async with self._one_at_a_time:
-            await asyncio.to_thread(dead.close)
         try:
-            lease = await self.take(book.name)
+            async with self._one_at_a_time:
+                await asyncio.to_thread(dead.close)
+            (await self.take(book.name)).give_back()
         except Exception as error:  # whatever it is, the model is not there
             self.on_death(f"{book.name} died, and could not be loaded again: {error}")
-        else:
-            lease.give_back()
 
     def _spawn(self, work: object) -> None:
         task: asyncio.Task[None] = asyncio.ensure_future(work)  # type: ignore[call-overload]

@@ -9,6 +9,8 @@ import pytest
 from helpers.live_house import Live, events_in, living
 
 import elm_mlx
+from elm_mlx.protocols.ask import Ask
+from elm_mlx.server.asking import is_light
 
 PROMPT = "Once upon a time"
 
@@ -130,3 +132,18 @@ def test_no_more_than_the_context_that_was_set_is_used() -> None:
         answer = live.post(prompt=[[5] * 20]).json()["answers"][0]
         assert answer == {**answer, "finish": "length", "tokens": 4}
         assert "context length is 24 tokens" in live.post(prompt=[[5] * 24]).json()["error"]["message"]
+
+
+@pytest.mark.parametrize(
+    "ask",
+    [
+        Ask(None, prompts=("x" * 3000,)),
+        Ask(None, prompts=(list(range(3000)),)),
+        Ask(None, messages=[{"role": "user", "content": "x" * 3000}]),
+        Ask(None, prompts=("x",), options={"logit_bias": {1: 0.0}, "stop": ["x" * 300] * 10}),
+        Ask(None, messages=[], template_variables={"more": ["x"] * 3000}),
+    ],
+)
+def test_what_takes_long_to_read_keeps_no_other_request_waiting(ask: Ask) -> None:
+    assert not is_light(ask)
+    assert is_light(Ask(None, prompts=("Once upon a time",)))

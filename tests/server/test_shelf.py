@@ -13,7 +13,7 @@ import pytest
 from helpers import plain_dialect
 from helpers.live_house import Live
 
-from elm_mlx.errors import InvalidRequest, NotEnoughMemory, NotFound, QueueFull
+from elm_mlx.errors import EngineStopped, InvalidRequest, NotEnoughMemory, NotFound, QueueFull
 from elm_mlx.protocols.ask import Ask
 from elm_mlx.server import sending
 from elm_mlx.server.answer import Answer
@@ -98,6 +98,24 @@ def test_a_model_on_this_machine_is_loaded_by_its_name_and_no_other_is() -> None
     run(work)
 
 
+def test_clients_that_come_together_all_find_a_model_on_this_machine() -> None:
+    async def work() -> None:
+        shelf = shelf_of(Stock())
+        leases = await asyncio.gather(*(shelf.take("here") for _ in range(3)))
+        assert [lease.name for lease in leases] == ["here"] * 3
+
+    run(work)
+
+
+def test_a_look_at_a_model_that_may_be_fetched_leaves_nothing_behind() -> None:
+    async def work() -> None:
+        shelf = shelf_of(Stock())
+        assert (await card(shelf, "far/away")).id == "far/away"
+        assert "far/away" not in shelf.books
+
+    run(work)
+
+
 def test_a_model_that_may_be_fetched_is_listed_once_it_was() -> None:
     async def work() -> None:
         shelf = shelf_of(Stock())
@@ -139,6 +157,43 @@ def test_a_model_that_is_asked_for_in_time_stays() -> None:
         assert len(stock.loaded) == 1
         await shelf.close()
         assert stock.loaded[0].is_closed
+
+    run(work)
+
+
+def test_a_model_that_was_used_while_its_closing_waited_stays() -> None:
+    async def work() -> None:
+        stock = Stock()
+        shelf = shelf_of(stock, keep_alive=0.05)
+        (await shelf.take("first")).give_back()
+        stock.gate.clear()
+        other = asyncio.create_task(shelf.take("second"))
+        await asyncio.sleep(0.1)  # the time of the first is over, and its closing waits until the second is loaded
+        (await shelf.take("first")).give_back()
+        shelf.books["first"].closes.cancel()  # type: ignore[union-attr]
+        stock.gate.set()
+        await other
+        await asyncio.sleep(0.02)
+        assert not stock.loaded[0].is_closed
+
+    run(work)
+
+
+def test_a_shelf_that_is_closed_loads_nothing_any_more() -> None:
+    async def work() -> None:
+        stock = Stock()
+        stock.gate.clear()
+        shelf = shelf_of(stock)
+        waits = [asyncio.create_task(shelf.take(name)) for name in ("first", "first", "second")]
+        while not stock.at_once:
+            await asyncio.sleep(0.005)
+        closing = asyncio.create_task(shelf.close())
+        await asyncio.sleep(0)
+        stock.gate.set()
+        await asyncio.wait([*waits, closing])
+        assert all(lm.is_closed for lm in stock.loaded)
+        with pytest.raises(EngineStopped, match="stopping"):
+            await shelf.take("first")
 
     run(work)
 
