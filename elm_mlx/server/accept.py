@@ -55,7 +55,8 @@ class Acceptor:
         for server in self._servers:
             server.close()
         for connection in [*self._state.connections]:
-            connection.shutdown()
+            if not connection.transport.is_closing():
+                connection.shutdown()
 
     async def wait_until_idle(self, seconds: float) -> bool:
         """Waits for the running requests, so long at most; whether they are over."""

@@ -73,13 +73,14 @@ class Bounded:
         self._look_ahead()
 
     def _look_at_headers(self) -> None:
-        """Lets the time of the headers run from their first byte to their last."""
+        """Lets the time of the headers run from their first byte to their last; or from the last byte of a request that
+        was refused before it was whole, as uvicorn has ended the idle time by then."""
         import h11
 
-        waits = self.conn.their_state is h11.IDLE and bool(self.conn.trailing_data[0])
+        waits = self.conn.their_state is h11.IDLE
         if waits and not self._headers_timer:
             self._headers_timer = self.loop.call_later(self.limits.header_s, self._headers_late)
-        elif self._headers_timer and self.conn.their_state is not h11.IDLE:
+        elif self._headers_timer and not waits:
             self._headers_timer.cancel()
             self._headers_timer = None
 

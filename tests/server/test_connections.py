@@ -217,6 +217,14 @@ def test_who_is_refused_early_may_send_the_rest_but_not_for_ever(port: int) -> N
         assert read_to_end(one) == b""
 
 
+def test_who_was_refused_early_and_sent_all_holds_no_connection_for_ever(port: int) -> None:
+    with connected(port) as one:
+        one.sendall(request("POST", "/early", content_length="20"))
+        assert read_answer(one).status == 401
+        one.sendall(b"y" * 20)
+        assert read_to_end(one) == b""
+
+
 # Readers, and who leaves
 
 
