@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 from typing import Any
 
+from elm_mlx.errors import EngineStopped
 from elm_mlx.sidecar.models import Held, Models
 
 WARN, CRITICAL = "warn", "critical"
@@ -15,9 +17,9 @@ async def relieve(models: Models, level: str) -> dict[str, Any]:
     """Gives back what is kept of earlier requests, and what the allocator has in reserve; where it is CRITICAL, all
     models that no request uses, too. Returns what was freed."""
     before = await asyncio.to_thread(figures)
-    loaded = [held.lm for held in models if held.lm]
-    for lm in loaded:
-        await asyncio.to_thread(lm.forget_prefixes)
+    for lm in [held.lm for held in models if held.lm]:
+        with suppress(EngineStopped):  # it has died, or was closed meanwhile, and keeps nothing
+            await asyncio.to_thread(lm.forget_prefixes)
     unloaded = await models.free_idle() if level == CRITICAL else []
     await asyncio.to_thread(clear)
     after = await asyncio.to_thread(figures)

@@ -127,10 +127,12 @@ class Models:
     async def free_idle(self) -> list[str]:
         """Gives the memory of models back that nobody uses, and returns their names. They are loaded again when they
         are asked for."""
-        idle = [held for held in self if held.lm and not held.users]
-        for held in idle:
-            await free(held)
-        return [held.name for held in idle]
+        freed = []
+        for held in [*self]:
+            if held.lm and not held.users:  # asked when its turn comes: each takes a while
+                await free(held)
+                freed.append(held.name)
+        return freed
 
 
 async def free(held: Held) -> None:

@@ -32,8 +32,13 @@ def run(wishes: Sequence[Wish] = (), **sizes: Any) -> int:
     of one name, QueueFull for too many.
     """
     with pipes() as (reading, writing):
-        code = asyncio.run(serve(Models(wishes, **sizes), reading, writing))
-    # Nobody is left who could end this process, should a thread hang.
+        return asyncio.run(serve_last(Models(wishes, **sizes), reading, writing))
+
+
+async def serve_last(models: Models, reading: int, writing: int) -> int:
+    """Serves one client as `serve` does, and has the process end soon after that, also where a thread hangs: the event
+    loop waits for its threads, and nobody is left who could end this process."""
+    code = await serve(models, reading, writing)
     last = threading.Timer(MOST_S, os._exit, (code,))
     last.daemon = True
     last.start()

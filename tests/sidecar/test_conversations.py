@@ -173,6 +173,7 @@ def test_a_model_that_has_died_is_loaded_again(pipes: Any, monkeypatch: pytest.M
     monkeypatch.setattr(elm_mlx, "load", lambda *given, **named: made.append(load(*given, **named)) or made[-1])
     pipes.call("model/load")
     made[0].close()
+    assert pipes.call("memory/pressure", level="warn")["unloaded"] == []
     assert pipes.call("generate", prompt=demo.PROMPT, max_tokens=1)["finish_reason"] == "length"
     assert len(made) == 2
 

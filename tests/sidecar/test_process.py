@@ -25,6 +25,13 @@ import elm_mlx.sidecar.methods as methods
 methods.names_here = names
 sys.exit(run())
 """
+HUNG = """
+import sys, time
+from elm_mlx.sidecar import methods, process
+process.MOST_S = 0.2
+methods.names_here = lambda: time.sleep(60)
+sys.exit(process.run())
+"""
 # A parent that starts the sidecar, has it answer without end, prints the pid and waits to be killed.
 PARENT = f"""
 import json, subprocess, sys, time
@@ -101,6 +108,13 @@ def test_it_ends_where_standard_input_ends(start: Start) -> None:
     process = introduced(start())
     out, err = process.communicate(timeout=30)
     assert (process.returncode, out, err) == (0, b"", b"")
+
+
+def test_it_ends_where_work_in_a_thread_does_not(start: Start) -> None:
+    process = introduced(start(HUNG))
+    send(process, id=1, method="model/list")
+    send(process, id=2, method="shutdown")
+    assert process.wait(20) == 0
 
 
 def test_a_shutdown_is_answered_and_ends_it(start: Start) -> None:
