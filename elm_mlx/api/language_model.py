@@ -399,14 +399,18 @@ class LanguageModel:
             raise self._maker.too_long(len(checked))
         return self._worker.call(lambda engine: logits_of(engine, checked))
 
-    def prompt_logprobs(self, ids: Sequence[int], alternatives: int = 0) -> list[TokenLogprob]:
+    def prompt_logprobs(
+        self, ids: Sequence[int], alternatives: int = 0, *, progress: Progress | None = None
+    ) -> list[TokenLogprob]:
         """The log-probability of every id but the first, as the model gives it after those before it; each with those
-        of so many likeliest ids, 0 to 20. Nothing else is computed meanwhile. Raises as `logits`."""
+        of so many likeliest ids, 0 to 20. Nothing else is computed meanwhile. `progress` is called with (ids read, in
+        all); what it raises ends the reading. Raises as `logits`."""
         self._worker.check()
         checked, most = self._maker.ids(ids), check_alternatives(alternatives)
         if len(checked) > self.config.context_length:
             raise self._maker.too_long(len(checked))
-        return self._worker.call(lambda engine: prompt_logprobs_of(engine, checked, most))
+        worker = self._worker
+        return worker.thread.call(lambda relay: prompt_logprobs_of(worker.engine, checked, most, relay(progress)))
 
     def forget_prefixes(self) -> int:
         """Gives back the memory of keys and values that are kept of earlier requests, or were read by `load_cache`, and

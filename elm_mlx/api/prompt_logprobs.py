@@ -6,6 +6,7 @@ import sys
 from collections.abc import Sequence
 from itertools import chain
 
+from elm_mlx.arguments import Progress
 from elm_mlx.device.backend import mx
 from elm_mlx.engine.cache.kv import make_cache
 from elm_mlx.engine.engine import Engine
@@ -13,9 +14,11 @@ from elm_mlx.engine.logprobs import Noter, TokenLogprob
 from elm_mlx.engine.prefill import rounds
 
 
-def prompt_logprobs_of(engine: Engine, ids: Sequence[int], most: int) -> list[TokenLogprob]:
+def prompt_logprobs_of(
+    engine: Engine, ids: Sequence[int], most: int, progress: Progress | None = None
+) -> list[TokenLogprob]:
     """An entry for each id but the first, with `most` alternatives. The logits of one chunk of the prompt are in memory
-    at a time."""
+    at a time; after each, `progress` is called with (ids read, in all)."""
     cache = make_cache(engine.layers, len(ids), reserve=len(ids))
     tokens, found = mx.array([ids]), list[TokenLogprob]()
     for place, which in chain.from_iterable(rounds(len(ids), engine.execution, 0, cache[0].columns(sys.maxsize))):
@@ -30,4 +33,6 @@ def prompt_logprobs_of(engine: Engine, ids: Sequence[int], most: int) -> list[To
             )
             mx.eval(note.arrays())
             found += [entry for _, entry in note.entries()]
+        if progress:
+            progress(which.stop, len(ids))
     return found

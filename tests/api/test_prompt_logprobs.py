@@ -41,6 +41,19 @@ def test_chunks_change_nothing(lm: elm_mlx.LanguageModel, chunk: int) -> None:
     assert len(cut) == len(whole)
 
 
+def test_progress_is_told_and_ends_the_reading_where_it_raises(lm: elm_mlx.LanguageModel) -> None:
+    told: list[tuple[int, int]] = []
+    lm.prompt_logprobs(IDS, progress=lambda *how_far: told.append(how_far))
+    assert told[-1] == (len(IDS), len(IDS))
+
+    def leave(done: int, total: int) -> None:
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        lm.prompt_logprobs(IDS, progress=leave)
+    assert len(lm.prompt_logprobs(IDS)) == len(IDS) - 1
+
+
 def test_one_id_has_nothing_before_it_and_what_has_no_meaning_is_refused(lm: elm_mlx.LanguageModel) -> None:
     assert lm.prompt_logprobs([5]) == []
     with pytest.raises(PromptTooLong):

@@ -6,6 +6,7 @@ import asyncio
 import json
 import socket
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -18,6 +19,7 @@ from elm_mlx.protocols.ask import Ask
 from elm_mlx.server import asking, sending
 from elm_mlx.server.answer import Answer
 from elm_mlx.server.house import House
+from elm_mlx.server.scoring import scored_prompts
 
 LONG = {"prompt": "Once upon a time", "max_tokens": 480, "options": {"banned_ids": [2]}}
 
@@ -78,6 +80,34 @@ def test_a_request_whose_form_is_compiled_ends_with_its_client(live: Live, monke
     assert eventually(lambda: live.house.shelf.books["demo"].users == 0)
     gate.set()
     assert eventually(live.is_idle)
+
+
+def test_a_prompt_that_is_scored_is_read_no_further_once_nobody_waits() -> None:
+    begun, ends = threading.Event(), threading.Event()
+
+    class Slow:
+        """A model that reads a chunk a millisecond, without end."""
+
+        def prompt_logprobs(self, ids: Any, most: int, *, progress: Any) -> Any:
+            try:
+                while True:
+                    begun.set()
+                    time.sleep(0.001)
+                    progress(1, 2)
+            finally:
+                ends.set()
+
+    async def main() -> None:
+        lm: Any = Slow()
+        work = asyncio.create_task(
+            scored_prompts(Ask(None, prompts=([1],), scores_prompts=True, options={"logprobs": 0}), lm)
+        )
+        await asyncio.to_thread(begun.wait, 10)
+        work.cancel()
+        await asyncio.wait([work])
+
+    asyncio.run(main())
+    assert ends.wait(10)
 
 
 def test_an_answer_that_nobody_takes_pauses_and_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
