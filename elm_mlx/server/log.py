@@ -6,6 +6,7 @@ import json
 import logging
 import sys
 import time
+import traceback
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -37,6 +38,13 @@ class Line:
 def log_request(line: Line) -> None:
     """Writes the line of one request."""
     log.info("%s", line, extra={"request": line})
+
+
+def log_unforeseen(what: str, error: BaseException) -> None:
+    """Writes that an error came up that nobody foresaw: its class, and where it came from. Its own words are left out,
+    as they may quote a prompt."""
+    places = "".join(traceback.format_tb(error.__traceback__))
+    log.error("%s\n%s%s", what, places, type(error).__name__)
 
 
 def clean(path: str) -> str:

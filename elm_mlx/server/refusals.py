@@ -18,6 +18,7 @@ from elm_mlx.errors import (
     Unfinished,
 )
 from elm_mlx.protocols.refusal import FieldRefused, Refusal
+from elm_mlx.server.log import log_unforeseen
 
 log = logging.getLogger("elm_mlx.server")
 SERVER = "server_error"
@@ -59,7 +60,7 @@ def refusal_of(error: BaseException) -> Refusal:
         case ElmError():
             log.error("A model cannot answer: %s", error)
             return Refusal(500, "The model cannot answer; the log of the server says why.", SERVER, "model_unusable")
-    log.error("A request met an error that nobody foresaw.", exc_info=error)
+    log_unforeseen("A request met an error that nobody foresaw.", error)
     return Refusal(500, "The server failed on this request; its log says why.", SERVER, "internal_error")
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import secrets
 import time
 from email.utils import formatdate
@@ -11,15 +10,15 @@ from typing import Any
 
 from elm_mlx.protocols.refusal import Refusal
 from elm_mlx.server.asgi import App, Header, Message, Receive, Scope, Send, refuse
-from elm_mlx.server.log import LEFT, Line, clean, log_request
+from elm_mlx.server.log import LEFT, Line, clean, log_request, log_unforeseen
 
-log = logging.getLogger("elm_mlx.server")
 FAILED = Refusal(500, "The server failed on this request; its log says why.", "server_error", "internal_error")
 
 
 class Trace:
     """An ASGI app around another one. `scope["state"]` has the "request_id" of a request; what the app puts there as
-    "prompt_tokens" and "completion_tokens" goes to the log. An error that the app lets through is told as a 500."""
+    "prompt_tokens" and "completion_tokens" goes to the log. An error that the app lets through is told as a 500; where
+    the response has begun already, uvicorn sees that it is not whole, and closes the connection."""
 
     def __init__(self, app: App) -> None:
         self._app = app
@@ -31,10 +30,9 @@ class Trace:
         try:
             await self._app(scope, traced.receive, traced.send)
         except Exception as error:
-            log.error("%s met an error that nobody foresaw.", traced.id, exc_info=error)
-            if traced.status:
-                raise
-            await refuse(scope, traced.send, FAILED)
+            log_unforeseen(f"{traced.id} met an error that nobody foresaw.", error)
+            if not traced.status:
+                await refuse(scope, traced.send, FAILED)
         except asyncio.CancelledError:
             traced.is_left = not traced.is_whole
             raise
