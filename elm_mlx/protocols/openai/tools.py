@@ -2,29 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from elm_mlx.arguments import shown
 from elm_mlx.errors import InvalidRequest
+from elm_mlx.protocols.fields import Fields
 from elm_mlx.protocols.refusal import FieldRefused
 
 CHOICES = ("none", "auto", "required")
+FUNCTION = ("name", "description", "parameters", "strict")  # what a function of a chat may have
 Tools = tuple[Any, ...] | None  # of elm_mlx.Tool
 
 
-def tools_in(body: Mapping[str, Any]) -> Tools:
-    """The tools of a request, as elm_mlx.Tool; None where there are none. Raises FieldRefused for what is none."""
-    given = body.get("tools")
-    if not given and (given is None or isinstance(given, list)):
-        return None
-    if not isinstance(given, list):
-        raise FieldRefused("tools", f"tools is {shown(given)}; it must be a list of tools.")
+def tools_in(body: Fields) -> Tools:
+    """The tools of a chat, as elm_mlx.Tool; None where there are none. Raises FieldRefused for what is none."""
+    return together([read_tool(tool) for tool in listed_tools(body)]) or None
+
+
+def listed_tools(body: Fields) -> Iterator[Fields]:
+    """The fields of each tool of a request. Raises FieldRefused for what is no list of objects, and for too many
+    tools, before any is read: that takes time."""
     from elm_mlx.api.tools import MOST_TOOLS  # here, as it brings MLX
 
-    if len(given) > MOST_TOOLS:  # before each is read, which takes time
-        raise FieldRefused("tools", f"tools has {len(given):,} tools; it may have {MOST_TOOLS}. Send fewer.")
-    return together([read_tool(f"tools[{place}]", tool) for place, tool in enumerate(given)])
+    if (count := len(body.listed("tools"))) > MOST_TOOLS:
+        body.refuse("tools", f"has {count:,} tools; it may have {MOST_TOOLS}. Send fewer.")
+    return body.objects("tools")
 
 
 def together(tools: Sequence[Any]) -> tuple[Any, ...]:
@@ -37,17 +40,14 @@ def together(tools: Sequence[Any]) -> tuple[Any, ...]:
         raise FieldRefused("tools", str(error)) from error
 
 
-def read_tool(where: str, given: object) -> Any:
-    """One tool. Raises FieldRefused for one of another type than functions, and for one without meaning."""
-    if not isinstance(given, Mapping):
-        raise FieldRefused(where, f"{where} is {shown(given)}; it must be an object with a type and a function.")
-    if (kind := given.get("type", "function")) != "function":
-        raise FieldRefused(f"{where}.type", f"{where}.type is {shown(kind)}; only functions can be called here.",
-                           "unsupported_parameter")  # fmt: skip
-    if not isinstance(function := given.get("function"), Mapping):
-        raise FieldRefused(f"{where}.function", f"{where}.function is {shown(function)}; it must be an object with a "
-                           "name.", "missing_required_parameter")  # fmt: skip
-    return read_function(f"{where}.function", function)
+def read_tool(tool: Fields) -> Any:
+    """One tool of a chat. Raises FieldRefused for one of another type than functions, and for one without meaning."""
+    if (kind := tool.get("type")) not in (None, "function"):
+        tool.refuse("type", f"is {shown(kind)}; only functions can be called here.", "unsupported_parameter")
+    tool.check(("type", "function"))
+    function = tool.needed("function")
+    function.check(FUNCTION)
+    return read_function(function.at, function.value)
 
 
 def read_function(where: str, function: Mapping[str, Any]) -> Any:

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from elm_mlx.arguments import shown
 from elm_mlx.protocols.fields import Fields
-from elm_mlx.protocols.openai.tools import read_function, together
+from elm_mlx.protocols.openai.tools import listed_tools, read_function, together
 
 CHOICES = ("auto", "none", "required")
 MODES = ("auto", "required")  # of tools that are allowed
@@ -25,7 +25,7 @@ def read_tools(body: Fields) -> Tools:
     """The functions of a request, and its tool_choice. Tools of other kinds are noted as left out. Raises
     FieldRefused."""
     tools = []
-    for tool in body.objects("tools"):
+    for tool in listed_tools(body):
         kind = tool.full_text("type")
         if kind == "function":
             tools.append(function_of(tool))
