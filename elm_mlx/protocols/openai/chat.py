@@ -37,7 +37,7 @@ def read(body: Mapping[str, Any], *, strict: bool) -> Ask:
     messages, unknown = read_messages(body.get("messages"))
     for name in unknown:
         fields.leftovers.add(name, f"{name} is no field that elm-mlx knows.")
-    tools, choice = chosen(body, tools_in(fields))
+    tools, choice = chosen(fields, tools_in(fields))
     return Ask(
         model=model_in(body),
         messages=messages,
