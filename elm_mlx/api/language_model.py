@@ -21,7 +21,7 @@ from elm_mlx.api.siblings import siblings
 from elm_mlx.api.stream import Stream
 from elm_mlx.api.structure import has_form, without_form
 from elm_mlx.api.templates import Templates
-from elm_mlx.api.tool_choice import MOST_CALLS, Choice, choice_of, reading_of
+from elm_mlx.api.tool_choice import Choice, choice_of, reading_of
 from elm_mlx.api.tools import tool_of
 from elm_mlx.arguments import Progress, file_to_write, named_path
 from elm_mlx.config import ModelConfig
@@ -316,12 +316,14 @@ class LanguageModel:
         tool_choice: Any = None,
         variables: Mapping[str, Any] | None = None,
         goes_on: bool = False,
+        calls_in_parallel: bool = True,
         **options: Unpack[Options],
     ) -> list[Stream]:
         """Asks for `n` answers to `messages` as `chat` asks for one, and returns at once; seeds and what is read once
         are as of `completions`. `variables` are the template's. With `goes_on` the last message, an assistant's, is the
-        beginning of each answer, which is not repeated in its text. Raises as `chat`, and then asks for none."""
-        choice = choice_of(tools, tool_choice, options)
+        beginning of each answer, which is not repeated in its text. Unless `calls_in_parallel`, an answer that must
+        call a tool makes one call alone. Raises as `chat`, and then asks for none."""
+        choice = replace(choice_of(tools, tool_choice, options), in_parallel=calls_in_parallel)
         if taken := {"messages", "tools", "tokenizer", "goes_on"}.intersection(variables or {}):
             raise InvalidRequest(f"{min(taken)} is no variable that a caller gives to a chat template.")
         shown = dict(variables or {}) | ({"goes_on": True} if goes_on else {})
@@ -485,7 +487,7 @@ class LanguageModel:
             self._templates.refuse_without_tools()
         prompt = self.chat_prompt(messages, **{**variables, "tools": choice.schemas})
         request = self.request(prompt, max_tokens, **options)
-        if choice.must and (form := choice.form(most=MOST_CALLS if self._templates.takes_several_calls() else 1)):
+        if choice.must and (form := choice.form(takes_several=self._templates.takes_several_calls())):
             request = replace(request, constraint=self._maker.grammars.compile(form, request.stop_ids))
         return request
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, NoReturn
 
 from elm_mlx.arguments import shown
-from elm_mlx.protocols.openai.fields import MOST_IGNORED, printable
+from elm_mlx.protocols.openai.fields import MOST_IGNORED, Known, check_fields, printable
 from elm_mlx.protocols.openai.values import as_text, flag_in, number_in, whole_in
 from elm_mlx.protocols.refusal import FieldRefused
 
@@ -53,6 +53,12 @@ class Fields:
         if (value := self.get(name)) is None:
             self.refuse(name, f"is missing; it must be {wanted}.", "missing_required_parameter")
         self.refuse(name, f"is {shown(value)}; it must be {wanted}.")
+
+    def refuse_kind(self, kind: str) -> NoReturn:
+        """Raises FieldRefused for a part of a content whose type is this one, and no text: an image, a sound, a
+        file."""
+        why = f"is {shown(kind)}, and the models that elm-mlx runs read text alone."
+        self.refuse("type", why, "unsupported_content_type")
 
     def check(self, known: Collection[str]) -> None:
         """Notes the fields that are none of the `known` ones."""
@@ -124,3 +130,9 @@ class Fields:
         """The fields of each object in a list."""
         for place, one in enumerate(self.listed(name)):
             yield Fields(one, f"{self.path(name)}[{place}]", self.leftovers)
+
+
+def fields_of(body: object, known: Known, *, strict: bool) -> Fields:
+    """The fields of a whole request, of which those that are in none of the tables in `known` are noted. Raises
+    FieldRefused for what is no object, and as `check_fields`."""
+    return Fields(body, "", Leftovers(strict, [*check_fields(body, known, strict=strict)]))

@@ -90,7 +90,8 @@ def submit_chat(ask: Ask, lm: LanguageModel) -> list[Stream]:
     with template_errors(lm):
         return lm.chat_streams(
             ask.messages, ask.n, ask.max_tokens, tools=ask.tools, tool_choice=ask.tool_choice,
-            variables=ask.template_variables, goes_on=ask.goes_on, **options_for(ask, lm),
+            variables=ask.template_variables, goes_on=ask.goes_on,
+            calls_in_parallel=ask.calls_in_parallel, **options_for(ask, lm),
         )  # fmt: skip
 
 

@@ -172,7 +172,8 @@ REFUSED: list[tuple[str, Any]] = [
     ("thinking", True), ("thinking.type", {"type": "deep"}), ("thinking.type", {"budget_tokens": 5}),
     ("output_config.format.type", {"format": {"type": "text", "schema": {}}}),
     ("output_format.schema", {"type": "json_schema"}),
-    ("output_format.schema", {"type": "json_schema", "schema": "{}"}), ("container", "c_1"), ("mcp_servers", [{"url": "http://x"}]),
+    ("output_format.schema", {"type": "json_schema", "schema": "{}"}),
+    ("container", "c_1"), ("mcp_servers", [{"url": "http://x"}]), ("stop", ["x"]), ("n", 2), ("tools", [TOOL] * 129),
 ]  # fmt: skip
 
 

@@ -160,6 +160,29 @@ def test_unknown_fields_are_told_or_refused() -> None:
     assert refused(messages=said).param == "messages[].weight"
 
 
+@pytest.mark.parametrize(
+    ("body", "param"),
+    [
+        (
+            {"messages": [{"role": "user", "content": [{"type": "text", "text": "a", "x": 1}]}]},
+            "messages[].content[].x",
+        ),
+        ({"tools": [TOOL | {"x": 1}]}, "tools[0].x"),
+        ({"tools": [{"type": "function", "function": WEATHER | {"x": 1}}]}, "tools[0].function.x"),
+        ({"response_format": {"type": "json_object", "x": 1}}, "response_format.x"),
+        (
+            {"response_format": {"type": "json_schema", "json_schema": {"schema": SCHEMA, "x": 1}}},
+            "response_format.json_schema.x",
+        ),
+        ({"stream": True, "stream_options": {"continuous_usage_stats": True}}, "stream_options.continuous_usage_stats"),
+    ],
+)
+def test_unknown_keys_inside_of_fields_are_told_or_refused(body: dict[str, Any], param: str) -> None:
+    assert read(strict=False, **body).ignored == (param,)
+    error = refused(**body)
+    assert (error.param, error.code) == (param, "unknown_parameter")
+
+
 def test_the_names_of_unknown_fields_stay_few_and_short() -> None:
     ask = read(strict=False, **{f"{number}{'x' * 5000}": 1 for number in range(1000)})
     assert len(ask.ignored) <= 32
@@ -284,8 +307,11 @@ def test_tools_are_functions_and_a_choice_names_one() -> None:
         ({"tools": [TOOL] * 129}, "tools"),
         ({"tool_choice": "required"}, "tool_choice"),
         ({"tools": [TOOL], "tool_choice": "sometimes"}, "tool_choice"),
-        ({"tools": [TOOL], "tool_choice": {"type": "function", "function": {"name": "x"}}}, "tool_choice"),
-        ({"tools": [TOOL], "tool_choice": {"type": "function"}}, "tool_choice"),
+        (
+            {"tools": [TOOL], "tool_choice": {"type": "function", "function": {"name": "x"}}},
+            "tool_choice.function.name",
+        ),
+        ({"tools": [TOOL], "tool_choice": {"type": "function"}}, "tool_choice.function"),
         ({"tools": [TOOL], "tool_choice": 5}, "tool_choice"),
         ({"tools": [TOOL], "tool_choice": {"type": "allowed_tools"}}, "tool_choice.allowed_tools"),
         (
@@ -318,6 +344,7 @@ def test_a_form_is_asked_for_under_the_names_of_several_servers() -> None:
         ({"response_format": {"type": "sound"}}, "response_format.type"),
         ({"response_format": {"type": 123}}, "response_format.type"),
         ({"response_format": {"type": ["json_object"]}}, "response_format.type"),
+        ({"response_format": {"json_schema": {"schema": SCHEMA}}}, "response_format.type"),
         ({"response_format": {"type": "json_schema"}}, "response_format.json_schema.schema"),
         ({"response_format": {"type": "json_schema", "json_schema": {"schema": 123}}},
          "response_format.json_schema.schema"),

@@ -40,6 +40,7 @@ ANSWERS = {
     "cut": answer("Hello the", finish="length"),
     "reasoning": answer(("reasoning", "Hm, well."), "Hello."),
     "cut reasoning": answer(("reasoning", "Hm, we"), finish="length"),
+    "cut after a call": answer("I look.", call("weather", 1, city="Zü"), finish="length"),
     "calls": answer("I look.", *TWO_CALLS),
     "calls alone": answer(*TWO_CALLS),
     "all": answer(("reasoning", "Hm."), "I look.", TWO_CALLS[0], " And ", TWO_CALLS[1], "."),
@@ -135,7 +136,9 @@ def test_deltas_add_up_to_the_items_and_these_to_the_response(given: Answer, fac
     assert len(set(ids)) == len(ids)
 
 
-@pytest.mark.parametrize("name", ["text", "nothing", "cut", "reasoning", "cut reasoning", "calls", "calls alone"])
+@pytest.mark.parametrize(
+    "name", ["text", "nothing", "cut", "reasoning", "cut reasoning", "cut after a call", "calls", "calls alone"]
+)
 def test_a_stream_ends_with_the_answer_that_is_given_whole(name: str, facts: Facts) -> None:
     last = events_of(responses, PLAIN, facts, ANSWERS[name])[-1].data
     assert isinstance(last, dict)

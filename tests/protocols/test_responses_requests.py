@@ -188,6 +188,7 @@ REFUSED: list[tuple[str, Any]] = [
     ("tool_choice.tools", {"type": "allowed_tools", "mode": "auto", "tools": []}),
     ("parallel_tool_calls", 1), ("previous_response_id", "resp_1"), ("conversation", "conv_1"), ("background", True),
     ("prompt", {"id": "x"}),
+    ("max_tokens", 5), ("response_format", {"type": "json_object"}), ("n", 2), ("tools", [FUNCTION] * 129),
 ]  # fmt: skip
 
 
@@ -200,7 +201,9 @@ def test_what_has_no_meaning_is_refused_by_its_name(param: str, value: Any) -> N
     assert param in str(refused.value)
 
 
-@pytest.mark.parametrize("name, value", [("background", False), ("previous_response_id", None), ("truncation", "auto")])
+@pytest.mark.parametrize(
+    "name, value", [("background", False), ("previous_response_id", None), ("truncation", "auto"), ("n", 1)]
+)
 def test_what_changes_nothing_is_taken(name: str, value: Any) -> None:
     assert read(**{name: value}) == read()
 

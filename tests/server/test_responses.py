@@ -156,7 +156,7 @@ ERRORS: dict[str, tuple[dict[str, Any], type[openai.APIStatusError], str | None,
     "an unknown model": ({"model": "gpt-9"}, openai.NotFoundError, "model", "model_not_found"),
     "an image": (
         {"input": [{"role": "user", "content": [{"type": "input_image", "image_url": "http://x", "detail": "low"}]}]},
-        openai.BadRequestError, "input[0].content[0].type", "unsupported_value",
+        openai.BadRequestError, "input[0].content[0].type", "unsupported_content_type",
     ),
     "a conversation that is stored": (
         {"previous_response_id": "resp_1"}, openai.BadRequestError, "previous_response_id", "unsupported_parameter",

@@ -9,8 +9,7 @@ from elm_mlx.protocols.anthropic import message as told
 from elm_mlx.protocols.anthropic.errors import refused
 from elm_mlx.protocols.ask import Ask
 from elm_mlx.protocols.dialect import Event, Facts
-from elm_mlx.protocols.openai.chat_events import continues_text
-from elm_mlx.protocols.openai.lead import Lead
+from elm_mlx.protocols.openai.lead import Lead, continues_text
 from elm_mlx.protocols.refusal import Refusal
 from elm_mlx.protocols.token_texts import TokenTexts
 from elm_mlx.protocols.told import arguments_text

@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from elm_mlx.protocols.ask import Ask
 from elm_mlx.protocols.dialect import Facts
-from elm_mlx.protocols.openai.chat_events import continues_text
-from elm_mlx.protocols.openai.lead import Lead
+from elm_mlx.protocols.openai.lead import continues_text, with_lead
 from elm_mlx.protocols.token_texts import TokenTexts
 from elm_mlx.protocols.told import calls_told
 
@@ -25,20 +24,13 @@ def whole(ask: Ask, body: Mapping[str, Any], facts: Facts, completions: Sequence
     content = [] if not completion.reasoning or hides_thinking(body) else [thinking(completion.reasoning)]
     calls = [tool_use(call, dict(call.arguments)) for call in calls_told(ask, completion)]
     if completion.text or not (content or calls):
-        content.append(text(text_of(ask, facts, completion)))
+        texts = TokenTexts(facts.lm.tokenizer)
+        content.append(text(with_lead(completion.text, completion, texts, continues_text(ask))))
     return message(facts) | {
         "content": content + calls,
         **stop_of(body, completion),
         "usage": usage_of(completion),
     }
-
-
-def text_of(ask: Ask, facts: Facts, completion: Completion) -> str:
-    """The text of an answer, with the blank before its first word where it goes on with a text."""
-    if not completion.tokens:
-        return completion.text
-    lead = Lead(TokenTexts(facts.lm.tokenizer), is_needed=continues_text(ask))
-    return lead.with_blank(completion.tokens[0], completion.text)
 
 
 def message(facts: Facts) -> dict[str, Any]:

@@ -10,8 +10,7 @@ from elm_mlx.protocols.anthropic.table import TABLE
 from elm_mlx.protocols.anthropic.tools import read_choice, read_tools
 from elm_mlx.protocols.anthropic.turns import read_messages
 from elm_mlx.protocols.ask import Ask
-from elm_mlx.protocols.fields import Fields, Leftovers
-from elm_mlx.protocols.openai.fields import check_fields
+from elm_mlx.protocols.fields import Fields, fields_of
 from elm_mlx.protocols.openai.options import model_in, sampling_in
 
 HOTTEST = 1  # the highest temperature that Anthropic takes
@@ -21,7 +20,7 @@ THINKING = ("enabled", "disabled", "adaptive", "between_tools")
 def read(body: Mapping[str, Any], *, strict: bool = False) -> Ask:
     """What a request asks. Raises FieldRefused, with a sentence that names the field; where `strict`, for a field, a
     tool or a block that elm-mlx does not know, too."""
-    fields = fields_of(body, strict)
+    fields = fields_of(body, TABLE, strict=strict)
     most = fields.whole("max_tokens", 1) or fields.wrong("max_tokens", "a whole number above 0")
     return ask_of(fields, most)
 
@@ -29,13 +28,8 @@ def read(body: Mapping[str, Any], *, strict: bool = False) -> Ask:
 def read_count(body: Mapping[str, Any], *, strict: bool = False) -> Ask:
     """What a request to count_tokens is about: its prompt, which shows no tools that may not be called. Raises as
     `read`."""
-    ask = ask_of(fields_of(body, strict), None)
+    ask = ask_of(fields_of(body, TABLE, strict=strict), None)
     return replace(ask, tools=None) if ask.tool_choice == "none" else ask
-
-
-def fields_of(body: Mapping[str, Any], strict: bool) -> Fields:
-    """The fields of a request, none of which is refused. Raises FieldRefused."""
-    return Fields(body, "", Leftovers(strict, [*check_fields(body, TABLE, strict=strict)]))
 
 
 def ask_of(fields: Fields, max_tokens: int | None) -> Ask:

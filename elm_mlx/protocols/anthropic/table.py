@@ -44,5 +44,11 @@ TABLE = Known(
     lacking={
         "container": Lacking("no code is run"),
         "mcp_servers": Lacking("no other servers are asked", ([],)),
+        "stop": Lacking("give stop_sequences", ([],)),
+        "max_completion_tokens": Lacking("give max_tokens"),
+        "response_format": Lacking("give output_config, with a format"),
+        "logprobs": Lacking("/v1/chat/completions tells them", (False,)),
+        "logit_bias": Lacking("/v1/chat/completions takes it", ({},)),
+        "n": Lacking("a message is one answer", (1,)),
     },
 )

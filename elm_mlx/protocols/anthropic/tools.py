@@ -6,7 +6,7 @@ from typing import Any
 
 from elm_mlx.arguments import shown
 from elm_mlx.protocols.fields import Fields
-from elm_mlx.protocols.openai.tools import read_function, together
+from elm_mlx.protocols.openai.tools import listed_tools, read_function, together
 
 CUSTOM = ("type", "name", "description", "input_schema", "cache_control", "strict", "input_examples",
           "allowed_callers", "defer_loading", "eager_input_streaming")  # fmt: skip
@@ -17,7 +17,7 @@ def read_tools(body: Fields) -> tuple[Any, ...] | None:
     """The tools of a request, as elm_mlx.Tool; None where there are none. Tools of other kinds are noted as left out.
     Raises FieldRefused."""
     tools = []
-    for tool in body.objects("tools"):
+    for tool in listed_tools(body):
         kind = tool.text("type") or "custom"
         if kind == "custom":
             tools.append(function_of(tool))

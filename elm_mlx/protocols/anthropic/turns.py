@@ -46,9 +46,7 @@ def texts_of(at: Fields, name: str) -> str:
 def text_of(block: Fields) -> str:
     """The text of a block. Raises FieldRefused for a block of another kind."""
     if (kind := block.full_text("type")) != "text":
-        block.refuse(
-            "type", f"is {shown(kind)}, and the models that elm-mlx runs read text alone.", "unsupported_value"
-        )
+        block.refuse_kind(kind)
     block.check(TEXT)
     text = block.text("text")
     return block.wrong("text", "a text") if text is None else text

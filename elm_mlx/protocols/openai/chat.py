@@ -7,14 +7,16 @@ from typing import TYPE_CHECKING, Any
 
 from elm_mlx.protocols.ask import Ask
 from elm_mlx.protocols.dialect import Events, Facts
+from elm_mlx.protocols.fields import Fields, fields_of
 from elm_mlx.protocols.openai.answers import head_of, refused, timings_of, usage_of
 from elm_mlx.protocols.openai.chat_answer import choice_of
-from elm_mlx.protocols.openai.chat_events import ChatEvents, continues_text
-from elm_mlx.protocols.openai.fields import CHAT_FIELDS, check_fields
+from elm_mlx.protocols.openai.chat_events import ChatEvents
+from elm_mlx.protocols.openai.fields import CHAT_FIELDS
+from elm_mlx.protocols.openai.lead import continues_text
 from elm_mlx.protocols.openai.messages import ends_with_beginning, read_messages
 from elm_mlx.protocols.openai.options import answers_in, max_tokens_in, model_in, options_in, streamed_in
 from elm_mlx.protocols.openai.tools import chosen, tools_in
-from elm_mlx.protocols.openai.values import flag_in, object_in, whole_in
+from elm_mlx.protocols.openai.values import flag_in, whole_in
 from elm_mlx.protocols.refusal import FieldRefused
 from elm_mlx.protocols.token_texts import TokenTexts
 from elm_mlx.protocols.told import calls_told
@@ -31,25 +33,24 @@ NO_VARIABLES = ("messages", "tools", "documents", "add_generation_prompt", "chat
 
 def read(body: Mapping[str, Any], *, strict: bool) -> Ask:
     """What a chat completion asks. Raises FieldRefused."""
-    ignored = check_fields(body, CHAT_FIELDS, strict=strict)
+    fields = fields_of(body, CHAT_FIELDS, strict=strict)
     messages, unknown = read_messages(body.get("messages"))
-    if strict and unknown:
-        raise FieldRefused(unknown[0], f"{unknown[0]} is no field that elm-mlx knows. Leave it out.",
-                           "unknown_parameter")  # fmt: skip
-    tools, choice = chosen(body, tools_in(body))
+    for name in unknown:
+        fields.leftovers.add(name, f"{name} is no field that elm-mlx knows.")
+    tools, choice = chosen(fields, tools_in(fields))
     return Ask(
         model=model_in(body),
         messages=messages,
         max_tokens=most_tokens(body),
-        options=options_in(body) | logprobs_in(body),
+        options=options_in(fields) | logprobs_in(body),
         tools=tools,
         tool_choice=choice,
         n=answers_in(body),
-        streamed=streamed_in(body),
+        streamed=streamed_in(fields),
         goes_on=goes_on(body, messages),
-        calls_in_parallel=flag_in(body, "parallel_tool_calls") is not False,
-        template_variables=variables_in(body),
-        ignored=(*ignored, *unknown),
+        calls_in_parallel=fields.flag("parallel_tool_calls") is not False,
+        template_variables=variables_in(fields),
+        ignored=tuple(fields.leftovers.names),
     )
 
 
@@ -86,9 +87,9 @@ def goes_on(body: Mapping[str, Any], messages: Sequence[Mapping[str, Any]]) -> b
     return does
 
 
-def variables_in(body: Mapping[str, Any]) -> Mapping[str, Any]:
+def variables_in(body: Fields) -> Mapping[str, Any]:
     """The variables of the chat template. Raises FieldRefused for one that a request has a field for."""
-    variables = object_in(body, "chat_template_kwargs")
+    variables = body.inner("chat_template_kwargs").value
     if found := next((name for name in NO_VARIABLES if name in variables), None):
         where = f"chat_template_kwargs.{found}"
         raise FieldRefused(where, f"{where} is no variable of a template. Leave it out.", "unsupported_parameter")

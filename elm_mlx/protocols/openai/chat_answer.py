@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from elm_mlx.protocols.openai.answers import reason_of
 from elm_mlx.protocols.openai.entries import entries_of
-from elm_mlx.protocols.openai.lead import Lead
+from elm_mlx.protocols.openai.lead import with_lead
 from elm_mlx.protocols.openai.token_logprobs import of_chat
 from elm_mlx.protocols.token_texts import TokenTexts
 from elm_mlx.protocols.told import arguments_text
@@ -44,8 +44,8 @@ def choice_of(
     """One choice of a chat.completion, with the `calls` that it tells. An answer that `goes_on` with a text keeps the
     blank before its first word. `texts` are needed for that, and for log-probabilities."""
     text, logprobs = completion.text, None
-    if texts and goes_on and completion.tokens:
-        text = Lead(texts, is_needed=True).with_blank(completion.tokens[0], text)
+    if texts:
+        text = with_lead(text, completion, texts, goes_on)
     if texts and completion.logprobs is not None:
         logprobs = of_chat(entries_of(completion, texts, keeps_blank=goes_on), texts)
     message = message_of(completion, text, calls)

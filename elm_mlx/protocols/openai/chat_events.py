@@ -9,7 +9,7 @@ from elm_mlx.protocols.ask import Ask
 from elm_mlx.protocols.dialect import Event, Facts
 from elm_mlx.protocols.openai.answers import DONE, head_of, reason_of, refused, timings_of, usage_of
 from elm_mlx.protocols.openai.entries import Entries, Entry
-from elm_mlx.protocols.openai.lead import Lead
+from elm_mlx.protocols.openai.lead import Lead, continues_text
 from elm_mlx.protocols.openai.options import includes_usage
 from elm_mlx.protocols.openai.token_logprobs import of_chat
 from elm_mlx.protocols.refusal import Refusal
@@ -93,8 +93,3 @@ class ChatEvents:
         begin = {"index": number, "id": call.id, "type": "function", "function": {"name": call.name, "arguments": ""}}
         arguments = {"index": number, "function": {"arguments": arguments_text(call)}}
         return [self._chunk(index, {"tool_calls": [one]}) for one in (begin, arguments)]
-
-
-def continues_text(ask: Ask) -> bool:
-    """Whether the answers go on with a text of the last message."""
-    return ask.goes_on and bool(ask.messages and ask.messages[-1].get("content"))

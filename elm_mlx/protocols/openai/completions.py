@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING, Any
 from elm_mlx.arguments import shown
 from elm_mlx.protocols.ask import Ask
 from elm_mlx.protocols.dialect import Events, Facts
+from elm_mlx.protocols.fields import fields_of
 from elm_mlx.protocols.openai.answers import refused
-from elm_mlx.protocols.openai.fields import TEXT_FIELDS, check_fields
+from elm_mlx.protocols.openai.fields import TEXT_FIELDS
 from elm_mlx.protocols.openai.options import answers_in, max_tokens_in, model_in, options_in, streamed_in
 from elm_mlx.protocols.openai.prompts import read_prompts
 from elm_mlx.protocols.openai.text_answer import TextEvents, whole_of
-from elm_mlx.protocols.openai.values import flag_in, whole_in
+from elm_mlx.protocols.openai.values import whole_in
 from elm_mlx.protocols.refusal import FieldRefused
 
 if TYPE_CHECKING:
@@ -28,7 +29,7 @@ MOST_ANSWERS = 256  # of all prompts together
 
 def read(body: Mapping[str, Any], *, strict: bool) -> Ask:
     """What a completion asks. Raises FieldRefused."""
-    ignored = check_fields(body, TEXT_FIELDS, strict=strict)
+    fields = fields_of(body, TEXT_FIELDS, strict=strict)
     prompts, n = read_prompts(body.get("prompt")), answers_in(body)
     if n * len(prompts) > MOST_ANSWERS:
         raise FieldRefused("n", f"n is {n} for {len(prompts)} prompts; a request may have {MOST_ANSWERS} answers in "
@@ -37,16 +38,16 @@ def read(body: Mapping[str, Any], *, strict: bool) -> Ask:
         raise FieldRefused("best_of", f"best_of is {shown(best_of)}; it must be n, as all answers are sent.",
                            "unsupported_parameter")  # fmt: skip
     most = whole_in(body, "logprobs", 0, MOST_ALTERNATIVES)
-    echoes = flag_in(body, "echo") or False
+    echoes = fields.flag("echo") is True
     return Ask(
         model=model_in(body),
         prompts=prompts,
         max_tokens=MAX_TOKENS if body.get("max_tokens") is None else max_tokens_in(body),
-        options=options_in(body) | ({} if most is None else {"logprobs": most}),
+        options=options_in(fields) | ({} if most is None else {"logprobs": most}),
         n=n,
-        streamed=streamed_in(body),
+        streamed=streamed_in(fields),
         scores_prompts=echoes and most is not None,
-        ignored=ignored,
+        ignored=tuple(fields.leftovers.names),
     )
 
 

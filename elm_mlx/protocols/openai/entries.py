@@ -72,9 +72,13 @@ def prompt_entries(scored: ScoredPrompt, texts: TokenTexts) -> list[Entry]:
     return entries.rest(None)
 
 
-def entries_of(completion: Completion, texts: TokenTexts, *, keeps_blank: bool = False) -> list[Entry]:
-    """The entries of a whole answer, which was asked for with log-probabilities."""
+def entries_of(
+    completion: Completion, texts: TokenTexts, *, keeps_blank: bool = False, behind: str = ""
+) -> list[Entry]:
+    """The entries of a whole answer, which was asked for with log-probabilities; only those `behind` a text with which
+    it begins, as its reasoning."""
     entries = Entries(texts, keeps_blank=keeps_blank)
     for id, logprob in zip(completion.tokens, completion.logprobs or (), strict=True):
         entries.add(id, logprob)
+    entries.given(behind)
     return entries.rest(completion.stop_reason)

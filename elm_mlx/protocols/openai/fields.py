@@ -32,7 +32,7 @@ SHARED: dict[str, str] = {
     "stop": "a text, or up to 16 of them; compared with the answer's text, never part of it",
     "n": "1 to 8",
     "stream": "events instead of one object",
-    "stream_options": "`include_usage`; without `stream` no effect",
+    "stream_options": "`include_usage`; `include_obfuscation` has no effect, nor has any without `stream`",
     "top_k": "as vLLM has it: -1 or 0 is off",
     "min_p": "0 (off) to 1",
     "repetition_penalty": "0.01 to 100, 1 is off",
@@ -57,7 +57,7 @@ CHAT: dict[str, str] = SHARED | {
     "top_logprobs": "0 to 20, with logprobs",
     "tools": "functions, as JSON schemas",
     "tool_choice": "auto, none, required, a function by its name, or allowed_tools",
-    "parallel_tool_calls": "false: the first call of an answer counts",
+    "parallel_tool_calls": "false: an answer calls one function at most",
     "chat_template_kwargs": "variables of the chat template",
     "continue_final_message": "false: a last message of the assistant is not continued (vLLM)",
     "add_generation_prompt": "true: as continue_final_message false (vLLM)",
@@ -148,7 +148,7 @@ CHAT_FIELDS = Known(CHAT, CHAT_HARMLESS, CHAT_LACKING)
 TEXT_FIELDS = Known(TEXT, TEXT_HARMLESS, TEXT_LACKING)
 
 
-def check_fields(body: Mapping[str, Any], known: Known, *, strict: bool) -> tuple[str, ...]:
+def check_fields(body: object, known: Known, *, strict: bool) -> tuple[str, ...]:
     """The names of the fields of a request that are unknown; null counts as absent. Raises FieldRefused for what is no
     object, for a field that asks for what elm-mlx lacks and, where the reading is `strict`, for one that is unknown."""
     if not isinstance(body, Mapping):

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from elm_mlx.arguments import shown
-from elm_mlx.protocols.openai.values import object_in
+from elm_mlx.protocols.fields import Fields
 from elm_mlx.protocols.refusal import FieldRefused
 
 # field -> the option that it means
@@ -16,13 +15,13 @@ STRUCTURED = {"json": "schema", "regex": "regex", "choice": "choices", "grammar"
 FORMATS = ("text", "json_object", "json_schema")
 
 
-def form_in(body: Mapping[str, Any]) -> dict[str, Any]:
+def form_in(body: Fields) -> dict[str, Any]:
     """The option that gives the answer a form, if a request asks for one. Raises FieldRefused for what is no form, and
     for two of them; whether it can be enforced is judged later."""
-    found = [(name, {option: body[name]}) for name, option in OTHERS.items() if body.get(name) is not None]
-    if form := format_in(body):
+    found = [(name, {option: body.get(name)}) for name, option in OTHERS.items() if body.get(name) is not None]
+    if form := format_in(body.inner("response_format")):
         found.append(("response_format", form))
-    found += [("structured_outputs", {option: value}) for option, value in structured_in(body)]
+    found += [("structured_outputs", one) for one in structured_in(body.inner("structured_outputs"))]
     if len(found) > 1:
         names = " and ".join(dict.fromkeys(name for name, _ in found))
         raise FieldRefused(found[1][0], f"{names} give more than one form to the answer, which has only one. Leave the "
@@ -30,36 +29,30 @@ def form_in(body: Mapping[str, Any]) -> dict[str, Any]:
     return found[0][1] if found else {}
 
 
-def format_in(body: Mapping[str, Any]) -> dict[str, Any]:
-    """The option that a response_format means; none for plain text."""
-    given = object_in(body, "response_format")
-    kind = given.get("type", "text")
-    if kind not in FORMATS:
-        raise FieldRefused("response_format.type", f"response_format.type is {shown(kind)}; it must be one of "
-                           f"{', '.join(FORMATS)}.")  # fmt: skip
+def format_in(given: Fields) -> dict[str, Any]:
+    """The option that a response_format means; none for plain text. Raises FieldRefused."""
+    given.check(("type", "json_schema", "schema"))
+    kind = given.one_of("type", FORMATS)
+    if kind is None and given.value:
+        given.wrong("type", " or ".join(FORMATS))
     if kind == "json_object":
         schema = given.get("schema")  # as llama.cpp and others have it
         return {"response_format": {"type": kind}} if schema is None else {"schema": schema}
-    return {"schema": schema_in(given)} if kind == "json_schema" else {}
+    return {"schema": schema_in(given.inner("json_schema"))} if kind == "json_schema" else {}
 
 
-def schema_in(given: Mapping[str, Any]) -> Any:
-    """The schema of a response_format."""
-    where = "response_format.json_schema"
-    inner = given.get("json_schema")
-    if not isinstance(inner, Mapping) or inner.get("schema") is None:
-        raise FieldRefused(f"{where}.schema", f"{where} has no schema. Give it one.", "missing_required_parameter")
-    if not isinstance(inner["schema"], Mapping | bool):
-        raise FieldRefused(f"{where}.schema", f"{where}.schema is {shown(inner['schema'])}; it must be an object.")
-    return inner["schema"]
+def schema_in(given: Fields) -> Any:
+    """The schema in the json_schema of a response_format. Raises FieldRefused."""
+    given.check(("name", "description", "schema", "strict"))
+    schema = given.get("schema")
+    return schema if isinstance(schema, Mapping | bool) else given.wrong("schema", "an object")
 
 
-def structured_in(body: Mapping[str, Any]) -> list[tuple[str, Any]]:
-    """(option, value) of what vLLM's structured_outputs asks for."""
-    given = {name: value for name, value in object_in(body, "structured_outputs").items() if value is not None}
-    for name in given:
+def structured_in(given: Fields) -> list[dict[str, Any]]:
+    """The options that vLLM's structured_outputs means. Raises FieldRefused."""
+    asked = {name: value for name, value in given.value.items() if value is not None}
+    for name in asked:
         if name not in STRUCTURED:
-            where = f"structured_outputs.{name:.64}"
-            raise FieldRefused(where, f"{where} is not something that elm-mlx knows; it knows {', '.join(STRUCTURED)}.",
-                               "unsupported_parameter")  # fmt: skip
-    return [(STRUCTURED[name], value) for name, value in given.items()]
+            known = ", ".join(STRUCTURED)
+            given.refuse(name, f"is not something that elm-mlx knows; it knows {known}.", "unsupported_parameter")
+    return [{STRUCTURED[name]: value} for name, value in asked.items()]

@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
+from elm_mlx.protocols.ask import Ask
 from elm_mlx.protocols.token_texts import TokenTexts
 from elm_mlx.text.tokenizer import Tokenizer
+
+if TYPE_CHECKING:
+    from elm_mlx.api import Completion
 
 
 class Lead:
@@ -29,6 +34,16 @@ class Lead:
         return self._blank + text
 
 
+def with_lead(text: str, completion: Completion, texts: TokenTexts, is_needed: bool) -> str:
+    """A text with which a whole answer begins, with its blank where one `is_needed`."""
+    return Lead(texts, is_needed).with_blank(completion.tokens[0], text) if completion.tokens else text
+
+
 def has_text(prompt: str | Sequence[int], tokenizer: Tokenizer) -> bool:
     """Whether a prompt shows any text before the answer."""
     return bool(prompt) if isinstance(prompt, str) else bool(tokenizer.decode(prompt))
+
+
+def continues_text(ask: Ask) -> bool:
+    """Whether the answers to a chat go on with a text, that of its last message."""
+    return ask.goes_on and bool(ask.messages and ask.messages[-1].get("content"))

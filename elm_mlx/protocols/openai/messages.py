@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from elm_mlx.arguments import shown
@@ -16,6 +16,7 @@ REASONING = ("reasoning_content", "thinking", "reasoning")  # what templates rea
 KNOWN = ("role", "content", *REASONING, "tool_calls", "tool_call_id")
 # What clients send along, often from an answer of ours, and no template reads.
 HARMLESS = ("name", "refusal", "annotations", "id", "object", "index")
+PART = ("type", "text", "refusal", "cache_control")  # what a part of a content may have
 NEUTRAL: tuple[Any, ...] = (None, [], "", {})  # values by which no key of a message says anything
 MISSING = "missing_required_parameter"
 
@@ -28,13 +29,19 @@ def read_messages(value: object) -> tuple[list[dict[str, Any]], list[str]]:
         raise FieldRefused("messages", f"messages is {shown(value)}; it must be a list of one message or more.",
                            MISSING if value is None else "invalid_value")  # fmt: skip
     messages = [read_message(f"messages[{place}]", message) for place, message in enumerate(value)]
-    unknown = (name for message in value for name, given in message.items() if is_unknown(name, given))
-    return messages, [f"messages[].{name:.64}" for name in dict.fromkeys(unknown)]
+    return messages, list(dict.fromkeys(name for message in value for name in unknown_keys(message)))
 
 
-def is_unknown(name: str, value: object) -> bool:
-    """Whether a key of a message is one that nobody reads, and has a value."""
-    return name not in (*KNOWN, *HARMLESS) and value not in NEUTRAL
+def unknown_keys(message: Mapping[str, Any]) -> Iterator[str]:
+    """The keys of a message, and of the parts of its content, that nobody reads and that have a value."""
+    for name, given in message.items():
+        if name not in (*KNOWN, *HARMLESS) and given not in NEUTRAL:
+            yield f"messages[].{name:.64}"
+    content = message.get("content")
+    for part in content if isinstance(content, list) else []:
+        for name, given in part.items():
+            if name not in PART and given not in NEUTRAL:
+                yield f"messages[].content[].{name:.64}"
 
 
 def read_message(where: str, message: object) -> dict[str, Any]:

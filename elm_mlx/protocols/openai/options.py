@@ -8,25 +8,26 @@ from typing import Any
 from elm_mlx.arguments import shown
 from elm_mlx.config.stop_strings import check_stop_strings
 from elm_mlx.errors import InvalidRequest
+from elm_mlx.protocols.fields import Fields
 from elm_mlx.protocols.openai.form import form_in
-from elm_mlx.protocols.openai.values import flag_in, is_number, number_in, object_in, whole_in
+from elm_mlx.protocols.openai.values import MAX_ID, is_number, number_in, whole_in
 from elm_mlx.protocols.refusal import FieldRefused
 
 MOST_ANSWERS = 8
 MOST_BIAS = 100  # the bound of OpenAI's specification
 MAX_TOP_K = 2**31 - 1
-MAX_ID = 2**31 - 1
 NUMBERS = {
     "temperature": (0, 2), "top_p": (0, 1), "min_p": (0, 1), "presence_penalty": (-2, 2), "frequency_penalty": (-2, 2),
     "repetition_penalty": (0.01, 100),
 }  # fmt: skip
 OWN = ("window", "kv_bits", "lookup")  # options by their own names, judged where they are used
+STREAM_OPTIONS = ("include_usage", "include_obfuscation")  # events are never padded, which the second one is about
 
 
-def options_in(body: Mapping[str, Any]) -> dict[str, Any]:
+def options_in(body: Fields) -> dict[str, Any]:
     """The options of a call that a request names; those of its log-probabilities aside. Raises FieldRefused."""
-    options = sampling_in(body) | {"logit_bias": biases_in(body)}
-    options |= {"banned_ids": ids_in(body, "banned_ids"), "reuse": flag_in(body, "cache_prompt")}
+    options = sampling_in(body.value) | {"logit_bias": biases_in(body)}
+    options |= {"banned_ids": ids_in(body.value, "banned_ids"), "reuse": body.flag("cache_prompt")}
     options |= {name: body.get(name) for name in OWN} | form_in(body)
     return {name: value for name, value in options.items() if value is not None}
 
@@ -47,13 +48,13 @@ def top_k_in(body: Mapping[str, Any]) -> int | None:
     return 0 if found == -1 else found
 
 
-def biases_in(body: Mapping[str, Any]) -> dict[int, float] | None:
+def biases_in(body: Fields) -> dict[int, float] | None:
     """The biases by ids, which are texts in JSON. Raises FieldRefused; whether the model has the ids is judged
     later."""
     if body.get("logit_bias") is None:
         return None
     found: dict[int, float] = {}
-    for name, bias in object_in(body, "logit_bias").items():
+    for name, bias in body.inner("logit_bias").value.items():
         if not (name.isascii() and name.isdigit() and len(name) <= 10):
             raise FieldRefused("logit_bias", f"logit_bias names {shown(name)}; its names are token ids, as in "
                                '{"15": -2.5}.')  # fmt: skip
@@ -96,11 +97,13 @@ def answers_in(body: Mapping[str, Any]) -> int:
     return whole_in(body, "n", 1, MOST_ANSWERS) or 1
 
 
-def streamed_in(body: Mapping[str, Any]) -> bool:
-    """Whether events are asked for. Raises FieldRefused for stream_options without a meaning, too."""
-    streamed = flag_in(body, "stream") or False
+def streamed_in(body: Fields) -> bool:
+    """Whether events are asked for. Only then stream_options count. Raises FieldRefused."""
+    streamed = body.flag("stream") is True
     if streamed:
-        flag_in(object_in(body, "stream_options"), "include_usage", "stream_options.")
+        options = body.inner("stream_options")
+        options.check(STREAM_OPTIONS)
+        options.flag("include_usage")
     return streamed
 
 

@@ -5,11 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from elm_mlx.arguments import shown
-from elm_mlx.protocols.openai.values import as_text
+from elm_mlx.protocols.openai.values import MAX_ID, as_text
 from elm_mlx.protocols.refusal import FieldRefused
 
 MOST_PROMPTS = 128
-MAX_ID = 2**31 - 1
 
 
 def read_prompts(value: object) -> tuple[str | list[int], ...]:

@@ -9,7 +9,7 @@ from elm_mlx.protocols.ask import Ask
 from elm_mlx.protocols.dialect import Event, Facts, ScoredPrompt
 from elm_mlx.protocols.openai.answers import DONE, head_of, reason_of, refused, timings_of, usage_of
 from elm_mlx.protocols.openai.entries import Entries, Entry, entries_of, prompt_entries
-from elm_mlx.protocols.openai.lead import Lead, has_text
+from elm_mlx.protocols.openai.lead import Lead, has_text, with_lead
 from elm_mlx.protocols.openai.options import includes_usage
 from elm_mlx.protocols.openai.token_logprobs import after, of_text
 from elm_mlx.protocols.refusal import Refusal
@@ -67,9 +67,8 @@ def whole_of(ask: Ask, facts: Facts, completions: Sequence[Completion], *, echoe
 
 def choice_with(index: int, completion: Completion, prompt: Prompt, texts: TokenTexts) -> dict[str, Any]:
     """One whole answer, behind what it echoes."""
-    said = (completion.reasoning or "") + completion.text  # a completion has no parts
-    if completion.tokens:
-        said = Lead(texts, prompt.has_text).with_blank(completion.tokens[0], said)
+    said = (completion.reasoning or "") + completion.text  # which are one text here
+    said = with_lead(said, completion, texts, prompt.has_text)
     logprobs = None
     if completion.logprobs is not None:
         entries = entries_of(completion, texts, keeps_blank=prompt.has_text)

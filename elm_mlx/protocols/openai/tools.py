@@ -2,29 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
 
 from elm_mlx.arguments import shown
 from elm_mlx.errors import InvalidRequest
+from elm_mlx.protocols.fields import Fields
 from elm_mlx.protocols.refusal import FieldRefused
 
 CHOICES = ("none", "auto", "required")
+MODES = ("auto", "required")  # of tools that are allowed
+CHOICE = ("type", "function", "allowed_tools", "name", "mode", "tools")  # what an object of a tool_choice may have
+FUNCTION = ("name", "description", "parameters", "strict")  # what a function of a chat may have
 Tools = tuple[Any, ...] | None  # of elm_mlx.Tool
+Inside = Callable[[Fields, str], Fields]
 
 
-def tools_in(body: Mapping[str, Any]) -> Tools:
-    """The tools of a request, as elm_mlx.Tool; None where there are none. Raises FieldRefused for what is none."""
-    given = body.get("tools")
-    if not given and (given is None or isinstance(given, list)):
-        return None
-    if not isinstance(given, list):
-        raise FieldRefused("tools", f"tools is {shown(given)}; it must be a list of tools.")
+def tools_in(body: Fields) -> Tools:
+    """The tools of a chat, as elm_mlx.Tool; None where there are none. Raises FieldRefused for what is none."""
+    return together([read_tool(tool) for tool in listed_tools(body)]) or None
+
+
+def listed_tools(body: Fields) -> Iterator[Fields]:
+    """The fields of each tool of a request. Raises FieldRefused for what is no list of objects, and for too many
+    tools, before any is read: that takes time."""
     from elm_mlx.api.tools import MOST_TOOLS  # here, as it brings MLX
 
-    if len(given) > MOST_TOOLS:  # before each is read, which takes time
-        raise FieldRefused("tools", f"tools has {len(given):,} tools; it may have {MOST_TOOLS}. Send fewer.")
-    return together([read_tool(f"tools[{place}]", tool) for place, tool in enumerate(given)])
+    if (count := len(body.listed("tools"))) > MOST_TOOLS:
+        body.refuse("tools", f"has {count:,} tools; it may have {MOST_TOOLS}. Send fewer.")
+    return body.objects("tools")
 
 
 def together(tools: Sequence[Any]) -> tuple[Any, ...]:
@@ -37,17 +43,14 @@ def together(tools: Sequence[Any]) -> tuple[Any, ...]:
         raise FieldRefused("tools", str(error)) from error
 
 
-def read_tool(where: str, given: object) -> Any:
-    """One tool. Raises FieldRefused for one of another type than functions, and for one without meaning."""
-    if not isinstance(given, Mapping):
-        raise FieldRefused(where, f"{where} is {shown(given)}; it must be an object with a type and a function.")
-    if (kind := given.get("type", "function")) != "function":
-        raise FieldRefused(f"{where}.type", f"{where}.type is {shown(kind)}; only functions can be called here.",
-                           "unsupported_parameter")  # fmt: skip
-    if not isinstance(function := given.get("function"), Mapping):
-        raise FieldRefused(f"{where}.function", f"{where}.function is {shown(function)}; it must be an object with a "
-                           "name.", "missing_required_parameter")  # fmt: skip
-    return read_function(f"{where}.function", function)
+def read_tool(tool: Fields) -> Any:
+    """One tool of a chat. Raises FieldRefused for one of another type than functions, and for one without meaning."""
+    if (kind := tool.get("type")) not in (None, "function"):
+        tool.refuse("type", f"is {shown(kind)}; only functions can be called here.", "unsupported_parameter")
+    tool.check(("type", "function"))
+    function = tool.needed("function")
+    function.check(FUNCTION)
+    return read_function(function.at, function.value)
 
 
 def read_function(where: str, function: Mapping[str, Any]) -> Any:
@@ -60,48 +63,45 @@ def read_function(where: str, function: Mapping[str, Any]) -> Any:
         raise FieldRefused(where, str(error)) from error
 
 
-def chosen(body: Mapping[str, Any], tools: Tools) -> tuple[Tools, str | None]:
-    """The tools that an answer may call, and the choice among them as `choice_in` gives it. Raises FieldRefused."""
-    wanted = body.get("tool_choice")
-    if isinstance(wanted, Mapping) and wanted.get("type") == "allowed_tools":
-        return allowed(wanted.get("allowed_tools"), tools)
-    return tools, choice_in(body, tools)
+class Chosen(NamedTuple):
+    """The tools that an answer may call, and which of them: "none", "auto", "required" or a name; None where a request
+    does not say."""
+
+    tools: Tools
+    choice: str | None
 
 
-def allowed(given: object, tools: Tools) -> tuple[Tools, str]:
+def chosen(body: Fields, tools: Tools, inside: Inside = Fields.needed) -> Chosen:
+    """What a request's tool_choice leaves of its tools, and chooses. In a chat an object of it has another one in it,
+    named by its type; `inside` gives that, by its name. Raises FieldRefused."""
+    if isinstance(body.get("tool_choice"), Mapping):
+        choice = body.inner("tool_choice")
+        choice.check(CHOICE)
+        if choice.get("type") == "allowed_tools":
+            return allowed(inside(choice, "allowed_tools"), tools, inside)
+        return Chosen(tools, named(choice, tools, inside))
+    word = body.one_of("tool_choice", CHOICES)
+    if word == "required" and not tools:
+        body.refuse("tool_choice", "is required, and there are no functions to call. Give one in tools.")
+    return Chosen(tools, word if tools else None)
+
+
+def allowed(given: Fields, tools: Tools, inside: Inside) -> Chosen:
     """Those of the tools that a request allows, and whether one has to be called. Raises FieldRefused."""
-    where = "tool_choice.allowed_tools"
-    mode, listed = (given.get("mode"), given.get("tools")) if isinstance(given, Mapping) else (None, None)
-    if mode not in ("auto", "required") or not isinstance(listed, list):
-        raise FieldRefused(where, f"{where} is {shown(given)}; it must be an object with a mode, auto or required, and "
-                           "a list of tools.")  # fmt: skip
-    names = {named(one) for one in listed}
-    left = tuple(tool for tool in tools or () if tool.name in names)
-    if len(left) < max(len(names), 1):
-        raise FieldRefused(f"{where}.tools", f"{where}.tools must name functions that are in tools, one or more.")
-    return left, str(mode)
+    mode = given.one_of("mode", MODES) or given.wrong("mode", " or ".join(MODES))
+    names = {named(one, tools, inside) for one in given.objects("tools")}
+    if not names:
+        given.wrong("tools", "a list of one function or more")
+    return Chosen(tuple(tool for tool in tools or () if tool.name in names), mode)
 
 
-def choice_in(body: Mapping[str, Any], tools: Tools) -> str | None:
-    """Which tools an answer may or must call: "none", "auto", "required", or a name; None where nothing is said. Raises
-    FieldRefused for a choice without tools, and for one of no tool."""
-    wanted = body.get("tool_choice")
-    if wanted is None or (wanted in ("none", "auto") and not tools):
-        return None
-    if not (isinstance(wanted, str) and wanted in CHOICES):
-        wanted = named(wanted)
-    if not tools:
-        raise FieldRefused("tool_choice", f"tool_choice is {shown(wanted)}, and there are no tools. Give tools.")
-    if wanted not in CHOICES and wanted not in (names := [tool.name for tool in tools]):
-        raise FieldRefused("tool_choice", f"tool_choice names {shown(wanted)}; the tools are {', '.join(names):.300}.")
-    return wanted
-
-
-def named(wanted: object) -> str:
-    """The name of the function that a tool_choice wants. Raises FieldRefused."""
-    function = wanted.get("function") if isinstance(wanted, Mapping) else None
-    kind = wanted.get("type", "function") if isinstance(wanted, Mapping) else None
-    if kind == "function" and isinstance(function, Mapping) and isinstance(name := function.get("name"), str):
-        return name
-    raise FieldRefused("tool_choice", f"tool_choice is {shown(wanted)}; it must be {', '.join(CHOICES)}, or "
-                       'an object as {"type": "function", "function": {"name": ...}}.')  # fmt: skip
+def named(choice: Fields, tools: Tools, inside: Inside) -> str:
+    """The name of the function that is chosen. Raises FieldRefused for a tool of another kind, and for one that is not
+    among the tools."""
+    if choice.get("type") != "function":
+        choice.wrong("type", "function: elm-mlx has no other tools")
+    function = inside(choice, "function")
+    name = function.full_text("name")
+    if name not in [tool.name for tool in tools or ()]:
+        function.refuse("name", f"is {shown(name)}, and no function in tools has that name.")
+    return name

@@ -9,6 +9,8 @@ from typing import Any
 from elm_mlx.arguments import MOST_BITS, shown
 from elm_mlx.protocols.refusal import FieldRefused
 
+MAX_ID = 2**31 - 1  # of a token: the bound of the type that holds one
+
 
 def is_number(value: object) -> bool:
     """Whether a value is a finite number of JSON."""
@@ -44,12 +46,12 @@ def in_words(low: int | None, high: int | None) -> str:
     return f", {low} or more" if high is None else f" from {low} to {high}"
 
 
-def flag_in(body: Mapping[str, Any], name: str, inside: str = "") -> bool | None:
-    """True or false; errors name it with the path that it stands `inside`. Raises FieldRefused for anything else."""
+def flag_in(body: Mapping[str, Any], name: str) -> bool | None:
+    """True or false. Raises FieldRefused for anything else."""
     value = body.get(name)
     if value is None or isinstance(value, bool):
         return value
-    raise FieldRefused(inside + name, f"{inside}{name} is {shown(value)}; it must be true or false.")
+    raise FieldRefused(name, f"{name} is {shown(value)}; it must be true or false.")
 
 
 def as_text(param: str, value: object) -> str:
@@ -62,13 +64,3 @@ def as_text(param: str, value: object) -> str:
     except UnicodeEncodeError:
         raise FieldRefused(param, f"{param} holds half a surrogate pair, which is no text.") from None
     return value
-
-
-def object_in(body: Mapping[str, Any], name: str) -> Mapping[str, Any]:
-    """An object; an empty one where the field is absent. Raises FieldRefused for anything else."""
-    value = body.get(name)
-    if value is None:
-        return {}
-    if isinstance(value, Mapping):
-        return value
-    raise FieldRefused(name, f"{name} is {shown(value)}; it must be an object.")

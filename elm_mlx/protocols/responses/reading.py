@@ -7,8 +7,7 @@ from typing import Any
 
 from elm_mlx.arguments import shown
 from elm_mlx.protocols.ask import Ask
-from elm_mlx.protocols.fields import Fields, Leftovers
-from elm_mlx.protocols.openai.fields import check_fields
+from elm_mlx.protocols.fields import Fields, fields_of
 from elm_mlx.protocols.openai.options import model_in, sampling_in
 from elm_mlx.protocols.responses.response import FORMAT
 from elm_mlx.protocols.responses.table import TABLE
@@ -29,7 +28,7 @@ MOST_METADATA = 16
 def read(body: Mapping[str, Any], *, strict: bool = False) -> Ask:
     """What a request asks. Raises FieldRefused, with a sentence that names the field; where `strict`, for a field, a
     tool or an item that elm-mlx does not know, too."""
-    fields = Fields(body, "", Leftovers(strict, [*check_fields(body, TABLE, strict=strict)]))
+    fields = fields_of(body, TABLE, strict=strict)
     check_metadata(fields)
     tools, choice = read_tools(fields)
     return Ask(

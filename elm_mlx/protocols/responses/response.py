@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from elm_mlx.protocols.ask import Ask
 from elm_mlx.protocols.dialect import Facts
-from elm_mlx.protocols.openai.entries import Entries
+from elm_mlx.protocols.openai.entries import entries_of
 from elm_mlx.protocols.refusal import Refusal
 from elm_mlx.protocols.responses import items
 from elm_mlx.protocols.responses.items import COMPLETED, INCOMPLETE, Item
@@ -77,7 +77,8 @@ def told_choice(given: str | Mapping[str, Any]) -> str | dict[str, Any]:
 
 
 def output_of(ask: Ask, facts: Facts, completion: Completion) -> list[Item]:
-    """The items of a whole answer: its reasoning, its message and its calls. A cut is told by the last item."""
+    """The items of a whole answer: its reasoning, its message and its calls. A cut is told by the last item, unless
+    that is a call: only whole ones are told."""
     status = INCOMPLETE if completion.finish_reason == LENGTH else COMPLETED
     calls = calls_told(ask, completion)
     output = []
@@ -85,8 +86,8 @@ def output_of(ask: Ask, facts: Facts, completion: Completion) -> list[Item]:
         is_all = not (completion.text or calls)
         output.append(items.whole_reasoning(f"rs_{facts.id}0", completion.reasoning, status if is_all else COMPLETED))
     if completion.text or not (output or calls):
-        entries = logprobs_of(completion, facts)
-        output.append(items.whole_message(f"msg_{facts.id}{len(output)}", completion.text, status, entries))
+        entries, ended = logprobs_of(completion, facts), COMPLETED if calls else status
+        output.append(items.whole_message(f"msg_{facts.id}{len(output)}", completion.text, ended, entries))
     for call in calls:
         output.append(items.whole_call(f"fc_{facts.id}{len(output)}", call))
     return output
@@ -97,11 +98,8 @@ def logprobs_of(completion: Completion, facts: Facts) -> list[Item]:
     if completion.logprobs is None:
         return []
     texts = TokenTexts(facts.lm.tokenizer)
-    entries = Entries(texts)
-    for id, logprob in zip(completion.tokens, completion.logprobs, strict=True):
-        entries.add(id, logprob)
-    entries.given(completion.reasoning or "")  # whose tokens have no place for theirs
-    return told_entries(entries.rest(completion.stop_reason), texts)
+    # The tokens of reasoning have no place for theirs.
+    return told_entries(entries_of(completion, texts, behind=completion.reasoning or ""), texts)
 
 
 def ended_response(

@@ -57,5 +57,11 @@ TABLE = Known(
         "conversation": STORED,
         "background": Lacking("an answer is given while the client waits", (False,)),
         "prompt": Lacking("it names a prompt that OpenAI stores; write the prompt in input"),
+        "max_tokens": Lacking("give max_output_tokens"),
+        "max_completion_tokens": Lacking("give max_output_tokens"),
+        "response_format": Lacking("give text, with a format"),
+        "logprobs": Lacking("give top_logprobs", (False,)),
+        "logit_bias": Lacking("/v1/chat/completions takes it", ({},)),
+        "n": Lacking("a response is one answer", (1,)),
     },
 )

@@ -123,6 +123,6 @@ def text_of_part(part: Fields) -> str:
     """The text of one part. Raises FieldRefused for images, sounds and files."""
     kind = part.full_text("type")
     if kind not in TEXTS:
-        part.refuse("type", f"is {shown(kind)}, and the models that elm-mlx runs read text alone.", "unsupported_value")
+        part.refuse_kind(kind)
     part.check(PART)
     return part.text(TEXTS[kind]) or ""
