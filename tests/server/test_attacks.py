@@ -303,7 +303,7 @@ def test_a_request_that_ends_too_early_ends_its_connection(served: Served, sent:
 
 
 def test_a_connection_that_is_reset_in_an_answer_cancels_it(served: Served) -> None:
-    body = json.dumps(GOOD | {"stream": True, "max_tokens": 400}).encode()
+    body = json.dumps(serving_helper.ENDLESS | {"stream": True}).encode()
     with wire.connect(served.port) as connection:
         connection.sendall(wire.post(COMPLETIONS, body, port=served.port))
         connection.recv(64)
