@@ -101,7 +101,9 @@ PREFACES = {
 
 @pytest.mark.parametrize("start", PREFACES.values(), ids=PREFACES.keys())
 def test_what_is_no_request_of_http_1_1_is_refused(served: Served, start: bytes) -> None:
-    assert all(status in REFUSED for status in wire.statuses(wire.exchange(served.port, start)))
+    found = wire.statuses(wire.exchange(served.port, start))
+    assert found or len(start) > 1000  # one that is cut off while it writes may lose its answer
+    assert all(status in REFUSED for status in found)
 
 
 def test_ten_thousand_headers_are_too_many(served: Served) -> None:
