@@ -15,8 +15,8 @@ from elm_mlx.cli.find import complete_names, pull_directory
 from elm_mlx.cli.kinds import COUNT, NAME, Whole
 from elm_mlx.cli.messages import say
 from elm_mlx.cli.sections import SectionedCommand
-from elm_mlx.cli.serve_others import serve_pipes, settings_of
-from elm_mlx.errors import BadCheckpoint, InvalidRequest
+from elm_mlx.cli.serve_others import refuse_typed, serve_pipes, settings_of
+from elm_mlx.errors import BadCheckpoint, InvalidRequest, NotFound
 
 if TYPE_CHECKING:
     from elm_mlx.server.run import Ready
@@ -157,6 +157,8 @@ def command(
         return click.echo(settings_of(connect, settings, api_key_file), nl=False)
     if stdio:
         raise click.exceptions.Exit(serve_pipes(settings))
+    if settings.uds:
+        refuse_typed(("host", "port"), "With {uds} the server listens on a socket file alone.")
     for model in settings.models:
         if model != DEMO:
             pull_directory(model, {"bits": None}, False)
@@ -174,6 +176,8 @@ def read_key(path: str | None) -> str | None:
 
     try:
         return check_key(read_text(Path(path), MOST_KEY_BYTES), path)
+    except NotFound as error:
+        raise NotFound(f"There is no file {path}.", "Name one that holds the key: {api_key_file}.") from error
     except BadCheckpoint as error:
         raise InvalidRequest(
             f"{path} holds no key: it must be one line of text.", "Name another {api_key_file}."

@@ -131,7 +131,7 @@ def litellm(place: Place) -> Advice:
 
 def langchain(place: Place) -> Advice:
     """LangChain: a few lines of Python."""
-    text = (f"import os\n\nfrom langchain_openai import ChatOpenAI\n\nmodel = ChatOpenAI(\n"
+    text = (f"{python_imports(place)}from langchain_openai import ChatOpenAI\n\nmodel = ChatOpenAI(\n"
             f"    model={place.first.name!r},\n    base_url={place.api!r},\n    api_key={python_key(place)},\n"
             "    stream_usage=True,\n)")  # fmt: skip
     return Advice([Block("Python, with langchain-openai", text, "python")],
@@ -141,7 +141,7 @@ def langchain(place: Place) -> Advice:
 def openai(place: Place) -> Advice:
     """OpenAI's package for Python, and whatever else reads its variables."""
     text = exports(place, OPENAI_BASE_URL=place.api, OPENAI_API_KEY=key_of(place))
-    code = (f"import os\n\nfrom openai import OpenAI\n\nclient = OpenAI(base_url={place.api!r}, "
+    code = (f"{python_imports(place)}from openai import OpenAI\n\nclient = OpenAI(base_url={place.api!r}, "
             f"api_key={python_key(place)})")  # fmt: skip
     return Advice([Block("The shell", text, "shell"), Block("Or in Python", code, "python")],
                   [names(place)])  # fmt: skip
@@ -149,7 +149,7 @@ def openai(place: Place) -> Advice:
 
 def anthropic(place: Place) -> Advice:
     """Anthropic's package for Python."""
-    code = (f"import os\n\nfrom anthropic import Anthropic\n\nclient = Anthropic(base_url={place.url!r}, "
+    code = (f"{python_imports(place)}from anthropic import Anthropic\n\nclient = Anthropic(base_url={place.url!r}, "
             f"api_key={python_key(place)})")  # fmt: skip
     return Advice([Block("Python", code, "python")],
                   [names(place)])  # fmt: skip
@@ -163,6 +163,11 @@ def names(place: Place) -> str:
 def written(value: object) -> str:
     """A value as JSON that can be printed."""
     return json.dumps(value, indent=2).replace("\x7f", "\\u007f")
+
+
+def python_imports(place: Place) -> str:
+    """What `python_key` needs, as lines of Python."""
+    return "import os\n\n" if place.needs_key else ""
 
 
 def python_key(place: Place) -> str:

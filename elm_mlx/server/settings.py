@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from ipaddress import ip_address
@@ -10,6 +11,7 @@ from elm_mlx.errors import InvalidRequest
 
 FIVE_MINUTES_S = 300.0
 PORT = 8080
+ORIGIN = re.compile(r"\*|null|[a-z][a-z0-9+.-]*://[^/\s]+/?", re.IGNORECASE)
 NO_KEY = "Anyone who reaches {} could use the models and this machine's time."
 
 
@@ -63,7 +65,11 @@ class Settings:
     limits: Limits = Limits()
 
     def check(self) -> None:
-        """Raises InvalidRequest for settings that would open the server to anyone."""
+        """Raises InvalidRequest for settings that would open the server to anyone, and for origins that are none."""
+        for origin in self.allowed_origins:
+            if not ORIGIN.fullmatch(origin):
+                advice = "Write {allowed_origins} as http://localhost:3000, or * for every page."
+                raise InvalidRequest(f"{origin!r} is no origin, so no page would be allowed.", advice)
         if self.uds is None and self.host is not None and not is_loopback(self.host) and not self.api_key:
             raise InvalidRequest(f"{NO_KEY.format(self.host)} An address beyond this machine needs a key.",
                                  "Give an {api_key_file}, or leave {host} out.")  # fmt: skip

@@ -94,7 +94,7 @@ def events_in(text: str) -> list[Any]:
     return [line if line == "[DONE]" else json.loads(line) for line in lines]
 
 
-def eventually(holds: Callable[[], bool], seconds: float = 10.0) -> bool:
+def eventually(holds: Callable[[], bool], seconds: float = 60.0) -> bool:
     """Waits until something holds; returns whether it did in time."""
     ends = time.monotonic() + seconds
     while not holds():

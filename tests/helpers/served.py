@@ -19,6 +19,8 @@ from typing import Any
 from helpers import command_line, wire
 
 PATIENCE_S = command_line.PATIENCE_S
+# A completion of the demo that does not end by itself: where it ends, it was cancelled.
+ENDLESS = {"prompt": "Once upon a time", "max_tokens": 10**6, "window": 64, "logit_bias": {"2": -100}}
 
 
 @dataclass
@@ -72,8 +74,9 @@ def until(condition: Callable[[], object], what: str) -> None:
 
 
 def start(*options: object, environment: dict[str, str] | None = None, log: Path) -> Served:
-    """Starts `elm-mlx serve` on a free port and waits until it is ready."""
-    arguments = ["serve", "--port", 0, "--json", *options]
+    """Starts `elm-mlx serve` on a free port, or on the address in the options, and waits until it is ready."""
+    where = () if {"--uds", "--port"} & set(options) else ("--port", 0)
+    arguments = ["serve", "--json", *where, *options]
     with log.open("wb") as errors:
         process = command_line.start(*arguments, stderr=errors, env=os.environ | (environment or {}))
     assert process.stdout

@@ -101,7 +101,9 @@ PREFACES = {
 
 @pytest.mark.parametrize("start", PREFACES.values(), ids=PREFACES.keys())
 def test_what_is_no_request_of_http_1_1_is_refused(served: Served, start: bytes) -> None:
-    assert all(status in REFUSED for status in wire.statuses(wire.exchange(served.port, start)))
+    found = wire.statuses(wire.exchange(served.port, start))
+    assert found or len(start) > 1000  # one that is cut off while it writes may lose its answer
+    assert all(status in REFUSED for status in found)
 
 
 def test_ten_thousand_headers_are_too_many(served: Served) -> None:
@@ -303,7 +305,7 @@ def test_a_request_that_ends_too_early_ends_its_connection(served: Served, sent:
 
 
 def test_a_connection_that_is_reset_in_an_answer_cancels_it(served: Served) -> None:
-    body = json.dumps(GOOD | {"stream": True, "max_tokens": 400}).encode()
+    body = json.dumps(serving_helper.ENDLESS | {"stream": True}).encode()
     with wire.connect(served.port) as connection:
         connection.sendall(wire.post(COMPLETIONS, body, port=served.port))
         connection.recv(64)

@@ -102,6 +102,7 @@ def test_python_is_python(client: str, place: Place) -> None:
     values = [one.value for one in ast.walk(ast.parse(text)) if isinstance(one, ast.Constant)]
     assert {f"{URL}/v1", URL} & set(values)
     assert ("ELM_MLX_API_KEY" if place.needs_key else "none") in values
+    assert ("import os" in text) == place.needs_key
 
 
 def test_xcode_is_told_a_port_or_an_address_and_a_key() -> None:

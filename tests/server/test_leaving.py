@@ -21,7 +21,8 @@ from elm_mlx.server.answer import Answer
 from elm_mlx.server.house import House
 from elm_mlx.server.scoring import scored_prompts
 
-LONG = {"prompt": "Once upon a time", "max_tokens": 480, "options": {"banned_ids": [2]}}
+# It does not end by itself: where it ends, it was cancelled.
+ENDLESS = {"prompt": "Once upon a time", "max_tokens": 10**6, "options": {"banned_ids": [2], "window": 64}}
 
 
 @contextmanager
@@ -42,7 +43,7 @@ def aborted(live: Live) -> int:
 @pytest.mark.parametrize("streamed", [False, True])
 def test_a_running_request_ends_with_its_client(live: Live, streamed: bool) -> None:
     before = aborted(live)
-    with asking_for(live, **LONG, stream=streamed):
+    with asking_for(live, **ENDLESS, stream=streamed):
         assert eventually(lambda: live.lm.activity.running == 1)
     assert eventually(live.is_idle)
     assert eventually(lambda: aborted(live) == before + 1)
@@ -50,16 +51,16 @@ def test_a_running_request_ends_with_its_client(live: Live, streamed: bool) -> N
 
 
 def test_a_queued_request_ends_with_its_client() -> None:
-    with living(concurrency=1) as live, asking_for(live, **LONG):
+    with living(concurrency=1) as live, asking_for(live, **ENDLESS):
         assert eventually(lambda: live.lm.activity.running == 1)
-        with asking_for(live, **LONG):
+        with asking_for(live, **ENDLESS):
             assert eventually(lambda: live.lm.activity.waiting == 1)
         assert eventually(lambda: live.lm.activity.waiting == 0)
         assert live.lm.activity.running == 1
 
 
 def test_a_request_that_finds_the_queue_full_is_told_when_to_come_again() -> None:
-    with living(concurrency=1, max_queue=1) as live, asking_for(live, **LONG), asking_for(live, **LONG):
+    with living(concurrency=1, max_queue=1) as live, asking_for(live, **ENDLESS), asking_for(live, **ENDLESS):
         assert eventually(lambda: sum(live.lm.activity[:2]) == 2)
         response = live.post(prompt="Hi")
         assert (response.status_code, response.json()["error"]["code"]) == (503, "overloaded")
@@ -75,7 +76,7 @@ def test_a_request_whose_form_is_compiled_ends_with_its_client(live: Live, monke
         return submit(*arguments)
 
     monkeypatch.setattr(asking, "submit", slow)
-    with asking_for(live, **LONG | {"options": {"choices": ["a", "b"]}}):
+    with asking_for(live, **ENDLESS | {"options": {"choices": ["a", "b"]}}):
         assert entered.wait(10)
     assert eventually(lambda: live.house.shelf.books["demo"].users == 0)
     gate.set()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import random
 import signal
@@ -15,14 +16,13 @@ from typing import Any
 
 import pytest
 from helpers import crowd, wire
-from helpers.served import Served, serving, until
+from helpers.served import ENDLESS, Served, serving, until
 
 import elm_mlx
 from elm_mlx.demo import demo_directory
 
 CLIENTS = 64
 COMPLETIONS = "/v1/completions"
-LONG = {"prompt": "Once upon a time", "max_tokens": 480, "stream": True}
 GROWTH = 1.10  # of memory after warm-up, at most
 SLOW, SOAK = pytest.mark.slow, pytest.mark.soak
 
@@ -100,21 +100,20 @@ def test_many_short_requests(served: Served, short: list[crowd.Known], count: in
 
 @SLOW
 def test_a_client_that_is_killed_cancels_its_request(served: Served) -> None:
+    body = json.dumps(ENDLESS | {"stream": True})
     program = (
-        "import http.client, json, sys\n"
+        "import http.client, sys\n"
         f"connection = http.client.HTTPConnection('127.0.0.1', {served.port})\n"
-        f"connection.request('POST', '{COMPLETIONS}', json.dumps({LONG!r}), {{'Content-Type': 'application/json'}})\n"
+        f"connection.request('POST', '{COMPLETIONS}', {body!r}, {{'Content-Type': 'application/json'}})\n"
         "print(connection.getresponse().readline(), flush=True)\n"
         "sys.stdin.read()\n"
     )
-    before = served.metric("generation_tokens_total")
     pipe = subprocess.PIPE
     with subprocess.Popen([sys.executable, "-c", program], stdin=pipe, stdout=pipe) as client:
         assert client.stdout
         assert client.stdout.readline()
         client.kill()
     until(lambda: served.busy == 0, "the end of a request whose client was killed")
-    assert served.metric("generation_tokens_total") - before < LONG["max_tokens"]
 
 
 @SLOW

@@ -10,11 +10,10 @@ from typing import Any, Literal
 import openai
 import pydantic
 import pytest
-from helpers.served import Served, serving, until
+from helpers.served import ENDLESS, Served, serving, until
 
 ASKED = [{"role": "user", "content": "What is the weather in Oslo?"}]
 PROMPT = "Once upon a time"
-ENDLESS = {"2": -100}  # the demo never ends a story
 CITIES = ["Oslo", "Paris"]
 WEATHER = {"type": "function", "function": {
     "name": "weather", "description": "Tells the weather.",
@@ -249,7 +248,7 @@ def test_a_full_queue_is_tried_again_and_a_bad_request_is_not(crowded: Served) -
 
     http = openai.DefaultHttpxClient(event_hooks={"response": [seen]})
     with openai.OpenAI(base_url=crowded.url, api_key=KEY, http_client=http, max_retries=2) as client:
-        long = {"model": "demo", "prompt": PROMPT, "max_tokens": 480, "stream": True, "logit_bias": ENDLESS}
+        long: dict[str, Any] = {"model": "demo", "prompt": PROMPT, "stream": True, "extra_body": ENDLESS}
         running += [client.completions.create(**long) for _ in range(2)]
         assert client.completions.create(model="demo", prompt=PROMPT, max_tokens=2).choices[0].text
         assert sent == [200, 200, 503, 200]
@@ -259,23 +258,19 @@ def test_a_full_queue_is_tried_again_and_a_bad_request_is_not(crowded: Served) -
 
 
 def test_closing_a_stream_cancels_its_request(client: Any, house: Any) -> None:
-    before = house.served.metric("generation_tokens_total")
-    stream = client.completions.create(model=house.demo, prompt=PROMPT, max_tokens=480, stream=True, logit_bias=ENDLESS)
+    stream = client.completions.create(model=house.demo, prompt=PROMPT, stream=True, extra_body=ENDLESS)
     next(iter(stream))
     stream.close()
     until(lambda: house.served.busy == 0, "the end of a request whose client left")
-    assert house.served.metric("generation_tokens_total") - before < 400
 
 
 @pytest.mark.slow
 def test_leaving_before_a_whole_answer_cancels_its_request(house: Any) -> None:
-    before = house.served.metric("generation_tokens_total")
-    with openai.OpenAI(base_url=house.served.url, api_key="unused", max_retries=0, timeout=0.1) as hasty:
+    with openai.OpenAI(base_url=house.served.url, api_key="unused", max_retries=0, timeout=0.3) as hasty:
         for _ in range(3):
             with pytest.raises(openai.APITimeoutError):
-                hasty.completions.create(model=house.demo, prompt=PROMPT, max_tokens=480, n=4, logit_bias=ENDLESS)
+                hasty.completions.create(model=house.demo, prompt=PROMPT, n=4, extra_body=ENDLESS)
     until(lambda: house.served.busy == 0, "the end of requests whose client left")
-    assert house.served.metric("generation_tokens_total") - before < 3 * 4 * 400
 
 
 @pytest.mark.slow

@@ -27,6 +27,7 @@ from elm_mlx.server.run import Service
 from elm_mlx.server.settings import Settings
 
 STORY = {"prompt": "Once upon a time", "temperature": 1, "seed": 1, "logit_bias": {"2": -100}}  # the demo never ends it
+ENDLESS = {"max_tokens": 10**6, "window": 64}  # with a story: it ends where it is ended
 SECRET = "xyzzy-prompt"
 
 
@@ -70,9 +71,9 @@ def test_a_request_that_runs_ends_before_the_server_does_and_no_new_one_is_taken
 
 def test_a_request_that_does_not_end_in_time_is_told_so_and_one_that_waits_too() -> None:
     with live_server(limits=replace(LIMITS, drain_s=0.05)) as server:
-        running = Client(server.url, n=8, max_tokens=500)
+        running = Client(server.url, n=8, **ENDLESS)
         assert running.has_begun.wait(30)
-        waiting = Client(server.url, max_tokens=500)
+        waiting = Client(server.url, **ENDLESS)
         figure = 'num_requests_waiting{model_name="demo"} 1'
         assert eventually(lambda: figure in httpx.get(f"{server.url}/metrics").text)
         server.loop.call_soon_threadsafe(server.service.stop)
@@ -166,7 +167,7 @@ def test_a_process_answers_on_a_socket_file_and_takes_it_away() -> None:
 @pytest.mark.slow
 def test_a_second_signal_ends_a_process_at_once() -> None:
     with server_process() as server:
-        client = Client(server.url, n=8, max_tokens=500)
+        client = Client(server.url, n=8, **ENDLESS)
         assert client.has_begun.wait(30)
         server.process.send_signal(signal.SIGTERM)
         time.sleep(0.3)
@@ -224,13 +225,15 @@ def test_a_key_is_one_word(tmp_path: Path, text: str, monkeypatch: pytest.Monkey
 def test_a_key_file_that_is_not_there_is_not_a_server_without_a_key(tmp_path: Path) -> None:
     done = run("serve", "--api-key-file", tmp_path / "none", "--port", 0)
     assert done.code == 66
+    assert "that holds the key: --api-key-file" in done.err
 
 
 @pytest.mark.parametrize(
     ("line", "complaint"),
     [("--keep-alive soon", "is no time"), ("--keep-alive -2", "is no time"), ("--alias gpt", "NAME=MODEL"),
      ("--port 65536", "not in the range"), ("--context 0", "not in the range"), ("--model ./nowhere", "nowhere"),
-     ("--api-key sesame", "No such option")],
+     ("--api-key sesame", "No such option"), ("--allow-origin localhost:3000", "is no origin"),
+     ("--uds x/y --port 0", "Leave --port out")],
 )  # fmt: skip
 def test_a_mistake_is_refused_in_words(line: str, complaint: str) -> None:
     done = run("serve", *line.split())
