@@ -134,8 +134,8 @@ class Alias(click.ParamType):
     "--connect",
     type=NAME,
     metavar="CLIENT",
-    help="Print the settings for a client, and serve nothing: codex, claude-code, xcode, continue, aider, open-webui, "
-    "llm, zed, litellm, langchain, openai or anthropic.",
+    help="Print the settings for a client, and serve nothing: codex, claude-code, xcode, continue, opencode, aider, "
+    "open-webui, llm, zed, litellm, langchain, openai or anthropic.",
 )
 def command(
     stdio: bool, connect: str | None, api_key_file: str | None, log_format: str, as_json: bool, **options: Any

@@ -72,6 +72,24 @@ def continue_model(place: Place, model: Served) -> str:
     return "\n".join(lines)
 
 
+def opencode(place: Place) -> Advice:
+    """opencode: a provider in its settings, with what each model can do."""
+    models = {one.name: {"name": one.name, "tool_call": one.chats, **opencode_limit(one)} for one in place.models}
+    key = f"{{env:{KEY}}}" if place.needs_key else NO_KEY
+    provider = {"npm": "@ai-sdk/openai-compatible", "name": "elm-mlx",
+                "options": {"baseURL": place.api, "apiKey": key}, "models": models}  # fmt: skip
+    text = written({"model": f"elm-mlx/{place.first.name}", "provider": {"elm-mlx": provider}})
+    return Advice([Block("~/.config/opencode/opencode.json: add this to what is there", text, "json")],
+                  context_notes(place, what="opencode"))  # fmt: skip
+
+
+def opencode_limit(model: Served) -> dict[str, object]:
+    """The sizes of a model in tokens, where they are known; opencode asks for answers of at most `output`."""
+    if not model.context:
+        return {}
+    return {"limit": {"context": model.context, "output": min(4096, model.context // 4)}}
+
+
 def aider(place: Place) -> Advice:
     """aider: variables, a file with the contexts, and a command."""
     known = {f"openai/{one.name}": {"max_input_tokens": one.context, "max_output_tokens": one.context,
@@ -180,6 +198,7 @@ CLIENTS: dict[str, Make] = {
     "claude-code": claude_code,
     "xcode": xcode,
     "continue": continue_dev,
+    "opencode": opencode,
     "aider": aider,
     "open-webui": open_webui,
     "llm": llm,

@@ -33,4 +33,4 @@ class Noted:
         for name in map(shown, names[:MOST_IGNORED]):
             if name not in self._names and len(self._names) < MOST_NOTED:
                 self._names.add(name)
-                log.info("The field %s of a request has no effect: nobody here knows it.", name)
+                log.info("A request has %s, which has no effect: elm-mlx does not know it, or lacks it.", name)

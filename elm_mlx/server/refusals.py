@@ -68,10 +68,11 @@ def too_long(error: PromptTooLong) -> str:
     """The sentence for a prompt that is too long, in the words by which clients know it.
 
     Source of the words: litellm 1.110, litellm_core_utils/exception_mapping_utils.py, which looks for them to tell this
-    error from others; aider then shortens its chat. "prompt is too long" are Anthropic's words for it.
+    error from others; aider then shortens its chat. Claude Code 2.1 looks for "prompt is too long: N tokens > M".
     """
     if not error.context:
         return str(error)
-    return (f"This model's maximum context length is {error.context} tokens. However, you requested {error.tokens + 1} "
-            f"tokens ({error.tokens} in the prompt, and at least 1 in the answer): the prompt is too long. Shorten "
-            "it.")  # fmt: skip
+    wanted = error.tokens + 1
+    return (f"This model's maximum context length is {error.context} tokens. However, you requested {wanted} tokens "
+            f"({error.tokens} in the prompt, and at least 1 in the answer). The prompt is too long: {wanted} tokens > "
+            f"{error.context}. Shorten it.")  # fmt: skip

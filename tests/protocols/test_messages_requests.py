@@ -143,6 +143,22 @@ def test_what_claude_code_sends_is_understood() -> None:
     assert ask.options == {"temperature": 1}
 
 
+def test_what_claude_code_2_1_sends_after_a_call_is_understood() -> None:
+    """Its list of agents is a system message behind the user's; it asks for adaptive thinking and for an effort."""
+    kept = {"edits": [{"type": "clear_thinking_20251015", "keep": "all"}]}
+    ask = read(
+        {"role": "user", "content": [{"type": "text", "text": "Be kind."}, {"type": "text", "text": "Hi"}]},
+        {"role": "system", "content": "There are agents."},
+        {"role": "assistant", "content": [use("a", city="Oslo")]},
+        {"role": "user", "content": [result("a", is_error=False, cache_control={"type": "ephemeral"})]},
+        max_tokens=32000, stream=True, system=[text("You are an agent."), text("Help.")], tools=[TOOL],
+        metadata={"user_id": "abc"}, thinking={"type": "adaptive"}, context_management=kept,
+        output_config={"effort": "high"},
+    )  # fmt: skip
+    assert [message["role"] for message in ask.messages or ()] == ["system", "user", "system", "assistant", "tool"]
+    assert (ask.ignored, ask.options) == ((), {})
+
+
 def blocks(*given: Any, role: str = "user") -> list[Any]:
     return [{"role": role, "content": list(given)}]
 

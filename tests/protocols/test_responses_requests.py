@@ -115,6 +115,23 @@ def test_what_codex_sends_is_understood() -> None:
     assert ask.ignored == ("tools[1]", "tools[2]", "tools[3]", "tools[4]")
 
 
+def test_what_codex_0_171_sends_is_understood() -> None:
+    """No instructions, but messages of the developer, each with an id, and tools in a namespace."""
+    said = {"developer": "You are Codex.", "user": "Hi"}
+    ask = read(
+        [{"type": "message", "id": f"msg_{role}", "role": role, "content": [{"type": "input_text", "text": text}]}
+         for role, text in said.items()],
+        stream=True, tool_choice="auto", parallel_tool_calls=True, reasoning={"summary": "auto"}, store=False,
+        include=["reasoning.encrypted_content"], prompt_cache_key="abc", client_metadata={"turn_id": "abc"},
+        tools=[FUNCTION | {"strict": False},
+               {"type": "namespace", "name": "agents", "description": "More.", "tools": [OTHER]},
+               {"type": "web_search", "external_web_access": False}],
+    )  # fmt: skip
+    assert ask.messages == [{"role": "system", "content": "You are Codex."}, {"role": "user", "content": "Hi"}]
+    assert [tool.schema for tool in ask.tools or ()] == [IN_CHATS]
+    assert ask.ignored == ("tools[1]", "tools[2]")
+
+
 @pytest.mark.parametrize(
     "choice, tools, asked",
     [

@@ -95,6 +95,18 @@ def test_json_has_every_model_and_its_context() -> None:
     assert {name: one["max_input_tokens"] for name, one in known.items()} == {f"openai/{n}": 8192 for n in NAMES}
 
 
+@pytest.mark.parametrize("place", [OPEN, LOCKED], ids=["open", "locked"])
+def test_opencode_reads_json(place: Place) -> None:
+    read = json.loads(block("opencode", place, "json"))
+    assert read["model"] == f"elm-mlx/{NAMES[0]}"
+    provider = read["provider"]["elm-mlx"]
+    key = "{env:ELM_MLX_API_KEY}" if place.needs_key else "none"
+    assert provider["options"] == {"baseURL": f"{URL}/v1", "apiKey": key}
+    assert list(provider["models"]) == NAMES
+    assert [one["tool_call"] for one in provider["models"].values()] == [True, False, True]
+    assert provider["models"][NAMES[0]]["limit"] == {"context": 8192, "output": 2048}
+
+
 @pytest.mark.parametrize("client", ["langchain", "openai", "anthropic"])
 @pytest.mark.parametrize("place", [OPEN, LOCKED], ids=["open", "locked"])
 def test_python_is_python(client: str, place: Place) -> None:

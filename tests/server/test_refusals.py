@@ -33,6 +33,11 @@ def test_an_error_has_a_status_a_code_and_its_sentence(error: BaseException, sta
     assert told.message == str(error) or "maximum context length is 8 tokens" in told.message
 
 
+def test_a_prompt_that_is_too_long_is_told_in_the_words_that_claude_code_looks_for() -> None:
+    told = refusal_of(errors.PromptTooLong("It is long.", tokens=9, context=8))
+    assert "prompt is too long: 10 tokens > 8" in told.message
+
+
 @pytest.mark.parametrize("error", HIDDEN, ids=lambda given: type(given).__name__)
 def test_what_may_name_a_folder_or_was_not_foreseen_is_for_the_log(error: BaseException) -> None:
     told = refusal_of(error)
