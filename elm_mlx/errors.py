@@ -25,6 +25,7 @@
     ├── Forked                   81: a process made by fork uses the model of its parent (also a RuntimeError)
     ├── ConcurrentRequests       84: a session is asked while it answers
     ├── ToolCallError            85: an answer goes on calling tools
+    ├── AddressInUse             86: another process listens at that address (also an OSError)
     └── Unfinished               a request ended before its answer did: it has the completion so far
         ├── Cancelled            82: it was cancelled
         └── TimedOut             83: it was not answered in time (also a TimeoutError)
@@ -200,6 +201,12 @@ class ToolCallError(ElmError):
     """A turn of a session called tools in more rounds than it may, and had no answer."""
 
     exit_code = 85
+
+
+class AddressInUse(ElmError, OSError):
+    """Another process listens at the address that a server is to have."""
+
+    exit_code = 86
 
 
 class Unfinished(ElmError):

@@ -15,7 +15,11 @@ from helpers import checkpoints, compiler
 import elm_mlx
 
 # What a developer has set for own use must decide no test.
-FOREIGN = re.compile(r"ELM_MLX_|_ELM_MLX_|HF_|HUGGING|TRANSFORMERS_|(NO_COLOR|FORCE_COLOR|COLUMNS|LINES)$")
+# PYTHONDONTWRITEBYTECODE: every program that the tests start would compile the whole package anew.
+FOREIGN = re.compile(
+    r"ELM_MLX_(?!REQUIRE_|WRITE_)|_ELM_MLX_|HF_|HUGGING|TRANSFORMERS_"
+    r"|(NO_COLOR|FORCE_COLOR|COLUMNS|LINES|PYTHONDONTWRITEBYTECODE)$"
+)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

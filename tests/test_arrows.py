@@ -86,7 +86,8 @@ def imports(node: ast.AST, top: bool = True) -> Iterator[Import]:
                 yield Import(submodule if submodule in SOURCES else node.module, top)
     function = isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda)
     for child in ast.iter_child_nodes(node):
-        yield from imports(child, top and not function)
+        if not isinstance(child, ast.expr):  # which holds no statement, so no import
+            yield from imports(child, top and not function)
 
 
 IMPORTS = {module: list(imports(tree)) for module, tree in SOURCES.items()}

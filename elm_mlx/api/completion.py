@@ -20,7 +20,8 @@ class Stats:
     time; `decode_tokens_per_s` counts the ids after the first. `max_tokens` is how many the answer might have had.
     Of the ids that a draft or a lookup `proposed`, `accepted` were right: 0 where nothing was.
     `forgotten_tokens` is how many of prompt and answer a window no longer showed at the end. `peak_memory_bytes` is the
-    highest that MLX's allocator had reached in this process when the answer ended.
+    highest that MLX's allocator had reached in this process when the answer ended. `waited_s` is how long the request
+    waited for its turn.
     """
 
     prompt_tokens: int
@@ -34,6 +35,7 @@ class Stats:
     proposed: int = 0
     accepted: int = 0
     forgotten_tokens: int = 0
+    waited_s: float = 0.0
 
     def __str__(self) -> str:
         held = f" ({self.cached_tokens} cached)" if self.cached_tokens else ""
@@ -115,4 +117,5 @@ def stats_of(handle: Handle, generated: int) -> Stats:
         proposed=sequence.proposed,
         accepted=sequence.accepted,
         forgotten_tokens=handle.request.cache.forgets(prompt + count),
+        waited_s=sequence.admitted_at - handle.asked_at if sequence.admitted_at else 0.0,
     )

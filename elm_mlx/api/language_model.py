@@ -6,20 +6,22 @@ from collections.abc import Generator, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal, Unpack, cast, overload
 from weakref import finalize
 
 from elm_mlx.api.batch import AHEAD, answers_as_they_end, answers_in_order
 from elm_mlx.api.cache_plan import plan_again
 from elm_mlx.api.completion import Completion
-from elm_mlx.api.options import MAX_TOKENS, Options
+from elm_mlx.api.options import MAX_TOKENS, Options, check_alternatives
 from elm_mlx.api.prompt_caches import PromptCaches, refuse_short
+from elm_mlx.api.prompt_logprobs import prompt_logprobs_of
 from elm_mlx.api.request_maker import RequestMaker
 from elm_mlx.api.siblings import siblings
 from elm_mlx.api.stream import Stream
 from elm_mlx.api.structure import has_form, without_form
 from elm_mlx.api.templates import Templates
-from elm_mlx.api.tool_choice import MOST_CALLS, Choice, choice_of, reading_of
+from elm_mlx.api.tool_choice import Choice, choice_of, reading_of
 from elm_mlx.api.tools import tool_of
 from elm_mlx.arguments import Progress, file_to_write, named_path
 from elm_mlx.config import ModelConfig
@@ -28,10 +30,12 @@ from elm_mlx.device.execution import Execution
 from elm_mlx.device.thread import is_forked, let_go
 from elm_mlx.engine.cache.kv import make_cache
 from elm_mlx.engine.engine import Engine
+from elm_mlx.engine.logprobs import TokenLogprob
 from elm_mlx.engine.prefill import all_logits
 from elm_mlx.engine.request import Request
 from elm_mlx.engine.speculate import Speculation
-from elm_mlx.engine.worker import Order, Worker, closed, give_back
+from elm_mlx.engine.worker import Activity, Order, Worker, closed, give_back
+from elm_mlx.errors import InvalidRequest
 from elm_mlx.models.model import Model
 from elm_mlx.store.load import LoadedModel
 from elm_mlx.store.prompt_cache import refuse_other_file
@@ -210,6 +214,11 @@ class LanguageModel:
         return answers(submit, prompts, AHEAD * self._rows)
 
     @property
+    def activity(self) -> Activity:
+        """What the model does at this moment, for any thread; this waits for nothing, even where the device hangs."""
+        return self._worker.activity
+
+    @property
     def stop_ids(self) -> frozenset[int]:
         """Every id that ends an answer: those that config.json, generation_config.json and the tokenizer's files name,
         and those that end a turn in the chat templates, the model's own and one from `use_chat_template`."""
@@ -219,6 +228,11 @@ class LanguageModel:
     def stop_strings(self) -> tuple[str, ...]:
         """The texts that end every answer, which generation_config.json names; `stop` in a call adds to them."""
         return self._maker.stop_strings
+
+    @property
+    def is_greedy(self) -> bool:
+        """Whether a call that names no temperature takes the likeliest id each time."""
+        return self._maker.sampling.is_greedy
 
     @property
     def has_chat_template(self) -> bool:
@@ -237,7 +251,8 @@ class LanguageModel:
         """The ids of `messages` by the model's chat template, ready for its answer; `variables` (tools, date_string)
         are the template's. Where the model has a template named tool_use, tools are asked for by that one. Text in a
         message never becomes a control token. Calls in a message may be ToolCalls, or objects of OpenAI's API; where
-        the template refuses several in one, each gets a message of its own.
+        the template refuses several in one, each gets a message of its own. With `goes_on` among the variables the
+        last message, an assistant's text, is not over: the answer goes on from its end.
 
         Raises InvalidRequest for messages that the template refuses, NotFound where the model has no template, and
         BadCheckpoint for one that fails, or writes nothing.
@@ -245,6 +260,11 @@ class LanguageModel:
         if isinstance(tools := variables.get("tools"), list | tuple):
             variables["tools"] = [tool if isinstance(tool, Mapping) else tool_of(tool).schema for tool in tools]
         return self._templates.prompt(messages, **variables)
+
+    def chat_text(self, messages: Sequence[Mapping[str, Any]], **variables: Any) -> str:
+        """The text that the model's chat template makes of `messages`, control tokens included: to be looked at, as it
+        does not tell the template's tokens from those in a message. Raises as `chat_prompt`."""
+        return self._templates.text(messages, **variables)
 
     def chat(
         self,
@@ -283,12 +303,38 @@ class LanguageModel:
         whole. `progress` as of `stream`. What is kept of a request with an `owner` is for that owner's next one: a
         number of a session. Raises as `chat`."""
         choice = choice_of(tools, tool_choice, options)
-        if choice.tools:
-            self._templates.refuse_without_tools()
-        request = self.request(self.chat_prompt(messages, tools=choice.schemas), max_tokens, **options)
-        if choice.must and (form := choice.form(most=MOST_CALLS if self._templates.takes_several_calls() else 1)):
-            request = replace(request, constraint=self._maker.grammars.compile(form, request.stop_ids))
+        request = self._chat_request(messages, choice, max_tokens, options)
         return self._begin(replace(request, owner=owner), progress, choice=choice)
+
+    def chat_streams(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        n: int,
+        max_tokens: int | None = MAX_TOKENS,
+        *,
+        tools: Iterable[Any] | None = None,
+        tool_choice: Any = None,
+        variables: Mapping[str, Any] | None = None,
+        goes_on: bool = False,
+        calls_in_parallel: bool = True,
+        **options: Unpack[Options],
+    ) -> list[Stream]:
+        """Asks for `n` answers to `messages` as `chat` asks for one, and returns at once; seeds and what is read once
+        are as of `completions`. `variables` are the template's. With `goes_on` the last message, an assistant's, is the
+        beginning of each answer, which is not repeated in its text. Unless `calls_in_parallel`, an answer that must
+        call a tool makes one call alone. Raises as `chat`, and then asks for none."""
+        choice = replace(choice_of(tools, tool_choice, options), in_parallel=calls_in_parallel)
+        if taken := {"messages", "tools", "tokenizer", "goes_on"}.intersection(variables or {}):
+            raise InvalidRequest(f"{min(taken)} is no variable that a caller gives to a chat template.")
+        shown = dict(variables or {}) | ({"goes_on": True} if goes_on else {})
+        return self._begin_all(siblings(self._chat_request(messages, choice, max_tokens, options, shown), n), choice)
+
+    def streams(
+        self, prompt: str | Sequence[int], n: int, max_tokens: int | None = MAX_TOKENS, **options: Unpack[Options]
+    ) -> list[Stream]:
+        """Asks for `n` completions of `prompt`, and returns at once; seeds and what is read once are as of
+        `completions`. Raises as `submit`, and then asks for none."""
+        return self._begin_all(siblings(self.request(prompt, max_tokens, **options), n))
 
     async def achat(
         self,
@@ -355,6 +401,19 @@ class LanguageModel:
             raise self._maker.too_long(len(checked))
         return self._worker.call(lambda engine: logits_of(engine, checked))
 
+    def prompt_logprobs(
+        self, ids: Sequence[int], alternatives: int = 0, *, progress: Progress | None = None
+    ) -> list[TokenLogprob]:
+        """The log-probability of every id but the first, as the model gives it after those before it; each with those
+        of so many likeliest ids, 0 to 20. Nothing else is computed meanwhile. `progress` is called with (ids read, in
+        all); what it raises ends the reading. Raises as `logits`."""
+        self._worker.check()
+        checked, most = self._maker.ids(ids), check_alternatives(alternatives)
+        if len(checked) > self.config.context_length:
+            raise self._maker.too_long(len(checked))
+        worker = self._worker
+        return worker.thread.call(lambda relay: prompt_logprobs_of(worker.engine, checked, most, relay(progress)))
+
     def forget_prefixes(self) -> int:
         """Gives back the memory of keys and values that are kept of earlier requests, or were read by `load_cache`, and
         returns its bytes. For a program that is told that memory is short. Raises EngineStopped after `close`,
@@ -418,6 +477,31 @@ class LanguageModel:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+    def _chat_request(
+        self, messages: Sequence[Mapping[str, Any]], choice: Choice, max_tokens: int | None, options: Options,
+        variables: Mapping[str, Any] = MappingProxyType({}),
+    ) -> Request:  # fmt: skip
+        """What a chat asks of the engine. Raises as `chat`."""
+        if choice.tools:
+            self._templates.refuse_without_tools()
+        prompt = self.chat_prompt(messages, **{**variables, "tools": choice.schemas})
+        request = self.request(prompt, max_tokens, **options)
+        if choice.must and (form := choice.form(takes_several=self._templates.takes_several_calls())):
+            request = replace(request, constraint=self._maker.grammars.compile(form, request.stop_ids))
+        return request
+
+    def _begin_all(self, requests: Iterable[Request], choice: Choice | None = None) -> list[Stream]:
+        """Submits requests, all or none."""
+        begun: list[Stream] = []
+        try:
+            for request in requests:
+                begun.append(self._begin(request, choice=choice))
+        except BaseException:
+            for stream in begun:
+                stream.cancel()
+            raise
+        return begun
 
     def _begin(
         self, request: Request, progress: Progress | None = None, *, patient: bool = False, choice: Choice | None = None

@@ -11,6 +11,7 @@ from elm_mlx.api.defaults import read_defaults
 from elm_mlx.api.drafts import Pair, find_draft, speculation_of
 from elm_mlx.api.language_model import LanguageModel
 from elm_mlx.arguments import Progress, whole_number
+from elm_mlx.config import ModelConfig
 from elm_mlx.config.quantization import check_bits
 from elm_mlx.demo import demo_directory
 from elm_mlx.device import check_policy
@@ -38,6 +39,7 @@ def load(
     cache_bytes: int | None = None,
     rows: int = ROWS,
     queue: int = QUEUE,
+    context: int | None = None,
     draft: str | Path | None = None,
 ) -> LanguageModel:
     """Loads a model: a name that `elm-mlx list` shows, owner/name[@revision] of a repository, or the directory of a
@@ -49,7 +51,8 @@ def load(
 
     Up to `rows` requests are answered together and up to `queue` more may wait. The keys and values of all of them, and
     what is kept for later requests, take up to `cache_bytes`; by default what this machine has left for them. All
-    loaded models share these bytes; where several loads named a number, the least counts.
+    loaded models share these bytes; where several loads named a number, the least counts. A prompt and its answer have
+    up to `context` tokens together; by default, and at most, as many as the model was made for.
 
     `draft` is a smaller model with the same vocabulary, named as `model` is, that proposes ids while one request runs
     alone: answers stay the same, and may come faster. "auto" takes the one that suits the model, if it is on this
@@ -62,7 +65,7 @@ def load(
     """
     check_bits(bits)
     check_policy(cpu_policy)
-    for name, number in (("cache_bytes", cache_bytes), ("rows", rows), ("queue", queue)):
+    for name, number in (("cache_bytes", cache_bytes), ("rows", rows), ("queue", queue), ("context", context)):
         if number is not None and whole_number(name, number) < 1:
             raise InvalidRequest(f"{name} is {number}; it must be above 0.")
     refuse_fork()
@@ -73,6 +76,7 @@ def load(
     opened: list[Worker] = []
     try:
         loaded = thread.call(lambda relay: load_and_try(directory, cpu_policy, relay(progress), force))
+        loaded = replace(loaded, config=in_context(loaded.config, context))
         path = found.path
         second = thread.call(lambda _: load_and_try(path, cpu_policy, None, force)) if path else None
         thread.call(lambda _: opened.append(open_engine(thread, Pair(loaded, second), cache_bytes, rows, queue)))
@@ -92,6 +96,11 @@ def pull_directory(model: str | Path | None, bits: int | None, force: bool) -> P
             raise InvalidRequest("The built-in demo has 8 bits. Name a model, or leave bits out.")
         return demo_directory()
     return pull(model, bits, force=force).path
+
+
+def in_context(config: ModelConfig, context: int | None) -> ModelConfig:
+    """A configuration whose context has at most so many tokens, if a number is given."""
+    return config if context is None else replace(config, context_length=min(context, config.context_length))
 
 
 # On the device thread

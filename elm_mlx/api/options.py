@@ -97,12 +97,19 @@ def check_others(options: Options) -> None:
         raise InvalidRequest(f"reuse is {shown(reuse)}; it must be true or false.")
     if not isinstance(lookup := options.get("lookup"), bool | None):
         raise InvalidRequest(f"lookup is {shown(lookup)}; it must be true or false.")
-    if (most := options.get("logprobs")) is not None and not 0 <= whole_number("logprobs", most) <= MOST_ALTERNATIVES:
-        raise InvalidRequest(f"logprobs is {most}; it must be 0 to {MOST_ALTERNATIVES}, the number of alternatives.")
+    if (most := options.get("logprobs")) is not None:
+        check_alternatives(most)
     check_cache_options(options)
     check_stop_strings(options.get("stop"))
     if not isinstance(plain := options.get("plain"), bool | None):
         raise InvalidRequest(f"plain is {shown(plain)}; it must be true or false.")
+
+
+def check_alternatives(most: object) -> int:
+    """How many likeliest ids come with each log-probability. Raises InvalidRequest."""
+    if not 0 <= (number := whole_number("logprobs", most)) <= MOST_ALTERNATIVES:
+        raise InvalidRequest(f"logprobs is {number}; it must be 0 to {MOST_ALTERNATIVES}, the number of alternatives.")
+    return number
 
 
 def sampling_for(own: Sampling, options: Options) -> Sampling:

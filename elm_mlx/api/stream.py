@@ -14,7 +14,7 @@ from elm_mlx.api.stopping import answer_text
 from elm_mlx.api.structure import value_of
 from elm_mlx.arguments import Progress, real_number
 from elm_mlx.device.thread import is_forked, refuse_fork
-from elm_mlx.engine.handle import CallWaiter, Handle, State
+from elm_mlx.engine.handle import NOTHING, CallWaiter, Handle, State
 from elm_mlx.engine.sequence import CANCELLED, ERROR, LENGTH, STOP
 from elm_mlx.engine.worker import Worker, again
 from elm_mlx.errors import Cancelled, InvalidRequest, TimedOut
@@ -54,6 +54,7 @@ class Stream:
         self._reading = threading.RLock()
         self._is_read = self._is_cancelled = False
         self._told = 0  # of the prompt's ids, to `progress`
+        self._seen: State = NOTHING
         self._cancel = finalize(self, worker.cancel, handle)
         self._cancel.atexit = False
 
@@ -82,6 +83,25 @@ class Stream:
             if state.finish or self._is_cancelled:
                 raise StopAsyncIteration
             await self._guarded(wait_for_news(self._handle, state))
+
+    def ready(self) -> Iterator[Piece]:
+        """Gives the pieces that have come since the last look, without waiting. Raises the error that ended the answer
+        after the last of them, once, and Forked."""
+        while True:
+            piece, self._seen = self._poll()
+            if piece is None:
+                return
+            yield piece
+
+    @property
+    def is_over(self) -> bool:
+        """Whether the last look by `ready` has found the end of the answer."""
+        return self._is_cancelled or self._seen.finish is not None
+
+    @property
+    def seen(self) -> tuple[Handle, State]:
+        """What the last look by `ready` has found, for `elm_mlx.api.asynchronous.Bell`."""
+        return self._handle, self._seen
 
     def __enter__(self) -> Stream:
         return self

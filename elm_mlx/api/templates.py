@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from functools import cached_property
+from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from elm_mlx.errors import BadCheckpoint, ElmError, InvalidRequest
 from elm_mlx.store.text_settings import has_template, read_templates
@@ -16,6 +16,7 @@ from elm_mlx.text.marks import Marks, find_marks
 from elm_mlx.text.settings import TokenizerSettings
 from elm_mlx.text.tokenizer import Tokenizer
 
+T = TypeVar("T")
 CALLS: list[dict[str, Any]] = [
     {"id": name, "type": "function", "function": {"name": name, "arguments": {}}}
     for name in ("first_call", "second_call")
@@ -73,16 +74,15 @@ class Templates:
         and one of them has several calls of tools, each call gets a message of its own. Raises InvalidRequest,
         NotFound, BadCheckpoint."""
         template = self.given or choose(self._own, self._directory, variables.get("tools"))
-        try:
-            ids = template.encode(messages, self._tokenizer, **variables)
-        except InvalidRequest:
-            apart = one_call_a_message(check_messages(messages))
-            if len(apart) == len(messages):
-                raise
-            ids = template.encode(apart, self._tokenizer, **variables)
+        ids = written(partial(template.encode, tokenizer=self._tokenizer, **variables), messages)
         if not ids:
             raise template.unusable("writes nothing for these messages")
         return ids
+
+    def text(self, messages: Sequence[Mapping[str, Any]], **variables: Any) -> str:
+        """The text that `prompt` makes ids of. Raises as `prompt`."""
+        template = self.given or choose(self._own, self._directory, variables.get("tools"))
+        return written(partial(template.render, **variables), messages)
 
     def takes_several_calls(self) -> bool:
         """Whether the template for tools writes two calls of one message, instead of refusing them."""
@@ -99,3 +99,15 @@ class Templates:
         if not template.shows_tools:
             raise InvalidRequest("The chat template of this model does not show tools to it, so it would call none.",
                                  "Leave the tools out, or give a {chat_template} that shows them.")  # fmt: skip
+
+
+def written(write: Callable[[Sequence[Mapping[str, Any]]], T], messages: Sequence[Mapping[str, Any]]) -> T:
+    """What a template makes of messages. Where it refuses them and one of them has several calls of tools, each call
+    gets a message of its own."""
+    try:
+        return write(messages)
+    except InvalidRequest:
+        apart = one_call_a_message(check_messages(messages))
+        if len(apart) == len(messages):
+            raise
+        return write(apart)

@@ -28,19 +28,22 @@ SEPARATORS = {"item_separator": ", ", "key_separator": ": "}
 
 @dataclass(frozen=True)
 class Choice:
-    """The `tools` that an answer may call, and those of which it `must` call one, if any."""
+    """The `tools` that an answer may call, and those of which it `must` call one, if any; unless `in_parallel`, it must
+    not call several."""
 
     tools: tuple[Tool, ...] = ()
     must: tuple[Tool, ...] = ()
+    in_parallel: bool = True
 
     @property
     def schemas(self) -> list[dict[str, Any]] | None:
         """The tools as a chat template is given them; None where there are none."""
         return [tool.schema for tool in self.tools] or None
 
-    def form(self, *, most: int) -> Form | None:
-        """The form of an answer that must call tools, at most so many times; None where it need not. Raises
-        NotEnforceable for a schema that cannot be enforced, with the reason."""
+    def form(self, *, takes_several: bool) -> Form | None:
+        """The form of an answer that must call tools, several where the template `takes_several` calls; None where it
+        need not. Raises NotEnforceable for a schema that cannot be enforced, with the reason."""
+        most = MOST_CALLS if takes_several and self.in_parallel else 1
         return form_of(self.must, most) if self.must else None
 
 

@@ -14,7 +14,7 @@ from elm_mlx.arguments import shown
 from elm_mlx.errors import InvalidRequest
 from elm_mlx.text.tools.schema_check import SchemaCheck, Unusable
 
-NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}")
+NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}")  # as long as Anthropic has them; at OpenAI it is 64
 MOST_TOOLS = 128
 MAX_SCHEMA = 1 << 20  # characters of a tool's schema as JSON
 EXAMPLE = '{"type": "function", "function": {"name": ..., "description": ..., "parameters": {...}}}'
@@ -75,7 +75,7 @@ def tool_of_schema(given: Mapping[Any, Any]) -> Tool:
 def checked_tool(name: str, description: object, parameters: object, function: Callable[..., Any] | None) -> Tool:
     """A tool whose name and schema mean something. Raises InvalidRequest."""
     if not NAME.fullmatch(name):
-        raise InvalidRequest(f"A tool has the name {shown(name)}; it must be 1 to 64 letters, digits, _, - or dots.")
+        raise InvalidRequest(f"A tool has the name {shown(name)}; it must be 1 to 128 letters, digits, _, - or dots.")
     if not isinstance(description, str):
         raise InvalidRequest(f"The description of the tool {name} is {shown(description)}; it must be text.")
     if not isinstance(parameters, Mapping) or parameters.get("type", "object") != "object":

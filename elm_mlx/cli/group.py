@@ -21,6 +21,7 @@ GROUPS = {
         "generate": "Complete a prompt.",
         "chat": "Talk to a model.",
         "batch": "Answer a file of requests.",
+        "serve": "Answer clients of OpenAI's and Anthropic's APIs.",
     },
     "Models on this machine": {
         "list": "List the known models, and what is on this machine.",
@@ -66,8 +67,8 @@ Exit codes:
   75 hub unreachable              76 too many wait   77 licence or token asked for
   78 unsupported   79 request failed                 80 engine stopped
   81 forked        82 cancelled   83 timed out       84 session answers
-  85 tools called too often       129 hung up        130 interrupted
-  141 reader gone                 143 terminated"""
+  85 tools called too often       86 address in use  129 hung up
+  130 interrupted                 141 reader gone    143 terminated"""
 
 
 class LazyGroup(click.Group):

@@ -6,10 +6,12 @@ import click
 
 # A section -> the options in it, by their names in Python. An option that is in none comes under OTHERS.
 SECTIONS = {
-    "Model": ("model", "models", "shapes", "bits", "dtype", "force"),
+    "Model": ("model", "models", "aliases", "pull", "keep_alive_s", "shapes", "bits", "dtype", "force"),
     "Prompt": ("prompt", "system", "raw", "chat_template"),
     "Tests": ("prompts", "generations", "depths", "batch", "repetitions", "compare", "cpu_policy", "submit"),
-    "Requests": ("output", "concurrency", "retry_errors"),
+    "Requests": ("output", "concurrency", "retry_errors", "max_queue", "context", "strict"),
+    "Address": ("host", "port", "uds", "stdio"),
+    "Access": ("api_key_file", "allowed_origins", "allowed_hosts"),
     "Sampling": (
         *("temperature", "top_k", "top_p", "min_p"),
         *("repetition_penalty", "presence_penalty", "frequency_penalty", "logit_bias", "banned_ids"),
@@ -19,7 +21,7 @@ SECTIONS = {
     "Form": ("schema", "regex", "choices", "grammar"),
     "Caches": ("window", "kv_bits", "save_cache", "load_cache"),
     "Speculation": ("draft", "lookup"),
-    "Output": ("completions", "logprobs", "as_json", "show_config", "quiet", "help"),
+    "Output": ("completions", "logprobs", "log_format", "as_json", "connect", "show_config", "quiet", "help"),
 }
 OTHERS = "Options"
 WIDEST = 30  # columns of a flag and its value, as click has it

@@ -223,6 +223,7 @@ class Engine:
     def _admit(self) -> None:
         """Begins to read the prompt of the first waiting sequence, after those of its positions that are held."""
         one = self.waiting.popleft()
+        one.admitted_at = time.perf_counter()
         one.cache = self._borrow(one) or self._new_cache(one)
         beside = self.speculation.bytes_of(one.request, one.positions)
         one.reserved = max(self._bytes(one), cache_bytes(one.cache) + beside)  # one handed over may have longer buffers

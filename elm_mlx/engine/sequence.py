@@ -55,6 +55,7 @@ class Sequence:
         self.stop_reason: int | str | None = None
         self.submitted_at = time.perf_counter()
         self.first_at = self.last_at = self.submitted_at
+        self.admitted_at: float | None = None  # when its turn came
         self.peak_bytes = 0  # the most that MLX's allocator had reached when the answer ended
 
     @property

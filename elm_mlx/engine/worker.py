@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 from contextlib import suppress
 from copy import copy
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 from weakref import finalize
 
 from elm_mlx.device import release
@@ -21,7 +21,18 @@ from elm_mlx.engine.sequence import CANCELLED, ERROR, Sequence
 from elm_mlx.errors import ElmError, EngineStopped, QueueFull, RequestFailed
 
 T = TypeVar("T")
-MOST_FAILURES = 2  # in a row: then it is no accident of one step
+MOST_FAILURES = 2  # with no sign of health between them: then it is no accident of one step
+
+
+class Activity(NamedTuple):
+    """What a model does at a moment: requests that run and that wait, the bytes that the caches of all running ones
+    have reserved, those that all caches may take, and why the model answers no more, if it does not."""
+
+    running: int = 0
+    waiting: int = 0
+    reserved_bytes: int = 0
+    limit_bytes: int = 0
+    stopped: ElmError | None = None
 
 
 class Worker:
@@ -71,6 +82,14 @@ class Worker:
         refuse_fork()
         if self._reason:
             raise again(self._reason)
+
+    @property
+    def activity(self) -> Activity:
+        """What is done now. Nothing is waited for, so any thread may ask while the device hangs."""
+        if not (engine := self._engine):
+            return Activity(stopped=self._reason)
+        waiting, budget = len(engine.waiting), engine.limits.budget
+        return Activity(max(0, len(engine.active) - waiting), waiting, budget.reserved, budget.limit, self._reason)
 
     def call(self, work: Callable[[Engine], T]) -> T:
         """Runs `work` with the engine on the device thread, between two steps, and returns its result. Raises what it
@@ -130,7 +149,8 @@ class Worker:
         except BaseException as error:  # a tokenizer's panic is no Exception
             self._fail(error)
             return
-        self._failures = 0
+        if self._failures and any(len(one.ids) > 1 for one in news):
+            self._failures = 0  # not with a first id, which is drawn from the prompt: decoding may fail all the same
         self._hand_over(news)
 
     def _stop(self, error: ElmError) -> None:
@@ -161,12 +181,13 @@ class Worker:
             self.engine.fail(failed(cause))
         except BaseException as worse:
             cause, self._failures = worse, MOST_FAILURES
-        self._hand_over([sequence for sequence in self._handles if sequence.finish])
         if self._failures == MOST_FAILURES:
             stopped = EngineStopped(f"Computing failed twice in a row, so the model was stopped: {cause!r:.300}",
                                     "Close it and load it again.")  # fmt: skip
             stopped.__cause__ = cause
-            self._stop(stopped)
+            self._stop(stopped)  # before the readers are woken: they may ask whether it goes on
+        else:
+            self._hand_over([sequence for sequence in self._handles if sequence.finish])
 
     def _hand_over(self, news: Iterable[Sequence]) -> None:
         """Wakes the readers of sequences with news: each event loop once, and one thread, which wakes the others."""

@@ -14,7 +14,7 @@ from elm_mlx.jobs.entry import Entry
 from elm_mlx.jobs.origin import Origin
 from elm_mlx.jobs.results import Printed, Results
 from elm_mlx.jobs.source import Source
-from elm_mlx.jobs.token_logprobs import texts_of
+from elm_mlx.protocols.token_texts import TokenTexts
 
 if TYPE_CHECKING:
     from elm_mlx.api import Completion
@@ -80,7 +80,7 @@ class Job:
             options = {**self.way.options, "seed": origin.seed_of(entry.id), **ask.options}
             completion = await complete(self.lm, self._prompt(ask), options)
             self.tally.tokens += completion.stats.generated_tokens
-            texts = texts_of(self.lm.tokenizer, completion) if completion.logprobs is not None else {}
+            texts = TokenTexts(self.lm.tokenizer) if completion.logprobs is not None else None
             record: dict[str, Any] = entry.form.answer(entry.id, origin, ask, completion, texts)
         except ElmError as error:
             if isinstance(error, ENDS_ALL):

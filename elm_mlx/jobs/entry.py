@@ -10,7 +10,8 @@ from typing import Any
 from elm_mlx.errors import InvalidRequest
 from elm_mlx.jobs import openai, plain
 from elm_mlx.jobs.ask import Ask, Id
-from elm_mlx.jobs.json_line import parse_line, why_not
+from elm_mlx.jobs.json_line import parse_line
+from elm_mlx.protocols.json_object import why_not
 
 FORMS = (plain, openai)
 

@@ -11,7 +11,11 @@ from elm_mlx.errors import ElmError, InvalidRequest, NotEnoughMemory, PromptTooL
 from elm_mlx.jobs.ask import OPTIONS, Ask, Id, check_fields, check_id, check_prompt, options_in, sentence
 from elm_mlx.jobs.messages import read_messages
 from elm_mlx.jobs.origin import Origin
-from elm_mlx.jobs.token_logprobs import of_chat, of_text
+from elm_mlx.protocols.openai import chat, chat_answer, text_answer
+from elm_mlx.protocols.openai.entries import entries_of
+from elm_mlx.protocols.openai.token_logprobs import of_text
+from elm_mlx.protocols.refusal import FieldRefused
+from elm_mlx.protocols.token_texts import TokenTexts
 
 if TYPE_CHECKING:
     from elm_mlx.api import Completion
@@ -93,11 +97,10 @@ def logprobs_in(body: Mapping[str, Any], what: str) -> dict[str, Any]:
         if most is not None or isinstance(asked, bool):
             raise InvalidRequest("A completion takes body.logprobs as a number, and no body.top_logprobs.")
         return {} if asked is None else {"logprobs": asked}
-    if not isinstance(asked, bool | None):
-        raise InvalidRequest(f"body.logprobs is {shown(asked)}; it must be true or false in a chat.")
-    if most and not asked:
-        raise InvalidRequest("body.top_logprobs means nothing without body.logprobs. Set that to true.")
-    return {"logprobs": 0 if most is None else most} if asked else {}
+    try:
+        return chat.logprobs_in(body)
+    except FieldRefused as error:
+        raise InvalidRequest(f"body.{error}") from error
 
 
 def form_in(body: Mapping[str, Any]) -> dict[str, Any]:
@@ -105,11 +108,9 @@ def form_in(body: Mapping[str, Any]) -> dict[str, Any]:
     return {} if body.get(FORM) in (None, {"type": "text"}) else {FORM: body[FORM]}
 
 
-def answer(
-    id: Id, origin: Origin, ask: Ask, completion: Completion, texts: Mapping[int, str] | None = None
-) -> dict[str, Any]:
-    """The line for a finished answer. Nothing in it tells the time: `created` is 0. `texts` are those of the ids that
-    its log-probabilities name."""
+def answer(id: Id, origin: Origin, ask: Ask, completion: Completion, texts: TokenTexts | None = None) -> dict[str, Any]:
+    """The line for a finished answer. Nothing in it tells the time, or what was kept of other requests: `created` is 0,
+    and `usage` has no details. `texts` are needed where there are log-probabilities."""
     prompt, generated = completion.stats.prompt_tokens, completion.stats.generated_tokens
     kind, prefix, choice = ("chat.completion", "chatcmpl", chat_choice) if ask.messages else (
         "text_completion", "cmpl", text_choice)  # fmt: skip
@@ -118,24 +119,23 @@ def answer(
         "object": kind,
         "created": 0,
         "model": origin.model,
-        "choices": [choice(completion, texts or {})],
+        "choices": [choice(completion, texts)],
         "usage": {"prompt_tokens": prompt, "completion_tokens": generated, "total_tokens": prompt + generated},
     }
     response = {"status_code": 200, "request_id": f"req_{origin.name_of(id)}", "body": body}
     return dict(zip(KEYS, (f"batch_req_{origin.name_of(id)}", id, response, None), strict=True))
 
 
-def chat_choice(completion: Completion, texts: Mapping[int, str]) -> dict[str, Any]:
+def chat_choice(completion: Completion, texts: TokenTexts | None) -> dict[str, Any]:
     """The one choice of a chat.completion."""
-    message = {"role": "assistant", "content": completion.text, "refusal": None}
-    logprobs = of_chat(completion, texts)
-    return {"index": 0, "message": message, "logprobs": logprobs, "finish_reason": completion.finish_reason}
+    return chat_answer.choice_of(0, completion, texts)
 
 
-def text_choice(completion: Completion, texts: Mapping[int, str]) -> dict[str, Any]:
+def text_choice(completion: Completion, texts: TokenTexts | None) -> dict[str, Any]:
     """The one choice of a text_completion."""
-    logprobs = of_text(completion, texts)
-    return {"index": 0, "text": completion.text, "logprobs": logprobs, "finish_reason": completion.finish_reason}
+    logprobs = of_text(entries_of(completion, texts), texts) if texts and completion.logprobs is not None else None
+    text = (completion.reasoning or "") + completion.text  # a completion has no parts
+    return text_answer.choice_of(0, text, logprobs, completion.finish_reason)
 
 
 def failure(id: Id, origin: Origin, error: ElmError) -> dict[str, Any]:

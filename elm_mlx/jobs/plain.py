@@ -13,6 +13,7 @@ from elm_mlx.jobs.origin import Origin
 
 if TYPE_CHECKING:
     from elm_mlx.api import Completion
+    from elm_mlx.protocols.token_texts import TokenTexts
 
 KEYS = ("id", "text", "tokens", "finish_reason", "error")
 SHAPES = (KEYS, (*KEYS, "logprobs"))  # what the keys of an answer may be
@@ -37,9 +38,7 @@ def read_ask(fields: Mapping[str, Any]) -> Ask:
     return Ask(options, prompt=prompt, as_is=not isinstance(prompt, str))
 
 
-def answer(
-    id: Id, origin: Origin, ask: Ask, completion: Completion, texts: Mapping[int, str] | None = None
-) -> dict[str, Any]:
+def answer(id: Id, origin: Origin, ask: Ask, completion: Completion, texts: TokenTexts | None = None) -> dict[str, Any]:
     """The line for a finished answer. The texts of tokens are not needed: it names their ids."""
     record: dict[str, Any] = dict(
         zip(KEYS, (id, completion.text, completion.tokens, completion.finish_reason, None), strict=True)

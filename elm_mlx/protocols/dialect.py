@@ -10,18 +10,27 @@ from elm_mlx.protocols.ask import Ask
 from elm_mlx.protocols.refusal import Refusal
 
 if TYPE_CHECKING:
-    from elm_mlx.api import Completion, LanguageModel, Piece
+    from elm_mlx.api import Completion, LanguageModel, Piece, TokenLogprob
+
+
+class ScoredPrompt(NamedTuple):
+    """The ids of a prompt's text, and the log-probability of each: None for one that nothing stands before."""
+
+    ids: Sequence[int]
+    logprobs: Sequence[TokenLogprob | None]
 
 
 @dataclass(frozen=True)
 class Facts:
     """What an answer is told with: a random `id` (letters and digits, to which an API puts its prefix), the time of the
-    request in seconds since 1970, the name of the model as clients know it, and the model itself."""
+    request in seconds since 1970, the name of the model as clients know it, and the model itself; and the tokens of
+    every prompt, where the request `scores_prompts`."""
 
     id: str
     created: int
     model: str
     lm: LanguageModel
+    scored: Sequence[ScoredPrompt] = ()
 
 
 class Event(NamedTuple):

@@ -19,7 +19,8 @@ class FieldRefused(InvalidRequest):
 @dataclass(frozen=True)
 class Refusal:
     """An error as HTTP tells it. `kind` is OpenAI's word for a class of errors, as "invalid_request_error"; `code` is
-    one for programs, as "model_not_found"; `param` the field that it is about. `headers` go with the response."""
+    one for programs, as "model_not_found"; `param` the field that it is about. `headers` go with the response.
+    `request_id` names the request, for APIs that tell it in the body."""
 
     status: int
     message: str
@@ -27,3 +28,4 @@ class Refusal:
     code: str | None = None
     param: str | None = None
     headers: dict[str, str] = field(default_factory=dict)
+    request_id: str | None = None

@@ -224,6 +224,10 @@ class Tokenizer:
         """Whether decoding shows the text of this id."""
         return token not in self._dropped and self._backend.id_to_token(token) is not None
 
+    def written(self, token: int) -> str | None:
+        """How the vocabulary writes the token of this id, before decoding; None where it has none."""
+        return self._backend.id_to_token(token)
+
     def is_byte(self, token: int) -> bool:
         """Whether this id stands for one byte, <0x00> to <0xFF>."""
         return bool(BYTE_TOKEN.fullmatch(self._backend.id_to_token(token) or ""))

@@ -79,7 +79,8 @@ def test_rows_that_run_together_have_stop_strings_of_their_own(demo: elm_mlx.Lan
 
 
 def test_a_string_at_the_very_end_stops_the_answer_and_one_that_is_longer_does_not(demo: elm_mlx.LanguageModel) -> None:
-    whole = free(demo)
+    drawn: dict[str, Any] = {"temperature": 1.0, "seed": 3}
+    whole = free(demo, **drawn)
     for stop, text, reason in [
         (whole.text[-8:], whole.text[:-8], "stop"),
         (whole.text, "", "stop"),
@@ -88,10 +89,10 @@ def test_a_string_at_the_very_end_stops_the_answer_and_one_that_is_longer_does_n
     ]:
         if stop in whole.text:
             assert whole.text.index(stop) == len(text)
-        done = free(demo, stop=stop)
+        done = free(demo, stop=stop, **drawn)
         assert (done.text, done.finish_reason) == (text, reason)
         assert done.stop_reason == (stop if reason == "stop" else None)
-        assert read(demo.stream(TEXT, LENGTH, stop=stop))[0] == text
+        assert read(demo.stream(TEXT, LENGTH, stop=stop, **drawn))[0] == text
 
 
 def test_an_answer_that_is_cancelled_unread_has_what_was_held_back_and_one_that_is_read_what_was_shown(

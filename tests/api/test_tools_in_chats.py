@@ -201,7 +201,7 @@ def test_an_answer_that_must_call_a_tool_does(lm: elm_mlx.LanguageModel) -> None
     assert lm.chat(ASK, 200, tools=[look, wait], tool_choice=chosen).tool_calls[0].name == "look"
 
 
-def test_several_calls_are_made_where_the_template_takes_them(tmp_path: Path) -> None:
+def test_several_calls_are_made_where_the_template_takes_them_and_the_caller_does(tmp_path: Path) -> None:
     pytest.importorskip("llguidance")
     several = "{% for t in tools %}{{ t | tojson }}{% endfor %}{% for m in messages %}{{ m | tojson }}{% endfor %}"
     lm = elm_mlx.load(scripts.write(tmp_path / "m", several))
@@ -216,6 +216,12 @@ def test_several_calls_are_made_where_the_template_takes_them(tmp_path: Path) ->
         assert {call.name for call in done.tool_calls} == {"look"}
         counts.add(len(done.tool_calls))
     assert max(counts) > 1
+    for seed in range(2):
+        (stream,) = lm.chat_streams(
+            ASK, 1, 400, tools=[look], tool_choice="required", calls_in_parallel=False, temperature=1.5, seed=seed
+        )
+        done = stream.result()
+        assert (done.finish_reason, len(done.tool_calls)) == ("stop", 1)
 
 
 def test_without_marks_and_tools_an_answer_is_read_as_before(lm: elm_mlx.LanguageModel, openelm: Path) -> None:

@@ -47,28 +47,34 @@ def transcripts(draw: st.DrawFn) -> list[dict[str, Any]]:
     return [*told, *(message for turn in draw(st.lists(turns(), max_size=4)) for message in turn)]
 
 
-@settings(deadline=None, max_examples=60)
-@given(transcripts())
-def test_a_transcript_comes_back_from_its_file_as_it_was(messages: list[dict[str, Any]]) -> None:
-    with tempfile.TemporaryDirectory() as folder:
-        place = Path(folder) / "talk.json"
-        for _ in range(2):  # the second one replaces the first
-            save_transcript(place, check_transcript(messages))
-            assert read_transcript(place) == messages
+@pytest.mark.parametrize("count", [20, pytest.param(150, marks=pytest.mark.slow)])
+def test_a_transcript_comes_back_from_its_file_as_it_was(count: int) -> None:
+    @settings(deadline=None, max_examples=count)
+    @given(transcripts())
+    def check(messages: list[dict[str, Any]]) -> None:
+        with tempfile.TemporaryDirectory() as folder:
+            place = Path(folder) / "talk.json"
+            for _ in range(2):  # the second one replaces the first
+                save_transcript(place, check_transcript(messages))
+                assert read_transcript(place) == messages
+
+    check()
 
 
-@settings(deadline=None, max_examples=100)
-@given(transcripts().filter(bool), st.data())
-def test_what_was_changed_by_chance_is_a_transcript_or_a_sentence(
-    messages: list[dict[str, Any]], data: st.DataObject
-) -> None:
-    place = data.draw(st.integers(0, len(messages) - 1))
-    key = data.draw(st.sampled_from([*messages[place], "tool_calls", "tool_call_id", "more"]))
-    messages[place] = {**messages[place], key: data.draw(VALUES)}
-    checked: list[dict[str, Any]] = []
-    with suppress(InvalidRequest):
-        checked = check_transcript(messages)
-    assert check_transcript(checked) == checked
+@pytest.mark.parametrize("count", [40, pytest.param(300, marks=pytest.mark.slow)])
+def test_what_was_changed_by_chance_is_a_transcript_or_a_sentence(count: int) -> None:
+    @settings(deadline=None, max_examples=count)
+    @given(transcripts().filter(bool), st.data())
+    def check(messages: list[dict[str, Any]], data: st.DataObject) -> None:
+        place = data.draw(st.integers(0, len(messages) - 1))
+        key = data.draw(st.sampled_from([*messages[place], "tool_calls", "tool_call_id", "more"]))
+        messages[place] = {**messages[place], key: data.draw(VALUES)}
+        checked: list[dict[str, Any]] = []
+        with suppress(InvalidRequest):
+            checked = check_transcript(messages)
+        assert check_transcript(checked) == checked
+
+    check()
 
 
 def calls(*ids: str) -> dict[str, Any]:

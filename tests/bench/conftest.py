@@ -9,6 +9,9 @@ from typing import TYPE_CHECKING
 
 import mlx.core as mx
 import pytest
+from helpers.shallow import openelm
+
+__all__ = ["openelm"]  # of two layers
 
 sys.path.append(str(Path(__file__).parents[2] / "benchmarks"))
 

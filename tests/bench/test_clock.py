@@ -99,8 +99,8 @@ def test_ours_is_what_a_request_runs(lm: elm_mlx.LanguageModel) -> None:
 
 
 def test_reading_at_a_depth_continues_what_is_there(openelm: Path) -> None:
-    ours = Ours(elm_mlx.load(openelm))
+    ours = Ours(lm := elm_mlx.load(openelm))
     cache = ours.make_cache(30)
     ours.read(checkpoints.prompt(20), cache)
     ours.read(checkpoints.prompt(10), cache)
-    assert [layer.offset for layer in cache] == [30] * checkpoints.OPENELM["num_transformer_layers"]
+    assert [layer.offset for layer in cache] == [30] * lm.config.num_layers

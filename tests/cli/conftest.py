@@ -7,6 +7,9 @@ from pathlib import Path
 
 import pytest
 from helpers import checkpoints
+from helpers.small_demo import small_demo, small_demo_folder
+
+__all__ = ["small_demo", "small_demo_folder"]
 
 
 @pytest.fixture(scope="session")

@@ -166,12 +166,12 @@ def test_shared_ids_and_foreign_outputs_are_refused_before_a_model_is_loaded(
 # Endings
 
 
-@pytest.mark.parametrize("seed", [3, *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(4, 10))])
+@pytest.mark.parametrize("seed", [12, *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(3, 10))])
 def test_killed_at_random_bytes_and_started_again_it_is_the_same_set_of_lines(
-    requests: Path, out: Path, seed: int
+    requests: Path, out: Path, small_demo_folder: Path, seed: int
 ) -> None:
     whole = out.with_name("whole.jsonl")
-    command = ["batch", requests, "-n", 4, "-o"]
+    command = ["batch", requests, "-m", small_demo_folder, "-n", 4, "-o"]
     assert run(*command, whole).code == 1
     dice, starts = random.Random(seed), 0
     while True:

@@ -12,9 +12,11 @@ import pytest
 from helpers import checkpoints
 from helpers.command_line import Result, run
 from helpers.recommended import as_apples, say_sampling
+from helpers.shallow import shallow
 
 from elm_mlx.api.cache_kind import cache_kind
 from elm_mlx.bench import bandwidth, clock, measure, random_model
+from elm_mlx.bench.shapes import NARROW, SHAPES
 from elm_mlx.config.generation import Sampling
 from elm_mlx.engine import speculate
 from elm_mlx.engine.cache.kind import PLAIN
@@ -29,9 +31,11 @@ OWN = {"do_sample": True, "temperature": 0.6, "repetition_penalty": 1.3}
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Little is read to see how fast memory is, and nobody waits for threads to rest."""
+    """Little is read to see how fast memory is, nobody waits for threads to rest, and random models have two layers."""
     monkeypatch.setattr(bandwidth, "BUFFER_BYTES", 2**20)
     monkeypatch.setattr(measure, "PAUSE_S", 0.0)
+    for name in NARROW:
+        monkeypatch.setitem(SHAPES, name, shallow(SHAPES[name]))
 
 
 def bench(*arguments: object) -> Result:

@@ -52,6 +52,7 @@ def test_json_is_one_object_with_these_keys(endless: Path) -> None:
         "proposed": int,
         "accepted": int,
         "forgotten_tokens": int,
+        "waited_s": float,
     }
     assert answer(run("generate", "--max-tokens", 1, "--json"))["model"] == "demo"
 

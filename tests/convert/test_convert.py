@@ -119,11 +119,22 @@ def test_bits_per_weight_and_info_are_those_of_the_files(wide: Path, tmp_path: P
     assert info.kv_bytes_per_token == 2 * sum(config_from_dict(WIDE).num_kv_heads) * 32 * 2
 
 
-@pytest.mark.parametrize("name", ["openelm", "llama-3.1"])
-@pytest.mark.parametrize("how", [{}, {"dtype": "float16"}, {"bits": 4, "group_size": 32}, {"mode": "mxfp4"}], ids=str)
+WAYS: list[dict[str, Any]] = [{}, {"bits": 4, "group_size": 32}, {"dtype": "float16"}, {"mode": "mxfp4"}]
+
+
+@pytest.mark.parametrize(
+    ("name", "how"),
+    [
+        *[("openelm", how) for how in WAYS[:2]],
+        *[("llama-3.1", how) for how in WAYS[2:]],
+        *[pytest.param("openelm", how, marks=pytest.mark.slow) for how in WAYS[2:]],
+        *[pytest.param("llama-3.1", how, marks=pytest.mark.slow) for how in WAYS[:2]],
+    ],
+    ids=str,
+)
 def test_mlx_lm_agrees_on_our_output(tmp_path: Path, name: str, how: dict[str, Any]) -> None:
     """16-bit arithmetic may break ties otherwise, so: its logit of our token is within 1 % of its best one's scale."""
-    from mlx_lm.utils import load_model
+    from helpers.mlx_lm_alone import load_model
 
     source = checkpoints.write(tmp_path / "source", checkpoints.CONFIGS[name])
     output = convert(source, tmp_path / "out", **how).output

@@ -17,7 +17,7 @@ TEXTS = ["Once upon a time", "  two  blanks", "\ttab\n\nlines ", "é😀\0", ""]
 
 @pytest.mark.parametrize("name", ["openelm", "llama-3.1"])
 def test_our_directory_is_mlx_lms_model_and_tokenizer(tmp_path: Path, name: str) -> None:
-    import mlx_lm
+    from helpers.mlx_lm_alone import mlx_lm
 
     source = checkpoints.write(tmp_path / "source", checkpoints.CONFIGS[name])
     output = convert(source, tmp_path / "out", dtype="float32").output
@@ -34,7 +34,7 @@ def test_our_directory_is_mlx_lms_model_and_tokenizer(tmp_path: Path, name: str)
 @pytest.mark.parametrize("name", ["openelm", "llama-3.2"])
 @pytest.mark.parametrize("how", [{}, {"quantize": True, "q_bits": 4, "q_group_size": 32}], ids=["plain", "4-bit"])
 def test_mlx_lms_own_conversion_runs_here(tmp_path: Path, name: str, how: dict[str, Any]) -> None:
-    import mlx_lm
+    from helpers.mlx_lm_alone import mlx_lm
 
     raw = {key: value for key, value in checkpoints.CONFIGS[name].items() if key != "auto_map"}
     source = checkpoints.write(tmp_path / "source", raw)

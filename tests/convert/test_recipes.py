@@ -87,7 +87,7 @@ def test_a_recipe_is_smaller_than_uniform_and_loses_less_on_the_demo(
     "recipe", ["mixed-3-5", *(pytest.param(name, marks=pytest.mark.slow) for name in RECIPES if name != "mixed-3-5")]
 )
 def test_mlx_lm_loads_a_mixed_model_with_equal_logits(family: str, recipe: str, tmp_path: Path) -> None:
-    from mlx_lm.utils import load_model
+    from helpers.mlx_lm_alone import load_model
 
     source = checkpoints.write(tmp_path / "source", DEEP[family])
     output = convert(source, tmp_path / "out", recipe=recipe, dtype="float32").output
@@ -101,7 +101,7 @@ def test_mlx_lm_loads_a_mixed_model_with_equal_logits(family: str, recipe: str, 
 @pytest.mark.parametrize("name", ["openelm", "llama-3.1"])
 def test_rows_that_no_group_divides_are_left_out_of_the_settings(name: str, tmp_path: Path) -> None:
     """mlx-lm demands the scales of every weight that config.json names."""
-    from mlx_lm.utils import load_model
+    from helpers.mlx_lm_alone import load_model
 
     source = checkpoints.write(tmp_path / "source", checkpoints.CONFIGS[name])
     done = convert(source, tmp_path / "out", recipe="mixed-2-4", dtype="float32")

@@ -44,7 +44,7 @@ def blas_of(monkeypatch: pytest.MonkeyPatch) -> Blas:
 
 
 @each_family
-@pytest.mark.parametrize("number", [2, 3, 4])
+@pytest.mark.parametrize("number", [2, 3, pytest.param(4, marks=pytest.mark.slow)])
 def test_shared_work_gives_the_plain_numbers_and_tokens(source: Path, blas_of: Blas, number: int) -> None:
     blas_of(number)
     plain = elm_mlx.load(source, cpu_policy="plain")
@@ -68,7 +68,7 @@ def read(lm: elm_mlx.LanguageModel, ids: list[int]) -> list[float]:
 
 
 @each_family
-@pytest.mark.parametrize("times", [5, pytest.param(50, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("times", [3, pytest.param(50, marks=pytest.mark.slow)])
 def test_every_chunk_finds_what_the_one_before_wrote(source: Path, blas_of: Blas, times: int) -> None:
     """A prompt again and again, on three streams at once, where a lost wait would read what is not written yet."""
     blas_of(3)

@@ -49,9 +49,10 @@ def most_rows(engine: Engine) -> int:
     return most
 
 
-def test_however_many_wait_the_slots_are_those_that_the_budget_holds(lm: elm_mlx.LanguageModel) -> None:
+@pytest.mark.parametrize("count", [8, pytest.param(16, marks=pytest.mark.slow)])
+def test_however_many_wait_the_slots_are_those_that_the_budget_holds(lm: elm_mlx.LanguageModel, count: int) -> None:
     engine = engine_for(lm, rows=16, budget=3.5)
-    sequences = [engine.submit(request(n)) for n in range(16)]
+    sequences = [engine.submit(request(n)) for n in range(count)]
     assert most_rows(engine) == 3
     check_answers(lm, sequences)
 

@@ -145,8 +145,16 @@ def test_every_position_is_found_exactly(rope: RopeConfig, dtype: mx.Dtype) -> N
     check(haystack(rope, dtype, 8192))
 
 
-@pytest.mark.parametrize("name", ["llama-3.1", "262k"])
-@pytest.mark.parametrize("dtype", [mx.float32, mx.bfloat16], ids=str)
+@pytest.mark.parametrize(
+    ("name", "dtype"),
+    [
+        ("llama-3.1", mx.float32),
+        ("262k", mx.bfloat16),
+        pytest.param("llama-3.1", mx.bfloat16, marks=pytest.mark.slow),
+        pytest.param("262k", mx.float32, marks=pytest.mark.slow),
+    ],
+    ids=str,
+)
 def test_every_position_at_32k_is_found_exactly(name: str, dtype: mx.Dtype) -> None:
     check(haystack(ROPES[name], dtype, 32_768))
 

@@ -24,15 +24,20 @@ def kept(found: mx.array) -> list[list[bool]]:
     return listed
 
 
-@settings(max_examples=60, deadline=None)
-@given(
-    st.lists(st.floats(-100, 30, width=16), min_size=1, max_size=40),  # of 16 bits, so that some are equal
-    st.floats(0, 1, exclude_min=True),
-)
-def test_searching_keeps_what_sorting_keeps(values: list[float], share: float) -> None:
-    logits = mx.array([values])
-    expected = kept(by_sorting(logits, share))
-    assert {name: kept(search(logits, share)) for name, search in SEARCHES.items()} == dict.fromkeys(SEARCHES, expected)
+@pytest.mark.parametrize("count", [25, pytest.param(300, marks=pytest.mark.slow)])
+def test_searching_keeps_what_sorting_keeps(count: int) -> None:
+    @settings(max_examples=count, deadline=None)
+    @given(
+        st.lists(st.floats(-100, 30, width=16), min_size=1, max_size=40),  # of 16 bits, so that some are equal
+        st.floats(0, 1, exclude_min=True),
+    )
+    def check(values: list[float], share: float) -> None:
+        logits = mx.array([values])
+        expected = kept(by_sorting(logits, share))
+        found = {name: kept(search(logits, share)) for name, search in SEARCHES.items()}
+        assert found == dict.fromkeys(SEARCHES, expected)
+
+    check()
 
 
 @pytest.mark.parametrize("share", [0.05, 0.5, 0.9, 0.999, 0.9999999])

@@ -121,10 +121,19 @@ def test_two_failures_in_a_row_stop_the_engine_for_everybody_and_no_other_model(
 
 def test_a_failure_between_good_steps_stops_nothing(lm: elm_mlx.LanguageModel) -> None:
     for _ in range(3):
-        inject(lm, None, None, fail)
+        inject(lm, None, None, None, fail)
         with pytest.raises(RequestFailed):
             lm.generate(checkpoints.prompt(8), 8, reuse=False)
     assert len(lm.generate(checkpoints.prompt(8), 8).tokens) == 8
+
+
+def test_prompts_that_can_be_read_do_not_keep_a_model_alive_that_cannot_decode(lm: elm_mlx.LanguageModel) -> None:
+    for _ in range(2):
+        inject(lm, None, fail)
+        with pytest.raises((RequestFailed, EngineStopped)):
+            lm.generate(checkpoints.prompt(8), 8, reuse=False)
+    with pytest.raises(EngineStopped, match="twice in a row"):
+        lm.generate(checkpoints.prompt(8), 1)
 
 
 def caught(stream: elm_mlx.Stream) -> BaseException:
@@ -255,7 +264,7 @@ class Faults:
                     patch.setattr(module, name, self.watched(value))
 
 
-@pytest.mark.parametrize("rounds", [40, pytest.param(2000, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("rounds", [20, pytest.param(2000, marks=pytest.mark.slow)])
 def test_a_fault_in_any_call_into_mlx_fails_requests_and_never_the_engine(
     lm: elm_mlx.LanguageModel, rounds: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:

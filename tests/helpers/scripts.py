@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import tokenizers
 from helpers import checkpoints, tokenizer_craft
+from helpers.shallow import shallow
 
 import elm_mlx
 
@@ -40,8 +41,8 @@ class Script:
 
 
 def write(folder: Path, template: str) -> Path:
-    """A tiny Llama with this chat template, a byte-level tokenizer and Llama 3's special tokens."""
-    checkpoints.write(folder, checkpoints.LLAMA | {"vocab_size": ROWS, "max_position_embeddings": 8192})
+    """A Llama of two layers with this chat template, a byte-level tokenizer and Llama 3's special tokens."""
+    checkpoints.write(folder, shallow(checkpoints.LLAMA) | {"vocab_size": ROWS, "max_position_embeddings": 8192})
     tokenizer_craft.llama3(folder / "tokenizer.json")
     tokenizer = tokenizers.Tokenizer.from_file(str(folder / "tokenizer.json"))
     tokenizer.add_special_tokens(MARKS)

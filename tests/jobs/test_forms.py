@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import elm_mlx
@@ -20,7 +20,7 @@ from elm_mlx.jobs import openai, plain
 from elm_mlx.jobs.ask import Ask
 from elm_mlx.jobs.entry import Entry, key_of_result, read_entry
 from elm_mlx.jobs.origin import Origin
-from elm_mlx.jobs.token_logprobs import token_texts
+from elm_mlx.protocols.token_texts import Token, TokenTexts
 
 ORIGIN = Origin("some-model", 0)
 DONE = Completion("Blue.", [5, 6], "stop", Stats(3, 2, 0.1, 30.0, 20.0, 0))
@@ -99,32 +99,48 @@ def test_log_probabilities_that_are_asked_for_otherwise_are_refused(line: Entry,
         line.read_ask()
 
 
+class Texts(TokenTexts):
+    """The texts of some ids, without a tokenizer; 7 is a byte that is no character."""
+
+    def __init__(self, texts: dict[int, str]) -> None:
+        self.texts = {id: Token(text, text.encode()) for id, text in texts.items()} | {7: Token("\ufffd", b"\xe2")}
+
+    def __getitem__(self, id: int) -> Token:
+        return self.texts[id]
+
+    def is_special(self, id: int) -> bool:
+        return False
+
+    def loses_blank(self, id: int) -> bool:
+        return False
+
+
 def test_an_answer_of_openai_has_log_probabilities_by_texts() -> None:
     entries = [TokenLogprob(-0.5, ((5, -0.5), (7, -math.inf))), TokenLogprob(-1.0, ((9, -0.25), (8, -1.0)))]
     done = replace(DONE, logprobs=entries)
-    texts = {5: "Bl", 6: "ue.", 7: "\ufffd", 8: " x", 9: " x"}
+    texts = Texts({5: "Bl", 6: "ue.", 8: " x", 9: " x"})
 
     def choice(ask: Ask) -> Any:
         return openai.answer("x", ORIGIN, ask, done, texts)["response"]["body"]["choices"][0]["logprobs"]
 
     first = {"token": "Bl", "logprob": -0.5, "bytes": [66, 108]}
     content = choice(Ask({}, messages=CHAT))["content"]
-    assert content[0] == first | {"top_logprobs": [first, {"token": "\ufffd", "logprob": -9999.0, "bytes": None}]}
+    assert content[0] == first | {"top_logprobs": [first, {"token": "\ufffd", "logprob": -9999.0, "bytes": [0xE2]}]}
     assert [one["token"] for one in content] == ["Bl", "ue."]
     assert choice(Ask({}, prompt="Hi")) == {
         "text_offset": [0, 2],
         "token_logprobs": [-0.5, -1.0],
         "tokens": ["Bl", "ue."],
-        "top_logprobs": [{"Bl": -0.5, "\ufffd": -9999.0}, {" x": -0.25}],
+        "top_logprobs": [{"Bl": -0.5, "bytes:\\xe2": -9999.0}, {" x": -0.25}],
     }
 
 
 def test_the_texts_of_tokens_join_to_the_text(source: Path) -> None:
     tokenizer = elm_mlx.load(source).tokenizer
     ids = tokenizer.encode_text("a  Blue fox, then one more.")
-    texts = token_texts(tokenizer, [*ids, *tokenizer.control_ids.values()])
-    assert "".join(texts[id] for id in ids[1:]) == tokenizer.decode(ids)[len(tokenizer.decode(ids[:1])) :]
-    assert {texts[id]: id for id in tokenizer.control_ids.values()} == tokenizer.control_ids
+    texts = TokenTexts(tokenizer)
+    assert "".join(texts[id].text for id in ids[1:]) == tokenizer.decode(ids)[len(tokenizer.decode(ids[:1])) :]
+    assert {texts[id].text: id for id in tokenizer.control_ids.values()} == tokenizer.control_ids
 
 
 def test_an_answer_to_a_plain_line_has_the_log_probabilities_that_were_asked_for() -> None:
@@ -226,12 +242,17 @@ ANY = st.recursive(st.none() | st.booleans() | st.integers() | st.floats() | st.
 NAMES = st.sampled_from(["prompt", "messages", "max_tokens", "url", "method", "body", "model", "n", "stop", "tools"])
 
 
-@given(st.dictionaries(NAMES, ANY), st.dictionaries(NAMES, ANY))
-def test_any_fields_are_an_ask_or_a_sentence(fields: dict[str, Any], body: dict[str, Any]) -> None:
-    for line in (fields, fields | {"body": body}, {"custom_id": "a", "body": body}):
-        for form in (plain, openai):
-            with suppress(InvalidRequest):
-                assert isinstance(form.read_ask(line), Ask)
+@pytest.mark.parametrize("count", [40, pytest.param(300, marks=pytest.mark.slow)])
+def test_any_fields_are_an_ask_or_a_sentence(count: int) -> None:
+    @settings(max_examples=count, deadline=None)
+    @given(st.dictionaries(NAMES, ANY), st.dictionaries(NAMES, ANY))
+    def check(fields: dict[str, Any], body: dict[str, Any]) -> None:
+        for line in (fields, fields | {"body": body}, {"custom_id": "a", "body": body}):
+            for form in (plain, openai):
+                with suppress(InvalidRequest):
+                    assert isinstance(form.read_ask(line), Ask)
+
+    check()
 
 
 # Answers

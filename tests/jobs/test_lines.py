@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from elm_mlx.errors import InvalidRequest
 from elm_mlx.jobs import json_line
 from elm_mlx.jobs.entry import read_entry
-from elm_mlx.jobs.json_line import MAX_LINE, MAX_VALUES, parse_line, read_line
+from elm_mlx.jobs.json_line import MAX_LINE, parse_line, read_line
+from elm_mlx.protocols.json_object import MAX_VALUES
 
 BOMBS = {
     "lists in lists": b'{"prompt": ' + b"[" * 100_000 + b"]" * 100_000 + b"}",

@@ -16,8 +16,7 @@ def test_logits_and_greedy_ids_equal_pytorch(source: Path, lm: elm_mlx.LanguageM
 
 
 def test_logits_and_greedy_ids_equal_mlx_lm(source: Path, lm: elm_mlx.LanguageModel, tmp_path: Path) -> None:
-    from mlx_lm.models.cache import make_prompt_cache
-    from mlx_lm.utils import load_model
+    from helpers.mlx_lm_alone import load_model, make_prompt_cache
 
     from elm_mlx.convert import convert
 

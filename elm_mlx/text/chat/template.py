@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 
 from elm_mlx.errors import BadCheckpoint, ElmError, InvalidRequest, NotFound
 from elm_mlx.files import MAX_LARGE_BYTES, read_json, read_text
+from elm_mlx.text.chat.continuing import before_mark, new_mark, with_mark
 from elm_mlx.text.chat.disguise import Disguise
 from elm_mlx.text.chat.messages import check_messages, plain_json
 from elm_mlx.text.tokenizer import Tokenizer
@@ -94,18 +95,26 @@ class ChatTemplate:
 
     def encode(
         self, messages: Sequence[Mapping[str, Any]], tokenizer: Tokenizer, *,
-        tools: Sequence[Mapping[str, Any]] | None = None, add_generation_prompt: bool = True, **variables: Any,
+        tools: Sequence[Mapping[str, Any]] | None = None, add_generation_prompt: bool = True, goes_on: bool = False,
+        **variables: Any,
     ) -> list[int]:  # fmt: skip
         """Renders the prompt of `messages` as ids. The template's control tokens become control ids, BOS only where it
-        writes one; control tokens in the caller's strings become text. Raises as `render`.
+        writes one; control tokens in the caller's strings become text. With `goes_on` the prompt ends where the last
+        message, an assistant's text, ends. Raises as `render`, and InvalidRequest where there is no such message.
 
         A template that builds a token around a text is trusted: most do so with a role or a key, the program's own.
         """
+        mark = new_mark() if goes_on else None
+        if mark:
+            messages, add_generation_prompt = with_mark(check_messages(messages), mark), False
         inputs = self._inputs(messages, tools, add_generation_prompt, variables)
         used = set(self._source).union(json.dumps(inputs, ensure_ascii=False), *self._tokens.values())
         disguise = self._disguise(tokenizer, used)
         disguised = {key: plain_json(value, disguise, disguise.name) for key, value in inputs.items()}
-        return tokenizer.encode_chat(disguise.mark(self._run(disguised, disguise)), disguise.stand_ins)
+        rendered = self._run(disguised, disguise)
+        if mark:
+            rendered = before_mark(rendered, disguise(mark))
+        return tokenizer.encode_chat(disguise.mark(rendered), disguise.stand_ins)
 
     @property
     def source(self) -> str:

@@ -110,7 +110,7 @@ def test_an_untied_corenet_model_keeps_its_classifier(tmp_path: Path) -> None:
 
 
 def test_mlx_lm_runs_what_the_shapes_told(tmp_path: Path) -> None:
-    from mlx_lm.utils import load_model
+    from helpers.mlx_lm_alone import load_model
 
     output = convert(write_corenet(tmp_path / "s", FLAT), tmp_path / "out", dtype="float32").output
     theirs = np.array(load_model(output)[0](mx.array([checkpoints.prompt()]))[0])
@@ -357,7 +357,7 @@ MISTRAL = checkpoints.LLAMA | {"model_type": "mistral", "architectures": ["Mistr
 
 
 def test_mistral_without_a_window_is_a_llama(tmp_path: Path) -> None:
-    from mlx_lm.utils import load_model
+    from helpers.mlx_lm_alone import load_model
 
     source = checkpoints.write(tmp_path / "s", MISTRAL)
     output = convert(source, tmp_path / "out", dtype="float32").output

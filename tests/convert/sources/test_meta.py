@@ -43,17 +43,16 @@ def lazy(array: np.ndarray) -> LazyTensor:
 
 @pytest.mark.parametrize(
     ("shards", "copies", "params"),
-    [(1, 1, {}), (2, 1, {}), (4, 2, {"n_kv_heads": 4}), (8, 4, {"n_kv_heads": 8}), (8, 4, {})],
-    ids=["one", "two", "copies that are counted", "a head a shard", "copies that are not counted"],
-)
-@pytest.mark.parametrize("scaled", [False, True])
-def test_metas_files_give_metas_logits(
-    tmp_path: Path, shards: int, copies: int, params: dict[str, Any], scaled: bool
-) -> None:
-    params |= {"use_scaled_rope": scaled}
+    [(1, 1, {}), (2, 1, {}), (4, 2, {"n_kv_heads": 4}), (8, 4, {"n_kv_heads": 8}), (8, 4, {}),
+     (1, 1, {"use_scaled_rope": False}), pytest.param(8, 4, {"use_scaled_rope": False}, marks=pytest.mark.slow)],
+    ids=["one", "two", "copies that are counted", "a head a shard", "copies that are not counted", "one plain rope",
+         "copies and a plain rope"],
+)  # fmt: skip
+def test_metas_files_give_metas_logits(tmp_path: Path, shards: int, copies: int, params: dict[str, Any]) -> None:
+    params = {"use_scaled_rope": True} | params
     done = convert(write(tmp_path / "source", shards, copies, **params), tmp_path / "out", dtype="float32")
     ids = checkpoints.prompt(60)
-    expected = meta_reference.logits(META_PARAMS | {"use_scaled_rope": scaled}, THEIRS, ids)
+    expected = meta_reference.logits(META_PARAMS | {"use_scaled_rope": params["use_scaled_rope"]}, THEIRS, ids)
     goldens.assert_close(elm_mlx.load(done.output).logits(ids), expected)
     assert done.layout == ("Meta, 1 shard" if shards == 1 else f"Meta, {shards} shards")
     assert elm_mlx.info(done.output).parameters == sum(array.size for array in ARRAYS.values())
@@ -268,9 +267,20 @@ def test_the_key_of_params_json_that_is_wrong_is_named(
         convert(write(tmp_path / "s", shards, **params), tmp_path / "out")
 
 
-@pytest.mark.parametrize("name", [name for name in THEIRS if not name.startswith("layers.0.")])
-@pytest.mark.parametrize("value", [np.ones((), np.float32), np.ones(3, np.float32), np.ones((2, 0), np.float32),
-                                   np.ones((8, 8, 8), np.float32), None])  # fmt: skip
+EACH = [name for name in THEIRS if not name.startswith("layers.0.")]
+MISSHAPEN = [np.ones((), np.float32), np.ones(3, np.float32), np.ones((2, 0), np.float32),
+             np.ones((8, 8, 8), np.float32)]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        *[(name, None) for name in EACH],
+        *[(name, MISSHAPEN[n % 4]) for n, name in enumerate(EACH)],
+        *[pytest.param(name, MISSHAPEN[(n + k) % 4], marks=pytest.mark.slow)
+          for n, name in enumerate(EACH) for k in (1, 2, 3)],
+    ],
+)  # fmt: skip
 def test_a_tensor_that_is_missing_or_misshapen_is_refused(tmp_path: Path, name: str, value: Any) -> None:
     for shards in (1, 2):
         broken = {key: array for key, array in THEIRS.items() if key != name}

@@ -49,7 +49,7 @@ def test_a_quantized_source_is_quantized_anew(openelm: Path, tmp_path: Path) -> 
 
 def test_settings_of_single_weights_are_followed(tmp_path: Path) -> None:
     """As mlx-lm's mixed recipes write them."""
-    import mlx_lm
+    from helpers.mlx_lm_alone import mlx_lm
 
     plain = checkpoints.write(tmp_path / "plain", checkpoints.LLAMA)
     how = {"quantize": True, "quant_predicate": "mixed_3_4", "q_group_size": 32}

@@ -1,0 +1,188 @@
+"""The fields of requests, and what becomes of each: enforced, without effect, or refused. docs/server-fields.md shows
+these tables; a field that is in none of them is unknown."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from difflib import get_close_matches
+from typing import Any, NamedTuple
+
+from elm_mlx.arguments import shown
+from elm_mlx.protocols.refusal import FieldRefused
+
+MOST_IGNORED, LONGEST_NAME = 32, 64  # of the names of unknown fields that are told
+
+
+class Lacking(NamedTuple):
+    """A field that would change an answer in a way that elm-mlx lacks: why it is refused, and the values by which it
+    changes nothing, which are accepted."""
+
+    why: str
+    neutral: tuple[Any, ...] = ()
+
+
+SHARED: dict[str, str] = {
+    "model": 'a name from /v1/models; absent, "default" or "default_model" for the loaded model',
+    "temperature": "0 (the likeliest token) to 2; absent: the model's own",
+    "top_p": "0 (the likeliest token) to 1",
+    "presence_penalty": "-2 to 2",
+    "frequency_penalty": "-2 to 2",
+    "logit_bias": "an object, a number from -100 to 100 for an id as text",
+    "seed": "any whole number; 0 is one",
+    "stop": "a text, or up to 16 of them; compared with the answer's text, never part of it",
+    "n": "1 to 8",
+    "stream": "events instead of one object",
+    "stream_options": "`include_usage`; `include_obfuscation` has no effect, nor has any without `stream`",
+    "top_k": "as vLLM has it: -1 or 0 is off",
+    "min_p": "0 (off) to 1",
+    "repetition_penalty": "0.01 to 100, 1 is off",
+    "cache_prompt": "false: nothing is kept of this request, and nothing kept is used (llama.cpp)",
+    "response_format": "text, json_object or json_schema, enforced; json_object may have a `schema`",
+    "structured_outputs": "vLLM's object: one of json, regex, choice, grammar",
+    "guided_json": "a schema, enforced (vLLM's older name)",
+    "guided_regex": "a regular expression, enforced",
+    "guided_choice": "a list of texts, of which the answer is one",
+    "guided_grammar": "a grammar in Lark's notation, enforced",
+    "json_schema": "a schema, enforced (llama.cpp)",
+    "banned_ids": "ids that are never chosen (elm-mlx)",
+    "window": "forget all but so many of the last tokens (elm-mlx)",
+    "kv_bits": '8, 4 or "k8v4": the memory of keys and values (elm-mlx)',
+    "lookup": "propose ids from the text so far (elm-mlx)",
+}
+CHAT: dict[str, str] = SHARED | {
+    "messages": "one or more; a last one of the assistant is continued",
+    "max_tokens": "1 or more; absent or -1: as many as the context has room for",
+    "max_completion_tokens": "the newer name of max_tokens",
+    "logprobs": "true or false",
+    "top_logprobs": "0 to 20, with logprobs",
+    "tools": "functions, as JSON schemas",
+    "tool_choice": "auto, none, required, a function by its name, or allowed_tools",
+    "parallel_tool_calls": "false: an answer calls one function at most",
+    "chat_template_kwargs": "variables of the chat template",
+    "continue_final_message": "false: a last message of the assistant is not continued (vLLM)",
+    "add_generation_prompt": "true: as continue_final_message false (vLLM)",
+}
+TEXT: dict[str, str] = SHARED | {
+    "prompt": "a text, a list of texts, ids, or a list of lists of ids; given to the model as it is",
+    "max_tokens": "1 or more; absent: 16, as OpenAI has it; -1: as many as the context has room for",
+    "logprobs": "0 to 5",
+    "echo": "the prompt before the answer, with logprobs those of the prompt, too",
+    "best_of": "1, or equal to n",
+}
+
+# Fields that change no answer here -> why clients send them. Their values are not looked at.
+HARMLESS: dict[str, str] = {
+    "user": "names the client's user to OpenAI",
+    "metadata": "notes for OpenAI's store",
+    "store": "nothing is stored",
+    "service_tier": "there is one tier",
+    "safety_identifier": "names the client's user to OpenAI",
+    "prompt_cache_key": "what was read of a prompt is found by its tokens",
+    "prompt_cache_options": "as prompt_cache_key",
+    "prompt_cache_retention": "as prompt_cache_key",
+    "moderation": "there is no moderation",
+    "prediction": "changes the speed alone",
+    "reasoning_effort": "no model that runs here has levels of effort",
+    "verbosity": "no model that runs here has levels of it",
+    "guided_decoding_backend": "names a library of vLLM's",
+    "priority": "all requests wait in one line",
+}
+CHAT_HARMLESS = HARMLESS
+TEXT_HARMLESS = HARMLESS | {"parallel_tool_calls": "there are no tools in a completion"}
+
+MEANING = "it changes what the answer means"
+SAMPLER = "elm-mlx has no such sampler"
+LACKING: dict[str, Lacking] = {
+    "stop_token_ids": Lacking("give the texts of these tokens as stop", ([],)),
+    "ignore_eos": Lacking("an answer ends where the model ends it", (False,)),
+    "min_tokens": Lacking("an answer ends where the model ends it", (0,)),
+    "include_stop_str_in_output": Lacking("an answer ends before a stop string", (False,)),
+    "skip_special_tokens": Lacking("special tokens are no text", (True,)),
+    "bad_words": Lacking("give ids as banned_ids", ([],)),
+    "use_beam_search": Lacking(SAMPLER, (False,)),
+    "length_penalty": Lacking(SAMPLER, (1,)),
+    "typical_p": Lacking(SAMPLER, (1,)),
+    "mirostat": Lacking(SAMPLER, (0,)),
+    "dry_multiplier": Lacking(SAMPLER, (0,)),
+    "xtc_probability": Lacking(SAMPLER, (0,)),
+    "dynatemp_range": Lacking(SAMPLER, (0,)),
+    "grammar": Lacking("its notation is llama.cpp's; give guided_grammar, in Lark's", ("",)),
+    "guided_whitespace_pattern": Lacking("the blanks of JSON are fixed"),
+    "prompt_logprobs": Lacking("/v1/completions tells them with echo and logprobs", (False,)),
+    "truncate_prompt_tokens": Lacking("a prompt is never cut; give a window"),
+    "return_tokens_as_token_ids": Lacking("tokens are told by their texts", (False,)),
+    "chat_template": Lacking("a template comes with the model, never with a request"),
+}
+CHAT_LACKING = LACKING | {
+    "functions": Lacking("give tools instead", ([],)),
+    "function_call": Lacking("give tool_choice instead", ("none", "auto")),
+    "audio": Lacking(MEANING),
+    "modalities": Lacking("answers are text", (["text"],)),
+    "web_search_options": Lacking("elm-mlx asks no network"),
+    "echo": Lacking("an answer of a chat has no prompt", (False,)),
+    "best_of": Lacking("give n", (1,)),
+    "documents": Lacking("put them into messages", ([],)),
+    "prompt": Lacking("a chat has messages; /v1/completions takes a prompt"),
+    "suffix": Lacking("a chat has none", ("",)),
+}
+TEXT_LACKING = LACKING | {
+    "suffix": Lacking("no model that runs here fills in a middle", ("",)),
+    "messages": Lacking("a completion has a prompt; /v1/chat/completions takes messages"),
+    "tools": Lacking("a completion has none; /v1/chat/completions takes tools", ([],)),
+    "tool_choice": Lacking("a completion has no tools", ("none", "auto")),
+    "top_logprobs": Lacking("a completion takes logprobs as a number", (0,)),
+    "max_completion_tokens": Lacking("a completion takes max_tokens"),
+    "add_special_tokens": Lacking("give ids, which are taken as they are", (True,)),
+}
+
+
+class Known(NamedTuple):
+    """The fields of an API: those that are enforced, those without effect, and those that are refused."""
+
+    enforced: Mapping[str, str]
+    harmless: Mapping[str, str]
+    lacking: Mapping[str, Lacking]
+
+
+CHAT_FIELDS = Known(CHAT, CHAT_HARMLESS, CHAT_LACKING)
+TEXT_FIELDS = Known(TEXT, TEXT_HARMLESS, TEXT_LACKING)
+
+
+def check_fields(body: object, known: Known, *, strict: bool) -> tuple[str, ...]:
+    """The names of the fields of a request that are unknown; null counts as absent. Raises FieldRefused for what is no
+    object, for a field that asks for what elm-mlx lacks and, where the reading is `strict`, for one that is unknown."""
+    if not isinstance(body, Mapping):
+        raise FieldRefused("body", f"The body is {shown(body)}; it must be an object.")
+    for name in body.keys() & known.lacking.keys():
+        refuse_lacking(name, body[name], known.lacking[name])
+    unknown = [name for name, value in body.items() if value is not None and not any(name in some for some in known)]
+    if strict and unknown:
+        raise unknown_field(unknown[0], known)
+    return tuple(map(printable, unknown[:MOST_IGNORED]))
+
+
+def printable(name: str) -> str:
+    """The name of a field for messages: cut where it is long, and as Python shows it where it is empty or cannot be
+    printed."""
+    return (name if name and name.isprintable() else shown(name))[:LONGEST_NAME]
+
+
+def refuse_lacking(name: str, value: object, lacking: Lacking) -> None:
+    """Raises FieldRefused unless a value is one by which a field changes nothing."""
+    if value is None or any(equal(value, one) for one in lacking.neutral):
+        return
+    raise FieldRefused(name, f"{name} is {shown(value)}, and elm-mlx cannot do that: {lacking.why}. Leave it out.",
+                       "unsupported_parameter")  # fmt: skip
+
+
+def equal(value: object, other: object) -> bool:
+    """Whether two values of JSON are equal. In Python true equals 1, in JSON it does not."""
+    return isinstance(value, bool) == isinstance(other, bool) and value == other
+
+
+def unknown_field(name: str, known: Known) -> FieldRefused:
+    """The error for a field that nobody knows."""
+    near = get_close_matches(name[:80], known.enforced, n=1, cutoff=0.75)
+    advice = f"Did you mean {near[0]}?" if near else "Leave it out."
+    told = printable(name)
+    return FieldRefused(told, f"{told} is no field that elm-mlx knows. {advice}", "unknown_parameter")

@@ -1,0 +1,89 @@
+"""Where the server's models come from: those that were named at its start, and those on this machine."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+from elm_mlx.arguments import Progress
+from elm_mlx.errors import InvalidRequest
+from elm_mlx.server.book import Book
+
+if TYPE_CHECKING:
+    from elm_mlx.api import LanguageModel
+
+DEMO = "demo"  # the name of the built-in model
+
+
+class Wishes(Protocol):
+    """What the house wants to know of the server's settings.
+
+    `models` are names or directories, none of them meaning the demo; `aliases` are further names of these. `pull` lets
+    requests fetch models. `keep_alive_s` is after how many seconds an idle model is closed, below 0 never. With
+    `strict` fields that are not known are refused.
+    """
+
+    @property
+    def models(self) -> Sequence[str]: ...
+    @property
+    def aliases(self) -> Mapping[str, str]: ...
+    @property
+    def pull(self) -> bool: ...
+    @property
+    def max_queue(self) -> int: ...
+    @property
+    def concurrency(self) -> int: ...
+    @property
+    def context(self) -> int | None: ...
+    @property
+    def keep_alive_s(self) -> float: ...
+    @property
+    def cpu_policy(self) -> str: ...
+    @property
+    def strict(self) -> bool: ...
+
+
+class Machine:
+    """The stock of a server with these settings."""
+
+    def __init__(self, settings: Wishes) -> None:
+        self._settings = settings
+
+    def load(self, book: Book, progress: Progress) -> LanguageModel:
+        """Loads a model. Raises as `elm_mlx.load`."""
+        import elm_mlx
+
+        wishes = self._settings
+        return elm_mlx.load(
+            book.source, cpu_policy=wishes.cpu_policy, progress=progress, rows=wishes.concurrency,
+            queue=wishes.max_queue, context=wishes.context,
+        )  # fmt: skip
+
+    def find(self) -> list[Book]:
+        """The models on this machine that could be loaded."""
+        from elm_mlx.server.here import books_here  # here, as it reads much of the library
+
+        return books_here(self._settings.context)
+
+    def may_fetch(self, name: str) -> bool:
+        """Whether a model that is not here may be fetched because a request names it."""
+        from elm_mlx.server.here import may_be_fetched
+
+        return self._settings.pull and may_be_fetched(name)
+
+
+def books_of(models: Sequence[str]) -> list[Book]:
+    """The models that were named at the start; without any, the demo, which
+    also goes by its name. A directory goes by its last part. Raises
+    InvalidRequest where two have one name."""
+    names = Counter(map(name_of, models))
+    if names and (twice := names.most_common(1)[0])[1] > 1:
+        raise InvalidRequest(f"Two models have the name {twice[0]}, by which clients know them. Rename a directory.")
+    return [Book(name_of(model), None if model == DEMO else model) for model in models] or [Book(DEMO, None)]
+
+
+def name_of(model: str) -> str:
+    """The name under which clients know a model: its own, or the last part of its directory."""
+    return Path(model).resolve().name if model.startswith((".", "/", "~")) or Path(model).is_dir() else model
