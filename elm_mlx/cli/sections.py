@@ -6,7 +6,7 @@ import click
 
 # A section -> the options in it, by their names in Python. An option that is in none comes under OTHERS.
 SECTIONS = {
-    "Model": ("model", "models", "shapes", "bits", "dtype", "force"),
+    "Model": ("model", "models", "shapes", "bits", "adapter", "dtype", "force"),
     "Prompt": ("prompt", "system", "raw", "chat_template"),
     "Tests": ("prompts", "generations", "depths", "batch", "repetitions", "compare", "cpu_policy", "submit"),
     "Requests": ("output", "concurrency", "retry_errors"),
