@@ -1,6 +1,6 @@
 """Adapters as Hugging Face's PEFT writes them: adapter_model.safetensors beside adapter_config.json.
 
-Source: peft 0.18, utils/save_and_load.py and tuners/lora. `base_model.model.<matrix>.lora_A.weight` is [R, I],
+Source: peft 0.21, utils/save_and_load.py and tuners/lora. `base_model.model.<matrix>.lora_A.weight` is [R, I],
 `.lora_B.weight` [O, R], DoRA's `.lora_magnitude_vector` [O]. The sum is multiplied with alpha / r, with rslora by
 alpha / sqrt(r); rank_pattern and alpha_pattern name matrices with others.
 """
