@@ -7,6 +7,7 @@ Shapes: B batch, I and O what goes into a product and comes out of it, R the ran
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cache
 from itertools import accumulate
 from typing import NamedTuple
 
@@ -59,6 +60,7 @@ class Stack:
         filled = [none, *(with_rank(pair, rank) if pair else none for pair in pairs)]
         self.a = mx.stack([pair.a for pair in filled]).astype(dtype)
         self.b = mx.stack([pair.b for pair in filled]).astype(dtype)
+        can_gather(dtype)  # now: within a step that is compiled nothing can be tried
         self.factors: mx.array | None = None
         if any(pair.factors is not None for pair in filled):
             ones = mx.ones(outputs)
@@ -101,13 +103,30 @@ class PairOfEachRow:
     def __call__(self, x: mx.array) -> mx.array:
         rows = self.which[0]
         tall = x[:, None] if x.ndim == 2 else x  # [B, L, I]
-        low = mx.gather_mm(tall, self.stack.a, rhs_indices=rows)  # [B, L, R]
-        added = mx.gather_mm(low, self.stack.b, rhs_indices=rows)  # [B, L, O]
+        added = product_of_rows(product_of_rows(tall, self.stack.a, rows), self.stack.b, rows)  # [B, L, O]
         y = self.base(x) + added.reshape(*x.shape[:-1], -1)
         if self.stack.factors is None:
             return y
         factors = self.stack.factors[rows]  # [B, O]
         return y * (factors if x.ndim == 2 else factors[:, None])
+
+
+def product_of_rows(x: mx.array, matrices: mx.array, which: mx.array) -> mx.array:
+    """Multiplies each row of a batch with its own matrix: x [B, L, I], matrices [N, I, O], which [B] -> [B, L, O]."""
+    if can_gather(matrices.dtype):
+        return mx.gather_mm(x, matrices, rhs_indices=which)
+    return x @ matrices[which]
+
+
+@cache
+def can_gather(dtype: mx.Dtype) -> bool:
+    """Whether MLX multiplies gathered matrices of this type here: not every backend does for every type."""
+    try:
+        one = mx.zeros((1, 1, 1), dtype)
+        mx.eval(mx.gather_mm(one, one, rhs_indices=mx.array([0], mx.uint32)))
+    except RuntimeError:
+        return False
+    return True
 
 
 def with_rank(pair: Pair, rank: int) -> Pair:

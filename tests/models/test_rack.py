@@ -12,7 +12,7 @@ from helpers.adapters import made_sums, merged_copy
 
 from elm_mlx.engine.cache.kv import make_cache
 from elm_mlx.models.model import Model
-from elm_mlx.models.pairs import OnePair
+from elm_mlx.models.pairs import OnePair, product_of_rows
 from elm_mlx.models.rack import Rack
 from elm_mlx.store.load import load_directory
 
@@ -95,3 +95,10 @@ def test_a_product_without_a_sum_stays_the_base_s_own(openelm: Path) -> None:
     assert block.attn.qkv is base.attn.qkv  # type: ignore[attr-defined]
     assert isinstance(block.attn.out, OnePair)
     assert not isinstance(base.attn.out, OnePair)
+
+
+@pytest.mark.parametrize("dtype", [mx.float32, mx.float16, mx.bfloat16])
+def test_rows_take_their_own_matrices_in_every_type(dtype: mx.Dtype) -> None:
+    x, matrices = (mx.random.normal(shape, key=mx.random.key(1)).astype(dtype) for shape in ((3, 1, 8), (4, 8, 5)))
+    which = mx.array([0, 3, 1], mx.uint32)
+    assert mx.allclose(product_of_rows(x, matrices, which), x @ matrices[which], atol=1e-2)
