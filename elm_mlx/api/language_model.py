@@ -10,6 +10,8 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal, Unpack, cast, overload
 from weakref import finalize
 
+from elm_mlx.api.adapter_names import LoadedAdapter
+from elm_mlx.api.adapters import AdapterHome
 from elm_mlx.api.batch import AHEAD, answers_as_they_end, answers_in_order
 from elm_mlx.api.cache_plan import plan_again
 from elm_mlx.api.completion import Completion
@@ -34,6 +36,7 @@ from elm_mlx.engine.logprobs import TokenLogprob
 from elm_mlx.engine.prefill import all_logits
 from elm_mlx.engine.request import Request
 from elm_mlx.engine.speculate import Speculation
+from elm_mlx.engine.variants import Variants
 from elm_mlx.engine.worker import Activity, Order, Worker, closed, give_back
 from elm_mlx.errors import InvalidRequest
 from elm_mlx.models.model import Model
@@ -83,6 +86,11 @@ class LanguageModel:
     def speculation(self) -> Speculation:
         """What proposes ids, and what that costs here: for a program that runs an engine of its own."""
         return self._worker.engine.speculation
+
+    @property
+    def variants(self) -> Variants:
+        """The model without and with its adapters: for a program that runs an engine of its own."""
+        return self._worker.engine.variants
 
     @property
     def notice(self) -> str | None:
@@ -389,17 +397,44 @@ class LanguageModel:
         toolbox = toolbox_of(tools, tool_rounds, tool_seconds)
         return open_session(self, instructions, transcript, toolbox, options)
 
-    def logits(self, ids: Sequence[int]) -> mx.array:
-        """The logits after every id: ids (L,) -> evaluated logits (L, V) in float32.
+    def logits(self, ids: Sequence[int], *, adapter: str | None = None) -> mx.array:
+        """The logits after every id: ids (L,) -> evaluated logits (L, V) in float32. With `adapter` they are those of
+        the model with this adapter.
 
-        Raises InvalidRequest for ids the model does not have, PromptTooLong for more than its context, EngineStopped
-        after `close`, Forked.
+        Raises InvalidRequest for ids the model does not have and for an adapter that is not loaded, PromptTooLong for
+        more than its context, EngineStopped after `close`, Forked.
         """
         self._worker.check()
-        checked = self._maker.ids(ids)
+        checked, number = self._maker.ids(ids), self._maker.adapters.number(adapter)
         if len(checked) > self.config.context_length:
             raise self._maker.too_long(len(checked))
-        return self._worker.call(lambda engine: logits_of(engine, checked))
+        return self._worker.call(lambda engine: logits_of(engine, checked, number))
+
+    def load_adapter(self, name: str, path: str | Path, *, force: bool = False) -> None:
+        """Loads an adapter, LoRA or DoRA, for calls with `adapter=name`: the directory that mlx-lm or PEFT has written
+        (adapter_config.json, and a file of safetensors). The model itself stays as it is, and answers as before.
+
+        Adapters take memory beside the model, so caches get less. Raises InvalidRequest for a name that is taken, and
+        for an adapter of another model: one whose matrices this one lacks or, unless `force`, one that knows that it
+        was made for other weights. Raises NotFound; BadCheckpoint for damaged files; Unsupported for what is no LoRA or
+        DoRA; NotEnoughMemory, with the numbers; EngineStopped after `close`, Forked.
+        """
+        self._worker.check()
+        self._adapter_home().load(self._maker.adapters, name, named_path("path", path), force)
+
+    def unload_adapter(self, name: str) -> None:
+        """Unloads an adapter: calls cannot name it any more, and its memory is given back when the last request is
+        answered that uses it. Raises InvalidRequest where none has the name, EngineStopped after `close`, Forked."""
+        self._worker.check()
+        self._adapter_home().unload(self._maker.adapters, name)
+
+    @property
+    def adapters(self) -> dict[str, LoadedAdapter]:
+        """The adapters that are loaded, by name."""
+        return self._maker.adapters.loaded
+
+    def _adapter_home(self) -> AdapterHome:
+        return AdapterHome(self.directory, self.config, self.model, self._worker)
 
     def prompt_logprobs(
         self, ids: Sequence[int], alternatives: int = 0, *, progress: Progress | None = None
@@ -433,6 +468,9 @@ class LanguageModel:
         tokens than are ever reused; TargetExists where another file has the name; NotFound without the file's
         directory; DiskFull.
         """
+        if options.get("adapter") is not None:
+            raise InvalidRequest("A file of keys and values is one of the model without an adapter.",
+                                 "Leave {adapter} out.")  # fmt: skip
         place = file_to_write("path", path)
         refuse_other_file(place)
         request = self.request(prompt, 1, **cast(Options, without_form(options)))
@@ -512,9 +550,12 @@ class LanguageModel:
         return Stream(handle, self._worker, self.tokenizer, self, progress, reading)
 
 
-def logits_of(engine: Engine, ids: list[int]) -> mx.array:
-    """The logits after every id, evaluated: L ids -> [L, V] in float32."""
+def logits_of(engine: Engine, ids: list[int], adapter: int | None) -> mx.array:
+    """The logits after every id by the model with an adapter (None: without), evaluated: L ids -> [L, V] in float32."""
+    if not engine.variants.has(adapter):
+        raise InvalidRequest("The adapter was unloaded before its turn came.")
+    model = engine.variants.of(adapter)
     cache = make_cache(engine.layers, len(ids), reserve=len(ids))
-    logits = all_logits(engine.model, mx.array([ids]), cache, engine.execution)[0].astype(mx.float32)
+    logits = all_logits(model, mx.array([ids]), cache, engine.execution)[0].astype(mx.float32)
     mx.eval(logits)
     return logits

@@ -50,6 +50,9 @@ class Options(TypedDict, total=False):
     With `lookup` ids are proposed that followed the same ids earlier in the prompt or the answer, instead of a draft's:
     for answers that copy. The answer stays the same. Nothing is proposed while other requests run.
 
+    `adapter` is the name of an adapter that `LanguageModel.load_adapter` has loaded: the model answers with it.
+    Requests with different adapters, and without one, are answered together.
+
     One of `schema` (a JSON schema as a dict or text, a dataclass, or a pydantic model's class), `regex`, `choices`
     (texts), `grammar` (in Lark's notation) and `response_format` (OpenAI's object) gives the form that the answer must
     have, which is enforced, or refused with the reason; `parsed` of the completion is the answer's value. It needs the
@@ -78,6 +81,7 @@ class Options(TypedDict, total=False):
     regex: str | None
     choices: Sequence[str] | None
     grammar: str | None
+    adapter: str | None
 
 
 def check_names(options: Mapping[str, Any]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 
+from elm_mlx.api.adapter_names import AdapterNames
 from elm_mlx.api.cache_kind import cache_kind
 from elm_mlx.api.options import Options, check_ids, sampling_for
 from elm_mlx.api.stopping import stopping
@@ -26,6 +27,7 @@ class RequestMaker:
         self.sampling, self.stop_strings = loaded.sampling, loaded.stop_strings
         self._named_stop_ids, self._templates = loaded.stop_ids, templates
         self.grammars = Grammars(loaded.tokenizer, loaded.config.vocab_size)
+        self.adapters = AdapterNames()
 
     @property
     def stop_ids(self) -> frozenset[int]:
@@ -58,6 +60,7 @@ class RequestMaker:
             stopper=ends.stopper,
             lookup=options.get("lookup") is True,
             constraint=constraint,
+            adapter=self.adapters.number(options.get("adapter")),
         )
 
     def check(self, prompts: Iterable[str | Sequence[int]], max_tokens: int | None, options: Options) -> None:
@@ -65,6 +68,7 @@ class RequestMaker:
         check_ids(sampling_for(self.sampling, options), options, self.config.vocab_size)
         cache_kind(options, self.config.context_length)
         self.room(1, max_tokens)
+        self.adapters.number(options.get("adapter"))
         constraint_for(options, self.grammars, self.stop_ids)
         if isinstance(prompts, str | bytes | Mapping) or not isinstance(prompts, Iterable):
             raise InvalidRequest(f"prompts is of type {type(prompts).__name__}; give a list of prompts.")

@@ -25,7 +25,7 @@ from elm_mlx.errors import ConcurrentRequests, InvalidRequest, PromptTooLong
 from elm_mlx.text.tools import ToolCall
 
 OWNERS = count(1)
-HELD = "window", "kv_bits"  # the options that say how keys and values are held
+HELD = "window", "kv_bits", "adapter"  # the options that keys and values depend on
 
 
 class Session:

@@ -31,6 +31,7 @@ from elm_mlx.store.load import read_config
 SCHEMA = "elm-mlx bench 3"
 JUDGED = 32  # greedy tokens that both programs are asked for
 BOUND = 0.01  # how far mlx-lm's logit of our token may be below its best, over its largest: docs/numerics.md
+ADAPTER = "adapter"  # how a model calls it
 PAUSE_S = 0.25  # between two programs: the threads of Intel's OpenMP keep spinning for 0.2 s
 T = TypeVar("T")
 
@@ -40,7 +41,8 @@ class Series:
     """What to measure of every model, and how often. `cpu_policy` is one of `elm_mlx.load`; None is "auto", and beside
     mlx-lm "compiled", so that both compute as stored. `submit` says when our steps are submitted, as `Execution` has
     it. `options` are those of a call that count here: how ids are chosen, greedily without them, how keys and values
-    are held, and a lookup. `draft` is that of every model, as `elm_mlx.load` takes it."""
+    are held, and a lookup. `draft` is that of every model, as `elm_mlx.load` takes it, and `adapter` the
+    directory of the adapter that all of them answer with."""
 
     tests: Sequence[Case | Together]
     repetitions: int = 5
@@ -50,6 +52,12 @@ class Series:
     force: bool = False
     options: Options = field(default_factory=Options)
     draft: str | Path | None = None
+    adapter: Path | None = None
+
+    @property
+    def asked(self) -> Options:
+        """The options of a call to a model, which has loaded the adapter, if there is one."""
+        return {**self.options, "adapter": ADAPTER} if self.adapter else self.options
 
 
 def bench(
@@ -85,8 +93,8 @@ def measure_model(
     lm, load_s = load_and_time(directory, policy, series)
     facts = model_facts(name, lm) | {"cpu_policy": policy, "submit": series.submit, "notice": lm.notice,
                                      "load_s": load_s}  # fmt: skip
-    facts |= {"options": asked} if (asked := asked_of(lm, series.options)) else {}
-    ours, done = Ours(lm, series.submit, series.options), 0
+    facts |= {"options": asked} if (asked := asked_of(lm, series)) else {}
+    ours, done = Ours(lm, series.submit, series.asked), 0
     alone: list[dict[str, Any]] = []
     batched: list[dict[str, Any]] = []
     with lm, Peer(directory) if series.compare else nullcontext() as peer:
@@ -111,9 +119,10 @@ def check_draft(directory: Path, draft: str | Path | None) -> None:
                              "out.")  # fmt: skip
 
 
-def asked_of(lm: LanguageModel, options: Options) -> dict[str, Any]:
-    """The options by their names, with the draft's directory, if there is one."""
-    return {**options, **({"draft": lm.draft.name} if lm.draft else {})}
+def asked_of(lm: LanguageModel, series: Series) -> dict[str, Any]:
+    """The options by their names, with the directories of draft and adapter, if there are some."""
+    places = {"draft": lm.draft, "adapter": series.adapter}
+    return {**series.options, **{name: place.name for name, place in places.items() if place}}
 
 
 def bytes_of_a_token(lm: LanguageModel, ours: Ours, case: Case) -> int | None:
@@ -126,7 +135,10 @@ def load_and_time(directory: Path, policy: str, series: Series) -> tuple[Languag
     elm_mlx.load(directory, cpu_policy=policy, force=series.force, draft=series.draft).close()
     begun = time.perf_counter()
     lm = elm_mlx.load(directory, cpu_policy=policy, force=series.force, draft=series.draft)
-    return lm, time.perf_counter() - begun
+    load_s = time.perf_counter() - begun
+    if series.adapter:
+        lm.load_adapter(ADAPTER, series.adapter, force=series.force)
+    return lm, load_s
 
 
 def run_round(ours: Ours, peer: Peer | None, test: Case | Together) -> Round | Both:

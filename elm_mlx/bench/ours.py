@@ -29,6 +29,7 @@ class Ours:
         asked: Options = {**(options or {}), "plain": True}
         self.asked = replace(lm.request([0], 1, **asked), stop_ids=frozenset(), stopper=None)
         self.model, self.config, self.speculation = lm.model, lm.config, lm.speculation
+        self.variants = lm.variants
         self.layers, self.execution = lm.config.num_layers, replace(lm.execution, submit=submit)
 
     def make_cache(self, positions: int) -> list[Layer]:
@@ -39,7 +40,8 @@ class Ours:
 
     def read(self, ids: list[int], cache: Sequence[Layer]) -> None:
         """Reads ids into a cache, up to the logits of the last one."""
-        mx.eval(prefill(self.model, mx.array([ids]), cache, self.execution))
+        model = self.variants.of(self.asked.adapter)
+        mx.eval(prefill(model, mx.array([ids]), cache, self.execution))
 
     def decode(self, prompt: list[int], tokens: int) -> Generator[int, None, None]:
         """The ids of an answer of so many tokens to one prompt, by the engine."""
@@ -58,7 +60,9 @@ class Ours:
         config, bits = self.config, 8 * self.model.dtype.size
         limits = Limits(config.context_length, config.kv_bytes_per_token(bits), Budget(memory_limit()), rows,
                         reuse=reuse, head_dim=config.head_dim, float_bits=bits)  # fmt: skip
-        return OurSession(Engine(self.model, self.layers, limits, self.execution, self.speculation), self.asked)
+        engine = Engine(self.model, self.layers, limits, self.execution, self.speculation)
+        engine.variants.adapters = self.variants.adapters
+        return OurSession(engine, self.asked)
 
     def settle(self) -> None:
         """Returns when nothing is being computed."""

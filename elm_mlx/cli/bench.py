@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from elm_mlx.bench.shapes import SHAPES
+from elm_mlx.cli.adapter import ADAPTER, judge_adapter, parse_adapter
 from elm_mlx.cli.blas import prefer_fast_blas
 from elm_mlx.cli.find import find_here, pull_directory, pull_draft, refuse_idle, yield_temperature
 from elm_mlx.cli.generation_options import CACHES, SPECULATION, sampling
@@ -121,6 +122,7 @@ COUNTS = CommaList(Whole(min=0))
 @sampling(own="")
 @CACHES
 @SPECULATION
+@ADAPTER
 @click.option("--force", is_flag=True, help="Measure it even if the memory seems too small.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object, with every sample.")
 @quietable
@@ -162,6 +164,7 @@ def command(
     settle(refuse_contradictions, asked, "models", "shapes", "dtype")
     if compare and cpu_policy == "auto" and is_wish("cpu_policy"):  # typed, it compares what is stored in float32
         drop(asked, "cpu_policy", "Beside mlx-lm both compute as the weights are stored.")
+    judge_adapter(choice["adapter"])
     settle(partial(refuse_random_draft, asked["shapes"]), choice, "draft")
     settle_choice(choice, compare)
     given = {"depths": depths, "prompts": prompts, "generations": generations, "batch": batch}
@@ -172,8 +175,9 @@ def command(
     settle(partial(check_windows, configs), choice, "window")
     subjects = make_each(wanted, asked["dtype"], force) if shapes else find_each(wanted, force)
     draft = pull_draft(choice.pop("draft"), force)
+    adapter = parse_adapter(typed)[1] if (typed := choice.pop("adapter")) else None
     options: Any = {name: value for name, value in choice.items() if value is not None and value is not False}
-    series = Series(tests, repetitions, asked["cpu_policy"], submit, bool(compare), force, options, draft)
+    series = Series(tests, repetitions, asked["cpu_policy"], submit, bool(compare), force, options, draft, adapter)
     reports: deque[dict[str, Any]] = deque(maxlen=1)
     try:
         with closing(subjects), ProgressBar("Measuring", in_bytes=False) as bar:

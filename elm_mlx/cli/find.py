@@ -13,6 +13,7 @@ from click.shell_completion import CompletionItem
 
 import elm_mlx
 from elm_mlx import demo
+from elm_mlx.cli.adapter import judge_adapter, use_adapter
 from elm_mlx.cli.kinds import NAME
 from elm_mlx.cli.messages import say, with_flags
 from elm_mlx.cli.progress import ProgressBar, bars
@@ -57,6 +58,7 @@ def load_with_notices(
     and takes the draft out of them, which belongs to loading. `sizes` are further arguments of `elm_mlx.load`."""
     if chat_template:
         check_template(chat_template)
+    judge_adapter(options.get("adapter"))
     settle_options(options)
     asked = {"bits": bits}
     with repair_advice(model, asked):
@@ -67,6 +69,7 @@ def load_with_notices(
             settle(partial(judge_draft, directory), sizes, "draft")
         with ProgressBar("Loading", in_bytes=True) as bar:
             lm = elm_mlx.load(directory, progress=bar, force=force, **sizes)
+    use_adapter(lm, options, force)
     if chat_template:
         lm.use_chat_template(chat_template)
     unconfirmed = UNCONFIRMED if chat_template == "zephyr" else None

@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from elm_mlx.cli.adapter import ADAPTER
 from elm_mlx.cli.caches import KV_BITS, LOAD, SAVE, WINDOW
 from elm_mlx.cli.find import MODEL, TEMPLATE_HELP
 from elm_mlx.cli.forms import CHOICE, GRAMMAR, REGEX, SCHEMA
@@ -83,7 +84,10 @@ def sampling(own: str = "the model's own, else ") -> Decorator:
 MODEL_AND_BITS = join(
     MODEL,
     click.option("--bits", type=BITS, help="The variant of a named model to run; made if it is not there."),
-    click.option("--force", is_flag=True, help="Load it even if the memory seems too small."),
+    ADAPTER,
+    click.option(
+        "--force", is_flag=True, help="Load it even if the memory seems too small, or the adapter another model's."
+    ),
 )
 CHAT_TEMPLATE = click.option("--chat-template", type=NAME, metavar="FILE", help=TEMPLATE_HELP)
 CACHES = join(WINDOW, KV_BITS)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
+from elm_mlx.cli.adapter import judge_adapter
 from elm_mlx.cli.find import check_template, find_here, refuse_system, settle_options
 from elm_mlx.cli.messages import FLAGS, one_line
 from elm_mlx.cli.sections import OTHERS, SECTIONS, section_of
@@ -73,6 +74,7 @@ def print_config(
     template: str | None = asked.get("chat_template")
     if template:
         check_template(template)
+    judge_adapter(options["adapter"])
     settle_options(options)
     if (draft := options["draft"]) not in (None, "auto"):
         with naming("draft"):
@@ -90,6 +92,7 @@ def print_config(
         asked = asked | told
     settings = [
         *about_model(model, chosen["bits"], directory, files),
+        Setting("adapter", options["adapter"], origin("adapter") or DEFAULT),
         *about_prompt(asked, files, bool(options["plain"])),
         *about_options(options, files),
     ]

@@ -12,8 +12,11 @@ import mlx.core as mx
 SERIALS = count()
 
 
-def compile_function(function: Callable[..., Any], shapeless: bool = False) -> Callable[..., Any]:
-    """Compiles a function of arrays. It is never answered by what another function was compiled to.
+def compile_function(
+    function: Callable[..., Any], shapeless: bool = False, inputs: list[mx.array] | None = None
+) -> Callable[..., Any]:
+    """Compiles a function of arrays. It is never answered by what another function was compiled to. What `inputs` holds
+    when it is called is one more input; all other arrays that it finds outside its arguments are constants.
 
     MLX looks up what it compiled by the function's address. When a function is freed, MLX forgets it only in the thread
     that called it last (0.32.4; 0.32.0: in the thread that frees it). In another thread that called it, the next
@@ -24,4 +27,4 @@ def compile_function(function: Callable[..., Any], shapeless: bool = False) -> C
     def numbered(_serial: int, *arrays: mx.array) -> Any:
         return function(*arrays)
 
-    return partial(mx.compile(numbered, shapeless=shapeless), next(SERIALS))
+    return partial(mx.compile(numbered, inputs=inputs, shapeless=shapeless), next(SERIALS))

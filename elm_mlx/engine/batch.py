@@ -19,6 +19,7 @@ from elm_mlx.engine.limits import Limits
 from elm_mlx.engine.logprobs import Noter, noter_for
 from elm_mlx.engine.samplers import Samplers
 from elm_mlx.engine.sequence import ERROR, Sequence
+from elm_mlx.engine.variants import Variants
 from elm_mlx.errors import ElmError
 
 LIKE = 4  # rows share slots where none is more than so many times as long as another; chosen, not measured
@@ -28,8 +29,8 @@ class Batch:
     """Decodes several sequences at once. Where there is one, it has its own cache; several of like length share slots,
     and one that is much longer than the others keeps its own cache beside them."""
 
-    def __init__(self, model: Decodes, limits: Limits, grow_by: int = 0) -> None:
-        self.model, self.limits, self.grow_by = model, limits, grow_by
+    def __init__(self, variants: Variants, limits: Limits, grow_by: int = 0) -> None:
+        self.variants, self.limits, self.grow_by = variants, limits, grow_by
         self.expected, self.longest = 1, 0  # how many rows there may soon be, and the positions of the longest
         self.groups: list[Group] = []
         self.drop()
@@ -45,6 +46,7 @@ class Batch:
         self.moved = False  # whether a row has left its place since they were put in order
         self.unchanged = 0  # steps for which every row needs another id, as long as rows are the same
         self.cache = Rows([])
+        self.model: Decodes | None = None  # that of the rows in this order
         self.samplers = Samplers([])
         self.noter: Noter | None = None
         self.guided: GuidedRows | None = None  # where a row of a step has a constraint
@@ -233,9 +235,15 @@ class Batch:
         asked = [(one, one.request.logprobs if one else None) for one in order]
         self.noter = noter_for(asked, any(one.sampler.compiled for one in order if one))
         self.guided = guided_rows(order)
+        self.model = self._model_for(order)
         alone = [Alone(one.cache) for one in self.alone if one in order and one.cache]
         self.cache, self.order = Rows([*(group.slots for group in self.groups), *alone]), order
         self.moved = False
+
+    def _model_for(self, order: list[Sequence | None]) -> Decodes:
+        """The model that computes these rows, each with its adapter; a free slot may have any."""
+        own = [one.request.adapter for one in order if one]
+        return self.variants.of_rows([one.request.adapter if one else own[0] for one in order])
 
     def _ids_of(self, order: list[Sequence | None], drawn: Drawn) -> mx.array:
         """The last id of every row, [B]: drawn and not read yet, or read before the row paused. A free slot gets any
@@ -255,6 +263,7 @@ class Batch:
 
     def _logits(self, ids: mx.array) -> mx.array:
         """The logits [B, V] after these ids [B], not evaluated."""
+        assert self.model
         self.cache.begin()
         logits = self.model.head(self.model.last_hidden(ids[:, None], self.cache.layers))
         self.cache.end()

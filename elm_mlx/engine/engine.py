@@ -24,6 +24,7 @@ from elm_mlx.engine.prefixes import Prefixes, shared_length
 from elm_mlx.engine.request import Request
 from elm_mlx.engine.sequence import CANCELLED, ERROR, Sequence
 from elm_mlx.engine.speculate import Speculation
+from elm_mlx.engine.variants import Variants
 from elm_mlx.errors import ElmError, InvalidRequest, NotEnoughMemory, QueueFull
 
 
@@ -44,6 +45,7 @@ class Engine:
         speculation: Speculation | None = None,
     ) -> None:
         self.model, self.layers, self.limits, self.execution = model, layers, limits, execution
+        self.variants = Variants(model)
         self.speculation = speculation or Speculation(model, layers)
         self.numbers = count(1)
         self.active: dict[int, Sequence] = {}  # by number, until it has ended
@@ -53,7 +55,7 @@ class Engine:
         self.running: list[Sequence] = []
         self.held: dict[Sequence, tuple[list[Layer], int]] = {}  # caches of ended ones that somebody holds; their bytes
         self.leaving: dict[Sequence, None] = {}  # those that are cancelled at the next step, in order
-        self.batch = Batch(model, limits, execution.grow_by)
+        self.batch = Batch(self.variants, limits, execution.grow_by)
         self.prefixes = Prefixes(limits.budget)
         self.pace = Pace(execution.submit)
 
@@ -80,6 +82,8 @@ class Engine:
         if not 0 < len(request.prompt) < self.limits.context and not (request.prompt and request.cache.window):
             raise InvalidRequest(f"The prompt has {len(request.prompt)} ids; it must have 1 at least, and fewer than "
                                  f"the context, which is {self.limits.context}.")  # fmt: skip
+        if not self.variants.has(request.adapter):
+            raise InvalidRequest("The adapter of this request was unloaded before the request came to its turn.")
         if len(self.waiting) >= self.limits.queue:
             raise QueueFull(f"{len(self.waiting)} requests are waiting, which is the most.",
                             "Try again later, or load the model with a larger {queue}.")  # fmt: skip
@@ -165,7 +169,7 @@ class Engine:
             caches, reserved = self.held.pop(one)
             self.limits.budget.release(reserved)
             if self._is_wanted(one):
-                self.prefixes.put(held_ids(one), caches, one.request.cache)
+                self.prefixes.put(held_ids(one), caches, one.request.cache, adapter=one.request.adapter)
 
     def disown(self, owner: int) -> None:
         """Lets anybody have what is kept for an owner, who asks no more, and what its requests will leave."""
@@ -173,6 +177,15 @@ class Engine:
         for one in self.active.values():
             if one.request.owner == owner:
                 one.request = replace(one.request, owner=None)
+
+    def unload_adapter(self, number: int) -> None:
+        """Takes an adapter away from new requests, and drops it once the last one is answered that uses it."""
+        self.prefixes.forget_adapter(number)
+        self.variants.leave(number, self._adapters_used())
+
+    def _adapters_used(self) -> set[int | None]:
+        """The adapters of the requests that are not answered yet."""
+        return {one.request.adapter for one in self.active.values()}
 
     def _room(self, request: Request) -> int:
         """The most ids that the answer may have. Where the request names no number it is what the context has left, cut
@@ -231,7 +244,7 @@ class Engine:
         one.speculator = self.speculation.begin(one)
         one.read = one.reused = one.cache[0].offset
         ids = mx.array([one.request.prompt[one.read :]])
-        self.reading = one, Reading(self.model, ids, one.cache, self.execution)
+        self.reading = one, Reading(self.variants.of(one.request.adapter), ids, one.cache, self.execution)
         self._announce(one)
 
     def _announce(self, one: Sequence) -> None:
@@ -255,7 +268,7 @@ class Engine:
         if not self.limits.reuse:
             return None
         prompt, finds = one.request.prompt, one.request.find
-        found = self.prefixes.find(prompt, one.request.cache) if finds else None
+        found = self.prefixes.find(prompt, one.request.cache, one.request.adapter) if finds else None
         running = [other for other in self.running if finds or is_sibling(one, other)]
         lengths = {other: self._shared(one, other) for other in running}
         best = max(lengths, key=lengths.__getitem__, default=None)
@@ -264,9 +277,9 @@ class Engine:
         return self.prefixes.borrow(found, one.positions, self._reserve(one), one.request.owner) if found else None
 
     def _shared(self, one: Sequence, other: Sequence) -> int:
-        """How many ids a prompt shares with a running row; 0 where the row's cache is of another kind, or its window
-        has forgotten what the last of them read."""
-        if one.request.cache != other.request.cache:
+        """How many ids a prompt shares with a running row; 0 where the row's cache is of another kind or adapter, or
+        its window has forgotten what the last of them read."""
+        if (one.request.cache, one.request.adapter) != (other.request.cache, other.request.adapter):
             return 0
         shared = shared_length(one.request.prompt, held_ids(other))
         copied = min(shared, len(one.request.prompt) - 1)
@@ -319,7 +332,7 @@ class Engine:
         assert one.speculator
         if one.finish:
             return news
-        if one.speculator.run(self.model, plan.proposals):
+        if one.speculator.run(self.variants.of(one.request.adapter), plan.proposals):
             return [one]
         return [*dict.fromkeys([*news, *self.batch.step([one], plan.early)])]
 
@@ -345,7 +358,8 @@ class Engine:
 
     def _is_wanted(self, one: Sequence) -> bool:
         """Whether the caches of an ended sequence may be of use to later requests."""
-        return self.limits.reuse and one.request.keep and one.finish != ERROR
+        is_loaded = self.variants.has(one.request.adapter)
+        return self.limits.reuse and one.request.keep and one.finish != ERROR and is_loaded
 
     def _retire(self, one: Sequence, caches: list[Layer] | None) -> None:
         """Forgets an ended sequence and gives back what was reserved for it."""
@@ -366,7 +380,9 @@ class Engine:
         self.leaving.pop(one, None)
         if caches:
             ids = held_ids(one)[: caches[0].offset]
-            self.prefixes.put(ids, caches, one.request.cache, one.request.owner)
+            self.prefixes.put(ids, caches, one.request.cache, one.request.owner, one.request.adapter)
+        if self.variants.leaving:
+            self.variants.sweep(self._adapters_used())
 
 
 def is_sibling(one: Sequence, other: Sequence) -> bool:

@@ -39,15 +39,20 @@ class Entry:
     stays: bool = False
     used: float = field(default_factory=time.monotonic)
     owner: int | None = None
+    adapter: int | None = None
 
     @property
     def turn(self) -> float:
         """When it gives way: the entry with the least number goes first."""
         return self.used + (LAST if self.stays else OWNED if self.owner is not None else 0)
 
-    def can_serve(self, length: int, kind: CacheKind) -> bool:
-        """Whether a request for this kind can begin with the first `length` positions of this cache."""
-        return kind == self.kind and can_shorten(self.cache, length)
+    def is_like(self, other: Entry) -> bool:
+        """Whether this cache and another one are of one kind and adapter."""
+        return (self.kind, self.adapter) == (other.kind, other.adapter)
+
+    def can_serve(self, length: int, kind: CacheKind, adapter: int | None = None) -> bool:
+        """Whether a request for this kind and adapter can begin with the first `length` positions of this cache."""
+        return kind == self.kind and adapter == self.adapter and can_shorten(self.cache, length)
 
 
 class Found(NamedTuple):
@@ -78,13 +83,13 @@ class Prefixes:
         """When that cache was last used which goes next; infinite where none is kept."""
         return min((entry.turn for entry in self.entries), default=math.inf)
 
-    def find(self, ids: Sequence[int], kind: CacheKind = PLAIN) -> Found | None:
-        """The kept cache of this kind that shares the most ids with the beginning of a prompt, of several the one with
-        the fewest beyond; None where no cache shares LEAST that can still be trimmed to what it shares. The prompt's
-        last id is never shared: its logits are needed."""
+    def find(self, ids: Sequence[int], kind: CacheKind = PLAIN, adapter: int | None = None) -> Found | None:
+        """The kept cache of this kind and adapter that shares the most ids with the beginning of a prompt, of several
+        the one with the fewest beyond; None where no cache shares LEAST that can still be trimmed to what it shares.
+        The prompt's last id is never shared: its logits are needed."""
         wanted = as_ids(ids)[:-1]
         shared = [Found(entry, shared_length(wanted, entry.ids)) for entry in self.entries]
-        found = [one for one in shared if one.entry.can_serve(one.shared, kind)]
+        found = [one for one in shared if one.entry.can_serve(one.shared, kind, adapter)]
         best = max(found, key=lambda one: (one.shared, -len(one.entry.ids)), default=None)
         return best if best and best.shared >= self.LEAST else None
 
@@ -124,21 +129,26 @@ class Prefixes:
         return nbytes <= self.budget.kept
 
     def put(
-        self, ids: Sequence[int], cache: Sequence[Layer], kind: CacheKind = PLAIN, owner: int | None = None
+        self,
+        ids: Sequence[int],
+        cache: Sequence[Layer],
+        kind: CacheKind = PLAIN,
+        owner: int | None = None,
+        adapter: int | None = None,
     ) -> bool:
         """Keeps an evaluated cache of one row, and returns whether it did. `ids` are those of exactly the positions
         held.
 
-        Kept caches of this kind whose ids begin these ids are dropped, as this one has all of theirs; where one holds
-        all of these, it is kept instead. Neither goes for those of another owner, and an owner has one at a time.
-        Nothing is dropped for it that gives way later than it does. Raises ValueError where the cache holds another
-        number of positions.
+        Kept caches of this kind and adapter whose ids begin these ids are dropped, as this one has all of theirs; where
+        one holds all of these, it is kept instead. Neither goes for those of another owner, and an owner has one at a
+        time. Nothing is dropped for it that gives way later than it does. Raises ValueError where the cache holds
+        another number of positions.
         """
-        new = Entry(as_ids(ids), [*cache], cache_bytes(cache), kind, owner=owner)
+        new = Entry(as_ids(ids), [*cache], cache_bytes(cache), kind, owner=owner, adapter=adapter)
         if len(new.ids) != cache[0].offset:
             raise ValueError(f"A cache of {cache[0].offset} positions is to be kept with {len(new.ids)} ids.")
         shared = [(entry, shared_length(new.ids, entry.ids)) for entry in self.entries]
-        holders = (entry for entry, n in shared if n == len(new.ids) and entry.can_serve(n, kind))
+        holders = (entry for entry, n in shared if n == len(new.ids) and entry.can_serve(n, kind, adapter))
         if holder := next((entry for entry in holders if owner in (None, entry.owner)), None):
             holder.used = new.used
             return False
@@ -146,7 +156,7 @@ class Prefixes:
         room = min(self.budget.kept, self.budget.available) - later
         if len(new.ids) < self.LEAST or new.nbytes > room:
             return False
-        covered = [entry for entry, n in shared if n == len(entry.ids) and entry.kind == kind and not entry.stays]
+        covered = [entry for entry, n in shared if n == len(entry.ids) and entry.is_like(new) and not entry.stays]
         useless = {entry for entry in covered if entry.owner is None} | self._of(owner)
         self.entries = [entry for entry in self.entries if entry not in useless]
         self.budget.make_place(new.nbytes)
@@ -202,6 +212,11 @@ class Prefixes:
     def forget_used(self) -> None:
         """Drops what was kept of requests, and not what somebody has loaded."""
         self.entries = [entry for entry in self.entries if entry.stays]
+        mx.clear_cache()
+
+    def forget_adapter(self, adapter: int) -> None:
+        """Drops what was kept of requests with an adapter."""
+        self.entries = [entry for entry in self.entries if entry.adapter != adapter]
         mx.clear_cache()
 
     def clear(self) -> int:

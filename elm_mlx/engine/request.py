@@ -29,7 +29,8 @@ class Request:
     values are held. With `hold` those of an answered request stay in `Engine.held` until somebody calls `let_go`. With
     `lookup` ids are proposed that followed the same ids earlier in the prompt or the answer: that changes the speed
     alone. `constraint` makes what says, of one answer, which ids may come next. What is kept of a request with an
-    `owner`, a number that no other one has, is kept for that owner's next request (Prefixes).
+    `owner`, a number that no other one has, is kept for that owner's next request (Prefixes). `adapter` is the
+    number of the adapter that answers (engine.variants), None for the plain model.
     """
 
     prompt: tuple[int, ...]
@@ -47,3 +48,4 @@ class Request:
     hold: bool = False
     constraint: Callable[[], Constraint] | None = None
     owner: int | None = None
+    adapter: int | None = None

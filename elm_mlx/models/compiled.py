@@ -19,9 +19,16 @@ from elm_mlx.models.matrices import Matrix
 
 class CompiledStep:
     """The states after one new token, or after a few of one row; Python makes one call for all that lies between two
-    attentions. MLX traces the stretches once for each number of tokens, so only few numbers should be used."""
+    attentions. MLX traces the stretches once for each number of tokens, so only few numbers should be used.
+    What `which` holds is an input of each stretch."""
 
-    def __init__(self, embedding: Matrix, blocks: Sequence[Block], norm: Callable[[mx.array], mx.array]) -> None:
+    def __init__(
+        self,
+        embedding: Matrix,
+        blocks: Sequence[Block],
+        norm: Callable[[mx.array], mx.array],
+        which: list[mx.array] | None = None,
+    ) -> None:
         def first(ids: mx.array, offset: mx.array) -> tuple[mx.array, ...]:
             # [B, E], without L where that is 1: every product would have to reshape it away; else [B, L, E]
             h = embedding.rows(ids[:, 0] if ids.shape[1] == 1 else ids)
@@ -32,11 +39,11 @@ class CompiledStep:
                 h = done.after(h, mixed)
                 return h, *following.before(h, offset)
 
-            return compile_function(stretch)
+            return compile_function(stretch, inputs=which)
 
-        self.first = compile_function(first)
+        self.first = compile_function(first, inputs=which)
         self.stretches = [between(*pair) for pair in pairwise(blocks)]
-        self.last = compile_function(lambda h, mixed: norm(blocks[-1].after(h, mixed)))
+        self.last = compile_function(lambda h, mixed: norm(blocks[-1].after(h, mixed)), inputs=which)
 
     def __call__(self, ids: mx.array, cache: Cache) -> mx.array:
         """ids [B, 1] -> normalised states [B, E]; ids [B, L] -> [B, L, E]."""

@@ -1,0 +1,53 @@
+"""An adapter as it was read: low-rank sums by the names of their matrices, and what it was made for."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from elm_mlx.config.base import ModelConfig, Shape
+from elm_mlx.models.lora import LowRank
+
+CONFIG_FILE = "adapter_config.json"
+FETCH_AGAIN = "Fetch it again, or train it again."
+
+
+@dataclass(frozen=True)
+class Base:
+    """The model that an adapter was made for: its `name`, and the fingerprint of its `weights`
+    (store.fingerprint.weights_fingerprint); None for what the file does not say."""
+
+    name: str | None = None
+    weights: str | None = None
+
+
+@dataclass(frozen=True)
+class AdapterFile:
+    """An adapter: its LowRank beside each matrix, by the matrix's name without `.weight`, and the `base` that it was
+    made for. Each `b` has been multiplied with the adapter's scale, and all numbers are finite, in float32."""
+
+    path: Path
+    base: Base
+    arrays: Mapping[str, LowRank]
+
+    @property
+    def kind(self) -> str:
+        """ "dora" where rows have learned lengths, else "lora"."""
+        return "dora" if any(one.m is not None for one in self.arrays.values()) else "lora"
+
+    @property
+    def rank(self) -> int:
+        """The largest rank of its sums."""
+        return max(one.a.shape[1] for one in self.arrays.values())
+
+    @property
+    def parameters(self) -> int:
+        """How many numbers it has."""
+        return sum(one.a.size + one.b.size + (one.m.size if one.m is not None else 0) for one in self.arrays.values())
+
+
+def matrices_of(config: ModelConfig) -> dict[str, Shape]:
+    """The matrices of a model's layers, which an adapter may stand beside: (out, in) by name."""
+    shapes = config.weight_shapes().items()
+    return {name.removesuffix(".weight"): shape for name, shape in shapes if len(shape) == 2 and ".layers." in name}
