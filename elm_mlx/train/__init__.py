@@ -18,8 +18,8 @@ def train(
     *,
     resume: bool = False,
     force: bool = False,
-    report: Callable[[Step], object] | None = None,
-    notify: Callable[[str], object] | None = None,
+    report: Callable[[Step], None] | None = None,
+    notify: Callable[[str], None] | None = None,
     **settings: Any,
 ) -> Outcome:
     """Trains an adapter for a model (None: the built-in demo) on rows of `data`, and writes it to `output`.

@@ -76,7 +76,7 @@ class Job:
             self.training.optimizer.state = state | {"step": mx.array(found.state.step, mx.uint64)}
         self.history.begin(self.state.step)
 
-    def run(self, report: Callable[[Step], object]) -> str:
+    def run(self, report: Callable[[Step], None]) -> str:
         """Takes the steps that are left; `report` gets a Step after each. Returns why it ended: "steps" or "patience".
 
         Raises NotFinite where a loss is NaN or infinite; the last checkpoint stays as it was.

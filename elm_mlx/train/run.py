@@ -30,7 +30,7 @@ from elm_mlx.train.settings import Settings
 from elm_mlx.train.ways import Ways
 
 WRITTEN = WEIGHTS, CHECKPOINT, LOSSES
-Say = Callable[[str], object]
+Say = Callable[[str], None]
 
 
 @dataclass(frozen=True)
@@ -100,7 +100,7 @@ def check_layers(config: ModelConfig, settings: Settings) -> None:
 # On the device thread
 
 
-def work(task: Task, report: Callable[[Step], object], say: Say) -> Outcome:
+def work(task: Task, report: Callable[[Step], None], say: Say) -> Outcome:
     """Loads, reads the data, plans and trains."""
     mx.reset_peak_memory()
     loaded = load_directory(task.directory, force=task.force)
@@ -110,7 +110,7 @@ def work(task: Task, report: Callable[[Step], object], say: Say) -> Outcome:
         release(loaded.execution)
 
 
-def train_loaded(loaded: LoadedModel, task: Task, report: Callable[[Step], object], say: Say) -> Outcome:
+def train_loaded(loaded: LoadedModel, task: Task, report: Callable[[Step], None], say: Say) -> Outcome:
     """Trains beside a model that is loaded."""
     settings = task.settings
     length = min(settings.max_length, loaded.config.context_length)

@@ -17,5 +17,5 @@ class Ways:
 
     resume: bool = False
     force: bool = False
-    report: Callable[[Step], object] | None = None
-    notify: Callable[[str], object] | None = None
+    report: Callable[[Step], None] | None = None
+    notify: Callable[[str], None] | None = None
