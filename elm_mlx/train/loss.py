@@ -12,9 +12,9 @@ from elm_mlx.models.model import Model
 
 def token_losses(model: Model, ids: mx.array) -> mx.array:
     """-log p of each id after the ones before it: ids [B, L] -> [B, L - 1] float32."""
-    logits = model(ids[:, :-1])  # [B, L-1, V]
+    logits = model(ids[:, :-1]).astype(mx.float32)  # [B, L-1, V]
     chosen = mx.take_along_axis(logits, ids[:, 1:, None], axis=-1).squeeze(-1)
-    return (mx.logsumexp(logits, axis=-1) - chosen).astype(mx.float32)
+    return mx.logsumexp(logits, axis=-1) - chosen
 
 
 def summed_loss(model: Model, ids: mx.array, counts: mx.array) -> mx.array:

@@ -39,9 +39,7 @@ class AdapterArrays:
     def __init__(self, model: Model, shape: AdapterShape) -> None:
         self.model, self.shape = model, shape
         first = 0 if shape.layers is None else len(model.blocks) - shape.layers
-        self.places = [
-            place for place in places(model) if place.layer >= first and any(map(shape.has, place.names))
-        ]
+        self.places = [place for place in places(model) if place.layer >= first and any(map(shape.has, place.names))]
         self.adapted = [adapt(place, shape.scale) for place in self.places]
 
     def begin(self, key: mx.array) -> Arrays:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -23,7 +25,7 @@ def test_every_row_is_in_exactly_one_batch(lengths: list[int], size: int, seed: 
 def test_batches_hold_rows_of_like_length(lengths: list[int], size: int, seed: int) -> None:
     spans = sorted((min(lengths[row] for row in batch), max(lengths[row] for row in batch))
                    for batch in epoch_order(lengths, size, seed, 0))  # fmt: skip
-    assert all(longest <= shortest for (_, longest), (shortest, _) in zip(spans, spans[1:], strict=False))
+    assert all(longest <= shortest for (_, longest), (shortest, _) in pairwise(spans))
 
 
 def test_the_seed_and_the_epoch_give_the_order() -> None:

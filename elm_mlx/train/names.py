@@ -1,0 +1,7 @@
+"""The names that a training's options take, without MLX, as the command line's help reads them."""
+
+from __future__ import annotations
+
+LORA, DORA, FULL = KINDS = "lora", "dora", "full"
+CONSTANT, LINEAR, COSINE = SCHEDULES = "constant", "linear", "cosine"
+LOSSES = "tokens", "dpo"

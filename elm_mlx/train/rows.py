@@ -1,0 +1,119 @@
+"""A row of data as an Example: which ids it has, and which of them count."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from elm_mlx.api.templates import Templates
+from elm_mlx.arguments import shown
+from elm_mlx.errors import InvalidRequest
+from elm_mlx.text.tokenizer import Tokenizer
+from elm_mlx.train.examples import Example
+
+FORMS = ("text", "prompt and completion", "messages")
+
+
+@dataclass(frozen=True)
+class RowReader:
+    """Makes Examples of rows. Without `mask_prompt` every id counts but the first; with it only those of answers: of
+    all of a chat's assistant turns, or of the last one (`last_turn_only`). `end` is the id that ends a text (None: the
+    model has none)."""
+
+    tokenizer: Tokenizer
+    templates: Templates
+    end: int | None
+    mask_prompt: bool = False
+    last_turn_only: bool = False
+
+    def read(self, row: Mapping[str, Any]) -> Example:
+        """The example of a row of text, of prompt and completion, or of messages (with tools); other keys are left
+        alone. Raises InvalidRequest for any other row, and for one without a target."""
+        forms = [name for name in ("text", "prompt", "messages") if row.get(name) is not None]
+        if len(forms) != 1:
+            found = " and ".join(forms) or "none of them"
+            raise InvalidRequest(f"has {found}, where one of these belongs: {', '.join(FORMS)}.")
+        example = {"text": self._text, "prompt": self._answer, "messages": self._chat}[forms[0]](row)
+        if not example.targets:
+            raise InvalidRequest("has nothing to learn: no id of it counts.")
+        return example
+
+    def _text(self, row: Mapping[str, Any]) -> Example:
+        """A text from its beginning to its end. Nothing in it is a prompt, so all of it counts."""
+        ids = self.tokenizer.encode(text_in(row, "text"))
+        return spans(self._ended(ids), [(1, len(ids) + 1)])
+
+    def _answer(self, row: Mapping[str, Any]) -> Example:
+        """A prompt and its completion: two turns of a chat where the model has a template, else one text. The prompt
+        is tokenized alone, as it is when a model is asked."""
+        prompt, completion = text_in(row, "prompt"), text_in(row, "completion")
+        if self.templates.are_there:
+            turns = ({"role": "user", "content": prompt}, {"role": "assistant", "content": completion})
+            return self._turns(turns, row.get("tools"))
+        front = self.tokenizer.encode(prompt)
+        ids = self._ended([*front, *self.tokenizer.encode_inside(completion)])
+        return spans(ids, [(len(front) if self.mask_prompt else 1, len(ids))])
+
+    def _chat(self, row: Mapping[str, Any]) -> Example:
+        """A chat, as the model's template writes it."""
+        if not self.templates.are_there:
+            raise InvalidRequest("is a chat, and this model has no chat template. Write it as prompt and completion.")
+        if not isinstance(row["messages"], list) or not all(isinstance(one, dict) for one in row["messages"]):
+            raise InvalidRequest("has messages that are no list of objects.")
+        return self._turns(row["messages"], row.get("tools"))
+
+    def _turns(self, messages: Sequence[Mapping[str, Any]], tools: Any) -> Example:
+        """Messages as ids. With `mask_prompt` those count that follow the start of an assistant's turn, to its end."""
+        given = {"tools": tools} if tools else {}
+        ids = self.templates.prompt(messages, add_generation_prompt=False, **given)
+        if not self.mask_prompt:
+            return spans(ids, [(1, len(ids))])
+        places = [place for place, one in enumerate(messages) if one.get("role") == "assistant"]
+        if not places:
+            raise InvalidRequest("has no turn of the assistant, and with mask_prompt nothing else counts.")
+        chosen = places[-1:] if self.last_turn_only else places
+        return spans(ids, [self._turn(ids, messages, place, given) for place in chosen])
+
+    def _turn(
+        self, ids: list[int], messages: Sequence[Mapping[str, Any]], place: int, given: dict[str, Any]
+    ) -> tuple[int, int]:
+        """(first, end) of the ids of the assistant's turn at a place. Raises InvalidRequest where the template writes a
+        turn otherwise once others follow it: nobody could say which ids are whose."""
+        before = self.templates.prompt(messages[:place], **given) if place else ids[:1]
+        to_end = self.templates.prompt(messages[: place + 1], add_generation_prompt=False, **given)
+        end = len(to_end) if place + 1 < len(messages) else len(ids)
+        if ids[: len(before)] != before or ids[:end] != to_end:
+            raise InvalidRequest(
+                f"has a turn (number {place + 1}) that the chat template writes otherwise when others follow it, so "
+                "mask_prompt cannot tell its ids. Make a row of each answer, or leave mask_prompt out."
+            )
+        return len(before), end
+
+    def _ended(self, ids: list[int]) -> list[int]:
+        """The ids of a text with the id that ends it, unless it stands there already."""
+        return ids if self.end is None or ids[-1:] == [self.end] else [*ids, self.end]
+
+
+def spans(ids: Sequence[int], counting: Sequence[tuple[int, int]]) -> Example:
+    """An example of which the ids from `first` to before `end` count, for each pair; never the very first id, which
+    nothing comes before."""
+    counts = [False] * max(0, len(ids) - 1)
+    for first, end in counting:
+        for place in range(max(first, 1), min(end, len(ids))):
+            counts[place - 1] = True
+    return Example(tuple(ids), tuple(counts))
+
+
+def text_in(row: Mapping[str, Any], name: str) -> str:
+    """A text of a row. Raises InvalidRequest for anything else, and for an empty one."""
+    if not isinstance(row.get(name), str):
+        raise InvalidRequest(f"has the {name} {shown(row.get(name))}, where a text belongs.")
+    if not row[name]:
+        raise InvalidRequest(f"has an empty {name}.")
+    return str(row[name])
+
+
+def cut(example: Example, length: int) -> Example:
+    """The first `length` ids of an example, and what counts among them."""
+    return Example(example.ids[:length], example.counts[: length - 1])
