@@ -14,8 +14,9 @@ import mlx.optimizers as optimizers
 from elm_mlx.errors import NotFinite
 from elm_mlx.files import write_whole
 from elm_mlx.seeds import seed_of
+from elm_mlx.store.adapters.adapter_file import Base
+from elm_mlx.store.adapters.write import Written, write_adapter
 from elm_mlx.store.load import LoadedModel
-from elm_mlx.train.adapter import write_adapter
 from elm_mlx.train.checkpoint import PARTS, Checkpoint, State, read_checkpoint, write_checkpoint
 from elm_mlx.train.curve import curve
 from elm_mlx.train.examples import Batch, Example, batch_of
@@ -63,11 +64,11 @@ class Job:
         self.history, self.state, self.facts = History(output), State(), dict[str, Any]()
         arrays = self.adapter.begin(mx.random.key(seed_of(settings.seed, "adapter") % 2**KEY_BITS))
         self.training = Training(arrays, optimizers.Adam(settings.learning_rate), self._loss)
-        self._base: dict[str, str] = {}
+        self._base = Base()
 
-    def begin(self, facts: dict[str, Any], base: dict[str, str], resume: bool) -> None:
-        """Begins a training, or goes on from the checkpoint of one with the same facts; `base` is what an adapter's
-        file says of the model. Raises as `read_checkpoint`."""
+    def begin(self, facts: dict[str, Any], base: Base, resume: bool) -> None:
+        """Begins a training, or goes on from the checkpoint of one with the same facts; `base` is the model that the
+        adapter is made for. Raises as `read_checkpoint`."""
         self.facts, self._base = facts, base
         if resume:
             found = read_checkpoint(self.output, facts)
@@ -152,7 +153,8 @@ class Job:
 
     def _write_adapter(self) -> None:
         """Writes the adapter as it is now."""
-        write_adapter(self.output, self.training.arrays, self.adapter, self._base, self.loaded.config.num_layers)
+        sums = self.adapter.low_ranks(self.training.arrays)
+        write_adapter(self.output, Written(sums, self._base, self.settings.scale), self.loaded.config)
 
     def _record(self, record: dict[str, Any]) -> None:
         self.history.add(record)

@@ -30,6 +30,9 @@ class RowReader:
     def read(self, row: Mapping[str, Any]) -> Example:
         """The example of a row of text, of prompt and completion, or of messages (with tools); other keys are left
         alone. Raises InvalidRequest for any other row, and for one without a target."""
+        if "finish_reason" in row or "custom_id" in row:
+            raise InvalidRequest("is a line of `elm-mlx batch`, which has an answer without its prompt. Write both as "
+                                 "prompt and completion.")  # fmt: skip
         forms = [name for name in ("text", "prompt", "messages") if row.get(name) is not None]
         if len(forms) != 1:
             found = " and ".join(forms) or "none of them"

@@ -17,9 +17,10 @@ from elm_mlx.device import release
 from elm_mlx.device.thread import let_go, start
 from elm_mlx.errors import InvalidRequest, TargetExists
 from elm_mlx.files import disk_errors
+from elm_mlx.store.adapters.adapter_file import Base
+from elm_mlx.store.adapters.mlx_layout import WEIGHTS_FILE
 from elm_mlx.store.fingerprint import weights_fingerprint
 from elm_mlx.store.load import LoadedModel, load_directory, read_config
-from elm_mlx.train.adapter import BASE, BASE_WEIGHTS, WEIGHTS
 from elm_mlx.train.checkpoint import CHECKPOINT
 from elm_mlx.train.files import TRAIN, VALID, Rows, find_data, read_rows
 from elm_mlx.train.history import LOSSES
@@ -29,7 +30,7 @@ from elm_mlx.train.rows import RowReader
 from elm_mlx.train.settings import Settings
 from elm_mlx.train.ways import Ways
 
-WRITTEN = WEIGHTS, CHECKPOINT, LOSSES
+WRITTEN = WEIGHTS_FILE, CHECKPOINT, LOSSES
 Say = Callable[[str], None]
 
 
@@ -128,7 +129,7 @@ def train_loaded(loaded: LoadedModel, task: Task, report: Callable[[Step], None]
         facts["all_steps"] = job.steps  # the rates of a schedule depend on it
     with disk_errors(f"{task.output} cannot be made"):
         task.output.mkdir(parents=True, exist_ok=True)
-    job.begin(facts, {BASE: task.name, BASE_WEIGHTS: weights}, task.resume)
+    job.begin(facts, Base(task.name, weights), task.resume)
     ended = job.run(report)
     losses = [one["loss"] for one in job.history.records if "loss" in one]
     parameters = sum(array.size for array in job.training.arrays.values())

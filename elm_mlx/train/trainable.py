@@ -59,9 +59,16 @@ class AdapterArrays:
 
     def put(self, arrays: Mapping[str, mx.array]) -> None:
         """Has the model compute with these arrays."""
+        sums = self.low_ranks(arrays)
         for name, _, adapted, part in self._named():
-            a, b = arrays[f"{name}.lora_a"], arrays[f"{name}.lora_b"]
-            adapted.adapters[part] = LowRank(a, b, arrays.get(f"{name}.m"))
+            adapted.adapters[part] = sums[name]
+
+    def low_ranks(self, arrays: Mapping[str, mx.array]) -> dict[str, LowRank]:
+        """The arrays as sums, by the names of their matrices. They are not multiplied with the scale."""
+        return {
+            name: LowRank(arrays[f"{name}.lora_a"], arrays[f"{name}.lora_b"], arrays.get(f"{name}.m"))
+            for name, *_ in self._named()
+        }
 
     def _named(self) -> Iterator[tuple[str, Place, Adapted, int]]:
         """(name, place, product, number within it) of every matrix that has a sum."""
