@@ -34,7 +34,7 @@ def test_a_person_writes_on_chats_and_stops(browser: Browser, llama: Path) -> No
         page.js(f"document.querySelector('#model').value = {llama.name!r}")
         page.js("document.querySelector('[name=mode][value=chat]').click()")
         ask(page, "Hello")
-        page.wait("document.querySelector('.assistant .text')?.innerText.length > 10")
+        page.wait("document.querySelector('.assistant .text')?.innerText.length")  # random weights may end it early
         page.press("Escape")
         page.wait(ANSWERED)
         assert not page.js("document.querySelector('.error')?.innerText")
