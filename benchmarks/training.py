@@ -18,22 +18,18 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import elm_mlx
+import mlx.core as mx
+import mlx.nn as nn
+import mlx.optimizers as optimizers
+import numpy as np
+from mlx.utils import tree_unflatten
 
-elm_mlx.use_fast_blas()
-
-import mlx.core as mx  # noqa: E402  after the BLAS
-import mlx.nn as nn  # noqa: E402
-import mlx.optimizers as optimizers  # noqa: E402
-import numpy as np  # noqa: E402
-from mlx.utils import tree_unflatten  # noqa: E402
-
-from elm_mlx.demo import demo_directory  # noqa: E402
-from elm_mlx.store.load import load_directory  # noqa: E402
-from elm_mlx.train.examples import Batch, Example, batch_of  # noqa: E402
-from elm_mlx.train.loss import summed_loss  # noqa: E402
-from elm_mlx.train.trainable import AdapterArrays, AdapterShape, Arrays  # noqa: E402
-from elm_mlx.train.training import Training  # noqa: E402
+from elm_mlx.demo import demo_directory
+from elm_mlx.store.load import load_directory
+from elm_mlx.train.examples import Batch, Example, batch_of
+from elm_mlx.train.loss import summed_loss
+from elm_mlx.train.trainable import AdapterArrays, AdapterShape, Arrays
+from elm_mlx.train.training import Training
 
 RANK, SCALE, RATE = 8, 20.0, 1e-4
 SCHEMA = "elm-mlx training 1"
