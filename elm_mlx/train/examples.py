@@ -24,15 +24,6 @@ class Example:
 
 
 @dataclass(frozen=True)
-class Preference:
-    """A row of two answers to one prompt, of which the first is to become likelier than the second. In both the ids of
-    the answer count, and those of the prompt do not."""
-
-    chosen: Example
-    rejected: Example
-
-
-@dataclass(frozen=True)
 class Batch:
     """Rows of like length as arrays: `ids` [B, L], padded at their ends, `counts` [B, L - 1] of 0 and 1 in float32.
     Padding never counts. `targets` is the sum of `counts`, known without computing."""

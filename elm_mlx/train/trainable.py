@@ -11,7 +11,6 @@ import mlx.core as mx
 from elm_mlx.models.lora import Adapted, LowRank, Place, places
 from elm_mlx.models.model import Model
 
-LORA, DORA, FULL = "lora", "dora", "full"
 Arrays = dict[str, mx.array]
 
 
