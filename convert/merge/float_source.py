@@ -42,7 +42,7 @@ def open_floats(where: Path, config: ModelConfig, rope_factor: float | None = No
     """Opens a checkpoint as the float source of a model. Raises as `open_source`, and InvalidRequest for one that is
     quantized itself, or has other weights than the model."""
     source = open_source(where, rope_factor=rope_factor)
-    if source.settings:
+    if source.settings or any(tensor.packed for tensor in source.tensors.values()):
         raise InvalidRequest(f"{where} is quantized itself ({source.layout}), so it holds no floats to merge into.",
                              "Name the checkpoint that was not quantized yet, or leave {source} out.")  # fmt: skip
     if source.config.weight_shapes() != config.weight_shapes():

@@ -25,7 +25,7 @@ from elm_mlx.store.adapters.write import Written, write_adapter
 from elm_mlx.store.fingerprint import weights_fingerprint
 
 WIDE = checkpoints.LLAMA | {"hidden_size": 128, "head_dim": 32, "num_attention_heads": 4, "num_hidden_layers": 2}
-DRAFT = Path(__file__).parents[3] / "examples" / "demo_model" / "draft"
+DEMO = Path(__file__).parents[3] / "examples" / "demo_model" / "demo"
 IDS = [1, 17, 40, 300, 9, 77, 123, 5]
 TOKENS = 40
 ENDS = ("q_proj", "v_proj", "down_proj")
@@ -95,7 +95,7 @@ def test_a_quantized_model_is_merged_in_its_float_source_and_quantized_once(made
 @pytest.mark.slow
 def test_merging_in_the_source_loses_less_than_rounding_a_second_time(tmp_path: Path) -> None:
     """KL to the adapted floats of a trained model: merged in them, in 8 bits, and quantized a second time."""
-    floats = shutil.copytree(DRAFT, tmp_path / "draft")
+    floats = shutil.copytree(DEMO, tmp_path / "demo")
     sums = small_sums(floats)
     adapter = write_sums(tmp_path / "adapter", floats, sums)
     model = convert(floats, tmp_path / "model", bits=4, group_size=32, dtype="float32").output
@@ -104,10 +104,9 @@ def test_merging_in_the_source_loses_less_than_rounding_a_second_time(tmp_path: 
     kept = elm_mlx.merge(model, adapter, tmp_path / "kept", keep="8-bit", tokens=TOKENS).output
     twice = convert(kept, tmp_path / "twice", bits=4, group_size=32, dtype="float32").output
     in_source, in_8_bits, requantized = (
-        compare(open_directory(one), right, tokens=600).kl_divergence for one in (once, kept, twice)
+        compare(open_directory(one), right, tokens=300).kl_divergence for one in (once, kept, twice)
     )
-    print(in_source, in_8_bits, requantized)
-    assert in_source < 0.7 * requantized
+    assert in_source < 0.9 * requantized
     assert in_source < in_8_bits < requantized
 
 
