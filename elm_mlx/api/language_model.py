@@ -437,17 +437,24 @@ class LanguageModel:
         return AdapterHome(self.directory, self.config, self.model, self._worker)
 
     def prompt_logprobs(
-        self, ids: Sequence[int], alternatives: int = 0, *, progress: Progress | None = None
+        self,
+        ids: Sequence[int],
+        alternatives: int = 0,
+        *,
+        adapter: str | None = None,
+        progress: Progress | None = None,
     ) -> list[TokenLogprob]:
         """The log-probability of every id but the first, as the model gives it after those before it; each with those
-        of so many likeliest ids, 0 to 20. Nothing else is computed meanwhile. `progress` is called with (ids read, in
-        all); what it raises ends the reading. Raises as `logits`."""
+        of so many likeliest ids, 0 to 20. With `adapter` the model has that adapter. Nothing else is computed
+        meanwhile. `progress` is called with (ids read, in all); what it raises ends the reading. Raises as `logits`."""
         self._worker.check()
         checked, most = self._maker.ids(ids), check_alternatives(alternatives)
         if len(checked) > self.config.context_length:
             raise self._maker.too_long(len(checked))
-        worker = self._worker
-        return worker.thread.call(lambda relay: prompt_logprobs_of(worker.engine, checked, most, relay(progress)))
+        worker, number = self._worker, self._maker.adapters.number(adapter)
+        return worker.thread.call(
+            lambda relay: prompt_logprobs_of(worker.engine, checked, most, number, relay(progress))
+        )
 
     def forget_prefixes(self) -> int:
         """Gives back the memory of keys and values that are kept of earlier requests, or were read by `load_cache`, and

@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     from elm_mlx.server.settings import Settings
 
 # Options that mean nothing over pipes, where the one client is who started the process.
-OF_HTTP = ("host", "port", "uds", "api_key_file", "allowed_origins", "allowed_hosts", "aliases", "keep_alive_s",
-           "strict", "log_format", "as_json")  # fmt: skip
+OF_HTTP = ("host", "port", "uds", "api_key_file", "allowed_origins", "allowed_hosts", "aliases", "adapters",
+           "keep_alive_s", "strict", "log_format", "as_json")  # fmt: skip
 
 
 def serve_pipes(settings: Settings) -> int:
