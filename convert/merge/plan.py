@@ -14,9 +14,9 @@ from elm_mlx.config import ModelConfig
 from elm_mlx.config.quantization import Quantization
 from elm_mlx.convert.keymap import Matched, match
 from elm_mlx.convert.merge.float_source import FloatSource, check_same_model, find_floats, open_floats
-from elm_mlx.convert.merge.sums import with_sums
 from elm_mlx.convert.output.pipeline import Parts, Shards, plan_shards
 from elm_mlx.convert.sources import Source, open_source
+from elm_mlx.convert.sums import with_sums
 from elm_mlx.errors import InvalidRequest
 from elm_mlx.store.adapters.adapter_file import AdapterFile
 from elm_mlx.store.adapters.read import check_base, read_adapter

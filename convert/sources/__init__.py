@@ -17,7 +17,7 @@ from elm_mlx.config import ModelConfig, config_from_dict
 from elm_mlx.config.quantization import Quantization, read_quantization
 from elm_mlx.config.values import CONFIG, MAX_WIDTH, Values
 from elm_mlx.convert.keymap import AUTHORITIES
-from elm_mlx.convert.sources import corenet, hugging_face, meta
+from elm_mlx.convert.sources import corenet, corenet_adapters, hugging_face, meta
 from elm_mlx.convert.sources.mlx import Settings, expand_quantized, is_mlx
 from elm_mlx.convert.tensor import LazyTensor
 from elm_mlx.convert.torch_file import read_torch_file
@@ -119,9 +119,11 @@ def checkpoint_files(where: Path) -> WeightFiles:
 
 def open_files(where: Path, directory: Path, weights: WeightFiles) -> Source:
     """Opens Hugging Face's layout or CoreNet's, plain or quantized by MLX."""
-    tensors = gather(directory, weights.files, hugging_face.read_file)
+    tensors, merged = corenet_adapters.merge(where, gather(directory, weights.files, hugging_face.read_file))
     hugging_face.refuse_adapter(where, tensors)
     raw = optional_json(directory / "config.json")
+    if merged and corenet_adapters.HEAD in tensors and "model_type" in raw:
+        raw |= corenet_adapters.UNTIED
     read = ["config.json", *weights.all_files]
     quantization = read_quantization(Values(raw))
     if quantization is None:
@@ -129,7 +131,8 @@ def open_files(where: Path, directory: Path, weights: WeightFiles) -> Source:
     tensors, settings = expand_quantized(where, tensors, quantization)
     first = directory / weights.files[0]
     if corenet.is_corenet(tensors):
-        return open_corenet(where, first, raw, tensors, read)
+        opened = open_corenet(where, first, raw, tensors, read)
+        return replace(opened, layout=f"{opened.layout} with {merged}, merged") if merged else opened
     config = replace(config_from_dict(raw or read_json(directory / "config.json")), quantization=None)
     return Source(where, directory, read, layout_name(first, settings), raw, config, tensors, settings=settings)
 
