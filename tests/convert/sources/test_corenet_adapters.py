@@ -1,5 +1,5 @@
-"""CoreNet's LoRA and DoRA checkpoints become the model that CoreNet evaluates, by a plain merged twin: the head is without
-the embedding's sum."""
+"""CoreNet's LoRA and DoRA checkpoints become the model that CoreNet evaluates, by a plain merged twin: the head has no
+sum."""
 
 from __future__ import annotations
 
