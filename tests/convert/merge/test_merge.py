@@ -16,7 +16,7 @@ from helpers.adapters import config_of, made_sums, merged_copy, write_sums
 
 import elm_mlx
 from elm_mlx.convert import convert
-from elm_mlx.convert.verify import compare
+from elm_mlx.convert.verify import compare, verify
 from elm_mlx.convert.verify.layerwise import open_directory, open_original
 from elm_mlx.errors import BadCheckpoint, InvalidRequest, NotFound, TargetExists
 from elm_mlx.models.lora import LowRank
@@ -181,6 +181,14 @@ def test_a_conversion_record_from_anywhere_leads_nowhere(made: Made, tmp_path: P
         (model / "conversion.json").write_text(json.dumps({"source": said, "files": {"../x.bin": 1}}))
         done = elm_mlx.merge(model, made.adapter, tmp_path / "merged", tokens=TOKENS, force=True)
         assert done.source is None
+
+
+def test_verifying_a_merged_model_looks_at_its_divergence_alone(made: Made, tmp_path: Path) -> None:
+    done = elm_mlx.merge(made.model, made.adapter, tmp_path / "merged", tokens=TOKENS)
+    report = verify(done.output, made.floats, tokens=TOKENS)
+    assert report.altered
+    assert not report.must_match
+    assert report.failure is None or report.failure.kind == "diverged"
 
 
 @pytest.mark.parametrize(
