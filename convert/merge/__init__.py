@@ -113,8 +113,8 @@ def write(
     dtype = pipeline.dtype_name(plan.shards.dtype)
     config = output_config(plan.base.raw_config, plan.base.config, plan.quantization, dtype)
     options = {"quantization": config.get("quantization"), "dtype": dtype, "max_shard_size": 5.0}
-    facts = record_of(plan)
     progress, measure = told
+    facts = record_of(plan)
     with disk_errors(f"Writing {target}"), write_atomically(target, force) as (folder, log):
         journal = Journal(log, provenance.source_fingerprint(plan.base, config, plan.shards, facts))
         done = pipeline.resume(folder, plan.shards, journal)
@@ -126,17 +126,21 @@ def write(
             pipeline.write_shards(folder, plan.shards, plan.matched, done, journal, progress, plan.kept())
             record = make_record() | learned(plan) | {"merged": facts}
             write_json(folder / "conversion.json", record)
-        report = measure(open_directory(folder), unmerged(plan))
-        if not math.isfinite(report.kl_divergence):
-            raise VerificationFailed(f"{target} was not kept: the logits of the merged model are no numbers.",
-                                     "Merge an adapter that answers well beside its model.")  # fmt: skip
-        (folder / "README.md").write_text(
-            merged_card(plan.base.config, record, plan.shards.nbytes, report), encoding="utf-8"
-        )
+        report = checked(target, measure(open_directory(folder), unmerged(plan)))
+        card = merged_card(plan.base.config, record, plan.shards.nbytes, report)
+        (folder / "README.md").write_text(card, encoding="utf-8")
     bits = 8 * plan.shards.nbytes / plan.config.parameter_count
     return Merged(target, plan.adapter.kind, plan.adapter.rank, len(plan.adapted),
                   plan.floats.source.where if plan.floats else None, stored_as(plan), plan.why,
                   plan.shards.nbytes, bits, report)  # fmt: skip
+
+
+def checked(target: Path, report: Report) -> Report:
+    """The report itself. Raises VerificationFailed where the merged model's logits are no numbers."""
+    if not math.isfinite(report.kl_divergence):
+        raise VerificationFailed(f"{target} was not kept: the logits of the merged model are no numbers.",
+                                 "Merge an adapter that answers well beside its model.")  # fmt: skip
+    return report
 
 
 def record_of(plan: MergePlan) -> dict[str, Any]:

@@ -31,7 +31,11 @@ def parse_wanted(typed: str) -> Wanted:
     is a directory as a whole names neither. Raises InvalidRequest."""
     named, equals, path = typed.partition("=")
     if not equals or Path(typed).is_dir():
-        return Wanted(None, Path(typed).resolve().name, Path(typed))
+        name = Path(typed).resolve().name
+        if BETWEEN in name:
+            raise InvalidRequest(f"The adapter {typed} has a {BETWEEN} in its name, and clients ask for MODEL:ADAPTER.",
+                                 f"Give it another name: {{adapters=NAME={typed}}}.")  # fmt: skip
+        return Wanted(None, name, Path(typed))
     model, _, name = named.rpartition(BETWEEN)
     if not name or not path or "/" in name:
         raise InvalidRequest(f"The adapter {typed!r} is not PATH, NAME=PATH or MODEL:NAME=PATH.",

@@ -16,6 +16,7 @@ from helpers.adapters import config_of, made_sums, merged_copy, write_sums
 
 import elm_mlx
 from elm_mlx.convert import convert
+from elm_mlx.convert.merge.float_source import find_floats
 from elm_mlx.convert.verify import compare, verify
 from elm_mlx.convert.verify.layerwise import open_directory, open_original
 from elm_mlx.errors import BadCheckpoint, InvalidRequest, NotFound, TargetExists
@@ -135,6 +136,17 @@ def test_without_a_source_adapted_matrices_keep_more_bits_and_the_others_stay(
     assert np.abs(ours - theirs).max() < (1e-5 if keep == "floats" else 0.1) * np.abs(theirs).max()
 
 
+@pytest.mark.parametrize("form", [{"mode": "mxfp4"}, {"recipe": "mixed-3-5"}], ids=["mxfp4", "mixed-3-5"])
+def test_every_way_of_quantizing_can_be_merged_with_a_source_and_without(
+    made: Made, form: dict[str, str], tmp_path: Path
+) -> None:
+    model = convert(made.floats, tmp_path / "model", dtype="float32", **form).output
+    for source, keep in ((made.floats, None), (None, "8-bit")):
+        done = elm_mlx.merge(model, made.adapter, tmp_path / "m", source=source, keep=keep, tokens=TOKENS, force=True)
+        assert ("8-bit" in done.stored_as) == (keep is not None)
+        assert np.isfinite(logits(done.output)).all()
+
+
 def test_what_was_merged_is_on_record_and_on_the_card(made: Made, tmp_path: Path) -> None:
     done = elm_mlx.merge(made.model, made.adapter, tmp_path / "merged", tokens=TOKENS)
     record = json.loads((done.output / "conversion.json").read_text())
@@ -179,8 +191,7 @@ def test_a_conversion_record_from_anywhere_leads_nowhere(made: Made, tmp_path: P
     for said in ({"directory": "../.."}, {"directory": ["x"]}, {"repository": "../x", "revision": "a" * 40},
                  {"repository": "a/b", "revision": "../../x"}, "source", {"directory": "\0"}):  # fmt: skip
         (model / "conversion.json").write_text(json.dumps({"source": said, "files": {"../x.bin": 1}}))
-        done = elm_mlx.merge(model, made.adapter, tmp_path / "merged", tokens=TOKENS, force=True)
-        assert done.source is None
+        assert isinstance(find_floats(model, config_of(made.floats)), str)
 
 
 def test_verifying_a_merged_model_looks_at_its_divergence_alone(made: Made, tmp_path: Path) -> None:
