@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -136,11 +136,11 @@ def write(
 
 
 def checked(target: Path, report: Report) -> Report:
-    """The report itself. Raises VerificationFailed where the merged model's logits are no numbers."""
+    """The report by the output's name. Raises VerificationFailed where the merged model's logits are no numbers."""
     if not math.isfinite(report.kl_divergence):
         raise VerificationFailed(f"{target} was not kept: the logits of the merged model are no numbers.",
                                  "Merge an adapter that answers well beside its model.")  # fmt: skip
-    return report
+    return replace(report, converted=target)
 
 
 def record_of(plan: MergePlan) -> dict[str, Any]:

@@ -12,7 +12,7 @@ import pytest
 from helpers import checkpoints
 from helpers.adapters import WEIGHTS, arrays_in, change, config_of, made_sums, write_sums
 
-from elm_mlx.errors import BadCheckpoint, ElmError, InvalidRequest
+from elm_mlx.errors import BadCheckpoint, ElmError, InvalidRequest, NotEnoughMemory
 from elm_mlx.models.lora import LowRank
 from elm_mlx.store.adapters.adapter_file import CONFIG_FILE, Base
 from elm_mlx.store.adapters.read import check_base, read_adapter
@@ -118,6 +118,16 @@ def test_a_rank_that_is_none_is_refused_before_a_tensor_is_read(
         made[name] = mx.zeros((rank, wide) if is_a == turned else (wide, rank))
     mx.save_safetensors(str(written / WEIGHTS[layout]), made)
     with pytest.raises(ElmError, match=f"rank {rank};" if rank else "rank 0|no bytes|shape"):
+        read_adapter(written, config_of(openelm))
+
+
+def test_one_that_no_memory_would_hold_is_refused_before_a_tensor_is_read(
+    openelm: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written = write_sums(tmp_path / "a", openelm, made_sums(openelm, ends=ENDS), MLX)
+    monkeypatch.setattr("elm_mlx.store.adapters.arrays.memory_limit", lambda: 1000)
+    monkeypatch.setattr("elm_mlx.store.adapters.arrays.read_arrays", None)
+    with pytest.raises(NotEnoughMemory, match=r"and this machine has 1\.0 kB|1 kB"):
         read_adapter(written, config_of(openelm))
 
 

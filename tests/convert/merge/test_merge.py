@@ -231,6 +231,16 @@ def test_an_adapter_of_other_weights_is_refused_unless_it_is_forced(made: Made, 
     assert elm_mlx.merge(made.model, tmp_path / "a", tmp_path / "m", tokens=TOKENS, force=True).source
 
 
+@pytest.mark.parametrize("when", ["progress", "measuring"])
+def test_a_merge_that_ends_early_leaves_nothing(made: Made, when: str, tmp_path: Path) -> None:
+    def stop(done: int, total: int) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        elm_mlx.merge(made.model, made.adapter, tmp_path / "m", tokens=TOKENS, **{when: stop})
+    assert [*tmp_path.iterdir()] == []
+
+
 def test_sums_that_are_no_numbers_once_merged_leave_no_model(made: Made, tmp_path: Path) -> None:
     sums = {name: LowRank(1e30 * one.a, 1e30 * one.b) for name, one in made.sums.items()}
     with pytest.raises(BadCheckpoint):
