@@ -17,7 +17,7 @@ from helpers import checkpoints
 
 LLAMA = checkpoints.LLAMA | {
     "hidden_size": 128, "head_dim": 32, "num_attention_heads": 4, "num_key_value_heads": 2, "intermediate_size": 256,
-    "num_hidden_layers": 2, "torch_dtype": "float16",
+    "num_hidden_layers": 1, "torch_dtype": "float16",
 }  # fmt: skip
 OPENELM = checkpoints.OPENELM | {"model_dim": 128, "head_dim": 32, "ffn_dim_divisor": 32}
 FLOATS = {np.dtype("f2"): "F16", np.dtype("f4"): "F32"}
@@ -38,7 +38,9 @@ class Grid:
     @property
     def values(self) -> np.ndarray:
         """What it stands for, in float32: exact, as scales have 16 bits."""
-        return self.scales.astype(np.float32)[:, self.index] * (self.numbers - self.zeros[:, self.index])
+        return self.scales.astype(np.float32)[:, self.index] * (self.numbers - self.zeros[:, self.index]).astype(
+            np.float32
+        )
 
 
 def quantized(
@@ -65,12 +67,13 @@ def quantized(
 
 def stream(numbers: np.ndarray, bits: int) -> np.ndarray:
     """Numbers [n, m] packed down their columns, lowest bits first, without gaps: int32 [n * bits / 32, m]."""
-    total = [0] * numbers.shape[1]
-    for row, line in enumerate(numbers):
-        for column, number in enumerate(line):
-            total[column] |= int(number) << (bits * row)
-    words = [[(each >> (32 * word)) & 0xFFFFFFFF for each in total] for word in range(len(numbers) * bits // 32)]
-    return np.array(words, dtype=np.uint32).view(np.int32)
+    words = np.zeros((len(numbers) * bits // 32, numbers.shape[1]), dtype=np.uint32)
+    for row, line in enumerate(numbers.astype(np.uint64)):
+        word, place = divmod(row * bits, 32)
+        words[word] |= (line << np.uint64(place)).astype(np.uint32)
+        if place + bits > 32:
+            words[word + 1] |= (line >> np.uint64(32 - place)).astype(np.uint32)
+    return words.view(np.int32)
 
 
 def gptq(grid: Grid, bits: int, *, v2: bool = False, g_idx: bool = True) -> Tensors:
@@ -195,3 +198,113 @@ def write_plain(folder: Path, raw: dict[str, Any], values: Tensors) -> Path:
     checkpoints.add_tokenizer(folder)
     save(folder / "model.safetensors", values)
     return folder
+
+
+Pack = Callable[[str, np.ndarray], tuple[Tensors, np.ndarray] | None]
+
+
+@dataclass(frozen=True)
+class Form:
+    """A library's form: what its config.json says, how it packs a matrix, how far the kept matrix may be from it
+    (relative, root mean square), and the bits and the group size that it is kept in."""
+
+    settings: dict[str, Any]
+    pack: Pack
+    bound: float
+    kept: tuple[int, int]
+
+
+def gptq_form(bits: int, group_size: int, *, symmetric: bool = True, v2: bool = False, g_idx: bool = True) -> Form:
+    """GPTQ, in the format gptq or gptq_v2."""
+
+    def pack(name: str, weight: np.ndarray) -> tuple[Tensors, np.ndarray]:
+        grid = quantized(weight, bits, group_size, symmetric=symmetric)
+        return gptq(grid, bits, v2=v2, g_idx=g_idx), grid.values
+
+    settings = {"quant_method": "gptq", "bits": bits, "group_size": group_size, "desc_act": False, "sym": symmetric,
+                "checkpoint_format": "gptq_v2" if v2 else "gptq"}  # fmt: skip
+    return Form(settings, pack, 0.0 if symmetric else 1e-3, (bits, 128 if group_size == -1 else group_size))
+
+
+def awq_form(group_size: int) -> Form:
+    """AWQ, version gemm."""
+
+    def pack(name: str, weight: np.ndarray) -> tuple[Tensors, np.ndarray]:
+        grid = quantized(weight, 4, group_size, symmetric=False)
+        return awq(grid), grid.values
+
+    settings = {"quant_method": "awq", "bits": 4, "group_size": group_size, "version": "gemm", "zero_point": True}
+    return Form(settings, pack, 1e-3, (4, group_size))
+
+
+def compressed_settings(form: str, **weights: Any) -> dict[str, Any]:
+    """The settings that compressed-tensors writes."""
+    group = {"targets": ["Linear"], "weights": {"symmetric": True, "dynamic": False, **weights}, "format": form}
+    return {"quant_method": "compressed-tensors", "format": form, "config_groups": {"group_0": group},
+            "ignore": ["lm_head"], "quantization_status": "compressed"}  # fmt: skip
+
+
+def packed_form(bits: int, group_size: int, *, symmetric: bool = True) -> Form:
+    """compressed-tensors, pack-quantized."""
+
+    def pack(name: str, weight: np.ndarray) -> tuple[Tensors, np.ndarray]:
+        grid = quantized(weight, bits, group_size, symmetric=symmetric)
+        return pack_quantized(grid, bits, symmetric=symmetric), grid.values
+
+    how = {"strategy": "group", "group_size": group_size} if group_size > 0 else {"strategy": "channel"}
+    settings = compressed_settings("pack-quantized", num_bits=bits, type="int", **how | {"symmetric": symmetric})
+    return Form(settings, pack, 0.0 if symmetric else 1e-3, (bits, 128 if group_size == -1 else group_size))
+
+
+def int8_form() -> Form:
+    """compressed-tensors, int-quantized."""
+
+    def pack(name: str, weight: np.ndarray) -> tuple[Tensors, np.ndarray]:
+        scales = (np.abs(weight).max(1, keepdims=True) / 127).astype(np.float16)
+        numbers = np.clip(np.round(weight / scales.astype(np.float32)), -128, 127).astype(np.int8)
+        return {"weight": numbers, "weight_scale": scales}, numbers * scales.astype(np.float32)
+
+    return Form(compressed_settings("int-quantized", num_bits=8, type="int", strategy="channel"), pack, 0.0, (8, 128))
+
+
+def float8_form(settings: dict[str, Any], kind: str, part: str = "weight_scale") -> Form:
+    """8-bit floats with scales by "row", by "tensor", by "block" of 64 x 32, or by row in "powers" of two."""
+
+    def pack(name: str, weight: np.ndarray) -> tuple[Tensors, np.ndarray]:
+        size, (rows, columns) = np.abs(weight), weight.shape
+        blocks = size.reshape(rows // 64, 64, columns // 32, 32).max((1, 3))
+        scales = {"tensor": np.array([size.max()]), "block": blocks}.get(kind, size.max(1, keepdims=True)) / 448
+        scales = (2.0 ** np.ceil(np.log2(scales)) if kind == "powers" else scales).astype(np.float32)
+        spread = scales.repeat(64, 0).repeat(32, 1) if kind == "block" else scales
+        numbers = float8(weight, spread)
+        return {"weight": numbers, part: scales}, TABLE[numbers] * spread
+
+    exact = kind == "powers"
+    return Form(settings, pack, 0.0 if exact else 6e-3, (8, 32 if exact else 64))
+
+
+FBGEMM = {"quant_method": "fbgemm_fp8", "activation_scale_ub": 1200.0, "modules_to_not_convert": ["lm_head"]}
+FLOAT_QUANTIZED = compressed_settings("float-quantized", num_bits=8, type="float", strategy="channel")
+BLOCKS = {"quant_method": "fp8", "weight_block_size": [64, 32], "fmt": "e4m3", "activation_scheme": "dynamic"}
+FORMS = {
+    "gptq-4": gptq_form(4, 128),
+    "gptq-4-asymmetric": gptq_form(4, 64, symmetric=False),
+    "gptq-4-no-g_idx": gptq_form(4, 32, g_idx=False),
+    "gptq-8": gptq_form(8, 32),
+    "gptq-8-whole-rows": gptq_form(8, -1, symmetric=False),
+    "gptq-2": gptq_form(2, 32),
+    "gptq-3": gptq_form(3, 64, symmetric=False),
+    "gptq_v2-4": gptq_form(4, 128, symmetric=False, v2=True),
+    "gptq_v2-3": gptq_form(3, 64, v2=True),
+    "awq": awq_form(128),
+    "awq-32": awq_form(32),
+    "packed-4": packed_form(4, 128),
+    "packed-4-asymmetric": packed_form(4, 32, symmetric=False),
+    "packed-5": packed_form(5, -1),
+    "int8": int8_form(),
+    "fbgemm": float8_form(FBGEMM, "row"),
+    "fbgemm-powers": float8_form(FBGEMM, "powers"),
+    "float-quantized": float8_form(FLOAT_QUANTIZED, "row"),
+    "float-quantized-tensor": float8_form(FLOAT_QUANTIZED, "tensor"),
+    "fp8-blocks": float8_form(BLOCKS, "block", "weight_scale_inv"),
+}
