@@ -14,12 +14,13 @@ from typing import Any
 import mlx.core as mx
 
 from elm_mlx.config import ModelConfig, config_from_dict
+from elm_mlx.config.foreign import as_plain
 from elm_mlx.config.quantization import Quantization, read_quantization
 from elm_mlx.config.values import CONFIG, MAX_WIDTH, Values
 from elm_mlx.convert.keymap import AUTHORITIES
 from elm_mlx.convert.sources import corenet, hugging_face, meta
 from elm_mlx.convert.sources.mlx import Settings, expand_quantized, is_mlx
-from elm_mlx.convert.sources.quantized import Plain, read_quantized, settings_of, without_settings
+from elm_mlx.convert.sources.quantized import Plain, read_quantized, settings_of
 from elm_mlx.convert.tensor import LazyTensor
 from elm_mlx.convert.torch_file import read_torch_file
 from elm_mlx.errors import InvalidRequest, NotFound, Unsupported
@@ -141,8 +142,8 @@ def open_files(where: Path, directory: Path, weights: WeightFiles) -> Source:
 def open_quantized(where: Path, raw: dict[str, Any], plain: Plain, read: list[str]) -> Source:
     """Opens what another library has quantized; `raw` is the object of config.json, `read` names the files."""
     directory = where if where.is_dir() else where.parent
-    raw = without_settings(raw or read_json(directory / "config.json"))
-    config = replace(config_from_dict(raw), quantization=None)
+    raw = as_plain(raw or read_json(directory / "config.json"))
+    config = config_from_dict(raw)
     return Source(
         where, directory, read, plain.layout, raw, config, plain.tensors,
         dropped=plain.dropped, kept_dtype=plain.kept_dtype,

@@ -6,12 +6,13 @@ The names are those of transformers' QuantizationMethod (utils/quantization_conf
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
-from elm_mlx.config.values import Values
+from elm_mlx.config.values import CONFIG, Values
 from elm_mlx.errors import Unsupported
 
-METHOD = "quant_method"
+KEY, METHOD = "quantization_config", "quant_method"
 CONVERTED = {
     "gptq": "GPTQ",
     "awq": "AWQ",
@@ -47,6 +48,17 @@ def method_of(settings: Values) -> str | None:
     """The name of another library's quantization in a `quantization_config`; None where there is none."""
     method: Any = settings.get(METHOD)
     return None if method is None else str(method)
+
+
+def as_plain(raw: Mapping[str, Any], where: str = CONFIG) -> dict[str, Any]:
+    """The object of a config.json as the plain model has it that a conversion makes of it: without what another library
+    has quantized. Raises Unsupported where a conversion does not read that either."""
+    settings = Values(raw, where).section(KEY)
+    if method_of(settings) is None or Values(raw, where).section("quantization").raw:
+        return dict(raw)
+    if method_of(settings) not in CONVERTED:
+        raise convert_refusal(settings)
+    return {key: value for key, value in raw.items() if key != KEY}
 
 
 def load_refusal(settings: Values) -> Unsupported:

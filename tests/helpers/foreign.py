@@ -180,11 +180,12 @@ def write(
 
 
 def save(path: Path, tensors: Tensors) -> None:
-    """Writes a safetensors file; bytes are float8_e4m3fn."""
+    """Writes a safetensors file; bytes are float8_e4m3fn, but where they are scales."""
     header, data = {}, b""
     for name, array in tensors.items():
         span = [len(data), len(data) + array.nbytes]
-        header[name] = {"dtype": NAMES[array.dtype], "shape": list(array.shape), "data_offsets": span}
+        kind = "U8" if name.endswith("scale_inv") and array.dtype == np.uint8 else NAMES[array.dtype]
+        header[name] = {"dtype": kind, "shape": list(array.shape), "data_offsets": span}
         data += np.ascontiguousarray(array).tobytes()
     head = json.dumps(header).encode()
     head += b" " * (-len(head) % 8)
@@ -268,23 +269,28 @@ def int8_form() -> Form:
 
 
 def float8_form(settings: dict[str, Any], kind: str, part: str = "weight_scale") -> Form:
-    """8-bit floats with scales by "row", by "tensor", by "block" of 64 x 32, or by row in "powers" of two."""
+    """8-bit floats with scales by "row", by "tensor", by "block" of 64 x 32, by row in "powers" of two, or by 32
+    columns in "bytes" that are exponents (MXFP8)."""
 
     def pack(name: str, weight: np.ndarray) -> tuple[Tensors, np.ndarray]:
         size, (rows, columns) = np.abs(weight), weight.shape
-        blocks = size.reshape(rows // 64, 64, columns // 32, 32).max((1, 3))
-        scales = {"tensor": np.array([size.max()]), "block": blocks}.get(kind, size.max(1, keepdims=True)) / 448
-        scales = (2.0 ** np.ceil(np.log2(scales)) if kind == "powers" else scales).astype(np.float32)
-        spread = scales.repeat(64, 0).repeat(32, 1) if kind == "block" else scales
+        high = 1 if kind == "bytes" else 64
+        blocks = size.reshape(rows // high, high, columns // 32, 32).max((1, 3))
+        peaks = {"tensor": np.array([size.max()]), "block": blocks, "bytes": blocks}
+        scales = peaks.get(kind, size.max(1, keepdims=True)) / 448
+        scales = (2.0 ** np.ceil(np.log2(scales)) if exact else scales).astype(np.float32)
+        spread = scales.repeat(high, 0).repeat(32, 1) if kind in ("block", "bytes") else scales
         numbers = float8(weight, spread)
-        return {"weight": numbers, part: scales}, TABLE[numbers] * spread
+        stored = (np.log2(scales) + 127).astype(np.uint8) if kind == "bytes" else scales
+        return {"weight": numbers, part: stored}, TABLE[numbers] * spread
 
-    exact = kind == "powers"
+    exact = kind in ("powers", "bytes")
     return Form(settings, pack, 0.0 if exact else 6e-3, (8, 32 if exact else 64))
 
 
 FBGEMM = {"quant_method": "fbgemm_fp8", "activation_scale_ub": 1200.0, "modules_to_not_convert": ["lm_head"]}
 FLOAT_QUANTIZED = compressed_settings("float-quantized", num_bits=8, type="float", strategy="channel")
+BY_TENSOR = compressed_settings("float-quantized", num_bits=8, type="float", strategy="tensor")
 BLOCKS = {"quant_method": "fp8", "weight_block_size": [64, 32], "fmt": "e4m3", "activation_scheme": "dynamic"}
 FORMS = {
     "gptq-4": gptq_form(4, 128),
@@ -305,6 +311,7 @@ FORMS = {
     "fbgemm": float8_form(FBGEMM, "row"),
     "fbgemm-powers": float8_form(FBGEMM, "powers"),
     "float-quantized": float8_form(FLOAT_QUANTIZED, "row"),
-    "float-quantized-tensor": float8_form(FLOAT_QUANTIZED, "tensor"),
+    "float-quantized-tensor": float8_form(BY_TENSOR, "tensor"),
     "fp8-blocks": float8_form(BLOCKS, "block", "weight_scale_inv"),
+    "mxfp8": float8_form(BLOCKS | {"weight_block_size": [1, 32]}, "bytes", "weight_scale_inv"),
 }

@@ -14,7 +14,7 @@ from typing import Any
 
 import mlx.core as mx
 
-from elm_mlx.config.foreign import CONVERTED, METHOD, convert_refusal, method_of
+from elm_mlx.config.foreign import CONVERTED, KEY, METHOD, convert_refusal, method_of
 from elm_mlx.config.values import CONFIG, Values
 from elm_mlx.convert.sources.quantized import awq, compressed, fp8, gptq
 from elm_mlx.convert.sources.quantized.act_order import sorted_columns
@@ -25,7 +25,6 @@ from elm_mlx.convert.tensor import LazyTensor
 from elm_mlx.errors import BadCheckpoint
 from elm_mlx.files import optional_json
 
-KEY = "quantization_config"
 OLDER = {
     "quantize_config.json": "gptq",
     "quant_config.json": "awq",
@@ -67,11 +66,6 @@ def settings_of(directory: Path, raw: Mapping[str, Any], tensors: Mapping[str, L
             if found := optional_json(directory / file):
                 return Values({METHOD: method} | found, file), [file]
     return Values({}), []
-
-
-def without_settings(raw: Mapping[str, Any]) -> dict[str, Any]:
-    """The object of a config.json, as a plain model of the same shape has it."""
-    return {key: value for key, value in raw.items() if key != KEY}
 
 
 def read_quantized(where: Path, settings: Values, tensors: Mapping[str, LazyTensor]) -> Plain:

@@ -8,7 +8,7 @@ Layouts, for a matrix [out, in] that is stored as float8_e4m3fn under its usual 
                 (vLLM, model_executor/layers/quantization/fp8.py: what AutoFP8 writes)
     fp8 with weight_block_size [rows, columns]
                 weight_scale_inv float [out / rows, in / columns]; value = weight * weight_scale_inv, despite its name
-                (transformers, integrations/finegrained_fp8.py, `Fp8Dequantize`)
+                (transformers, integrations/finegrained_fp8.py, `Fp8Dequantize`); scales of bytes are exponents
 
 Matrices that are not stored so are plain. The scales of activations (input_scale, input_scale_ub, those of a key/value
 cache) are left out: there activations are rounded to 8 bits while the model runs, here they stay floats.
@@ -29,7 +29,6 @@ from elm_mlx.convert.sources.quantized.floats8 import Floats8
 from elm_mlx.convert.sources.quantized.parts import Parts, matrices
 from elm_mlx.convert.sources.safetensors_file import Float8Tensor
 from elm_mlx.convert.tensor import LazyTensor
-from elm_mlx.errors import Unsupported
 
 SCALES = ("weight_scale", "weight_scale_inv")
 ACTIVATIONS = ("input_scale", "input_scale_ub", "output_scale", "k_scale", "v_scale", "q_scale", "activation_scale")
@@ -67,11 +66,8 @@ def matrix(parts: Parts, blocks: tuple[int, int] | None) -> Floats8:
     if name not in parts.tensors:
         raise parts.wrong("weight has 8-bit floats and no weight_scale beside it")
     scales, (rows, columns) = parts.tensors[name], numbers.shape
-    if not mx.issubdtype(scales.dtype, mx.floating):
-        if name == SCALES[1] and scales.dtype == mx.uint8:
-            raise Unsupported(f"{parts.where}: {parts.stem}.{name} holds exponents (ue8m0), as MXFP8 does, and elm-mlx "
-                              "reads scales that are floats. Take the model in another form.")  # fmt: skip
-        raise parts.wrong(f"{name} is {parts.form(name)}, and has to be floats")
+    if not (mx.issubdtype(scales.dtype, mx.floating) or scales.dtype == mx.uint8):
+        raise parts.wrong(f"{name} is {parts.form(name)}, and has to be floats, or bytes that are exponents")
     if prod(scales.shape) == 1:
         block, shape = (rows, columns), (1, 1)
     elif scales.shape in ((rows,), (rows, 1)):
@@ -81,4 +77,12 @@ def matrix(parts: Parts, blocks: tuple[int, int] | None) -> Floats8:
     else:
         raise parts.wrong(f"{name} is {parts.form(name)}, which is neither one scale, nor one for each of {rows} rows"
                           + (f", nor one for each block of {blocks[0]} x {blocks[1]}" if blocks else ""))  # fmt: skip
-    return Floats8(parts.name, numbers, np.array(scales.read().astype(mx.float32)).reshape(shape), block)
+    return Floats8(parts.name, numbers, floats_of(scales.read()).reshape(shape), block)
+
+
+def floats_of(scales: mx.array) -> np.ndarray:
+    """The scales in float32. Bytes are E8M0: a byte is an exponent of 2, plus 127, and 255 is NaN."""
+    stored = np.array(scales.astype(mx.float32))
+    if scales.dtype != mx.uint8:
+        return stored
+    return np.where(stored == 255, np.nan, np.exp2(stored - 127)).astype(np.float32)
