@@ -14,11 +14,13 @@ from typing import Any
 import mlx.core as mx
 
 from elm_mlx.config import LlamaConfig, ModelConfig, config_from_dict
+from elm_mlx.config.foreign import as_plain
 from elm_mlx.config.quantization import Quantization, read_quantization
 from elm_mlx.config.values import CONFIG, MAX_WIDTH, Values
 from elm_mlx.convert.keymap import AUTHORITIES
 from elm_mlx.convert.sources import corenet, hugging_face, meta
 from elm_mlx.convert.sources.mlx import Settings, expand_quantized, is_mlx
+from elm_mlx.convert.sources.quantized import Plain, read_quantized, settings_of
 from elm_mlx.convert.sources.shared import find_shared, is_shared, unshare
 from elm_mlx.convert.tensor import LazyTensor
 from elm_mlx.convert.torch_file import read_torch_file
@@ -37,7 +39,8 @@ class Source:
     """An opened checkpoint: `where` is what the user named, `directory` where its configuration lies.
 
     `file_names` are those of the files that it is read from. `settings` says how the source quantizes its weights; the
-    `tensors` are plain even then, and `config` is that of a plain model. `dropped` names rows that are left out.
+    `tensors` are plain even then, and `config` is that of a plain model. `dropped` names rows that are left out. Where
+    tensors are packed, and are kept so, floats are stored in `kept_dtype`.
     """
 
     where: Path
@@ -50,6 +53,7 @@ class Source:
     naming: str = "hugging-face"
     dropped: list[str] = field(default_factory=list)
     settings: Settings = field(default_factory=dict)
+    kept_dtype: str = "float16"
 
     @property
     def files(self) -> list[Path]:
@@ -147,6 +151,9 @@ def open_files(where: Path, directory: Path, weights: WeightFiles) -> Source:
     hugging_face.refuse_adapter(where, tensors)
     raw = optional_json(directory / "config.json")
     read = ["config.json", *weights.all_files]
+    foreign, settings_files = settings_of(directory, raw, tensors)
+    if foreign.raw:
+        return open_quantized(where, raw, read_quantized(where, foreign, tensors), [*settings_files, *read])
     quantization = read_quantization(Values(raw))
     if quantization is None:
         refuse_plain_config(directory / "config.json", raw, tensors)
@@ -158,6 +165,17 @@ def open_files(where: Path, directory: Path, weights: WeightFiles) -> Source:
     config, layout = replace(config_from_dict(raw), quantization=None), layout_name(first, settings)
     source = Source(where, directory, read, layout, raw, config, tensors, settings=settings)
     return source if layout.startswith("MLX") else source.with_one_ffn()
+
+
+def open_quantized(where: Path, raw: dict[str, Any], plain: Plain, read: list[str]) -> Source:
+    """Opens what another library has quantized; `raw` is the object of config.json, `read` names the files."""
+    directory = where if where.is_dir() else where.parent
+    raw = as_plain(raw or read_json(directory / "config.json"))
+    config = config_from_dict(raw)
+    return Source(
+        where, directory, read, plain.layout, raw, config, plain.tensors,
+        dropped=plain.dropped, kept_dtype=plain.kept_dtype,
+    )  # fmt: skip
 
 
 def refuse_plain_config(file: Path, raw: dict[str, Any], tensors: Mapping[str, LazyTensor]) -> None:
