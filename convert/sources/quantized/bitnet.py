@@ -74,7 +74,7 @@ def trained(parts: Parts) -> Integers:
 
     @cache
     def inverse() -> mx.array:
-        sums = [mx.abs(rows.astype(mx.float32)).sum().item() for rows in weight.blocks()]
+        sums = [float(mx.abs(rows.astype(mx.float32)).sum()) for rows in weight.blocks()]
         return mx.array([1 / max(sum(sums) / prod(weight.shape), LEAST)], dtype=mx.float32)
 
     def codes(rows: Rows) -> mx.array:
@@ -85,7 +85,7 @@ def trained(parts: Parts) -> Integers:
 
 
 def numbers(parts: Parts, shape: tuple[int, int], codes: Codes, scale: Callable[[], mx.array]) -> Integers:
-    """The matrix of numbers 0, 1 and 2 that `codes` reads, uint32 [n, in], with one `scale` [1]. Raises BadCheckpoint."""
+    """The matrix of numbers 0 to 2 that `codes` reads, uint32 [n, in], with one `scale` [1]. Raises BadCheckpoint."""
     if shape[1] % 32:
         raise parts.wrong(f"weight has {shape[1]} columns, which groups of 32 do not divide")
 
