@@ -53,6 +53,11 @@ class ModelConfig(ABC):
         return self.num_blocks * self.repeats
 
     @property
+    def cached_heads(self) -> tuple[int, ...]:
+        """How many heads of keys and values each layer keeps."""
+        return tuple(heads for heads in self.num_kv_heads for _ in range(self.repeats))
+
+    @property
     def model_type(self) -> str:
         """What config.json calls the architecture."""
         return self.family
@@ -82,7 +87,7 @@ class ModelConfig(ABC):
 
     def kv_bytes_per_token(self, float_bits: int = 16) -> int:
         """Bytes that one position takes in the key/value cache, over all layers."""
-        return 2 * sum(self.num_kv_heads) * self.repeats * self.head_dim * float_bits // 8
+        return 2 * sum(self.cached_heads) * self.head_dim * float_bits // 8
 
     @classmethod
     @abstractmethod
