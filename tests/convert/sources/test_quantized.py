@@ -296,10 +296,8 @@ ODD: tuple[Any, ...] = (None, True, -1, 0, 1, 3, 7, 2**31, 2**70, 0.5, "", "4", 
 
 def mutated(name: str, random: np.random.RandomState) -> tuple[dict[str, Any], Change]:
     """Settings with an odd value, or parts of which one is gone, cut, flattened, of another type, or full of noise."""
-    settings, part_names = (
-        dict(FORMS[name].settings),
-        list(FORMS[name].pack("", checkpoints.weights(LLAMA)[f"{GATE}.weight"])[0]),
-    )  # type: ignore[index]
+    settings, packed = dict(FORMS[name].settings), FORMS[name].pack("", checkpoints.weights(LLAMA)[f"{GATE}.weight"])
+    assert packed
     if random.rand() < 0.5:
         settings[random.choice(list(settings))] = ODD[random.randint(len(ODD))]
     part, how = random.choice(list(packed[0])), random.randint(6)
