@@ -1,8 +1,9 @@
 """Quantized checkpoints mean to us what they mean to the libraries that write them, as far as these run on a CPU.
 
 compressed-tensors runs, and so does transformers' reading of its files and of FP8 by blocks. transformers reads GPTQ
-and AWQ through gptqmodel, which needs a GPU's toolchain, and fbgemm_fp8 on a GPU alone: for these the twins of their
-packers in helpers.foreign stand, which were written after their sources.
+and AWQ through gptqmodel, a package for GPUs that these tests do without, and fbgemm_fp8 on a GPU alone: for these the
+twins of their packers in helpers.foreign stand. Once, by hand, files were written by auto-gptq 0.7.1's and autoawq
+0.2.9's own classes, and each value was what their own code expands it to.
 """
 
 from __future__ import annotations

@@ -45,8 +45,8 @@ def read(where: Path, settings: Values, tensors: Mapping[str, LazyTensor]) -> li
     form = settings.get("checkpoint_format") or settings.get("format") or "gptq"
     if settings.get("is_marlin_format") or form not in FORMATS:
         named = "marlin" if form in FORMATS else form
-        raise Unsupported(f"{settings.where}: GPTQ in the format {named!r:.40} is packed for one kernel. Take the same "
-                          f"model in the format {' or '.join(FORMATS)}.")  # fmt: skip
+        raise Unsupported(f"{settings.where}: GPTQ in the format {named!r:.40} is not one that elm-mlx reads. Take the "
+                          f"same model in the format {' or '.join(FORMATS)}.")  # fmt: skip
     settings.require("pack_dtype", ["int32"])
     return [(parts, matrix(settings, form, parts)) for parts in matrices(where, tensors, SIGN, PARTS)]
 

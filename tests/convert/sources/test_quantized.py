@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ import elm_mlx
 from elm_mlx.convert import convert
 from elm_mlx.convert.sources import Source, open_source
 from elm_mlx.convert.tensor import LazyTensor
-from elm_mlx.errors import BadCheckpoint, NotFinite, Unsupported
+from elm_mlx.errors import BadCheckpoint, ElmError, NotFinite, Unsupported
 from elm_mlx.store.stored_form import expand
 
 GATE, DOWN = "model.layers.0.mlp.gate_proj", "model.layers.0.mlp.down_proj"
@@ -249,7 +250,7 @@ def test_parts_that_do_not_fit_are_refused(tmp_path: Path, name: str, change: Ch
     ("gptq-4", {"bits": "4"}, "bits is '4', where a whole number belongs"),
     ("gptq-4-no-g_idx", {"group_size": 0}, "group_size is 0"),
     ("gptq-4-no-g_idx", {"desc_act": True}, "g_idx is missing"),
-    ("gptq-4", {"checkpoint_format": "marlin"}, "GPTQ in the format 'marlin' is packed for one kernel"),
+    ("gptq-4", {"checkpoint_format": "marlin"}, "GPTQ in the format 'marlin' is not one that elm-mlx reads"),
     ("gptq-4", {"is_marlin_format": True}, "'marlin'"),
     ("gptq-4", {"pack_dtype": "int64"}, "pack_dtype 'int64'"),
     ("awq", {"version": "gemv"}, "version 'gemv' is not one that elm-mlx runs"),
@@ -288,3 +289,47 @@ def test_numbers_that_are_none_are_refused_when_they_are_read(tmp_path: Path) ->
         assert packed
         with pytest.raises(NotFinite, match="of the source"):
             packed.read()
+
+
+ODD: tuple[Any, ...] = (None, True, -1, 0, 1, 3, 7, 2**31, 2**70, 0.5, "", "4", "gptq", [], [0, 0], {}, {"bits": 4})
+
+
+def mutated(name: str, random: np.random.RandomState) -> tuple[dict[str, Any], Change]:
+    """Settings with an odd value, or parts of which one is gone, cut, flattened, of another type, or full of noise."""
+    settings, packed = dict(FORMS[name].settings), FORMS[name].pack("", checkpoints.weights(LLAMA)[f"{GATE}.weight"])
+    assert packed
+    if random.rand() < 0.5:
+        settings[random.choice(list(settings))] = ODD[random.randint(len(ODD))]
+    part, how = random.choice(list(packed[0])), random.randint(6)
+
+    def change(parts: foreign.Tensors) -> None:
+        array = parts.pop(part)
+        if how == 1:
+            parts[part] = np.ascontiguousarray(array[: random.randint(len(array) + 1)])
+        if how == 2:
+            parts[part] = array.reshape(-1)
+        if how == 3:
+            parts[part] = array.astype(random.choice([np.int32, np.int64, np.int8, np.float16, np.float32]))
+        if how == 4:
+            parts[part] = np.frombuffer(random.bytes(array.nbytes), array.dtype).reshape(array.shape)
+        if how == 5:
+            parts[part] = array[None]
+
+    return settings, change
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")
+def test_whatever_is_wrong_is_a_sentence(tmp_path: Path) -> None:
+    random = np.random.RandomState(20)
+    for _ in range(1500):
+        name = random.choice(list(FORMS))
+        settings, change = mutated(name, random)
+        foreign.write(tmp_path, LLAMA, settings, only_gate(FORMS[name], change))
+        with suppress(ElmError):
+            tensor = open_source(tmp_path).tensors.get(f"{GATE}.weight")
+            if tensor is None:  # a part that is no part leaves no matrix: matching the names refuses it
+                continue
+            assert tensor.read().shape == tensor.shape
+            if tensor.packed:
+                kept(tensor, mx.float16)
