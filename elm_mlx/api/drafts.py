@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import NamedTuple
 
@@ -58,7 +59,7 @@ def find_known(directory: Path) -> Found:
     if directory.resolve() == demo_directory().resolve():
         return Found(directory / "draft")
     config = read_config(directory)
-    least, names = DRAFTS[config.family]
+    least, names = DRAFTS.get(config.family, (math.inf, ()))
     if config.parameter_count < least:
         return Found(None, "No draft is known that is much smaller than this model, so it runs without one.")
     instruct = "instruct" in str(directory).lower()
