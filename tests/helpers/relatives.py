@@ -37,8 +37,8 @@ BITNET: dict[str, Any] = LLAMA | {
     "hidden_act": "relu2",
     "hidden_size": 128,
     "head_dim": 16,
-    "num_attention_heads": 6,
-    "intermediate_size": 256,
+    "num_attention_heads": 8,
+    "intermediate_size": 192,
     "tie_word_embeddings": True,
     "torch_dtype": "bfloat16",
 }

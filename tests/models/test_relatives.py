@@ -100,7 +100,7 @@ def rotated(x: np.ndarray) -> np.ndarray:
 
 def bitnet_reference(weights: dict[str, np.ndarray], ids: list[int]) -> np.ndarray:
     """BitNet's logits [L, V] in float64, written as its formulas are."""
-    heads, kv_heads, D = 6, 2, 16
+    heads, kv_heads, D = 8, 2, 16
     w = {name: array.astype(np.float64) for name, array in weights.items()}
     h, L = w["model.embed_tokens.weight"][ids], len(ids)
     for layer in range(relatives.LAYERS):

@@ -19,7 +19,7 @@ from elm_mlx.models import build
 from elm_mlx.models.parameters import Parameters
 from elm_mlx.store.load import load_directory
 
-GROUPS = {96: 32, 128: 128, 256: 128}  # by the columns of a matrix
+GROUPS = {128: 128, 192: 64}  # by the columns of a matrix
 
 
 @pytest.fixture(scope="module")
