@@ -143,11 +143,13 @@ def bitnet_arrays() -> tuple[dict[str, mx.array], dict[str, np.ndarray]]:
     return stored, values
 
 
-def write_bitnet(folder: Path) -> Path:
-    """BitNet b1.58 in microsoft/bitnet-b1.58-2B-4T's layout."""
+def write_bitnet(folder: Path, dtype: mx.Dtype = mx.bfloat16) -> Path:
+    """BitNet b1.58 in microsoft/bitnet-b1.58-2B-4T's layout, its floats in a type."""
     folder.mkdir(parents=True)
-    raw = BITNET | {"quantization_config": BITNET_QUANTIZATION}
+    kind = str(dtype).removeprefix("mlx.core.")
+    raw = BITNET | {"quantization_config": BITNET_QUANTIZATION, "torch_dtype": kind}
     (folder / "config.json").write_text(json.dumps(raw), encoding="utf-8")
-    checkpoints.save(folder, bitnet_arrays()[0])
+    arrays = bitnet_arrays()[0].items()
+    checkpoints.save(folder, {n: a if a.dtype == mx.uint8 else a.astype(dtype) for n, a in arrays})
     checkpoints.add_tokenizer(folder)
     return folder
