@@ -63,6 +63,11 @@ class ModelConfig(ABC):
         return self.family
 
     @property
+    def sharing(self) -> str | None:
+        """Which weights layers share, in words; None for nearly all models, whose layers have weights of their own."""
+        return None
+
+    @property
     def parameter_count(self) -> int:
         """The number of weights; a tied head is counted once, with the embedding."""
         return sum(prod(shape) for shape in self.weight_shapes().values())

@@ -39,6 +39,13 @@ class LlamaConfig(ModelConfig):
         return MOBILLAMA if self.shared_ffn else MOBILELLM if self.repeats > 1 else self.family
 
     @property
+    def sharing(self) -> str | None:
+        """Which weights layers share, in words; None where each has weights of its own."""
+        if self.shared_ffn:
+            return f"{self.num_layers}, with one feed-forward for all of them"
+        return f"{self.num_layers}: each of {self.num_blocks} blocks runs twice in a row" if self.repeats > 1 else None
+
+    @property
     def is_shared(self) -> bool:
         """Whether layers share weights."""
         return self.shared_ffn or self.repeats > 1

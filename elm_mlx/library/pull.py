@@ -272,7 +272,9 @@ def convert_checkpoint(candidate: Candidate, checkpoint: Checkpoint, callbacks: 
     target = copies.place(candidate.repository.name, checkpoint.snapshot.commit, candidate.variant)
     if target.is_dir() and not is_complete(target):
         copies.remove_copy(target)
-    callbacks.say(f"Converting {candidate.repository} to {candidate.variant}.")
+    kept = candidate.bits is None and is_own_form(optional_json(checkpoint.snapshot.path / "config.json"))
+    form = ", kept in its own bits" if kept else f" to {candidate.variant}"
+    callbacks.say(f"Converting {candidate.repository}{form}.")
     source, progress = checkpoint.snapshot.path, callbacks.converting
     with copies.copy_errors():
         try:
