@@ -180,11 +180,11 @@ def write(
 
 
 def save(path: Path, tensors: Tensors) -> None:
-    """Writes a safetensors file; bytes are float8_e4m3fn, but where they are scales."""
+    """Writes a safetensors file; bytes are float8_e4m3fn, and where they are scales E8M0."""
     header, data = {}, b""
     for name, array in tensors.items():
         span = [len(data), len(data) + array.nbytes]
-        kind = "U8" if name.endswith("scale_inv") and array.dtype == np.uint8 else NAMES[array.dtype]
+        kind = "F8_E8M0" if name.endswith("scale_inv") and array.dtype == np.uint8 else NAMES[array.dtype]
         header[name] = {"dtype": kind, "shape": list(array.shape), "data_offsets": span}
         data += np.ascontiguousarray(array).tobytes()
     head = json.dumps(header).encode()
