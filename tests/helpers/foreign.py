@@ -21,7 +21,14 @@ LLAMA = checkpoints.LLAMA | {
 }  # fmt: skip
 OPENELM = checkpoints.OPENELM | {"model_dim": 128, "head_dim": 32, "ffn_dim_divisor": 32}
 FLOATS = {np.dtype("f2"): "F16", np.dtype("f4"): "F32"}
-NAMES = FLOATS | {np.dtype("i4"): "I32", np.dtype("i8"): "I64", np.dtype("i1"): "I8", np.dtype("u1"): "F8_E4M3"}
+BFLOAT16 = np.dtype("u2")  # NumPy has none: its bits
+NAMES = FLOATS | {
+    BFLOAT16: "BF16",
+    np.dtype("i4"): "I32",
+    np.dtype("i8"): "I64",
+    np.dtype("i1"): "I8",
+    np.dtype("u1"): "F8_E4M3",
+}
 Tensors = dict[str, np.ndarray]
 
 
