@@ -177,6 +177,12 @@ def test_scales_in_bfloat16_stay_so_where_that_is_exact(tmp_path: Path, symmetri
     assert loss(kept(tensor, getattr(mx, dtype)), np.array(tensor.read())) <= form.bound
 
 
+def test_small_floats_without_scales_are_the_numbers_that_they_are(tmp_path: Path) -> None:
+    numbers = foreign.as_float8(checkpoints.weights(LLAMA)[f"{GATE}.weight"])
+    foreign.write(tmp_path, LLAMA, {}, lambda name, _: ({"weight": numbers}, numbers) if GATE in name else None)
+    assert np.array_equal(open_source(tmp_path).tensors[f"{GATE}.weight"].read(), foreign.TABLE[numbers])
+
+
 def test_biases_of_zeros_and_scales_of_activations_are_left_out(tmp_path: Path) -> None:
     write(tmp_path / "gptq", FORMS["gptq-4"], extra={f"{GATE}.bias": np.zeros(256, np.float16)})
     assert f"{GATE}.bias" not in open_source(tmp_path / "gptq").tensors
