@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from math import sqrt
 from typing import Any
@@ -13,7 +13,6 @@ import mlx.core as mx
 from elm_mlx.config.quantization import Quantization
 from elm_mlx.convert.tensor import LazyTensor
 from elm_mlx.store.stored_form import expand, stored_parts
-from elm_mlx.store.weights import row_blocks
 
 
 def kept_quantization(tensors: Mapping[str, LazyTensor]) -> Quantization | None:
@@ -53,35 +52,31 @@ class Kept:
         assert {part: (array.shape, array.dtype) for part, array in parts.items()} == {
             part: (entry.shape, entry.dtype) for part, entry in expected.items()
         }, f"{name} is packed in another form than its setting says"
-        self.errors[name] = relative_error(expanded(name, parts, tensor), tensor.blocks())
+        plain = expand(parts, tensor.packed.setting, mx.float32)[name]
+        self.errors[name] = relative_error(plain, tensor.blocks())
         return parts
 
     def record(self) -> dict[str, Any]:
-        """What conversion.json says of the matrices: how many, and which one lost most. Those that a killed run wrote
-        are measured now."""
+        """What conversion.json says of the matrices: how many, which one lost most, and how many are quantized anew.
+        Those that a killed run wrote are measured now."""
         for name in self.tensors:
             if name not in self.errors:
                 self.read(name)
         worst = max(self.errors, key=lambda name: self.errors[name])
-        return {"matrices": len(self.errors), "largest_error": self.errors[worst], "of": worst}
+        anew = sum(bool(tensor.packed and tensor.packed.anew) for tensor in self.tensors.values())
+        found = {"matrices": len(self.errors), "largest_error": self.errors[worst], "of": worst}
+        return found | ({"anew": anew} if anew else {})
 
 
-def expanded(name: str, parts: Mapping[str, mx.array], tensor: LazyTensor) -> Iterator[mx.array]:
-    """The rows that the parts of a packed matrix stand for, float32, in the blocks of its tensor."""
-    assert tensor.packed
-    for rows in row_blocks(tensor.shape):
-        block = {part: array[rows] for part, array in parts.items()}
-        yield expand(block, tensor.packed.setting, mx.float32)[name]
-
-
-def relative_error(found: Iterable[mx.array], blocks: Iterable[mx.array]) -> float:
-    """How far a matrix, whose rows come in blocks, is from the one with the rows in `blocks`; 0.0 where all is
-    equal."""
-    wrong, whole = mx.array(0.0), mx.array(0.0)
-    for here, there in zip(found, blocks, strict=True):
-        there = there.astype(mx.float32)
+def relative_error(plain: mx.array, blocks: Iterable[mx.array]) -> float:
+    """How far a matrix [out, in] is from the one whose rows come in `blocks`; 0.0 where all is equal."""
+    begin, wrong, whole = 0, mx.array(0.0), mx.array(0.0)
+    for rows in blocks:
+        there = rows.astype(mx.float32)
+        here = plain[begin : begin + len(there)]
         wrong += mx.square(here - there).sum()
         whole += mx.square(there).sum()
         mx.eval(wrong, whole)
+        begin += len(there)
     lost, size = float(wrong), float(whole)
     return sqrt(lost / size) if size else sqrt(lost)

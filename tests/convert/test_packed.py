@@ -98,5 +98,5 @@ def test_most_matrices_decide_the_setting_and_others_override_it():
 
 def test_the_error_is_relative_to_the_sources_numbers():
     there = mx.array([[3.0, 4.0]])
-    assert relative_error([mx.array([[3.0, 4.0]])], [there]) == 0
-    assert relative_error([mx.array([[3.0, 3.0]])], [there]) == pytest.approx(0.2)
+    assert relative_error(mx.array([[3.0, 4.0]]), [there]) == 0
+    assert relative_error(mx.array([[3.0, 3.0]]), [there]) == pytest.approx(0.2)

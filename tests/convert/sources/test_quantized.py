@@ -204,6 +204,7 @@ def test_ids_are_those_of_the_expanded_model(tmp_path: Path, name: str) -> None:
     done = convert(tmp_path / "source", tmp_path / "kept")
     assert done.kept
     assert done.kept["largest_error"] <= FORMS[name].bound
+    assert ("7 of them quantized anew" in (done.output / "README.md").read_text()) == (name == "fbgemm")
     found = np.array(elm_mlx.load(done.output).logits(ids))
     same = (found.argmax(-1) == np.array(plain).argmax(-1)).mean()
     exact = FORMS[name].bound == 0 and open_source(tmp_path / "source").kept_dtype == "float16"  # as the plain tensors
