@@ -61,9 +61,9 @@ class Float8Tensor:
 
 
 def lazy_tensor(entry: Entry, data: memoryview) -> LazyTensor:
-    """The tensor of an entry whose bytes are `data`."""
+    """The tensor of an entry whose bytes are `data`. Exponents, E8M0, stay bytes."""
     mapped = MappedTensor(data, STORED[entry.dtype], entry.shape)
-    if entry.float8:
+    if entry.float8 == "F8_E4M3":
         return LazyTensor(entry.shape, mx.float32, Float8Tensor(mapped))
     return LazyTensor(entry.shape, entry.dtype, mapped)
 

@@ -23,6 +23,7 @@ from elm_mlx.files import can_name_a_file, readable_size
 from elm_mlx.library.names import Known, parse_name
 from elm_mlx.shell import command_line
 from elm_mlx.store import conversion_record
+from elm_mlx.store.weight_files import some
 
 if TYPE_CHECKING:
     from elm_mlx.convert import Job
@@ -130,7 +131,7 @@ def command(
     if done.kept:
         say(one_line(f"{conversion_record.kept_in_words(done.kept)}."))
     if done.dropped:
-        say(f"Left out, as nothing reads them: {', '.join(done.dropped)}")
+        say(f"Left out, as nothing reads them: {some(done.dropped)}")
     if report := done.report:
         say(f"Verified: {report.kl_divergence:.3g} nats per token from its source, of {report.bound:g} allowed")
     if done.chat_refusal:

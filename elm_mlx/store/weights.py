@@ -42,7 +42,7 @@ DTYPES: dict[str, mx.Dtype] = {
     "I64": mx.int64,
     "BOOL": mx.bool_,
 }
-FLOAT8 = {"F8_E4M3": mx.uint8}  # whose bytes only a conversion reads: MLX has no such type
+FLOAT8 = {"F8_E4M3": mx.uint8, "F8_E8M0": mx.uint8}  # whose bytes only a conversion reads: MLX has no such types
 MLX_METADATA = {"format": "mlx"}  # of weights, as mlx-lm writes it
 DTYPE_NAMES = {dtype: name for name, dtype in DTYPES.items()}
 

@@ -21,7 +21,14 @@ LLAMA = checkpoints.LLAMA | {
 }  # fmt: skip
 OPENELM = checkpoints.OPENELM | {"model_dim": 128, "head_dim": 32, "ffn_dim_divisor": 32}
 FLOATS = {np.dtype("f2"): "F16", np.dtype("f4"): "F32"}
-NAMES = FLOATS | {np.dtype("i4"): "I32", np.dtype("i8"): "I64", np.dtype("i1"): "I8", np.dtype("u1"): "F8_E4M3"}
+BFLOAT16 = np.dtype("u2")  # NumPy has none: its bits
+NAMES = FLOATS | {
+    BFLOAT16: "BF16",
+    np.dtype("i4"): "I32",
+    np.dtype("i8"): "I64",
+    np.dtype("i1"): "I8",
+    np.dtype("u1"): "F8_E4M3",
+}
 Tensors = dict[str, np.ndarray]
 
 
@@ -180,11 +187,11 @@ def write(
 
 
 def save(path: Path, tensors: Tensors) -> None:
-    """Writes a safetensors file; bytes are float8_e4m3fn, but where they are scales."""
+    """Writes a safetensors file; bytes are float8_e4m3fn, and where they are scales E8M0."""
     header, data = {}, b""
     for name, array in tensors.items():
         span = [len(data), len(data) + array.nbytes]
-        kind = "U8" if name.endswith("scale_inv") and array.dtype == np.uint8 else NAMES[array.dtype]
+        kind = "F8_E8M0" if name.endswith("scale_inv") and array.dtype == np.uint8 else NAMES[array.dtype]
         header[name] = {"dtype": kind, "shape": list(array.shape), "data_offsets": span}
         data += np.ascontiguousarray(array).tobytes()
     head = json.dumps(header).encode()

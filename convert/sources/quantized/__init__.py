@@ -92,7 +92,7 @@ def read_quantized(where: Path, settings: Values, tensors: Mapping[str, LazyTens
     if twice := next((parts.name for parts, _ in found if parts.name in plain), None):
         raise BadCheckpoint(f"{where} holds {twice} twice, plain and quantized. Fetch it again.")
     matrices, plain = sorted_columns({parts.name: matrix for parts, matrix in found}, plain)
-    kept = kept_dtype(method, found)
+    kept = kept_dtype(settings, found)
     return Plain(
         plain | {name: matrix.tensor(getattr(mx, kept)) for name, matrix in matrices.items()},
         kept,
@@ -101,12 +101,15 @@ def read_quantized(where: Path, settings: Values, tensors: Mapping[str, LazyTens
     )
 
 
-def kept_dtype(method: str, found: Found) -> str:
-    """The type of floats beside what is kept in few bits: bfloat16 where all scales of the source are in it, or floats
-    stand for floats, since its range is needed then; else float16, whose finer steps suit whole numbers' biases."""
+def kept_dtype(settings: Values, found: Found) -> str:
+    """The type of floats beside what is kept in few bits: bfloat16 where the source's numbers are floats, or its scales
+    are all in it and symmetric, so that MLX's biases are exact in it, too; else float16, which rounds biases less."""
+    if any(isinstance(matrix, Floats8) for _, matrix in found):
+        return "bfloat16"
     scales = [part.dtype for parts, _ in found for name, part in parts.tensors.items() if "scale" in name]
-    floats = any(isinstance(matrix, Floats8) for _, matrix in found)
-    return "bfloat16" if floats or all(dtype == mx.bfloat16 for dtype in scales) else "float16"
+    zeros = any("weight_zero_point" in parts.tensors for parts, _ in found) or method_of(settings) == "awq"
+    symmetric = settings.get("sym", True) is not False and not zeros
+    return "bfloat16" if symmetric and all(dtype == mx.bfloat16 for dtype in scales) else "float16"
 
 
 def layout_name(method: str, matrices: Mapping[str, Integers | Floats8]) -> str:

@@ -16,10 +16,9 @@ import numpy as np
 from elm_mlx.config.quantization import Quantization
 from elm_mlx.convert.packed import Packed
 from elm_mlx.convert.sources.quantized.bits import rows_of
-from elm_mlx.convert.sources.quantized.requantize import requantized
+from elm_mlx.convert.sources.quantized.requantize import not_finite, requantized
 from elm_mlx.convert.sources.safetensors_file import Float8Tensor
 from elm_mlx.convert.tensor import LazyTensor
-from elm_mlx.errors import NotFinite
 from elm_mlx.store.weights import row_blocks
 
 MXFP8 = Quantization(8, 32, "mxfp8")
@@ -81,6 +80,5 @@ class Floats8:
         """The parts of the matrix in mxfp8. Raises NotFinite for a NaN among its numbers."""
         stored = numbers.stored()
         if bool(mx.any((stored & NAN) == NAN).item()):
-            raise NotFinite(f"{self.name} of the source holds NaN: its file is damaged, or it was saved so. Fetch it "
-                            "again.")  # fmt: skip
+            raise not_finite(self.name)
         return {"weight": stored.view(mx.uint32), "scales": self.spread(exponents, slice(None), 32)}

@@ -6,7 +6,7 @@ with biases of -scales * zeros, so a matrix whose groups lie side by side is kep
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -83,8 +83,14 @@ class Integers:
         scales = self.scales(all_rows)
         scales, biases = (self.narrowed(each, setting) for each in (scales, -scales * self.zeros(all_rows)))
         check_floats(self.name, dtype, scales, biases)
-        words = mx.concatenate([self.words(rows) for rows in row_blocks(self.shape)])
-        return {"weight": words, "scales": scales, "biases": biases}
+        return {"weight": mx.concatenate(list(self.word_blocks())), "scales": scales, "biases": biases}
+
+    def word_blocks(self) -> Iterator[mx.array]:
+        """The words block by block, each computed before the next one is read."""
+        for rows in row_blocks(self.shape):
+            words = self.words(rows)
+            mx.eval(words)
+            yield words
 
     def narrowed(self, groups: mx.array, setting: Quantization) -> mx.array:
         """What each group has, for each of the smaller groups that MLX keeps it in."""

@@ -25,7 +25,7 @@ def requantized(name: str, shape: tuple[int, int], read: Read, dtype: mx.Dtype) 
     if size is None:
         return None
     setting = Quantization(BITS, size)
-    return Packed(setting, partial(read_requantized, name, shape, read, dtype, setting))
+    return Packed(setting, partial(read_requantized, name, shape, read, dtype, setting), anew=True)
 
 
 def read_requantized(
@@ -55,8 +55,14 @@ def check_floats(name: str, dtype: mx.Dtype, *groups: mx.array) -> None:
     infinity, BadCheckpoint for numbers that `dtype` cannot hold."""
     for floats in groups:
         if not np.isfinite(np.array(floats)).all():
-            raise NotFinite(f"{name} of the source has scales or values that are NaN or infinite: its file is damaged, "
-                            "or it was saved so. Fetch it again.")  # fmt: skip
+            raise not_finite(name)
         if not np.isfinite(np.array(floats.astype(dtype).astype(mx.float32))).all():
             kind = str(dtype).removeprefix("mlx.core.")
             raise BadCheckpoint(f"{name} has scales that {kind} cannot hold.", "Give {dtype=float32}.")
+
+
+def not_finite(name: str) -> NotFinite:
+    """The error for a matrix of the source that cannot be kept in few bits, as numbers or scales of it are none."""
+    return NotFinite(f"{name} of the source holds NaN or infinity: its file is damaged, or it was saved so. Fetch it "
+                     "again;", "`elm-mlx convert` takes it all the same with {dtype=bfloat16} and "
+                     "{allow_nonfinite=True}.")  # fmt: skip

@@ -23,6 +23,7 @@ from elm_mlx.convert.tensor import LazyTensor
 from elm_mlx.errors import BadCheckpoint, ElmError, NotFinite, Unsupported
 from elm_mlx.store.stored_form import expand
 
+SLOWER = ("gptq-4-asymmetric", "packed-4", "fbgemm-powers")
 GATE, DOWN = "model.layers.0.mlp.gate_proj", "model.layers.0.mlp.down_proj"
 
 
@@ -111,7 +112,10 @@ def act_order(bits: int = 4, size: int = 64) -> Form:
     return Form({"quant_method": "gptq", "bits": bits, "group_size": size, "desc_act": True}, pack, 6e-3, (8, 64))
 
 
-@pytest.mark.parametrize(("raw", "last"), [(LLAMA, "mlp.down_proj.weight"), (foreign.OPENELM, "ffn.proj_2.weight")])
+@pytest.mark.parametrize(("raw", "last"), [
+    (LLAMA, "mlp.down_proj.weight"),
+    pytest.param(foreign.OPENELM, "ffn.proj_2.weight", marks=pytest.mark.slow),
+])  # fmt: skip
 def test_scattered_groups_are_put_in_order_where_the_units_of_an_ffn_can_be(
     tmp_path: Path, raw: dict[str, Any], last: str
 ) -> None:
@@ -158,6 +162,27 @@ def test_settings_in_a_file_of_their_own_are_found(
     assert tmp_path / file in source.files
 
 
+@pytest.mark.parametrize(("symmetric", "dtype"), [(True, "bfloat16"), (False, "float16")])
+def test_scales_in_bfloat16_stay_so_where_that_is_exact(tmp_path: Path, symmetric: bool, dtype: str) -> None:
+    form = foreign.gptq_form(4, 64, symmetric=symmetric)
+
+    def shorten(parts: foreign.Tensors) -> None:
+        bits = parts["scales"].astype(np.float32).view(np.uint32) >> 16
+        parts["scales"] = bits.astype(foreign.BFLOAT16)
+
+    foreign.write(tmp_path, LLAMA, form.settings, only_gate(form, shorten))
+    source = open_source(tmp_path)
+    assert source.kept_dtype == dtype
+    tensor = source.tensors[f"{GATE}.weight"]
+    assert loss(kept(tensor, getattr(mx, dtype)), np.array(tensor.read())) <= form.bound
+
+
+def test_small_floats_without_scales_are_the_numbers_that_they_are(tmp_path: Path) -> None:
+    numbers = foreign.as_float8(checkpoints.weights(LLAMA)[f"{GATE}.weight"])
+    foreign.write(tmp_path, LLAMA, {}, lambda name, _: ({"weight": numbers}, numbers) if GATE in name else None)
+    assert np.array_equal(open_source(tmp_path).tensors[f"{GATE}.weight"].read(), foreign.TABLE[numbers])
+
+
 def test_biases_of_zeros_and_scales_of_activations_are_left_out(tmp_path: Path) -> None:
     write(tmp_path / "gptq", FORMS["gptq-4"], extra={f"{GATE}.bias": np.zeros(256, np.float16)})
     assert f"{GATE}.bias" not in open_source(tmp_path / "gptq").tensors
@@ -169,12 +194,21 @@ def test_biases_of_zeros_and_scales_of_activations_are_left_out(tmp_path: Path) 
         open_source(tmp_path / "bias")
 
 
-@pytest.mark.parametrize("name", ["gptq-4-asymmetric", "awq", "fbgemm", "packed-4"])
+@pytest.mark.parametrize("name", ["gptq-4", "awq", "fbgemm",
+                                  *(pytest.param(name, marks=pytest.mark.slow) for name in SLOWER)])  # fmt: skip
 def test_ids_are_those_of_the_expanded_model(tmp_path: Path, name: str) -> None:
-    values = write(tmp_path / "source", FORMS[name])
-    plain = elm_mlx.load(foreign.write_plain(tmp_path / "plain", LLAMA, values))
-    found = elm_mlx.load(convert(tmp_path / "source", tmp_path / "float32", dtype="float32").output)
-    assert np.array_equal(found.logits(checkpoints.prompt()), plain.logits(checkpoints.prompt()))
+    values, ids = write(tmp_path / "source", FORMS[name]), checkpoints.prompt()
+    plain = elm_mlx.load(foreign.write_plain(tmp_path / "plain", LLAMA, values)).logits(ids)
+    expanded = elm_mlx.load(convert(tmp_path / "source", tmp_path / "float32", dtype="float32").output)
+    assert np.array_equal(expanded.logits(ids), plain)
+    done = convert(tmp_path / "source", tmp_path / "kept")
+    assert done.kept
+    assert done.kept["largest_error"] <= FORMS[name].bound
+    assert ("7 of them quantized anew" in (done.output / "README.md").read_text()) == (name == "fbgemm")
+    found = np.array(elm_mlx.load(done.output).logits(ids))
+    same = (found.argmax(-1) == np.array(plain).argmax(-1)).mean()
+    exact = FORMS[name].bound == 0 and open_source(tmp_path / "source").kept_dtype == "float16"  # as the plain tensors
+    assert np.array_equal(found, plain) if exact else same > 0.9
 
 
 def test_loading_refuses_and_names_the_conversion(tmp_path: Path) -> None:
