@@ -19,7 +19,7 @@ from elm_mlx.convert.output.config_file import output_config
 from elm_mlx.convert.output.path_guards import check_places, refuse_unnameable
 from elm_mlx.convert.output.pipeline import Shards, plan_shards
 from elm_mlx.convert.output.target import discard, refuse_existing, refuse_unfit, unfinished, wait_for_other_run
-from elm_mlx.convert.sources import open_source
+from elm_mlx.convert.sources import Source, open_source
 from elm_mlx.convert.sources.meta import check_rope_factor
 from elm_mlx.convert.tokenizer import TokenizerFiles, find_tokenizer, prepare_tokenizer
 from elm_mlx.device.thread import on_device
@@ -124,8 +124,8 @@ def plan(
                                  "Name the checkpoint that it was made from.")  # fmt: skip
         command = command_line("elm-mlx", "generate", "--model", opened.directory)
         raise InvalidRequest(f"{source} is an MLX model already, stored as you ask. Run it as it is: `{command}`.")
-    target = output_directory(output, outside_the_hub(opened.directory), form)
-    tokens = prepare_tokenizer(opened.directory, given, opened.config)
+    target = output_directory(output, beside(opened), form)
+    tokens = prepare_tokenizer(opened.directory, given, opened.config, opened.tokenizer)
     named = [opened.where, opened.directory, given or opened.directory, text_path(calibrate) or opened.directory]
     check_places(target, [*opened.files, *tokens.files], *named)
     matched = match(opened.config, opened.family_layout, opened.tensors, opened.where)
@@ -169,11 +169,12 @@ def output_directory(output: str | Path | None, source: Path, form: Form) -> Pat
     return Path(os.path.abspath(named_path("output", output)))  # noqa: PTH100
 
 
-def outside_the_hub(directory: Path) -> Path:
-    """The path that a default output lies beside: the directory itself, or for one in the hub's cache, which may remove
-    what lies beside it, the repository's name in the working directory."""
-    found = snapshot_at(directory)
-    return Path(found.repository.rpartition("/")[2]) if found else directory
+def beside(source: Source) -> Path:
+    """The path that a default output lies beside: the source's directory itself, or what a file in it is called; for
+    one in the hub's cache, which may remove what lies beside it, the repository's name in the working directory."""
+    if found := snapshot_at(source.directory):
+        return Path(source.name or found.repository.rpartition("/")[2])
+    return source.directory / source.name if source.name else source.directory
 
 
 def convert(
