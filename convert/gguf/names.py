@@ -8,7 +8,7 @@ cuts proj_1 into ffn_gate and ffn_up; qkv stays whole, its rows unchanged. conve
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import replace
 from functools import partial
 
 from elm_mlx.config import ModelConfig
@@ -21,27 +21,21 @@ from elm_mlx.errors import Unsupported
 BIAS = re.compile(r"blk\.\d+\.\w+\.bias")
 
 
-@dataclass(frozen=True)
-class Tensors:
-    """Tensors by name: plain values, and those that MLX can keep in few bits."""
-
-    plain: dict[str, LazyTensor]
-    packed: dict[str, Packed]
-
-
-def arrange(where: object, stored: dict[str, StoredTensor], config: ModelConfig) -> Tensors:
-    """The tensors of a model that has this configuration. Raises Unsupported for biases, which no model here has."""
+def arrange(where: object, stored: dict[str, StoredTensor], config: ModelConfig) -> dict[str, LazyTensor]:
+    """The tensors of a model that has this configuration, packed where MLX can keep their few bits. Raises Unsupported
+    for biases, which no model here has."""
     if biases := [name for name in stored if BIAS.fullmatch(name)]:
         raise Unsupported(f"{where} has biases ({biases[0]}), which the models that elm-mlx runs do not have.")
-    tensors, packed = {}, {}
+    tensors = {}
     for name, parts in joined(stored).items():
         heads = heads_in_pairs(name, config)
         each = [plain(part, heads if fits(part, heads) else 0) for part in parts]
-        tensors[name] = each[0] if len(each) == 1 else join(each)
-        if setting := setting_kept(parts):
-            rows = [part.read for part in each if isinstance(part.read, Rows)]
-            packed[name] = Packed(setting, partial(read_packed, rows, setting.bits))
-    return Tensors(tensors, packed)
+        whole = each[0] if len(each) == 1 else join(each)
+        setting = setting_kept(parts)
+        rows = [part.read for part in each if isinstance(part.read, Rows)]
+        kept = Packed(setting, partial(read_packed, rows, setting.bits)) if setting else None
+        tensors[name] = replace(whole, packed=kept)
+    return tensors
 
 
 def joined(stored: dict[str, StoredTensor]) -> dict[str, list[StoredTensor]]:

@@ -18,7 +18,7 @@ from elm_mlx.errors import Unsupported
 
 FACTORS = "rope_freqs.weight"
 LOW, HIGH = 1.0, 4.0  # of every model with Llama 3's scaling that is known
-ORIGINALS = tuple(2**power for power in range(9, 21))  # contexts before scaling; all known models have 8192
+ORIGINALS = tuple(2**power for power in range(5, 21))  # contexts before scaling; all known models have 8192
 TOLERANCE = 1e-4  # relative; float32 was used to compute the factors
 OTHERS = ("rope_factors_long.weight", "rope_factors_short.weight")  # of LongRoPE
 

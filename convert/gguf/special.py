@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
+
 from elm_mlx.errors import BadCheckpoint
 
 BOS, EOS, UNK = (f"tokenizer.ggml.{name}_token_id" for name in ("bos", "eos", "unknown"))
@@ -29,10 +31,12 @@ def bos_and_stops(where: object, metadata: Mapping[str, Any], count: int) -> dic
     """The keys of config.json for the special ids of a model with `count` ids. Raises BadCheckpoint."""
     stops = [found for key in STOPS if (found := special_id(where, metadata, key, count)) is not None]
     tokens, kinds = metadata.get("tokenizer.ggml.tokens"), metadata.get("tokenizer.ggml.token_type")
-    if isinstance(tokens, list) and kinds is not None and not isinstance(kinds, list | str) and stops:
-        pairs = zip(range(count), tokens, kinds.tolist() if hasattr(kinds, "tolist") else (), strict=False)
-        stops += [id for id, text, kind in pairs if kind == CONTROL and text in ENDS]
-    return {"bos_token_id": special_id(where, metadata, BOS, count), "eos_token_id": list(dict.fromkeys(stops))}
+    if isinstance(tokens, list) and isinstance(kinds, np.ndarray):
+        controls = np.flatnonzero(kinds[: min(count, len(tokens))] == CONTROL).tolist()
+        stops += [id for id in controls if tokens[id] in ENDS]
+    distinct = list(dict.fromkeys(stops))
+    ends = distinct[0] if len(distinct) == 1 else distinct
+    return {"bos_token_id": special_id(where, metadata, BOS, count), "eos_token_id": ends}
 
 
 # Keys of general.sampling, which a publisher recommends, by transformers' names (gguf-py/gguf/constants.py).

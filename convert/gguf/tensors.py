@@ -47,8 +47,9 @@ class Rows:
             return Rows(replace(self.stored, shape=(1, *shape))).rows(slice(None))[0][rows]
         codes, scales, offsets = self.parts(rows)
         values = codes.astype(np.float32)
-        values *= scales[..., None]
-        values += offsets[..., None]
+        with np.errstate(all="ignore"):  # NaN and infinity are found where weights are written
+            values *= scales[..., None]
+            values += offsets[..., None]
         return mx.array(values.reshape(-1, *shape[1:]))
 
     def parts(self, rows: slice) -> Parts:
@@ -56,7 +57,8 @@ class Rows:
         kind, shape = self.stored.kind, self.stored.shape
         assert kind.parts
         there = np.ndarray((shape[0], len(self.stored.data) // shape[0]), np.uint8, self.stored.data)
-        return kind.parts(np.ascontiguousarray(self.pick(there, rows)).reshape(-1, kind.nbytes))
+        with np.errstate(all="ignore"):
+            return kind.parts(np.ascontiguousarray(self.pick(there, rows)).reshape(-1, kind.nbytes))
 
     def pick(self, there: np.ndarray, rows: slice) -> np.ndarray:
         """These rows of all that are there, in the order in which they are wanted."""

@@ -22,7 +22,6 @@ from elm_mlx.convert.gguf.settings import raw_config as gguf_config
 from elm_mlx.convert.gguf.special import sampling
 from elm_mlx.convert.gguf.vocabulary import read_tokenizer
 from elm_mlx.convert.keymap import AUTHORITIES
-from elm_mlx.convert.packed import Packed
 from elm_mlx.convert.sources import corenet, gguf, hugging_face, meta
 from elm_mlx.convert.sources.mlx import Settings, expand_quantized, is_mlx
 from elm_mlx.convert.tensor import LazyTensor
@@ -43,10 +42,9 @@ class Source:
     """An opened checkpoint: `where` is what the user named, `directory` where its configuration lies.
 
     `file_names` are those of the files that it is read from. `settings` says how the source quantizes its weights; the
-    `tensors` are plain even then, and `config` is that of a plain model. `dropped` names rows that are left out.
-    `packed` has the matrices that MLX can keep in the few bits that they have; where they are kept, floats get the type
-    `kept_dtype`. `tokenizer` is the one that the weights' file holds; then no file beside it counts. `name` is what the
-    model is called, where that is not its directory.
+    `tensors` are plain even then, and `config` is that of a plain model. `dropped` names rows that are left out. Where
+    tensors are packed, and are kept so, floats are stored in `kept_dtype`. `tokenizer` is the one that the weights'
+    file holds; then no file beside it counts. `name` is what the model is called, where that is not its directory.
     """
 
     where: Path
@@ -59,7 +57,6 @@ class Source:
     naming: str = "hugging-face"
     dropped: list[str] = field(default_factory=list)
     settings: Settings = field(default_factory=dict)
-    packed: dict[str, Packed] = field(default_factory=dict)
     kept_dtype: str = "float16"
     tokenizer: Within | None = None
     name: str | None = None
@@ -204,8 +201,8 @@ def open_gguf(where: Path, directory: Path, files: list[str], rope_factor: float
     first = directory / files[0]
     raw = gguf_config(str(first), header)
     config = config_from_dict(raw, str(first))
-    arranged = arrange(first, header.tensors, config)
+    tensors = arrange(first, header.tensors, config)
     kinds = sorted({tensor.kind.name for tensor in header.tensors.values() if len(tensor.shape) > 1})
     within = Within(first, partial(read_tokenizer, first, header.metadata), sampling(header.metadata))
-    return Source(where, directory, files, f"GGUF, {'/'.join(kinds)}", raw, config, arranged.plain, "gguf",
-                  packed=arranged.packed, tokenizer=within, name=gguf.model_name(files[0]))  # fmt: skip
+    return Source(where, directory, files, f"GGUF, {'/'.join(kinds)}", raw, config, tensors, "gguf",
+                  tokenizer=within, name=gguf.model_name(files[0]))  # fmt: skip
