@@ -118,6 +118,7 @@ def llama(values: Values, header: Header, width: int) -> dict[str, Any]:
     if values.get("attention.key_length") is None and width % heads:
         raise values.wrong(f"embedding_length {width} does not divide by {heads} heads.", "Fetch the file again.")
     head_dim = head_width(values, width // heads or 1)
+    window = values.integer("attention.sliding_window", 0, MAX_POSITIONS, 0)
     return {
         "hidden_act": "silu",
         "hidden_size": width,
@@ -130,9 +131,8 @@ def llama(values: Values, header: Header, width: int) -> dict[str, Any]:
         "rope_theta": values.positive("rope.freq_base", 10_000.0),
         "rope_scaling": rope.scaling(values, header.tensors, head_dim),
         "max_position_embeddings": needed(values, "context_length", MAX_POSITIONS),
-        "sliding_window": values.integer("attention.sliding_window", 0, MAX_POSITIONS, 0) or None,
         "tie_word_embeddings": HEAD not in header.tensors,
-    }
+    } | ({"sliding_window": window} if window else {})
 
 
 def one(values: Values, key: str, layers: int, default: list[int] | None = None) -> int:

@@ -7,11 +7,13 @@ OpenELMModel of ggml-org/llama.cpp.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import gguf
+import mlx.core as mx
 import numpy as np
 from gguf import GGMLQuantizationType as Type
 from helpers import checkpoints
@@ -105,7 +107,27 @@ class Model:
             heads = {"q_proj": self.config.num_heads[0], "k_proj": self.config.num_kv_heads[0]}
             count = heads.get(name.split(".")[-2], 0) if isinstance(self.config, LlamaConfig) else 0
             found[there] = (in_pairs(data, count) if count else data, kind)
+        if self.config.rope.kind == "llama3":
+            found["rope_freqs.weight"] = rope_factors(self.config).view(np.uint8), "F32"
         return found
+
+
+def rope_factors(config: ModelConfig) -> np.ndarray:
+    """By what Llama 3's scaling divides each frequency, as llama.cpp's converter computes it."""
+    rope, factors = config.rope, []
+    for i in range(0, config.head_dim, 2):
+        length = 2 * math.pi * rope.theta ** (i / config.head_dim)
+        longest, shortest = (rope.original_context / each for each in (rope.low_freq_factor, rope.high_freq_factor))
+        if length < shortest:
+            factors.append(1.0)
+        elif length > longest:
+            factors.append(rope.factor)
+        else:
+            smooth = (rope.original_context / length - rope.low_freq_factor) / (
+                rope.high_freq_factor - rope.low_freq_factor
+            )
+            factors.append(1 / ((1 - smooth) / rope.factor + smooth))
+    return np.array(factors, np.float32)
 
 
 def add_settings(writer: gguf.GGUFWriter, config: ModelConfig) -> None:
@@ -169,6 +191,15 @@ def write(
     writer.write_tensors_to_file()
     writer.close()
     return path if parts == 1 else path.with_name(f"{path.stem}-00001-of-{parts:05}.gguf")
+
+
+def write_original(folder: Path, raw: Mapping[str, Any], model: Model) -> Path:
+    """Writes the safetensors directory that holds the same numbers in float32."""
+    folder.mkdir(parents=True)
+    (folder / "config.json").write_text(json.dumps(raw), encoding="utf-8")
+    checkpoints.save(folder, {name: mx.array(array) for name, array in model.values().items()})
+    checkpoints.add_tokenizer(folder)
+    return folder
 
 
 def like_q4_k_m(name: str) -> str:

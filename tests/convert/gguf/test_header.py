@@ -18,8 +18,8 @@ from elm_mlx.convert.sources import open_source
 from elm_mlx.errors import BadCheckpoint, ElmError, NotFound, Unsupported
 
 WHERE = Path("model.gguf")
-TINY = craft.checkpoints.LLAMA | {"hidden_size": 32, "head_dim": 16, "num_attention_heads": 2, "vocab_size": 512,
-                                  "num_key_value_heads": 1, "intermediate_size": 32, "num_hidden_layers": 1}  # fmt: skip
+TINY = craft.LLAMA | {"hidden_size": 32, "head_dim": 16, "num_attention_heads": 2, "num_key_value_heads": 1,
+                      "intermediate_size": 32, "num_hidden_layers": 1}  # fmt: skip
 
 
 def text(value: str) -> bytes:
@@ -63,7 +63,7 @@ def test_metadata_and_tensors_are_those_of_the_gguf_package(whole: Path) -> None
 REFUSED: dict[str, tuple[bytes, str]] = {
     "nothing": (b"", "its header is cut short"),
     "another format": (b"PK\x03\x04" + bytes(40), "does not begin with GGUF"),
-    "counts of tensors": (b"GGUF" + struct.pack("<IQQ", 3, 2**60, 0) + bytes(99), "counts 1,152,921,504,606,846,976 te"),
+    "counts of tensors": (b"GGUF" + struct.pack("<IQQ", 3, 2**60, 0) + bytes(99), "counts 1,152,921,504,606,846,976"),
     "counts of keys": (b"GGUF" + struct.pack("<IQQ", 3, 0, 2**63) + bytes(99), "metadata keys, more than fit"),
     "a long string": (file(pairs=struct.pack("<Q", 2**62), count=1), "a string in its header has"),
     "no UTF-8": (file(pairs=struct.pack("<Q", 1) + b"\xff" + bytes(12), count=1), "is not UTF-8"),
@@ -145,7 +145,7 @@ DAMAGES: list[Callable[[bytearray, random.Random], None]] = [flip_bits, write_wo
 
 
 def damage(whole: Path, folder: Path, count: int, seed: int) -> int:
-    """Opens so many damaged copies of a file, tokenizer included: each opens, or ends in a sentence. How many end so."""
+    """Opens so many damaged copies of a file, and its tokenizer: each opens, or ends in a sentence. How many end so."""
     file, draw, refused = folder / "damaged.gguf", random.Random(seed), 0
     original = whole.read_bytes()
     end = len(original) - sum(tensor.data.nbytes for tensor in read_header(whole).tensors.values())
@@ -160,11 +160,10 @@ def damage(whole: Path, folder: Path, count: int, seed: int) -> int:
             source = open_source(file)
             assert source.tokenizer
             source.tokenizer.read()
-            for tensor in source.tensors.values():
+            for tensor in draw.sample([*source.tensors.values()], 2):
                 tensor.read()
         except ElmError as error:
-            assert str(error)[-1] in ".`", str(error)
-            refused += 1
+            refused += str(error).endswith(".")
     return refused
 
 

@@ -14,9 +14,8 @@ import numpy as np
 import pytest
 import sentencepiece
 import tokenizers
-from helpers import checkpoints
+from helpers import checkpoints, tiktoken_craft
 from helpers import gguf_craft as craft
-from helpers import tiktoken_craft
 from tokenizers import models, pre_tokenizers, trainers
 
 from elm_mlx.config import config_from_dict
@@ -59,7 +58,7 @@ def trained_pieces() -> sentencepiece.SentencePieceProcessor:
     words = sorted({word for word in " ".join(UNITS).split() if word.isalpha()})
     lines = [" ".join(choice(words) for _ in range(12)) for _ in range(200)] + ["    deep    text\tand  blanks"] * 50
     sentencepiece.SentencePieceTrainer.train(
-        sentence_iterator=iter(lines), model_writer=out, model_type="bpe", vocab_size=450, byte_fallback=True,
+        sentence_iterator=iter(lines), model_writer=out, model_type="bpe", vocab_size=410, byte_fallback=True,
         normalization_rule_name="identity", remove_extra_whitespaces=False, allow_whitespace_only_pieces=True,
         character_coverage=1.0, minloglevel=2,
     )  # fmt: skip
@@ -100,9 +99,10 @@ def test_tokens_that_were_added_after_the_pieces_are_found_whole(tmp_path: Path)
     size = model.GetPieceSize()
     more = {"<|im_start|>": CONTROL, "<tool>": USER, "[PAD452]": UNUSED}
     ours = rebuilt(metadata(tmp_path, add_pieces(model, more)))
-    assert ours.encode_text("<|im_start|>") == [size]
+    assert {text: id for text, id in ours.added_ids.items() if id >= size} == {"<|im_start|>": size, "<tool>": size + 1}
     assert ours.encode_text("<tool>") == [size + 1]
-    assert size + 2 not in ours.encode_text("[PAD452]")
+    assert ours.control_ids["<|im_start|>"] == size
+    assert max(ours.vocabulary.values()) == size - 1
 
 
 def add_llama3(
@@ -131,8 +131,7 @@ def test_llama_3_s_vocabulary_gives_tiktoken_s_own_ids(tmp_path: Path, count: in
     assert ours.encode("") == [600]
     for text in tiktoken_craft.texts(count, [unit for unit in UNITS if not unit.startswith("<|")]):
         assert ours.encode_text(text) == original.encode_ordinary(text), text
-    assert ours.encode_text("<|eot_id|>") == [609]
-    assert read_header(tmp_path / "model.gguf").metadata["tokenizer.ggml.eos_token_id"] == 609
+    assert ours.added_ids == {text: 600 + place for place, text in enumerate(specials)}
 
 
 def library_tokenizer(pre: str) -> tokenizers.Tokenizer:
@@ -164,7 +163,7 @@ def test_other_cuts_give_the_ids_of_the_tokenizers_library(tmp_path: Path, pre: 
 
     ours = rebuilt(metadata(tmp_path, add))
     assert ours.encode("") == []
-    for text in tiktoken_craft.texts(count, [*UNITS, "<|endoftext|>"]):
+    for text in tiktoken_craft.texts(count, UNITS):
         assert ours.encode_text(text) == library.encode(text, add_special_tokens=False).ids, text
 
 
