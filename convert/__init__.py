@@ -145,7 +145,7 @@ def plan(
         | ({} if rope_factor is None else {"rope_factor": float(rope_factor)})
         | ({"allow_nonfinite": True} if allow_nonfinite else {}),
         calibration=plan_calibration(form, opened.config, matched, shards, tokens) if is_wanted(calibrate) else None,
-        kept=Kept(matched.tensors, shards.dtype) if kept else None,
+        kept=Kept(matched.tensors, shards.dtype, allow_nonfinite) if kept else None,
     )
 
 
