@@ -92,7 +92,8 @@ def gap_and_size(stored: Iterable[mx.array], source: Iterable[mx.array]) -> tupl
         here, there = (np.array(block.astype(mx.float32), copy=False).reshape(-1) for block in (kept, rows))
         if len(gap) < len(here):
             gap = np.empty(len(here), np.float32)  # one for all blocks: the system clears every new one
-        difference = np.subtract(here, there, out=gap[: len(here)])
+        with np.errstate(all="ignore"):  # NaN and infinity are judged by the sums
+            difference = np.subtract(here, there, out=gap[: len(here)])
         wrong, whole = wrong + float(np.dot(difference, difference)), whole + float(np.dot(there, there))
     return wrong, whole
 

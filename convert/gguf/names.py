@@ -27,7 +27,7 @@ def arrange(where: object, stored: dict[str, StoredTensor], config: ModelConfig)
     if biases := [name for name in stored if BIAS.fullmatch(name)]:
         raise Unsupported(f"{where} has biases ({biases[0]}), which the models that elm-mlx runs do not have.")
     tensors = {}
-    for name, parts in joined(stored).items():
+    for name, parts in joined(stored, config).items():
         heads = heads_in_pairs(name, config)
         each = [plain(part, heads if fits(part, heads) else 0) for part in parts]
         whole = each[0] if len(each) == 1 else join(each)
@@ -38,15 +38,15 @@ def arrange(where: object, stored: dict[str, StoredTensor], config: ModelConfig)
     return tensors
 
 
-def joined(stored: dict[str, StoredTensor]) -> dict[str, list[StoredTensor]]:
+def joined(stored: dict[str, StoredTensor], config: ModelConfig) -> dict[str, list[StoredTensor]]:
     """The parts of each tensor by a name of it; an OpenELM's ffn_gate and ffn_up are one."""
-    is_openelm = any(".attn_qkv." in name for name in stored)
     parts: dict[str, list[StoredTensor]] = {}
     for name, tensor in stored.items():
         gate = name.replace(".ffn_up.", ".ffn_gate.")
         up = name.replace(".ffn_gate.", ".ffn_up.")
-        if is_openelm and gate != up and gate in stored and up in stored and alike(stored[gate], stored[up]):
-            parts[name_of_both(gate)] = [stored[gate], stored[up]]
+        are_halves = config.family == "openelm" and gate != up and gate in stored and up in stored
+        if are_halves and alike(stored[gate], stored[up]):
+            parts[gate.replace(".ffn_gate.", ".ffn_gate+ffn_up.")] = [stored[gate], stored[up]]
         else:
             parts[name] = [tensor]
     return parts
@@ -55,11 +55,6 @@ def joined(stored: dict[str, StoredTensor]) -> dict[str, list[StoredTensor]]:
 def alike(gate: StoredTensor, up: StoredTensor) -> bool:
     """Whether two tensors are matrices of one shape."""
     return len(gate.shape) == 2 and gate.shape == up.shape
-
-
-def name_of_both(gate: str) -> str:
-    """What the tensor is called that a gate and the matrix beside it make."""
-    return gate.replace(".ffn_gate.", ".ffn_gate+ffn_up.")
 
 
 def heads_in_pairs(name: str, config: ModelConfig) -> int:

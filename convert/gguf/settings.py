@@ -20,6 +20,7 @@ from elm_mlx.convert.gguf.special import bos_and_stops
 from elm_mlx.errors import Unsupported
 
 ARCHITECTURES = ("llama", "openelm")
+VERSION = 2  # of the blocks, since May 2023
 EMBEDDING, HEAD = "token_embd.weight", "output.weight"
 READ = {
     "context_length", "embedding_length", "block_count", "feed_forward_length", "vocab_size", "attention.head_count",
@@ -41,6 +42,9 @@ def architecture(where: object, metadata: Mapping[str, Any]) -> str:
     kind = metadata.get("general.type", "model")
     if kind != "model":
         raise Unsupported(f"{where} is no model ({kind!r:.40}). Name the file of the model itself.")
+    if (version := metadata.get("general.quantization_version", VERSION)) != VERSION:
+        raise Unsupported(f"{where} has blocks of version {version!r:.40}, and elm-mlx reads those of {VERSION}. Take a "
+                          "newer file.")  # fmt: skip
     name = metadata.get("general.architecture")
     if name not in ARCHITECTURES:
         known = " and ".join(ARCHITECTURES)
@@ -63,7 +67,7 @@ def raw_config(where: str, header: Header) -> dict[str, Any]:
 
 def as_list(value: Any) -> Any:
     """A value of the metadata as JSON has it."""
-    return value[:MAX_LAYERS].tolist() if isinstance(value, np.ndarray) else value
+    return value[: MAX_LAYERS + 1].tolist() if isinstance(value, np.ndarray) else value
 
 
 def refuse_unknown(name: str, values: Values) -> None:

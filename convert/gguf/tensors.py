@@ -33,8 +33,9 @@ class Rows:
 
     def __call__(self) -> mx.array:
         """Reads all rows."""
-        blocks = [self.rows(rows) for rows in row_blocks(self.stored.shape)] if len(self.stored.shape) > 1 else []
-        return mx.concatenate(blocks) if blocks else self.rows(slice(None))
+        if self.stored.kind.floats or len(self.stored.shape) == 1:
+            return self.rows(slice(None))
+        return mx.concatenate([self.rows(rows) for rows in row_blocks(self.stored.shape)])
 
     def rows(self, rows: slice) -> mx.array:
         """Reads these rows alone."""
@@ -74,13 +75,14 @@ class Rows:
 
 @dataclass(frozen=True)
 class Joined:
-    """Reads several matrices of one width as one: the rows of the first, then those of the next."""
+    """Reads several matrices of one width as one of type `dtype`: the rows of the first, then those of the next."""
 
     parts: Sequence[LazyTensor]
+    dtype: mx.Dtype
 
     def __call__(self) -> mx.array:
         """Reads all rows."""
-        return mx.concatenate([part.read() for part in self.parts])
+        return mx.concatenate([part.read().astype(self.dtype) for part in self.parts])
 
     def rows(self, rows: slice) -> mx.array:
         """Reads these rows alone."""
@@ -90,7 +92,7 @@ class Joined:
             here = slice(max(begin - before, 0), min(end - before, part.shape[0]))
             if here.start < here.stop:
                 assert isinstance(part.read, Rows)
-                read.append(part.read.rows(here))
+                read.append(part.read.rows(here).astype(self.dtype))
             before += part.shape[0]
         return mx.concatenate(read)
 
@@ -104,7 +106,8 @@ def join(parts: Sequence[LazyTensor]) -> LazyTensor:
     """Matrices of one width as one. Those of several types become float32, which holds every value of each."""
     dtypes = {part.dtype for part in parts}
     shape = (sum(part.shape[0] for part in parts), *parts[0].shape[1:])
-    return LazyTensor(shape, dtypes.pop() if len(dtypes) == 1 else mx.float32, Joined(parts))
+    dtype = dtypes.pop() if len(dtypes) == 1 else mx.float32
+    return LazyTensor(shape, dtype, Joined(parts, dtype))
 
 
 def bits_kept(stored: StoredTensor) -> int | None:

@@ -13,12 +13,13 @@ import numpy as np
 import pytest
 from helpers import checkpoints
 from helpers import gguf_craft as craft
+from helpers.command_line import run
 
 import elm_mlx
 from elm_mlx.convert import convert, plan
 from elm_mlx.convert.sources import open_source
 from elm_mlx.convert.verify import verify
-from elm_mlx.errors import BadCheckpoint, ElmError, InvalidRequest, NotFound, Unsupported
+from elm_mlx.errors import BadCheckpoint, ElmError, InvalidRequest, NotFinite, NotFound, Unsupported
 
 FAMILIES: dict[str, dict[str, Any]] = {
     "llama": craft.LLAMA,
@@ -155,6 +156,57 @@ def test_what_lies_beside_the_file_does_not_count(one: Pair, tmp_path: Path) -> 
     record = json.loads((done.output / "conversion.json").read_text(encoding="utf-8"))
     assert [*record["files"]] == [file.name]
     assert record["source"] == {"directory": "Some-1B-Q4_K_M", "layout": "GGUF, Q4_K/Q6_K"}
+
+
+def test_a_stopped_conversion_goes_on_to_the_same_bytes(one: Pair, tmp_path: Path) -> None:
+    whole, calls = convert(one.file, tmp_path / "whole"), iter(range(4))
+
+    def stop(*_: int) -> None:
+        if next(calls, None) is None:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        convert(one.file, tmp_path / "cut", progress=stop)
+    cut = convert(one.file, tmp_path / "cut")
+    for name in ("model.safetensors", "conversion.json", "config.json", "tokenizer.json"):
+        assert (cut.output / name).read_bytes() == (whole.output / name).read_bytes()
+
+
+def edited(one: Pair, path: Path, name: str, place: int, value: float) -> Path:
+    """The file with another float16 at a place of a tensor's first block."""
+    data = bytearray(one.file.read_bytes())
+    tensor = next(each for each in gguf.GGUFReader(one.file).tensors if each.name == name)
+    at = int(tensor.data_offset) + place
+    data[at : at + 2] = np.array(value, "<f2").tobytes()
+    path.write_bytes(data)
+    return path
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_a_scale_that_is_no_number_is_refused_in_every_form(one: Pair, tmp_path: Path, value: float) -> None:
+    file = edited(one, tmp_path / "model.gguf", "blk.0.attn_v.weight", 0, value)
+    for form in ({}, {"bits": 4}, {"dtype": "float32"}):
+        with pytest.raises(NotFinite, match=r"blk\.0\.attn_v|v_proj"):
+            convert(file, tmp_path / "out", **form)  # type: ignore[arg-type]
+    assert convert(file, tmp_path / "out", allow_nonfinite=True).kept
+
+
+def test_scales_that_float16_cannot_hold_are_refused(one: Pair, tmp_path: Path) -> None:
+    file = edited(one, tmp_path / "model.gguf", "blk.0.attn_v.weight", 0, 60_000.0)
+    with pytest.raises(BadCheckpoint, match="scales above 65504"):
+        convert(file, tmp_path / "out")
+    assert convert(file, tmp_path / "out", dtype="float32").output.is_dir()
+
+
+def test_the_command_line_says_what_is_kept_and_what_it_costs(one: Pair, tmp_path: Path) -> None:
+    planned = run("convert", one.file, "--output", tmp_path / "out", "--dry-run")
+    assert planned.code == 0
+    assert "GGUF, Q4_K/Q6_K llama" in planned.out
+    assert "16 matrices as the source has them" in planned.out
+    assert not (tmp_path / "out").exists()
+    done = run("convert", one.file, "--output", tmp_path / "out")
+    assert done.code == 0, done.err
+    assert "kept in few bits as the source has them, which changes up to 0.00" in done.err
 
 
 def with_more(one: Pair, folder: Path, more: Callable[[gguf.GGUFWriter], None]) -> Path:

@@ -40,9 +40,21 @@ def file(*, pairs: bytes = b"", count: int = 0, table: bytes = b"", tensors: int
     return head + bytes(-len(head) % 32) + bytes(data)
 
 
+def add_few_pieces(writer: gguf.GGUFWriter) -> None:
+    """A tokenizer that is read in no time."""
+    writer.add_tokenizer_model("llama")
+    writer.add_token_list(["<unk>", "<s>", "</s>", "\u2581", "a", "b", "ab", "\u2581a"])
+    writer.add_token_scores([0.0, 0, 0, -1, -2, -3, -4, -5])
+    writer.add_token_types([2, 3, 3, 1, 1, 1, 1, 1])
+    writer.add_bos_token_id(1)
+    writer.add_eos_token_id(2)
+    writer.add_chat_template("{{ messages }}")
+
+
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return craft.write(tmp_path_factory.mktemp("gguf") / "model.gguf", craft.Model(TINY, lambda _: "Q8_0"))
+    model = craft.Model(TINY, lambda _: "Q8_0")
+    return craft.write(tmp_path_factory.mktemp("gguf") / "model.gguf", model, tokenizer=add_few_pieces)
 
 
 def test_metadata_and_tensors_are_those_of_the_gguf_package(whole: Path) -> None:

@@ -77,7 +77,9 @@ def test_two_matrices_of_different_bits_become_one_without_loss(first: str, seco
 def test_floats_beside_few_bits_are_not_kept_in_few_bits() -> None:
     (a, here), (b, there) = tensor("Q8_0", seed=1), tensor("F16", seed=2)
     assert setting_kept([a, b]) is None
-    assert np.array_equal(numbers(join([plain(a), plain(b)]).read()), np.concatenate([here, there]))
+    joined = join([plain(a), plain(b)])
+    assert np.array_equal(numbers(joined.read()), np.concatenate([here, there]))
+    assert {rows.dtype for rows in joined.blocks(7)} == {joined.read().dtype} == {joined.dtype}
 
 
 @pytest.mark.parametrize("kind", ["F32", "F16", "BF16", "Q4_K"])
