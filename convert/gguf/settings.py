@@ -43,8 +43,8 @@ def architecture(where: object, metadata: Mapping[str, Any]) -> str:
     if kind != "model":
         raise Unsupported(f"{where} is no model ({kind!r:.40}). Name the file of the model itself.")
     if (version := metadata.get("general.quantization_version", VERSION)) != VERSION:
-        raise Unsupported(f"{where} has blocks of version {version!r:.40}, and elm-mlx reads those of {VERSION}. Take a "
-                          "newer file.")  # fmt: skip
+        raise Unsupported(f"{where} has blocks of version {version!r:.40}, and elm-mlx reads those of {VERSION}. Take "
+                          "a newer file.")  # fmt: skip
     name = metadata.get("general.architecture")
     if name not in ARCHITECTURES:
         known = " and ".join(ARCHITECTURES)

@@ -44,7 +44,7 @@ def add_few_pieces(writer: gguf.GGUFWriter) -> None:
     """A tokenizer that is read in no time."""
     writer.add_tokenizer_model("llama")
     writer.add_token_list(["<unk>", "<s>", "</s>", "\u2581", "a", "b", "ab", "\u2581a"])
-    writer.add_token_scores([0.0, 0, 0, -1, -2, -3, -4, -5])
+    writer.add_token_scores([0.0, 0.0, 0.0, -1.0, -2.0, -3.0, -4.0, -5.0])
     writer.add_token_types([2, 3, 3, 1, 1, 1, 1, 1])
     writer.add_bos_token_id(1)
     writer.add_eos_token_id(2)
