@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import mlx.core as mx
 import numpy as np
 import pytest
-from helpers import checkpoints
+from helpers import checkpoints, relatives
 from helpers.adapters import config_of, made_sums, merged_copy, write_sums
 
 import elm_mlx
@@ -77,6 +77,18 @@ def test_a_merged_float_model_says_what_the_unmerged_one_says(source: Path, dora
     assert np.abs(ours - theirs).max() <= 1e-5 * np.abs(theirs).max()
     assert done.report.kl_divergence < 1e-8
     assert (done.kind, done.stored_as, done.source) == ("dora" if dora else "lora", "float32", None)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "raw", [relatives.MOBILELLM_LS, relatives.MOBILLAMA, relatives.BITNET], ids=["mobilellm-ls", "mobillama", "bitnet"]
+)
+def test_relatives_that_share_weights_are_merged_as_others_are(raw: dict[str, Any], tmp_path: Path) -> None:
+    model = convert(checkpoints.write(tmp_path / "s", raw), tmp_path / "model", dtype="float32").output
+    adapter = write_sums(tmp_path / "a", model, made_sums(model), scale=0.3)
+    done = elm_mlx.merge(model, adapter, tmp_path / "merged", tokens=TOKENS)
+    ours, theirs = logits(done.output), beside(model, adapter)
+    assert np.abs(ours - theirs).max() <= 1e-5 * np.abs(theirs).max()
 
 
 def test_a_quantized_model_is_merged_in_its_float_source_and_quantized_once(made: Made, tmp_path: Path) -> None:
