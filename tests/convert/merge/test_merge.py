@@ -18,7 +18,7 @@ import elm_mlx
 from elm_mlx.convert import convert
 from elm_mlx.convert.merge.float_source import find_floats
 from elm_mlx.convert.verify import compare, verify
-from elm_mlx.convert.verify.layerwise import open_directory, open_original
+from elm_mlx.convert.verify.layerwise import open_directory
 from elm_mlx.errors import BadCheckpoint, InvalidRequest, NotFound, TargetExists
 from elm_mlx.models.lora import LowRank
 from elm_mlx.store.adapters.adapter_file import Base
@@ -112,7 +112,7 @@ def test_merging_in_the_source_loses_less_than_rounding_a_second_time(tmp_path: 
     sums = small_sums(floats)
     adapter = write_sums(tmp_path / "adapter", floats, sums)
     model = convert(floats, tmp_path / "model", bits=4, group_size=32, dtype="float32").output
-    right = open_original(merged_copy(floats, tmp_path / "right", sums))
+    right = open_directory(merged_copy(floats, tmp_path / "right", sums))
     once = elm_mlx.merge(model, adapter, tmp_path / "once", tokens=TOKENS).output
     kept = elm_mlx.merge(model, adapter, tmp_path / "kept", keep="8-bit", tokens=TOKENS).output
     twice = convert(kept, tmp_path / "twice", bits=4, group_size=32, dtype="float32").output
