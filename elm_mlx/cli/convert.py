@@ -61,6 +61,7 @@ GROUP_SIZES = list(map(str, QUANTIZATION_MODES["affine"][1]))
     help="tokenizer.json or tokenizer.model, with the settings beside it, or its directory.",
 )
 @click.option("--rope-factor", type=ROPE_FACTOR, help="RoPE scaling of Meta's files. Default: 8, in 3.2's sizes 32.")
+@click.option("--unshare", is_flag=True, help="Write weights that layers share for each layer, as mlx-lm needs them.")
 @click.option("--max-shard-size", type=SHARD_GB, metavar="GB", help="Largest file. Default: 5.")
 @click.option("--force", is_flag=True, help="Replace an output that is there already.")
 @click.option("--verify", is_flag=True, help="Run the result against SOURCE before it is kept (see elm-mlx verify).")
@@ -82,7 +83,7 @@ def command(
 
     A name is one that `elm-mlx list` shows, or OWNER/NAME[@REVISION] of a repository, which is fetched if it is not
     on this machine; for OpenELM with its tokenizer. Reads OpenELM and Llama 3 checkpoints in the layouts of Hugging
-    Face, CoreNet, Meta and MLX, without torch and without running anything in them. Unquantized unless --bits,
+    Face, CoreNet, Meta, MLX and GGUF, without torch and without running anything in them. Unquantized unless --bits,
     --mode or --recipe is given; matrices that SOURCE has in few bits stay so where none of the three, nor --dtype, is
     given and MLX can keep them.
     """

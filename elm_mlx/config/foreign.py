@@ -19,7 +19,10 @@ CONVERTED = {
     "fbgemm_fp8": "FP8 (fbgemm)",
     "fp8": "FP8",
     "compressed-tensors": "compressed-tensors",
+    "bitnet": "BitNet",
 }
+# The one form that a model is published in, and kept number by number: a model that is pulled to run is converted.
+OWN_FORMS = ("bitnet",)
 CODEBOOKS = "its weights are entries of a learned table, and MLX has no such form"
 ROTATED = "its weights are rotated, and would have to be turned back with the library's own code"
 OWN_FORM = "its form is its library's own"
@@ -48,6 +51,12 @@ def method_of(settings: Values) -> str | None:
     """The name of another library's quantization in a `quantization_config`; None where there is none."""
     method: Any = settings.get(METHOD)
     return None if method is None else str(method)
+
+
+def is_own_form(raw: Mapping[str, Any]) -> bool:
+    """Whether the object of a config.json is that of a model whose publisher's own form has to be converted to run."""
+    settings = raw.get(KEY)
+    return isinstance(settings, Mapping) and settings.get(METHOD) in OWN_FORMS and not raw.get("quantization")
 
 
 def as_plain(raw: Mapping[str, Any], where: str = CONFIG) -> dict[str, Any]:

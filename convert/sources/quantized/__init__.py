@@ -17,7 +17,7 @@ import mlx.core as mx
 
 from elm_mlx.config.foreign import CONVERTED, KEY, METHOD, convert_refusal, method_of
 from elm_mlx.config.values import CONFIG, Values
-from elm_mlx.convert.sources.quantized import awq, compressed, fp8, gptq
+from elm_mlx.convert.sources.quantized import awq, bitnet, compressed, fp8, gptq
 from elm_mlx.convert.sources.quantized.act_order import sorted_columns
 from elm_mlx.convert.sources.quantized.floats8 import Floats8
 from elm_mlx.convert.sources.quantized.integers import Integers
@@ -39,6 +39,7 @@ READERS: dict[str, Reader] = {
     "fbgemm_fp8": fp8.read,
     "fp8": fp8.read,
     "compressed-tensors": compressed.read,
+    "bitnet": bitnet.read,
 }
 
 
