@@ -166,6 +166,7 @@ def test_adapters_that_cannot_be_meant_so_are_refused(typed: tuple[str, ...], wo
         opened(*typed)
 
 
+@pytest.mark.slow
 def test_with_several_models_an_adapter_says_whose_it_is(adapters: dict[str, Path], tmp_path: Path) -> None:
     llama = checkpoints.write(tmp_path / "llama", checkpoints.LLAMA)
     models = ("demo", str(llama))

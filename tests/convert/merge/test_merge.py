@@ -148,6 +148,7 @@ def test_without_a_source_adapted_matrices_keep_more_bits_and_the_others_stay(
     assert np.abs(ours - theirs).max() < (1e-5 if keep == "floats" else 0.1) * np.abs(theirs).max()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", [{"mode": "mxfp4"}, {"recipe": "mixed-3-5"}], ids=["mxfp4", "mixed-3-5"])
 def test_every_way_of_quantizing_can_be_merged_with_a_source_and_without(
     made: Made, form: dict[str, str], tmp_path: Path
