@@ -14,7 +14,7 @@ from helpers import checkpoints, relatives
 import elm_mlx
 from elm_mlx.convert import convert
 from elm_mlx.convert.verify import verify
-from elm_mlx.errors import BadCheckpoint, InvalidRequest
+from elm_mlx.errors import BadCheckpoint, InvalidRequest, Unsupported
 from elm_mlx.store.load import load_arrays, read_config
 
 TWINS = {"mobillama": relatives.MOBILLAMA, "mobilellm-ls": relatives.MOBILELLM_LS}
@@ -48,6 +48,11 @@ def test_a_feed_forward_of_all_layers_is_stored_once(tmp_path: Path, kind: str) 
     assert raw_of(done.output)["model_type"] == "mobillama"
     assert done.dropped == ([] if kind == "once" else ["6 copies of the feed-forward"])
     assert "one feed-forward" in done.layout
+
+
+def test_one_that_is_left_under_one_layers_name_is_said_to_need_a_conversion(tmp_path: Path) -> None:
+    with pytest.raises(Unsupported, match=r"one feed-forward.*elm-mlx convert"):
+        elm_mlx.load(relatives.write_mobillama(tmp_path / "source", "once"))
 
 
 def test_the_shape_is_that_of_the_tensors_where_config_json_says_another(tmp_path: Path) -> None:
