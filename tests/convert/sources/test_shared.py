@@ -46,6 +46,7 @@ def test_a_feed_forward_of_all_layers_is_stored_once(tmp_path: Path, kind: str) 
     assert found.keys() == expected.keys()
     assert all((found[name] == array).all() for name, array in expected.items())
     assert raw_of(done.output)["model_type"] == "mobillama"
+    assert "mlx_lm" not in (done.output / "README.md").read_text(encoding="utf-8")  # it could not load this
     assert done.dropped == ([] if kind == "once" else ["6 copies of the feed-forward"])
     assert "one feed-forward" in done.layout
 
@@ -95,6 +96,7 @@ def test_unshared_it_is_the_plain_llama(tmp_path: Path, name: str) -> None:
     raw = raw_of(done.output)
     assert (raw["model_type"], raw["num_hidden_layers"]) == ("llama", 6 if "ls" in name else 3)
     assert not {"layer_sharing", "share_embedding", "auto_map"} & raw.keys()
+    assert "mlx_lm.generate" in (done.output / "README.md").read_text(encoding="utf-8")
 
 
 @pytest.mark.slow
