@@ -139,3 +139,18 @@ def test_a_converted_mobilellm_ls_says_so_and_its_figures_count_layers(tmp_path:
     info, twin = elm_mlx.info(out), elm_mlx.info(relatives.write_plain(tmp_path / "twin", relatives.MOBILELLM_LS))
     assert info.kv_bytes_per_token == twin.kv_bytes_per_token / 2  # of 16 bits, not 32
     assert info.parameters < twin.parameters
+
+
+@pytest.mark.parametrize("change", ["no up_proj", "no matrix", "empty", "one layer less"])
+def test_a_feed_forward_with_a_piece_missing_is_a_sentence(tmp_path: Path, change: str) -> None:
+    source = relatives.write_mobillama(tmp_path / "source", "copies")
+    arrays = mx.load(str(source / "model.safetensors"))
+    assert isinstance(arrays, dict)
+    for name in [name for name in arrays if name.endswith("mlp.up_proj.weight")]:
+        if change == "no up_proj" or (change == "one layer less" and ".layers.1." in name):
+            del arrays[name]
+        elif change != "one layer less":
+            arrays[name] = arrays[name][0] if change == "no matrix" else arrays[name][:0]
+    checkpoints.save(source, arrays)
+    with pytest.raises(BadCheckpoint, match="up_proj"):
+        convert(source, tmp_path / "out")
