@@ -33,13 +33,14 @@ original.{nonfinite}{kept}{calibration}{merged}
 
 ```sh
 elm-mlx generate --model DIRECTORY --prompt "Once upon a time"
-mlx_lm.generate --model DIRECTORY --prompt "Once upon a time"
-```
+{mlx_lm}```
 
 ## Quality
 
 {quality}
 """
+MLX_LM = 'mlx_lm.generate --model DIRECTORY --prompt "Once upon a time"\n'
+IN_MLX_LM = ("openelm", "llama")  # the architectures that mlx-lm loads as they are written here
 NONFINITE = " Weights that are NaN or infinite there were let through (`--allow-nonfinite`)."
 CALIBRATED = """
 
@@ -116,7 +117,8 @@ def fill(config: ModelConfig, record: Mapping[str, Any], nbytes: int, quality: s
     name = repository or one_line(source["directory"])
     return CARD.format(
         name=name.rpartition("/")[2],
-        family=config.family,
+        family=config.model_type,
+        mlx_lm=MLX_LM if config.model_type in IN_MLX_LM else "",
         base=f"base_model: {repository}\n" if repository else "",
         origin=f"{repository} at revision {source['revision']}" if repository else name,
         elm_mlx=record["elm_mlx"],
