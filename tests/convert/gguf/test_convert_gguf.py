@@ -103,7 +103,7 @@ def test_what_was_converted_is_verified_against_the_file(one: Pair, tmp_path: Pa
     done = convert(one.file, tmp_path / "ours", verify=True, **form)
     assert done.report
     assert done.report.passed
-    assert verify(done.output, one.file, tokens=64).passed
+    assert verify(done.output, one.file, tokens=64).altered == []
 
 
 OTHERS = [pytest.param(name, marks=pytest.mark.slow) for name in ("Q4_0", "Q4_1", "Q5_0", "Q8_0", "Q5_K", "F16", "F32")]
