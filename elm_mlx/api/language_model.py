@@ -247,6 +247,12 @@ class LanguageModel:
         """Whether there is a chat template, the model's own or one from `use_chat_template`."""
         return self._templates.are_there
 
+    def prepare_forms(self) -> None:
+        """Makes now what the first form of an answer needs, which takes up to a second with a large vocabulary, a part
+        of which no other thread of Python's runs in: so no answer waits for that later. Raises NotFound without the
+        extra `structure`; Unsupported for a tokenizer that no form can follow."""
+        self._maker.grammars.prepare()
+
     def use_chat_template(self, template: str | Path) -> None:
         """Uses this chat template instead of the model's own: a file with one, or "zephyr", which is perhaps the format
         of OpenELM-Instruct; nobody has confirmed it. The token that ends a turn in it ends answers from now on.

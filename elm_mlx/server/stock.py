@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from elm_mlx.arguments import Progress
-from elm_mlx.errors import InvalidRequest
+from elm_mlx.errors import InvalidRequest, NotFound, Unsupported
 from elm_mlx.server.book import Book
 
 if TYPE_CHECKING:
@@ -52,14 +53,18 @@ class Machine:
         self._settings = settings
 
     def load(self, book: Book, progress: Progress) -> LanguageModel:
-        """Loads a model. Raises as `elm_mlx.load`."""
+        """Loads a model, and makes what forms of answers need: its first form must not stop the answers beside it.
+        Raises as `elm_mlx.load`."""
         import elm_mlx
 
         wishes = self._settings
-        return elm_mlx.load(
+        lm = elm_mlx.load(
             book.source, cpu_policy=wishes.cpu_policy, progress=progress, rows=wishes.concurrency,
             queue=wishes.max_queue, context=wishes.context,
         )  # fmt: skip
+        with suppress(NotFound, Unsupported):  # then who asks for a form hears of it
+            lm.prepare_forms()
+        return lm
 
     def find(self) -> list[Book]:
         """The models on this machine that could be loaded."""
