@@ -21,7 +21,7 @@ from elm_mlx.api.prompt_logprobs import prompt_logprobs_of
 from elm_mlx.api.request_maker import RequestMaker
 from elm_mlx.api.siblings import siblings
 from elm_mlx.api.stream import Stream
-from elm_mlx.api.structure import has_form, without_form
+from elm_mlx.api.structure import check_room, fewest_tokens, has_form, without_form
 from elm_mlx.api.templates import Templates
 from elm_mlx.api.tool_choice import Choice, choice_of, reading_of
 from elm_mlx.api.tools import tool_of
@@ -174,7 +174,8 @@ class LanguageModel:
         self, prompt: str | Sequence[int], max_tokens: int | None = MAX_TOKENS, **options: Unpack[Options]
     ) -> Stream:
         """Completes `prompt` for `async for piece in lm.astream(...)`. Leaving the loop cancels the request. Raises as
-        `submit`."""
+        `submit`, whose time a new form takes in the event loop: compile it before, by `agenerate`, or call this in
+        `asyncio.to_thread`; and `prepare_forms` when the program starts."""
         return self.submit(prompt, max_tokens, **options)
 
     @overload
@@ -533,6 +534,8 @@ class LanguageModel:
         request = self.request(prompt, max_tokens, **options)
         if choice.must and (form := choice.form(takes_several=self._templates.takes_several_calls())):
             request = replace(request, constraint=self._maker.grammars.compile(form, request.stop_ids))
+            least = fewest_tokens(choice.fewest_bytes, self._maker.grammars)
+            check_room("A call of these tools", least, request.max_tokens)
         return request
 
     def _begin_all(self, requests: Iterable[Request], choice: Choice | None = None) -> list[Stream]:
