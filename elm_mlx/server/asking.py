@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -19,6 +20,9 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("elm_mlx.server")
 SHORT = 2000  # characters or ids that are encoded in the event loop, in some 2 ms
+# Seconds after a request was submitted, in which the device thread gets the interpreter and begins with it: else it
+# would wait until the beginning of the response is prepared, which nobody waits for.
+YIELD_S = 0.00005
 FREE_CHOICES = (None, "auto", "none")  # of tools: any other one has a form, which takes long to compile
 NO_TEMPLATE = "This model has no chat template: it completes texts, which /v1/completions asks for."
 
@@ -28,7 +32,11 @@ async def streams_of(ask: Ask, lm: LanguageModel) -> list[Stream]:
 
     Raises as `LanguageModel.chat` and `LanguageModel.submit`, and FieldRefused for a chat without a template.
     """
-    return submit(ask, lm) if is_light(ask) else await asyncio.to_thread(submit, ask, lm)
+    if not is_light(ask):
+        return await asyncio.to_thread(submit, ask, lm)
+    begun = submit(ask, lm)
+    time.sleep(YIELD_S)
+    return begun
 
 
 def is_light(ask: Ask) -> bool:
