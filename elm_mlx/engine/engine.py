@@ -7,7 +7,6 @@ from collections import deque
 from collections.abc import Iterator
 from dataclasses import replace
 from itertools import count, islice
-from typing import NamedTuple
 
 import mlx.core as mx
 
@@ -16,15 +15,16 @@ from elm_mlx.device.memory import too_large
 from elm_mlx.engine.batch import Batch
 from elm_mlx.engine.cache.kind_cache import make_kind_cache
 from elm_mlx.engine.cache.kv import RESERVE, cache_bytes, make_cache
-from elm_mlx.engine.cache.layer import Layer, can_shorten
+from elm_mlx.engine.cache.layer import Layer
 from elm_mlx.engine.decodes import Decodes
 from elm_mlx.engine.limits import Limits
 from elm_mlx.engine.pace import Pace
 from elm_mlx.engine.plan import StepPlan
 from elm_mlx.engine.prefill import DEFAULT_EXECUTION, Reading
-from elm_mlx.engine.prefixes import Found, Prefixes, shared_length
+from elm_mlx.engine.prefixes import Prefixes
 from elm_mlx.engine.request import Request
 from elm_mlx.engine.sequence import CANCELLED, ERROR, Sequence
+from elm_mlx.engine.sources import Source, Sources, held_ids, is_sibling
 from elm_mlx.engine.speculate import Speculation
 from elm_mlx.engine.together import are_few, is_better_later, read_together
 from elm_mlx.engine.variants import Variants
@@ -60,6 +60,7 @@ class Engine:
         self.leaving: dict[Sequence, None] = {}  # those that are cancelled at the next step, in order
         self.batch = Batch(self.variants, limits, execution.grow_by)
         self.prefixes = Prefixes(limits.budget)
+        self.sources = Sources(self.prefixes, self.batch, limits.reuse)
         self.pace = Pace(execution.submit)
 
     @property
@@ -250,7 +251,7 @@ class Engine:
         its own, and returns them. The prompt of one alone is then being read."""
         begun: list[Sequence] = []
         for one in [self.active[number] for number in numbers]:
-            source = self._find(one)
+            source = self.sources.find(one, self.running)
             if begun and not self._can_join(one, source.shared, begun):
                 break
             self._begin(one, source)
@@ -276,7 +277,7 @@ class Engine:
         """Takes a sequence out of the queue, with caches for all of its positions, after those of `source`."""
         self.waiting.remove(one)
         one.admitted_at = time.perf_counter()
-        one.cache = self._borrow(one, source) or self._new_cache(one)
+        one.cache = self.sources.borrow(one, source, self._reserve(one)) or self._new_cache(one)
         beside = self.speculation.bytes_of(one.request, one.positions)
         one.reserved = max(self._bytes(one), cache_bytes(one.cache) + beside)  # one handed over may have longer buffers
         self.limits.budget.reserve(one.reserved)
@@ -302,35 +303,6 @@ class Engine:
     def _reserve(self, one: Sequence) -> int:
         """How many positions its first buffers have: alone it will go on in them, beside others it leaves them."""
         return len(one.request.prompt) + (0 if len(self.active) > 1 else RESERVE)
-
-    def _find(self, one: Sequence) -> Source:
-        """What holds the most of the first ids of its prompt: a kept cache, or a running row."""
-        if not self.limits.reuse:
-            return Source()
-        prompt, finds = one.request.prompt, one.request.find
-        found = self.prefixes.find(prompt, one.request.cache, one.request.adapter) if finds else None
-        running = [other for other in self.running if finds or is_sibling(one, other)]
-        lengths = {other: self._shared(one, other) for other in running}
-        best = max(lengths, key=lengths.__getitem__, default=None)
-        if best and lengths[best] > (found.shared if found else self.prefixes.LEAST - 1):
-            return Source(min(lengths[best], len(prompt) - 1), row=best)
-        return Source(found.shared, kept=found) if found else Source()
-
-    def _borrow(self, one: Sequence, source: Source) -> list[Layer] | None:
-        """Caches that hold the first ids of its prompt: a kept one's, or a copy of a running row's."""
-        if source.row:
-            return self.batch.copy(source.row, source.shared, one.positions, self._reserve(one))
-        kept = source.kept
-        return self.prefixes.borrow(kept, one.positions, self._reserve(one), one.request.owner) if kept else None
-
-    def _shared(self, one: Sequence, other: Sequence) -> int:
-        """How many ids a prompt shares with a running row; 0 where the row's cache is of another kind or adapter, or
-        its window has forgotten what the last of them read."""
-        if (one.request.cache, one.request.adapter) != (other.request.cache, other.request.adapter):
-            return 0
-        shared = shared_length(one.request.prompt, held_ids(other))
-        copied = min(shared, len(one.request.prompt) - 1)
-        return shared if not other.cache or can_shorten(other.cache, copied) else 0
 
     def _read_on(self, others_run: bool) -> Sequence:
         """Reads one round of chunks of the prompt; with the last one its first id is drawn."""
@@ -444,21 +416,3 @@ class Engine:
             self.prefixes.put(ids, caches, one.request.cache, one.request.owner, one.request.adapter)
         if self.variants.leaving:
             self.variants.sweep(self._adapters_used())
-
-
-class Source(NamedTuple):
-    """What holds the first `shared` ids of a prompt: a running `row`, a `kept` cache, or nothing."""
-
-    shared: int = 0
-    row: Sequence | None = None
-    kept: Found | None = None
-
-
-def is_sibling(one: Sequence, other: Sequence) -> bool:
-    """Whether two sequences belong to one family of requests."""
-    return one.request.family is not None and one.request.family == other.request.family
-
-
-def held_ids(one: Sequence) -> tuple[int, ...]:
-    """The ids whose keys and values a running or ended sequence holds: its prompt, and its answer but for the last."""
-    return (*one.request.prompt, *one.ids[:-1])
