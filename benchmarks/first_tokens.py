@@ -68,7 +68,7 @@ def compare(lm: elm_mlx.LanguageModel, requests: int, ids: int, given: argparse.
     for turn in range(1 + given.turns):
         rng = random.Random(turn)
         lengths = [rng.randint(ids - ids // 3, ids + ids // 3) for _ in range(requests)]
-        for most in given.most:
+        for most in given.most if turn % 2 else given.most[::-1]:
             runs[most].append(asked(lm, lengths, turn, most))
     base = runs[given.most[0]][1:]
     print(f"{requests} requests of {ids} ids, {given.most[0]} together: first tokens after "

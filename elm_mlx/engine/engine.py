@@ -251,6 +251,8 @@ class Engine:
         its own, and returns them. The prompt of one alone is then being read."""
         begun: list[Sequence] = []
         for one in [self.active[number] for number in numbers]:
+            if begun and not self._fits(begun, 1, 0):
+                break  # whatever is held of its prompt
             source = self.sources.find(one, self.running)
             if begun and not self._can_join(one, source.shared, begun):
                 break
@@ -266,12 +268,15 @@ class Engine:
         """Whether a prompt, of which so many positions are held, is best read together with those that have begun."""
         if any(other.reserved > self._bytes(other) for other in begun):
             return False  # it got a longer cache than it needs: the budget may have no room beside that
-        news = [len(other.request.prompt) - other.read for other in begun]
-        deepest = max(held, *(other.read for other in begun))
-        if not are_few([*news, len(one.request.prompt) - held], deepest, self.execution):
+        if not self._fits(begun, len(one.request.prompt) - held, held):
             return False
         others = [other for other in begun if one.request.find or is_sibling(one, other)]
         return not (self.limits.reuse and others and is_better_later(one, held, others))
+
+    def _fits(self, begun: list[Sequence], new: int, held: int) -> bool:
+        """Whether so many new ids after the held ones can be read in one pass with the prompts that have begun."""
+        news = [len(other.request.prompt) - other.read for other in begun]
+        return are_few([*news, new], max(held, *(other.read for other in begun)), self.execution)
 
     def _begin(self, one: Sequence, source: Source) -> None:
         """Takes a sequence out of the queue, with caches for all of its positions, after those of `source`."""
