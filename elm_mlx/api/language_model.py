@@ -22,7 +22,7 @@ from elm_mlx.api.request_maker import RequestMaker
 from elm_mlx.api.scores import Scores, scores_of
 from elm_mlx.api.siblings import siblings
 from elm_mlx.api.stream import Stream
-from elm_mlx.api.structure import has_form, without_form
+from elm_mlx.api.structure import check_room, fewest_tokens, has_form, without_form
 from elm_mlx.api.templates import Templates
 from elm_mlx.api.tool_choice import Choice, choice_of, reading_of
 from elm_mlx.api.tools import tool_of
@@ -175,7 +175,8 @@ class LanguageModel:
         self, prompt: str | Sequence[int], max_tokens: int | None = MAX_TOKENS, **options: Unpack[Options]
     ) -> Stream:
         """Completes `prompt` for `async for piece in lm.astream(...)`. Leaving the loop cancels the request. Raises as
-        `submit`."""
+        `submit`, whose time a new form takes in the event loop: compile it before, by `agenerate`, or call this in
+        `asyncio.to_thread`; and `prepare_forms` when the program starts."""
         return self.submit(prompt, max_tokens, **options)
 
     @overload
@@ -247,6 +248,12 @@ class LanguageModel:
     def has_chat_template(self) -> bool:
         """Whether there is a chat template, the model's own or one from `use_chat_template`."""
         return self._templates.are_there
+
+    def prepare_forms(self) -> None:
+        """Makes now what the first form of an answer needs, which takes up to a second with a large vocabulary, a part
+        of which no other thread of Python's runs in: so no answer waits for that later. Raises NotFound without the
+        extra `structure`; Unsupported for a tokenizer that no form can follow."""
+        self._maker.grammars.prepare()
 
     def use_chat_template(self, template: str | Path) -> None:
         """Uses this chat template instead of the model's own: a file with one, or "zephyr", which is perhaps the format
@@ -545,6 +552,8 @@ class LanguageModel:
         request = self.request(prompt, max_tokens, **options)
         if choice.must and (form := choice.form(takes_several=self._templates.takes_several_calls())):
             request = replace(request, constraint=self._maker.grammars.compile(form, request.stop_ids))
+            least = fewest_tokens(choice.fewest_bytes, self._maker.grammars)
+            check_room("A call of these tools", least, request.max_tokens)
         return request
 
     def _begin_all(self, requests: Iterable[Request], choice: Choice | None = None) -> list[Stream]:

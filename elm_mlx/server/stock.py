@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from elm_mlx.arguments import Progress
-from elm_mlx.errors import InvalidRequest
+from elm_mlx.errors import InvalidRequest, NotFound, Unsupported
 from elm_mlx.server.book import Book
 
 if TYPE_CHECKING:
@@ -54,7 +55,8 @@ class Machine:
         self._settings = settings
 
     def load(self, book: Book, progress: Progress) -> LanguageModel:
-        """Loads a model with its adapters. Raises as `elm_mlx.load`, and as `load_adapter`."""
+        """Loads a model with its adapters, and makes what forms of answers need: its first form must not stop the
+        answers beside it. Raises as `elm_mlx.load`, and as `load_adapter`."""
         import elm_mlx
 
         wishes = self._settings
@@ -68,6 +70,8 @@ class Machine:
         except BaseException:
             lm.close()
             raise
+        with suppress(NotFound, Unsupported):  # then who asks for a form hears of it
+            lm.prepare_forms()
         return lm
 
     def find(self) -> list[Book]:
