@@ -87,8 +87,8 @@ def say_step(step: Step) -> None:
     order = "" if step.accuracy is None else f", accuracy {step.accuracy:.2f}, margin {step.margin:.3f}"
     if step.valid_accuracy is not None:
         valid += f" (accuracy {step.valid_accuracy:.2f}, margin {step.valid_margin:.3f})"
-    say(f"Step {step.step:,} of {step.steps:,}: loss {step.loss:.4f}{order}{valid}; "
-        f"{step.tokens_per_second:,.0f} tokens/s, {readable_size(step.memory)}, {in_words(step.seconds_left)} left.")  # fmt: skip
+    pace = f"{step.tokens_per_second:,.0f} tokens/s, {readable_size(step.memory)}, {in_words(step.seconds_left)} left"
+    say(f"Step {step.step:,} of {step.steps:,}: loss {step.loss:.4f}{order}{valid}; {pace}.")
 
 
 def in_words(seconds: float) -> str:
