@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, NamedTuple
+from pathlib import Path
+from typing import Any, NamedTuple
 
 from elm_mlx.train.dpo import PairObjective
 from elm_mlx.train.files import TRAIN, VALID, Reader, Rows, read_rows
+from elm_mlx.train.job import Job
 from elm_mlx.train.objective import Objective, TokenObjective
 from elm_mlx.train.pairs import PairReader
 from elm_mlx.train.reference import compute_reference, read_reference, write_reference
 from elm_mlx.train.rows import RowReader
 from elm_mlx.train.settings import Settings
-
-if TYPE_CHECKING:
-    from elm_mlx.train.job import Job
-    from elm_mlx.train.run import Task
-    from elm_mlx.train.student import Student
+from elm_mlx.train.student import Student
 
 Say = Callable[[str], None]
 
@@ -28,14 +26,13 @@ class Data(NamedTuple):
     valid: Rows[Any]
 
 
-def read_data(student: Student, task: Task, say: Say) -> Data:
+def read_data(student: Student, data: Path, settings: Settings, say: Say) -> Data:
     """The rows of train.jsonl, and of valid.jsonl where there is one; says what of them is not learned."""
-    settings = task.settings
     length = min(settings.max_length, student.config.context_length)
     reader = reader_for(student, settings)
-    train, valid = read_rows(task.data / TRAIN, reader, length), Rows[Any]()
-    if (task.data / VALID).exists():
-        valid = read_rows(task.data / VALID, reader, length)
+    train, valid = read_rows(data / TRAIN, reader, length), Rows[Any]()
+    if (data / VALID).exists():
+        valid = read_rows(data / VALID, reader, length)
     for name, rows in ((TRAIN, train), (VALID, valid)):
         for notice in rows.notices(name, length):
             say(notice)

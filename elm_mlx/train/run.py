@@ -120,7 +120,7 @@ def work(task: Task, report: Callable[[Step], None], say: Say) -> Outcome:
     """Reads the data, loads, plans and trains."""
     mx.reset_peak_memory()
     student = read_student(task.directory, task.settings.chat_template)
-    rows = read_data(student, task, say)
+    rows = read_data(student, task.data, task.settings, say)
     execution = choose_execution(student.config, "auto")
     try:
         return train_student(student, execution, task, rows, report, say)
