@@ -113,7 +113,7 @@ class Job:
         loss, *more = self.training.learn(batches)
         if not abs(loss) < float("inf"):
             raise NotFinite(f"The loss of step {step + 1} is {loss}; the last checkpoint is as it was.",
-                            "Take a smaller {learning_rate} or {scale}, or some {warmup}.")  # fmt: skip
+                            "Take a smaller {learning_rate}, or some {warmup}.")  # fmt: skip
         told = {"loss": loss} | dict(zip(self.train.TELLS, more, strict=True))
         self.state = State(step + 1, self.state.best, self.state.waited)
         targets = sum(batch.targets for batch in batches)
