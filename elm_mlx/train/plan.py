@@ -16,6 +16,7 @@ from elm_mlx.train.training import Arrays
 FLOAT = 4  # bytes
 OF_ADAM = 4  # arrays of each trained one: itself, its gradient, and Adam's two means
 KEPT = 4  # arrays as wide as a product's result that the gradient keeps for it; found by measuring the demo
+RECOMPUTED = 1.25  # of a layer whose states are computed again: they, and gradients of some; found in the same way
 OF_LOGITS = 4  # arrays as large as the logits: they, their float32 copy, their gradient, what is in between
 
 
@@ -71,7 +72,7 @@ def kept_floats(config: ModelConfig, load: Load) -> int:
     layers = [KEPT * width + score for width, score in zip(widths, scores, strict=True)]
     if not load.recomputes:
         return sum(layers)
-    return config.num_layers * shapes[config.embedding_name][1] + max(layers)
+    return config.num_layers * shapes[config.embedding_name][1] + int(RECOMPUTED * max(layers))
 
 
 def check_plan(plan: Plan, loaded: int, force: bool) -> None:
