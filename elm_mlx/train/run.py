@@ -134,11 +134,11 @@ def train_student(
     """Trains a model of which all but the weights is read."""
     settings = task.settings
     trained = what_is_trained(student, execution, task)
-    loaded = mx.get_active_memory() if not settings.is_full else 0
+    held = trained.held()
     train, valid = objective_of(rows.train, settings), objective_of(rows.valid, settings)
     job = Job(trained, settings, train, valid if rows.valid.examples else None, task.output)
-    plan = plan_training(student.config, loaded, job.training.arrays, load_of(job))
-    check_plan(plan, loaded, task.ways.force)
+    plan = plan_training(student.config, held, job.training.arrays, load_of(job))
+    check_plan(plan, 0 if settings.is_full else held, task.ways.force)
     check_disk(job)
     say(f"Memory: about {plan}.")
     weights = weights_fingerprint(task.directory)
