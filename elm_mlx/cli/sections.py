@@ -21,7 +21,7 @@ SECTIONS = {
     ),
     "Prompt": ("prompt", "system", "raw", "chat_template"),
     "Tests": ("prompts", "generations", "depths", "batch", "repetitions", "compare", "cpu_policy", "submit"),
-    "Requests": ("output", "concurrency", "retry_errors", "max_queue", "context", "strict"),
+    "Requests": ("output", "concurrency", "retry_errors", "with_prompts", "max_queue", "context", "strict"),
     "Address": ("host", "port", "uds", "stdio"),
     "Access": ("api_key_file", "allowed_origins", "allowed_hosts"),
     "Sampling": (
