@@ -9,7 +9,7 @@ SECTIONS = {
     "Model": ("model", "models", "aliases", "pull", "keep_alive_s", "shapes", "bits", "adapter", "dtype", "force"),
     "Prompt": ("prompt", "system", "raw", "chat_template"),
     "Tests": ("prompts", "generations", "depths", "batch", "repetitions", "compare", "cpu_policy", "submit"),
-    "Requests": ("output", "concurrency", "retry_errors", "max_queue", "context", "strict"),
+    "Requests": ("output", "concurrency", "retry_errors", "with_prompts", "max_queue", "context", "strict"),
     "Address": ("host", "port", "uds", "stdio"),
     "Access": ("api_key_file", "allowed_origins", "allowed_hosts"),
     "Sampling": (

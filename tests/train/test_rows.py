@@ -120,7 +120,7 @@ def test_what_is_cut_is_counted_and_said(tmp_path: Path) -> None:
     rows = read_rows(path, reader(), 16)
     assert (rows.cut, rows.dropped) == (1, 0)
     assert all(len(one.ids) <= 16 for one in rows.examples)
-    assert "rows cut at 16 tokens: 1" in (rows.notice("train.jsonl", 16) or "")
+    assert "rows cut at 16 tokens: 1" in rows.notices("train.jsonl", 16)[0]
 
 
 def test_a_row_whose_answer_is_cut_off_whole_is_left_out_and_said(tmp_path: Path) -> None:

@@ -102,8 +102,9 @@ def test_patience_ends_a_training(data: Path, tmp_path: Path) -> None:
     [
         ({"layers": 16}, InvalidRequest, "layers is 16, and this model has 7"),
         ({"layers": 0}, InvalidRequest, "layers is 0"),
-        ({"kind": "full"}, Unsupported, "does not train all weights"),
-        ({"loss": "dpo"}, Unsupported, "dpo"),
+        ({"kind": "full"}, Unsupported, "kind full trains a model's floats, and this model is quantized"),
+        ({"kind": "full", "rank": 4}, InvalidRequest, "rank belongs to adapters"),
+        ({"beta": 0.2}, InvalidRequest, "beta belongs to the loss of pairs"),
         ({"kind": "ia3"}, InvalidRequest, "lora, dora"),
         ({"rank": 10**9}, InvalidRequest, "at most 4,096"),
         ({"scale": float("nan")}, InvalidRequest, "scale"),
@@ -114,7 +115,7 @@ def test_patience_ends_a_training(data: Path, tmp_path: Path) -> None:
 def test_what_cannot_be_is_refused_before_anything_is_loaded(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, asked: dict[str, Any], error: type, why: str
 ) -> None:
-    monkeypatch.setattr(running, "load_directory", lambda *_, **__: pytest.fail("It was loaded."))
+    monkeypatch.setattr(running, "load_model", lambda *_, **__: pytest.fail("It was loaded."))
     with pytest.raises(error, match=why):
         train(data, tmp_path / "out", **asked)
     assert not (tmp_path / "out").exists()
