@@ -104,7 +104,7 @@ class PairOfEachRow:
     def __call__(self, x: mx.array) -> mx.array:
         tall = x[:, None] if x.ndim == 2 else x  # [B, L, I]
         added = product_of_rows(product_of_rows(tall, self.stack.a, self.which), self.stack.b, self.which)  # [B, L, O]
-        y = self.base(x) + (added[:, 0] if x.ndim == 2 else added)
+        y = self.base(x) + (added.squeeze(1) if x.ndim == 2 else added)
         if self.stack.factors is None:
             return y
         factors = self.stack.factors[self.which[0]]  # [B, O]
