@@ -15,6 +15,7 @@ from elm_mlx.train.reference import compute_reference, read_reference, write_ref
 from elm_mlx.train.rows import RowReader
 from elm_mlx.train.settings import Settings
 from elm_mlx.train.student import Student
+from elm_mlx.train.training import Arrays
 
 Say = Callable[[str], None]
 
@@ -51,16 +52,16 @@ def objective_of(rows: Rows[Any], settings: Settings) -> Objective:
     return PairObjective(rows.examples, settings.used_beta) if settings.is_dpo else TokenObjective(rows.examples)
 
 
-def find_reference(job: Job, train: PairObjective, valid: PairObjective, facts: dict[str, Any], say: Say) -> None:
-    """Gives pairs the log-probabilities of their answers by the model as it is before the training: those that a
-    stopped training kept, else computed now and kept. `facts` are those of the training."""
+def find_reference(job: Job, begun: Arrays, train: PairObjective, valid: PairObjective, say: Say) -> None:
+    """Gives pairs the log-probabilities of their answers by the model as it is before the training, with the arrays
+    `begun`: those that a stopped training kept, else computed now and kept."""
     files = {TRAIN: train, VALID: valid}
     pairs = {name: one.pairs for name, one in files.items()}
-    base = {name: facts[name] for name in ("data", "valid", "base_weights")}
+    base = {name: job.facts[name] for name in ("data", "valid", "base_weights")}
     found = read_reference(job.output, pairs, base)
     if found is None:
         say(f"Reference: the log-probabilities of {2 * sum(map(len, pairs.values())):,} answers, computed once.")
-        model = job.trained.base(job.training.arrays)
+        model = job.trained.base(begun)
         found = {name: compute_reference(model, one, job.settings.batch_size) for name, one in pairs.items()}
         write_reference(job.output, found, base)
     for name, one in files.items():

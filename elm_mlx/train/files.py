@@ -88,7 +88,7 @@ def read_rows(path: Path, reader: Reader[T], length: int) -> Rows[T]:
     """Reads a file of rows, each cut after `length` ids; a row may be an answer that `elm-mlx batch` wrote. Raises
     InvalidRequest, which names the lines, for rows that are none, and for a file without any; ElmError where it cannot
     be read."""
-    examples, bad, found, unfit = list[T](), list[str](), 0, Counter[str]()
+    examples, bad, found, unfit = list[T](), list[InvalidRequest](), 0, Counter[str]()
     cut_rows = cut_ids = 0
     for number, raw in lines(path):
         try:
@@ -100,7 +100,7 @@ def read_rows(path: Path, reader: Reader[T], length: int) -> Rows[T]:
                     continue
             whole = reader.read(row)
         except InvalidRequest as error:
-            bad.append(in_line(number, str(error)))
+            bad.append(InvalidRequest(in_line(number, error.message), error.advice))
             continue
         found += 1
         short = whole.cut(length)
@@ -120,11 +120,13 @@ def in_line(number: int, why: str) -> str:
     return f"line {number} {why}" if why[:1].islower() else f"line {number}: {why}"
 
 
-def refuse_bad(path: Path, bad: list[str]) -> None:
+def refuse_bad(path: Path, bad: list[InvalidRequest]) -> None:
     """Raises InvalidRequest where a file has bad rows: the first of them by line, and how many there are."""
     if bad:
+        named = bad[:MOST_NAMED]
         more = f" And {len(bad) - MOST_NAMED:,} more." if len(bad) > MOST_NAMED else ""
-        raise InvalidRequest(f"{path}: {' '.join(bad[:MOST_NAMED])}{more} Mend these rows or take them out.")
+        advice = dict.fromkeys([*(one.advice for one in named if one.advice), "Mend these rows or take them out."])
+        raise InvalidRequest(f"{path}: {' '.join(one.message for one in named)}{more}", " ".join(advice))
 
 
 def lines(path: Path) -> Iterator[tuple[int, bytes | None]]:

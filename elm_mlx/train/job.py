@@ -74,9 +74,6 @@ class Job:
             self.training.arrays, self.state = found.arrays, found.state
             state: dict[str, Any] = {name: dict(means) for name, means in found.means.items()}
             self.training.optimizer.state = state | {"step": mx.array(found.state.step, mx.uint64)}
-        else:  # a training that began can go on, also where it is stopped before it has saved anything
-            self.training.optimizer.init(self.training.arrays)
-            self._write_checkpoint()
         self.history.begin(self.state.step)
 
     def run(self, report: Callable[[Step], None]) -> str:
@@ -116,7 +113,7 @@ class Job:
         loss, *more = self.training.learn(batches)
         if not abs(loss) < float("inf"):
             raise NotFinite(f"The loss of step {step + 1} is {loss}; the last checkpoint is as it was.",
-                            "Take a smaller {learning_rate} or {scale}, or some {warmup}.")  # fmt: skip
+                            "Take a smaller {learning_rate}, or some {warmup}.")  # fmt: skip
         told = {"loss": loss} | dict(zip(self.train.TELLS, more, strict=True))
         self.state = State(step + 1, self.state.best, self.state.waited)
         targets = sum(batch.targets for batch in batches)
@@ -142,14 +139,10 @@ class Job:
         self.history.sync()
         if not self.valid:
             self._write()
-        self._write_checkpoint()
-        write_whole(self.output / CURVE, curve(self.history.records))
-
-    def _write_checkpoint(self) -> None:
-        """Writes the checkpoint alone."""
         state = self.training.optimizer.state
         means = {name: {part: state[name][part] for part in PARTS[1:]} for name in self.training.arrays}
         write_checkpoint(self.output, Checkpoint(self.state, self.training.arrays, means, self.facts))
+        write_whole(self.output / CURVE, curve(self.history.records))
 
     def _validate_now(self) -> dict[str, float]:
         """Validates where it is time, and keeps what was trained where it is the best so far; returns what is told."""

@@ -32,13 +32,12 @@ class Load:
 @dataclass(frozen=True)
 class Plan:
     """Bytes that a training takes at once: the base's `weights`, the trained `arrays` with their gradients and means,
-    and the `states` of one batch of `rows` rows of `length` tokens."""
+    and the `states` of one batch, the `load`."""
 
     weights: int
     arrays: int
     states: int
-    rows: int
-    length: int
+    load: Load
 
     @property
     def total(self) -> int:
@@ -48,8 +47,8 @@ class Plan:
     def __str__(self) -> str:
         return (
             f"{readable_size(self.total)} (weights {readable_size(self.weights)}, what is trained "
-            f"{readable_size(self.arrays)}, states {readable_size(self.states)} for {self.rows} rows of "
-            f"{self.length:,} tokens)"
+            f"{readable_size(self.arrays)}, states {readable_size(self.states)} for {self.load.rows} rows of "
+            f"{self.load.length:,} tokens)"
         )
 
 
@@ -58,7 +57,7 @@ def plan_training(config: ModelConfig, weights: int, arrays: Arrays, load: Load)
     `weights` are the bytes of what is not trained."""
     states = load.rows * load.length * FLOAT * (kept_floats(config, load) + OF_LOGITS * config.vocab_size)
     trained = OF_ADAM * sum(FLOAT * array.size for array in arrays.values())
-    return Plan(weights, trained, states, load.rows, load.length)
+    return Plan(weights, trained, states, load)
 
 
 def kept_floats(config: ModelConfig, load: Load) -> int:
@@ -81,10 +80,11 @@ def check_plan(plan: Plan, loaded: int, force: bool) -> None:
     room = memory_limit() - (mx.get_active_memory() if gpu_memory() else 0)
     needed = plan.total - loaded
     if needed > room and not force:
+        more = "" if plan.load.recomputes else ", {checkpoint_gradients=True}"
         beside = "beside the weights " if loaded else ""
         raise NotEnoughMemory(
             f"This training takes {plan}, and {beside}this machine has {readable_size(max(0, room))}.",
-            "Take a smaller {batch_size} with more {accumulate}, a smaller {max_length} or fewer {layers}, or "
-            "{checkpoint_gradients=True}, or try with {force=True}.",
+            "Take a smaller {batch_size} with more {accumulate}, a smaller {max_length}" + more
+            + " or fewer {layers}, or try with {force=True}.",
             needed, room,
         )  # fmt: skip

@@ -58,8 +58,8 @@ class RowReader:
     def _chat(self, row: Mapping[str, Any]) -> Example:
         """A chat, as the model's template writes it."""
         if not self.templates.are_there:
-            raise InvalidRequest("is a chat, and this model has no chat template. Give a {chat_template}, or write it "
-                                 "as prompt and completion.")  # fmt: skip
+            raise InvalidRequest("is a chat, and this model has no chat template.",
+                                 "Give a {chat_template}, or write it as prompt and completion.")  # fmt: skip
         if not isinstance(row["messages"], list) or not all(isinstance(one, dict) for one in row["messages"]):
             raise InvalidRequest("has messages that are no list of objects.")
         return self._turns(row["messages"], row.get("tools"))

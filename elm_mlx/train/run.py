@@ -146,14 +146,24 @@ def train_student(
         facts["all_steps"] = job.steps  # the rates of a schedule depend on it
     with disk_errors(f"{task.output} cannot be made"):
         task.output.mkdir(parents=True, exist_ok=True)
+    begun = job.training.arrays
+    job.begin(facts, Base(task.name, weights), goes_on(task, say))
     if isinstance(train, PairObjective) and isinstance(valid, PairObjective):
-        find_reference(job, train, valid, facts, say)
-    job.begin(facts, Base(task.name, weights), task.ways.resume)
+        find_reference(job, begun, train, valid, say)
+    del begun  # they may be all of a model
     ended = job.run(report)
     losses = [one["loss"] for one in job.history.records if "loss" in one]
     parameters = sum(array.size for array in job.training.arrays.values())
     return Outcome(str(task.output), job.state.step, losses[-1] if losses else None, job.state.best, parameters,
                    mx.get_peak_memory(), ended)  # fmt: skip
+
+
+def goes_on(task: Task, say: Say) -> bool:
+    """Whether a training goes on from a checkpoint. One that was stopped before its first one begins anew."""
+    if task.ways.resume and (task.output / LOSSES).exists() and not (task.output / CHECKPOINT).exists():
+        say(f"{task.output} has no checkpoint yet, so the training begins anew.")
+        return False
+    return task.ways.resume
 
 
 def what_is_trained(student: Student, execution: Execution, task: Task) -> Trained:

@@ -25,10 +25,6 @@ class Optimizer(Protocol):
 
     state: Any
 
-    def init(self, parameters: Any) -> Any:
-        """Makes the state of a training that begins with these parameters."""
-        ...
-
     def apply_gradients(self, gradients: Any, parameters: Any) -> Any:
         """Gives the parameters after a step."""
         ...

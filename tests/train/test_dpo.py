@@ -30,7 +30,7 @@ def losses(folder: Path) -> list[dict[str, float]]:
     return [json.loads(line) for line in (folder / "losses.jsonl").read_text().splitlines()]
 
 
-@pytest.mark.parametrize("kind", ["lora", "dora", "full"])
+@pytest.mark.parametrize("kind", [*(pytest.param(kind, marks=pytest.mark.slow) for kind in ("lora", "dora")), "full"])
 def test_a_training_begins_without_a_preference_and_gets_one(data: Path, tmp_path: Path, kind: str) -> None:
     """The first loss is that of a model that is its own reference: log 2."""
     write_rows(data / "valid.jsonl", PAIRS)
@@ -70,6 +70,17 @@ def test_a_stopped_training_goes_on_to_the_same_bytes_with_the_same_reference(
     assert contents(tmp_path / "stopped") == contents(tmp_path / "whole")
 
 
+def test_other_pairs_do_not_go_on_and_leave_what_was_kept(data: Path, tmp_path: Path) -> None:
+    base = tiny(tmp_path / "base")
+    train(data, tmp_path / "out", base, **SHORT | {"steps": 1})
+    before = contents(tmp_path / "out")
+    write_rows(data / "train.jsonl", PAIRS[1:])
+    with pytest.raises(InvalidRequest, match="another training: data"):
+        train(data, tmp_path / "out", base, resume=True, **SHORT)
+    assert contents(tmp_path / "out") == before
+
+
+@pytest.mark.slow
 def test_a_prompt_may_be_messages_and_answers_too(data: Path, tmp_path: Path) -> None:
     """A chat as text or as messages is the same pair."""
     texts = [{"prompt": "Who?", "chosen": "A fox.", "rejected": "A hen."}]

@@ -27,7 +27,7 @@ def data(tmp_path: Path) -> Path:
     return tmp_path / "data"
 
 
-@pytest.mark.parametrize("family", ["openelm", "llama-3.2", "llama-3"])
+@pytest.mark.parametrize("family", ["openelm", "llama-3.2", pytest.param("llama-3", marks=pytest.mark.slow)])
 def test_every_array_is_trained_and_the_model_that_is_written_runs(data: Path, tmp_path: Path, family: str) -> None:
     base = tiny(tmp_path / "base", family)
     done = train(data, tmp_path / "out", base, **SHORT)
@@ -39,6 +39,7 @@ def test_every_array_is_trained_and_the_model_that_is_written_runs(data: Path, t
         assert lm.generate("Once there", max_tokens=2).text is not None
 
 
+@pytest.mark.slow
 def test_the_written_model_has_the_losses_that_were_told(data: Path, tmp_path: Path) -> None:
     """The best model is kept, and a training of it begins with the loss that the last one ended with."""
     write_texts(data / "valid.jsonl")

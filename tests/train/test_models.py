@@ -14,7 +14,7 @@ from helpers.training import tiny, write_rows, write_texts
 from elm_mlx.convert import convert
 from elm_mlx.train import train
 
-SHORT: dict[str, Any] = {"batch_size": 5, "steps": 6, "rank": 2, "learning_rate": 2e-3}
+SHORT: dict[str, Any] = {"batch_size": 5, "steps": 4, "rank": 2, "learning_rate": 2e-3}
 WIDE = CONFIGS["llama-3"] | {"hidden_size": 128, "head_dim": 32, "num_attention_heads": 4}  # groups of 32 fit
 TOOL = {"type": "function", "function": {"name": "weather", "description": "Tells it.", "parameters": {}}}
 CALL = {"type": "function", "function": {"name": "weather", "arguments": {"town": "Bonn"}}}
@@ -30,8 +30,10 @@ def losses(folder: Path) -> list[float]:
     return [json.loads(line)["loss"] for line in (folder / "losses.jsonl").read_text().splitlines()]
 
 
-@pytest.mark.parametrize("kind", ["lora", "dora"])
-@pytest.mark.parametrize("bits", [3, 6])
+@pytest.mark.parametrize(
+    ("kind", "bits"),
+    [("dora", 6), *(pytest.param(*one, marks=pytest.mark.slow) for one in (("dora", 3), ("lora", 3), ("lora", 6)))],
+)
 def test_adapters_learn_beside_few_bits(tmp_path: Path, kind: str, bits: int) -> None:
     """Also DoRA at 3 and 6 bits, which do not fill words of 32."""
     write_texts(tmp_path / "train.jsonl")

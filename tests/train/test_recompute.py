@@ -16,16 +16,23 @@ from elm_mlx.train.plan import Load, kept_floats
 SHORT: dict[str, Any] = {"batch_size": 5, "steps": 3, "learning_rate": 1e-2}
 
 
-@pytest.mark.parametrize("family", ["openelm", "llama-3.2"])
-@pytest.mark.parametrize("kind", ["lora", "dora", "full"])
+@pytest.mark.parametrize(
+    ("kind", "family"),
+    [
+        ("full", "openelm"),
+        ("dora", "llama-3.2"),
+        *(pytest.param(*one, marks=pytest.mark.slow)
+          for one in (("lora", "openelm"), ("dora", "openelm"), ("lora", "llama-3.2"), ("full", "llama-3.2"))),
+    ],
+)  # fmt: skip
 def test_losses_are_those_of_states_that_were_kept(tmp_path: Path, kind: str, family: str) -> None:
-    write_texts(tmp_path / "train.jsonl", [" ".join(TEXTS) * 2])
+    write_texts(tmp_path / "train.jsonl", TEXTS)
     base, found = tiny(tmp_path / "base", family), []
     for again in (False, True):
-        done = train(tmp_path, tmp_path / str(again), base, kind=kind, checkpoint_gradients=again, **SHORT)
+        train(tmp_path, tmp_path / str(again), base, kind=kind, checkpoint_gradients=again, **SHORT)
         lines = (tmp_path / str(again) / "losses.jsonl").read_text().splitlines()
-        found.append(([json.loads(line)["loss"] for line in lines], done.memory))
-    assert found[1][0] == pytest.approx(found[0][0], rel=1e-6)
+        found.append([json.loads(line)["loss"] for line in lines])
+    assert found[1] == pytest.approx(found[0], rel=1e-6)
 
 
 def test_the_plan_counts_one_layer_at_a_time(tmp_path: Path) -> None:

@@ -54,6 +54,19 @@ def test_a_stopped_training_goes_on_to_the_same_bytes(data: Path, tmp_path: Path
     assert contents(tmp_path / "stopped") == contents(tmp_path / "whole")
 
 
+def test_a_training_that_was_stopped_before_its_first_checkpoint_begins_anew(data: Path, tmp_path: Path) -> None:
+    def stop(step: Step) -> None:
+        raise KeyboardInterrupt
+
+    train(data, tmp_path / "whole", **SHORT | {"steps": 2})
+    with pytest.raises(KeyboardInterrupt):
+        train(data, tmp_path / "stopped", report=stop, **SHORT | {"steps": 2})
+    heard: list[str] = []
+    train(data, tmp_path / "stopped", resume=True, notify=heard.append, **SHORT | {"steps": 2})
+    assert "no checkpoint yet" in " ".join(heard)
+    assert contents(tmp_path / "stopped") == contents(tmp_path / "whole")
+
+
 def test_the_output_is_mlx_lms_layout_and_names_its_base(data: Path, tmp_path: Path) -> None:
     done = train(data, tmp_path / "out", kind="dora", targets=("out_proj",), **SHORT)
     facts = json.loads((tmp_path / "out" / "adapter_config.json").read_text())
