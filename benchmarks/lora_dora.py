@@ -1,7 +1,7 @@
 """LoRA beside DoRA, as OpenELM's paper asks: speed and memory of training, loss of texts not learned, cost of decoding.
 
     python benchmarks/lora_dora.py [--random openelm-270m] [--steps 300] [--turn 10] [--batch 4] [--seeds 1]
-                                   [--json FILE]
+                                   [--decode-steps 32] [--rounds 20] [--json FILE]
 
 Both begin with the same arrays and learn the same batches: 300 letters of examples/tune_demo, with that example's rank,
 scale and rate. They take turns of some steps; times are processor times of the whole process, and each ratio is taken
@@ -54,7 +54,6 @@ EXAMPLES = Path(__file__).parents[1] / "examples"
 RANK, SCALE, RATE, WARMUP = 8, 20.0, 6e-4, 5
 KINDS = "lora", "dora"
 SCHEMA = "elm-mlx lora dora 1"
-DECODE_STEPS = 32
 Record = dict[str, Any]
 
 
@@ -128,7 +127,7 @@ def train_pair(loaded: LoadedModel, seed: int, asked: argparse.Namespace) -> Rec
     return {"seed": seed, "turns": turns, "held_out": held, "trained": trained}
 
 
-def decode(directory: Path, rounds: int) -> adapters.Samples:
+def decode(directory: Path, steps: int, rounds: int) -> adapters.Samples:
     """The seconds of a decode step without an adapter, and with each kind."""
     with elm_mlx.load(directory) as lm, tempfile.TemporaryDirectory() as folder:
         numbers = {
@@ -143,7 +142,7 @@ def decode(directory: Path, rounds: int) -> adapters.Samples:
         variants = lm.variants
         ways: dict[str, adapters.Way] = {"none": (lambda: variants.plain, 1)}
         ways |= {kind: (lambda kind=kind: variants.of(numbers[kind]), 1) for kind in KINDS}  # type: ignore[misc]
-        return on_device(lambda _: adapters.measure(ways, lm.config.num_layers, DECODE_STEPS, rounds))
+        return on_device(lambda _: adapters.measure(ways, lm.config.num_layers, steps, rounds))
 
 
 def table(pairs: Sequence[Record], samples: adapters.Samples) -> str:
@@ -186,7 +185,7 @@ def main() -> None:
     """Trains, measures and prints the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--random", choices=[*SHAPES], help="a shape with random weights; default: the demo")
-    defaults = {"steps": 300, "turn": 10, "batch": 4, "seeds": 1, "held-out": 60, "rounds": 20}
+    defaults = {"steps": 300, "turn": 10, "batch": 4, "seeds": 1, "held-out": 60, "decode-steps": 32, "rounds": 20}
     for name, number in defaults.items():
         parser.add_argument(f"--{name}", type=int, default=number)
     parser.add_argument("--json", type=Path, help="a file for all samples")
@@ -195,7 +194,7 @@ def main() -> None:
         loaded = load_directory(directory)
         pairs = [train_pair(loaded, seed, asked) for seed in range(asked.seeds)]
         del loaded
-        samples = decode(directory, asked.rounds)
+        samples = decode(directory, asked.decode_steps, asked.rounds)
     print(table(pairs, samples))
     if asked.json:
         facts = {name: str(value) for name, value in vars(asked).items()}

@@ -1,12 +1,12 @@
 """Training beside mlx-lm's tuner: steps a second and peak memory, in turns in one process, every sample kept.
 
     python benchmarks/training.py [--model DIR | --random openelm-270m] [--kind lora|dora] [--rounds 5] [--steps 4]
-                                  [--batch 4] [--length 128] [--stories] [--json FILE]
+                                  [--batch 4] [--length 128] [--stories 64] [--json FILE]
 
 Both learn the same batches from the same arrays in float32, and theirs runs its loss and optimizer uncompiled: a
 compiled step builds a program a shape on MLX's CPU backend. A round is `--steps` steps of one and then of the other;
-ratios are of processor time, theirs over ours, so above 1 ours took less. With `--stories` a round is an epoch of the
-demo's own held-out stories, each side with its own batches of them (ours sorted by length, theirs as its
+ratios are of processor time, theirs over ours, so above 1 ours took less. With `--stories` a round is an epoch of so
+many of the demo's held-out stories, each side with its own batches of them (ours sorted by length, theirs as its
 iterate_batches makes them), and what counts is the time for each token that is in a story. Needs the extra mlx-lm.
 """
 
@@ -82,7 +82,8 @@ def their_step(directory: Path, begin: Arrays, *, dora: bool) -> Step:
     optimizer, differentiate = optimizers.Adam(RATE), nn.value_and_grad(model, default_loss)
 
     def step(batch: Batch) -> float:
-        (loss, _), gradients = differentiate(model, batch.ids, mx.array([[0, batch.ids.shape[1]]] * len(batch.ids)))
+        ends = batch.counts.sum(-1, keepdims=True)  # its trainer charges each row for one id of padding more
+        (loss, _), gradients = differentiate(model, batch.ids, mx.concatenate([mx.zeros_like(ends), ends], -1))
         optimizer.update(model, gradients)
         mx.eval(loss, model.parameters(), optimizer.state)
         return float(loss.item())
@@ -117,8 +118,8 @@ def their_batches(examples: Sequence[Example], size: int) -> list[Batch]:
     rows = CacheDataset(Rows({"text": list(example.ids)} for example in examples))
     batches = []
     for ids, lengths in iterate_batches(rows, size, 2048, seed=0):
-        ends = lengths[:, 1].tolist()
-        batches.append(Batch(ids, mx.zeros((0,)), sum(end - 1 for end in ends)))
+        counts = (mx.arange(ids.shape[1] - 1) < lengths[:, 1:] - 1).astype(mx.float32)
+        batches.append(Batch(ids, counts, int(counts.sum().item())))
     return batches
 
 
@@ -149,7 +150,7 @@ def measure(directory: Path, asked: argparse.Namespace) -> list[dict[str, dict[s
     mine, begin = our_step(directory, dora=dora)
     steps = {"ours": mine, "theirs": their_step(directory, begin, dora=dora)}
     if asked.stories:
-        examples = told_stories(directory)
+        examples = told_stories(directory)[: asked.stories]
         batches = {"ours": our_batches(examples, asked.batch), "theirs": their_batches(examples, asked.batch)}
     else:
         same = made_batches(asked.steps, asked.batch, asked.length, read_config(directory).vocab_size)
@@ -176,7 +177,7 @@ def main() -> None:
     parser.add_argument("--model", type=Path, help="a directory; default: the demo in float32")
     parser.add_argument("--random", choices=[*SHAPES], help="or a shape with random weights, in float32")
     parser.add_argument("--kind", choices=["lora", "dora"], default="lora")
-    parser.add_argument("--stories", action="store_true", help="an epoch of the demo's stories a round")
+    parser.add_argument("--stories", type=int, default=0, help="instead an epoch of so many of its 64 stories a round")
     for name, number in (("rounds", 5), ("steps", 4), ("batch", 4), ("length", 128)):
         parser.add_argument(f"--{name}", type=int, default=number)
     parser.add_argument("--json", type=Path, help="a file for all samples")
