@@ -57,13 +57,15 @@ class Kept:
         return parts
 
     def record(self) -> dict[str, Any]:
-        """What conversion.json says of the matrices: how many, and which one lost most. Those that a killed run wrote
-        are measured now."""
+        """What conversion.json says of the matrices: how many, which one lost most, and how many are quantized anew.
+        Those that a killed run wrote are measured now."""
         for name in self.tensors:
             if name not in self.errors:
                 self.read(name)
         worst = max(self.errors, key=lambda name: self.errors[name])
-        return {"matrices": len(self.errors), "largest_error": self.errors[worst], "of": worst}
+        anew = sum(bool(tensor.packed and tensor.packed.anew) for tensor in self.tensors.values())
+        found = {"matrices": len(self.errors), "largest_error": self.errors[worst], "of": worst}
+        return found | ({"anew": anew} if anew else {})
 
 
 def relative_error(plain: mx.array, blocks: Iterable[mx.array]) -> float:

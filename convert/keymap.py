@@ -20,6 +20,7 @@ from elm_mlx.store.weights import Entry, check_copy, check_entries
 RENAME_RULES: dict[tuple[str, str], list[tuple[str, str]]] = {
     ("openelm", "hugging-face"): [HEADLESS["openelm"]],
     ("llama", "hugging-face"): [HEADLESS["llama"]],
+    ("bitnet", "hugging-face"): [HEADLESS["bitnet"]],
     ("openelm", "corenet"): [(r"^classifier\.", "lm_head."), (r"^", "transformer.")],
     ("llama", "meta"): [
         (r"^tok_embeddings\.", "model.embed_tokens."),

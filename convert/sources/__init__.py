@@ -13,12 +13,15 @@ from typing import Any
 
 import mlx.core as mx
 
-from elm_mlx.config import ModelConfig, config_from_dict
+from elm_mlx.config import LlamaConfig, ModelConfig, config_from_dict
+from elm_mlx.config.foreign import as_plain
 from elm_mlx.config.quantization import Quantization, read_quantization
 from elm_mlx.config.values import CONFIG, MAX_WIDTH, Values
 from elm_mlx.convert.keymap import AUTHORITIES
 from elm_mlx.convert.sources import corenet, hugging_face, meta
 from elm_mlx.convert.sources.mlx import Settings, expand_quantized, is_mlx
+from elm_mlx.convert.sources.quantized import Plain, read_quantized, settings_of
+from elm_mlx.convert.sources.shared import find_shared, is_shared, unshare
 from elm_mlx.convert.tensor import LazyTensor
 from elm_mlx.convert.torch_file import read_torch_file
 from elm_mlx.errors import InvalidRequest, NotFound, Unsupported
@@ -62,6 +65,31 @@ class Source:
     def family_layout(self) -> tuple[str, str]:
         """The key into the rename rules: family and naming."""
         return self.config.family, self.naming
+
+    def with_one_ffn(self) -> Source:
+        """The source, with the feed-forward once where all layers of a Llama have one. Raises BadCheckpoint."""
+        is_llama = self.config.family == LlamaConfig.family
+        once = find_shared(self.where, self.raw_config, self.tensors) if is_llama else None
+        if once is None:
+            return self
+        return replace(
+            self,
+            layout=f"{self.layout}, one feed-forward for all layers,",
+            raw_config=once.raw_config,
+            config=config_from_dict(once.raw_config),
+            tensors=once.tensors,
+            dropped=[f"{once.copies} copies of the feed-forward"] if once.copies else [],
+        )
+
+    def unshared(self) -> Source:
+        """The source as a plain Llama, each layer with its own weights. Raises InvalidRequest where none are shared."""
+        if not (isinstance(self.config, LlamaConfig) and self.config.is_shared):
+            raise InvalidRequest(f"No layers of {self.where} share weights.", "Leave {unshare} out.")
+        return replace(self, config=self.config.unshared(), tensors=unshare(self.config, self.tensors))
+
+    def like(self, config: ModelConfig) -> Source:
+        """The source, unshared where `config`, that of a conversion of it, is that of a model without sharing."""
+        return self.unshared() if is_shared(self.config) and not is_shared(config) else self
 
     def is_already(self, quantization: Quantization | None, dtype: mx.Dtype, files: list[str] | None = None) -> bool:
         """Whether the source is what a conversion would write: an MLX directory that runs, quantized so or plain in
@@ -123,6 +151,9 @@ def open_files(where: Path, directory: Path, weights: WeightFiles) -> Source:
     hugging_face.refuse_adapter(where, tensors)
     raw = optional_json(directory / "config.json")
     read = ["config.json", *weights.all_files]
+    foreign, settings_files = settings_of(directory, raw, tensors)
+    if foreign.raw:
+        return open_quantized(where, raw, read_quantized(where, foreign, tensors), [*settings_files, *read])
     quantization = read_quantization(Values(raw))
     if quantization is None:
         refuse_plain_config(directory / "config.json", raw, tensors)
@@ -130,8 +161,21 @@ def open_files(where: Path, directory: Path, weights: WeightFiles) -> Source:
     first = directory / weights.files[0]
     if corenet.is_corenet(tensors):
         return open_corenet(where, first, raw, tensors, read)
-    config = replace(config_from_dict(raw or read_json(directory / "config.json")), quantization=None)
-    return Source(where, directory, read, layout_name(first, settings), raw, config, tensors, settings=settings)
+    raw = raw or read_json(directory / "config.json")
+    config, layout = replace(config_from_dict(raw), quantization=None), layout_name(first, settings)
+    source = Source(where, directory, read, layout, raw, config, tensors, settings=settings)
+    return source if layout.startswith("MLX") else source.with_one_ffn()
+
+
+def open_quantized(where: Path, raw: dict[str, Any], plain: Plain, read: list[str]) -> Source:
+    """Opens what another library has quantized; `raw` is the object of config.json, `read` names the files."""
+    directory = where if where.is_dir() else where.parent
+    raw = as_plain(raw or read_json(directory / "config.json"))
+    config = config_from_dict(raw)
+    return Source(
+        where, directory, read, plain.layout, raw, config, plain.tensors,
+        dropped=plain.dropped, kept_dtype=plain.kept_dtype,
+    )  # fmt: skip
 
 
 def refuse_plain_config(file: Path, raw: dict[str, Any], tensors: Mapping[str, LazyTensor]) -> None:

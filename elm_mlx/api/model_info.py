@@ -32,7 +32,7 @@ class ModelInfo:
     takes while it runs, the `footprint` with a cache for `footprint.context` positions, and what this machine has
     `available` for a model. `predicted` is how fast it may decode, on a Mac whose chip others have published speeds
     of: not measured, and with the error to expect. `calibration` is what conversion.json says of how the weights were
-    calibrated, if they were."""
+    calibrated, if they were; `sharing` how many layers there are where some share their weights, and which."""
 
     model: str
     family: str
@@ -48,6 +48,7 @@ class ModelInfo:
     available: int
     predicted: Prediction | None = None
     calibration: dict[str, Any] | None = None
+    sharing: str | None = None
 
     @property
     def fits(self) -> bool:
@@ -95,6 +96,7 @@ def info(
         available=memory_limit(),
         predicted=predict(config, step, chip_here()),
         calibration=read_calibration(directory),
+        sharing=config.sharing,
     )
 
 

@@ -77,7 +77,7 @@ class FullArrays:
         self.dtype = dtype or stored_dtype(arrays, config)
         self.stored = {name: arrays[name].dtype for name in config.weight_shapes() if name in arrays}
         self.family = MODELS[type(config)]
-        self._layers = {layer: self._taken(layer, arrays) for layer in range(config.num_layers)}
+        self._layers = {layer: self._taken(layer, arrays) for layer in range(config.num_blocks)}
         chosen = set(self.stored) if layers is None else self._last(layers)
         self._kept = {name: array for name, array in arrays.items() if name not in chosen}
         self._begin = {name: arrays[name] for name in self.stored if name in chosen}
@@ -131,7 +131,7 @@ class FullArrays:
 
     def _last(self, layers: int) -> set[str]:
         """The names of the arrays of the last layers."""
-        return {name for layer in range(self.config.num_layers - layers, self.config.num_layers)
+        return {name for layer in range(self.config.num_blocks - layers, self.config.num_blocks)
                 for name in self._layers[layer]}  # fmt: skip
 
 

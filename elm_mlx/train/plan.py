@@ -16,6 +16,7 @@ from elm_mlx.train.training import Arrays
 FLOAT = 4  # bytes
 OF_ADAM = 4  # arrays of each trained one: itself, its gradient, and Adam's two means
 KEPT = 4  # arrays as wide as a product's result that the gradient keeps for it; found by measuring the demo
+RECOMPUTED = 1.25  # of a layer whose states are computed again: they, and gradients of some; found in the same way
 OF_LOGITS = 4  # arrays as large as the logits: they, their float32 copy, their gradient, what is in between
 
 
@@ -63,15 +64,18 @@ def plan_training(config: ModelConfig, weights: int, arrays: Arrays, load: Load)
 def kept_floats(config: ModelConfig, load: Load) -> int:
     """How many floats the gradient keeps for a token, without the logits: of all layers; or, where states are computed
     again, what goes into each layer, and all of the largest one."""
-    scores = [heads * load.length * 2 for heads in config.num_heads]
-    widths, shapes = [0] * config.num_layers, config.weight_shapes()
+    widths, shared, shapes = [0] * config.num_blocks, 0, config.weight_shapes()
     for name, shape in shapes.items():
-        if len(shape) == 2 and (found := re.search(r"\.layers\.(\d+)\.", name)):
-            widths[int(found.group(1))] += shape[0]
-    layers = [KEPT * width + score for width, score in zip(widths, scores, strict=True)]
+        if len(shape) == 2 and shape[0] != config.vocab_size:
+            if found := re.search(r"\.layers\.(\d+)\.", name):
+                widths[int(found.group(1))] += shape[0]
+            else:
+                shared += shape[0]
+    blocks = [KEPT * (width + shared) + heads * load.length * 2
+              for width, heads in zip(widths, config.num_heads, strict=True)]  # fmt: skip
     if not load.recomputes:
-        return sum(layers)
-    return config.num_layers * shapes[config.embedding_name][1] + max(layers)
+        return config.repeats * sum(blocks)
+    return config.num_layers * shapes[config.embedding_name][1] + int(RECOMPUTED * max(blocks))
 
 
 def check_plan(plan: Plan, loaded: int, force: bool) -> None:

@@ -101,8 +101,8 @@ def refuse_output(output: Path, resume: bool) -> None:
 
 def check_layers(config: ModelConfig, settings: Settings) -> None:
     """Raises InvalidRequest for more layers than a model has."""
-    if settings.layers and settings.layers > config.num_layers:
-        raise InvalidRequest(f"layers is {settings.layers}, and this model has {config.num_layers}.",
+    if settings.layers and settings.layers > config.num_blocks:
+        raise InvalidRequest(f"layers is {settings.layers}, and this model has {config.num_blocks}.",
                              "Give fewer {layers}, or leave it out for all.")  # fmt: skip
 
 

@@ -78,16 +78,16 @@ class AdapterArrays:
         return self.model
 
     def layer_names(self, layer: int) -> list[str]:
-        """The names of the arrays beside a layer."""
+        """The names of the arrays beside a layer, those that it shares with others too."""
         parts = "lora_a", "lora_b", *["m"] * self.shape.dora
-        return [f"{name}.{part}" for name, place, *_ in self._named() if place.layer == layer for part in parts]
+        return [f"{name}.{part}" for name, *_ in self._named(self._blocks[layer]) for part in parts]
 
     def block(self, layer: int, arrays: Arrays) -> Block:
         """A layer that computes with its arrays, until others are put there."""
-        for name, place, adapted, part in self._named():
-            if place.layer == layer:
-                adapted.adapters[part] = low_rank(arrays, name)
-        return self._blocks[layer]
+        block = self._blocks[layer]
+        for name, _, adapted, part in self._named(block):
+            adapted.adapters[part] = low_rank(arrays, name)
+        return block
 
     def write(self, output: Path, arrays: Arrays, base: Base) -> None:
         """Writes the adapter in mlx-lm's layout. Raises DiskFull, ElmError."""
@@ -97,12 +97,13 @@ class AdapterArrays:
         """The arrays as sums, by the names of their matrices. They are not multiplied with the scale."""
         return {name: low_rank(arrays, name) for name, *_ in self._named()}
 
-    def _named(self) -> Iterator[tuple[str, Place, Adapted, int]]:
-        """(name, place, product, number within it) of every matrix that has a sum."""
+    def _named(self, block: Block | None = None) -> Iterator[tuple[str, Place, Adapted, int]]:
+        """(name, place, product, number within it) of every matrix that has a sum; with `block` of those in it."""
         for place, adapted in zip(self.places, self.adapted, strict=True):
-            for part, name in enumerate(place.names):
-                if self.shape.has(name):
-                    yield name, place, adapted, part
+            if block is None or any(place.holder is part for part in vars(block).values()):
+                for part, name in enumerate(place.names):
+                    if self.shape.has(name):
+                        yield name, place, adapted, part
 
 
 def low_rank(arrays: Mapping[str, mx.array], name: str) -> LowRank:
