@@ -21,7 +21,7 @@ from elm_mlx.convert.output.config_file import output_config
 from elm_mlx.convert.output.path_guards import check_places, refuse_unnameable
 from elm_mlx.convert.output.pipeline import Shards, plan_shards
 from elm_mlx.convert.output.target import discard, refuse_existing, refuse_unfit, unfinished, wait_for_other_run
-from elm_mlx.convert.sources import open_source
+from elm_mlx.convert.sources import Source, open_source
 from elm_mlx.convert.sources.meta import check_rope_factor
 from elm_mlx.convert.sources.shared import is_shared
 from elm_mlx.convert.tokenizer import TokenizerFiles, find_tokenizer, prepare_tokenizer
@@ -132,8 +132,8 @@ def plan(
                                  "Name the checkpoint that it was made from.")  # fmt: skip
         command = command_line("elm-mlx", "generate", "--model", opened.directory)
         raise InvalidRequest(f"{source} is an MLX model already, stored as you ask. Run it as it is: `{command}`.")
-    target = output_directory(output, outside_the_hub(opened.directory), form, kept)
-    tokens = prepare_tokenizer(opened.directory, given, opened.config)
+    target = output_directory(output, beside(opened), form, kept)
+    tokens = prepare_tokenizer(opened.directory, given, opened.config, opened.tokenizer)
     named = [opened.where, opened.directory, given or opened.directory, text_path(calibrate) or opened.directory]
     check_places(target, [*opened.files, *tokens.files], *named)
     config = output_config(opened.raw_config, opened.config, quantization, dtype)
@@ -149,7 +149,7 @@ def plan(
         | ({"allow_nonfinite": True} if allow_nonfinite else {})
         | ({"unshare": True} if unshare else {}),
         calibration=plan_calibration(form, opened.config, matched, shards, tokens) if is_wanted(calibrate) else None,
-        kept=Kept(matched.tensors, shards.dtype) if kept else None,
+        kept=Kept(matched.tensors, shards.dtype, allow_nonfinite) if kept else None,
     )
 
 
@@ -183,11 +183,12 @@ def output_directory(output: str | Path | None, source: Path, form: Form, kept: 
     return Path(os.path.abspath(named_path("output", output)))  # noqa: PTH100
 
 
-def outside_the_hub(directory: Path) -> Path:
-    """The path that a default output lies beside: the directory itself, or for one in the hub's cache, which may remove
-    what lies beside it, the repository's name in the working directory."""
-    found = snapshot_at(directory)
-    return Path(found.repository.rpartition("/")[2]) if found else directory
+def beside(source: Source) -> Path:
+    """The path that a default output lies beside: the source's directory itself, or what a file in it is called; for
+    one in the hub's cache, which may remove what lies beside it, the repository's name in the working directory."""
+    if found := snapshot_at(source.directory):
+        return Path(source.name or found.repository.rpartition("/")[2])
+    return source.directory / source.name if source.name else source.directory
 
 
 def convert(

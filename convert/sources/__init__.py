@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +18,17 @@ from elm_mlx.config import LlamaConfig, ModelConfig, config_from_dict
 from elm_mlx.config.foreign import as_plain
 from elm_mlx.config.quantization import Quantization, read_quantization
 from elm_mlx.config.values import CONFIG, MAX_WIDTH, Values
+from elm_mlx.convert.gguf.names import arrange
+from elm_mlx.convert.gguf.settings import raw_config as gguf_config
+from elm_mlx.convert.gguf.special import sampling
+from elm_mlx.convert.gguf.vocabulary import read_tokenizer
 from elm_mlx.convert.keymap import AUTHORITIES
-from elm_mlx.convert.sources import corenet, hugging_face, meta
+from elm_mlx.convert.sources import corenet, gguf, hugging_face, meta
 from elm_mlx.convert.sources.mlx import Settings, expand_quantized, is_mlx
 from elm_mlx.convert.sources.quantized import Plain, read_quantized, settings_of
 from elm_mlx.convert.sources.shared import find_shared, is_shared, unshare
 from elm_mlx.convert.tensor import LazyTensor
+from elm_mlx.convert.tokenizer.within import Within
 from elm_mlx.convert.torch_file import read_torch_file
 from elm_mlx.errors import InvalidRequest, NotFound, Unsupported
 from elm_mlx.files import optional_json, read_json, reading
@@ -40,7 +46,8 @@ class Source:
 
     `file_names` are those of the files that it is read from. `settings` says how the source quantizes its weights; the
     `tensors` are plain even then, and `config` is that of a plain model. `dropped` names rows that are left out. Where
-    tensors are packed, and are kept so, floats are stored in `kept_dtype`.
+    tensors are packed, and are kept so, floats are stored in `kept_dtype`. `tokenizer` is the one that the weights'
+    file holds; then no file beside it counts. `name` is what the model is called, where that is not its directory.
     """
 
     where: Path
@@ -54,11 +61,13 @@ class Source:
     dropped: list[str] = field(default_factory=list)
     settings: Settings = field(default_factory=dict)
     kept_dtype: str = "float16"
+    tokenizer: Within | None = None
+    name: str | None = None
 
     @property
     def files(self) -> list[Path]:
         """The files of the source that a conversion reads, without those of the tokenizer."""
-        names = (*self.file_names, "generation_config.json")
+        names = self.file_names if self.tokenizer else [*self.file_names, "generation_config.json"]
         return [file for name in names if (file := self.directory / name).is_file()]
 
     @property
@@ -117,6 +126,8 @@ def open_source(where: Path, *, rope_factor: float | None = None) -> Source:
                        "beside its config.json.")  # fmt: skip
     directory = where if where.is_dir() else where.parent
     weights = checkpoint_files(where)
+    if gguf.is_gguf(weights.files[0]):
+        return open_gguf(where, directory, weights.files, rope_factor)
     if meta.CONSOLIDATED.fullmatch(weights.files[0]):
         return open_meta(where, directory, weights.files, rope_factor)
     if rope_factor is not None:
@@ -128,21 +139,22 @@ def open_source(where: Path, *, rope_factor: float | None = None) -> Source:
 def checkpoint_files(where: Path) -> WeightFiles:
     """The weights files to read; there is at least one. Raises as `open_source`."""
     if where.is_file():
+        if gguf.is_gguf(where.name):
+            return WeightFiles(gguf.files(where))
         if where.suffix != ".safetensors" and where.suffix not in TORCH_SUFFIXES:
-            gguf = others_among([where.name]).strip()
-            kinds = f"{where} is no file of weights. Give a .safetensors, .bin, .pt or .pth file, or a directory."
-            raise Unsupported(gguf or kinds)
+            raise Unsupported(f"{where} is no file of weights. Give a .safetensors, .bin, .pt, .pth or .gguf file, or "
+                              "a directory.")  # fmt: skip
         return WeightFiles(meta.files(where.parent) if meta.CONSOLIDATED.fullmatch(where.name) else [where.name])
     if (found := weight_files(where)).files:
         return found
-    if files := meta.files(where) or corenet.files(where):
+    if files := meta.files(where) or corenet.files(where) or gguf.files(where):
         return WeightFiles(files)
     if (where / "adapter_config.json").exists():
         raise hugging_face.adapter_refusal(where, "adapter_config.json")
     below = f" Meta's files may lie in {where / 'original'}." if (where / "original").is_dir() else ""
     below += others_among([file.name for file in where.iterdir()])
     raise NotFound(f"There are no weights in {where}: no safetensors, no pytorch_model.bin, no index, no "
-                   f"consolidated.00.pth, no .pt.{below or NOWHERE}")  # fmt: skip
+                   f"consolidated.00.pth, no .pt, no .gguf.{below or NOWHERE}")  # fmt: skip
 
 
 def open_files(where: Path, directory: Path, weights: WeightFiles) -> Source:
@@ -222,3 +234,19 @@ def open_meta(where: Path, directory: Path, files: list[str], rope_factor: float
     layout = f"Meta, {len(shards)} shard{'s' * (len(shards) > 1)}"
     read = [authority, *files]
     return Source(where, directory, read, layout, raw, config, meta.arrange_heads(tensors, config), "meta")
+
+
+def open_gguf(where: Path, directory: Path, files: list[str], rope_factor: float | None) -> Source:
+    """Opens the GGUF files of one model. Raises as `open_source`."""
+    if rope_factor is not None:
+        raise InvalidRequest("", "{rope_factor} is for Meta's own layout (params.json); a GGUF file says it itself. "
+                                 "Leave it out.")  # fmt: skip
+    header = gguf.read_series(directory, files)
+    first = directory / files[0]
+    raw = gguf_config(str(first), header)
+    config = config_from_dict(raw, str(first))
+    tensors = arrange(first, header.tensors, config)
+    kinds = sorted({tensor.kind.name for tensor in header.tensors.values() if len(tensor.shape) > 1})
+    within = Within(first, partial(read_tokenizer, first, header.metadata), sampling(header.metadata))
+    return Source(where, directory, files, f"GGUF, {'/'.join(kinds)}", raw, config, tensors, "gguf",
+                  tokenizer=within, name=gguf.model_name(files[0]))  # fmt: skip

@@ -83,7 +83,7 @@ def command(
 
     A name is one that `elm-mlx list` shows, or OWNER/NAME[@REVISION] of a repository, which is fetched if it is not
     on this machine; for OpenELM with its tokenizer. Reads OpenELM and Llama 3 checkpoints in the layouts of Hugging
-    Face, CoreNet, Meta and MLX, without torch and without running anything in them. Unquantized unless --bits,
+    Face, CoreNet, Meta, MLX and GGUF, without torch and without running anything in them. Unquantized unless --bits,
     --mode or --recipe is given; matrices that SOURCE has in few bits stay so where none of the three, nor --dtype, is
     given and MLX can keep them.
     """
