@@ -41,7 +41,7 @@ from elm_mlx.convert import convert
 from elm_mlx.device.thread import on_device
 from elm_mlx.files import readable_size
 from elm_mlx.models.model import Model
-from elm_mlx.models.rack import copy_of
+from elm_mlx.models.rack import copies_of
 from elm_mlx.store.load import LoadedModel, load_directory
 from elm_mlx.train.examples import Batch, Example, batch_of
 from elm_mlx.train.loss import summed_loss
@@ -62,7 +62,7 @@ class Learner:
 
     def __init__(self, model: Model, kind: str, seed: int) -> None:
         self.model = copy(model)
-        self.model.blocks = [copy_of(block) for block in model.blocks]
+        self.model.blocks = copies_of(model.blocks)
         self.adapter = AdapterArrays(self.model, AdapterShape(RANK, SCALE, dora=kind == "dora"))
         self.optimizer = Adam(RATE)
         arrays = self.adapter.begin(mx.random.key(seed))
