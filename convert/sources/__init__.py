@@ -34,7 +34,7 @@ from elm_mlx.errors import InvalidRequest, NotFound, Unsupported
 from elm_mlx.files import optional_json, read_json, reading
 from elm_mlx.store.other_names import unwrap
 from elm_mlx.store.stored_form import refuse_lost_quantization
-from elm_mlx.store.weight_files import TORCH_SUFFIXES, WeightFiles, others_among, weight_files
+from elm_mlx.store.weight_files import TORCH_SUFFIXES, WeightFiles, others_in, weight_files
 from elm_mlx.store.weights import Entry, gather
 
 NOWHERE = " Fetch them, or give the directory that holds them."
@@ -152,7 +152,7 @@ def checkpoint_files(where: Path) -> WeightFiles:
     if (where / "adapter_config.json").exists():
         raise hugging_face.adapter_refusal(where, "adapter_config.json")
     below = f" Meta's files may lie in {where / 'original'}." if (where / "original").is_dir() else ""
-    below += others_among([file.name for file in where.iterdir()])
+    below += others_in(where)
     raise NotFound(f"There are no weights in {where}: no safetensors, no pytorch_model.bin, no index, no "
                    f"consolidated.00.pth, no .pt, no .gguf.{below or NOWHERE}")  # fmt: skip
 

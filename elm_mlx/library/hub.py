@@ -28,7 +28,7 @@ from elm_mlx.library.hub_cache import (
 )
 from elm_mlx.library.names import Repository, near_repositories
 from elm_mlx.store.layout import small_files
-from elm_mlx.store.weight_files import MAX_INDEX_BYTES, WeightFiles, choose_weights, others_among, read_index, some
+from elm_mlx.store.weight_files import MAX_INDEX_BYTES, WeightFiles, choose_weights, others_published, read_index, some
 
 TRUE = ("1", "ON", "YES", "TRUE")  # as huggingface_hub reads its switches
 TIMEOUT_S = 10
@@ -98,8 +98,9 @@ def look_up_listing(repository: Repository) -> Listing:
         siblings, lambda name: fetch_index(Repository(repository.name, info.sha), name, blob_of(name))
     )
     if "config.json" not in siblings or not weights.files:
+        others = others_published(repository.name, siblings)
         raise Unsupported(f"{repository} has no config.json with weights beside it (safetensors or pytorch_model.bin), "
-                          f"so it is no model that elm-mlx reads.{others_among(siblings)}")  # fmt: skip
+                          f"so it is no model that elm-mlx reads.{others}")  # fmt: skip
     if absent := [name for name in weights.files if name not in siblings]:
         raise NotFound(f"{repository} lacks files of its own weights: {some(absent)}. Try another revision.")
     blobs = {name: blob_of(name) for name in [*small_files(siblings), *weights.all_files]}

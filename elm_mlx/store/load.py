@@ -25,7 +25,7 @@ from elm_mlx.shell import command_line
 from elm_mlx.store.other_names import head_as_embedding, refuse_other_names
 from elm_mlx.store.stored_form import expand, refuse_lost_quantization, stored_entries
 from elm_mlx.store.text_settings import load_generation, read_settings
-from elm_mlx.store.weight_files import check_directory, others_among, weight_files
+from elm_mlx.store.weight_files import check_directory, others_in, weight_files
 from elm_mlx.store.weights import check_copy, check_entries, gather, read_arrays
 from elm_mlx.text.settings import TokenizerSettings
 from elm_mlx.text.tokenizer import Tokenizer
@@ -112,7 +112,7 @@ def read_config(directory: Path) -> ModelConfig:
     if not path.exists():
         names = [file.name for file in directory.iterdir()]
         meta = f" For Meta's own files run: {command_line('elm-mlx', 'convert', directory)}"
-        advice = meta if "params.json" in names else others_among(names) or " Give a model's directory."
+        advice = meta if "params.json" in names else others_in(directory) or " Give a model's directory."
         raise NotFound(f"There is no config.json in {directory.absolute()}.{advice}")
     return config_from_dict(read_json(path))
 
@@ -163,7 +163,7 @@ def runnable_weight_files(directory: Path) -> list[str]:
     if not found.are_safetensors:
         names = [file.name for file in directory.iterdir()]
         convert = f" A PyTorch checkpoint has to be converted first: {command_line('elm-mlx', 'convert', directory)}"
-        others = others_among(names) or " Fetch them."
+        others = others_in(directory) or " Fetch them."
         advice = convert if found.files or any(name.endswith((".pt", ".pth")) for name in names) else others
         raise NotFound(f"{directory} has no weights in safetensors, the format that elm-mlx runs.{advice}")
     return found.files

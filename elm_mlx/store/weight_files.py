@@ -124,16 +124,36 @@ def some(names: list[str]) -> str:
     return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
 
 
-def others_among(names: Collection[str]) -> str:
-    """A sentence about a GGUF file or an adapter among `names`, for where no model was found; empty without one."""
-    found = sorted(name for name in names if name.lower().endswith(".gguf"))
+def others_in(directory: Path) -> str:
+    """A sentence about a GGUF file or an adapter in a directory, for where no model was found; empty without one."""
+    names = [file.name for file in directory.iterdir()]
+    files = gguf_among(names)
+    return f" {files[0]} is {_gguf(directory / files[0])}" if files else adapter_among(names)
+
+
+def others_published(repository: str, names: Collection[str]) -> str:
+    """The same of a repository that has files of these `names`: they are not on this machine."""
+    if not (files := gguf_among(names)):
+        return adapter_among(names)
+    download = command_line("hf", "download", repository, files[0], "--local-dir", ".")
+    convert = command_line("elm-mlx", "convert", files[0])
+    return f" It has GGUF files ({some(files)}). Download one and convert it, for example: {download} && {convert}"
+
+
+def gguf_among(names: Collection[str]) -> list[str]:
+    """The GGUF files among some names that may be models: not what turns pictures into a model's input."""
+    return sorted(name for name in names if name.lower().endswith(".gguf") and "mmproj" not in name.lower())
+
+
+def adapter_among(names: Collection[str]) -> str:
+    """A sentence about an adapter's file among some names; empty without one."""
     adapters = sorted(name for name in names if name.startswith("adapter_"))
-    return f" {found[0]} is {_gguf(found[0])}" if found else f" {adapters[0]} is {ADAPTER}" if adapters else ""
+    return f" {adapters[0]} is {ADAPTER}" if adapters else ""
 
 
-def _gguf(file: object) -> str:
+def _gguf(file: Path) -> str:
     """What to do with a GGUF file where a model is to run."""
-    return f"a GGUF file, which runs once it is converted, here: {command_line('elm-mlx', 'convert', file)}"
+    return f"a GGUF file, which runs once it is converted: {command_line('elm-mlx', 'convert', file)}"
 
 
 def is_file_name(text: str) -> bool:
