@@ -59,7 +59,7 @@ class Kept:
         }, f"{name} is packed in another form than its setting says"
         stored = (self.expanded(name, parts, rows) for rows in row_blocks(tensor.shape))
         wrong, whole = gap_and_size(stored, tensor.blocks())
-        if not self.allow_nonfinite:
+        if isfinite(whole) or not self.allow_nonfinite:
             refuse_infinite(name, wrong, whole, self.dtype)
         self.errors[name] = sqrt(wrong / whole) if whole else sqrt(wrong)
         return parts
@@ -74,13 +74,14 @@ class Kept:
 
     def record(self) -> dict[str, Any]:
         """What conversion.json says of the matrices: how many, which one lost most, and how many are quantized anew.
-        Those that a killed run wrote are measured now."""
+        Those that a killed run wrote are measured now. Where NaN or infinity was let through nothing is measured."""
         for name in self.tensors:
             if name not in self.errors:
                 self.read(name)
-        worst = max(self.errors, key=lambda name: self.errors[name])
+        measured = {name: error for name, error in self.errors.items() if isfinite(error)}
+        worst = max(measured, key=lambda name: measured[name], default=None)
         anew = sum(bool(tensor.packed and tensor.packed.anew) for tensor in self.tensors.values())
-        found = {"matrices": len(self.errors), "largest_error": self.errors[worst], "of": worst}
+        found = {"matrices": len(self.errors), "largest_error": measured[worst] if worst else None, "of": worst}
         return found | ({"anew": anew} if anew else {})
 
 

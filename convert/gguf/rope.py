@@ -28,14 +28,20 @@ def scaling(values: Values, stored: Mapping[str, StoredTensor], head_dim: int) -
     its name. Raises BadCheckpoint, Unsupported."""
     if found := [name for name in OTHERS if name in stored]:
         raise Unsupported(f"{values.where} scales its positions by {found[0]} (LongRoPE), which elm-mlx does not run.")
-    if FACTORS in stored:
-        return from_factors(values, stored[FACTORS], head_dim)
+    factor = linear_factor(values)
+    by_pair = from_factors(values, stored[FACTORS], head_dim) if FACTORS in stored else None
+    if by_pair and factor != 1:
+        raise Unsupported(f"{values.where} scales its positions twice, by rope.scaling.factor {factor:g} and by "
+                          f"{FACTORS}, which elm-mlx does not run.")  # fmt: skip
+    return by_pair or (None if factor == 1 else {"rope_type": "linear", "factor": factor})
+
+
+def linear_factor(values: Values) -> float:
+    """By what all positions are divided; 1 where they are not. Raises BadCheckpoint, Unsupported."""
     values.require("rope.scaling.type", ["none", "linear"])
     old = values.positive("rope.scale_linear", 1.0, MAX_MULTIPLIER)
     factor = values.positive("rope.scaling.factor", old, MAX_MULTIPLIER)
-    if factor == 1 or values.get("rope.scaling.type") == "none":
-        return None
-    return {"rope_type": "linear", "factor": factor}
+    return 1.0 if values.get("rope.scaling.type") == "none" else factor
 
 
 def from_factors(values: Values, stored: StoredTensor, head_dim: int) -> dict[str, Any] | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from math import isfinite
 from typing import Any
 
 import numpy as np
@@ -46,7 +47,13 @@ SAMPLING = {"temp": "temperature", "top_k": "top_k", "top_p": "top_p", "min_p": 
 
 def sampling(metadata: Mapping[str, Any]) -> dict[str, Any]:
     """The object of a generation_config.json that samples as the metadata recommends; empty where it says nothing.
-    Values without a meaning are passed on, to be told of where they are read."""
+    Values without a meaning are passed on, to be told of where they are read; NaN and infinity, which JSON lacks, are
+    left out."""
     found = {name: metadata[f"general.sampling.{key}"] for key, name in SAMPLING.items()
-             if isinstance(metadata.get(f"general.sampling.{key}"), int | float)}  # fmt: skip
+             if is_number(metadata.get(f"general.sampling.{key}"))}  # fmt: skip
     return {"do_sample": True} | found if found else {}
+
+
+def is_number(value: object) -> bool:
+    """Whether a value of the metadata is a number that JSON has."""
+    return isinstance(value, int | float) and isfinite(value)

@@ -14,7 +14,7 @@ import numpy as np
 from elm_mlx.errors import BadCheckpoint
 
 MAX_HEADER_BYTES = 100_000_000  # the largest vocabularies, with their merges, take 30 MB
-MAX_STRINGS = 2**21  # in one array; the largest vocabularies have 256 thousand tokens and half a million merges
+MAX_STRINGS = 2**21  # in all arrays; the largest vocabularies have 256 thousand tokens and half a million merges
 MAX_NAME = 512  # bytes of a key or a tensor's name; the format allows 65,535 and 64
 BOOL, STRING, ARRAY = 7, 8, 9
 NUMBERS = {0: "u1", 1: "i1", 2: "<u2", 3: "<i2", 4: "<u4", 5: "<i4", 6: "<f4", BOOL: "u1", 10: "<u8", 11: "<i8",
@@ -30,6 +30,7 @@ class Stream:
 
     def __init__(self, data: memoryview, where: object) -> None:
         self.data, self.where, self.position = data[:MAX_HEADER_BYTES], where, 0
+        self.strings_left = MAX_STRINGS  # each takes five times its bytes in memory
 
     def wrong(self, why: str) -> BadCheckpoint:
         """The error for a header that cannot be right; `why` is a clause."""
@@ -96,6 +97,7 @@ class Stream:
 
     def strings(self, count: int) -> list[str]:
         """The next `count` strings."""
-        if count > min(MAX_STRINGS, (len(self.data) - self.position) // LENGTH.size):
+        if count > min(self.strings_left, (len(self.data) - self.position) // LENGTH.size):
             raise self.wrong(f"a list in its header has {count:,} strings, more than fit")
+        self.strings_left -= count
         return [self.text() for _ in range(count)]

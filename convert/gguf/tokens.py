@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from elm_mlx.convert.tokenizer.sentencepiece import CONTROL, NORMAL, UNKNOWN, UNUSED, USER_DEFINED
-from elm_mlx.errors import BadCheckpoint
+from elm_mlx.convert.tokenizer.sentencepiece import CONTROL, UNKNOWN, UNUSED, USER_DEFINED
+from elm_mlx.errors import BadCheckpoint, Unsupported
 
 KEY = "tokenizer.ggml."
 ADDED = {
@@ -45,12 +45,16 @@ class Vocabulary:
 
 def read_vocabulary(where: Path, metadata: Mapping[str, Any]) -> Vocabulary:
     """The tokens of the metadata. Raises BadCheckpoint where lists are missing or do not fit each other, or two tokens
-    are one."""
+    are one, and Unsupported where nothing says which tokens are special."""
     texts = metadata.get(f"{KEY}tokens")
     if not isinstance(texts, list) or not texts:
         raise BadCheckpoint(f"{where} has no list of tokens in its metadata. Fetch it again.")
-    kinds = numbers(where, metadata, "token_type", len(texts)) or [NORMAL] * len(texts)
+    if not (kinds := numbers(where, metadata, "token_type", len(texts))):
+        raise Unsupported(f"{where} does not say of what kind its tokens are, so that special ones look like text.",
+                          "Give the model's own tokenizer: {tokenizer=PATH}.")  # fmt: skip
     scores = numbers(where, metadata, "scores", len(texts))
+    if not np.isfinite(scores).all():
+        raise BadCheckpoint(f"{where} has tokens whose scores are NaN or infinite. Fetch it again.")
     count = 1 + max((id for id, kind in enumerate(kinds) if kind != UNUSED), default=0)
     if len({*texts[:count]}) < count:
         raise BadCheckpoint(f"{where} has one token twice. Fetch it again.")

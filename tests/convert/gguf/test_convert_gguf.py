@@ -204,6 +204,20 @@ def test_scales_that_float16_cannot_hold_are_refused(one: Pair, tmp_path: Path) 
     assert convert(file, tmp_path / "out", dtype="float32").output.is_dir()
 
 
+def test_nan_that_is_let_through_is_not_measured_and_numbers_too_large_are_still_refused(
+    one: Pair, tmp_path: Path
+) -> None:
+    file = edited(one, tmp_path / "nan.gguf", "token_embd.weight", 208, np.nan)  # of the matrix that is read first
+    done = convert(file, tmp_path / "out", allow_nonfinite=True)
+    assert done.kept
+    assert 0 < done.kept["largest_error"] < 6e-3
+    record = (done.output / "conversion.json").read_text(encoding="utf-8")
+    json.loads(record, parse_constant=lambda name: pytest.fail(f"{name} is no JSON"))
+    large = edited(one, tmp_path / "large.gguf", "blk.0.attn_v.weight", 0, 60_000.0)
+    with pytest.raises(BadCheckpoint, match="scales above 65504"):
+        convert(large, tmp_path / "large", allow_nonfinite=True)
+
+
 def test_the_command_line_says_what_is_kept_and_what_it_costs(one: Pair, tmp_path: Path) -> None:
     planned = run("convert", one.file, "--output", tmp_path / "out", "--dry-run")
     assert planned.code == 0
@@ -224,6 +238,7 @@ def test_a_chat_template_and_sampling_come_with_the_file(one: Pair, tmp_path: Pa
         writer.add_chat_template("{% for m in messages %}{{ m.content }}{% endfor %}")
         writer.add_float32("general.sampling.temp", 0.6)
         writer.add_int32("general.sampling.top_k", 40)
+        writer.add_float32("general.sampling.min_p", float("nan"))  # which JSON lacks
         writer.add_uint32("tokenizer.ggml.eot_token_id", 7)
 
     done = convert(with_more(one, tmp_path, more), tmp_path / "ours")

@@ -99,6 +99,14 @@ REFUSED: dict[str, tuple[bytes, str]] = {
 }
 
 
+def test_strings_are_counted_over_all_lists(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("elm_mlx.convert.gguf.stream.MAX_STRINGS", 3)
+    two_strings = struct.pack("<IQ", 8, 2) + text("a") * 2
+    assert parse_header(memoryview(file(pairs=pair("a", 9, two_strings), count=1)), WHERE).metadata == {"a": ["a"] * 2}
+    with pytest.raises(BadCheckpoint, match="2 strings, more than fit"):
+        parse_header(memoryview(file(pairs=pair("a", 9, two_strings) + pair("b", 9, two_strings), count=2)), WHERE)
+
+
 @pytest.mark.parametrize("name", REFUSED)
 def test_what_cannot_be_right_is_refused(name: str) -> None:
     data, words = REFUSED[name]

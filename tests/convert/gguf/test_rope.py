@@ -45,6 +45,15 @@ def test_other_kinds_of_scaling() -> None:
     assert scaling(values(rope__scale_linear=4.0), {}, 64) == linear
 
 
+def test_two_scalings_at_once_are_refused() -> None:
+    raw = checkpoints.LLAMA | {"head_dim": 64, "rope_scaling": checkpoints.llama3_scaling(8.0)}
+    config = config_from_dict(raw)
+    twice = values(rope__freq_base=config.rope.theta, rope__scaling__type="linear", rope__scaling__factor=4.0)
+    with pytest.raises(Unsupported, match=r"twice, by rope\.scaling\.factor 4 and by rope_freqs"):
+        scaling(twice, stored(craft.rope_factors(config)), 64)
+    assert scaling(twice, stored(np.ones(32)), 64) == {"rope_type": "linear", "factor": 4.0}
+
+
 @pytest.mark.parametrize(
     "factors", [np.zeros(32), np.full(32, np.nan), np.full(32, -1.0), np.full(32, 1e9), np.ones(31)]
 )

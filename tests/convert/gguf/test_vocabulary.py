@@ -208,6 +208,8 @@ KEY = "tokenizer.ggml."
         ({"tokens": None}, BadCheckpoint, "no list of tokens"),
         ({"tokens": ["a", "b", "ab", "a"]}, BadCheckpoint, "one token twice"),
         ({"token_type": np.array([1, 1])}, BadCheckpoint, "no list of 4 numbers"),
+        ({"token_type": None}, Unsupported, "special ones look like text. Give the model's own tokenizer"),
+        ({"model": "llama", "scores": np.array([0, 0, np.nan, 0])}, BadCheckpoint, "scores are NaN"),
         ({"merges": ["a c"]}, BadCheckpoint, "merges tokens that are not in its vocabulary"),
         ({"merges": ["a b a"]}, BadCheckpoint, "merges tokens that are not in its vocabulary"),
         ({"merges": None}, BadCheckpoint, "no list of merges"),
@@ -226,7 +228,8 @@ def test_a_tokenizer_that_cannot_be_rebuilt_is_refused(
 def test_pieces_of_one_score_cannot_say_what_joins_first() -> None:
     """As in files that were made from a tokenizer.json alone."""
     texts = [f"p{i}" for i in range(400)]
-    found = {f"{KEY}model": "llama", f"{KEY}tokens": texts, f"{KEY}scores": np.full(400, -1000.0, "f4")}
+    kinds, scores = np.full(400, NORMAL), np.full(400, -1000.0, "f4")
+    found = {f"{KEY}model": "llama", f"{KEY}tokens": texts, f"{KEY}scores": scores, f"{KEY}token_type": kinds}
     with pytest.raises(Unsupported, match="one score"):
         read_tokenizer(WHERE, found)
 
