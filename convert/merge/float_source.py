@@ -13,7 +13,7 @@ import mlx.core as mx
 from elm_mlx.config import ModelConfig
 from elm_mlx.convert.keymap import Matched, match
 from elm_mlx.convert.output import provenance
-from elm_mlx.convert.sources import Source, open_source
+from elm_mlx.convert.sources import Source, gguf, open_source
 from elm_mlx.convert.tensor import LazyTensor
 from elm_mlx.errors import ElmError, InvalidRequest
 from elm_mlx.files import reading
@@ -72,6 +72,8 @@ def find_floats(directory: Path, config: ModelConfig) -> FloatSource | str:
 def place_of(directory: Path, record: Mapping[str, Any]) -> Path | str:
     """Where the source of a conversion should be: in the hub's cache, or beside the output; else a reason."""
     said, files = object_in(record, "source"), object_in(record, "files")
+    weights = [file for file in files if file.endswith(SUFFIXES) and "/" not in file]
+    is_gguf = any(map(gguf.is_gguf, weights))
     repository, revision, name = (said.get(key) for key in ("repository", "revision", "directory"))
     if isinstance(repository, str) and isinstance(revision, str):
         is_plain = is_name(repository) and re.fullmatch(hub_cache.COMMIT, revision)
@@ -80,14 +82,14 @@ def place_of(directory: Path, record: Mapping[str, Any]) -> Path | str:
         name = repository
     elif isinstance(name, str) and name not in ("", ".", "..") and "/" not in name and "\0" not in name:
         with reading(directory):
-            folder = directory.resolve().parent / name
+            beside = directory.resolve().parent
+            folder = beside if is_gguf else beside / name  # whose name is the model's, and not the directory's
     else:
         return "it has no conversion.json that names its float source"
     with reading(directory):
-        if folder is None or not folder.is_dir():
+        if folder is None or not folder.is_dir() or (is_gguf and not (folder / weights[0]).is_file()):
             return f"its float source {name} is not on this machine"
-    weights = [file for file in files if file.endswith(SUFFIXES) and "/" not in file]
-    return folder / weights[0] if len(weights) == 1 else folder
+    return folder / weights[0] if is_gguf or len(weights) == 1 else folder
 
 
 def is_name(repository: str) -> bool:

@@ -55,8 +55,10 @@ def merge(where: Path, tensors: Mapping[str, LazyTensor]) -> tuple[dict[str, Laz
         stem, part, adapter = found[1], TABLE.get(found[2], found[2]), found[3]
         adapters |= {adapter} - {""}
         sums.setdefault(stem, {})[part] = tensors[given]
-    if len(adapters) != 1:
+    if len(adapters) > 1:
         raise Unsupported(f"{where} holds {len(adapters)} adapters, and one is merged here. {MERGE_IT}")
+    if twice := [f"{stem}.weight" for stem in sums if f"{stem}.weight" in plain]:
+        raise BadCheckpoint(f"{where} holds {some(twice)} twice, with a sum and without. Fetch it again.")
     for stem, parts in sums.items():
         plain[f"{stem}.weight"] = merged(where, stem, parts)
     if EMBEDDING in sums:

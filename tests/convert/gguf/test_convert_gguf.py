@@ -17,6 +17,7 @@ from helpers.command_line import run
 
 import elm_mlx
 from elm_mlx.convert import convert, plan
+from elm_mlx.convert.merge.float_source import find_floats
 from elm_mlx.convert.sources import open_source
 from elm_mlx.convert.verify import verify
 from elm_mlx.errors import BadCheckpoint, ElmError, InvalidRequest, NotFinite, NotFound, Unsupported
@@ -162,6 +163,17 @@ def test_what_lies_beside_the_file_does_not_count(one: Pair, tmp_path: Path) -> 
     record = json.loads((done.output / "conversion.json").read_text(encoding="utf-8"))
     assert [*record["files"]] == [file.name]
     assert record["source"] == {"directory": "Some-1B-Q4_K_M", "layout": "GGUF, Q4_K/Q6_K"}
+
+
+def test_a_merge_finds_the_floats_that_a_model_was_made_from(tmp_path: Path) -> None:
+    model = craft.Model(craft.OPENELM | {"num_transformer_layers": 1}, lambda _: "F16")
+    file = craft.write(tmp_path / "Some-F16.gguf", model)
+    done = convert(file, bits=4)
+    found = find_floats(done.output, elm_mlx.load(done.output).config)
+    assert not isinstance(found, str), found
+    assert found.source.where == file
+    file.rename(tmp_path / "other.gguf")
+    assert "Some-F16 is not on this machine" in str(find_floats(done.output, found.source.config))
 
 
 def test_a_stopped_conversion_goes_on_to_the_same_bytes(one: Pair, tmp_path: Path) -> None:

@@ -125,9 +125,24 @@ def two(made: Tensors) -> Tensors:
     return made | {name.replace(".lora.", ".other."): array for name, array in made.items() if ".lora." in name}
 
 
+def without_sums(made: Tensors) -> Tensors:
+    return {name: array for name, array in made.items() if "lora_" not in name}
+
+
+def beside_itself(made: Tensors) -> Tensors:
+    base = made["layers.0.attn.qkv_proj.base_layer.weight"]
+    return made | {"layers.0.attn.qkv_proj.weight": 2 * base}
+
+
 @pytest.mark.parametrize(
     ("damage", "error", "words"),
-    [(lost, BadCheckpoint, "no lora_B"), (turned, BadCheckpoint, "do not fit"), (two, Unsupported, "2 adapters")],
+    [
+        (lost, BadCheckpoint, "no lora_B"),
+        (turned, BadCheckpoint, "do not fit"),
+        (two, Unsupported, "2 adapters"),
+        (without_sums, BadCheckpoint, "has no lora_A, lora_B"),
+        (beside_itself, BadCheckpoint, r"qkv_proj\.weight twice, with a sum and without"),
+    ],
 )
 def test_what_is_no_such_checkpoint_is_refused(
     damage: object, error: type[ElmError], words: str, tmp_path: Path
