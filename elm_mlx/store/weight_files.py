@@ -170,6 +170,8 @@ def check_directory(path: Path) -> None:
     if is_directory:
         return
     if path.suffix.lower() == ".gguf":
+        if not is_file:
+            raise NotFound(f"There is no file {path}. Download it first, or name the one that is there.")
         raise Unsupported(f"{path} is {_gguf(path)}")
     if not is_file or path.suffix not in SUFFIXES:
         file = ": that is a file" if is_file else ""

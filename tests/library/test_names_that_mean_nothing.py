@@ -30,7 +30,7 @@ def test_a_file_is_never_a_repository(
     for name, code, words in (
         ("x.gguf", 78, "is a GGUF file"),
         ("folder/x.gguf", 78, "runs once it is converted: elm-mlx convert folder/x.gguf"),
-        ("nowhere/x.gguf", 78, "is a GGUF file"),
+        ("nowhere/x.gguf", 66, "There is no file nowhere/x.gguf. Download it first"),
         ("folder/config.json", 66, "There is no directory folder/config.json: that is a file."),
     ):
         done = machine.run(command, *(["--model"] if command == "generate" else []), name)
