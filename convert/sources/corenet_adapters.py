@@ -55,6 +55,8 @@ def merge(where: Path, tensors: Mapping[str, LazyTensor]) -> tuple[dict[str, Laz
         stem, part, adapter = found[1], TABLE.get(found[2], found[2]), found[3]
         adapters |= {adapter} - {""}
         sums.setdefault(stem, {})[part] = tensors[given]
+    if all(part == BASE for parts in sums.values() for part in parts):  # an adapter of another kind
+        return dict(tensors), None
     if len(adapters) > 1:
         raise Unsupported(f"{where} holds {len(adapters)} adapters, and one is merged here. {MERGE_IT}")
     if twice := [f"{stem}.weight" for stem in sums if f"{stem}.weight" in plain]:

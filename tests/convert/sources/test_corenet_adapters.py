@@ -140,7 +140,7 @@ def beside_itself(made: Tensors) -> Tensors:
         (lost, BadCheckpoint, "no lora_B"),
         (turned, BadCheckpoint, "do not fit"),
         (two, Unsupported, "2 adapters"),
-        (without_sums, BadCheckpoint, "has no lora_A, lora_B"),
+        (without_sums, Unsupported, "holds an adapter"),
         (beside_itself, BadCheckpoint, r"qkv_proj\.weight twice, with a sum and without"),
     ],
 )
