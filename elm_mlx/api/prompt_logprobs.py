@@ -8,7 +8,7 @@ from itertools import chain
 
 from elm_mlx.arguments import Progress
 from elm_mlx.device.backend import mx
-from elm_mlx.engine.cache.kv import make_cache
+from elm_mlx.engine.cache.making import new_cache
 from elm_mlx.engine.engine import Engine
 from elm_mlx.engine.logprobs import Noter, TokenLogprob
 from elm_mlx.engine.prefill import rounds
@@ -19,7 +19,7 @@ def prompt_logprobs_of(
 ) -> list[TokenLogprob]:
     """An entry for each id but the first, with `most` alternatives. The logits of one chunk of the prompt are in memory
     at a time; after each, `progress` is called with (ids read, in all)."""
-    cache = make_cache(engine.layers, len(ids), reserve=len(ids))
+    cache = new_cache(engine.model, engine.layers, len(ids), reserve=len(ids))
     tokens, found = mx.array([ids]), list[TokenLogprob]()
     for place, which in chain.from_iterable(rounds(len(ids), engine.execution, 0, cache[0].columns(sys.maxsize))):
         with place:

@@ -10,13 +10,17 @@ from collections.abc import Mapping
 from typing import Any
 
 from elm_mlx.config.base import HEAD_NAME, ModelConfig, Shape
+from elm_mlx.config.guest import GuestConfig
 from elm_mlx.config.llama import MISTRAL_WINDOW, LlamaConfig
 from elm_mlx.config.openelm import OpenELMConfig
 from elm_mlx.config.rope import RopeConfig
 from elm_mlx.config.values import CONFIG, Values
 from elm_mlx.errors import BadCheckpoint
 
-__all__ = ["HEAD_NAME", "LlamaConfig", "ModelConfig", "OpenELMConfig", "RopeConfig", "Shape", "config_from_dict"]
+__all__ = [
+    "HEAD_NAME", "GuestConfig", "LlamaConfig", "ModelConfig", "OpenELMConfig", "RopeConfig", "Shape",
+    "config_from_dict", "config_or_guest",
+]  # fmt: skip
 
 FAMILIES: dict[str, type[OpenELMConfig] | type[LlamaConfig]] = {c.family: c for c in (OpenELMConfig, LlamaConfig)}
 
@@ -35,3 +39,12 @@ def config_from_dict(raw: Mapping[str, Any], where: str = CONFIG) -> OpenELMConf
     if not isinstance(model_type, str) or model_type not in FAMILIES:
         raise values.unsupported("model_type", model_type, FAMILIES)
     return FAMILIES[model_type].from_values(values)
+
+
+def config_or_guest(raw: Mapping[str, Any], where: str = CONFIG) -> ModelConfig:
+    """The configuration for a parsed config.json of our own families, or of a guest: of any other family, which mlx-lm
+    may run. Raises as `config_from_dict`, and MissingBackend where mlx-lm is not installed."""
+    model_type = raw.get("model_type")
+    if isinstance(model_type, str) and model_type not in (*FAMILIES, "mistral"):
+        return GuestConfig.from_values(Values(raw, where))
+    return config_from_dict(raw, where)

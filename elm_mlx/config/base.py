@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from math import prod
 from typing import Any, ClassVar, Self
 
+from elm_mlx.config.abilities import OURS, Abilities
 from elm_mlx.config.quantization import Quantization
 from elm_mlx.config.rope import RopeConfig
 from elm_mlx.config.values import Values
@@ -42,6 +43,21 @@ class ModelConfig(ABC):
     def num_layers(self) -> int:
         """How many transformer layers there are."""
         return len(self.num_heads)
+
+    @property
+    def architecture(self) -> str:
+        """What kind of model it is, in a word."""
+        return self.family
+
+    @property
+    def abilities(self) -> Abilities:
+        """What its caches can do."""
+        return OURS
+
+    @property
+    def notices(self) -> tuple[str, ...]:
+        """Sentences for users about what its configuration leaves open."""
+        return ()
 
     @property
     def parameter_count(self) -> int:

@@ -1,0 +1,112 @@
+"""The door to mlx-lm's classes. Importing them takes seconds and changes the process, so it happens when a guest is
+loaded, and never before."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import resource
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, redirect_stdout
+from typing import Any, NamedTuple
+
+from elm_mlx.config.guest import GuestConfig
+from elm_mlx.errors import BadCheckpoint, Unsupported
+
+# What importing mlx-lm 0.32 does to a process, in the words of `elm-mlx doctor`.
+SIDE_EFFECTS = (
+    "loading a guest imports mlx-lm and transformers (seconds, about 70 MB), sets TRANSFORMERS_NO_ADVISORY_WARNINGS, "
+    "and lowers the most files that the process may open to 4,096 for as long as it lives"
+)
+
+
+class Network(NamedTuple):
+    """A model of mlx-lm's classes, with weights that nobody has read yet, and what makes its empty caches."""
+
+    module: Any
+    make_caches: Callable[[], list[Any]]
+
+
+def network_for(config: GuestConfig) -> Network:
+    """Makes the model that a configuration describes, of mlx-lm's classes. Raises Unsupported where they cannot be
+    imported, BadCheckpoint where they refuse the configuration."""
+    with no_side_effects():
+        classes = imported(config)
+        from mlx_lm.models.cache import make_prompt_cache
+    raw = {**config.raw}
+    raw.pop("model_file", None)  # mlx-lm runs a file that is named here
+    try:
+        module = classes.Model(classes.ModelArgs.from_dict(numbers_in(raw)))
+    except Exception as error:  # whatever their code makes of the values of a file
+        raise refused(config, "does not take this config.json", error) from error
+    module.eval()
+    return Network(module, lambda: make_prompt_cache(module))
+
+
+def imported(config: GuestConfig) -> Any:
+    """The module of mlx-lm with the classes of a family. Raises Unsupported."""
+    name = f"mlx_lm.models.{config.guest.module}"
+    try:
+        with redirect_stdout(sys.stderr):  # some say there what they miss
+            found = importlib.import_module(name)
+    except (Exception, SystemExit) as error:  # one of them ends the process where a package is missing
+        raise Unsupported(f"mlx-lm's class for model_type {config.architecture!r} cannot be imported: {error!r:.300}. "
+                          "Install what it asks for, or take a model of another kind.") from error  # fmt: skip
+    if not (hasattr(found, "Model") and hasattr(found, "ModelArgs")):
+        raise Unsupported(f"mlx-lm's module {config.guest.module} holds no model. Take a model of another kind.")
+    return found
+
+
+@contextmanager
+def no_side_effects() -> Iterator[None]:
+    """Puts back what an import of mlx-lm changes and what can be put back: how many files may be open at once. It
+    lowers the most that a process may ask for, which only a privileged one can raise again."""
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    try:
+        yield
+    finally:
+        now, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+        wanted = before if most == resource.RLIM_INFINITY else min(before, most)
+        if before != resource.RLIM_INFINITY and wanted > now:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, most))
+
+
+def sanitized(config: GuestConfig, module: Any, weights: dict[str, Any]) -> dict[str, Any]:
+    """Weights by the names that mlx-lm's class has for them. Raises BadCheckpoint where it cannot use them."""
+    if not hasattr(module, "sanitize"):
+        return weights
+    try:
+        return dict(module.sanitize(weights))
+    except Exception as error:
+        raise refused(config, "cannot use these weights", error) from error
+
+
+def refused(config: GuestConfig, what: str, error: Exception) -> BadCheckpoint:
+    """The error for files that the classes of mlx-lm do not take."""
+    return BadCheckpoint(f"mlx-lm's class for model_type {config.architecture!r} {what}: {error!r:.300}. Fetch the "
+                         "model again, or take it in mlx-lm's own layout.")  # fmt: skip
+
+
+def numbers_in(value: Any) -> Any:
+    """Values of a config.json with the floats in them that JSON does not have, which transformers writes as
+    {"__float__": "Infinity"}."""
+    if isinstance(value, Mapping):
+        if set(value) == {"__float__"} and value["__float__"] in ("Infinity", "-Infinity", "NaN"):
+            return float(value["__float__"].replace("Infinity", "inf"))
+        return {key: numbers_in(inner) for key, inner in value.items()}
+    return [numbers_in(inner) for inner in value] if isinstance(value, list) else value
+
+
+@contextmanager
+def uncompiled() -> Iterator[None]:
+    """Lets nothing be compiled that is called inside: mlx-lm's classes compile some functions, for which MLX's CPU
+    backend needs a compiler and seconds. For the device thread, the only one that computes."""
+    import mlx.core as mx
+
+    mx.disable_compile()
+    try:
+        yield
+    finally:
+        if "MLX_DISABLE_COMPILE" not in os.environ:
+            mx.enable_compile()
