@@ -17,7 +17,7 @@ from pathlib import Path
 
 import elm_mlx.device.backend  # noqa: F401  first, as its error says what to install where MLX has no backend
 from elm_mlx.arguments import Progress
-from elm_mlx.config import config_from_dict
+from elm_mlx.config import GuestConfig, config_or_guest
 from elm_mlx.device.memory import check_memory
 from elm_mlx.errors import BadCheckpoint, ElmError, Gated, MissingTokenizer, NotFound, TargetExists, Unreachable
 from elm_mlx.files import MAX_LARGE_BYTES, optional_json, read_json, readable_size
@@ -191,10 +191,12 @@ def look_up_candidate(candidate: Candidate, use: Use) -> hub.Listing:
         raise MissingTokenizer(why, own_tokenizer(candidate, use))
     blob = listing.files["config.json"]
     raw = read_json(hub.fetch_file(listing.repository.name, "config.json", listing.commit, blob=blob))
-    config, stored = config_from_dict(raw), stored_bits(raw)
+    config, stored = config_or_guest(raw), stored_bits(raw)
     check_stored_bits(candidate, stored)
     bits = stored or candidate.bits
     weights = config.quantized_bytes(bits) if bits else 2 * config.parameter_count
+    if isinstance(config, GuestConfig):  # whose parameters only the weights tell
+        weights = sum(listing.files[name].size or 0 for name in listing.weights.files)
     if use.run and not use.force:
         check_memory(candidate.repository, config, weights, 16)
     as_it_is = "tokenizer.json" in listing.files and needs_no_conversion(listing.weights, candidate.bits, stored)

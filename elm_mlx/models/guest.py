@@ -13,8 +13,8 @@ from typing import Any
 import mlx.core as mx
 
 from elm_mlx.config.guest import GuestConfig
-from elm_mlx.models.guest_cache import GuestCache, Sizes, measured
-from elm_mlx.models.mlx_lm import Network, uncompiled
+from elm_mlx.device.compile import uncompiled
+from elm_mlx.models.guest_cache import GuestCache, Network, Sizes, measured
 
 GuestLayers = Sequence[Any]  # one GuestCache, which stands for all layers
 

@@ -7,21 +7,27 @@ positions each in its own way, and only those with all keys and values can forge
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from copy import copy
 from dataclasses import dataclass
 from math import ceil
-from typing import Any
+from typing import Any, NamedTuple
 
 import mlx.core as mx
 
 from elm_mlx.errors import CacheFull, CannotTrim
-from elm_mlx.models.mlx_lm import Network
 
 STEP = 256  # positions by which mlx-lm's buffers grow
 READ = 2 * STEP  # positions that are read, in shapes alone, to see what buffers take
 PLAIN = ("KVCache",)  # mlx-lm's classes that hold all keys and values, each position in its place
 EXTRA = 512  # positions that a ring may hold beyond its own, while a chunk of a prompt is read into it
+
+
+class Network(NamedTuple):
+    """A model of mlx-lm's classes, with weights that nobody has read yet, and what makes its empty caches."""
+
+    module: Any
+    make_caches: Callable[[], list[Any]]
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from elm_mlx.device.execution import Execution
 from elm_mlx.device.memory import check_memory
 from elm_mlx.errors import BadCheckpoint
 from elm_mlx.models.guest import Guest
-from elm_mlx.models.mlx_lm import network_for, refused, sanitized
+from elm_mlx.store.mlx_lm_classes import expand, network_for, refused, sanitized
 from elm_mlx.store.weight_files import weight_files
 from elm_mlx.store.weights import Entry, gather, read_arrays, read_header
 
@@ -102,13 +102,6 @@ def fill(module: Any, weights: dict[str, mx.array], config: GuestConfig) -> None
 
         quantize(module, setting.group_size, setting.bits, mode=setting.mode, class_predicate=own_setting)
     module.load_weights([*weights.items()], strict=True)
-
-
-def expand(module: Any) -> None:
-    """Makes a network's quantized matrices plain ones, not evaluated yet."""
-    from mlx_lm.utils import dequantize_model
-
-    dequantize_model(module)
 
 
 def evaluate(module: Any, nbytes: int, progress: Progress | None) -> None:

@@ -15,7 +15,7 @@ from elm_mlx.arguments import named_path
 from elm_mlx.config import ModelConfig
 from elm_mlx.device import release
 from elm_mlx.device.thread import let_go, start
-from elm_mlx.errors import InvalidRequest, TargetExists
+from elm_mlx.errors import InvalidRequest, TargetExists, Unsupported
 from elm_mlx.files import disk_errors
 from elm_mlx.store.adapters.adapter_file import Base
 from elm_mlx.store.adapters.mlx_layout import WEIGHTS_FILE
@@ -54,7 +54,9 @@ def run(model: str | Path | None, data: Path, output: Path, settings: Settings, 
     find_data(data)
     refuse_output(output, ways.resume)
     directory = pull_directory(model, None, ways.force)
-    check_layers(read_config(directory), settings)
+    config = read_config(directory)
+    refuse_guest(config)
+    check_layers(config, settings)
     name = "demo" if model is None else str(model)
     holder = object()
     thread = start(holder)
@@ -89,6 +91,13 @@ def refuse_output(output: Path, resume: bool) -> None:
     there = [name for name in WRITTEN if (output / name).exists()]
     if there and not resume:
         raise TargetExists(f"{output} has {there[0]} already.", "Name another {output}, or go on with {resume=True}.")
+
+
+def refuse_guest(config: ModelConfig) -> None:
+    """Raises Unsupported for a model of mlx-lm's classes, which is not trained here."""
+    if not config.abilities.adapters:
+        raise Unsupported(f"Training is for llama and openelm, and this model is of the kind {config.architecture}. "
+                          "mlx-lm's own `mlx_lm.lora` may train it.")  # fmt: skip
 
 
 def check_layers(config: ModelConfig, settings: Settings) -> None:

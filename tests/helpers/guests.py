@@ -55,7 +55,7 @@ def write_guest(folder: Path, family: str, bits: int | None = None, seed: int = 
 
     from elm_mlx.config import config_or_guest
     from elm_mlx.config.guest import GuestConfig
-    from elm_mlx.models.mlx_lm import network_for
+    from elm_mlx.store.mlx_lm_classes import network_for
 
     raw = guest_config(family, **changes)
     config = config_or_guest(raw)
@@ -80,7 +80,7 @@ def spread_out(name: str, array: mx.array) -> mx.array:
     """Random weights whose answers wander: matrices several times as large as nn.Linear draws them."""
     if array.ndim < 2 or "conv" in name:
         return array + 0.1 * mx.random.normal(array.shape)
-    return mx.random.normal(array.shape) * (3.0 / array.shape[-1] ** 0.5 if "embed" not in name else 1.0)
+    return mx.random.normal(array.shape) * (0.03 if "embed" in name else 3.0 / array.shape[-1] ** 0.5)
 
 
 def their_ids(folder: Path, prompt: list[int], tokens: int) -> list[int]:

@@ -4,28 +4,15 @@ loaded, and never before."""
 from __future__ import annotations
 
 import importlib
-import os
 import resource
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, redirect_stdout
-from typing import Any, NamedTuple
+from typing import Any
 
 from elm_mlx.config.guest import GuestConfig
 from elm_mlx.errors import BadCheckpoint, Unsupported
-
-# What importing mlx-lm 0.32 does to a process, in the words of `elm-mlx doctor`.
-SIDE_EFFECTS = (
-    "loading a guest imports mlx-lm and transformers (seconds, about 70 MB), sets TRANSFORMERS_NO_ADVISORY_WARNINGS, "
-    "and lowers the most files that the process may open to 4,096 for as long as it lives"
-)
-
-
-class Network(NamedTuple):
-    """A model of mlx-lm's classes, with weights that nobody has read yet, and what makes its empty caches."""
-
-    module: Any
-    make_caches: Callable[[], list[Any]]
+from elm_mlx.models.guest_cache import Network
 
 
 def network_for(config: GuestConfig) -> Network:
@@ -98,15 +85,8 @@ def numbers_in(value: Any) -> Any:
     return [numbers_in(inner) for inner in value] if isinstance(value, list) else value
 
 
-@contextmanager
-def uncompiled() -> Iterator[None]:
-    """Lets nothing be compiled that is called inside: mlx-lm's classes compile some functions, for which MLX's CPU
-    backend needs a compiler and seconds. For the device thread, the only one that computes."""
-    import mlx.core as mx
+def expand(module: Any) -> None:
+    """Makes a network's quantized matrices plain ones, not evaluated yet."""
+    from mlx_lm.utils import dequantize_model
 
-    mx.disable_compile()
-    try:
-        yield
-    finally:
-        if "MLX_DISABLE_COMPILE" not in os.environ:
-            mx.enable_compile()
+    dequantize_model(module)
