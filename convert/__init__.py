@@ -9,11 +9,13 @@ from typing import Any
 import elm_mlx.device.backend  # noqa: F401  first: it says what to install where MLX has no backend
 from elm_mlx.arguments import Progress, named_path, real_number
 from elm_mlx.config import ModelConfig
+from elm_mlx.config.quantization import Quantization
 from elm_mlx.convert.calibrate import given_text
 from elm_mlx.convert.calibrate.options import is_wanted, text_path, token_count
 from elm_mlx.convert.calibrate.work import Calibration
-from elm_mlx.convert.form import WEIGHT_DTYPES, Form
+from elm_mlx.convert.form import DEFAULT_DTYPE, WEIGHT_DTYPES, Form
 from elm_mlx.convert.job import Conversion, Job
+from elm_mlx.convert.kept import Kept, kept_quantization
 from elm_mlx.convert.keymap import Matched, match
 from elm_mlx.convert.output.config_file import output_config
 from elm_mlx.convert.output.path_guards import check_places, refuse_unnameable
@@ -93,7 +95,7 @@ def plan(
     group_size: int | None = None,
     mode: str | None = None,
     recipe: str | None = None,
-    dtype: str = "bfloat16",
+    dtype: str | None = None,
     allow_nonfinite: bool = False,
     calibrate: str | Path | bool | None = None,
     calibrate_tokens: int | None = None,
@@ -115,7 +117,10 @@ def plan(
     given = None if tokenizer is None else check_tokenizer(tokenizer)
     check_text(calibrate)
     opened = open_source(named_path("source", source), rope_factor=rope_factor)
-    quantization = form.quantization(opened.config)
+    matched = match(opened.config, opened.family_layout, opened.tensors, opened.where)
+    kept = kept_quantization(matched.tensors) if form.is_open else None
+    quantization = kept or form.quantization(opened.config)
+    dtype = dtype or (opened.kept_dtype if kept else DEFAULT_DTYPE)
     shards = plan_shards(opened.config, quantization, WEIGHT_DTYPES[dtype], file_bytes, allow_nonfinite)
     files = None if max_shard_size is None else list(shards.files)
     if given is None and opened.is_already(quantization, WEIGHT_DTYPES[dtype], files):
@@ -124,11 +129,10 @@ def plan(
                                  "Name the checkpoint that it was made from.")  # fmt: skip
         command = command_line("elm-mlx", "generate", "--model", opened.directory)
         raise InvalidRequest(f"{source} is an MLX model already, stored as you ask. Run it as it is: `{command}`.")
-    target = output_directory(output, outside_the_hub(opened.directory), form)
+    target = output_directory(output, outside_the_hub(opened.directory), form, kept)
     tokens = prepare_tokenizer(opened.directory, given, opened.config)
     named = [opened.where, opened.directory, given or opened.directory, text_path(calibrate) or opened.directory]
     check_places(target, [*opened.files, *tokens.files], *named)
-    matched = match(opened.config, opened.family_layout, opened.tensors, opened.where)
     config = output_config(opened.raw_config, opened.config, quantization, dtype)
     return Job(
         source=opened,
@@ -141,6 +145,7 @@ def plan(
         | ({} if rope_factor is None else {"rope_factor": float(rope_factor)})
         | ({"allow_nonfinite": True} if allow_nonfinite else {}),
         calibration=plan_calibration(form, opened.config, matched, shards, tokens) if is_wanted(calibrate) else None,
+        kept=Kept(matched.tensors, shards.dtype) if kept else None,
     )
 
 
@@ -161,11 +166,12 @@ def plan_calibration(
     return Calibration(config, matched, shards, sample, work)
 
 
-def output_directory(output: str | Path | None, source: Path, form: Form) -> Path:
-    """The output directory: the one that the caller names, else one beside the source with the form in its name."""
+def output_directory(output: str | Path | None, source: Path, form: Form, kept: Quantization | None = None) -> Path:
+    """The output directory: the one that the caller names, else one beside the source with the form in its name, or
+    with the setting that is `kept` from the source."""
     # abspath and not resolve, which would follow a link that is to be refused later
     if output is None:
-        return form.default_output(source)
+        return form.default_output(source, kept)
     return Path(os.path.abspath(named_path("output", output)))  # noqa: PTH100
 
 
@@ -189,13 +195,15 @@ def convert(
 ) -> Conversion:
     """Converts `source`, a checkpoint's directory or weights file in any layout that docs/converting.md lists.
 
-    Options: unquantized in `dtype` (bfloat16, float16, float32) unless `bits` (2, 3, 4, 5, 6, 8; in groups of
-    `group_size` 32, 64, 128), `mode` (affine, mxfp4, mxfp8, nvfp4) or `recipe` (mixed-2-4, mixed-3-5, mixed-4-6: more
-    bits for the matrices that need them) is given. `calibrate` (true, or a UTF-8 text file or a directory of them)
-    chooses the quantized numbers so that they fit a text, of which `calibrate_tokens` tokens are read if it has so
-    many, 65,536 by default, and lose less than by rounding; it takes minutes to hours. Weights that are NaN or infinite
-    are refused unless `allow_nonfinite` is true. `tokenizer` is a tokenizer.json, a tokenizer.model or a directory with
-    one; by default the source's own. Files hold up to `max_shard_size` GB, by default 5.
+    Options: unquantized in `dtype` (float16, float32, by default bfloat16) unless `bits` (2, 3, 4, 5, 6, 8; in groups
+    of `group_size` 32, 64, 128), `mode` (affine, mxfp4, mxfp8, nvfp4) or `recipe` (mixed-2-4, mixed-3-5, mixed-4-6:
+    more bits for the matrices that need them) is given. Where none of the four is, matrices that the source has in few
+    bits, in a form that MLX can keep, stay so: docs/converting.md lists these forms. `calibrate` (true, or a UTF-8 text
+    file or a directory of them) chooses the quantized numbers so that they fit a text, of which `calibrate_tokens`
+    tokens are read if it has so many, 65,536 by default, and lose less than by rounding; it takes minutes to hours.
+    Weights that are NaN or infinite are refused unless `allow_nonfinite` is true. `tokenizer` is a tokenizer.json, a
+    tokenizer.model or a directory with one; by default the source's own. Files hold up to `max_shard_size` GB, by
+    default 5.
     `rope_factor` is the factor of Llama 3's RoPE scaling, which Meta's own files leave out: by default 32 in the sizes
     of Llama 3.2, else 8. Without `output` the result lies beside the source, or in the working directory where the
     source lies in the hub's cache. `verify` compares the result with the source before the result gets its name.

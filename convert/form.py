@@ -15,13 +15,15 @@ from elm_mlx.convert.calibrate.options import check_calibration, is_wanted
 from elm_mlx.errors import InvalidRequest
 
 WEIGHT_DTYPES = {"bfloat16": mx.bfloat16, "float16": mx.float16, "float32": mx.float32}
+DEFAULT_DTYPE = "bfloat16"
 SHORT_NAMES = {"bfloat16": "bf16", "float16": "fp16", "float32": "fp32"}
 
 
 @dataclass(frozen=True)
 class Form:
-    """Weights plain in `dtype`, or quantized: to `bits` in groups of `group_size`, in another `mode`, or by a `recipe`;
-    with NaN and infinity among them only where `allow_nonfinite` says so. Quantized ones may be calibrated: on
+    """Weights plain in `dtype`, by default bfloat16, or quantized: to `bits` in groups of `group_size`, in another
+    `mode`, or by a `recipe`; with NaN and infinity among them only where `allow_nonfinite` says so. Where nothing says
+    how they are stored, matrices that are packed at the source are kept. Quantized ones may be calibrated: on
     `calibrate_tokens` tokens of a text, whose path `calibrate` is, or true for the text that elm-mlx brings.
 
     Raises InvalidRequest for what MLX does not have, and for options that contradict each other or mean nothing.
@@ -31,7 +33,7 @@ class Form:
     group_size: int | None = None
     mode: str | None = None
     recipe: str | None = None
-    dtype: str = "bfloat16"
+    dtype: str | None = None
     allow_nonfinite: bool = False
     calibrate: str | Path | bool | None = None
     calibrate_tokens: int | None = None
@@ -40,7 +42,7 @@ class Form:
         """Refuses values that MLX does not have, and options that contradict each other."""
         affine_bits, affine_groups = QUANTIZATION_MODES["affine"]
         known = (
-            ("dtype", self.dtype, list(WEIGHT_DTYPES)),
+            ("dtype", self.dtype, [None, *WEIGHT_DTYPES]),
             ("mode", self.mode, [None, *QUANTIZATION_MODES]),
             ("recipe", self.recipe, [None, *RECIPES]),
             ("bits", self.bits, [None, *affine_bits]),
@@ -66,6 +68,11 @@ class Form:
         is_quantized = any((self.bits, self.mode, self.recipe))
         check_calibration(self.calibrate, self.calibrate_tokens, is_quantized, self.allow_nonfinite)
 
+    @property
+    def is_open(self) -> bool:
+        """Whether nothing says how weights are to be stored, so that matrices that are packed can be kept."""
+        return (self.bits, self.mode, self.recipe, self.dtype) == (None, None, None, None)
+
     def quantization(self, config: ModelConfig) -> Quantization | None:
         """The quantization settings for a model; None for plain weights."""
         return recipes.quantization(self.recipe, config) if self.recipe else self._uniform()
@@ -77,13 +84,13 @@ class Form:
             return None
         return Quantization.from_dict({"mode": "affine", "bits": self.bits, "group_size": self.group_size})
 
-    def default_output(self, source: Path) -> Path:
+    def default_output(self, source: Path, kept: Quantization | None = None) -> Path:
         """The output directory where the caller names none: OpenELM-270M -> OpenELM-270M-mlx-4bit, or
-        OpenELM-270M-mlx-4bit-calibrated."""
+        OpenELM-270M-mlx-4bit-calibrated. `kept` is the setting of a source whose matrices are kept."""
         # abspath and not resolve: the output lies beside a link, not beside what the link leads to
-        source, uniform = Path(os.path.abspath(source)), self._uniform()  # noqa: PTH100
+        source, uniform = Path(os.path.abspath(source)), kept or self._uniform()  # noqa: PTH100
         if self.recipe or not uniform:
-            kind = self.recipe or SHORT_NAMES[self.dtype]
+            kind = self.recipe or SHORT_NAMES[self.dtype or DEFAULT_DTYPE]
         else:
             kind = f"{uniform.bits}bit" if uniform.mode == "affine" else uniform.mode
         learned = "-calibrated" if is_wanted(self.calibrate) else ""

@@ -11,6 +11,7 @@ from typing import Any
 from elm_mlx.arguments import Progress
 from elm_mlx.convert.calibrate.saved import count_saved
 from elm_mlx.convert.calibrate.work import Calibration
+from elm_mlx.convert.kept import Kept
 from elm_mlx.convert.keymap import Matched
 from elm_mlx.convert.output import pipeline, provenance
 from elm_mlx.convert.output.card import card
@@ -38,7 +39,8 @@ class Conversion:
     """What a conversion wrote: `bytes` of weights, `bits_per_weight` over all parameters, `dropped` tensors of the
     source that nothing reads (RoPE tables, the copy of a tied embedding, padding rows as NAME[32000:]), the `report` of
     the verification, if there was one, why the chat template, if there is one, cannot be used: `chat_refusal`, and what
-    conversion.json says of the `calibration`, if there was one."""
+    conversion.json says of the `calibration`, if there was one, and of the matrices that were `kept` as the source has
+    them in few bits, if there were some."""
 
     output: Path
     family: str
@@ -50,6 +52,7 @@ class Conversion:
     report: Report | None = None
     chat_refusal: str | None = None
     calibration: dict[str, Any] | None = None
+    kept: dict[str, Any] | None = None
 
 
 @dataclass(frozen=True)
@@ -64,6 +67,7 @@ class Job:
     shards: pipeline.Shards
     options: dict[str, Any]
     calibration: Calibration | None = None
+    kept: Kept | None = None
 
     @property
     def calibration_folder(self) -> Path:
@@ -100,6 +104,7 @@ class Job:
             "tokenizer": str(self.tokenizer.source),
             "quantization": self.options["quantization"],
             "dtype": self.options["dtype"],
+            "kept": len(self.kept.tensors) if self.kept else 0,
             "output": str(self.target),
             "files": {file: sum(map(self.shards.size, names)) for file, names in self.shards.files.items()},
             "bytes": self.shards.nbytes,
@@ -142,8 +147,10 @@ class Job:
             write_json(folder / "config.json", self.config)
             with provenance.hash_in_background(self.source, self.tokenizer.files, self.options) as make_record:
                 with self.calibrated(done, fingerprint, calibrating) as ready:
+                    ready = {**ready, **(self.kept.readers() if self.kept else {})}
                     pipeline.write_shards(folder, self.shards, self.matched, done, journal, progress, ready)
                 learned = {"calibration": self.calibration.record()} if self.calibration else {}
+                learned |= {"kept": self.kept.record()} if self.kept else {}
                 write_json(folder / "conversion.json", conversion := make_record() | learned)
             report = self.verify(folder, verifying) if verified else None
             text = card(self.source.config, conversion, self.shards.nbytes, report)
@@ -152,6 +159,7 @@ class Job:
         return Conversion(
             self.target, config.family, self.source.layout, config.parameter_count, self.shards.nbytes,
             self.bits_per_weight, self.dropped, report, chat_refusal(self.target, config), learned.get("calibration"),
+            learned.get("kept"),
         )  # fmt: skip
 
     def fingerprint(self) -> str:

@@ -8,6 +8,7 @@ from typing import Protocol, runtime_checkable
 
 import mlx.core as mx
 
+from elm_mlx.convert.packed import Packed
 from elm_mlx.store.weights import row_blocks
 
 
@@ -24,11 +25,15 @@ class RowReader(Protocol):
 
 @dataclass(frozen=True)
 class LazyTensor:
-    """A tensor whose shape and type are known; `read()` brings the elements into memory, row-major, in `dtype`."""
+    """A tensor whose shape and type are known; `read()` brings the elements into memory, row-major, in `dtype`.
+
+    A matrix that the source has in few bits is `packed` where MLX can keep it so; `read()` gives its plain numbers.
+    """
 
     shape: tuple[int, ...]
     dtype: mx.Dtype
     read: Callable[[], mx.array]
+    packed: Packed | None = None
 
     def blocks(self, rows: int | None = None) -> Iterator[mx.array]:
         """The rows in blocks of so many, by default of a few million elements: each read alone by a RowReader, else cut

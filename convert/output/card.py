@@ -12,6 +12,7 @@ from elm_mlx.config import ModelConfig
 from elm_mlx.config.quantization import in_words
 from elm_mlx.convert.verify import Report
 from elm_mlx.files import readable_size
+from elm_mlx.store.conversion_record import kept_in_words
 
 CARD = """\
 ---
@@ -26,7 +27,7 @@ tags:
 
 {origin}, converted to MLX by elm-mlx {elm_mlx} (MLX {mlx}): {parameters:,} parameters, {form}, {size} at
 {bits:.2f} bits per weight. Files, hashes and options: [conversion.json](conversion.json). The licence is that of the
-original.{nonfinite}{calibration}
+original.{nonfinite}{kept}{calibration}
 
 ## Use
 
@@ -89,6 +90,7 @@ def card(config: ModelConfig, record: Mapping[str, Any], nbytes: int, report: Re
         size=readable_size(nbytes),
         bits=8 * nbytes / count,
         nonfinite=NONFINITE if record["options"].get("allow_nonfinite") else "",
+        kept=f" {kept_in_words(record['kept'])}." if "kept" in record else "",
         calibration=describe_calibration(record["calibration"]) if "calibration" in record else "",
         quality=VERIFIED.format(**vars(report), weights=report.weights) if report else UNVERIFIED,
     )

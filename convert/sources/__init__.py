@@ -36,7 +36,8 @@ class Source:
     """An opened checkpoint: `where` is what the user named, `directory` where its configuration lies.
 
     `file_names` are those of the files that it is read from. `settings` says how the source quantizes its weights; the
-    `tensors` are plain even then, and `config` is that of a plain model. `dropped` names rows that are left out.
+    `tensors` are plain even then, and `config` is that of a plain model. `dropped` names rows that are left out. Where
+    tensors are packed, and are kept so, floats are stored in `kept_dtype`.
     """
 
     where: Path
@@ -49,6 +50,7 @@ class Source:
     naming: str = "hugging-face"
     dropped: list[str] = field(default_factory=list)
     settings: Settings = field(default_factory=dict)
+    kept_dtype: str = "float16"
 
     @property
     def files(self) -> list[Path]:

@@ -35,6 +35,7 @@ CHARACTERS = 64  # of the text that are read for each token; English has about f
 MAX_KL = {
     "exact": 1e-6,  # nothing was rounded: float32's own noise
     "float16": 1e-4,
+    "kept": 0.02,  # as 8-bit: what the source has in few bits, of which a part may be stored in 8
     "bfloat16": 3e-3,
     "8-bit": 0.02,
     "mxfp8": 0.1,
@@ -114,7 +115,7 @@ def compare(
     targets = mx.array([token for window in windows for token in window[1:]])
     table = compare_positions(ours, theirs, ours.hidden(inputs, step), theirs.hidden(inputs, step), targets)
     step()
-    weights = compare_weights(ours.stored(), ours.quantization, ours.dtypes, theirs.originals)
+    weights = compare_weights(ours.stored(), ours.quantization, ours.dtypes, theirs.originals, ours.keeps)
     return summarize(ours, theirs, table, max_kl, weights)
 
 
@@ -185,6 +186,8 @@ def compare_positions(
 def stored_as(ours: ModelOnDisk, theirs: ModelOnDisk) -> str:
     """How the weights are stored, as MAX_KL names it: of several settings the one with the fewest bits counts, of
     several types the coarsest that a weight was rounded to; "exact" where none was."""
+    if ours.keeps and any(tensor.packed for tensor in theirs.originals.values()):
+        return "kept"
     if how := ours.quantization:
         coarsest = min((setting for setting in (how, *how.overrides.values()) if setting), key=lambda one: one.bits)
         return f"{coarsest.bits}-bit" if coarsest.mode == "affine" else coarsest.mode

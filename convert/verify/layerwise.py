@@ -21,7 +21,7 @@ from elm_mlx.convert.tensor import LazyTensor
 from elm_mlx.models import MODELS
 from elm_mlx.models.matrices import Matrix
 from elm_mlx.models.parameters import Parameters
-from elm_mlx.store.conversion_record import calibration_of, read_record, rounded_names
+from elm_mlx.store.conversion_record import calibration_of, kept_of, read_record, rounded_names
 from elm_mlx.store.load import load_arrays, read_config, stored_dtype
 from elm_mlx.store.stored_form import expand
 
@@ -32,7 +32,8 @@ class ModelOnDisk:
 
     `tensors()` opens its weights by name, plain and none of them read yet. An MLX directory has `stored()`, which opens
     them as they are stored, and is `rounded` where its conversion.json says that elm-mlx rounded them, those excepted
-    that it `calibrated`; any other source has `originals`, its tensors on disk.
+    that it `calibrated`, and `keeps` those that its source had in few bits; any other source has `originals`, its
+    tensors on disk.
     """
 
     where: Path
@@ -44,6 +45,7 @@ class ModelOnDisk:
     originals: Mapping[str, LazyTensor] = field(default_factory=dict)
     rounded: bool = False
     calibrated: frozenset[str] = frozenset()
+    keeps: bool = False
 
     def hidden(self, windows: Sequence[Sequence[int]], step: Callable[[], None]) -> mx.array:
         """The normalised states [N, E] of all positions of the windows of ids; `step` is called after each layer."""
@@ -88,7 +90,10 @@ def open_directory(where: Path) -> ModelOnDisk:
 
     record = read_record(where)
     rounded, learned = "elm_mlx" in record and "options" in record, calibrated_names(record, arrays)
-    return ModelOnDisk(where, config, how, dtypes(arrays, config), tensors, stored, rounded=rounded, calibrated=learned)
+    return ModelOnDisk(
+        where, config, how, dtypes(arrays, config), tensors, stored,
+        rounded=rounded, calibrated=learned, keeps=kept_of(record) is not None,
+    )  # fmt: skip
 
 
 def calibrated_names(record: Mapping[str, Any], arrays: Mapping[str, mx.array]) -> frozenset[str]:

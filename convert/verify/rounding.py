@@ -27,9 +27,10 @@ def compare_weights(
     how: Quantization | None,
     dtypes: Mapping[str, mx.Dtype],
     source: Mapping[str, LazyTensor],
+    keeps: bool = False,
 ) -> Weights:
     """Finds the weights in `stored` that are not the source's, cast to their type in `dtypes` and quantized by `how`,
-    and those with NaN or infinity in them.
+    and those with NaN or infinity in them. With `keeps`, matrices that the source has packed must be kept so.
 
     One weight is in memory at a time, so each is removed from `stored`. Learned quantization alters weights, a
     conversion of ours only those that it calibrates.
@@ -40,7 +41,8 @@ def compare_weights(
         if not is_finite(weight):
             found.source_not_finite.append(name)
         setting = how.of(name, tensor.shape) if how and name.removesuffix("weight") + "scales" in stored else None
-        expected = quantize(name, weight.astype(dtypes[name]), setting)
+        kept = tensor.packed if keeps and setting else None
+        expected = kept.parts(name, dtypes[name]) if kept else quantize(name, weight.astype(dtypes[name]), setting)
         del weight
         here = {part: stored.pop(part) for part in expected}
         if not all(are_same(here[part], array) for part, array in expected.items()):

@@ -52,7 +52,7 @@ GROUP_SIZES = list(map(str, QUANTIZATION_MODES["affine"][1]))
     "of the command, on text that elm-mlx brings. Takes minutes to hours.",
 )
 @click.option("--calibrate-tokens", type=CALIBRATION_TOKENS, help="Read so many tokens of it, or all. Default: 65536.")
-@click.option("--dtype", type=click.Choice(["bfloat16", "float16", "float32"]), default="bfloat16", show_default=True)
+@click.option("--dtype", type=click.Choice(["bfloat16", "float16", "float32"]), help="Default: bfloat16.")
 @click.option("--allow-nonfinite", is_flag=True, help="Let weights through that are NaN or infinite.")
 @click.option(
     "--tokenizer",
@@ -82,7 +82,8 @@ def command(
     A name is one that `elm-mlx list` shows, or OWNER/NAME[@REVISION] of a repository, which is fetched if it is not
     on this machine; for OpenELM with its tokenizer. Reads OpenELM and Llama 3 checkpoints in the layouts of Hugging
     Face, CoreNet, Meta and MLX, without torch and without running anything in them. Unquantized unless --bits,
-    --mode or --recipe is given.
+    --mode or --recipe is given; matrices that SOURCE has in few bits stay so where none of the three, nor --dtype, is
+    given and MLX can keep them.
     """
     if verify or options["calibrate"]:
         prefer_fast_blas()
@@ -100,7 +101,8 @@ def command(
     if name := fetched_name(source):
         settle(refuse_rope_factor, options, "rope_factor")
         if not dry_run:
-            output = str(check(name, output, force=force, tokenizer=tokenizer, **options))
+            checked = check(name, output, force=force, tokenizer=tokenizer, **options)
+            output = str(checked) if output else None
         place, found = fetch_source(source, dry_run=dry_run, with_tokenizer=not tokenizer)
         tokenizer = tokenizer or found
     job = settle(partial(plan, place, output, tokenizer=tokenizer), options, "rope_factor")
@@ -124,6 +126,8 @@ def command(
         f"{done.bits_per_weight:.2f} bits per weight in {done.output}")  # fmt: skip
     if done.calibration:
         say(one_line(f"The quantized weights are {conversion_record.in_words(done.calibration)}"))
+    if done.kept:
+        say(one_line(f"{conversion_record.kept_in_words(done.kept)}."))
     if done.dropped:
         say(f"Left out, as nothing reads them: {', '.join(done.dropped)}")
     if report := done.report:
@@ -141,12 +145,13 @@ def show(planned: dict[str, Any], as_json: bool) -> None:
         click.echo(json.dumps(planned))
         return
     how = planned["quantization"]
+    kept = f", {planned['kept']} matrices as the source has them" if planned["kept"] else ""
     rows = {
         "source": f"{planned['source']}: {planned['layout']} {planned['family']}, {planned['parameters']:,} parameters",
         "tensors": f"{len(planned['tensors'])}, of which {sum(a != b for a, b in planned['tensors'].items())} renamed",
         "left out": ", ".join(planned["dropped"]) or "nothing",
         "tokenizer": planned["tokenizer"],
-        "stored as": in_words(how) if how else planned["dtype"],
+        "stored as": (in_words(how) if how else planned["dtype"]) + kept,
         "output": f"{planned['output']}: {readable_size(planned['bytes'])} at {planned['bits_per_weight']:.2f} bits "
         f"per weight, {len(planned['files'])} file{'s' * (len(planned['files']) > 1)}",
         **({"calibration": describe_calibration(calibration)} if (calibration := planned["calibration"]) else {}),

@@ -23,6 +23,12 @@ def calibration_of(record: Mapping[str, Any]) -> dict[str, Any] | None:
     return found if isinstance(found, dict) else None
 
 
+def kept_of(record: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The object that says how many matrices were kept as their source has them in few bits; None where none was."""
+    found = record.get("kept")
+    return found if isinstance(found, dict) else None
+
+
 def read_calibration(directory: Path) -> dict[str, Any] | None:
     """How a directory's weights were calibrated; None where they were not, or where its conversion.json is damaged."""
     try:
@@ -43,3 +49,10 @@ def in_words(calibration: Mapping[str, Any]) -> str:
     name = text.get("name") if isinstance(text, dict) else None
     count = f"{tokens:,} tokens of " if type(tokens) is int else ""
     return f"calibrated on {count}the text {name}" if isinstance(name, str) else "calibrated"
+
+
+def kept_in_words(kept: Mapping[str, Any]) -> str:
+    """Describes, for people, the matrices that a conversion kept in few bits."""
+    error = kept["largest_error"]
+    loss = f"up to {error:.2g} of their size in {kept['of']}" if error else "nothing"
+    return f"{kept['matrices']} matrices are kept in few bits as the source has them, which changes {loss}"

@@ -52,7 +52,7 @@ def test_convert_prints_its_summary_as_json(openelm: Path, tmp_path: Path) -> No
     command = ["convert", openelm, "--output", tmp_path / "out", "--mode", "mxfp4", "--json"]
     summary = answer(run(*command))
     keys = ["output", "family", "layout", "parameters", "bytes", "bits_per_weight", "dropped", "report",
-            "chat_refusal", "calibration"]  # fmt: skip
+            "chat_refusal", "calibration", "kept"]  # fmt: skip
     assert list(summary) == keys
     assert summary["output"] == str(tmp_path / "out")
     assert summary["parameters"] == sum(array.size for array in checkpoints.weights(checkpoints.OPENELM).values())
