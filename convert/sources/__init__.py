@@ -13,11 +13,11 @@ from typing import Any
 
 import mlx.core as mx
 
-from elm_mlx.config import ModelConfig, config_from_dict
+from elm_mlx.config import GuestConfig, ModelConfig, config_from_dict, config_or_guest
 from elm_mlx.config.quantization import Quantization, read_quantization
 from elm_mlx.config.values import CONFIG, MAX_WIDTH, Values
 from elm_mlx.convert.keymap import AUTHORITIES
-from elm_mlx.convert.sources import corenet, hugging_face, meta
+from elm_mlx.convert.sources import corenet, guest, hugging_face, meta
 from elm_mlx.convert.sources.mlx import Settings, expand_quantized, is_mlx
 from elm_mlx.convert.tensor import LazyTensor
 from elm_mlx.convert.torch_file import read_torch_file
@@ -123,6 +123,9 @@ def open_files(where: Path, directory: Path, weights: WeightFiles) -> Source:
     hugging_face.refuse_adapter(where, tensors)
     raw = optional_json(directory / "config.json")
     read = ["config.json", *weights.all_files]
+    if "model_type" in raw and isinstance(other := config_or_guest(raw), GuestConfig):
+        named, tensors = guest.open_guest(where, directory, weights, other)
+        return Source(where, directory, read, f"Hugging Face, {other.architecture}", raw, named, tensors)
     quantization = read_quantization(Values(raw))
     if quantization is None:
         refuse_plain_config(directory / "config.json", raw, tensors)

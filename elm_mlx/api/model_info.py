@@ -10,6 +10,7 @@ from elm_mlx.api.cache_kind import cache_kind, check_cache_options, quantized_ki
 from elm_mlx.api.unable import refuse_unable
 from elm_mlx.arguments import whole_number
 from elm_mlx.config import GuestConfig, ModelConfig
+from elm_mlx.config.abilities import OURS, Abilities
 from elm_mlx.config.quantization import check_bits
 from elm_mlx.demo import demo_directory
 from elm_mlx.device.backend import mx
@@ -34,7 +35,7 @@ class ModelInfo:
     takes while it runs, the `footprint` with a cache for `footprint.context` positions, and what this machine has
     `available` for a model. `predicted` is how fast it may decode, on a Mac whose chip others have published speeds
     of: not measured, and with the error to expect. `calibration` is what conversion.json says of how the weights were
-    calibrated, if they were."""
+    calibrated, if they were, and `limits` is what the caches of a model that mlx-lm's classes compute cannot do."""
 
     model: str
     family: str
@@ -50,6 +51,7 @@ class ModelInfo:
     available: int
     predicted: Prediction | None = None
     calibration: dict[str, Any] | None = None
+    limits: str | None = None
 
     @property
     def fits(self) -> bool:
@@ -98,7 +100,18 @@ def info(
         available=memory_limit(),
         predicted=predict(config, step, chip_here()),
         calibration=read_calibration(directory),
+        limits=limits_of(config.abilities),
     )
+
+
+def limits_of(able: Abilities) -> str | None:
+    """What a model's caches cannot do, in words; None where they can do all."""
+    if able == OURS:
+        return None
+    forgets = (
+        "" if able.trims else " no proposals (drafts, lookup), kept caches only for prompts that go on at their end,"
+    )
+    return f"through mlx-lm: one request at a time,{forgets} no windows, quantized or saved caches, no adapters"
 
 
 def bytes_by_bits(config: ModelConfig, dtype: mx.Dtype) -> dict[str, int]:

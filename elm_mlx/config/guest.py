@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Self
 
 from elm_mlx.config.abilities import Abilities
@@ -27,7 +27,8 @@ MOST_DEEP = 8  # objects within one another in a config.json
 class GuestConfig(ModelConfig):
     """The shape of a guest as far as elm-mlx needs it, and `raw`, the whole config.json, for mlx-lm's classes.
     `parameters` is counted from the weights' headers, 0 before; heads and widths are what the file says, or guesses for
-    estimates of memory alone: a loaded guest's caches are measured."""
+    estimates of memory alone: a loaded guest's caches are measured. A conversion adds the `shapes` of all tensors, and
+    by the name of each matrix what mlx-lm's class says of quantizing it, the `settings`."""
 
     family = "guest"
     embedding_name = ""
@@ -35,6 +36,8 @@ class GuestConfig(ModelConfig):
     raw: Mapping[str, Any]
     parameters: int = 0
     has_context: bool = True
+    shapes: Mapping[str, Shape] = field(default_factory=dict, repr=False)
+    settings: Mapping[str, Any] = field(default_factory=dict, repr=False)
 
     @property
     def architecture(self) -> str:
@@ -93,12 +96,16 @@ class GuestConfig(ModelConfig):
         )
 
     def to_dict(self) -> dict[str, Any]:
-        """The whole config.json."""
-        return dict(self.raw)
+        """Nothing of its own: what config.json says is for mlx-lm's classes."""
+        return {}
 
     def weight_shapes(self) -> dict[str, Shape]:
-        """Nothing: mlx-lm's classes know their tensors."""
-        return {}
+        """The tensors that mlx-lm's classes have, where a conversion has asked them."""
+        return dict(self.shapes)
+
+    def is_redundant(self, name: str) -> bool:
+        """Whether nothing reads a tensor: mlx-lm's classes have dropped those."""
+        return False
 
 
 def first(values: Values, keys: tuple[str, ...], default: int, limit: int) -> int:

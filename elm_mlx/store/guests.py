@@ -98,7 +98,7 @@ def fill(module: Any, weights: dict[str, mx.array], config: GuestConfig) -> None
             if f"{path}.scales" not in weights or not hasattr(part, "to_quantized"):
                 return False
             own = setting.setting(path)
-            return own.to_dict() if own else False
+            return {"group_size": own.group_size, "bits": own.bits, "mode": own.mode} if own else False
 
         quantize(module, setting.group_size, setting.bits, mode=setting.mode, class_predicate=own_setting)
     module.load_weights([*weights.items()], strict=True)
