@@ -34,7 +34,7 @@ STAIR = (
     ("elm_mlx",),  # the public face
     ("protocols.*",),  # 10: over the face, as tests, benchmarks and examples are
     ("bench.*", "doctor", "jobs.*", "server.*", "sidecar.*"),
-    ("train.*",),  # it reads lines of rows as jobs does
+    ("evaluate.*", "train.*"),  # it reads lines of rows as jobs does
     ("cli.*",),  # 11
     ("__main__",),
 )

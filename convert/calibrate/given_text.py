@@ -12,8 +12,8 @@ from typing import Any
 from elm_mlx.config import ModelConfig
 from elm_mlx.convert.calibrate import samples
 from elm_mlx.convert.calibrate.options import WINDOW
-from elm_mlx.errors import InvalidRequest, NotFound
-from elm_mlx.files import reading
+from elm_mlx.errors import InvalidRequest
+from elm_mlx.store.text_files import read_beginning, text_files
 from elm_mlx.text.tokenizer import Tokenizer
 
 MOST_CHARACTERS = 2**26  # that are read of all files together; a calibration uses a few hundred thousand of them
@@ -45,7 +45,7 @@ class Sample:
 
 def check_text(place: Path) -> None:
     """Checks, before a model is there, that a text can be read. Raises NotFound, InvalidRequest, ElmError."""
-    for file in text_files(place)[:1]:
+    for file in text_files(place, "calibrate")[:1]:
         read_beginning(file, 1)
 
 
@@ -82,39 +82,7 @@ def identify(name: str, texts: Sequence[str], windows: list[list[int]], is_whole
 def read_texts(place: Path) -> list[str]:
     """The beginnings of all files of a text, together at most MOST_CHARACTERS. Raises as `text_files` and
     `read_beginning`."""
-    files = text_files(place)
+    files = text_files(place, "calibrate")
     if (count := len(files)) > MOST_FILES:
         files = [files[number * count // MOST_FILES] for number in range(MOST_FILES)]
     return [read_beginning(file, MOST_CHARACTERS // len(files)) for file in files]
-
-
-def text_files(place: Path) -> list[Path]:
-    """The files of a text: the file itself, or those in a directory in the order of their names. Hidden files, folders,
-    pipes and the like in it do not count; links to files do. Raises NotFound, InvalidRequest."""
-    with reading(place):
-        if place.is_file():
-            return [place]
-        if not place.exists():
-            raise NotFound(f"There is no file or directory {place}.", "{calibrate} takes a UTF-8 text file, or a "
-                           "directory of such files.")  # fmt: skip
-        if not place.is_dir():
-            raise InvalidRequest(f"{place} is a pipe or a device, which cannot be read twice. Put a file there.")
-        files = sorted(file for file in place.iterdir() if not file.name.startswith(".") and file.is_file())
-    if not files:
-        raise InvalidRequest(f"{place} holds no file to read as text. Put text files there; folders in it do not "
-                             "count.")  # fmt: skip
-    return files
-
-
-def read_beginning(file: Path, characters: int) -> str:
-    """Reads the first characters of a text file as they are. Raises InvalidRequest for what is no UTF-8 text."""
-    with reading(file):
-        try:
-            with file.open(encoding="utf-8", newline="") as content:
-                text = content.read(characters)
-        except UnicodeDecodeError as error:
-            raise InvalidRequest(f"{file} is not UTF-8 text. Convert it first, for example with iconv, or move it "
-                                 "away.") from error  # fmt: skip
-    if "\0" in text:
-        raise InvalidRequest(f"{file} holds NUL, as no text does. Give a text file, or move it away.")
-    return text

@@ -19,6 +19,7 @@ from elm_mlx.api.options import MAX_TOKENS, Options, check_alternatives
 from elm_mlx.api.prompt_caches import PromptCaches, refuse_short
 from elm_mlx.api.prompt_logprobs import prompt_logprobs_of
 from elm_mlx.api.request_maker import RequestMaker
+from elm_mlx.api.scores import Scores, scores_of
 from elm_mlx.api.siblings import siblings
 from elm_mlx.api.stream import Stream
 from elm_mlx.api.structure import has_form, without_form
@@ -411,6 +412,17 @@ class LanguageModel:
         if len(checked) > self.config.context_length:
             raise self._maker.too_long(len(checked))
         return self._worker.call(lambda engine: logits_of(engine, checked, number))
+
+    def scores(self, ids: Sequence[int], *, adapter: str | None = None, against: LanguageModel | None = None) -> Scores:
+        """How well the model predicts each of the ids but the first after those before it; with `against` also how far
+        this is from what that model, without an adapter, predicts. Raises as `logits`, and for `against` alike."""
+        number = self._maker.adapters.number(adapter)
+        for lm in (self, against) if against else (self,):
+            lm._worker.check()
+            if len(checked := lm._maker.ids(ids)) > lm.config.context_length:
+                raise lm._maker.too_long(len(checked))
+        other = against._worker.engine if against else None
+        return self._worker.call(lambda engine: scores_of(engine, checked, number, other))
 
     def load_adapter(self, name: str, path: str | Path, *, force: bool = False) -> None:
         """Loads an adapter, LoRA or DoRA, for calls with `adapter=name`: the directory that mlx-lm or PEFT has written

@@ -36,6 +36,7 @@ GROUPS = {
     },
     "Measure": {
         "bench": "Measure how fast a model runs here.",
+        "perplexity": "Measure how well a model predicts a text.",
     },
     "Help": {
         "doctor": "Say what is installed, what is slow and what to do.",

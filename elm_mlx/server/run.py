@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 
 from elm_mlx.errors import EngineStopped, NotFound
 from elm_mlx.server.listen import listening, url_of
+from elm_mlx.server.open_files import allow_connections
 from elm_mlx.server.settings import Settings
 
 log = logging.getLogger("elm_mlx.server")
@@ -45,6 +46,7 @@ def serve(settings: Settings, announce: Callable[[Ready], None]) -> int:
     settings.check()
     if missing := [name for name in ("uvicorn", "h11", "starlette") if find_spec(name) is None]:
         raise NotFound(f"{NO_EXTRA} Not installed: {', '.join(missing)}.")
+    allow_connections(settings.limits.connections)
     with listening(settings) as sockets:
         return asyncio.run(Service(settings, announce, end_now=lambda code: end_now(settings, code)).run(sockets))
 

@@ -14,6 +14,7 @@ from elm_mlx.protocols.dialect import Dialect
 from elm_mlx.protocols.json_object import parse_object
 from elm_mlx.protocols.refusal import FieldRefused
 from elm_mlx.server.answer import HasBody, read_asked, while_there
+from elm_mlx.server.asgi import named
 from elm_mlx.server.asking import template_errors
 from elm_mlx.server.replies import App, Receive, Reply
 from elm_mlx.server.sending import Send, send_json
@@ -46,12 +47,16 @@ class Worked:
             await send_json(send, 200, told)
 
 
-def refused(house: House, error: Exception, dialect: Dialect | None = None) -> Reply:
-    """The reply that tells an error, in OpenAI's form where no API is named."""
+def refused(house: House, error: Exception, dialect: Dialect | None = None) -> App:
+    """The ASGI app that tells an error and the name of the request, in OpenAI's form where no API is named."""
     refusal = house.refusal_of(error)
-    told = {"message": refusal.message, "type": refusal.kind, "param": refusal.param, "code": refusal.code}
-    body = dialect.refused(refusal) if dialect else {"error": told}
-    return Reply(body, refusal.status, refusal.headers)
+
+    async def tell(scope: Any, receive: Receive, send: Send) -> None:
+        told = {"message": refusal.message, "type": refusal.kind, "param": refusal.param, "code": refusal.code}
+        body = dialect.refused(named(refusal, scope)) if dialect else {"error": told}
+        await Reply(body, refusal.status, refusal.headers)(scope, receive, send)
+
+    return tell
 
 
 async def work_on(request: HasBody, house: House, work: Work) -> App:

@@ -42,6 +42,7 @@ def demo() -> Iterator[elm_mlx.LanguageModel]:
         yield lm
 
 
+@pytest.mark.slow
 def test_the_demo_and_its_draft_say_what_the_demo_says(demo: elm_mlx.LanguageModel) -> None:
     assert demo.draft == demo_directory() / "draft"
     with elm_mlx.load() as plain:

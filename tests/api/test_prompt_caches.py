@@ -83,6 +83,7 @@ def test_a_ring_that_was_turned_and_trimmed_is_saved_as_it_is(fresh: elm_mlx.Lan
     assert (answer.tokens, answer.stats.cached_tokens) == (expected, 310)
 
 
+@pytest.mark.slow
 def test_another_process_gives_the_same_ids(openelm: Path, fresh: elm_mlx.LanguageModel, saved: Path) -> None:
     script = (
         "import sys, elm_mlx; lm = elm_mlx.load(sys.argv[1]); lm.load_cache(sys.argv[2]); "
@@ -304,6 +305,7 @@ def test_what_was_lost_in_a_failed_step_is_told(
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_what_is_held_for_a_handle_goes_with_it(fresh: elm_mlx.LanguageModel) -> None:
     worker = fresh._worker
     handle = worker.submit(replace(fresh.request(PROMPT, 1), hold=True))

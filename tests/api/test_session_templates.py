@@ -18,7 +18,10 @@ def weather(city: str) -> str:
     return f"Sun in {city}."
 
 
-@pytest.fixture(scope="module", params=list(chat_templates.FAMILIES))
+NEWEST, *OLDER = reversed(chat_templates.FAMILIES)
+
+
+@pytest.fixture(scope="module", params=[NEWEST, *(pytest.param(name, marks=pytest.mark.slow) for name in OLDER)])
 def lm(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> elm_mlx.LanguageModel:
     folder = tmp_path_factory.mktemp("templates") / request.param
     return elm_mlx.load(scripts.write(folder, chat_templates.FAMILIES[request.param]))

@@ -153,6 +153,7 @@ def test_what_a_tool_returns_or_raises_is_a_text(
 
 
 @pytest.mark.parametrize("big", ["x" * 10**7, ["x" * 1000] * 10**4, b"x" * 10**7])
+@pytest.mark.slow
 def test_ten_megabytes_are_cut_and_the_model_is_told(
     lm: elm_mlx.LanguageModel, script: Callable[..., Script], big: object
 ) -> None:
@@ -307,6 +308,7 @@ CHAT = (
 )
 
 
+@pytest.mark.slow
 def test_a_model_that_must_call_calls_and_the_next_turn_reads_what_is_new(tmp_path: Path) -> None:
     pytest.importorskip("llguidance")
     asked: list[str] = []

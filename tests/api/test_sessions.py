@@ -71,6 +71,7 @@ def forgotten(lm: elm_mlx.LanguageModel) -> None:
         pytest.param({"kv_bits": 8}, marks=pytest.mark.slow),
     ],
 )
+@pytest.mark.slow
 def test_a_session_of_twenty_turns_says_what_fresh_prompts_of_its_transcript_say(
     lm: elm_mlx.LanguageModel, options: dict[str, Any]
 ) -> None:
@@ -99,6 +100,7 @@ def test_a_session_with_the_demo_says_what_fresh_prompts_say_and_reads_what_is_n
     assert done.stats.cached_tokens >= read - 20
 
 
+@pytest.mark.slow
 def test_sessions_in_turns_keep_what_they_have_read(lm: elm_mlx.LanguageModel) -> None:
     told = "Answer in one word, and be kind to whoever asks you. " * 3
     read = dict.fromkeys((lm.session(told) for _ in range(3)), 0)
@@ -109,6 +111,7 @@ def test_sessions_in_turns_keep_what_they_have_read(lm: elm_mlx.LanguageModel) -
             read[session] = done.stats.prompt_tokens
 
 
+@pytest.mark.slow
 def test_other_requests_do_not_drop_what_a_session_has_read(openelm: Path) -> None:
     with elm_mlx.load(openelm, cache_bytes=5 * 10**5) as small:
         small.use_chat_template("zephyr")
@@ -147,6 +150,7 @@ def test_prewarm_reads_the_instructions_and_the_first_turn_finds_them(lm: elm_ml
     lm.session().prewarm()  # there is nothing to read
 
 
+@pytest.mark.slow
 def test_one_turn_at_a_time_and_an_abandoned_one_leaves_the_session_as_it_was(lm: elm_mlx.LanguageModel) -> None:
     session = lm.session()
     session.respond("Hi", 3)
@@ -256,6 +260,7 @@ def test_a_session_in_an_event_loop(lm: elm_mlx.LanguageModel) -> None:
     asyncio.run(talk())
 
 
+@pytest.mark.slow
 def test_many_sessions_in_threads_and_many_threads_at_one_session(lm: elm_mlx.LanguageModel) -> None:
     sessions = [lm.session(f"You are {number}.") for number in range(6)]
     shared, refused, answered = lm.session(), [], []
@@ -336,6 +341,7 @@ def test_an_answer_has_the_form_that_it_is_asked_for(openelm: Path) -> None:
         assert session.respond("And?", 3).stats.cached_tokens > 20
 
 
+@pytest.mark.slow
 def test_a_session_that_nobody_holds_leaves_its_keys_and_values_to_all(lm: elm_mlx.LanguageModel) -> None:
     def owners() -> list[int | None]:
         return lm._worker.call(lambda engine: [entry.owner for entry in engine.prefixes.entries])

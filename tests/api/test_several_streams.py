@@ -23,6 +23,7 @@ def lm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[elm_mlx.LanguageMod
         yield lm
 
 
+@pytest.mark.slow
 def test_one_reader_takes_what_several_answers_have_ready(lm: elm_mlx.LanguageModel) -> None:
     wanted = [done.text for done in lm.completions(PROMPT, 3, 9, temperature=1.0, seed=5)]
 

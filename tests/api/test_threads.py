@@ -249,6 +249,7 @@ def uses_of(lm: elm_mlx.LanguageModel) -> list[Callable[[], object]]:
     ]
 
 
+@pytest.mark.slow
 def test_a_model_that_nobody_holds_gives_its_memory_back(openelm: Path) -> None:
     with elm_mlx.load(openelm) as watcher:
         before = settled(watcher)[2]

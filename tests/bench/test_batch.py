@@ -99,6 +99,7 @@ def test_tests_of_requests_are_all_numbers_with_all() -> None:
             together(*counts)
 
 
+@pytest.mark.slow
 def test_both_programs_answer_every_request_to_its_end(openelm: Path, tmp_path: Path) -> None:
     directory = convert(openelm, tmp_path / "tiny", dtype="float32").output
     arrivals = [Arrival(checkpoints.prompt(4 + 3 * n), 2 + n, after=2 * n) for n in range(6)]

@@ -252,6 +252,7 @@ def test_mlx_lm_computes_the_same_from_the_same_files(compared: dict[str, Any]) 
     assert compared["models"][0]["cpu_policy"] == "compiled"
 
 
+@pytest.mark.slow
 def test_mlx_lm_with_another_model_is_noticed(tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     source = checkpoints.write(tmp_path / "source", checkpoints.OPENELM, seed=5)
     other = convert(source, tmp_path / "other", dtype="float32").output
@@ -301,6 +302,7 @@ def test_another_type_than_mlx_lms_is_the_policys_fault_and_not_the_files(tiny: 
         measure.check_agreement(ours, judge, facts, 512)  # type: ignore[arg-type]
 
 
+@pytest.mark.slow
 def test_mlx_lm_that_fails_says_what_it_said(tmp_path: Path) -> None:
     with pytest.raises(ElmError, match=r"mlx-lm failed: FileNotFoundError.*nowhere.* Leave compare out"):
         peer.Peer(tmp_path / "nowhere")

@@ -35,6 +35,7 @@ def test_generate_answers_with_it_under_any_name(openelm: Path, adapter: Path, e
     assert answer(run("generate", "--model", openelm, *SHORT))["tokens"] != expected
 
 
+@pytest.mark.slow
 def test_chat_batch_and_bench_take_it(openelm: Path, adapter: Path, expected: list[int], tmp_path: Path) -> None:
     (tmp_path / "in.jsonl").write_text('{"id": "a", "prompt": "Hello", "max_tokens": 6}\n')
     done = run("batch", tmp_path / "in.jsonl", "--model", openelm, "--adapter", adapter, "-o", tmp_path / "out.jsonl")

@@ -133,6 +133,7 @@ def colours(shown: bytes) -> list[bytes]:
     return [code for code in re.findall(rb"\x1b\[[0-9;]*m", shown) if re.match(rb"\x1b\[(3|4|9|10)\d", code)]
 
 
+@pytest.mark.slow
 def test_no_color_and_quiet_are_kept_to_on_a_terminal(shown: bytes) -> None:
     plain = on_terminal(*PROGRAM, NO_COLOR="1")
     assert b"Loading" in plain

@@ -113,6 +113,7 @@ def broken_compiler(folder: Path) -> str:
     return f"{folder}:{os.environ['PATH']}"
 
 
+@pytest.mark.slow
 def test_a_broken_kernel_cache_or_compiler_does_not_end_a_run(tmp_path: Path) -> None:
     expected = generate_with(tmp_path / "nothing-here")
     assert expected.returncode == 0, expected.stderr
@@ -145,6 +146,7 @@ def compiled_with(model: Path, tmp: Path, path: str) -> list[str]:
     return done.stdout.strip().split(" ", 1)
 
 
+@pytest.mark.slow
 def test_a_step_that_cannot_be_compiled_is_taken_as_it_is(tmp_path: Path) -> None:
     """No compiler, one that cannot build, kernels that are damaged: each costs speed, never the run."""
     if not shutil.which("g++"):

@@ -75,6 +75,7 @@ def test_caches_of_other_kinds_forget_wrong_proposals_too(lm: elm_mlx.LanguageMo
 
 
 @one_family
+@pytest.mark.slow
 def test_compiled_rounds_give_the_ids_of_plain_decoding(source: Any) -> None:
     lm = elm_mlx.load(source, cpu_policy="compiled")
     assert lm.model.step

@@ -154,6 +154,14 @@ def test_tokens_are_counted_as_they_are_read(app: LiveApp, client: anthropic.Ant
     assert counted.input_tokens == read(client.messages.create(**asked, max_tokens=1).usage)
 
 
+def test_an_error_of_counting_names_its_request(client: anthropic.Anthropic) -> None:
+    with pytest.raises(anthropic.NotFoundError) as refused:
+        client.messages.count_tokens(model="nobody", messages=[HI])
+    body: Any = refused.value.body
+    assert body["request_id"] == refused.value.request_id
+    assert body["request_id"].startswith("req_")
+
+
 def test_requests_that_differ_in_their_billing_have_one_prompt(
     app: LiveApp, client: anthropic.Anthropic, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -322,6 +322,7 @@ FOUR_BITS = {"group_size": 64, "bits": 4}
         pytest.param("openelm", FOUR_BITS, marks=pytest.mark.slow),
     ],
 )
+@pytest.mark.slow
 def test_loading_takes_little_more_memory_than_the_file_has(
     tmp_path: Path, family: str, setting: dict[str, Any] | None
 ) -> None:

@@ -219,6 +219,7 @@ def test_a_conversion_reads_as_its_source_with_every_side_file(tmp_path: Path) -
         assert ids.count(1) == (tools is None)
 
 
+@pytest.mark.slow
 def test_many_added_tokens_are_no_fault(tmp_path: Path) -> None:
     many = {str(512 + i): FLAGS | {"content": f"<custom_token_{i}>"} for i in range(28_672)}
     settings = {"added_tokens_decoder": many, "eos_token": "</s>", "chat_template": CHATML}

@@ -397,6 +397,7 @@ def test_a_header_is_refused_before_it_is_read_if_it_would_cost_much(
         read_header(tmp_path / "x.safetensors")
 
 
+@pytest.mark.slow
 def test_a_header_may_list_as_many_tensors_as_the_largest_models_have() -> None:
     raw = b",".join(b'"%x":{"dtype":"BF16","shape":[4096,4096],"data_offsets":[0,33554432]}' % i for i in range(30_000))
     assert len(parse_bounded(b"{" + raw + b"}", Path("x"))) == 30_000

@@ -16,6 +16,7 @@ FLAGS = st.fixed_dictionaries({"single_word": st.booleans(), "normalized": st.bo
 
 @settings(max_examples=300, deadline=None)
 @given(st.dictionaries(st.sampled_from(TEXTS), FLAGS, max_size=4), st.text("<a>bé²_ \u0301", max_size=12))
+@pytest.mark.slow
 def test_tokens_are_found_as_by_the_library(flags: dict[str, dict[str, bool]], text: str) -> None:
     added = [AddedToken(token, special=True, **chosen) for token, chosen in flags.items()]
     library = tokenizers.Tokenizer(models.WordLevel({"?": 0}, unk_token="?"))

@@ -15,7 +15,7 @@ from elm_mlx.text.stop_strings import StopStrings
 from elm_mlx.text.stops import START, Stops
 from elm_mlx.text.tokenizer import Tokenizer
 
-each_count = pytest.mark.parametrize("count", [60, pytest.param(600, marks=pytest.mark.slow)])
+each_count = pytest.mark.parametrize("count", [25, pytest.param(600, marks=pytest.mark.slow)])
 JOINING = ["llama-3", "sentencepiece", "metaspace-bytes", "strip-two"]  # kinds whose decoding joins bytes
 WORDS = ["the", " cat", " ", "  ", "\n", "\n\n", "é", "字", "😀", "e\u0301", "<s>", "</s>", "a", "b", "ab", "moon"]
 STOPS = st.lists(

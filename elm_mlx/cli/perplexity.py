@@ -1,0 +1,103 @@
+"""`elm-mlx perplexity`: how well a model predicts a text."""
+
+from __future__ import annotations
+
+import json
+from contextlib import nullcontext
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from elm_mlx import demo
+from elm_mlx.cli.blas import prefer_fast_blas
+from elm_mlx.cli.find import load_with_notices
+from elm_mlx.cli.generation_options import MODEL_AND_BITS
+from elm_mlx.cli.kinds import COUNT, NAME, Whole
+from elm_mlx.cli.messages import one_line, quietable
+from elm_mlx.cli.progress import ProgressBar
+from elm_mlx.cli.wishes import naming
+
+if TYPE_CHECKING:
+    from elm_mlx.evaluate import Perplexity
+
+
+@click.command()
+@MODEL_AND_BITS
+@click.option(
+    "--text", type=NAME, metavar="FILE|DIR", help="UTF-8 text, or a folder of it. Default: the demo's held-out stories."
+)
+@click.option("--kl-against", "against", type=NAME, metavar="MODEL", help="Compare with this model, token by token.")
+@click.option("--window", type=Whole(min=2), help="Read so many tokens at once. Default: 2048, or the model's context.")
+@click.option("--stride", type=COUNT, help="Begin a window so many tokens after the last. Default: half a window.")
+@click.option("--windows", type=COUNT, help="Stop after so many windows.")
+@click.option("--json", "as_json", is_flag=True, help="Print the figures as one JSON object.")
+@quietable
+def command(
+    model: str | None,
+    bits: str | None,
+    text: str | None,
+    against: str | None,
+    window: int | None,
+    stride: int | None,
+    windows: int | None,
+    adapter: str | None,
+    force: bool,
+    as_json: bool,
+) -> None:
+    """Measure how well a model predicts a text: the bits that it needs for a token and for a byte.
+
+    Bits per byte compare models whatever their tokenizers are; bits per token and perplexity only those with the same
+    one. Each file is read on its own, in windows that overlap. With --kl-against the predictions of two models, as of
+    a quantized one and its original, are compared token by token.
+    """
+    prefer_fast_blas()
+    texts = read_texts(text)
+    options: dict[str, Any] = {"adapter": adapter}
+    with load_with_notices(model, bits, force, None, options) as lm:
+        from elm_mlx.evaluate import perplexity  # here, as --help needs no MLX
+
+        with (
+            load_with_notices(against, None, force, None, {}) if against else nullcontext() as other,
+            ProgressBar("Reading", in_bytes=False) as bar,
+        ):
+            done = perplexity(
+                lm, texts, window=window, stride=stride, windows_at_most=windows, adapter=options["adapter"],
+                against=other, progress=bar,
+            )  # fmt: skip
+    if as_json:
+        click.echo(json.dumps({"model": model or "demo", "text": text or "held-out stories"} | asdict(done)))
+        return
+    for name, value in rows(done).items():
+        click.echo(one_line(f"{name:<16} {value}"))
+
+
+def read_texts(place: str | None) -> list[str]:
+    """The texts of a file or of a directory; without one, the demo's held-out stories. Raises NotFound,
+    InvalidRequest."""
+    from elm_mlx.store.text_files import read_beginning, text_files  # here, as --help needs no MLX
+
+    with naming("text"):
+        files = text_files(Path(place) if place else demo.demo_directory() / "held_out.txt", "text")
+        return [read_beginning(file) for file in files]
+
+
+def rows(done: Perplexity) -> dict[str, str]:
+    """The figures for a person, by name."""
+    error = f" ± {done.bits_per_token_error:.3f}" if done.bits_per_token_error is not None else ""
+    told = {
+        "bits per byte": f"{done.bits_per_byte:.4f}",
+        "bits per token": f"{done.bits_per_token:.4f}{error}",
+        "perplexity": f"{done.perplexity:.4g} per token",
+    }
+    if done.kl_divergence is not None:
+        told |= {
+            "KL divergence": f"{done.kl_divergence:.3g} nats per token",
+            "same first token": f"{done.same_top:.2%}",
+            "the other model": f"{done.other_bits_per_token:.4f} bits per token",
+        }
+    return told | {
+        "text": f"{done.tokens:,} tokens, {done.bytes:,} bytes",
+        "windows": f"of {done.window:,} tokens, {done.stride:,} apart",
+    }

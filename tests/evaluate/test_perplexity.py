@@ -1,0 +1,124 @@
+"""A text's bits are the sum over its ids, each scored once, whatever the windows are."""
+
+from __future__ import annotations
+
+import math
+from itertools import chain
+
+import mlx.core as mx
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import elm_mlx
+from elm_mlx.errors import InvalidRequest, PromptTooLong
+from elm_mlx.evaluate import perplexity
+from elm_mlx.evaluate.perplexity import standard_error
+from elm_mlx.evaluate.windows import windows
+
+TEXT = "Once upon a time, in Drywell, there lived a curious deer. It was \u00fcber-happy. " * 3
+
+
+@pytest.fixture(scope="module")
+def demo():
+    return elm_mlx.load()
+
+
+def plain_losses(lm, ids):
+    """Minus the log-probability of each id but the first, in nats, from the model's logits."""
+    logits = lm.logits(ids)
+    logs = np.array(logits - mx.logsumexp(logits, axis=-1, keepdims=True))
+    return [-logs[place, following] for place, following in enumerate(ids[1:])]
+
+
+@given(st.integers(1, 60), st.integers(0, 1), st.integers(2, 20), st.data())
+def test_every_id_is_predicted_once_with_the_rest_of_a_window_before_it(count, bos, length, data):
+    stride = data.draw(st.integers(1, length - 1))
+    ids = list(range(1, count + 1))
+    found = list(windows(ids, [0] * bos, length, stride))
+    assert list(chain.from_iterable(one.ids[len(one.ids) - one.scored :] for one in found)) == ids[1 - bos :]
+    assert all(len(one.ids) <= length for one in found)
+    assert all(len(one.ids) - one.scored >= length - stride for one in found[1:-1])
+
+
+def test_bits_are_those_of_the_models_own_logits(demo):
+    ids = demo.tokenizer.encode(TEXT)
+    losses = plain_losses(demo, ids)
+    done = perplexity(demo, [TEXT])
+    assert done.tokens == len(losses) == len(ids) - 1
+    assert done.bytes == len(TEXT.encode())
+    assert done.bits_per_token == pytest.approx(np.mean(losses) / math.log(2), rel=1e-4)
+    assert done.bits_per_byte == pytest.approx(np.sum(losses) / math.log(2) / len(TEXT.encode()), rel=1e-4)
+    assert done.perplexity == pytest.approx(math.exp(np.mean(losses)), rel=1e-3)
+
+
+def test_windows_give_each_text_its_own_beginning_and_overlap(demo):
+    ids, (bos,) = demo.tokenizer.encode_text(TEXT), demo.tokenizer.encode("")
+    one = perplexity(demo, [TEXT, TEXT], window=40, stride=20)
+    expected = plain_losses(demo, [bos, *ids[:39]])
+    for start in range(20, len(ids) - 19, 20):
+        if start + 19 >= len(ids):
+            break
+        window = [bos, *ids[start : start + 39]]
+        expected += plain_losses(demo, window)[39 - 20 :] if len(window) == 40 else plain_losses(demo, window)[19:]
+    assert one.tokens == 2 * len(ids)
+    assert one.bits_per_token * len(ids) == pytest.approx(sum(expected) / math.log(2), rel=1e-4)
+
+
+def test_windows_at_most_counts_the_bytes_of_what_was_scored(demo):
+    done = perplexity(demo, [TEXT], window=33, stride=32, windows_at_most=1)
+    assert done.tokens == 32
+    assert done.bytes == len(demo.tokenizer.decode(demo.tokenizer.encode_text(TEXT)[:32]).encode())
+
+
+def test_a_model_beside_itself_diverges_by_nothing(demo):
+    done = perplexity(demo, [TEXT], against=demo)
+    assert done.kl_divergence == 0
+    assert done.same_top == 1
+    assert done.other_bits_per_token == pytest.approx(done.bits_per_token)
+
+
+def test_divergence_is_that_of_the_two_predictions(lm, demo, tmp_path):
+    ids = lm.tokenizer.encode(TEXT)[:50]
+    scores = lm.scores(ids, against=lm)
+    assert np.all(scores.divergences == 0)
+    logits = lm.logits(ids)
+    logs = np.array(logits - mx.logsumexp(logits, axis=-1, keepdims=True))[:-1]
+    assert scores.losses == pytest.approx(-logs[np.arange(len(ids) - 1), ids[1:]], abs=1e-4)
+
+
+def test_sizes_and_pairs_that_mean_nothing_are_refused(demo, lm):
+    for sizes in ({"window": 1}, {"window": 10**6}, {"stride": 0}, {"window": 10, "stride": 10}):
+        with pytest.raises(InvalidRequest, match="must be"):
+            perplexity(demo, [TEXT], **sizes)
+    with pytest.raises(InvalidRequest, match="no token"):
+        perplexity(demo, [""])
+    with pytest.raises(InvalidRequest, match="bits per byte"):
+        perplexity(demo, [TEXT], against=lm)
+    with pytest.raises(PromptTooLong):
+        demo.scores([1] * (demo.config.context_length + 1))
+
+
+def test_the_error_is_that_of_a_ratio_of_sums():
+    rng = np.random.default_rng(0)
+    means = [np.concatenate(rows := [rng.normal(3, 1, 50) for _ in range(40)]).mean() for _ in range(300)]
+    assert standard_error(rows) == pytest.approx(np.std(means) / math.log(2), rel=0.35)
+
+
+@pytest.mark.slow
+def test_a_quantized_models_divergence_is_what_verify_finds(openelm, tmp_path):
+    from elm_mlx.convert import convert
+
+    text = TEXT * 10
+    convert(openelm, tmp_path / "whole", dtype="float32")
+    convert(openelm, tmp_path / "four", bits=4, group_size=32, dtype="float32")
+    with elm_mlx.load(tmp_path / "whole") as whole, elm_mlx.load(tmp_path / "four") as four:
+        done = perplexity(four, [text], against=whole)
+        ids = four.tokenizer.encode(text)[:60]
+        here, there = (np.array(m.logits(ids), np.float64) for m in (four, whole))
+    q, p = (row - np.log(np.exp(row).sum(-1, keepdims=True)) for row in (here, there))
+    expected = (np.exp(p) * (p - q)).sum(-1)[:-1]
+    assert done.kl_divergence > 0
+    with elm_mlx.load(tmp_path / "whole") as whole, elm_mlx.load(tmp_path / "four") as four:
+        assert four.scores(ids, against=whole).divergences == pytest.approx(expected, abs=1e-4)
