@@ -104,7 +104,7 @@ def zeros(directory: Path) -> Iterator[Any]:
     from elm_mlx.store.load import read_config
 
     config = read_config(directory)
-    return (mx.zeros((1, heads, POSITIONS - 1, config.head_dim)) for heads in config.num_kv_heads)
+    return (mx.zeros((1, heads, POSITIONS - 1, config.head_dim)) for heads in config.cached_heads)
 
 
 def submit(session: Any, directory: Path, number: int, tokens: int) -> None:

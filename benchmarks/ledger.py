@@ -20,6 +20,7 @@ from typing import Any
 
 PROGRAMS = ("elm-mlx", "mlx-lm")
 FAMILIES = ("llama", "openelm")
+OURS_ALONE = ("bitnet",)  # mlx-lm's kernels for it are Metal's alone
 LAYERS = (2, 3)
 STEADY = 16  # submissions for each of several rows, after which all of them have begun
 ENOUGH = 256  # tokens of an answer that is still going on when its step is recorded
@@ -39,8 +40,9 @@ def shape_of(family: str, layers: int) -> dict[str, Any]:
     or 16 wide, which the narrow shapes have."""
     from elm_mlx.bench import shapes
 
-    if family == "llama":
-        return shapes.llama(layers, 512, 8, 1024, 32.0, kv_heads=2, vocab=shapes.NARROW_VOCAB)
+    if family != "openelm":
+        llama = shapes.llama(layers, 512, 8, 1024, 32.0, kv_heads=2, vocab=shapes.NARROW_VOCAB)
+        return llama | ({"model_type": "bitnet", "hidden_act": "relu2"} if family == "bitnet" else {})
     alike = {"qkv_multipliers": [1.0, 1.0], "ffn_multipliers": [2.0, 2.0]}
     return shapes.openelm(layers, 512, 64, vocab=shapes.NARROW_VOCAB) | alike
 
@@ -64,7 +66,7 @@ def record(program: str, bits: int, depth: int, batch: int) -> dict[str, Any]:
     number = STEADY * batch if batch > 1 else tape.STEP  # of the submission
     prompts = [list(range(depth - number - row)) for row in range(batch)]  # of different lengths
     found = {}
-    for family in FAMILIES:
+    for family in FAMILIES + (OURS_ALONE if program == "elm-mlx" else ()):
         both = [step(program, shape_of(family, n), bits, prompts, (recorder, number)) for n in LAYERS]
         found[family] = vars(split(*both))
     return found

@@ -43,7 +43,7 @@ def filled(lm: elm_mlx.LanguageModel, depth: int) -> list[KVCache]:
     from elm_mlx.engine.cache.kv import make_cache
 
     cache = make_cache(lm.config.num_layers, depth + PROMPT, depth + PROMPT)
-    for layer, heads in zip(cache, lm.config.num_kv_heads, strict=True):
+    for layer, heads in zip(cache, lm.config.cached_heads, strict=True):
         for start in range(0, depth, 4096):  # a few at a time: the cache is all that is to be held
             shape = (1, heads, min(4096, depth - start), lm.config.head_dim)
             layer.append(mx.random.normal(shape, lm.model.dtype), mx.random.normal(shape, lm.model.dtype))

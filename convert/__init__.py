@@ -21,8 +21,9 @@ from elm_mlx.convert.output.config_file import output_config
 from elm_mlx.convert.output.path_guards import check_places, refuse_unnameable
 from elm_mlx.convert.output.pipeline import Shards, plan_shards
 from elm_mlx.convert.output.target import discard, refuse_existing, refuse_unfit, unfinished, wait_for_other_run
-from elm_mlx.convert.sources import guest, open_source
+from elm_mlx.convert.sources import Source, guest, open_source
 from elm_mlx.convert.sources.meta import check_rope_factor
+from elm_mlx.convert.sources.shared import is_shared
 from elm_mlx.convert.tokenizer import TokenizerFiles, find_tokenizer, prepare_tokenizer
 from elm_mlx.device.thread import on_device
 from elm_mlx.errors import InvalidRequest
@@ -102,6 +103,7 @@ def plan(
     tokenizer: str | Path | None = None,
     max_shard_size: float | None = None,
     rope_factor: float | None = None,
+    unshare: bool = False,
 ) -> Job:
     """Checks the source, the options and the tokenizer, and writes nothing: returns the job that `convert` would run,
     whose `refuse` checks the target and the disk.
@@ -111,12 +113,13 @@ def plan(
     """
     asked = {"bits": bits, "group_size": group_size, "mode": mode, "recipe": recipe, "dtype": dtype,
              "allow_nonfinite": allow_nonfinite, "calibrate": calibrate,
-             "calibrate_tokens": calibrate_tokens}  # fmt: skip
+             "calibrate_tokens": calibrate_tokens, "unshare": unshare}  # fmt: skip
     form = check_options(max_shard_size=max_shard_size, rope_factor=rope_factor, **asked)
     file_bytes = shard_bytes(max_shard_size)
     given = None if tokenizer is None else check_tokenizer(tokenizer)
     check_text(calibrate)
     opened = open_source(named_path("source", source), rope_factor=rope_factor)
+    opened = opened.unshared() if unshare else opened
     matched = match(opened.config, opened.family_layout, opened.tensors, opened.where)
     kept = kept_quantization(matched.tensors) if form.is_open else None
     dtype = dtype or (opened.kept_dtype if kept else DEFAULT_DTYPE)
@@ -133,8 +136,8 @@ def plan(
                                  "Name the checkpoint that it was made from.")  # fmt: skip
         command = command_line("elm-mlx", "generate", "--model", opened.directory)
         raise InvalidRequest(f"{source} is an MLX model already, stored as you ask. Run it as it is: `{command}`.")
-    target = output_directory(output, outside_the_hub(opened.directory), form, kept)
-    tokens = prepare_tokenizer(opened.directory, given, opened.config)
+    target = output_directory(output, beside(opened), form, kept)
+    tokens = prepare_tokenizer(opened.directory, given, opened.config, opened.tokenizer)
     named = [opened.where, opened.directory, given or opened.directory, text_path(calibrate) or opened.directory]
     check_places(target, [*opened.files, *tokens.files], *named)
     config = output_config(opened.raw_config, opened.config, quantization, dtype)
@@ -147,9 +150,10 @@ def plan(
         shards=shards,
         options={"quantization": config.get("quantization"), "dtype": dtype, "max_shard_size": file_bytes / 1e9}
         | ({} if rope_factor is None else {"rope_factor": float(rope_factor)})
-        | ({"allow_nonfinite": True} if allow_nonfinite else {}),
+        | ({"allow_nonfinite": True} if allow_nonfinite else {})
+        | ({"unshare": True} if unshare else {}),
         calibration=plan_calibration(form, opened.config, matched, shards, tokens) if is_wanted(calibrate) else None,
-        kept=Kept(matched.tensors, shards.dtype) if kept else None,
+        kept=Kept(matched.tensors, shards.dtype, allow_nonfinite) if kept else None,
     )
 
 
@@ -160,6 +164,10 @@ def plan_calibration(
     `given_text.read_sample` does, and InvalidRequest where no matrix is quantized."""
     from elm_mlx.convert.calibrate import stages  # here, as only a calibration needs it
 
+    if is_shared(config):
+        raise InvalidRequest("Layers of this model share weights, and a calibration rounds a layer after another, for "
+                             "the inputs of that layer alone.", "Leave {calibrate} out, or give {unshare=True}, too, "
+                             "which writes each layer with weights of its own.")  # fmt: skip
     if not any(shards.settings.values()):
         raise InvalidRequest("No matrix of this model is quantized so, as groups divide the rows of none: nothing is "
                              "there to calibrate.", "Leave {calibrate} out, or take another form.")  # fmt: skip
@@ -179,11 +187,12 @@ def output_directory(output: str | Path | None, source: Path, form: Form, kept: 
     return Path(os.path.abspath(named_path("output", output)))  # noqa: PTH100
 
 
-def outside_the_hub(directory: Path) -> Path:
-    """The path that a default output lies beside: the directory itself, or for one in the hub's cache, which may remove
-    what lies beside it, the repository's name in the working directory."""
-    found = snapshot_at(directory)
-    return Path(found.repository.rpartition("/")[2]) if found else directory
+def beside(source: Source) -> Path:
+    """The path that a default output lies beside: the source's directory itself, or what a file in it is called; for
+    one in the hub's cache, which may remove what lies beside it, the repository's name in the working directory."""
+    if found := snapshot_at(source.directory):
+        return Path(source.name or found.repository.rpartition("/")[2])
+    return source.directory / source.name if source.name else source.directory
 
 
 def convert(
@@ -209,8 +218,10 @@ def convert(
     tokenizer.model or a directory with one; by default the source's own. Files hold up to `max_shard_size` GB, by
     default 5.
     `rope_factor` is the factor of Llama 3's RoPE scaling, which Meta's own files leave out: by default 32 in the sizes
-    of Llama 3.2, else 8. Without `output` the result lies beside the source, or in the working directory where the
-    source lies in the hub's cache. `verify` compares the result with the source before the result gets its name.
+    of Llama 3.2, else 8. With `unshare` weights that several layers share (MobileLLM's layer sharing, MobiLlama) are
+    written for each of them: a plain Llama, which mlx-lm loads, too. Without `output` the result lies beside the
+    source, or in the working directory where the source lies in the hub's cache. `verify` compares the result with the
+    source before the result gets its name.
     `progress` is called with (source bytes done, in all), `verifying` with (layers done, in all), `calibrating` with
     (parts of the calibration done, in all).
 

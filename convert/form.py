@@ -24,7 +24,8 @@ class Form:
     """Weights plain in `dtype`, by default bfloat16, or quantized: to `bits` in groups of `group_size`, in another
     `mode`, or by a `recipe`; with NaN and infinity among them only where `allow_nonfinite` says so. Where nothing says
     how they are stored, matrices that are packed at the source are kept. Quantized ones may be calibrated: on
-    `calibrate_tokens` tokens of a text, whose path `calibrate` is, or true for the text that elm-mlx brings.
+    `calibrate_tokens` tokens of a text, whose path `calibrate` is, or true for the text that elm-mlx brings. With
+    `unshare` weights that several layers share are written for each of them.
 
     Raises InvalidRequest for what MLX does not have, and for options that contradict each other or mean nothing.
     """
@@ -37,6 +38,7 @@ class Form:
     allow_nonfinite: bool = False
     calibrate: str | Path | bool | None = None
     calibrate_tokens: int | None = None
+    unshare: bool = False
 
     def __post_init__(self) -> None:
         """Refuses values that MLX does not have, and options that contradict each other."""
@@ -48,6 +50,7 @@ class Form:
             ("bits", self.bits, [None, *affine_bits]),
             ("group_size", self.group_size, [None, *affine_groups]),
             ("allow_nonfinite", self.allow_nonfinite, [False, True]),
+            ("unshare", self.unshare, [False, True]),
         )
         for name, value, values in known:
             if value not in values:
@@ -94,4 +97,5 @@ class Form:
         else:
             kind = f"{uniform.bits}bit" if uniform.mode == "affine" else uniform.mode
         learned = "-calibrated" if is_wanted(self.calibrate) else ""
-        return source.with_name(f"{source.name}-mlx-{kind}{learned}")
+        unshared = "-unshared" if self.unshare else ""
+        return source.with_name(f"{source.name}-mlx-{kind}{learned}{unshared}")

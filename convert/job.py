@@ -97,7 +97,7 @@ class Job:
         return {
             "source": str(self.source.where),
             "layout": self.source.layout,
-            "family": self.source.config.architecture,
+            "family": self.source.config.label,
             "parameters": self.source.config.parameter_count,
             "tensors": self.matched.names,
             "dropped": self.dropped,
@@ -159,7 +159,7 @@ class Job:
             (folder / "README.md").write_text(text, encoding="utf-8")
         config = self.source.config
         return Conversion(
-            self.target, config.architecture, self.source.layout, config.parameter_count, self.shards.nbytes,
+            self.target, config.label, self.source.layout, config.parameter_count, self.shards.nbytes,
             self.bits_per_weight, self.dropped, report, chat_refusal(self.target, config), learned.get("calibration"),
             learned.get("kept"),
         )  # fmt: skip

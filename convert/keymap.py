@@ -20,6 +20,7 @@ from elm_mlx.store.weights import Entry, check_copy, check_entries
 RENAME_RULES: dict[tuple[str, str], list[tuple[str, str]]] = {
     ("openelm", "hugging-face"): [HEADLESS["openelm"]],
     ("llama", "hugging-face"): [HEADLESS["llama"]],
+    ("bitnet", "hugging-face"): [HEADLESS["bitnet"]],
     ("openelm", "corenet"): [(r"^classifier\.", "lm_head."), (r"^", "transformer.")],
     ("llama", "meta"): [
         (r"^tok_embeddings\.", "model.embed_tokens."),
@@ -33,9 +34,31 @@ RENAME_RULES: dict[tuple[str, str], list[tuple[str, str]]] = {
         (r"^output\.", "lm_head."),
         (r"^rope\.freqs$", "rotary_emb.inv_freq"),
     ],
+    ("llama", "gguf"): [
+        (r"^token_embd\.", "model.embed_tokens."),
+        (r"^blk\.(\d+)\.attn_([qkv])\.", r"model.layers.\1.self_attn.\2_proj."),
+        (r"^blk\.(\d+)\.attn_output\.", r"model.layers.\1.self_attn.o_proj."),
+        (r"^blk\.(\d+)\.ffn_(gate|up|down)\.", r"model.layers.\1.mlp.\2_proj."),
+        (r"^blk\.(\d+)\.attn_norm\.", r"model.layers.\1.input_layernorm."),
+        (r"^blk\.(\d+)\.ffn_norm\.", r"model.layers.\1.post_attention_layernorm."),
+        (r"^output_norm\.", "model.norm."),
+        (r"^output\.", "lm_head."),
+        (r"^rope_freqs\.weight$", "rotary_emb.inv_freq"),  # the factors of a scaling that the configuration says
+    ],
+    ("openelm", "gguf"): [
+        (r"^token_embd\.", "transformer.token_embeddings."),
+        (r"^blk\.(\d+)\.attn_qkv\.", r"transformer.layers.\1.attn.qkv_proj."),
+        (r"^blk\.(\d+)\.attn_output\.", r"transformer.layers.\1.attn.out_proj."),
+        (r"^blk\.(\d+)\.attn_([qk])_norm\.", r"transformer.layers.\1.attn.\2_norm."),
+        (r"^blk\.(\d+)\.ffn_gate\+ffn_up\.", r"transformer.layers.\1.ffn.proj_1."),
+        (r"^blk\.(\d+)\.ffn_down\.", r"transformer.layers.\1.ffn.proj_2."),
+        (r"^blk\.(\d+)\.(attn|ffn)_norm\.", r"transformer.layers.\1.\2_norm."),
+        (r"^output_norm\.", "transformer.norm."),
+        (r"^output\.", "lm_head."),
+    ],
 }
 # What an error calls the place that the architecture comes from, by naming, where that is not config.json.
-AUTHORITIES = {"corenet": "architecture", "meta": "params.json"}
+AUTHORITIES = {"corenet": "architecture", "meta": "params.json", "gguf": "metadata"}
 
 
 @dataclass(frozen=True)

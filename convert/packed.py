@@ -12,7 +12,8 @@ from elm_mlx.config.quantization import Quantization
 
 @dataclass(frozen=True)
 class Packed:
-    """A matrix [out, in] as MLX can keep it, with a `setting` of its own.
+    """A matrix [out, in] as MLX can keep it, with a `setting` of its own; `anew` where that has not the numbers of the
+    source, which are quantized anew.
 
     `read()` brings it into memory: "weight", packed words [out, in * bits / 32] of uint32, "scales" [out, in /
     group_size] and, in affine mode, "biases" of the same shape, both in any floating type. In other modes "scales" are
@@ -21,6 +22,7 @@ class Packed:
 
     setting: Quantization
     read: Callable[[], dict[str, mx.array]]
+    anew: bool = False
 
     def parts(self, name: str, dtype: mx.Dtype) -> dict[str, mx.array]:
         """The tensors that the matrix `name` is stored as, by their names, floats cast to `dtype`."""

@@ -39,6 +39,7 @@ BITS_RULES: dict[str, tuple[Rule, ...]] = {  # the first rule that fits decides
         Rule(FEWEST, r"gate_proj|up_proj", "middle"),
     ),
 }
+BITS_RULES["bitnet"] = BITS_RULES["llama"]
 
 
 def quantization(recipe: str, config: ModelConfig) -> Quantization:
@@ -57,7 +58,7 @@ def quantization(recipe: str, config: ModelConfig) -> Quantization:
 
 def level(name: str, config: ModelConfig) -> int:
     """The index into a recipe's bits for a weight."""
-    layers = layer_group(name, config.num_layers)
+    layers = layer_group(name, config.num_blocks)
     fitting = (rule for rule in BITS_RULES[config.family] if re.search(rule.pattern, name))
     return next((rule.level for rule in fitting if rule.layers in (None, layers)), 1)
 

@@ -25,6 +25,7 @@ MATRICES: dict[str, tuple[tuple[str, ...], ...]] = {
         ("model.layers.{}.mlp.down_proj",),
     ),
 }
+MATRICES["bitnet"] = MATRICES["llama"]
 
 
 class Passage:
@@ -36,7 +37,7 @@ class Passage:
 
     def __init__(self, block: Block, states: list[mx.array]) -> None:
         self.block, self.states = block, states
-        self.mixed: list[mx.array] = []  # the results of attention
+        self.mixed: list[mx.array] = []  # the results of attention, as the product after it gets them
 
     def inputs(self, product: int) -> Iterator[mx.array]:
         """The inputs of a product, [1, L, in] of each window in turn."""
@@ -60,7 +61,8 @@ class Passage:
 
     def _into_out(self) -> Iterator[mx.array]:
         for h in self.states:
-            self.mixed.append(join_heads(Uncached().attend(*self.block.before(h, 0)), h.shape))
+            mixed = join_heads(Uncached().attend(*self.block.before(h, 0)), h.shape)
+            self.mixed.append(self.block.attn.before_out(mixed))
             yield self.mixed[-1]
 
     def _into_gate_up(self) -> Iterator[mx.array]:
@@ -71,8 +73,7 @@ class Passage:
 
     def _into_down(self) -> Iterator[mx.array]:
         for h in self.states:
-            gate, up = mx.split(self.block.ffn.gate_up(self._normalised(h, 1)), 2, axis=-1)  # two of [1, L, F]
-            yield self.block.ffn.gate(gate, up)
+            yield self.block.ffn.inner(self._normalised(h, 1))
 
     def _normalised(self, h: mx.array, which: int) -> mx.array:
         return mx.fast.rms_norm(h, self.block.norms[which], self.block.eps)

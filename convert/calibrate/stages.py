@@ -75,7 +75,7 @@ class Calibration:
         self.windows = [list(window) for window in windows if len(window)]
         self._check_ids()
         self.family = MODELS[type(config)]
-        self.count = config.num_layers + 2
+        self.count = config.num_blocks + 2
 
     def names(self, stage: int) -> list[str]:
         """The weights whose stored parts a stage gives."""

@@ -105,7 +105,7 @@ class Calibration:
         """The most bytes of memory that a stage takes, about: the states before, in and after it, some copies of a
         layer's weights in float32, and the moments of its widest matrix. Embedding and head are rounded by rows."""
         shapes = self.config.weight_shapes()
-        layers = (f".layers.{number}." for number in range(self.config.num_layers))
+        layers = (f".layers.{number}." for number in range(self.config.num_blocks))
         largest = max(sum(prod(shape) for name, shape in shapes.items() if layer in name) for layer in layers)
         widest = max(shape[1] for shape in shapes.values() if len(shape) == 2)
         return 3 * self.state_bytes + COPIES * 4 * largest + MOMENT_BYTES * widest**2

@@ -80,7 +80,7 @@ def card(config: ModelConfig, record: Mapping[str, Any], nbytes: int, report: Re
     name = repository or one_line(source["directory"])
     return CARD.format(
         name=name.rpartition("/")[2],
-        family=config.architecture,
+        family=config.label,
         base=f"base_model: {repository}\n" if repository else "",
         origin=f"{repository} at revision {source['revision']}" if repository else name,
         elm_mlx=record["elm_mlx"],

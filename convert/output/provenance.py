@@ -38,7 +38,7 @@ def hash_in_background(
             yield lambda: {
                 **VERSIONS,
                 "options": options,
-                "source": origin(source.directory) | {"layout": source.layout},
+                "source": origin(source.directory, source.name) | {"layout": source.layout},
                 "files": {file.name: hashes[file].result() for file in source.files},
                 "tokenizer": {file.name: hashes[file].result() for file in tokenizer},
             }
@@ -46,11 +46,12 @@ def hash_in_background(
             stop.set()
 
 
-def origin(directory: Path) -> dict[str, str]:
-    """Repository and revision of a directory in the hub's cache; for any other its name, as far as that is UTF-8."""
+def origin(directory: Path, name: str | None = None) -> dict[str, str]:
+    """Repository and revision of a directory in the hub's cache; of any other source its name, by default the
+    directory's, as far as that is UTF-8."""
     if found := snapshot_at(directory):
         return {"repository": found.repository, "revision": found.commit}
-    return {"directory": os.fsencode(directory.resolve().name).decode(errors="replace")}
+    return {"directory": os.fsencode(name or directory.resolve().name).decode(errors="replace")}
 
 
 def identify_file(file: Path, stopped: Callable[[], bool]) -> dict[str, Any]:

@@ -34,10 +34,10 @@ def open_guest(
     """(the configuration with the shapes of all tensors, the tensors by mlx-lm's names). Raises Unsupported for weights
     that are quantized or in no safetensors, NotEnoughMemory, and BadCheckpoint for tensors that are not the model's."""
     if config.quantization:
-        raise Unsupported(f"{where} is quantized already, and a {config.architecture} is converted from plain weights "
+        raise Unsupported(f"{where} is quantized already, and a {config.model_type} is converted from plain weights "
                           "alone. Name the model that it was made from, or run it as it is.")  # fmt: skip
     if not weights.are_safetensors:
-        raise Unsupported(f"{where} has no safetensors, and a {config.architecture} is converted from these alone. "
+        raise Unsupported(f"{where} has no safetensors, and a {config.model_type} is converted from these alone. "
                           "Take the model's safetensors.")  # fmt: skip
     found = gather(directory, weights.files, read_arrays)
     refuse_large(where, sum(entry.nbytes for entry, _ in found.values()))
@@ -106,10 +106,10 @@ def check_form(form: Form, config: GuestConfig, dtype: str) -> None:
     """Raises InvalidRequest for a form that conversions of guests do not have."""
     for name in ("recipe", "calibrate"):
         if getattr(form, name):
-            raise InvalidRequest(f"{name} is for llama and openelm, and this model is a {config.architecture}.",
+            raise InvalidRequest(f"{name} is for llama and openelm, and this model is a {config.model_type}.",
                                  f"Leave {{{name}}} out, and give {{bits}} or {{mode}}.")  # fmt: skip
     if config.settings.get(STAYS) and dtype != "float32":
-        raise InvalidRequest(f"A {config.architecture} has weights that must stay in float32.", "Give {dtype=float32}.")
+        raise InvalidRequest(f"A {config.model_type} has weights that must stay in float32.", "Give {dtype=float32}.")
 
 
 def quantization_of(setting: Quantization | None, config: GuestConfig) -> Quantization | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,11 +11,13 @@ from elm_mlx.config import ModelConfig
 from elm_mlx.convert.tokenizer import sentencepiece, tiktoken
 from elm_mlx.convert.tokenizer.compact import compact
 from elm_mlx.convert.tokenizer.sentencepiece import SentencePieceModel, added_token
+from elm_mlx.convert.tokenizer.within import Within
 from elm_mlx.errors import BadCheckpoint, MissingTokenizer, NotFound
 from elm_mlx.files import MAX_LARGE_BYTES, read_bytes, read_json, reading, write_json
 from elm_mlx.store.load import OWN_TOKENIZER, check_tokenizer
 from elm_mlx.store.side_files import ADDED, GENERATION, SETTINGS, TOKENIZER, files_beside
 from elm_mlx.store.text_settings import load_generation, read_checked, read_settings, read_tokens
+from elm_mlx.text.settings import parse_settings
 from elm_mlx.text.tokenizer import Tokenizer
 
 MAX_MODEL_BYTES = 16 * 2**20  # Llama 2's tokenizer.model has 0.5 MB, Llama 3's 2, one with 256,000 pieces 4
@@ -43,12 +46,17 @@ class TokenizerFiles:
             (folder / name).write_bytes(content)
 
 
-def prepare_tokenizer(source: Path, given: Path | None, config: ModelConfig) -> TokenizerFiles:
-    """Reads and checks the tokenizer of `given`, else of `source`, with the settings beside it, and the source's
-    generation_config.json, so that what will be written can be loaded.
+def prepare_tokenizer(
+    source: Path, given: Path | None, config: ModelConfig, within: Within | None = None
+) -> TokenizerFiles:
+    """Reads and checks the tokenizer of `given`, else the one `within` the weights' file, else that of `source`, with
+    the settings beside it, and the source's generation_config.json, so that what will be written can be loaded. Beside
+    weights that hold a tokenizer no file counts.
 
     Raises MissingTokenizer where there is none, BadCheckpoint for one that is damaged or of another model.
     """
+    if within and not given:
+        return prepare_within(within, config)
     with reading(given or source):
         file = find_tokenizer(given or source, None if given else config.family)
         beside = files_beside(file.parent)
@@ -58,18 +66,37 @@ def prepare_tokenizer(source: Path, given: Path | None, config: ModelConfig) -> 
     said = read_settings(file.parent, settings)
     tokenizer = Tokenizer(data, said, file, config.bos_token_id, config.vocab_size)
     check_tokenizer(tokenizer, config, file)
-    load_generation(source)
     copied = {name: read_checked(file.parent, name) for name in beside if name != SETTINGS}
-    if (source / GENERATION).exists():
-        copied[GENERATION] = read_checked(source, GENERATION)
     return TokenizerFiles(
         source=file,
         content=data,
         settings=settings | {"clean_up_tokenization_spaces": False},
-        copied=copied,
+        copied=copied | (generation_within(within) if within else generation_beside(source)),
         files=[file, *(file.parent / name for name in beside)],
         tokenizer=tokenizer,
     )
+
+
+def prepare_within(within: Within, config: ModelConfig) -> TokenizerFiles:
+    """Reads and checks a tokenizer that lies in the weights' file. Raises as `prepare_tokenizer`, and Unsupported."""
+    content, settings = within.read()
+    data = compact(content, within.file)
+    said = parse_settings(settings, where=within.file)
+    tokenizer = Tokenizer(data, said, within.file, config.bos_token_id, config.vocab_size)
+    check_tokenizer(tokenizer, config, within.file)
+    whole = settings | {"clean_up_tokenization_spaces": False}
+    return TokenizerFiles(within.file, data, whole, generation_within(within), [], tokenizer)
+
+
+def generation_beside(source: Path) -> dict[str, bytes]:
+    """The bytes of a source's generation_config.json by its name; empty where it has none. Raises BadCheckpoint."""
+    load_generation(source)
+    return {GENERATION: read_checked(source, GENERATION)} if (source / GENERATION).exists() else {}
+
+
+def generation_within(within: Within) -> dict[str, bytes]:
+    """The generation_config.json that says what the weights' file says of sampling; empty where that says nothing."""
+    return {GENERATION: json.dumps(within.generation, indent=2).encode()} if within.generation else {}
 
 
 def find_tokenizer(place: Path, family: str | None = None) -> Path:

@@ -15,6 +15,7 @@ import mlx.core as mx
 import numpy as np
 
 from elm_mlx.arguments import Progress, named_path, real_number, whole_number
+from elm_mlx.convert.sources import open_source
 from elm_mlx.convert.sources.meta import check_rope_factor
 from elm_mlx.convert.verify.layerwise import ModelOnDisk, open_directory, open_original
 from elm_mlx.convert.verify.report import Report
@@ -74,7 +75,8 @@ def verify(
     places = named_path("converted", converted), named_path("source", source)
 
     def work(relay: Relay) -> Report:
-        ours, theirs = open_directory(places[0]), open_original(places[1], rope_factor)
+        ours = open_directory(places[0])
+        theirs = open_original(open_source(places[1], rope_factor=rope_factor).like(ours.config))
         return compare(ours, theirs, text, tokens=tokens, max_kl=max_kl, progress=relay(progress))
 
     return on_device(work)

@@ -16,7 +16,7 @@ import mlx.core as mx
 from elm_mlx.config import GuestConfig, ModelConfig
 from elm_mlx.config.quantization import Quantization
 from elm_mlx.convert.keymap import Matched, match
-from elm_mlx.convert.sources import Source, open_source
+from elm_mlx.convert.sources import Source
 from elm_mlx.convert.tensor import LazyTensor
 from elm_mlx.errors import Unsupported
 from elm_mlx.models import MODELS
@@ -80,7 +80,7 @@ class UnreadTensors(UserDict[str, Any]):
 def refuse_guest(config: ModelConfig) -> None:
     """Raises Unsupported for a model of mlx-lm's classes, which cannot be computed a layer at a time."""
     if isinstance(config, GuestConfig):
-        raise Unsupported(f"Verifying is for llama and openelm, and this model is a {config.architecture}.",
+        raise Unsupported(f"Verifying is for llama and openelm, and this model is a {config.model_type}.",
                           "Convert it without {verify}, and compare answers.")  # fmt: skip
 
 
@@ -122,10 +122,10 @@ def dtypes(arrays: dict[str, mx.array], config: ModelConfig) -> dict[str, mx.Dty
     return {name: floats.get(name, floats.get(scales[name], usual)) for name in scales}
 
 
-def open_original(where: Path, rope_factor: float | None = None) -> ModelOnDisk:
-    """Opens a checkpoint in any layout that we convert; `rope_factor` is for Meta's. Raises as `open_source`."""
-    opened = open_source(where, rope_factor=rope_factor)
-    return source_model(opened, match(opened.config, opened.family_layout, opened.tensors, where))
+def open_original(opened: Source) -> ModelOnDisk:
+    """The model of an open checkpoint in any layout that we convert. Raises BadCheckpoint for tensors that do not fit
+    its configuration."""
+    return source_model(opened, match(opened.config, opened.family_layout, opened.tensors, opened.where))
 
 
 def source_model(source: Source, matched: Matched) -> ModelOnDisk:

@@ -24,7 +24,7 @@ from elm_mlx.text.tokenizer import Tokenizer
 AUTO = "auto"
 # family -> (the parameters from which on a model gets a draft, the draft's names). The draft has to be several times
 # smaller: a step of it is part of every round.
-DRAFTS = {
+DRAFTS: dict[str, tuple[int, tuple[str, ...]]] = {
     "openelm": (1_000_000_000, ("openelm-270m", "openelm-270m-instruct")),
     "llama": (2_500_000_000, ("llama-3.2-1b", "llama-3.2-1b-instruct")),
 }
@@ -61,7 +61,7 @@ def find_known(directory: Path) -> Found:
         return Found(directory / "draft")
     config = read_config(directory)
     least, names = DRAFTS.get(config.family, (0, ()))
-    if not names or config.parameter_count < least:
+    if config.parameter_count < least or not names:
         return Found(None, "No draft is known that is much smaller than this model, so it runs without one.")
     instruct = "instruct" in str(directory).lower()
     for name in sorted(names, key=lambda name: ("instruct" in name) != instruct):

@@ -35,7 +35,8 @@ class ModelInfo:
     takes while it runs, the `footprint` with a cache for `footprint.context` positions, and what this machine has
     `available` for a model. `predicted` is how fast it may decode, on a Mac whose chip others have published speeds
     of: not measured, and with the error to expect. `calibration` is what conversion.json says of how the weights were
-    calibrated, if they were, and `limits` is what the caches of a model that mlx-lm's classes compute cannot do."""
+    calibrated, if they were; `sharing` how many layers there are where some share their weights, and which; `limits`
+    what the caches of a model that mlx-lm's classes compute cannot do."""
 
     model: str
     family: str
@@ -52,6 +53,7 @@ class ModelInfo:
     predicted: Prediction | None = None
     calibration: dict[str, Any] | None = None
     limits: str | None = None
+    sharing: str | None = None
 
     @property
     def fits(self) -> bool:
@@ -87,7 +89,7 @@ def info(
     step = Step(weights, 8 * dtype.size, bool(bits or is_quantized), depth)
     return ModelInfo(
         model="demo" if model is None else str(model),
-        family=config.architecture,
+        family=config.label,
         parameters=count,
         bits_per_weight=8 * nbytes / count,
         weight_bytes=nbytes,
@@ -101,6 +103,7 @@ def info(
         predicted=predict(config, step, chip_here()),
         calibration=read_calibration(directory),
         limits=limits_of(config.abilities),
+        sharing=config.sharing,
     )
 
 

@@ -102,7 +102,7 @@ class PromptCaches:
         names, config = part_names(kind), self.config
         dtypes = tuple(mx.uint32 if name.endswith(".weight") else self.dtype for name in names)
         columns = filled_columns(kind, extent.positions, extent.oldest)
-        return Parts(config.num_kv_heads, names, tuple(part_widths(kind, config.head_dim)), dtypes, columns)
+        return Parts(config.cached_heads, names, tuple(part_widths(kind, config.head_dim)), dtypes, columns)
 
 
 def checked(path: Path, layers: list[list[mx.array]]) -> Iterator[list[mx.array]]:

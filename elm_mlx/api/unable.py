@@ -11,7 +11,7 @@ from elm_mlx.errors import InvalidRequest
 
 def refuse_unable(config: ModelConfig, options: Mapping[str, Any]) -> None:
     """Raises InvalidRequest for options of a call that the caches of a model of this configuration cannot serve."""
-    able, what = config.abilities, f"A model of the kind {config.architecture} keeps its caches by mlx-lm's classes"
+    able, what = config.abilities, f"A model of the kind {config.model_type} keeps its caches by mlx-lm's classes"
     for name in ("window", "kv_bits"):
         if options.get(name) is not None and not able.kinds:
             raise InvalidRequest(f"{what}: they have no windows and no quantized forms.", f"Leave {{{name}}} out.")
@@ -22,7 +22,7 @@ def refuse_unable(config: ModelConfig, options: Mapping[str, Any]) -> None:
 def refuse_draft(config: ModelConfig, role: str) -> None:
     """Raises InvalidRequest where a model, whose `role` is told, cannot take part in speculation."""
     if not config.abilities.trims:
-        raise InvalidRequest(f"{role} is a model of the kind {config.architecture}: its caches cannot forget what "
+        raise InvalidRequest(f"{role} is a model of the kind {config.model_type}: its caches cannot forget what "
                              "was proposed wrongly.", "Leave {draft} out.")  # fmt: skip
 
 
@@ -30,11 +30,11 @@ def refuse_files(config: ModelConfig) -> None:
     """Raises InvalidRequest where there are no files of keys and values."""
     if not config.abilities.files:
         raise InvalidRequest(f"Files of keys and values are for llama and openelm, and this model is of the kind "
-                             f"{config.architecture}. Its prompts are read anew by each process.")  # fmt: skip
+                             f"{config.model_type}. Its prompts are read anew by each process.")  # fmt: skip
 
 
 def refuse_adapters(config: ModelConfig) -> None:
     """Raises InvalidRequest where a model takes no adapters."""
     if not config.abilities.adapters:
-        raise InvalidRequest(f"Adapters are for llama and openelm, and this model is a {config.architecture}. "
+        raise InvalidRequest(f"Adapters are for llama and openelm, and this model is a {config.model_type}. "
                              "Merge the adapter into the model first, with the program that made it.")  # fmt: skip

@@ -23,6 +23,7 @@ from elm_mlx.files import can_name_a_file, readable_size
 from elm_mlx.library.names import Known, parse_name
 from elm_mlx.shell import command_line
 from elm_mlx.store import conversion_record
+from elm_mlx.store.weight_files import some
 
 if TYPE_CHECKING:
     from elm_mlx.convert import Job
@@ -60,6 +61,7 @@ GROUP_SIZES = list(map(str, QUANTIZATION_MODES["affine"][1]))
     help="tokenizer.json or tokenizer.model, with the settings beside it, or its directory.",
 )
 @click.option("--rope-factor", type=ROPE_FACTOR, help="RoPE scaling of Meta's files. Default: 8, in 3.2's sizes 32.")
+@click.option("--unshare", is_flag=True, help="Write weights that layers share for each layer, as mlx-lm needs them.")
 @click.option("--max-shard-size", type=SHARD_GB, metavar="GB", help="Largest file. Default: 5.")
 @click.option("--force", is_flag=True, help="Replace an output that is there already.")
 @click.option("--verify", is_flag=True, help="Run the result against SOURCE before it is kept (see elm-mlx verify).")
@@ -81,7 +83,7 @@ def command(
 
     A name is one that `elm-mlx list` shows, or OWNER/NAME[@REVISION] of a repository, which is fetched if it is not
     on this machine; for OpenELM with its tokenizer. Reads OpenELM and Llama 3 checkpoints in the layouts of Hugging
-    Face, CoreNet, Meta and MLX, without torch and without running anything in them. Unquantized unless --bits,
+    Face, CoreNet, Meta, MLX and GGUF, without torch and without running anything in them. Unquantized unless --bits,
     --mode or --recipe is given; matrices that SOURCE has in few bits stay so where none of the three, nor --dtype, is
     given and MLX can keep them.
     """
@@ -129,7 +131,7 @@ def command(
     if done.kept:
         say(one_line(f"{conversion_record.kept_in_words(done.kept)}."))
     if done.dropped:
-        say(f"Left out, as nothing reads them: {', '.join(done.dropped)}")
+        say(f"Left out, as nothing reads them: {some(done.dropped)}")
     if report := done.report:
         say(f"Verified: {report.kl_divergence:.3g} nats per token from its source, of {report.bound:g} allowed")
     if done.chat_refusal:

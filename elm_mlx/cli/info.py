@@ -52,6 +52,7 @@ def command(
         "model": info.model,
         **({} if model else {"about": demo.ABOUT, "card": str(demo.demo_directory() / "README.md")}),
         "family": info.family,
+        **({"layers": info.sharing} if info.sharing else {}),
         "parameters": f"{info.parameters:,}",
         "stored as": stored,
         **({"calibration": conversion_record.in_words(info.calibration)} if info.calibration else {}),

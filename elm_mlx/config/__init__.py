@@ -10,22 +10,30 @@ from collections.abc import Mapping
 from typing import Any
 
 from elm_mlx.config.base import HEAD_NAME, ModelConfig, Shape
+from elm_mlx.config.bitnet import BitNetConfig
 from elm_mlx.config.guest import GuestConfig
-from elm_mlx.config.llama import MISTRAL_WINDOW, LlamaConfig
+from elm_mlx.config.llama import MISTRAL_WINDOW, MOBILELLM, MOBILLAMA, LlamaConfig
 from elm_mlx.config.openelm import OpenELMConfig
 from elm_mlx.config.rope import RopeConfig
 from elm_mlx.config.values import CONFIG, Values
 from elm_mlx.errors import BadCheckpoint
 
 __all__ = [
-    "HEAD_NAME", "GuestConfig", "LlamaConfig", "ModelConfig", "OpenELMConfig", "RopeConfig", "Shape",
+    "HEAD_NAME", "BitNetConfig", "GuestConfig", "LlamaConfig", "ModelConfig", "OpenELMConfig", "RopeConfig", "Shape",
     "config_from_dict", "config_or_guest",
 ]  # fmt: skip
 
-FAMILIES: dict[str, type[OpenELMConfig] | type[LlamaConfig]] = {c.family: c for c in (OpenELMConfig, LlamaConfig)}
+Config = OpenELMConfig | LlamaConfig
+FAMILIES: dict[str, type[OpenELMConfig] | type[LlamaConfig]] = {  # by model_type
+    OpenELMConfig.family: OpenELMConfig,
+    LlamaConfig.family: LlamaConfig,
+    MOBILELLM: LlamaConfig,
+    MOBILLAMA: LlamaConfig,
+    BitNetConfig.family: BitNetConfig,
+}
 
 
-def config_from_dict(raw: Mapping[str, Any], where: str = CONFIG) -> OpenELMConfig | LlamaConfig:
+def config_from_dict(raw: Mapping[str, Any], where: str = CONFIG) -> Config:
     """The configuration for a parsed config.json, by its `model_type`; errors call the file `where`.
 
     Raises Unsupported for a family that elm-mlx does not run, BadCheckpoint for impossible values.

@@ -21,7 +21,10 @@ ROPE_TABLES = tuple(f"rotary_emb.{name}" for name in ("inv_freq", "cos_cached", 
 @dataclass(frozen=True, kw_only=True)
 class ModelConfig(ABC):
     """A model's shape. E is `model_dim`, H `num_heads`, K `num_kv_heads`, D `head_dim`, F `ffn_dims`, V `vocab_size`;
-    H, K and F are given per layer, since those of OpenELM differ."""
+    H, K and F are given per block, since those of OpenELM differ.
+
+    A block is a set of weights, a layer a step of the computation with a cache of its own. They are the same thing but
+    in models that run each block `repeats` times in a row."""
 
     family: ClassVar[str]
     embedding_name: ClassVar[str]
@@ -38,15 +41,36 @@ class ModelConfig(ABC):
     bos_token_id: int | None
     eos_token_ids: tuple[int, ...]
     quantization: Quantization | None
+    repeats: int = 1
 
     @property
-    def num_layers(self) -> int:
-        """How many transformer layers there are."""
+    def num_blocks(self) -> int:
+        """How many sets of a layer's weights there are."""
         return len(self.num_heads)
 
     @property
-    def architecture(self) -> str:
-        """What kind of model it is, in a word."""
+    def num_layers(self) -> int:
+        """How many layers states pass, each with a cache of its own."""
+        return self.num_blocks * self.repeats
+
+    @property
+    def cached_heads(self) -> tuple[int, ...]:
+        """How many heads of keys and values each layer keeps."""
+        return tuple(heads for heads in self.num_kv_heads for _ in range(self.repeats))
+
+    @property
+    def model_type(self) -> str:
+        """What config.json calls the architecture."""
+        return self.family
+
+    @property
+    def sharing(self) -> str | None:
+        """Which weights layers share, in words; None for nearly all models, whose layers have weights of their own."""
+        return None
+
+    @property
+    def label(self) -> str:
+        """The family as people are told it."""
         return self.family
 
     @property
@@ -64,6 +88,19 @@ class ModelConfig(ABC):
         """The number of weights; a tied head is counted once, with the embedding."""
         return sum(prod(shape) for shape in self.weight_shapes().values())
 
+    @property
+    def reads(self) -> float:
+        """How often a step reads each weight, on average: above 1 where several layers share weights. An embedding that
+        is no head is read by rows alone, and counts as not read."""
+        read = sum(self.times_read(name) * prod(shape) for name, shape in self.weight_shapes().items())
+        return read / self.parameter_count
+
+    def times_read(self, name: str) -> int:
+        """How often a step reads the weight `name`."""
+        if name == self.embedding_name:
+            return int(self.tied)
+        return self.repeats if ".layers." in name else 1
+
     def quantized_bytes(self, bits: int, group_size: int = 64) -> int:
         """Bytes of the weights in affine quantization: `bits` each, and a 16-bit scale and bias for each group. Norms
         are counted so, too: they are not quantized, but few."""
@@ -71,7 +108,7 @@ class ModelConfig(ABC):
 
     def kv_bytes_per_token(self, float_bits: int = 16) -> int:
         """Bytes that one position takes in the key/value cache, over all layers."""
-        return 2 * sum(self.num_kv_heads) * self.head_dim * float_bits // 8
+        return 2 * sum(self.cached_heads) * self.head_dim * float_bits // 8
 
     @classmethod
     @abstractmethod

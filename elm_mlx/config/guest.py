@@ -40,8 +40,13 @@ class GuestConfig(ModelConfig):
     settings: Mapping[str, Any] = field(default_factory=dict, repr=False)
 
     @property
-    def architecture(self) -> str:
+    def model_type(self) -> str:
         """The model_type."""
+        return self.guest.model_type
+
+    @property
+    def label(self) -> str:
+        """The model_type: all guests are one family here."""
         return self.guest.model_type
 
     @property

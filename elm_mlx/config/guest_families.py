@@ -21,7 +21,6 @@ HELPERS = {"activations", "base", "bitlinear_layers", "cache", "gated_delta", "m
            "switch_layers"}  # fmt: skip
 # What does not run, and why: the sentence goes on after the name.
 REFUSED = {
-    "bitnet": "has kernels for Metal alone in mlx-lm.",
     "olmo": "is the first OLMo, whose class in mlx-lm needs the package ai2-olmo and its own layout of files. Take an "
             "OLMo 2 (model_type olmo2).",
 }  # fmt: skip

@@ -65,7 +65,7 @@ class OpenELMConfig(ModelConfig):
     def to_dict(self) -> dict[str, Any]:
         """The keys of config.json that describe the model: lists with an entry for each layer, defaults included."""
         return {
-            "model_type": self.family,
+            "model_type": self.model_type,
             "vocab_size": self.vocab_size,
             "model_dim": self.model_dim,
             "head_dim": self.head_dim,

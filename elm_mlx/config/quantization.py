@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from elm_mlx.arguments import whole_number
+from elm_mlx.config.foreign import load_refusal, method_of
 from elm_mlx.config.values import CONFIG, Values
 from elm_mlx.errors import InvalidRequest, unsupported
 
@@ -94,15 +95,13 @@ def in_words(raw: Mapping[str, Any]) -> str:
 def read_quantization(values: Values) -> Quantization | None:
     """Reads MLX's own quantization, or None. Beside it, another library's is what its source had, and does not count.
 
-    Raises Unsupported, with the name, for another library's alone (GPTQ, AWQ, bitsandbytes, fp8, ...), and
-    BadCheckpoint for two settings that disagree.
+    Raises Unsupported, with the name, for another library's alone (GPTQ, AWQ, bitsandbytes, fp8, ...), whether or not a
+    conversion reads it, and BadCheckpoint for two settings that disagree.
     """
     own, other = values.section("quantization").raw, values.section("quantization_config").raw
-    if other.get("quant_method") is not None:
+    if method_of(Values(other, values.where)) is not None:
         if not own:
-            known = [f"MLX's {mode}" for mode in QUANTIZATION_MODES]
-            what = f"{values.where}: quantization"
-            raise unsupported(what, other["quant_method"], known, "Take the weights from before they were quantized.")
+            raise load_refusal(Values(other, values.where))
         other = {}
     found = [Quantization.from_dict(raw, values.where) for raw in (own, other) if raw]
     if any(setting != found[0] for setting in found):

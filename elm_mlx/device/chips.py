@@ -110,9 +110,7 @@ def predict(config: ModelConfig, step: Step, chip: str | None) -> Prediction | N
 
 def work_of(config: ModelConfig, step: Step) -> Work:
     """What a step takes in elm-mlx: the kernels of its layers and those outside; all weights but an embedding that is
-    no head, and the cache."""
+    no head, as often as layers share them, and the cache."""
     outside = known()["outside"]["quantized" if step.quantized else "plain"]
     kernels = config.num_layers * (known()["layer"][config.family] + (step.depth >= TWO_PASSES)) + outside
-    embedding = config.vocab_size * config.model_dim / config.parameter_count  # of the weights
-    read = step.weights * (1 if config.tied else 1 - embedding)
-    return Work(kernels, read + config.kv_bytes_per_token(step.float_bits) * step.depth)
+    return Work(kernels, step.weights * config.reads + config.kv_bytes_per_token(step.float_bits) * step.depth)

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from elm_mlx.config.foreign import is_own_form
 from elm_mlx.config.quantization import check_bits
 from elm_mlx.device.memory import memory_limit, rough_bytes
 from elm_mlx.errors import ElmError, InvalidRequest, NotFound
@@ -124,7 +125,10 @@ def find_cached(candidate: Candidate) -> Located | None:
 
 def runs_as_published(directory: Path, candidate: Candidate) -> bool:
     """Whether a directory of published files runs as the candidate without conversion."""
-    stored = stored_bits(optional_json(directory / "config.json"))
+    raw = optional_json(directory / "config.json")
+    stored = stored_bits(raw)
+    if is_own_form(raw):
+        return False
     with reading(directory):
         has_json = (directory / "tokenizer.json").exists()
     weights = weight_files(directory)

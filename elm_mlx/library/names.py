@@ -27,17 +27,19 @@ class Repository:
 @dataclass(frozen=True)
 class Known:
     """A model with a short name: its publisher's repository (`original`) and, where there is one, a `ready` conversion
-    to 4-bit MLX by others, for which no licence has to be accepted first."""
+    to 4-bit MLX by others, for which no licence has to be accepted first. `terms` say what its licence keeps others
+    from, where that is unusual."""
 
     name: str
     original: str
     parameters: int
     ready: str | None = None
     gated: bool = False
+    terms: str | None = None
 
 
 READY_BITS = 4  # affine, in groups of 64
-# Repositories and parameters, as published for OpenELM and Llama; a tied head is counted once.
+# Repositories and parameters, as published; a tied head is counted once.
 OPENELM = {
     "270m": ("OpenELM-270M", 271_527_168),
     "450m": ("OpenELM-450M", 457_179_136),
@@ -53,6 +55,22 @@ LLAMA = {
     "llama-3.2-1b": ("Llama-3.2-1B", 1_235_814_400, "Llama-3.2-1B-Instruct-4bit"),
     "llama-3.2-3b": ("Llama-3.2-3B", 3_212_749_824, "Llama-3.2-3B-Instruct-4bit"),
     "llama-3.3-70b": ("Llama-3.3-70B", 70_553_706_496, "Llama-3.3-70B-Instruct-4bit"),
+}
+MOBILELLM = {
+    "mobilellm-125m": ("MobileLLM-125M", 124_635_456),
+    "mobilellm-125m-ls": ("MobileLLM-125M-layer-share", 124_635_456),
+    "mobilellm-350m": ("MobileLLM-350M", 345_355_200),
+    "mobilellm-350m-ls": ("MobileLLM-350M-layer-share", 345_355_200),
+    "mobilellm-600m": ("MobileLLM-600M", 603_188_352),
+    "mobilellm-1b": ("MobileLLM-1B", 1_005_461_760),
+    "mobilellm-1.5b": ("MobileLLM-1.5B", 1_511_188_800),
+}
+NO_COMMERCE = "not for commercial use (FAIR Noncommercial Research License, in its first releases CC-BY-NC-4.0)"
+OTHERS = {  # the one feed-forward of MobiLlama's layers is counted once
+    "mobillama-0.5b": ("MBZUAI/MobiLlama-05B", 373_385_216),
+    "mobillama-0.5b-instruct": ("MBZUAI/MobiLlama-05B-Chat", 373_385_216),
+    "mobillama-0.8b": ("MBZUAI/MobiLlama-08B", 567_001_600),
+    "bitnet-2b-instruct": ("microsoft/bitnet-b1.58-2B-4T", 2_412_820_480),
 }
 WITHOUT_A_BASE = {"llama-3.3-70b"}
 
@@ -83,6 +101,9 @@ def known_models() -> dict[str, Known]:
             models.append(Known(name, f"meta-llama/{original}", parameters, gated=True))
         conversion = f"mlx-community/{ready}" if ready else None
         models.append(Known(f"{name}-instruct", f"meta-llama/{original}-Instruct", parameters, conversion, gated=True))
+    for name, (original, parameters) in MOBILELLM.items():
+        models.append(Known(name, f"facebook/{original}", parameters, gated=True, terms=NO_COMMERCE))
+    models += [Known(name, original, parameters) for name, (original, parameters) in OTHERS.items()]
     return {model.name: model for model in models}
 
 
@@ -90,6 +111,12 @@ def ready_of(repository: str) -> str | None:
     """The ready conversion of a publisher's repository, if one is known."""
     originals = {model.original.lower(): model.ready for model in known_models().values()}
     return originals.get(repository.lower())
+
+
+def terms_of(repository: str) -> str | None:
+    """What the licence of a publisher's repository keeps others from, where that is known and unusual."""
+    terms = {model.original.lower(): model.terms for model in known_models().values()}
+    return terms.get(repository.lower())
 
 
 def lacks_tokenizer(repository: str) -> bool:

@@ -18,6 +18,7 @@ from pathlib import Path
 import elm_mlx.device.backend  # noqa: F401  first, as its error says what to install where MLX has no backend
 from elm_mlx.arguments import Progress
 from elm_mlx.config import GuestConfig, config_or_guest
+from elm_mlx.config.foreign import as_plain, is_own_form
 from elm_mlx.device.memory import check_memory
 from elm_mlx.errors import BadCheckpoint, ElmError, Gated, MissingTokenizer, NotFound, TargetExists, Unreachable
 from elm_mlx.files import MAX_LARGE_BYTES, optional_json, read_json, readable_size
@@ -175,6 +176,8 @@ def announce(candidate: Candidate, listing: hub.Listing, say: Say) -> None:
     if candidate.original:
         say(f"{repository} is a {names.READY_BITS}-bit conversion of {candidate.original} by others than its "
             "publisher; no licence has to be accepted first, and its terms hold all the same.")  # fmt: skip
+    if terms := names.terms_of(repository.name):
+        say(f"{repository} is {terms}.")
     left, size = readable_size(listing.missing_bytes), readable_size(listing.nbytes)
     say(f"Fetching {repository} at commit {listing.commit[:12]}: {size if left == size else f'{left} of {size}'}.")
 
@@ -191,15 +194,18 @@ def look_up_candidate(candidate: Candidate, use: Use) -> hub.Listing:
         raise MissingTokenizer(why, own_tokenizer(candidate, use))
     blob = listing.files["config.json"]
     raw = read_json(hub.fetch_file(listing.repository.name, "config.json", listing.commit, blob=blob))
-    config, stored = config_or_guest(raw), stored_bits(raw)
+    own_form = is_own_form(raw)
+    config, stored = config_or_guest(as_plain(raw) if own_form or not use.run else raw), stored_bits(raw)
     check_stored_bits(candidate, stored)
     bits = stored or candidate.bits
-    weights = config.quantized_bytes(bits) if bits else 2 * config.parameter_count
+    usual = listing.nbytes if own_form else 2 * config.parameter_count
+    weights = config.quantized_bytes(bits) if bits else usual
     if isinstance(config, GuestConfig):  # whose parameters only the weights tell
         weights = sum(listing.files[name].size or 0 for name in listing.weights.files)
     if use.run and not use.force:
         check_memory(candidate.repository, config, weights, 16)
     as_it_is = "tokenizer.json" in listing.files and needs_no_conversion(listing.weights, candidate.bits, stored)
+    as_it_is = as_it_is and not own_form
     if use.run and not as_it_is:
         copies.check_writable()
         hub.check_room_for(listing, also=weights, at=copies.root())
@@ -268,7 +274,9 @@ def convert_checkpoint(candidate: Candidate, checkpoint: Checkpoint, callbacks: 
     target = copies.place(candidate.repository.name, checkpoint.snapshot.commit, candidate.variant)
     if target.is_dir() and not is_complete(target):
         copies.remove_copy(target)
-    callbacks.say(f"Converting {candidate.repository} to {candidate.variant}.")
+    kept = candidate.bits is None and is_own_form(optional_json(checkpoint.snapshot.path / "config.json"))
+    form = ", kept in its own bits" if kept else f" to {candidate.variant}"
+    callbacks.say(f"Converting {candidate.repository}{form}.")
     source, progress = checkpoint.snapshot.path, callbacks.converting
     with copies.copy_errors():
         try:

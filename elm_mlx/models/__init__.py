@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from elm_mlx.config import LlamaConfig, ModelConfig, OpenELMConfig
+from elm_mlx.config import BitNetConfig, LlamaConfig, ModelConfig, OpenELMConfig
+from elm_mlx.models.bitnet import BitNet
 from elm_mlx.models.llama import Llama
 from elm_mlx.models.model import Model
 from elm_mlx.models.openelm import OpenELM
 from elm_mlx.models.parameters import Parameters
 
-MODELS: dict[type[ModelConfig], type[Model]] = {OpenELMConfig: OpenELM, LlamaConfig: Llama}
+MODELS: dict[type[ModelConfig], type[Model]] = {OpenELMConfig: OpenELM, LlamaConfig: Llama, BitNetConfig: BitNet}
 
 
 def build(config: ModelConfig, parameters: Parameters, *, compiled: bool = True) -> Model:

@@ -22,35 +22,67 @@ def silu_gate(gate: mx.array, up: mx.array) -> mx.array:
     return gate * mx.sigmoid(gate) * up
 
 
-class SiluGate:
+def relu2_gate(gate: mx.array, up: mx.array) -> mx.array:
+    """relu(gate)^2 * up, elementwise."""
+    return mx.square(mx.maximum(gate, 0)) * up
+
+
+GateFunction = Callable[[mx.array, mx.array], mx.array]
+
+
+class Gate:
     """The gate that all blocks of a model share, so that it is compiled, or not, for all of them at once."""
 
-    def __init__(self) -> None:
-        self.function: Callable[[mx.array, mx.array], mx.array] = silu_gate
+    def __init__(self, plain: GateFunction = silu_gate) -> None:
+        self.plain = self.function = plain
 
     def set_compiled(self, compiled: bool) -> None:
         """Sets whether the gate runs as one compiled kernel."""
-        self.function = compile_function(silu_gate, shapeless=True) if compiled else silu_gate
+        self.function = compile_function(self.plain, shapeless=True) if compiled else self.plain
 
     def __call__(self, gate: mx.array, up: mx.array) -> mx.array:
         return self.function(gate, up)
 
 
-class FeedForward:
-    """down(silu(gate(x)) * up(x)), gate and up in one product: [B, L, E] -> [B, L, E]."""
+class Norm:
+    """An RMS norm with its weight [n]: [..., n] -> [..., n]."""
 
-    def __init__(self, gate_up: Product, down: Matrix, gate: SiluGate) -> None:
-        self.gate_up, self.down, self.gate = gate_up, down, gate
+    def __init__(self, weight: mx.array, eps: float) -> None:
+        self.weight, self.eps = weight, eps
 
     def __call__(self, x: mx.array) -> mx.array:
+        return mx.fast.rms_norm(x, self.weight, self.eps)
+
+
+def unchanged(x: mx.array) -> mx.array:
+    """Where most architectures have no norm."""
+    return x
+
+
+class FeedForward:
+    """down(silu(gate(x)) * up(x)), gate and up in one product: [B, L, E] -> [B, L, E]. An architecture may have another
+    gate, and a norm `before_down`."""
+
+    def __init__(
+        self, gate_up: Product, down: Matrix, gate: Gate, before_down: Callable[[mx.array], mx.array] = unchanged
+    ) -> None:
+        self.gate_up, self.down, self.gate, self.before_down = gate_up, down, gate, before_down
+
+    def inner(self, x: mx.array) -> mx.array:
+        """What the product `down` gets: [B, L, E] -> [B, L, F]."""
         gate, up = mx.split(self.gate_up(x), 2, axis=-1)  # [B, L, 2F] -> two of [B, L, F]
-        return self.down(self.gate(gate, up))
+        return self.before_down(self.gate(gate, up))
+
+    def __call__(self, x: mx.array) -> mx.array:
+        return self.down(self.inner(x))
 
 
 class Projections(Protocol):
-    """What an architecture does around its attention: q, k and v out of states, and `out`, the product after it."""
+    """What an architecture does around its attention: q, k and v out of states, and `out`, the product after it, whose
+    inputs may be normalised by `before_out`."""
 
     out: Matrix
+    before_out: Callable[[mx.array], mx.array]
 
     def __call__(self, x: mx.array, offset: Offset) -> QKV:
         """[B, L, E] -> q [B, H, L, D] and k, v [B, K, L, D], q and k rotated from position `offset` on."""
@@ -81,5 +113,5 @@ class Block:
 
     def after(self, h: mx.array, mixed: mx.array) -> mx.array:
         """The half after attention: h [B, L, E] and the result of attention [B, H, L, D] -> [B, L, E]."""
-        h = h + self.attn.out(join_heads(mixed, h.shape))
+        h = h + self.attn.out(self.attn.before_out(join_heads(mixed, h.shape)))
         return h + self.ffn(mx.fast.rms_norm(h, self.norms[1], self.eps))

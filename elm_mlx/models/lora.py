@@ -82,7 +82,7 @@ class Adapted:
 
 
 class Place(NamedTuple):
-    """Where a model has a product: layer, holder and attribute; and the names and widths of the matrices in it."""
+    """Where a model has a product: block, holder and attribute; and the names and widths of the matrices in it."""
 
     layer: int
     holder: object
@@ -103,12 +103,15 @@ class Place(NamedTuple):
 
 
 def places(model: Model) -> Iterator[Place]:
-    """The products of a model's blocks that adapters may stand beside, layer by layer."""
+    """The products of a model's blocks that adapters may stand beside, block by block. One that blocks share comes with
+    the last of them, so that it is among those of the last blocks, however few."""
     shapes = model.config.weight_shapes()
     for layer, block in enumerate(model.blocks):
         for product, matrices in model.PRODUCTS.items():
             holder, attribute = product.split(".")
-            names = tuple(f"{model.LAYERS}.{layer}.{name}" for name in matrices)
+            names = tuple(model.stem(layer, name) for name in matrices)
+            if layer + 1 < len(model.blocks) and model.stem(layer + 1, matrices[0]) == names[0]:
+                continue
             widths = tuple(shapes[f"{name}.weight"][0] for name in names)
             yield Place(layer, getattr(block, holder), attribute, names, widths, shapes[f"{names[0]}.weight"][1])
 

@@ -10,7 +10,7 @@ import mlx.core as mx
 
 from elm_mlx.config import ModelConfig
 from elm_mlx.models.attention import Cache, Uncached
-from elm_mlx.models.blocks import Block, SiluGate
+from elm_mlx.models.blocks import Block, Gate
 from elm_mlx.models.compiled import CompiledStep
 from elm_mlx.models.parameters import Parameters
 
@@ -25,7 +25,7 @@ class Model(ABC):
     PRODUCTS: ClassVar[dict[str, tuple[str, ...]]]  # a block's products by attribute -> the matrices joined in each
 
     def __init__(self, config: ModelConfig, parameters: Parameters) -> None:
-        self.config, self.dtype, self.gate = config, parameters.dtype, SiluGate()
+        self.config, self.dtype, self.gate = config, parameters.dtype, self._gate()
         self.embedding = parameters.linear(self.EMBEDDING)
         self.blocks = list(self._blocks(config, parameters, self.gate))
         self.norm = parameters.vector(self.NORM)
@@ -36,32 +36,48 @@ class Model(ABC):
         """Sets whether the gate, and steps of one token, are compiled, which changes no result. MLX compiles a stretch
         when it first runs."""
         self.gate.set_compiled(compiled)
-        self.step = CompiledStep(self.embedding, self.blocks, self._normalised) if compiled else None
+        self.step = CompiledStep(self.embedding, self.layers, self._normalised) if compiled else None
+
+    @property
+    def layers(self) -> list[Block]:
+        """The blocks in the order in which states pass them, a layer each: some models pass each several times."""
+        return [block for block in self.blocks for _ in range(self.config.repeats)]
+
+    def stem(self, block: int, matrix: str) -> str:
+        """The name of a block's matrix without .weight, by what PRODUCTS calls it."""
+        return f"{self.LAYERS}.{block}.{matrix}"
+
+    @classmethod
+    def _gate(cls) -> Gate:
+        """A gate of the architecture's feed-forwards."""
+        return Gate()
 
     @classmethod
     @abstractmethod
-    def _blocks(cls, config: ModelConfig, p: Parameters, gate: SiluGate) -> Iterator[Block]:
-        """The layers in order; each is built from its parameters when the iterator reaches it."""
+    def _blocks(cls, config: ModelConfig, p: Parameters, gate: Gate) -> Iterator[Block]:
+        """The blocks in order; each is built from its parameters when the iterator reaches it."""
 
     @classmethod
     @abstractmethod
     def block(cls, config: ModelConfig, layer: int, p: Parameters) -> Block:
-        """One layer alone, built from its parameters."""
+        """One block alone, built from its parameters."""
 
     @classmethod
     def stages(cls, config: ModelConfig, p: Parameters) -> Iterator[Callable[[mx.array], mx.array]]:
-        """The steps of `hidden` as functions: from ids [B, L] to the embedding's rows, through each block, to the norm.
+        """The steps of `hidden` as functions: from ids [B, L] to the embedding's rows, through each layer, to the norm.
 
-        A caller that drops a stage before it asks for the next has one layer in memory at a time.
+        A caller that drops a stage before it asks for the next has one block in memory at a time.
         """
         yield p.linear(cls.EMBEDDING).rows
-        yield from map(without_cache, cls._blocks(config, p, SiluGate()))
+        for block in cls._blocks(config, p, cls._gate()):
+            yield from (without_cache(block) for _ in range(config.repeats))
+            del block  # before the next is built
         norm = p.vector(cls.NORM)
         yield lambda h: mx.fast.rms_norm(h, norm, config.norm_eps)
 
     def hidden(self, ids: mx.array, cache: Cache | None = None) -> mx.array:
         """ids [B, L] -> normalised states [B, L, E]; keys and values go into `cache`, one layer each."""
-        layers = cache or [Uncached()] * len(self.blocks)
+        layers = cache or [Uncached()] * self.config.num_layers
         return self._normalised(self.blocks[-1](self._below(ids, layers), layers[-1]))
 
     def last_hidden(self, ids: mx.array, cache: Cache) -> mx.array:
@@ -78,7 +94,7 @@ class Model(ABC):
     def _below(self, ids: mx.array, cache: Cache) -> mx.array:
         """ids [B, L] -> the states [B, L, E] that the last layer gets."""
         h = self.embedding.rows(ids)
-        for block, layer in zip(self.blocks[:-1], cache[:-1], strict=True):
+        for block, layer in zip(self.layers[:-1], cache[:-1], strict=True):
             h = block(h, layer)
         return h
 

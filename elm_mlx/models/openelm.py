@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import ClassVar
 
 import mlx.core as mx
 
 from elm_mlx.config import ModelConfig, OpenELMConfig
 from elm_mlx.models.attention import QKV, split_heads
-from elm_mlx.models.blocks import Block, FeedForward, SiluGate
+from elm_mlx.models.blocks import Block, FeedForward, Gate, unchanged
 from elm_mlx.models.model import Model
 from elm_mlx.models.parameters import Parameters
 from elm_mlx.models.rope import Offset, Rotation
@@ -24,6 +24,7 @@ class OpenELMProjections:
         self.head_dim, self.eps = config.head_dim, config.norm_eps
         self.rotate = Rotation(config.rope, config.head_dim)
         self.qkv, self.out = p.linear(f"{name}.qkv_proj"), p.linear(f"{name}.out_proj")
+        self.before_out: Callable[[mx.array], mx.array] = unchanged
         self.qk_norm = self._per_head(p, name) if config.normalize_qk else None
 
     def _per_head(self, p: Parameters, name: str) -> mx.array:
@@ -55,18 +56,18 @@ class OpenELM(Model):
     }
 
     @classmethod
-    def _blocks(cls, config: ModelConfig, p: Parameters, gate: SiluGate) -> Iterator[Block]:
+    def _blocks(cls, config: ModelConfig, p: Parameters, gate: Gate) -> Iterator[Block]:
         assert isinstance(config, OpenELMConfig)
-        return (cls._block(config, layer, p, gate) for layer in range(config.num_layers))
+        return (cls._block(config, layer, p, gate) for layer in range(config.num_blocks))
 
     @classmethod
     def block(cls, config: ModelConfig, layer: int, p: Parameters) -> Block:
         """One layer alone, built from its parameters."""
         assert isinstance(config, OpenELMConfig)
-        return cls._block(config, layer, p, SiluGate())
+        return cls._block(config, layer, p, cls._gate())
 
     @staticmethod
-    def _block(config: OpenELMConfig, layer: int, p: Parameters, gate: SiluGate) -> Block:
+    def _block(config: OpenELMConfig, layer: int, p: Parameters, gate: Gate) -> Block:
         name = f"transformer.layers.{layer}"
         # proj_1 holds the gate's rows, then the up rows.
         ffn = FeedForward(p.linear(f"{name}.ffn.proj_1"), p.linear(f"{name}.ffn.proj_2"), gate)

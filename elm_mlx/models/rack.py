@@ -109,16 +109,17 @@ def beside(
     """A model of the same arrays, whose products are replaced where there is a stack. What `which` holds is an input of
     its compiled steps."""
     other = copy(model)
-    other.blocks = [copy_of(block) for block in model.blocks]
+    other.blocks = copies_of(model.blocks)
     for place, stack in zip(places(other), stacks, strict=True):
         if stack:
             place.put(product_of(place.product, stack))
-    other.step = CompiledStep(other.embedding, other.blocks, other._normalised, which) if model.step else None
+    other.step = CompiledStep(other.embedding, other.layers, other._normalised, which) if model.step else None
     return other
 
 
-def copy_of(block: Block) -> Block:
-    """A block whose products can be replaced, of the same arrays."""
-    other = copy(block)
-    other.attn, other.ffn = copy(block.attn), copy(block.ffn)
-    return other
+def copies_of(blocks: Sequence[Block]) -> list[Block]:
+    """Blocks whose products can be replaced, of the same arrays. A feed-forward that blocks share stays shared."""
+    others, shared = list(map(copy, blocks)), {id(block.ffn): copy(block.ffn) for block in blocks}
+    for other in others:
+        other.attn, other.ffn = copy(other.attn), shared[id(other.ffn)]
+    return others

@@ -55,4 +55,6 @@ def kept_in_words(kept: Mapping[str, Any]) -> str:
     """Describes, for people, the matrices that a conversion kept in few bits."""
     error = kept["largest_error"]
     loss = f"up to {error:.2g} of their size in {kept['of']}" if error else "nothing"
-    return f"{kept['matrices']} matrices are kept in few bits as the source has them, which changes {loss}"
+    how = f", {kept['anew']} of them quantized anew, as MLX lacks their form" if kept.get("anew") else ""
+    how = how or " as the source has them"
+    return f"{kept['matrices']} matrices are kept in few bits{how}, which changes {loss}"

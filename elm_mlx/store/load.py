@@ -57,7 +57,7 @@ class LoadedModel:
     def model(self) -> Model:
         """The model, where it is of our own architectures: for who looks into it. Raises Unsupported for a guest."""
         if not isinstance(self.runs, Model):
-            raise Unsupported(f"{self.directory} is a model of the kind {self.config.architecture}, which mlx-lm's "
+            raise Unsupported(f"{self.directory} is a model of the kind {self.config.model_type}, which mlx-lm's "
                               "classes compute: that is for llama and openelm alone.")  # fmt: skip
         return self.runs
 

@@ -38,7 +38,7 @@ def imported(config: GuestConfig) -> Any:
         with redirect_stdout(sys.stderr):  # some say there what they miss
             found = importlib.import_module(name)
     except (Exception, SystemExit) as error:  # one of them ends the process where a package is missing
-        raise Unsupported(f"mlx-lm's class for model_type {config.architecture!r} cannot be imported: {error!r:.300}. "
+        raise Unsupported(f"mlx-lm's class for model_type {config.model_type!r} cannot be imported: {error!r:.300}. "
                           "Install what it asks for, or take a model of another kind.") from error  # fmt: skip
     if not (hasattr(found, "Model") and hasattr(found, "ModelArgs")):
         raise Unsupported(f"mlx-lm's module {config.guest.module} holds no model. Take a model of another kind.")
@@ -71,7 +71,7 @@ def sanitized(config: GuestConfig, module: Any, weights: dict[str, Any]) -> dict
 
 def refused(config: GuestConfig, what: str, error: Exception) -> BadCheckpoint:
     """The error for files that the classes of mlx-lm do not take."""
-    return BadCheckpoint(f"mlx-lm's class for model_type {config.architecture!r} {what}: {error!r:.300}. Fetch the "
+    return BadCheckpoint(f"mlx-lm's class for model_type {config.model_type!r} {what}: {error!r:.300}. Fetch the "
                          "model again, or take it in mlx-lm's own layout.")  # fmt: skip
 
 

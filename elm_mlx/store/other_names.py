@@ -24,6 +24,7 @@ HEADLESS = {
     "llama": (r"^(?=(?:embed_tokens|layers|norm)\.)", "model."),
     "openelm": (r"^(?=(?:token_embeddings|layers|norm)\.)", "transformer."),
 }
+HEADLESS["bitnet"] = HEADLESS["llama"]
 
 
 def unwrap(name: str) -> str:

@@ -25,7 +25,6 @@ MAX_INDEX_BYTES = 20 * 2**20  # the largest published ones have 9 MB
 OTHER = r"(?i:.*(?<![a-z])(adapters?|lora|consolidated|optimizer|scheduler|training)(?![a-z]))"
 LOOSE = (rf"(?!{OTHER})[^/.][^/]*\.safetensors", r"pytorch_model-\d{5}-of-\d{5}\.bin")
 NUMBERED = re.compile(r"(.*)-\d{5}-of-(\d{5})(\..*)")
-GGUF = "a GGUF file, which elm-mlx does not read. Give the safetensors repository that it was made from."
 ADAPTER = "an adapter's, which changes a model and is none. Merge it into its model first (merge_and_unload in PEFT)."
 
 
@@ -129,7 +128,12 @@ def others_among(names: Collection[str]) -> str:
     """A sentence about a GGUF file or an adapter among `names`, for where no model was found; empty without one."""
     found = sorted(name for name in names if name.lower().endswith(".gguf"))
     adapters = sorted(name for name in names if name.startswith("adapter_"))
-    return f" {found[0]} is {GGUF}" if found else f" {adapters[0]} is {ADAPTER}" if adapters else ""
+    return f" {found[0]} is {_gguf(found[0])}" if found else f" {adapters[0]} is {ADAPTER}" if adapters else ""
+
+
+def _gguf(file: object) -> str:
+    """What to do with a GGUF file where a model is to run."""
+    return f"a GGUF file, which runs once it is converted, here: {command_line('elm-mlx', 'convert', file)}"
 
 
 def is_file_name(text: str) -> bool:
@@ -146,7 +150,7 @@ def check_directory(path: Path) -> None:
     if is_directory:
         return
     if path.suffix.lower() == ".gguf":
-        raise Unsupported(f"{path} is {GGUF}")
+        raise Unsupported(f"{path} is {_gguf(path)}")
     if not is_file or path.suffix not in SUFFIXES:
         file = ": that is a file" if is_file else ""
         raise NotFound(f"There is no directory {path}{file}. Give a model's directory, or a name.")

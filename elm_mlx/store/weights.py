@@ -42,16 +42,19 @@ DTYPES: dict[str, mx.Dtype] = {
     "I64": mx.int64,
     "BOOL": mx.bool_,
 }
+FLOAT8 = {"F8_E4M3": mx.uint8, "F8_E8M0": mx.uint8}  # whose bytes only a conversion reads: MLX has no such types
 MLX_METADATA = {"format": "mlx"}  # of weights, as mlx-lm writes it
 DTYPE_NAMES = {dtype: name for name, dtype in DTYPES.items()}
 
 
 @dataclass(frozen=True)
 class Entry:
-    """One tensor of a file, without its data: type, shape and size."""
+    """One tensor of a file, without its data: type, shape and size. `float8` is the file's name for its type where the
+    bytes of `dtype` stand for floats that MLX does not have."""
 
     dtype: mx.Dtype
     shape: Shape
+    float8: str = ""
 
     @property
     def nbytes(self) -> int:
@@ -69,14 +72,14 @@ def read_header(path: Path) -> dict[str, Entry]:
     return {name: entry for name, (_, entry) in read_places(path).items()}
 
 
-def read_places(path: Path) -> dict[str, tuple[int, Entry]]:
-    """Reads (first byte in the file, tensor) of every tensor, by name.
+def read_places(path: Path, *, float8: bool = False) -> dict[str, tuple[int, Entry]]:
+    """Reads (first byte in the file, tensor) of every tensor, by name; types of FLOAT8 only for a caller with `float8`.
 
     Raises NotFound where there is no file, BadCheckpoint for one whose header and size do not agree exactly, and
     Unsupported for a type that MLX does not have.
     """
     header, start, size = _read_json(path)
-    return _places(path, header, start, size)
+    return _places(path, header, start, size, DTYPES | FLOAT8 if float8 else DTYPES)
 
 
 def read_metadata(path: Path) -> dict[str, str]:
@@ -121,14 +124,16 @@ def _pointer(path: Path) -> str:
     return " (it is a Git LFS pointer: run `git lfs pull`)" if is_pointer else ""
 
 
-def _places(path: Path, header: dict[str, Any], start: int, size: int) -> dict[str, tuple[int, Entry]]:
+def _places(
+    path: Path, header: dict[str, Any], start: int, size: int, dtypes: Mapping[str, mx.Dtype] = DTYPES
+) -> dict[str, tuple[int, Entry]]:
     """(first byte in the file, tensor) by name. Checks that the tensors fill the data, from `start` to the file's end,
     without a gap or an overlap, as the format demands."""
     if not _is_metadata(header.pop("__metadata__", None)):
         raise BadCheckpoint(f"{path}: the metadata in its header holds more than texts. Fetch it again.")
     spans: list[tuple[int, int, str, Entry]] = []
     for name, value in header.items():
-        begin, end, entry = _entry(f"{path}: tensor {name}", value)
+        begin, end, entry = _entry(f"{path}: tensor {name}", value, dtypes)
         spans.append((begin, end, name, entry))
     position = 0
     for begin, end, name, entry in sorted(spans, key=lambda span: span[:2]):
@@ -146,15 +151,15 @@ def _is_metadata(value: object) -> bool:
     return value is None or (isinstance(value, dict) and all(isinstance(text, str) for text in value.values()))
 
 
-def _entry(where: str, value: Any) -> tuple[int, int, Entry]:
+def _entry(where: str, value: Any, dtypes: Mapping[str, mx.Dtype]) -> tuple[int, int, Entry]:
     if not isinstance(value, dict) or value.keys() != {"dtype", "shape", "data_offsets"}:
         raise BadCheckpoint(f"{where} is not described by its type, shape and place alone. Fetch the file again.")
     dtype, shape, span = value["dtype"], value["shape"], value["data_offsets"]
     if not _is_shape(shape) or not isinstance(span, list) or [type(n) for n in span] != [int, int]:
         raise BadCheckpoint(f"{where} has an impossible shape or place. Fetch the file again.")
-    if not isinstance(dtype, str) or dtype not in DTYPES:
+    if not isinstance(dtype, str) or dtype not in dtypes:
         raise unsupported(f"{where}: type", dtype, DTYPES, "Save the model in one of these.")
-    return span[0], span[1], Entry(DTYPES[dtype], tuple(shape))
+    return span[0], span[1], Entry(dtypes[dtype], tuple(shape), dtype if dtype in FLOAT8 else "")
 
 
 def _is_shape(value: object) -> bool:

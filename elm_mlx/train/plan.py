@@ -44,9 +44,9 @@ class Plan:
 
 def plan_training(config: ModelConfig, weights: int, arrays: Arrays, rows: int, length: int) -> Plan:
     """Estimates the memory of a training from the shapes of a model's matrices, its largest batch, and its arrays."""
-    shapes = [shape for name, shape in config.weight_shapes().items() if len(shape) == 2]
-    widths = sum(shape[0] for shape in shapes if shape[0] != config.vocab_size)
-    scores = sum(config.num_heads) * length * 2
+    shapes = [(name, shape) for name, shape in config.weight_shapes().items() if len(shape) == 2]
+    widths = sum(config.times_read(name) * shape[0] for name, shape in shapes if shape[0] != config.vocab_size)
+    scores = sum(config.num_heads) * config.repeats * length * 2
     states = rows * length * FLOAT * (KEPT * widths + scores + OF_LOGITS * config.vocab_size)
     trained = OF_ADAM * sum(FLOAT * array.size for array in arrays.values())
     return Plan(weights, trained, states, rows, length)

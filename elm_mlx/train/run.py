@@ -96,14 +96,14 @@ def refuse_output(output: Path, resume: bool) -> None:
 def refuse_guest(config: ModelConfig) -> None:
     """Raises Unsupported for a model of mlx-lm's classes, which is not trained here."""
     if not config.abilities.adapters:
-        raise Unsupported(f"Training is for llama and openelm, and this model is of the kind {config.architecture}. "
+        raise Unsupported(f"Training is for llama and openelm, and this model is of the kind {config.model_type}. "
                           "mlx-lm's own `mlx_lm.lora` may train it.")  # fmt: skip
 
 
 def check_layers(config: ModelConfig, settings: Settings) -> None:
     """Raises InvalidRequest for more layers than a model has, and for targets that none of its matrices have."""
-    if settings.layers and settings.layers > config.num_layers:
-        raise InvalidRequest(f"layers is {settings.layers}, and this model has {config.num_layers}.",
+    if settings.layers and settings.layers > config.num_blocks:
+        raise InvalidRequest(f"layers is {settings.layers}, and this model has {config.num_blocks}.",
                              "Give fewer {layers}, or leave it out for all.")  # fmt: skip
 
 

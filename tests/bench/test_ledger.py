@@ -68,9 +68,9 @@ def kinds(step: Step, x: mx.array, recorder: tape.Recorder) -> list[str]:
 
 
 LAYER = {
-    ("elm-mlx", 1): {"llama": 13, "openelm": 15},
-    ("elm-mlx", 4): {"llama": 15, "openelm": 17},
-    ("elm-mlx", 8): {"llama": 15, "openelm": 17},
+    ("elm-mlx", 1): {"llama": 13, "openelm": 15, "bitnet": 15},
+    ("elm-mlx", 4): {"llama": 15, "openelm": 17, "bitnet": 17},
+    ("elm-mlx", 8): {"llama": 15, "openelm": 17, "bitnet": 17},
     ("mlx-lm", 1): {"llama": 17, "openelm": 16},
     ("mlx-lm", 4): {"llama": 19, "openelm": 20},
     ("mlx-lm", 8): {"llama": 19, "openelm": 20},
@@ -80,7 +80,7 @@ OUTSIDE = {"elm-mlx": {1: 5, 4: 6, 8: 6}, "mlx-lm": {1: 6, 4: 11, 8: 11}}
 EXPANDED = 3  # kernels more that a row of the embedding takes in few bits
 # Copies in a layer of several rows: of ours, the heads that rotate or are normalised, and the queries, which lie beside
 # others in one product's result; in mlx-lm the mask, and what OpenELM normalises. Ours copies the mask once a step.
-COPIES = {"elm-mlx": {"llama": 2 + 1, "openelm": 2 + 1}, "mlx-lm": {"llama": 1, "openelm": 3}}
+COPIES = {"elm-mlx": {"llama": 2 + 1, "openelm": 2 + 1, "bitnet": 2 + 1}, "mlx-lm": {"llama": 1, "openelm": 3}}
 
 
 def test_a_step_takes_as_many_kernels_as_counted(counted: Counted) -> None:

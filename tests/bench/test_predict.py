@@ -18,7 +18,7 @@ from elm_mlx.device import chips
 @pytest.fixture(autouse=True)
 def _counts(monkeypatch: pytest.MonkeyPatch) -> None:
     """Kernels as test_ledger.py finds them, without counting again."""
-    layer = {"elm-mlx": {"llama": 13, "openelm": 15}, "mlx-lm": {"llama": 17, "openelm": 16}}
+    layer = {"elm-mlx": {"llama": 13, "openelm": 15, "bitnet": 15}, "mlx-lm": {"llama": 17, "openelm": 16}}
     outside = {"elm-mlx": (8, 5), "mlx-lm": (9, 6)}
 
     def counted(program: str, bits: int, deep: bool) -> dict[str, ledger.Ledger]:

@@ -39,7 +39,17 @@ def test_what_mlx_wrote_counts_beside_the_same_and_beside_what_the_source_had(ot
 @pytest.mark.parametrize(
     ("change", "named"),
     [
-        ({"quantization_config": {"quant_method": "gptq"}}, "'gptq'.*affine.*from before they were quantized"),
+        ({"quantization_config": {"quant_method": "gptq"}}, "GPTQ.*`elm-mlx convert` takes this directory"),
+        ({"quantization_config": {"quant_method": "fbgemm_fp8"}}, "FP8 .fbgemm.*`elm-mlx convert`"),
+        (
+            {"quantization_config": {"quant_method": "bitsandbytes"}},
+            "'bitsandbytes'.*tables.*before they were quantized",
+        ),
+        (
+            {"quantization_config": {"quant_method": "new"}},
+            "'new'.*does not know that form.*awq, bitnet, compressed-tensors",
+        ),
+        ({"quantization_config": {"quant_method": ["gptq"]}}, "does not know that form"),
         ({"quantization": {"bits": 7, "group_size": 64}}, "bits 7"),
         ({"quantization": {"bits": 4, "group_size": 48}}, "group size 48"),
         ({"quantization": {"mode": "ternary"}}, "'ternary'"),

@@ -12,7 +12,7 @@ import pytest
 import elm_mlx.convert as conversion
 from elm_mlx.config.quantization import Quantization
 from elm_mlx.convert import convert
-from elm_mlx.convert.kept import kept_quantization, relative_error
+from elm_mlx.convert.kept import gap_and_size, kept_quantization
 from elm_mlx.convert.packed import Packed
 from elm_mlx.convert.sources import open_source
 from elm_mlx.convert.tensor import LazyTensor
@@ -96,7 +96,7 @@ def test_most_matrices_decide_the_setting_and_others_override_it():
     assert kept_quantization({"d.weight": matrix}) is None
 
 
-def test_the_error_is_relative_to_the_sources_numbers():
+def test_what_is_lost_is_measured_by_squares():
     there = mx.array([[3.0, 4.0]])
-    assert relative_error(mx.array([[3.0, 4.0]]), [there]) == 0
-    assert relative_error(mx.array([[3.0, 3.0]]), [there]) == pytest.approx(0.2)
+    assert gap_and_size([there], [there]) == (0.0, 25.0)
+    assert gap_and_size([mx.array([[3.0, 3.0]])], [there]) == (1.0, 25.0)

@@ -7,6 +7,7 @@ import shlex
 from pathlib import Path
 
 import pytest
+from helpers import foreign
 from helpers.fake_hub import FakeHub
 from helpers.machine import APPLE, MIRRORS, Machine, listing, sent, well
 
@@ -113,3 +114,17 @@ def test_a_repository_without_a_tokenizer_is_refused_before_its_weights_and_take
     given = [*shlex.split(advice[1])[:-1], own_tokenizer, "--output", machine.home / "out"]
     well(machine.run(*given))
     well(machine.run(*given, "--force", NO_SOCKETS="1"))
+
+
+@pytest.mark.slow
+def test_what_another_library_has_quantized_is_converted_by_name_and_not_run(
+    machine: Machine, hub: FakeHub, tmp_path: Path
+) -> None:
+    form = foreign.FORMS["gptq-4"]
+    foreign.write(tmp_path / "source", foreign.LLAMA, form.settings, form.pack)
+    hub.add("some/model-GPTQ", listing(tmp_path / "source"))
+    refused = machine.run("pull", "some/model-GPTQ")
+    assert (refused.code, "`elm-mlx convert` takes" in refused.err) == (78, True)
+    assert list(sent(hub)) == ["config.json"]
+    well(machine.run("convert", "some/model-GPTQ", "--dtype", "float16", "--output", machine.home / "out"))
+    assert well(machine.generate(str(machine.home / "out"))).out

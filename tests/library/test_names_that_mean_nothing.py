@@ -29,7 +29,7 @@ def test_a_file_is_never_a_repository(
         Path(name).write_bytes(b"")
     for name, code, words in (
         ("x.gguf", 78, "is a GGUF file"),
-        ("folder/x.gguf", 78, "Give the safetensors repository that it was made from"),
+        ("folder/x.gguf", 78, "runs once it is converted, here: elm-mlx convert folder/x.gguf"),
         ("nowhere/x.gguf", 78, "is a GGUF file"),
         ("folder/config.json", 66, "There is no directory folder/config.json: that is a file."),
     ):

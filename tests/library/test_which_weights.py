@@ -168,7 +168,7 @@ def test_a_repository_of_gguf_alone_says_what_to_give(
     hub.add("some/model-GGUF", {"config.json": whole["config.json"], "model-Q4.gguf": b"GGUF"})
     done = machine.generate("some/model-GGUF")
     assert done.code == 78
-    assert "model-Q4.gguf is a GGUF file, which elm-mlx does not read. Give the safetensors repository" in done.err
+    assert "model-Q4.gguf is a GGUF file, which runs once it is converted, here: elm-mlx convert" in done.err
 
 
 def test_weights_that_lie_beside_the_hub_s_in_its_cache_are_said(

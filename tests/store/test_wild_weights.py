@@ -188,9 +188,8 @@ def rename_all(arrays: dict[str, mx.array], new: Callable[[str], str]) -> None:
 
 def test_a_directory_of_gguf_alone_says_what_to_give(folder: Path) -> None:
     (folder / "model.safetensors").rename(folder / "model-Q4.gguf")
-    refused(folder, r"no weights in .* model-Q4\.gguf is a GGUF file.* Give the safetensors repository", NotFound)
-    with pytest.raises(NotFound, match=r"no weights in .* model-Q4\.gguf is a GGUF file"):
-        convert(folder)
-    with pytest.raises(Unsupported, match=r"model-Q4\.gguf is a GGUF file"):
-        convert(folder / "model-Q4.gguf")
+    refused(folder, r"no weights in .* model-Q4\.gguf is a GGUF file, which runs once it is converted", NotFound)
+    for named in (folder, folder / "model-Q4.gguf"):
+        with pytest.raises(BadCheckpoint, match=r"model-Q4\.gguf is no GGUF file, or is damaged: it does not begin"):
+            convert(named)
     refused(folder / "model-Q4.gguf", r"model-Q4\.gguf is a GGUF file", Unsupported)

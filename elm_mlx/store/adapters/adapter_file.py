@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from elm_mlx.config.base import ModelConfig, Shape
+from elm_mlx.config.base import HEAD_NAME, ModelConfig, Shape
 from elm_mlx.models.lora import LowRank
 
 CONFIG_FILE = "adapter_config.json"
@@ -49,5 +49,6 @@ class AdapterFile:
 
 def matrices_of(config: ModelConfig) -> dict[str, Shape]:
     """The matrices of a model's layers, which an adapter may stand beside: (out, in) by name."""
+    outside = {config.embedding_name, HEAD_NAME}
     shapes = config.weight_shapes().items()
-    return {name.removesuffix(".weight"): shape for name, shape in shapes if len(shape) == 2 and ".layers." in name}
+    return {name.removesuffix(".weight"): shape for name, shape in shapes if len(shape) == 2 and name not in outside}

@@ -85,11 +85,12 @@ def mlx_tensors(adapter: Written) -> dict[str, mx.array]:
 
 def mlx_facts(adapter: Written, config: ModelConfig) -> dict[str, Any]:
     """mlx-lm's adapter_config.json: what its own loader reads."""
-    first = min(layer_of(matrix) for matrix in adapter.arrays)
-    keys = sorted({matrix.split(f".{layer_of(matrix)}.", 1)[1] for matrix in adapter.arrays})
+    inside = [matrix for matrix in adapter.arrays if ".layers." in matrix]  # the others are those of all layers
+    first = min(map(layer_of, inside), default=0)
+    keys = sorted({matrix.split(f".{layer_of(matrix)}.", 1)[1] for matrix in inside})
     return {
         "fine_tune_type": "dora" if adapter.is_dora else "lora",
-        "num_layers": config.num_layers - first,
+        "num_layers": config.num_blocks - first,
         "lora_parameters": {"rank": adapter.rank, "scale": adapter.scale, "dropout": 0.0, "keys": keys},
         "model": adapter.base.name,
     }
