@@ -21,7 +21,7 @@ def network_for(config: GuestConfig) -> Network:
     with no_side_effects():
         classes = imported(config)
         from mlx_lm.models.cache import make_prompt_cache
-    raw = {**config.raw}
+    raw = with_older_pattern(with_older_rope(config.raw))
     raw.pop("model_file", None)  # mlx-lm runs a file that is named here
     try:
         module = classes.Model(classes.ModelArgs.from_dict(numbers_in(raw)))
@@ -73,6 +73,37 @@ def refused(config: GuestConfig, what: str, error: Exception) -> BadCheckpoint:
     """The error for files that the classes of mlx-lm do not take."""
     return BadCheckpoint(f"mlx-lm's class for model_type {config.model_type!r} {what}: {error!r:.300}. Fetch the "
                          "model again, or take it in mlx-lm's own layout.")  # fmt: skip
+
+
+def with_older_rope(raw: Mapping[str, Any]) -> dict[str, Any]:
+    """A config.json with transformers 5's `rope_parameters` in the older spelling, too: most of mlx-lm's classes read
+    that alone, and without it take a base of their own, silently."""
+    rope, older = raw.get("rope_parameters"), dict(raw)
+    if not isinstance(rope, Mapping):
+        return older
+    if all(isinstance(value, Mapping) for value in rope.values()) and rope:  # one for each kind of attention
+        whole, local = rope.get("full_attention", {}), rope.get("sliding_attention", {})
+        found = {"rope_theta": whole.get("rope_theta"), "rope_global_base_freq": whole.get("rope_theta"),
+                 "rope_local_base_freq": local.get("rope_theta")}  # fmt: skip
+    else:
+        whole, found = rope, {key: rope.get(key) for key in ("rope_theta", "partial_rotary_factor")}
+    if whole.get("rope_type", "default") != "default":
+        found["rope_scaling"] = {key: value for key, value in whole.items() if key != "rope_theta"}
+    for key, value in found.items():
+        if value is not None and older.get(key) is None:
+            older[key] = value
+    return older
+
+
+def with_older_pattern(raw: dict[str, Any]) -> dict[str, Any]:
+    """A config.json with transformers' `layer_types` in the older spelling, too, where every so many layers one attends
+    to all positions: mlx-lm's classes of Gemma 3 read that alone."""
+    kinds = raw.get("layer_types")
+    if not isinstance(kinds, list) or "full_attention" not in kinds or raw.get("sliding_window_pattern") is not None:
+        return raw
+    every = kinds.index("full_attention") + 1
+    regular = [("sliding_attention", "full_attention")[(layer + 1) % every == 0] for layer in range(len(kinds))]
+    return raw | ({"sliding_window_pattern": every} if kinds == regular else {})
 
 
 def numbers_in(value: Any) -> Any:

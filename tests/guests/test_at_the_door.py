@@ -22,6 +22,7 @@ from elm_mlx.engine.cache.layer import can_shorten
 from elm_mlx.engine.limits import Limits
 from elm_mlx.errors import BadCheckpoint, CannotTrim, InvalidRequest, MissingBackend, Unsupported
 from elm_mlx.models.guest_cache import GuestCache, Sizes
+from elm_mlx.store.mlx_lm_classes import with_older_pattern, with_older_rope
 
 
 def guest(**changes: Any) -> GuestConfig:
@@ -144,6 +145,19 @@ def test_the_budget_counts_what_a_guest_holds() -> None:
     assert limits.positions_in(PLAIN, 1000 + 12 * 256) == 256
     assert limits.positions_in(PLAIN, 10**6) == 4096
     assert limits.positions_in(PLAIN, 10) == 0
+
+
+def test_transformers_5_spelling_of_rope_reaches_classes_that_read_the_older_one() -> None:
+    flat = with_older_rope({"rope_parameters": {"rope_theta": 5e5, "rope_type": "linear", "factor": 4.0}})
+    assert flat["rope_theta"] == 5e5
+    assert flat["rope_scaling"] == {"rope_type": "linear", "factor": 4.0}
+    assert with_older_rope({"rope_theta": 1e6, "rope_parameters": {"rope_theta": 5.0}})["rope_theta"] == 1e6
+    each = {"full_attention": {"rope_theta": 1e6}, "sliding_attention": {"rope_theta": 1e4}}
+    both = with_older_rope({"rope_parameters": each})
+    assert (both["rope_global_base_freq"], both["rope_local_base_freq"]) == (1e6, 1e4)
+    kinds = ["sliding_attention", "full_attention"] * 2
+    assert with_older_pattern({"layer_types": kinds})["sliding_window_pattern"] == 2
+    assert "sliding_window_pattern" not in with_older_pattern({"layer_types": kinds[::-1]})
 
 
 def test_doctor_names_what_loading_a_guest_does() -> None:

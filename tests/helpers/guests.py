@@ -35,7 +35,7 @@ FAMILIES: dict[str, dict[str, Any]] = {
     "qwen3": {"head_dim": 16},
     "gemma": {"head_dim": 16, "num_key_value_heads": 1, "tie_word_embeddings": True},
     "gemma2": {"head_dim": 16, "attn_logit_softcapping": 50.0, "final_logit_softcapping": 30.0,
-               "query_pre_attn_scalar": 16.0, "tie_word_embeddings": True},
+               "query_pre_attn_scalar": 16, "tie_word_embeddings": True},
     "gemma3_text": {"head_dim": 16, "query_pre_attn_scalar": 16, "sliding_window": SMALL_WINDOW,
                     "sliding_window_pattern": 2, "num_key_value_heads": 1, "rope_global_base_freq": 1e6,
                     "rope_local_base_freq": 1e4, "tie_word_embeddings": True},
