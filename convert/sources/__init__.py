@@ -14,7 +14,7 @@ from typing import Any
 
 import mlx.core as mx
 
-from elm_mlx.config import GuestConfig, LlamaConfig, ModelConfig, config_from_dict, config_or_guest
+from elm_mlx.config import GuestConfig, LlamaConfig, ModelConfig, config_from_dict, names_guest
 from elm_mlx.config.foreign import as_plain
 from elm_mlx.config.quantization import Quantization, read_quantization
 from elm_mlx.config.values import CONFIG, MAX_WIDTH, Values
@@ -165,7 +165,8 @@ def open_files(where: Path, directory: Path, weights: WeightFiles) -> Source:
     if merged and corenet_adapters.HEAD in tensors and "model_type" in raw:
         raw |= corenet_adapters.UNTIED
     read = ["config.json", *weights.all_files]
-    if "model_type" in raw and isinstance(other := config_or_guest(raw), GuestConfig):
+    if names_guest(raw):
+        other = GuestConfig.from_values(Values(raw))
         named, tensors = guest.open_guest(where, directory, weights, other)
         return Source(where, directory, read, f"Hugging Face, {other.model_type}", raw, named, tensors)
     foreign, settings_files = settings_of(directory, raw, tensors)

@@ -20,7 +20,7 @@ from elm_mlx.errors import BadCheckpoint
 
 __all__ = [
     "HEAD_NAME", "BitNetConfig", "GuestConfig", "LlamaConfig", "ModelConfig", "OpenELMConfig", "RopeConfig", "Shape",
-    "config_from_dict", "config_or_guest",
+    "config_from_dict", "config_or_guest", "names_guest",
 ]  # fmt: skip
 
 Config = OpenELMConfig | LlamaConfig
@@ -52,7 +52,10 @@ def config_from_dict(raw: Mapping[str, Any], where: str = CONFIG) -> Config:
 def config_or_guest(raw: Mapping[str, Any], where: str = CONFIG) -> ModelConfig:
     """The configuration for a parsed config.json of our own families, or of a guest: of any other family, which mlx-lm
     may run. Raises as `config_from_dict`, and MissingBackend where mlx-lm is not installed."""
+    return GuestConfig.from_values(Values(raw, where)) if names_guest(raw) else config_from_dict(raw, where)
+
+
+def names_guest(raw: Mapping[str, Any]) -> bool:
+    """Whether a parsed config.json names a family that is none of ours."""
     model_type = raw.get("model_type")
-    if isinstance(model_type, str) and model_type not in (*FAMILIES, "mistral"):
-        return GuestConfig.from_values(Values(raw, where))
-    return config_from_dict(raw, where)
+    return isinstance(model_type, str) and model_type not in (*FAMILIES, "mistral")
