@@ -14,7 +14,7 @@ from typing import Any
 from elm_mlx.convert.gguf.tokens import Vocabulary
 from elm_mlx.convert.tokenizer.sentencepiece import bos_template
 from elm_mlx.convert.tokenizer.tiktoken import PATTERN
-from elm_mlx.errors import BadCheckpoint, unsupported
+from elm_mlx.errors import BadCheckpoint, Unsupported
 
 PRE, MERGES, ADD_BOS = "tokenizer.ggml.pre", "tokenizer.ggml.merges", "tokenizer.ggml.add_bos_token"
 
@@ -51,8 +51,8 @@ def tokenizer_json(
     name = metadata.get(PRE)
     cut = CUTS.get(name) if isinstance(name, str) else None
     if cut is None:
-        raise unsupported(f"{where}: pre-tokenizer ({PRE})", name, CUTS, "Give the model's own tokenizer.json "
-                          "(`--tokenizer` of `elm-mlx convert`).")  # fmt: skip
+        raise Unsupported(f"{where} cuts text in a way ({PRE}: {name!r:.40}) that elm-mlx does not know; it knows "
+                          f"{', '.join(CUTS)}.", "Give the model's own tokenizer: {tokenizer=PATH}.")  # fmt: skip
     adds_bos = bool(metadata.get(ADD_BOS, cut.adds_bos))
     bos = ids["bos_token"]
     vocab = {text: id for id, text in enumerate(vocabulary.texts[: vocabulary.boundary])}

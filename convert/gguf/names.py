@@ -13,7 +13,7 @@ from functools import partial
 
 from elm_mlx.config import ModelConfig
 from elm_mlx.convert.gguf.header import StoredTensor
-from elm_mlx.convert.gguf.tensors import Rows, join, plain, read_packed, setting_kept
+from elm_mlx.convert.gguf.tensors import Rows, bits_kept, join, plain, read_packed, setting_kept
 from elm_mlx.convert.packed import Packed
 from elm_mlx.convert.tensor import LazyTensor
 from elm_mlx.errors import Unsupported
@@ -33,7 +33,8 @@ def arrange(where: object, stored: dict[str, StoredTensor], config: ModelConfig)
         whole = each[0] if len(each) == 1 else join(each)
         setting = setting_kept(parts)
         rows = [part.read for part in each if isinstance(part.read, Rows)]
-        kept = Packed(setting, partial(read_packed, rows, setting.bits)) if setting else None
+        anew = any(bits_kept(part) != part.kind.bits for part in parts)
+        kept = Packed(setting, partial(read_packed, rows, setting.bits), anew) if setting else None
         tensors[name] = replace(whole, packed=kept)
     return tensors
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Mapping, MutableMapping
+from math import prod
 from pathlib import Path
 
 import mlx.core as mx
@@ -86,6 +87,13 @@ class FullArrays:
         """The arrays at the beginning, not read yet. They are given once."""
         begun, self._begin = self._begin, {}
         return {name: array.astype(mx.float32) for name, array in begun.items()}
+
+    def held(self) -> int:
+        """Bytes of weights that the model holds beside what is trained: what is not, and copies in the type that it
+        computes in, where that is not float32."""
+        trained = sum(prod(shape) for name, shape in self.config.weight_shapes().items() if name not in self._kept)
+        copies = 0 if self.dtype == mx.float32 else trained * self.dtype.size
+        return copies + sum(array.size for array in self._kept.values()) * self.dtype.size
 
     def base(self, begun: Arrays) -> Model:
         """The model as it is before it is trained."""

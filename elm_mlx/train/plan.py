@@ -55,7 +55,7 @@ class Plan:
 
 def plan_training(config: ModelConfig, weights: int, arrays: Arrays, load: Load) -> Plan:
     """Estimates the memory of a training from the shapes of a model's matrices, its largest batch, and its arrays.
-    `weights` are the bytes of what is not trained."""
+    `weights` are the bytes that the model holds beside these."""
     states = load.rows * load.length * FLOAT * (kept_floats(config, load) + OF_LOGITS * config.vocab_size)
     trained = OF_ADAM * sum(FLOAT * array.size for array in arrays.values())
     return Plan(weights, trained, states, load)

@@ -27,6 +27,10 @@ class Recomputed:
         """The arrays at the beginning."""
         return self.trained.begin(key)
 
+    def held(self) -> int:
+        """Bytes of weights that the model holds beside what is trained."""
+        return self.trained.held()
+
     def base(self, begun: Arrays) -> Model:
         """The model as it is before it is trained."""
         return self.trained.base(begun)

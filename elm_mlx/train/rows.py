@@ -30,6 +30,8 @@ class RowReader:
     def read(self, row: Mapping[str, Any]) -> Example:
         """The example of a row of text, of prompt and completion, or of messages (with tools); other keys are left
         alone. Raises InvalidRequest for any other row, and for one without a target."""
+        if "chosen" in row and "rejected" in row:
+            raise InvalidRequest("is a pair of answers.", "Take {loss=dpo} for these.")
         forms = [name for name in ("text", "prompt", "messages") if row.get(name) is not None]
         if len(forms) != 1:
             found = " and ".join(forms) or "none of them"

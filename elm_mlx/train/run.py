@@ -15,19 +15,19 @@ from elm_mlx.device import choose_execution, release
 from elm_mlx.device.execution import Execution
 from elm_mlx.device.thread import let_go, start
 from elm_mlx.errors import InvalidRequest, TargetExists, Unsupported
-from elm_mlx.files import disk_errors
+from elm_mlx.files import check_room, disk_errors
 from elm_mlx.store.adapters.adapter_file import Base
 from elm_mlx.store.adapters.mlx_layout import WEIGHTS_FILE
 from elm_mlx.store.fingerprint import weights_fingerprint
 from elm_mlx.store.load import load_model, read_config
-from elm_mlx.train.checkpoint import CHECKPOINT
+from elm_mlx.train.checkpoint import CHECKPOINT, PARTS
 from elm_mlx.train.data import Data, find_reference, objective_of, read_data
 from elm_mlx.train.dpo import PairObjective
 from elm_mlx.train.files import find_data
 from elm_mlx.train.full import CONFIG, WEIGHTS, FullArrays
 from elm_mlx.train.history import LOSSES
 from elm_mlx.train.job import Job, Step
-from elm_mlx.train.plan import Load, check_plan, plan_training
+from elm_mlx.train.plan import FLOAT, Load, check_plan, plan_training
 from elm_mlx.train.recompute import Recomputed
 from elm_mlx.train.reference import REFERENCE
 from elm_mlx.train.settings import Settings
@@ -134,11 +134,12 @@ def train_student(
     """Trains a model of which all but the weights is read."""
     settings = task.settings
     trained = what_is_trained(student, execution, task)
-    loaded = mx.get_active_memory() if not settings.is_full else 0
+    held = trained.held()
     train, valid = objective_of(rows.train, settings), objective_of(rows.valid, settings)
     job = Job(trained, settings, train, valid if rows.valid.examples else None, task.output)
-    plan = plan_training(student.config, loaded, job.training.arrays, load_of(job))
-    check_plan(plan, loaded, task.ways.force)
+    plan = plan_training(student.config, held, job.training.arrays, load_of(job))
+    check_plan(plan, 0 if settings.is_full else held, task.ways.force)
+    check_disk(job)
     say(f"Memory: about {plan}.")
     weights = weights_fingerprint(task.directory)
     facts = settings.fixed() | {"data": rows.train.digest, "valid": rows.valid.digest, "base_weights": weights}
@@ -156,6 +157,13 @@ def train_student(
     parameters = sum(array.size for array in job.training.arrays.values())
     return Outcome(str(task.output), job.state.step, losses[-1] if losses else None, job.state.best, parameters,
                    mx.get_peak_memory(), ended)  # fmt: skip
+
+
+def check_disk(job: Job) -> None:
+    """Raises DiskFull where there is no room for a checkpoint beside the one that it replaces."""
+    count = sum(array.size for array in job.training.arrays.values())
+    needed = 2 * len(PARTS) * FLOAT * count
+    check_room("The checkpoint of this training", "Free some space, or name another {output}.", (job.output, needed))
 
 
 def goes_on(task: Task, say: Say) -> bool:

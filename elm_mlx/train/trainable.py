@@ -66,6 +66,10 @@ class AdapterArrays:
         for name, _, adapted, part in self._named():
             adapted.adapters[part] = sums[name]
 
+    def held(self) -> int:
+        """Bytes of weights that the model holds: what MLX has in memory, as the model is loaded."""
+        return mx.get_active_memory()
+
     def base(self, begun: Arrays) -> Model:
         """The model without the adapter, until arrays are put beside it."""
         for adapted in self.adapted:

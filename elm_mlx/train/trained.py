@@ -20,6 +20,10 @@ class Trained(Protocol):
         """The arrays at the beginning, which change nothing yet; what is random of them the key gives."""
         ...
 
+    def held(self) -> int:
+        """Bytes of weights that the model holds beside what is trained."""
+        ...
+
     def base(self, begun: Arrays) -> Model:
         """The model as it is before it is trained; `begun` are the arrays of `begin`. It may be used until
         `with_arrays` is called."""

@@ -98,6 +98,7 @@ def test_the_kind_of_each_row_is_judged_alone(tmp_path: Path) -> None:
         ("[]", "line 2 holds a list"),
         ("{}", "line 2 has none of them"),
         ('{"text": "a", "prompt": "b"}', "line 2 has text and prompt"),
+        ('{"prompt": "a", "chosen": "b", "rejected": "c"}', "line 2 is a pair of answers. Take loss=dpo"),
         ('{"text": 3}', "line 2 has the text 3"),
         ('{"text": ""}', "line 2 has an empty text"),
         ('{"prompt": "a"}', "line 2 has the completion None"),

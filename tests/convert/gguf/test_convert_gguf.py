@@ -103,7 +103,7 @@ def test_what_was_converted_is_verified_against_the_file(one: Pair, tmp_path: Pa
     done = convert(one.file, tmp_path / "ours", verify=True, **form)
     assert done.report
     assert done.report.passed
-    assert verify(done.output, one.file, tokens=64).passed
+    assert verify(done.output, one.file, tokens=64).altered == []
 
 
 OTHERS = [pytest.param(name, marks=pytest.mark.slow) for name in ("Q4_0", "Q4_1", "Q5_0", "Q8_0", "Q5_K", "F16", "F32")]
@@ -212,7 +212,7 @@ def test_the_command_line_says_what_is_kept_and_what_it_costs(one: Pair, tmp_pat
     assert not (tmp_path / "out").exists()
     done = run("convert", one.file, "--output", tmp_path / "out")
     assert done.code == 0, done.err
-    assert "kept in few bits as the source has them, which changes up to 0.00" in done.err
+    assert "of them quantized anew, as MLX lacks their form, which changes up to 0.00" in done.err
 
 
 def with_more(one: Pair, folder: Path, more: Callable[[gguf.GGUFWriter], None]) -> Path:
