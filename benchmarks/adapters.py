@@ -1,20 +1,37 @@
 """What adapters of rank 8 on all products cost a decode step: one against none, in one row and in eight, and eight
-different ones in a batch of eight against one. The ways take turns; times are processor times of the whole process,
-medians, so only their ratios count. For example: python benchmarks/adapters.py --model DIR"""
+different ones in a batch of eight against one.
+
+    python benchmarks/adapters.py [--model DIR | --random openelm-270m] [--rounds 20] [--steps 32] [--json FILE]
+
+The ways take turns: a round is some steps of each. Times are processor times of the whole process; each ratio is taken
+within a round, and its median, least and largest are printed. With a fast BLAS where there is one, as `elm-mlx
+generate` has it.
+"""
 
 from __future__ import annotations
 
 import argparse
+import json
+import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from statistics import median
 from typing import Any
 
+import elm_mlx
+from elm_mlx.errors import NotFound
+
+if __name__ == "__main__" and "mlx.core" not in sys.modules:
+    with suppress(NotFound):  # some machines have none
+        elm_mlx.use_fast_blas()
+
 import mlx.core as mx
 
-import elm_mlx
+from elm_mlx.bench.random_model import random_model
+from elm_mlx.bench.shapes import SHAPES
 from elm_mlx.demo import demo_directory
 from elm_mlx.device.thread import on_device
 from elm_mlx.engine.cache.kv import make_cache
@@ -23,18 +40,36 @@ from elm_mlx.store.adapters.adapter_file import matrices_of
 from elm_mlx.store.adapters.write import Written, write_adapter
 
 RANK, COUNT, PROMPT = 8, 8, 32
+SCHEMA = "elm-mlx adapters 1"
+RATIOS = {  # what each stands over
+    "one / none": ("one", "none"),
+    "one / none, 8 rows": ("one, 8 rows", "none, 8 rows"),
+    "eight / one, 8 rows": ("eight, 8 rows", "one, 8 rows"),
+}
 Way = tuple[Callable[[], Any], int]  # the model, and how many rows
+Samples = dict[str, list[float]]
 
 
-def made(lm: elm_mlx.LanguageModel, seed: int) -> Written:
-    """An adapter of small random numbers."""
+def made(lm: elm_mlx.LanguageModel, seed: int, *, lengths: bool = False) -> Written:
+    """An adapter of small random numbers; with `lengths` it is a DoRA, each row of it of length 1."""
     keys = iter(mx.random.split(mx.random.key(seed), 2 * len(shapes := matrices_of(lm.config))))
     normal = mx.random.normal
     sums = {
-        name: LowRank(0.01 * normal((I, RANK), key=next(keys)), normal((RANK, O), key=next(keys)))
+        name: LowRank(
+            0.01 * normal((I, RANK), key=next(keys)), normal((RANK, O), key=next(keys)), mx.ones(O) if lengths else None
+        )
         for name, (O, I) in shapes.items()
     }
     return Written(sums, scale=0.05)
+
+
+def load_made(lm: elm_mlx.LanguageModel, folder: Path, name: str, adapter: Callable[[], Written]) -> int:
+    """Loads an adapter that is made now, and returns its number."""
+    on_device(lambda _: write_adapter(folder / name, adapter(), lm.config))
+    lm.load_adapter(name, folder / name)
+    number = lm.request([1], 1, adapter=name).adapter
+    assert number is not None
+    return number
 
 
 def seconds_of_a_step(model: Any, rows: int, layers: int, steps: int) -> float:
@@ -48,31 +83,45 @@ def seconds_of_a_step(model: Any, rows: int, layers: int, steps: int) -> float:
     return (time.process_time() - begun) / steps
 
 
-def measure(ways: dict[str, Way], layers: int, steps: int, rounds: int) -> dict[str, float]:
-    """The median seconds of a step of each way; the first round warms up."""
-    samples: dict[str, list[float]] = {name: [] for name in ways}
+def measure(ways: dict[str, Way], layers: int, steps: int, rounds: int) -> Samples:
+    """The seconds of a step of each way in each round; the first round warms up and is left out."""
+    samples: Samples = {name: [] for name in ways}
     for number in range(rounds + 1):
         for name, (model, rows) in ways.items():
             spent = seconds_of_a_step(model(), rows, layers, steps)
             samples[name] += [spent] if number else []
-    return {name: median(found) for name, found in samples.items()}
+    return samples
+
+
+def say_ratios(samples: Samples, ratios: dict[str, tuple[str, str]]) -> None:
+    """Prints each way's median time, and each ratio: median, least and largest."""
+    for name, spent in samples.items():
+        print(f"{name:14} {1000 * median(spent):8.3f} ms")
+    for name, (over, under) in ratios.items():
+        each = [one / other for one, other in zip(samples[over], samples[under], strict=True)]
+        print(f"{name:22} {median(each):.3f} ({min(each):.3f} to {max(each):.3f})")
+
+
+@contextmanager
+def opened(asked: argparse.Namespace) -> Iterator[tuple[elm_mlx.LanguageModel, Path]]:
+    """The model that is asked for, and a folder for its adapters."""
+    directory = random_model(asked.random) if asked.random else nullcontext(asked.model)
+    with directory as place, tempfile.TemporaryDirectory() as folder, elm_mlx.load(place) as lm:
+        yield lm, Path(folder)
 
 
 def main() -> None:
     """Prints the times and the ratios."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", type=Path, default=demo_directory(), help="a directory; default: the demo")
-    parser.add_argument("--cpu-policy", default="auto")
-    parser.add_argument("--steps", type=int, default=16)
-    parser.add_argument("--rounds", type=int, default=8)
+    parser.add_argument("--random", choices=[*SHAPES], help="or a shape with random weights")
+    parser.add_argument("--steps", type=int, default=32)
+    parser.add_argument("--rounds", type=int, default=20)
+    parser.add_argument("--json", type=Path, help="a file for all samples")
     asked = parser.parse_args()
-    with tempfile.TemporaryDirectory() as folder, elm_mlx.load(asked.model, cpu_policy=asked.cpu_policy) as lm:
-        for number in range(COUNT):
-            adapter = on_device(lambda _, number=number: made(lm, number))  # type: ignore[misc]
-            place = Path(folder) / str(number)
-            on_device(lambda _, place=place, adapter=adapter: write_adapter(place, adapter, lm.config))  # type: ignore[misc]
-            lm.load_adapter(str(number), place)
-        variants, numbers = lm.variants, [lm.request([1], 1, adapter=str(n)).adapter for n in range(COUNT)]
+    with opened(asked) as (lm, folder):
+        numbers = [load_made(lm, folder, str(seed), lambda seed=seed: made(lm, seed)) for seed in range(COUNT)]  # type: ignore[misc]
+        variants = lm.variants
         ways: dict[str, Way] = {
             "none": (lambda: variants.plain, 1),
             "one": (lambda: variants.of(numbers[0]), 1),
@@ -80,12 +129,11 @@ def main() -> None:
             "one, 8 rows": (lambda: variants.of(numbers[0]), COUNT),
             "eight, 8 rows": (lambda: variants.of_rows(numbers), COUNT),
         }
-        found = on_device(lambda _: measure(ways, lm.config.num_layers, asked.steps, asked.rounds))
-    for name, spent in found.items():
-        print(f"{name:14} {1000 * spent:8.3f} ms")
-    print(f"one / none              {found['one'] / found['none']:.3f}")
-    print(f"one / none, 8 rows      {found['one, 8 rows'] / found['none, 8 rows']:.3f}")
-    print(f"eight / one, 8 rows     {found['eight, 8 rows'] / found['one, 8 rows']:.3f}")
+        samples = on_device(lambda _: measure(ways, lm.config.num_layers, asked.steps, asked.rounds))
+    say_ratios(samples, RATIOS)
+    if asked.json:
+        facts = {name: str(value) for name, value in vars(asked).items()}
+        asked.json.write_text(json.dumps({"schema": SCHEMA, "asked": facts, "samples": samples}, indent=1) + "\n")
 
 
 if __name__ == "__main__":

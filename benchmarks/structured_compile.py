@@ -145,6 +145,7 @@ def main() -> None:
     parser.add_argument("--ids", type=int, default=128_256)
     ids = parser.parse_args().ids
     grammars, stop = Grammars(random_tokenizer(ids), ids), frozenset({ids - 1})
+    print("before any form:      ", timed(grammars.prepare)[1])
     print("first form of a model:", timed(lambda: first_mask(grammars, stop, {"schema": NOUN}))[1])
     for schema in SMALL:
         print("new small schema:     ", timed(lambda schema=schema: first_mask(grammars, stop, {"schema": schema}))[1])

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
         load,
         tool_of,
     )
+    from elm_mlx.convert.merge import merge
     from elm_mlx.device.blas import fast_blas, use_fast_blas
     from elm_mlx.errors import ElmError
     from elm_mlx.library.local import Located
@@ -55,6 +56,7 @@ __all__ = [
     "fast_blas",
     "info",
     "load",
+    "merge",
     "pull",
     "tool_of",
     "use_fast_blas",
@@ -63,6 +65,7 @@ __all__ = [
 _HOME = dict.fromkeys(__all__, "elm_mlx.api") | {
     "ElmError": "elm_mlx.errors",
     "Located": "elm_mlx.library.local",
+    "merge": "elm_mlx.convert.merge",
     "pull": "elm_mlx.library.pull",
     "fast_blas": "elm_mlx.device.blas",
     "use_fast_blas": "elm_mlx.device.blas",

@@ -158,6 +158,7 @@ def test_the_public_face_shows_the_api_alone_and_lazily() -> None:
     own = {one.name for one in IMPORTS["elm_mlx"] if one.name.startswith("elm_mlx")}
     assert own == {
         "elm_mlx.api",
+        "elm_mlx.convert.merge",
         "elm_mlx.device.blas",
         "elm_mlx.errors",
         "elm_mlx.library.local",
@@ -197,7 +198,11 @@ def test_loading_imports_no_engine() -> None:
 
 def test_the_command_line_uses_the_doors_of_the_converter_alone() -> None:
     found = {one.name for module in SOURCES if inside(module, "cli") for one in IMPORTS[module]}
-    assert {name for name in found if inside(name, "convert")} == {"elm_mlx.convert", "elm_mlx.convert.verify"}
+    assert {name for name in found if inside(name, "convert")} == {
+        "elm_mlx.convert",
+        "elm_mlx.convert.merge",
+        "elm_mlx.convert.verify",
+    }
 
 
 def test_packages_stay_in_the_room_where_they_work() -> None:

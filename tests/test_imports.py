@@ -67,6 +67,21 @@ print(json.dumps([code, sys.stdout.getvalue(), [*sys.modules]]), file=text)
     assert "mlx.core" in loaded
 
 
+def test_training_imports_nothing_heavy(tmp_path: Path) -> None:
+    """Its door not even MLX, so that the command's help is quick."""
+    script = """
+import json, sys
+import elm_mlx.train
+door = [*sys.modules]
+import elm_mlx.train.run
+print(json.dumps([door, [*sys.modules]]))
+"""
+    door, loaded = told(tmp_path, script)
+    assert not {*HEAVY, "mlx.core", "numpy"} & set(door)
+    assert not {*HEAVY} & set(loaded)
+    assert "mlx.optimizers" in loaded
+
+
 def test_generic_names_stay_free(tmp_path: Path) -> None:
     names = ["convert", "benchmarks", "tests", "checkpoints", "conftest", "examples", "elm_mlx.convert"]
     script = f"import importlib.util as i, json; print(json.dumps([bool(i.find_spec(n)) for n in {names}]))"

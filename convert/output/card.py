@@ -27,25 +27,30 @@ tags:
 
 {origin}, converted to MLX by elm-mlx {elm_mlx} (MLX {mlx}): {parameters:,} parameters, {form}, {size} at
 {bits:.2f} bits per weight. Files, hashes and options: [conversion.json](conversion.json). The licence is that of the
-original.{nonfinite}{kept}{calibration}
+original.{nonfinite}{kept}{calibration}{merged}
 
 ## Use
 
 ```sh
 elm-mlx generate --model DIRECTORY --prompt "Once upon a time"
-mlx_lm.generate --model DIRECTORY --prompt "Once upon a time"
-```
+{mlx_lm}```
 
 ## Quality
 
 {quality}
 """
+MLX_LM = 'mlx_lm.generate --model DIRECTORY --prompt "Once upon a time"\n'
+IN_MLX_LM = ("openelm", "llama")  # the architectures that mlx-lm loads as they are written here
 NONFINITE = " Weights that are NaN or infinite there were let through (`--allow-nonfinite`)."
 CALIBRATED = """
 
 The quantized weights were calibrated, not only rounded: by {method}, so that layer by layer the
 products of the model change least on {tokens:,} tokens of a text: {name}, sha256
 `{sha256}`."""
+MERGED = """
+
+An adapter ({kind}, rank {rank}, beside {matrices} matrices) was merged into it: {name}. Its matrices were
+made from {floats}, and are stored as {stored_as}; all others are those of the model."""
 UNVERIFIED = "Not measured. `elm-mlx verify DIRECTORY --against SOURCE` compares it with its source."
 VERIFIED = """\
 Against its source over {tokens:,} tokens, both computed in float32 (`elm-mlx verify`):
@@ -57,6 +62,15 @@ Against its source over {tokens:,} tokens, both computed in float32 (`elm-mlx ve
 | perplexity | {perplexity:.4g}, of the source {source_perplexity:.4g} |
 | same likeliest token | {same_top:.2%} |
 | largest difference of a logit | {max_difference:.3g}, {relative_difference:.2g} of the largest |"""
+
+BESIDE = """\
+Against the same model with the adapter beside it over {tokens:,} tokens, both computed in float32 (`elm-mlx merge`):
+
+| | |
+|---|---|
+| KL divergence, nats per token | {kl_divergence:.3g} |
+| perplexity | {perplexity:.4g}, unmerged {source_perplexity:.4g} |
+| same likeliest token | {same_top:.2%} |"""
 
 
 def describe_calibration(calibration: Mapping[str, Any]) -> str:
@@ -75,12 +89,36 @@ def one_line(text: str) -> str:
 def card(config: ModelConfig, record: Mapping[str, Any], nbytes: int, report: Report | None) -> str:
     """The model card of an output with `nbytes` of weights; `record` is the object of its conversion.json. The card
     does not name the output's place, so that equal inputs give equal bytes."""
+    return fill(
+        config, record, nbytes, VERIFIED.format(**vars(report), weights=report.weights) if report else UNVERIFIED
+    )
+
+
+def merged_card(config: ModelConfig, record: Mapping[str, Any], nbytes: int, report: Report) -> str:
+    """The model card of a merged model, of which `report` says how far it is from the unmerged one."""
+    return fill(config, record, nbytes, BESIDE.format(**vars(report)))
+
+
+def describe_merge(merged: Mapping[str, Any]) -> str:
+    """A paragraph on the adapter that was merged in; `merged` is the object of conversion.json."""
+    adapter, floats = merged["adapter"], merged["floats"]
+    source = f"the floats of {one_line(floats.get('repository') or floats['directory'])}" if floats else "its own"
+    kinds = {"lora": "LoRA", "dora": "DoRA"}
+    return MERGED.format(
+        kind=kinds[adapter["kind"]], rank=adapter["rank"], matrices=adapter["matrices"], stored_as=merged["stored_as"],
+        name=one_line(adapter.get("repository") or adapter["directory"]), floats=source,
+    )  # fmt: skip
+
+
+def fill(config: ModelConfig, record: Mapping[str, Any], nbytes: int, quality: str) -> str:
+    """A card with a section on its `quality`."""
     source, how = record["source"], record["options"]["quantization"]
     repository, count = source.get("repository"), config.parameter_count
     name = repository or one_line(source["directory"])
     return CARD.format(
         name=name.rpartition("/")[2],
-        family=config.family,
+        family=config.model_type,
+        mlx_lm=MLX_LM if config.model_type in IN_MLX_LM else "",
         base=f"base_model: {repository}\n" if repository else "",
         origin=f"{repository} at revision {source['revision']}" if repository else name,
         elm_mlx=record["elm_mlx"],
@@ -92,5 +130,6 @@ def card(config: ModelConfig, record: Mapping[str, Any], nbytes: int, report: Re
         nonfinite=NONFINITE if record["options"].get("allow_nonfinite") else "",
         kept=f" {kept_in_words(record['kept'])}." if "kept" in record else "",
         calibration=describe_calibration(record["calibration"]) if "calibration" in record else "",
-        quality=VERIFIED.format(**vars(report), weights=report.weights) if report else UNVERIFIED,
+        merged=describe_merge(record["merged"]) if "merged" in record else "",
+        quality=quality,
     )

@@ -23,7 +23,7 @@ from elm_mlx.convert.gguf.settings import raw_config as gguf_config
 from elm_mlx.convert.gguf.special import sampling
 from elm_mlx.convert.gguf.vocabulary import read_tokenizer
 from elm_mlx.convert.keymap import AUTHORITIES
-from elm_mlx.convert.sources import corenet, gguf, hugging_face, meta
+from elm_mlx.convert.sources import corenet, corenet_adapters, gguf, hugging_face, meta
 from elm_mlx.convert.sources.mlx import Settings, expand_quantized, is_mlx
 from elm_mlx.convert.sources.quantized import Plain, read_quantized, settings_of
 from elm_mlx.convert.sources.shared import find_shared, is_shared, unshare
@@ -159,9 +159,11 @@ def checkpoint_files(where: Path) -> WeightFiles:
 
 def open_files(where: Path, directory: Path, weights: WeightFiles) -> Source:
     """Opens Hugging Face's layout or CoreNet's, plain or quantized by MLX."""
-    tensors = gather(directory, weights.files, hugging_face.read_file)
+    tensors, merged = corenet_adapters.merge(where, gather(directory, weights.files, hugging_face.read_file))
     hugging_face.refuse_adapter(where, tensors)
     raw = optional_json(directory / "config.json")
+    if merged and corenet_adapters.HEAD in tensors and "model_type" in raw:
+        raw |= corenet_adapters.UNTIED
     read = ["config.json", *weights.all_files]
     foreign, settings_files = settings_of(directory, raw, tensors)
     if foreign.raw:
@@ -172,7 +174,8 @@ def open_files(where: Path, directory: Path, weights: WeightFiles) -> Source:
     tensors, settings = expand_quantized(where, tensors, quantization)
     first = directory / weights.files[0]
     if corenet.is_corenet(tensors):
-        return open_corenet(where, first, raw, tensors, read)
+        opened = open_corenet(where, first, raw, tensors, read)
+        return replace(opened, layout=f"{opened.layout} with {merged}, merged") if merged else opened
     raw = raw or read_json(directory / "config.json")
     config, layout = replace(config_from_dict(raw), quantization=None), layout_name(first, settings)
     source = Source(where, directory, read, layout, raw, config, tensors, settings=settings)

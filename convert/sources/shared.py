@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from math import prod
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,6 +22,8 @@ from elm_mlx.errors import BadCheckpoint
 from elm_mlx.store.other_names import HEADLESS, unwrap
 
 OF_A_LAYER = re.compile(r"(?:model\.)?layers\.(\d+)\.mlp\.(gate_proj|up_proj|down_proj)\.weight")
+MATRICES = 3  # of a feed-forward
+FIRST_KEYS = "layers.0.self_attn.k_proj.weight"
 BLOCK = re.compile(r"(model\.layers\.)(\d+)\.")
 Copies = dict[str, dict[int, str]]  # matrix -> layer -> the tensor's name
 
@@ -36,8 +39,9 @@ class Once(NamedTuple):
 def find_shared(where: Path, raw: dict[str, Any], tensors: Mapping[str, LazyTensor]) -> Once | None:
     """The feed-forward once, where all layers of a Llama have one and the same; else None. Raises BadCheckpoint where
     config.json, the object `raw`, names a MobiLlama and they differ."""
-    copies = copies_in(tensors)
-    if not copies or layer_count(tensors) < 2:
+    copies, layers = copies_in(tensors), layer_count(tensors)
+    is_whole = all(len(names) in (1, layers) for names in copies.values())
+    if len(copies) < MATRICES or layers < 2 or not is_whole:
         return None
     each = [[tensors[name] for name in names.values()] for names in copies.values()]
     if not (is_left_out(copies) or (all(map(may_be_copies, each)) and all(map(are_copies, each)))):
@@ -54,8 +58,9 @@ def find_shared(where: Path, raw: dict[str, Any], tensors: Mapping[str, LazyTens
 def copies_in(tensors: Mapping[str, LazyTensor]) -> Copies:
     """The names of the feed-forwards' matrices."""
     copies: Copies = {}
-    for name in tensors:
-        if found := OF_A_LAYER.fullmatch(unwrap(name)):
+    for name, tensor in tensors.items():
+        is_matrix = len(tensor.shape) == 2 and prod(tensor.shape) > 0
+        if is_matrix and (found := OF_A_LAYER.fullmatch(unwrap(name))):
             copies.setdefault(found[2], {})[int(found[1])] = name
     return copies
 
@@ -98,7 +103,7 @@ def are_copies(tensors: Sequence[LazyTensor]) -> bool:
 def shapes_of(tensors: Mapping[str, LazyTensor], raw: Mapping[str, Any]) -> dict[str, int]:
     """What the tensors say of a MobiLlama's shape: the config.json beside its training code says another."""
     head_dim = config_from_dict({**raw, "model_type": MOBILLAMA}).head_dim
-    keys = next((t.shape[0] for name, t in tensors.items() if name.endswith("layers.0.self_attn.k_proj.weight")), 0)
+    keys = next((t.shape[0] for name, t in tensors.items() if t.shape and name.endswith(FIRST_KEYS)), 0)
     return {
         "num_hidden_layers": layer_count(tensors),
         "intermediate_size": tensors[f"{SHARED_FFN}gate_proj.weight"].shape[0],

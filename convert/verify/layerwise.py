@@ -89,10 +89,11 @@ def open_directory(where: Path) -> ModelOnDisk:
         return expand(stored(), how, mx.float32) if how else stored()
 
     record = read_record(where)
-    rounded, learned = "elm_mlx" in record and "options" in record, calibrated_names(record, arrays)
+    # of a merged model no single source has the weights
+    rounded = "elm_mlx" in record and "options" in record and "merged" not in record
     return ModelOnDisk(
         where, config, how, dtypes(arrays, config), tensors, stored,
-        rounded=rounded, calibrated=learned, keeps=kept_of(record) is not None,
+        rounded=rounded, calibrated=calibrated_names(record, arrays), keeps=kept_of(record) is not None,
     )  # fmt: skip
 
 

@@ -17,13 +17,15 @@ LONGEST_NAME = 100  # characters
 @dataclass(frozen=True)
 class LoadedAdapter:
     """An adapter that a model has loaded: the directory it came from, its `kind` ("lora" or "dora"), the largest `rank`
-    of its sums, how many `parameters` it has, and the name of its `base` where its files say it."""
+    of its sums, how many `parameters` it has, the name of its `base` where its files say it, and a `fingerprint` of
+    its numbers."""
 
     path: Path
     kind: str
     rank: int
     parameters: int
     base: str | None
+    fingerprint: str = ""
 
 
 class AdapterNames:
@@ -68,6 +70,11 @@ class AdapterNames:
         with self._lock:
             self._loaded.pop(name, None)
         return number
+
+    def fingerprint(self, name: Any) -> str:
+        """The fingerprint of the adapter that a call names; "" for none. Raises InvalidRequest where none has the
+        name."""
+        return self.loaded[name].fingerprint if self.number(name) else ""
 
     def number(self, name: Any) -> int | None:
         """The number of the adapter that a call names; None for none. Raises InvalidRequest where none has the name."""

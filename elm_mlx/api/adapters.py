@@ -35,8 +35,7 @@ class AdapterHome:
         """Loads an adapter under a name. Raises as `LanguageModel.load_adapter`."""
         with names.changing:
             checked, number = names.check_new(name), names.next_number()
-            found = self.worker.call(lambda engine: self._load(engine, number, path, force))
-            facts = LoadedAdapter(path, found.kind, found.rank, found.parameters, found.base.name)
+            facts = self.worker.call(lambda engine: self._load(engine, number, path, force))
             names.add(checked, number, facts)
 
     def unload(self, names: AdapterNames, name: Any) -> None:
@@ -50,7 +49,7 @@ class AdapterHome:
         engine.unload_adapter(number)
         plan_again(self.worker.thread)
 
-    def _load(self, engine: Engine, number: int, path: Path, force: bool) -> AdapterFile:
+    def _load(self, engine: Engine, number: int, path: Path, force: bool) -> LoadedAdapter:
         """Loads it on the device thread, and plans the memory of caches anew with what it takes."""
         adapter = read_adapter(path, self.config)
         if not force:
@@ -66,7 +65,8 @@ class AdapterHome:
             rack.drop(number)
             plan_again(self.worker.thread)
             raise
-        return adapter
+        facts = (adapter.kind, adapter.rank, adapter.parameters, adapter.base.name, adapter.fingerprint)
+        return LoadedAdapter(path, *facts)
 
 
 def refuse_large(rack: Rack, adapter: AdapterFile, budget: Budget) -> None:

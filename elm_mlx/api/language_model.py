@@ -22,7 +22,7 @@ from elm_mlx.api.request_maker import RequestMaker
 from elm_mlx.api.scores import Scores, scores_of
 from elm_mlx.api.siblings import siblings
 from elm_mlx.api.stream import Stream
-from elm_mlx.api.structure import has_form, without_form
+from elm_mlx.api.structure import check_room, fewest_tokens, has_form, without_form
 from elm_mlx.api.templates import Templates
 from elm_mlx.api.tool_choice import Choice, choice_of, reading_of
 from elm_mlx.api.tools import tool_of
@@ -175,7 +175,8 @@ class LanguageModel:
         self, prompt: str | Sequence[int], max_tokens: int | None = MAX_TOKENS, **options: Unpack[Options]
     ) -> Stream:
         """Completes `prompt` for `async for piece in lm.astream(...)`. Leaving the loop cancels the request. Raises as
-        `submit`."""
+        `submit`, whose time a new form takes in the event loop: compile it before, by `agenerate`, or call this in
+        `asyncio.to_thread`; and `prepare_forms` when the program starts."""
         return self.submit(prompt, max_tokens, **options)
 
     @overload
@@ -247,6 +248,12 @@ class LanguageModel:
     def has_chat_template(self) -> bool:
         """Whether there is a chat template, the model's own or one from `use_chat_template`."""
         return self._templates.are_there
+
+    def prepare_forms(self) -> None:
+        """Makes now what the first form of an answer needs, which takes up to a second with a large vocabulary, a part
+        of which no other thread of Python's runs in: so no answer waits for that later. Raises NotFound without the
+        extra `structure`; Unsupported for a tokenizer that no form can follow."""
+        self._maker.grammars.prepare()
 
     def use_chat_template(self, template: str | Path) -> None:
         """Uses this chat template instead of the model's own: a file with one, or "zephyr", which is perhaps the format
@@ -449,17 +456,24 @@ class LanguageModel:
         return AdapterHome(self.directory, self.config, self.model, self._worker)
 
     def prompt_logprobs(
-        self, ids: Sequence[int], alternatives: int = 0, *, progress: Progress | None = None
+        self,
+        ids: Sequence[int],
+        alternatives: int = 0,
+        *,
+        adapter: str | None = None,
+        progress: Progress | None = None,
     ) -> list[TokenLogprob]:
         """The log-probability of every id but the first, as the model gives it after those before it; each with those
-        of so many likeliest ids, 0 to 20. Nothing else is computed meanwhile. `progress` is called with (ids read, in
-        all); what it raises ends the reading. Raises as `logits`."""
+        of so many likeliest ids, 0 to 20. With `adapter` the model has that adapter. Nothing else is computed
+        meanwhile. `progress` is called with (ids read, in all); what it raises ends the reading. Raises as `logits`."""
         self._worker.check()
         checked, most = self._maker.ids(ids), check_alternatives(alternatives)
         if len(checked) > self.config.context_length:
             raise self._maker.too_long(len(checked))
-        worker = self._worker
-        return worker.thread.call(lambda relay: prompt_logprobs_of(worker.engine, checked, most, relay(progress)))
+        worker, number = self._worker, self._maker.adapters.number(adapter)
+        return worker.thread.call(
+            lambda relay: prompt_logprobs_of(worker.engine, checked, most, number, relay(progress))
+        )
 
     def forget_prefixes(self) -> int:
         """Gives back the memory of keys and values that are kept of earlier requests, or were read by `load_cache`, and
@@ -473,38 +487,37 @@ class LanguageModel:
     ) -> int:  # fmt: skip
         """Reads `prompt` and writes its keys and values into a file, so that another process need not read it; returns
         how many tokens it has. Of the `options` `window` and `kv_bits` count: they say how keys and values are held,
-        and the calls that are to use the file must have equal ones.
+        and the calls that are to use the file must have equal ones; `adapter`, too, which the file records.
 
         The file, a safetensors one, is whole or not there, and replaces an earlier one of saved keys and values; Ctrl-C
         ends the reading. `progress` is called with (tokens read, in all). Raises as `submit`; InvalidRequest for fewer
         tokens than are ever reused; TargetExists where another file has the name; NotFound without the file's
         directory; DiskFull.
         """
-        if options.get("adapter") is not None:
-            raise InvalidRequest("A file of keys and values is one of the model without an adapter.",
-                                 "Leave {adapter} out.")  # fmt: skip
         place = file_to_write("path", path)
         refuse_other_file(place)
         request = self.request(prompt, 1, **cast(Options, without_form(options)))
         request = replace(request, stop_ids=frozenset(), stopper=None, logprobs=None, hold=True)
         refuse_short(request.prompt)
-        files = self._prompt_caches()
+        files = self._prompt_caches(options.get("adapter"))
         handle = self._worker.submit(request)
         return files.save(place, handle, Stream(handle, self._worker, self.tokenizer, self, progress))
 
-    def load_cache(self, path: str | Path) -> int:
-        """Reads keys and values that `save_cache` has written, and returns how many tokens they are of. Calls whose
-        prompts begin with these tokens, with the same `window` and `kv_bits`, need not read them again:
-        `stats.cached_tokens` says how many. They stay in memory until `forget_prefixes`, or until requests need all of
-        it.
+    def load_cache(self, path: str | Path, *, adapter: str | None = None) -> int:
+        """Reads keys and values that `save_cache` has written with this `adapter`, and returns how many tokens they are
+        of. Calls whose prompts begin with these tokens, with the same `window`, `kv_bits` and `adapter`, need not read
+        them again: `stats.cached_tokens` says how many. They stay in memory until `forget_prefixes`, or until requests
+        need all of it.
 
         Raises NotFound; BadCheckpoint for a file that is damaged, or another one; InvalidRequest where it was saved
-        with another model, tokenizer or type of numbers; NotEnoughMemory, with the numbers; EngineStopped, Forked.
-        """
-        return self._prompt_caches().load(named_path("path", path))
+        with another model, adapter, tokenizer or type of numbers; NotEnoughMemory, with the numbers; EngineStopped,
+        Forked."""
+        return self._prompt_caches(adapter).load(named_path("path", path))
 
-    def _prompt_caches(self) -> PromptCaches:
-        return PromptCaches(self.directory, self.config, self.model.dtype, self._worker)
+    def _prompt_caches(self, adapter: str | None) -> PromptCaches:
+        names = self._maker.adapters
+        used = names.number(adapter), names.fingerprint(adapter)
+        return PromptCaches(self.directory, self.config, self.model.dtype, self._worker, used)
 
     def close(self) -> None:
         """Cancels all requests and gives the model's memory back. Any later call raises EngineStopped. The last model
@@ -539,6 +552,8 @@ class LanguageModel:
         request = self.request(prompt, max_tokens, **options)
         if choice.must and (form := choice.form(takes_several=self._templates.takes_several_calls())):
             request = replace(request, constraint=self._maker.grammars.compile(form, request.stop_ids))
+            least = fewest_tokens(choice.fewest_bytes, self._maker.grammars)
+            check_room("A call of these tools", least, request.max_tokens)
         return request
 
     def _begin_all(self, requests: Iterable[Request], choice: Choice | None = None) -> list[Stream]:

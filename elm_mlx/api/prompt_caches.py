@@ -53,10 +53,15 @@ class PromptCaches:
     """Saves and loads the keys and values of a loaded model's prompts. Raises NotFound and BadCheckpoint where the
     model's files are gone or changed for the worse."""
 
-    def __init__(self, directory: Path, config: ModelConfig, dtype: mx.Dtype, worker: Worker) -> None:
+    def __init__(
+        self, directory: Path, config: ModelConfig, dtype: mx.Dtype, worker: Worker,
+        adapter: tuple[int | None, str] = (None, ""),
+    ) -> None:  # fmt: skip
+        """`adapter` is the number and the fingerprint of the one that the model computes with."""
         self.config, self.dtype, self.worker = config, dtype, worker
+        self.adapter, used = adapter
         name = str(dtype).removeprefix("mlx.core.")
-        self.belongs = Belongs(model_fingerprint(directory, config), tokenizer_fingerprint(directory), name)
+        self.belongs = Belongs(model_fingerprint(directory, config), tokenizer_fingerprint(directory), name, used)
 
     def save(self, path: Path, handle: Handle, answer: Stream) -> int:
         """Waits until a request that is held has read its prompt, and writes what the engine then holds of it. Returns
@@ -86,14 +91,16 @@ class PromptCaches:
 
     def _load(self, path: Path, extent: Extent, kind: CacheKind, engine: Engine) -> None:
         """Reads the arrays, on the device thread."""
+        if not engine.variants.has(self.adapter):
+            raise InvalidRequest("The adapter was unloaded before its turn came.")
         parts = self._parts(kind, extent)
         nbytes = engine.limits.bytes_of(kind, extent.positions + 1)
         ids, layers = read_file(path, extent, parts, self.config.vocab_size)
-        engine.prefixes.make_place_to_load(ids, kind, nbytes)
+        engine.prefixes.make_place_to_load(ids, kind, nbytes, self.adapter)
         grow_by = engine.execution.grow_by
         try:
             cache = restore(kind, checked(path, layers), extent.positions, extent.oldest, grow_by)
-            engine.prefixes.load(ids, cache, kind)
+            engine.prefixes.load(ids, cache, kind, self.adapter)
         except RuntimeError as error:  # a file that has changed since its header was read
             raise BadCheckpoint(f"MLX cannot read {path}: {error}.", SAVE_AGAIN) from error
 

@@ -43,6 +43,7 @@ class Stream:
         self._handle, self._worker = handle, worker
         self._lm: object | None = lm
         self._progress = progress
+        handle.hears_reading = progress is not None
         self._tokenizer = tokenizer
         self._text = answer_text(handle.request, tokenizer)
         self._parted = reading

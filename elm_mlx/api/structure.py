@@ -49,9 +49,19 @@ class Structure:
 
     def check_room(self, room: int | None) -> None:
         """Raises NotEnforceable where no answer fits into so many tokens."""
-        if room is not None and room < self._tokens:
-            raise NotEnforceable(f"An answer of this form takes at least {self._tokens} tokens, and there is room for "
-                                 f"{room}.", "Give more {max_tokens}, or a shorter prompt.")  # fmt: skip
+        check_room("An answer of this form", self._tokens, room)
+
+
+def check_room(what: str, tokens: int, room: int | None) -> None:
+    """Raises NotEnforceable where an answer, told as `what`, takes more tokens than there is room for."""
+    if room is not None and room < tokens:
+        raise NotEnforceable(f"{what} takes at least {tokens} tokens, and there is room for {room}.",
+                             "Give more {max_tokens}, or a shorter prompt.")  # fmt: skip
+
+
+def fewest_tokens(least: float, grammars: Grammars) -> int:
+    """How many tokens an answer of so many bytes has at least, the one that ends it included."""
+    return math.ceil(least / grammars.longest_token) + 1
 
 
 def constraint_for(options: Mapping[str, Any], grammars: Grammars, stop_ids: frozenset[int]) -> Structure | None:
@@ -63,7 +73,7 @@ def constraint_for(options: Mapping[str, Any], grammars: Grammars, stop_ids: fro
     if not (asked := form_in(options)):
         return None
     begin = grammars.compile(asked.form, stop_ids)
-    return Structure(begin, asked.read, math.ceil(least_bytes(asked.form) / grammars.longest_token) + 1)
+    return Structure(begin, asked.read, fewest_tokens(least_bytes(asked.form), grammars))
 
 
 def least_bytes(form: Form) -> float:

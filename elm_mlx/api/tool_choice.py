@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -13,13 +14,15 @@ from elm_mlx.api.structure import FORMS
 from elm_mlx.api.tools import Tool, tools_of
 from elm_mlx.arguments import shown
 from elm_mlx.engine.request import Request
-from elm_mlx.errors import InvalidRequest
+from elm_mlx.errors import InvalidRequest, NotEnforceable
 from elm_mlx.text.answer import Reading
 from elm_mlx.text.grammar import JSON_OPTIONS, Form
 from elm_mlx.text.marks import Marks
 from elm_mlx.text.schema import check_schema
+from elm_mlx.text.schema_length import fewest_bytes
 from elm_mlx.text.tokenizer import Tokenizer
 
+ENDING = "}"  # of a call
 MOST_CALLS = 8  # of an answer that must call tools, where the template takes several
 AUTO, NONE, REQUIRED = "auto", "none", "required"  # choices that name no tool
 # Blanks as the templates of Llama 3.1 to 3.3 write a call.
@@ -45,6 +48,14 @@ class Choice:
         need not. Raises NotEnforceable for a schema that cannot be enforced, with the reason."""
         most = MOST_CALLS if takes_several and self.in_parallel else 1
         return form_of(self.must, most) if self.must else None
+
+    @property
+    def fewest_bytes(self) -> float:
+        """The fewest bytes of an answer that must call tools, or fewer. Raises as `form`."""
+        least = min(len(opening_of(tool)) + fewest_bytes(schema_text(tool)) + len(ENDING) for tool in self.must)
+        if least == math.inf:
+            raise NotEnforceable("No call of these tools can be enforced: no arguments fit their schemas.")
+        return least
 
 
 def choice_of(tools: object, wanted: object, options: Mapping[str, Any]) -> Choice:
@@ -89,9 +100,19 @@ def form_of(tools: Sequence[Tool], most: int) -> Form:
 
 def call_rule(tool: Tool) -> str:
     """The rule of calls of one tool, in llguidance's notation."""
-    schema = json.loads(check_schema({"type": "object", **tool.parameters}))
-    opening, ending = json.dumps(f'{{"name": "{tool.name}", "parameters": '), json.dumps("}")
+    schema = json.loads(schema_text(tool))
+    opening, ending = json.dumps(opening_of(tool)), json.dumps(ENDING)
     return f"{opening} %json {json.dumps({**schema, 'x-guidance': JSON_OPTIONS | SEPARATORS})} {ending}"
+
+
+def opening_of(tool: Tool) -> str:
+    """What a call of a tool begins with."""
+    return f'{{"name": "{tool.name}", "parameters": '
+
+
+def schema_text(tool: Tool) -> str:
+    """The schema of a tool's arguments, as it can be enforced. Raises NotEnforceable."""
+    return check_schema({"type": "object", **tool.parameters})
 
 
 def reading_of(request: Request, marks: Marks, tokenizer: Tokenizer, choice: Choice | None) -> Reading | None:

@@ -23,16 +23,20 @@ EXAMPLE = '{"type": "function", "function": {"name": ..., "description": ..., "p
 @dataclass(frozen=True)
 class Tool:
     """What an answer may call: `parameters` is the JSON schema of its arguments, an object; `function` is what runs,
-    where the tool was given as one. Make one with `tool_of`."""
+    where the tool was given as one. `unchecked` says why no arguments are checked, where the schema has parts that
+    elm-mlx does not know. Make one with `tool_of`."""
 
     name: str
     description: str
     parameters: Mapping[str, Any]
     function: Callable[..., Any] | None = None
     _check: SchemaCheck | None = field(default=None, repr=False, compare=False)
+    unchecked: str | None = field(default=None, compare=False)
 
     def check(self, arguments: Mapping[str, Any]) -> str | None:
-        """How arguments do not fit the tool's schema, as a sentence; None where they fit."""
+        """How arguments do not fit the tool's schema, as a sentence; None where they fit, or are not checked."""
+        if self.unchecked:
+            return None
         check = self._check or SchemaCheck(self.parameters)
         return check(arguments, "arguments")
 
@@ -81,15 +85,18 @@ def checked_tool(name: str, description: object, parameters: object, function: C
     if not isinstance(parameters, Mapping) or parameters.get("type", "object") != "object":
         raise InvalidRequest(f"The parameters of the tool {name} are {shown(parameters)}; they must be the JSON schema "
                              "of an object.")  # fmt: skip
+    check = unchecked = None
     try:
         size = len(json.dumps(parameters))
         check = SchemaCheck(parameters)
         check({}, "arguments")
-    except (Unusable, TypeError, ValueError, AttributeError, KeyError, RecursionError, re.error) as error:
+    except Unusable as error:  # a schema may say what nobody here understands; a model may understand it
+        unchecked = f"The arguments of the tool {name} are not checked: {error}."
+    except (TypeError, ValueError, AttributeError, KeyError, RecursionError, re.error) as error:
         raise InvalidRequest(f"The schema of the tool {name} cannot be used: {error}.") from error
     if size > MAX_SCHEMA:
         raise InvalidRequest(f"The schema of the tool {name} has {size:,} characters; it may have {MAX_SCHEMA:,}.")
-    return Tool(name, description, parameters, function, check)
+    return Tool(name, description, parameters, function, check, unchecked)
 
 
 def tools_of(given: object) -> tuple[Tool, ...]:

@@ -40,6 +40,7 @@ STDOUT = "-"
 @click.option("--concurrency", type=Whole(1, 256), default=8, show_default=True, help="Answer this many together.")
 @click.option("--retry-errors", is_flag=True, help="Ask again where OUT.jsonl has an error, and replace that line.")
 @click.option("--raw", is_flag=True, help="Complete prompts as they are, even if the model has a chat template.")
+@click.option("--with-prompts", is_flag=True, help="Write what was asked beside answers, for `elm-mlx train`.")
 @CHAT_TEMPLATE
 @sampling()
 @click.option("--seed", type=int, default=0, show_default=True, help="Each line's seed is made of this and its id.")
@@ -58,6 +59,7 @@ def command(
     retry_errors: bool,
     seed: int,
     raw: bool,
+    with_prompts: bool,
     chat_template: str | None,
     force: bool,
     **options: Any,
@@ -90,7 +92,7 @@ def command(
             refuse_chats(lm, len(index.chats & todo))
         results.begin(again)
         if todo:
-            way = Way(Origin("demo" if model is None else model, seed), options, raw)
+            way = Way(Origin("demo" if model is None else model, seed), options, raw, with_prompts)
             answer(Job(lm, way, source, todo, results), concurrency, output)
         say_what_was_there(len(done))
         refuse_errors(sum(results.failed.values()), output)

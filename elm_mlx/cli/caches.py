@@ -69,10 +69,11 @@ class CacheFiles:
         """Loads and saves what was asked for, and says so."""
         if self.to_load:
             with naming("load_cache"):
-                say(f"{lm.load_cache(self.to_load):,} tokens are loaded from {self.to_load}.")
+                count = lm.load_cache(self.to_load, adapter=options.get("adapter"))
+            say(f"{count:,} tokens are loaded from {self.to_load}.")
         if self.to_save:
             with ProgressBar("Reading the prompt", in_bytes=False) as bar:
-                kind = {name: options[name] for name in ("window", "kv_bits")}
+                kind = {name: options[name] for name in ("window", "kv_bits", "adapter")}
                 count = lm.save_cache(prompt, self.to_save, progress=bar, **kind)
             say(f"{count:,} tokens are saved in {self.to_save}.")
 

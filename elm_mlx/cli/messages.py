@@ -63,7 +63,8 @@ def one_line(text: str) -> str:
 
 # Arguments whose flags have other names.
 FLAGS = {"prompts": "-p", "generations": "-n", "depths": "-d", "models": "--model", "shapes": "--random"}
-FLAGS |= {"aliases": "--alias", "allowed_origins": "--allow-origin", "allowed_hosts": "--allowed-host"}
+FLAGS |= {"aliases": "--alias", "adapters": "--adapter", "allowed_origins": "--allow-origin"}
+FLAGS |= {"allowed_hosts": "--allowed-host"}
 FLAGS |= {"as_json": "--json", "names_only": "--names", "banned_ids": "--ban", "choices": "--choice"}
 
 

@@ -6,10 +6,22 @@ import click
 
 # A section -> the options in it, by their names in Python. An option that is in none comes under OTHERS.
 SECTIONS = {
-    "Model": ("model", "models", "aliases", "pull", "keep_alive_s", "shapes", "bits", "adapter", "dtype", "force"),
+    "Model": (
+        "model",
+        "models",
+        "aliases",
+        "adapters",
+        "pull",
+        "keep_alive_s",
+        "shapes",
+        "bits",
+        "adapter",
+        "dtype",
+        "force",
+    ),
     "Prompt": ("prompt", "system", "raw", "chat_template"),
     "Tests": ("prompts", "generations", "depths", "batch", "repetitions", "compare", "cpu_policy", "submit"),
-    "Requests": ("output", "concurrency", "retry_errors", "max_queue", "context", "strict"),
+    "Requests": ("output", "concurrency", "retry_errors", "with_prompts", "max_queue", "context", "strict"),
     "Address": ("host", "port", "uds", "stdio"),
     "Access": ("api_key_file", "allowed_origins", "allowed_hosts"),
     "Sampling": (

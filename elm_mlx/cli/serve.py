@@ -77,6 +77,14 @@ class Alias(click.ParamType):
     metavar="NAME=MODEL",
     help="Answer to this name, too, with that model. Repeatable.",
 )
+@click.option(
+    "--adapter",
+    "adapters",
+    type=NAME,
+    multiple=True,
+    metavar="[[MODEL:]NAME=]PATH",
+    help="Answer as MODEL:NAME with this LoRA or DoRA beside the model, too. Repeatable.",
+)
 @click.option("--pull", is_flag=True, help="Let requests fetch models that are not on this machine.")
 @click.option("--host", type=NAME, metavar="ADDRESS", help="Listen here. Default: 127.0.0.1 and ::1.")
 @click.option("--port", type=Whole(0, 65535), default=8080, show_default=True, help="0 takes a free one.")

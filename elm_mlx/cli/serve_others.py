@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     from elm_mlx.server.settings import Settings
 
 # Options that mean nothing over pipes, where the one client is who started the process.
-OF_HTTP = ("host", "port", "uds", "api_key_file", "allowed_origins", "allowed_hosts", "aliases", "keep_alive_s",
-           "strict", "log_format", "as_json")  # fmt: skip
+OF_HTTP = ("host", "port", "uds", "api_key_file", "allowed_origins", "allowed_hosts", "aliases", "adapters",
+           "keep_alive_s", "strict", "log_format", "as_json")  # fmt: skip
 
 
 def serve_pipes(settings: Settings) -> int:
@@ -51,14 +51,18 @@ def settings_of(client: str, settings: Settings, key_file: str | None) -> str:
 
 def place_of(settings: Settings, key_file: str | None) -> Place:
     """Where a server with these settings answers, and with what."""
+    from elm_mlx.server.adapters import put_beside
     from elm_mlx.server.advice import Place
+    from elm_mlx.server.shelf import names_of
     from elm_mlx.server.stock import books_of
 
     host = settings.host or "127.0.0.1"
     if host in ("0.0.0.0", "::"):
         host = "127.0.0.1"  # those who print this run on the server's machine
     host = f"[{host}]" if ":" in host and not host.startswith("[") else host
-    sources: dict[str, Any] = {book.name: book.source for book in books_of(settings.models)}
+    books = books_of(settings.models)
+    put_beside(books, settings.adapters, settings.aliases)
+    sources: dict[str, Any] = {name: book.source for book in books for name in names_of(book)}
     sources |= {alias: sources.get(model, model) for alias, model in settings.aliases.items()}
     models = [served(name, source, settings.context) for name, source in sources.items()]
     return Place(f"http://{host}:{settings.port}", models, settings.api_key is not None, key_file)

@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from elm_mlx.cli.blas import prefer_fast_blas
-from elm_mlx.cli.find import MODEL
+from elm_mlx.cli.find import MODEL, check_template
+from elm_mlx.cli.generation_options import CHAT_TEMPLATE
 from elm_mlx.cli.kinds import COUNT, NAME, CommaList, Number, Text, Whole
 from elm_mlx.cli.messages import quietable, say
 from elm_mlx.files import readable_size
 from elm_mlx.train import train
-from elm_mlx.train.names import CONSTANT, KINDS, LORA, LOSSES, SCHEDULES
+from elm_mlx.train.names import BETA, CONSTANT, KINDS, LORA, LOSSES, RANK, SCALE, SCHEDULES, TOKENS
 
 if TYPE_CHECKING:
     from elm_mlx.train.job import Step
@@ -26,15 +27,17 @@ POSITIVE = Number(0, min_open=True)
 @click.command()
 @MODEL
 @click.option("--data", type=NAME, required=True, metavar="DIR", help="Directory with train.jsonl and valid.jsonl.")
-@click.option("-o", "--output", type=NAME, required=True, metavar="DIR", help="Directory for the adapter.")
+@click.option("-o", "--output", type=NAME, required=True, metavar="DIR", help="Directory for what is trained.")
 @click.option("--kind", type=click.Choice(KINDS), default=LORA, show_default=True, help="What is trained.")
-@click.option("--rank", type=Whole(1, 4096), default=8, show_default=True, help="Rank of each sum.")
-@click.option("--scale", type=POSITIVE, default=20.0, show_default=True, help="What the sums are multiplied with.")
+@click.option("--rank", type=Whole(1, 4096), help=f"Rank of an adapter's sums. Default: {RANK}.")
+@click.option("--scale", type=POSITIVE, help=f"What an adapter's sums are multiplied with. Default: {SCALE:g}.")
 @click.option("--layers", type=COUNT, help="Train the last N layers. Default: all.")
 @click.option("--targets", type=CommaList(Text()), metavar="NAMES", help="Matrices, as q_proj,v_proj. Default: all.")
-@click.option("--loss", type=click.Choice(LOSSES), default=LOSSES[0], show_default=True, help="What is made small.")
+@click.option("--loss", type=click.Choice(LOSSES), default=TOKENS, show_default=True, help="What is made small.")
+@click.option("--beta", type=POSITIVE, help=f"With --loss dpo: how far answers may move. Default: {BETA}.")
 @click.option("-b", "--batch-size", type=COUNT, default=4, show_default=True, help="Rows in a batch.")
 @click.option("--accumulate", type=COUNT, default=1, show_default=True, help="Batches that a step learns from.")
+@click.option("--checkpoint-gradients", is_flag=True, help="Less memory, more time: compute states of layers twice.")
 @click.option("--steps", type=COUNT, help="Take N steps.")
 @click.option("--epochs", type=COUNT, help="Or learn every row N times. Default: 1.")
 @click.option("--learning-rate", type=POSITIVE, default=1e-4, show_default=True, help="The highest rate.")
@@ -43,6 +46,7 @@ POSITIVE = Number(0, min_open=True)
 @click.option("--max-length", type=Whole(min=2), default=2048, show_default=True, help="Cut rows after N tokens.")
 @click.option("--mask-prompt", is_flag=True, help="Learn completions and turns of the assistant alone.")
 @click.option("--last-turn-only", is_flag=True, help="With --mask-prompt: of a chat, the last turn alone.")
+@CHAT_TEMPLATE
 @click.option("--evaluate-every", type=COUNT, default=100, show_default=True, help="Validate every N steps.")
 @click.option("--patience", type=COUNT, help="End after N validations that were not better.")
 @click.option("--save-every", type=COUNT, default=100, show_default=True, help="Write a checkpoint every N steps.")
@@ -52,12 +56,15 @@ POSITIVE = Number(0, min_open=True)
 @click.option("--json", "as_json", is_flag=True, help="Print each step and the outcome as a JSON object a line.")
 @quietable
 def command(data: str, output: str, model: str | None, as_json: bool, **settings: Any) -> None:
-    """Train a LoRA or DoRA adapter for a model on the rows of DIR/train.jsonl.
+    """Train an adapter for a model, or all of a model, on the rows of DIR/train.jsonl.
 
-    A row is a JSON object with "text", with "prompt" and "completion", or with "messages". docs/train.md says more.
-    The output is in mlx-lm's layout, with the losses as lines of JSON and as a picture beside it. After Ctrl-C or a
-    crash the same command with --resume goes on from the last checkpoint, to the same adapter.
+    A row is a JSON object with "text", with "prompt" and "completion", or with "messages"; with --loss dpo it has
+    "prompt", "chosen" and "rejected". docs/train.md says more. An adapter is written in mlx-lm's layout, and
+    --kind full writes a model. The losses are beside it as lines of JSON and as a picture. After Ctrl-C or a crash
+    the same command with --resume goes on from the last checkpoint, to the same end.
     """
+    if settings["chat_template"]:
+        check_template(settings["chat_template"])
     prefer_fast_blas()
     report = print_json if as_json else say_step
     outcome = train(data, output, model, report=report, notify=say, **settings)
@@ -77,8 +84,11 @@ def say_step(step: Step) -> None:
     if step.step % 10 and step.valid_loss is None and step.step != step.steps:
         return
     valid = "" if step.valid_loss is None else f", validation {step.valid_loss:.4f}"
-    say(f"Step {step.step:,} of {step.steps:,}: loss {step.loss:.4f}{valid}; {step.tokens_per_second:,.0f} tokens/s, "
-        f"{readable_size(step.memory)}, {in_words(step.seconds_left)} left.")  # fmt: skip
+    order = "" if step.accuracy is None else f", accuracy {step.accuracy:.2f}, margin {step.margin:.3f}"
+    if step.valid_accuracy is not None:
+        valid += f" (accuracy {step.valid_accuracy:.2f}, margin {step.valid_margin:.3f})"
+    pace = f"{step.tokens_per_second:,.0f} tokens/s, {readable_size(step.memory)}, {in_words(step.seconds_left)} left"
+    say(f"Step {step.step:,} of {step.steps:,}: loss {step.loss:.4f}{order}{valid}; {pace}.")
 
 
 def in_words(seconds: float) -> str:
@@ -92,6 +102,6 @@ def ending(outcome: Outcome) -> str:
     why = "No better validation came, so it ended early" if outcome.ended == "patience" else "Done"
     best = "" if outcome.valid_loss is None else f"; the best validation loss is {outcome.valid_loss:.4f}"
     return (
-        f"{why} after {outcome.steps:,} steps{best}. The adapter, of {outcome.parameters:,} numbers, is in "
+        f"{why} after {outcome.steps:,} steps{best}. What was trained, {outcome.parameters:,} numbers, is in "
         f"{outcome.output}."
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
+from collections.abc import Iterator
 from dataclasses import replace
 from itertools import count, islice
 
@@ -14,16 +15,18 @@ from elm_mlx.device.memory import too_large
 from elm_mlx.engine.batch import Batch
 from elm_mlx.engine.cache.kind_cache import make_kind_cache
 from elm_mlx.engine.cache.kv import RESERVE, cache_bytes, make_cache
-from elm_mlx.engine.cache.layer import Layer, can_shorten
+from elm_mlx.engine.cache.layer import Layer
 from elm_mlx.engine.decodes import Decodes
 from elm_mlx.engine.limits import Limits
 from elm_mlx.engine.pace import Pace
 from elm_mlx.engine.plan import StepPlan
 from elm_mlx.engine.prefill import DEFAULT_EXECUTION, Reading
-from elm_mlx.engine.prefixes import Prefixes, shared_length
+from elm_mlx.engine.prefixes import Prefixes
 from elm_mlx.engine.request import Request
 from elm_mlx.engine.sequence import CANCELLED, ERROR, Sequence
+from elm_mlx.engine.sources import Source, Sources, held_ids, is_sibling
 from elm_mlx.engine.speculate import Speculation
+from elm_mlx.engine.together import are_few, is_better_later, read_together
 from elm_mlx.engine.variants import Variants
 from elm_mlx.errors import ElmError, InvalidRequest, NotEnoughMemory, QueueFull
 
@@ -32,8 +35,8 @@ class Engine:
     """Answers requests to one model. It knows no text, no file and no thread: one thread calls it.
 
     A request waits until there is a place among the rows and room in the budget for its caches; then its prompt is
-    read, one round of chunks a step, between the steps of the running rows; then it is one of these rows. First come,
-    first served, and nothing that runs is put off for what comes later.
+    read, one round of chunks a step, between the steps of the running rows, short prompts together; then it is one of
+    these rows. First come, first served, and nothing that runs is put off for what comes later.
     """
 
     def __init__(
@@ -51,12 +54,13 @@ class Engine:
         self.active: dict[int, Sequence] = {}  # by number, until it has ended
         self.waiting: deque[Sequence] = deque()
         self.reading: tuple[Sequence, Reading] | None = None
-        self.guided: tuple[Sequence, mx.array] | None = None  # whose constraint is to be asked for its first id; logits
+        self.guided: list[tuple[Sequence, mx.array]] = []  # whose constraints are to be asked for first ids; logits
         self.running: list[Sequence] = []
         self.held: dict[Sequence, tuple[list[Layer], int]] = {}  # caches of ended ones that somebody holds; their bytes
         self.leaving: dict[Sequence, None] = {}  # those that are cancelled at the next step, in order
         self.batch = Batch(self.variants, limits, execution.grow_by)
         self.prefixes = Prefixes(limits.budget)
+        self.sources = Sources(self.prefixes, self.batch, limits.reuse)
         self.pace = Pace(execution.submit)
 
     @property
@@ -74,7 +78,7 @@ class Engine:
     def has_work(self) -> bool:
         """Whether the next step would do anything."""
         runs = self.leaving or self.reading or not all(one.is_paused for one in self.running)
-        return bool(runs or self._next_admitted() or self._next_is_impossible())
+        return bool(runs or self._next_begins() or self._next_is_impossible())
 
     def submit(self, request: Request) -> Sequence:
         """Queues a request and returns its sequence. Raises QueueFull where too many wait, NotEnoughMemory for one
@@ -114,7 +118,7 @@ class Engine:
         if self.waiting and self._next_is_impossible():
             self.cancel(self.waiting[0])
         rows = [one.number for one in self.running if not ((one.bound and one.is_paused) or one in self.leaving)]
-        admitted = self._next_admitted() if self.waiting else None
+        admitted = tuple(self._admitted()) if self.waiting and self._next_begins() else ()
         going_on = self.reading[0].number if self.reading and self.reading[0] not in self.leaving else None
         early = self.pace.is_early(self.batch.nbytes if self.pace.measures else 0)
         leaving = tuple(one.number for one in self.leaving)
@@ -122,26 +126,27 @@ class Engine:
         if rows and (speculator := self.running[0].speculator) and self._is_alone and not (going_on or admitted):
             # Whoever waits for the first id waits for no draft that reads the prompt, nor until rounds are measured.
             proposals = speculator.choose() if self.running[0].ids else 0
-        return StepPlan(leaving, admitted, going_on or admitted, tuple(rows), early, proposals)
+        return StepPlan(leaving, admitted, going_on, tuple(rows), early, proposals)
 
     def carry_out(self, plan: StepPlan) -> list[Sequence]:
         """Takes the step that a plan describes, and returns the sequences that have news."""
         news = [self._drop(self.active[number]) for number in plan.cancelled]
-        if plan.admitted:
-            self._admit()
-        if plan.reading:
+        begun = self._admit(plan.admitted) if plan.admitted else []
+        if len(begun) > 1:
+            news += self._read_together(begun)
+        elif begun or plan.reading:
             news.append(self._read_on(bool(plan.rows)))
         if plan.rows:
             news += self._decode(plan)
         if self.guided:
-            self._draw_guided(*self.guided)
+            self._draw_guided()
         return news
 
     def fail(self, error: Exception) -> list[Sequence]:
         """Ends what a failed step worked on: the content of its buffers is unknown, so they are dropped, and the kept
         prefixes with them. The waiting requests stay. Returns the sequences that ended."""
         failed = [one for one in self.active.values() if one not in self.waiting]
-        self.guided = None
+        self.guided = []
         self.batch.drop()
         for one in failed:
             one.end(ERROR, error)
@@ -209,14 +214,22 @@ class Engine:
         """The bytes that so many positions of a request take in all caches, those of a draft included."""
         return self.limits.bytes_of(request.cache, positions) + self.speculation.bytes_of(request, positions)
 
-    def _next_admitted(self) -> int | None:
-        """The number of the first waiting sequence, if there is a place for it."""
+    def _next_begins(self) -> bool:
+        """Whether there is a place for the first waiting sequence."""
         if self.reading or not self.waiting or len(self.running) >= self.limits.rows:
-            return None
-        first = self.waiting[0]
-        if first in self.leaving or not self._has_room(first):
-            return None
-        return first.number
+            return False
+        return self.waiting[0] not in self.leaving and self._has_room(self.waiting[0])
+
+    def _admitted(self) -> Iterator[int]:
+        """The numbers of the first waiting sequence, for which there is a place, and of those after it that have one
+        beside it and use the same model."""
+        first, nbytes = self.waiting[0], 0
+        for one in islice(self.waiting, self.limits.rows - len(self.running)):
+            nbytes += self._bytes(one)
+            is_alike = one.request.adapter == first.request.adapter and one not in self.leaving
+            if one is not first and not (is_alike and self.limits.budget.has_room(nbytes)):
+                return
+            yield one.number
 
     def _has_room(self, one: Sequence) -> bool:
         """Whether the budget has room for a sequence, beside free slots or in them."""
@@ -233,23 +246,56 @@ class Engine:
         limit, nbytes = self.limits.budget.limit, self._bytes(one)
         return too_large(nbytes, limit, one.positions) if nbytes > limit and one in self.waiting else None
 
-    def _admit(self) -> None:
-        """Begins to read the prompt of the first waiting sequence, after those of its positions that are held."""
-        one = self.waiting.popleft()
+    def _admit(self, numbers: tuple[int, ...]) -> list[Sequence]:
+        """Begins the first of these sequences, which wait, and those after it whose prompts can be read together with
+        its own, and returns them. The prompt of one alone is then being read."""
+        begun: list[Sequence] = []
+        for one in [self.active[number] for number in numbers]:
+            if begun and not self._fits(begun, 1, 0):
+                break  # whatever is held of its prompt
+            source = self.sources.find(one, self.running)
+            if begun and not self._can_join(one, source.shared, begun):
+                break
+            self._begin(one, source)
+            begun.append(one)
+        self._announce(begun)
+        if len(begun) == 1:
+            ids = mx.array([one.request.prompt[one.read :] for one in begun])
+            self.reading = begun[0], Reading(self._model_of(begun[0]), ids, begun[0].cache or (), self.execution)
+        return begun
+
+    def _can_join(self, one: Sequence, held: int, begun: list[Sequence]) -> bool:
+        """Whether a prompt, of which so many positions are held, is best read together with those that have begun."""
+        if any(other.reserved > self._bytes(other) for other in begun):
+            return False  # it got a longer cache than it needs: the budget may have no room beside that
+        if not self._fits(begun, len(one.request.prompt) - held, held):
+            return False
+        others = [other for other in begun if one.request.find or is_sibling(one, other)]
+        return not (self.limits.reuse and others and is_better_later(one, held, others))
+
+    def _fits(self, begun: list[Sequence], new: int, held: int) -> bool:
+        """Whether so many new ids after the held ones can be read in one pass with the prompts that have begun."""
+        news = [len(other.request.prompt) - other.read for other in begun]
+        return are_few([*news, new], max(held, *(other.read for other in begun)), self.execution)
+
+    def _begin(self, one: Sequence, source: Source) -> None:
+        """Takes a sequence out of the queue, with caches for all of its positions, after those of `source`."""
+        self.waiting.remove(one)
         one.admitted_at = time.perf_counter()
-        one.cache = self._borrow(one) or self._new_cache(one)
+        one.cache = self.sources.borrow(one, source, self._reserve(one)) or self._new_cache(one)
         beside = self.speculation.bytes_of(one.request, one.positions)
         one.reserved = max(self._bytes(one), cache_bytes(one.cache) + beside)  # one handed over may have longer buffers
         self.limits.budget.reserve(one.reserved)
         one.speculator = self.speculation.begin(one)
         one.read = one.reused = one.cache[0].offset
-        ids = mx.array([one.request.prompt[one.read :]])
-        self.reading = one, Reading(self.variants.of(one.request.adapter), ids, one.cache, self.execution)
-        self._announce(one)
 
-    def _announce(self, one: Sequence) -> None:
-        """Tells the batch which rows it may soon have: this one, and those that wait first."""
-        soon = [one, *islice(self.waiting, self.limits.rows - len(self.running) - 1)]
+    def _model_of(self, one: Sequence) -> Decodes:
+        """The model that reads a prompt."""
+        return self.variants.of(one.request.adapter)
+
+    def _announce(self, begun: list[Sequence]) -> None:
+        """Tells the batch which rows it may soon have: these, and those that wait first."""
+        soon = [*begun, *islice(self.waiting, self.limits.rows - len(self.running) - len(begun))]
         self.batch.expected = len(self.running) + len(soon)
         self.batch.longest = max(len(other.request.prompt) for other in soon)
 
@@ -261,29 +307,7 @@ class Engine:
 
     def _reserve(self, one: Sequence) -> int:
         """How many positions its first buffers have: alone it will go on in them, beside others it leaves them."""
-        return len(one.request.prompt) + (0 if self.running or self.waiting else RESERVE)
-
-    def _borrow(self, one: Sequence) -> list[Layer] | None:
-        """Caches that hold the first ids of its prompt: a kept one's, or a copy of a running row's."""
-        if not self.limits.reuse:
-            return None
-        prompt, finds = one.request.prompt, one.request.find
-        found = self.prefixes.find(prompt, one.request.cache, one.request.adapter) if finds else None
-        running = [other for other in self.running if finds or is_sibling(one, other)]
-        lengths = {other: self._shared(one, other) for other in running}
-        best = max(lengths, key=lengths.__getitem__, default=None)
-        if best and lengths[best] > (found.shared if found else self.prefixes.LEAST - 1):
-            return self.batch.copy(best, min(lengths[best], len(prompt) - 1), one.positions, self._reserve(one))
-        return self.prefixes.borrow(found, one.positions, self._reserve(one), one.request.owner) if found else None
-
-    def _shared(self, one: Sequence, other: Sequence) -> int:
-        """How many ids a prompt shares with a running row; 0 where the row's cache is of another kind or adapter, or
-        its window has forgotten what the last of them read."""
-        if (one.request.cache, one.request.adapter) != (other.request.cache, other.request.adapter):
-            return 0
-        shared = shared_length(one.request.prompt, held_ids(other))
-        copied = min(shared, len(one.request.prompt) - 1)
-        return shared if not other.cache or can_shorten(other.cache, copied) else 0
+        return len(one.request.prompt) + (0 if len(self.active) > 1 else RESERVE)
 
     def _read_on(self, others_run: bool) -> Sequence:
         """Reads one round of chunks of the prompt; with the last one its first id is drawn."""
@@ -294,13 +318,8 @@ class Engine:
         logits = reading.advance()
         one.read = one.reused + reading.read
         if logits is not None:
-            self.running.append(one)
             self.reading = None
-            if one.guide:  # it is asked when the others have their step to compute, too
-                mx.async_eval(logits)
-                self.guided = one, logits
-            else:
-                one.draw_first(logits)
+            self._begin_answer(one, logits)
         elif others_run:
             mx.async_eval(reading.arrays())
         else:
@@ -308,14 +327,33 @@ class Engine:
             mx.clear_cache()  # no later chunk has scratch buffers of this size
         return one
 
-    def _draw_guided(self, one: Sequence, logits: mx.array) -> None:
-        """Draws the first id of a sequence with a constraint from logits [1, V]. Where that fails the sequence ends."""
-        self.guided = None
-        try:
+    def _read_together(self, begun: list[Sequence]) -> list[Sequence]:
+        """Reads the prompts of several sequences, and draws the first id of each."""
+        prompts = [one.request.prompt[one.read :] for one in begun]
+        logits = read_together(self._model_of(begun[0]), prompts, [one.cache or () for one in begun])
+        for row, one in enumerate(begun):
+            one.read = len(one.request.prompt)
+            self._begin_answer(one, logits[row : row + 1])
+        return begun
+
+    def _begin_answer(self, one: Sequence, logits: mx.array) -> None:
+        """Makes a sequence whose prompt is read a row, and draws its first id from logits [1, V]."""
+        self.running.append(one)
+        if one.guide:  # it is asked when the others have their step to compute, too
+            mx.async_eval(logits)
+            self.guided.append((one, logits))
+        else:
             one.draw_first(logits)
-        except ElmError as error:  # its own: others go on
-            one.end(ERROR, error)
-            self._drop(one)
+
+    def _draw_guided(self) -> None:
+        """Draws the first ids of sequences with a constraint. Where that fails the sequence ends."""
+        guided, self.guided = self.guided, []
+        for one, logits in guided:
+            try:
+                one.draw_first(logits)
+            except ElmError as error:  # its own: others go on
+                one.end(ERROR, error)
+                self._drop(one)
 
     def _decode(self, plan: StepPlan) -> list[Sequence]:
         """Lets the running rows decode one step."""
@@ -383,13 +421,3 @@ class Engine:
             self.prefixes.put(ids, caches, one.request.cache, one.request.owner, one.request.adapter)
         if self.variants.leaving:
             self.variants.sweep(self._adapters_used())
-
-
-def is_sibling(one: Sequence, other: Sequence) -> bool:
-    """Whether two sequences belong to one family of requests."""
-    return one.request.family is not None and one.request.family == other.request.family
-
-
-def held_ids(one: Sequence) -> tuple[int, ...]:
-    """The ids whose keys and values a running or ended sequence holds: its prompt, and its answer but for the last."""
-    return (*one.request.prompt, *one.ids[:-1])

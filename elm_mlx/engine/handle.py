@@ -31,6 +31,11 @@ class Wakes:
         self.threads: list[ThreadWaiter] = []
         self.loops: dict[Any, list[Any]] = {}
 
+    @property
+    def are_any(self) -> bool:
+        """Whether anybody is to be woken."""
+        return bool(self.threads or self.loops)
+
     def carry_out(self) -> None:
         """Wakes each event loop once, and one thread, which wakes the others."""
         pass_on(self.threads)
@@ -51,7 +56,8 @@ class Handle:
     """What a reader holds of its request.
 
     `sequence` is the request's state once the engine has it, and None before. A `bound` that the reader sets before
-    that is handed on to it. Readers may be in any thread; the device thread calls `begin`, `refuse` and `wake`.
+    that is handed on to it. Readers hear of what was read of the prompt only where one has set `hears_reading`. They
+    may be in any thread; the device thread calls `begin`, `refuse` and `wake`.
     """
 
     def __init__(self, request: Request, is_patient: bool = False) -> None:
@@ -59,6 +65,7 @@ class Handle:
         self.asked_at = time.perf_counter()
         self.sequence: Sequence | None = None
         self.refusal: Exception | None = None
+        self.hears_reading = False
         self._bound: int | None = None
         self._lock = threading.RLock()  # a signal's handler may cancel while its thread enlists
         self._readers: list[Waiter] = []  # they wait for news,
@@ -132,9 +139,10 @@ class Handle:
 
     def wake(self, wakes: Wakes) -> None:
         """Wakes those who wait for the news there are; adds to `wakes` those to be woken together with others."""
-        if self._readers:
+        ids, _, finish = self.state
+        if self._readers and (ids or finish is not None or self.hears_reading):
             self._wake(self._readers, wakes)
-        if self._enders and self.state.finish is not None:
+        if self._enders and finish is not None:
             self._wake(self._enders, wakes)
 
     def tell(self) -> None:

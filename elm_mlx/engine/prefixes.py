@@ -187,18 +187,22 @@ class Prefixes:
         mx.clear_cache()
         return before - self.nbytes
 
-    def load(self, ids: Sequence[int] | np.ndarray, cache: Sequence[Layer], kind: CacheKind) -> None:
+    def load(
+        self, ids: Sequence[int] | np.ndarray, cache: Sequence[Layer], kind: CacheKind, adapter: int | None = None
+    ) -> None:
         """Keeps a cache that somebody has loaded: it stays when requests use it. Call `make_place_to_load`
         first."""
-        new = Entry(as_ids(ids), [*cache], cache_bytes(cache), kind, stays=True)
+        new = Entry(as_ids(ids), [*cache], cache_bytes(cache), kind, stays=True, adapter=adapter)
         self.budget.make_place(new.nbytes)
         self.entries.append(new)
 
-    def make_place_to_load(self, ids: Sequence[int] | np.ndarray, kind: CacheKind, nbytes: int) -> None:
+    def make_place_to_load(
+        self, ids: Sequence[int] | np.ndarray, kind: CacheKind, nbytes: int, adapter: int | None = None
+    ) -> None:
         """Lets others go for a cache of so many bytes that is to be loaded: one that was loaded before with equal ids,
         and what is kept of requests. Raises NotEnoughMemory, with the numbers, where it cannot stay beside those that
         were loaded before."""
-        rest = [entry for entry in self.entries if not (entry.stays and self._is_same(entry, ids, kind))]
+        rest = [entry for entry in self.entries if not (entry.stays and self._is_same(entry, ids, kind, adapter))]
         others = [entry.nbytes for entry in rest if entry.stays]
         most = max(0, min(self.budget.kept, self.budget.available) - sum(others))
         if nbytes > most:
@@ -206,8 +210,8 @@ class Prefixes:
         self.entries = rest
         self.budget.make_place(nbytes)
 
-    def _is_same(self, entry: Entry, ids: Sequence[int] | np.ndarray, kind: CacheKind) -> bool:
-        return entry.kind == kind and np.array_equal(entry.ids, as_ids(ids))
+    def _is_same(self, entry: Entry, ids: Sequence[int] | np.ndarray, kind: CacheKind, adapter: int | None) -> bool:
+        return (entry.kind, entry.adapter) == (kind, adapter) and np.array_equal(entry.ids, as_ids(ids))
 
     def forget_used(self) -> None:
         """Drops what was kept of requests, and not what somebody has loaded."""

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable
+import time
+from collections.abc import Callable, Collection
 from contextlib import suppress
 from copy import copy
 from dataclasses import dataclass
@@ -21,6 +22,9 @@ from elm_mlx.engine.sequence import CANCELLED, ERROR, Sequence
 from elm_mlx.errors import ElmError, EngineStopped, QueueFull, RequestFailed
 
 T = TypeVar("T")
+# Seconds after first ids, in which their readers get the interpreter: else they may wait until the next step is built.
+# It costs little, as the device has a step to compute meanwhile.
+YIELD_S = 0.0001
 MOST_FAILURES = 2  # with no sign of health between them: then it is no accident of one step
 
 
@@ -189,8 +193,9 @@ class Worker:
         else:
             self._hand_over([sequence for sequence in self._handles if sequence.finish])
 
-    def _hand_over(self, news: Iterable[Sequence]) -> None:
-        """Wakes the readers of sequences with news: each event loop once, and one thread, which wakes the others."""
+    def _hand_over(self, news: Collection[Sequence]) -> None:
+        """Wakes the readers of sequences with news: each event loop once, and one thread, which wakes the others. Who
+        waits for a first id is waited for, too."""
         wakes = Wakes()
         for sequence in news:
             if handle := self._handles.get(sequence):
@@ -199,6 +204,8 @@ class Worker:
                     self._answered(handle.is_patient)
                 handle.wake(wakes)
         wakes.carry_out()
+        if wakes.are_any and any(len(one.ids) == 1 for one in news):
+            time.sleep(YIELD_S)
 
     def _answered(self, patient: bool) -> None:
         with self._count_lock:

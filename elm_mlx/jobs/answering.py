@@ -12,6 +12,7 @@ from elm_mlx.errors import Cancelled, ElmError, EngineStopped, Forked, QueueFull
 from elm_mlx.jobs.ask import Ask
 from elm_mlx.jobs.entry import Entry
 from elm_mlx.jobs.origin import Origin
+from elm_mlx.jobs.prompts import fields_of
 from elm_mlx.jobs.results import Printed, Results
 from elm_mlx.jobs.source import Source
 from elm_mlx.protocols.token_texts import TokenTexts
@@ -26,11 +27,13 @@ ENDS_ALL = (EngineStopped, QueueFull, Forked, Cancelled)  # errors that no line 
 @dataclass(frozen=True)
 class Way:
     """How lines are answered: what all answers have in common; the `options` of lines that name none, max_tokens among
-    them; whether every prompt is given `as_is`, also where the model has a chat template."""
+    them; whether every prompt is given `as_is`, also where the model has a chat template; whether lines say what was
+    asked (`with_prompts`)."""
 
     origin: Origin
     options: Mapping[str, Any]
     as_is: bool = False
+    with_prompts: bool = False
 
 
 @dataclass
@@ -82,6 +85,8 @@ class Job:
             self.tally.tokens += completion.stats.generated_tokens
             texts = TokenTexts(self.lm.tokenizer) if completion.logprobs is not None else None
             record: dict[str, Any] = entry.form.answer(entry.id, origin, ask, completion, texts)
+            if self.way.with_prompts:
+                record |= fields_of(ask, self._is_raw(ask), completion, self.lm.tokenizer)
         except ElmError as error:
             if isinstance(error, ENDS_ALL):
                 raise
@@ -93,9 +98,13 @@ class Job:
         if ask.messages is not None:
             return self.lm.chat_prompt(ask.messages)
         assert ask.prompt is not None  # a line has one or the other
-        if ask.as_is or self.way.as_is or not self.lm.has_chat_template:
+        if self._is_raw(ask):
             return ask.prompt
         return self.lm.chat_prompt([{"role": "user", "content": ask.prompt}])
+
+    def _is_raw(self, ask: Ask) -> bool:
+        """Whether a prompt is given to the model as it is."""
+        return ask.as_is or self.way.as_is or not self.lm.has_chat_template
 
 
 async def complete(lm: LanguageModel, prompt: str | list[int], options: dict[str, Any]) -> Completion:

@@ -11,6 +11,7 @@ from elm_mlx.errors import InvalidRequest
 from elm_mlx.jobs import openai, plain
 from elm_mlx.jobs.ask import Ask, Id
 from elm_mlx.jobs.json_line import parse_line
+from elm_mlx.jobs.prompts import is_shape
 from elm_mlx.protocols.json_object import why_not
 
 FORMS = (plain, openai)
@@ -69,6 +70,6 @@ def key_of_result(raw: bytes | None) -> tuple[str, bool]:
     writes."""
     record = parse_line(raw, "The line")
     for form in FORMS:
-        if tuple(record) in form.SHAPES:
+        if is_shape(tuple(record), form.SHAPES):
             return key_of(form.id_of_result(record)), record["error"] is not None
     raise InvalidRequest("The line is none that elm-mlx writes.")

@@ -22,7 +22,7 @@ from elm_mlx.library.hub_cache import commit_of, complete_snapshot, find_snapsho
 from elm_mlx.library.names import Known, Name, Repository, parse_name
 from elm_mlx.shell import command_line
 from elm_mlx.store.layout import has_tokenizer
-from elm_mlx.store.other_names import are_usual
+from elm_mlx.store.other_names import are_usual, has_one_ffn
 from elm_mlx.store.snapshot import Snapshot
 from elm_mlx.store.weight_files import WeightFiles, check_directory, weight_files
 
@@ -140,7 +140,8 @@ def has_usual_names(directory: Path, weights: WeightFiles) -> bool:
     from elm_mlx.store.weights import read_header  # here, as a list of models needs no MLX
 
     try:
-        return are_usual(read_header(directory / weights.files[0]))
+        names = list(read_header(directory / weights.files[0]))
+        return are_usual(names) and not (len(weights.files) == 1 and has_one_ffn(names))
     except ElmError:  # a damaged file: who loads it says what is wrong
         return True
 

@@ -88,34 +88,35 @@ class OnePair:
 
     def __call__(self, x: mx.array) -> mx.array:
         a, b, factors = self.pair
-        y = mx.addmm(self.base(x), x @ a, b)
-        return y if factors is None else y * factors
+        flat = x.reshape(-1, x.shape[-1])  # once: else each of the three products flattens, and shapes its result again
+        y = mx.addmm(self.base(flat), flat @ a, b)
+        return (y if factors is None else y * factors).reshape(*x.shape[:-1], -1)
 
 
 class PairOfEachRow:
     """A product with a stack of pairs beside it, of which each row of a batch uses its own: [B, I] -> [B, O], or
-    [B, L, I] -> [B, L, O]. `which` holds one array [B], the number of each row's pair; what it holds is looked up at
-    each call."""
+    [B, L, I] -> [B, L, O]. `which` holds the number of each row's pair and the number of each row, two arrays [B]; what
+    it holds is looked up at each call."""
 
     def __init__(self, base: Product, stack: Stack, which: list[mx.array]) -> None:
         self.base, self.stack, self.which = base, stack, which
 
     def __call__(self, x: mx.array) -> mx.array:
-        rows = self.which[0]
         tall = x[:, None] if x.ndim == 2 else x  # [B, L, I]
-        added = product_of_rows(product_of_rows(tall, self.stack.a, rows), self.stack.b, rows)  # [B, L, O]
-        y = self.base(x) + added.reshape(*x.shape[:-1], -1)
+        added = product_of_rows(product_of_rows(tall, self.stack.a, self.which), self.stack.b, self.which)  # [B, L, O]
+        y = self.base(x) + (added.squeeze(1) if x.ndim == 2 else added)
         if self.stack.factors is None:
             return y
-        factors = self.stack.factors[rows]  # [B, O]
+        factors = self.stack.factors[self.which[0]]  # [B, O]
         return y * (factors if x.ndim == 2 else factors[:, None])
 
 
-def product_of_rows(x: mx.array, matrices: mx.array, which: mx.array) -> mx.array:
-    """Multiplies each row of a batch with its own matrix: x [B, L, I], matrices [N, I, O], which [B] -> [B, L, O]."""
+def product_of_rows(x: mx.array, matrices: mx.array, which: Sequence[mx.array]) -> mx.array:
+    """Multiplies each row of a batch with its own matrix: x [B, L, I], matrices [N, I, O], `which` as PairOfEachRow has
+    it -> [B, L, O]."""
     if can_gather(matrices.dtype):
-        return mx.gather_mm(x, matrices, rhs_indices=which)
-    return x @ matrices[which]
+        return mx.gather_mm(x, matrices, which[1], which[0])
+    return x @ matrices[which[0]]
 
 
 @cache

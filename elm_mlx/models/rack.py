@@ -25,7 +25,7 @@ class Rack:
         self._stacks: list[Stack | None] = []
         self._alone: dict[int, Model] = {}
         self._mixed: Model | None = None
-        self._which: list[mx.array] = []
+        self._which: list[mx.array] = []  # as PairOfEachRow takes it
         self._arrange()
 
     @property
@@ -73,6 +73,7 @@ class Rack:
         """The model with each row's own adapter, None for none. It serves these rows until it is asked for others."""
         order = [None, *self._pairs]
         self._which[0] = mx.array([order.index(number) for number in numbers], mx.uint32)
+        self._which[1] = mx.array([*range(len(numbers))], mx.uint32)
         if self._mixed is None:
             which = self._which
             self._mixed = beside(
@@ -92,7 +93,7 @@ class Rack:
                 if self._pairs[number][index] is not None and stack:
                     self._pairs[number][index] = stack.pair(row)
         self._stacks, self._alone, self._mixed = stacks, {}, None
-        self._which = [mx.array([], mx.uint32)]
+        self._which = [mx.array([], mx.uint32)] * 2
 
 
 def cut_to(pair: Pair | None, rank: int) -> Pair | None:

@@ -124,9 +124,9 @@ class Answer:
             lease.give_back()
 
     async def _ask_model(self, lease: Lease, send: Send) -> None:
-        scored = await scored_prompts(self._ask, lease.lm)
+        scored = await scored_prompts(self._ask, lease.lm, lease.adapter)
         facts = Facts(secrets.token_hex(12), int(time.time()), lease.name, lease.lm, scored)
-        streams = await streams_of(self._ask, lease.lm)
+        streams = await streams_of(self._ask, lease.lm, lease.adapter)
         self._open = [*streams]
         try:
             if self._writer:

@@ -71,12 +71,15 @@ class Table:
 
     def __init__(self, routes: list[Any]) -> None:
         self._routes = routes
+        self._at: dict[str, list[Any]] = {}  # the routes at a path that has no part to be read
+        for one in routes:
+            self._at.setdefault(one.path, []).append(one)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         from starlette.routing import Match
 
         methods: set[str] = set()
-        for route in self._routes:
+        for route in self._at.get(scope["path"], self._routes):
             match, child = route.matches(scope)
             if match == Match.FULL:
                 scope.update(child)

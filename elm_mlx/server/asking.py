@@ -23,12 +23,13 @@ FREE_CHOICES = (None, "auto", "none")  # of tools: any other one has a form, whi
 NO_TEMPLATE = "This model has no chat template: it completes texts, which /v1/completions asks for."
 
 
-async def streams_of(ask: Ask, lm: LanguageModel) -> list[Stream]:
-    """Asks a model, in another thread where that takes long, and returns at once: number i answers prompt i // n.
+async def streams_of(ask: Ask, lm: LanguageModel, adapter: str | None = None) -> list[Stream]:
+    """Asks a model with an adapter (None: without), in another thread where that takes long, and returns at once:
+    number i answers prompt i // n.
 
     Raises as `LanguageModel.chat` and `LanguageModel.submit`, and FieldRefused for a chat without a template.
     """
-    return submit(ask, lm) if is_light(ask) else await asyncio.to_thread(submit, ask, lm)
+    return submit(ask, lm, adapter) if is_light(ask) else await asyncio.to_thread(submit, ask, lm, adapter)
 
 
 def is_light(ask: Ask) -> bool:
@@ -59,14 +60,14 @@ def size_of(value: Any, most: int) -> int:
     return size
 
 
-def submit(ask: Ask, lm: LanguageModel) -> list[Stream]:
+def submit(ask: Ask, lm: LanguageModel, adapter: str | None = None) -> list[Stream]:
     """Asks a model, and returns at once: either all streams are begun or none. Raises as `streams_of`."""
     begun: list[Stream] = []
     try:
         if ask.messages is not None:
-            return submit_chat(ask, lm)
+            return submit_chat(ask, lm, adapter)
         for prompt in ask.prompts:
-            begun += lm.streams(prompt, ask.n, ask.max_tokens, **options_for(ask, lm))
+            begun += lm.streams(prompt, ask.n, ask.max_tokens, **options_for(ask, lm), adapter=adapter)
     except BaseException as error:
         for stream in begun:
             stream.cancel()
@@ -84,14 +85,14 @@ def options_for(ask: Ask, lm: LanguageModel) -> Mapping[str, Any]:
     return {name: value for name, value in ask.options.items() if name not in FILTER_NAMES}
 
 
-def submit_chat(ask: Ask, lm: LanguageModel) -> list[Stream]:
+def submit_chat(ask: Ask, lm: LanguageModel, adapter: str | None) -> list[Stream]:
     """Asks for the answers to a chat. Raises as `streams_of`."""
     assert ask.messages is not None
     with template_errors(lm):
         return lm.chat_streams(
             ask.messages, ask.n, ask.max_tokens, tools=ask.tools, tool_choice=ask.tool_choice,
             variables=ask.template_variables, goes_on=ask.goes_on,
-            calls_in_parallel=ask.calls_in_parallel, **options_for(ask, lm),
+            calls_in_parallel=ask.calls_in_parallel, **options_for(ask, lm), adapter=adapter,
         )  # fmt: skip
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
@@ -16,8 +16,9 @@ if TYPE_CHECKING:
 @dataclass(eq=False)
 class Book:
     """A model of the shelf: its `name`, what `elm_mlx.load` takes to load it, and its `context` in tokens, once that is
-    known. One that `is_foreign` is not on this machine, and is fetched when it is loaded. While it is loaded it has its
-    `lm`; `users` are the requests that use it now, `used` when the last one ended, in seconds of `time.monotonic`."""
+    known; the directories of its `adapters` by name, which are loaded with it. One that `is_foreign` is not on this
+    machine, and is fetched when it is loaded. While it is loaded it has its `lm`; `users` are the requests that use it
+    now, `used` when the last one ended, in seconds of `time.monotonic`."""
 
     name: str
     source: str | Path | None
@@ -29,6 +30,7 @@ class Book:
     users: int = 0
     used: float = 0.0
     closes: asyncio.TimerHandle | None = None
+    adapters: dict[str, Path] = field(default_factory=dict)
     is_reborn: bool = False  # loaded again after its engine died, and not heard of since
 
     @property

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from elm_mlx.server.book import Book
-from elm_mlx.server.shelf import Shelf
+from elm_mlx.server.shelf import Shelf, names_of
 
 
 class Card(NamedTuple):
@@ -21,11 +21,11 @@ class Card(NamedTuple):
 
 
 async def cards(shelf: Shelf) -> list[Card]:
-    """All models by their names, the default first, and their aliases."""
+    """All models by their names, the default first, each followed by those with its adapters, and their aliases."""
     await shelf.refresh()
     first = shelf.books[shelf.default]
     books = [first, *(book for book in shelf.books.values() if book is not first)]
-    named = [(book.name, book) for book in books]
+    named = [(name, book) for book in books for name in names_of(book)]
     named += [(alias, book) for alias in shelf.aliases if (book := shelf.book(alias))]
     return [card_of(shelf, name, book) for name, book in named]
 

@@ -93,7 +93,7 @@ class Gate:
 def known_hosts(settings: Settings) -> frozenset[str]:
     """The names by which clients may call this machine, beside the addresses of the machine itself."""
     own = socket.gethostname().lower().rstrip(".")
-    names = {"localhost", own, own.partition(".")[0], f"{own.partition('.')[0]}.local"}
+    names = {"localhost", "127.0.0.1", "::1", own, own.partition(".")[0], f"{own.partition('.')[0]}.local"}
     asked = {host_name(one) for one in (*settings.allowed_hosts, settings.host or "localhost")}
     return frozenset((names | asked) - {""})
 

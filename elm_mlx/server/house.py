@@ -6,10 +6,11 @@ import asyncio
 
 from elm_mlx.errors import QueueFull
 from elm_mlx.protocols.refusal import Refusal
+from elm_mlx.server.adapters import check_adapters, put_beside
 from elm_mlx.server.ignored import Noted
 from elm_mlx.server.metrics import Metrics
 from elm_mlx.server.refusals import refusal_of
-from elm_mlx.server.shelf import Shelf
+from elm_mlx.server.shelf import Shelf, names_of
 from elm_mlx.server.stock import Machine, Wishes, books_of
 
 
@@ -21,12 +22,16 @@ class House:
         self.settings = settings
         self.fatal, self.why = asyncio.Event(), ""
         self.metrics, self._noted = Metrics(), Noted()
-        self.shelf = Shelf(
-            books_of(settings.models), Machine(settings), settings.aliases, settings.keep_alive_s, self.die
-        )
+        books = books_of(settings.models)
+        put_beside(books, settings.adapters, settings.aliases)
+        self.shelf = Shelf(books, Machine(settings), settings.aliases, settings.keep_alive_s, self.die)
 
     async def open(self) -> None:
-        """Loads the first model. Raises as `elm_mlx.load`."""
+        """Loads the first model, and checks the adapters of the others. Raises as `elm_mlx.load`, and as
+        `LanguageModel.load_adapter`."""
+        for book in self.shelf.books.values():
+            if book.adapters and book.name != self.shelf.default:
+                await asyncio.to_thread(check_adapters, book)
         (await self.shelf.take(None)).give_back()
 
     async def close(self) -> None:
@@ -52,8 +57,9 @@ class House:
 
     def wait_s(self) -> int:
         """In how many seconds, 1 to 120, those who wait now may have been answered: clients wait no longer."""
-        loaded = [(book.name, book.lm.activity.waiting) for book in self.shelf.books.values() if book.lm]
-        seconds = sum(waiting * self.metrics.usual_seconds(name) for name, waiting in loaded)
+        loaded = [(book, book.lm.activity.waiting) for book in self.shelf.books.values() if book.lm]
+        usual = self.metrics.usual_seconds
+        seconds = sum(waiting * max(map(usual, names_of(book))) for book, waiting in loaded)
         return min(120, max(1, round(seconds / self.settings.concurrency)))
 
     def figures(self) -> str:

@@ -174,4 +174,4 @@ def ready(sockets: list[socket.socket], house: Any) -> Ready:
 def names_of(house: Any) -> list[str]:
     """The names of the models that were named at the start."""
     shelf = getattr(house, "shelf", None)
-    return list(shelf.books) if shelf else ["demo"]
+    return list(shelf.names) if shelf else ["demo"]

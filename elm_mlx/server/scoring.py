@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import TYPE_CHECKING
 
-from elm_mlx.arguments import Progress
 from elm_mlx.errors import Cancelled
 from elm_mlx.protocols.ask import Ask
 from elm_mlx.protocols.dialect import ScoredPrompt
 
 if TYPE_CHECKING:
-    from elm_mlx.api import LanguageModel
+    from elm_mlx.api import LanguageModel, TokenLogprob
 
 
-async def scored_prompts(ask: Ask, lm: LanguageModel) -> list[ScoredPrompt]:
+async def scored_prompts(ask: Ask, lm: LanguageModel, adapter: str | None = None) -> list[ScoredPrompt]:
     """The prompts with the log-probabilities of their tokens, one after the other, so that other requests have their
     turns; none where nobody asks for them. Cancelling the task ends the reading with the next chunk. Raises as
     `LanguageModel.prompt_logprobs`."""
@@ -28,17 +28,22 @@ async def scored_prompts(ask: Ask, lm: LanguageModel) -> list[ScoredPrompt]:
 
     prompts = ask.prompts if ask.scores_prompts else ()
     try:
-        return [await asyncio.to_thread(score, prompt, ask.options["logprobs"], lm, go_on) for prompt in prompts]
+        most: int = ask.options.get("logprobs", 0)
+        likely = partial(lm.prompt_logprobs, adapter=adapter, progress=go_on)
+        return [await asyncio.to_thread(score, prompt, most, lm, likely) for prompt in prompts]
     finally:
         is_over.set()
 
 
-def score(prompt: str | Sequence[int], most: int, lm: LanguageModel, progress: Progress) -> ScoredPrompt:
-    """Asks the model about one prompt. What stands before the first word of a text is not told: it is none of it."""
+def score(
+    prompt: str | Sequence[int], most: int, lm: LanguageModel, likely: Callable[..., list[TokenLogprob]]
+) -> ScoredPrompt:
+    """Asks `likely`, a model's `prompt_logprobs`, about one prompt. What stands before the first word of a text is not
+    told: it is none of it."""
     if not isinstance(prompt, str):
-        return ScoredPrompt(prompt, [None, *lm.prompt_logprobs(prompt, most, progress=progress)])
+        return ScoredPrompt(prompt, [None, *likely(prompt, most)])
     ids, told = lm.tokenizer.encode(prompt), lm.tokenizer.encode_text(prompt)
     if not ids:
         return ScoredPrompt([], [])
-    logprobs = [None, *lm.prompt_logprobs(ids, most, progress=progress)]
+    logprobs = [None, *likely(ids, most)]
     return ScoredPrompt(told, logprobs[len(logprobs) - len(told) :])

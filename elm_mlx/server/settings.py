@@ -37,10 +37,11 @@ class Limits:
 class Settings:
     """How a server is to run.
 
-    `models` are names or directories, without any of them the demo; `aliases` are further names of these. `pull` lets
-    the server fetch models. `host` None means 127.0.0.1 and ::1; `port` 0 takes a free one; with `uds` it listens on
-    a socket file instead. `api_key` is asked of every request, if there is one. `allowed_origins` are pages that may
-    ask, "*" any; `allowed_hosts` are names by which clients may call this machine, beside its own.
+    `models` are names or directories, without any of them the demo; `aliases` are further names of these; `adapters`
+    stand beside them, each as PATH, NAME=PATH or MODEL:NAME=PATH. `pull` lets the server fetch models. `host` None
+    means 127.0.0.1 and ::1; `port` 0 takes a free one; with `uds` it listens on a socket file instead. `api_key` is
+    asked of every request, if there is one. `allowed_origins` are pages that may ask, "*" any; `allowed_hosts` are
+    names by which clients may call this machine, beside its own.
 
     Up to `concurrency` requests are answered together by a model, and `max_queue` more wait. `context` bounds the
     tokens of a request, prompt and answer. A model that is idle for `keep_alive_s` is closed, below 0 never. With
@@ -49,6 +50,7 @@ class Settings:
 
     models: tuple[str, ...] = ()
     aliases: Mapping[str, str] = field(default_factory=dict)
+    adapters: tuple[str, ...] = ()
     pull: bool = False
     host: str | None = None
     port: int = PORT

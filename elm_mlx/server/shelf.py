@@ -21,6 +21,7 @@ from elm_mlx.errors import (
     QueueFull,
     Unreachable,
 )
+from elm_mlx.server.adapters import BETWEEN
 from elm_mlx.server.book import Book, Stock
 from elm_mlx.server.refusals import UnknownModel
 
@@ -35,17 +36,18 @@ LOOK_S = 10.0  # between two looks at the disk
 
 @dataclass
 class Lease:
-    """A loaded model in use: it stays until `give_back`."""
+    """A loaded model in use, with the `adapter` that was asked for: it stays until `give_back`."""
 
     shelf: Shelf
     book: Book
     lm: LanguageModel
+    adapter: str | None = None
     is_open: bool = True
 
     @property
     def name(self) -> str:
-        """The model's name on the shelf."""
-        return self.book.name
+        """The name on the shelf of the model, with its adapter."""
+        return f"{self.book.name}{BETWEEN}{self.adapter}" if self.adapter else self.book.name
 
     def give_back(self) -> None:
         """Ends the use; a second time does nothing."""
@@ -80,9 +82,20 @@ class Shelf:
 
     def book(self, name: object) -> Book | None:
         """The model that a name means, if it is known already: nothing on the disk is looked at."""
+        return self.entry(name)[0]
+
+    def entry(self, name: object) -> tuple[Book | None, str | None]:
+        """The model that a name means, as `book` gives it, and the adapter beside it: MODEL:ADAPTER names one."""
         if name in DEFAULT:
-            return self.books[self.default]
-        return self.books.get(self.aliases.get(name, name)) if isinstance(name, str) else None
+            return self.books[self.default], None
+        if not isinstance(name, str):
+            return None, None
+        name = self.aliases.get(name, name)
+        if name in self.books:
+            return self.books[name], None
+        model, _, adapter = name.rpartition(BETWEEN)
+        base = self.books[self.default] if model in DEFAULT else self.books.get(self.aliases.get(model, model))
+        return (base, adapter) if base and adapter in base.adapters else (None, None)
 
     async def look_up(self, name: object) -> Book:
         """The model that a name means; it is a new one where the name is that of a model that may be fetched. Raises
@@ -94,10 +107,20 @@ class Shelf:
         await self.refresh()
         if found := self.book(name):
             return found
+        model, _, adapter = str(name).rpartition(BETWEEN)
+        if base := self.book(model) if model else None:
+            there = ", ".join(base.adapters)
+            raise UnknownModel(f"The model {base.name} has no adapter {adapter[:100]!r} here. "
+                               + (f"It has: {there}." if there else "It has none."))  # fmt: skip
         if await asyncio.to_thread(self._stock.may_fetch, str(name)):
             return Book(str(name), str(name), is_foreign=True)
-        names = ", ".join([*self.books, *self.aliases][:MOST_NAMES])
+        names = ", ".join([*self.names, *self.aliases][:MOST_NAMES])
         raise UnknownModel(f"There is no model {str(name)[:100]!r} here. There are: {names}.")
+
+    @property
+    def names(self) -> list[str]:
+        """The names of all models, each followed by those with its adapters."""
+        return [name for book in self.books.values() for name in names_of(book)]
 
     async def refresh(self) -> None:
         """Looks for the models on this machine that came and went since the last look, every LOOK_S at most."""
@@ -120,8 +143,8 @@ class Shelf:
 
     def take_now(self, name: object) -> Lease | None:
         """Begins to use a model that is loaded; None where it is not."""
-        book = self.book(name)
-        return self._enter(book, book.lm) if book and book.lm else None
+        book, adapter = self.entry(name)
+        return self._enter(book, book.lm, adapter) if book and book.lm else None
 
     async def take(self, name: object) -> Lease:
         """Begins to use a model, which is loaded first where it is not. Raises as `look_up`, and as `elm_mlx.load`."""
@@ -131,7 +154,7 @@ class Shelf:
         try:
             while book.lm is None:
                 await self._wait_until_loaded(book)
-            return self._enter(book, book.lm)
+            return self._enter(book, book.lm, self.entry(name)[1])
         finally:
             self.leave(book)
 
@@ -144,12 +167,12 @@ class Shelf:
         finally:
             lease.give_back()
 
-    def _enter(self, book: Book, lm: LanguageModel) -> Lease:
+    def _enter(self, book: Book, lm: LanguageModel, adapter: str | None) -> Lease:
         book.users += 1
         if book.closes:
             book.closes.cancel()
             book.closes = None
-        return Lease(self, book, lm)
+        return Lease(self, book, lm, adapter)
 
     def leave(self, book: Book) -> None:
         """Ends one use of a model, and with the last one lets its time run."""
@@ -264,3 +287,8 @@ class Shelf:
         task: asyncio.Task[None] = asyncio.ensure_future(work)  # type: ignore[call-overload]
         self._background.add(task)
         task.add_done_callback(self._background.discard)
+
+
+def names_of(book: Book) -> list[str]:
+    """The names by which clients ask for a model, and for it with each of its adapters."""
+    return [book.name, *(f"{book.name}{BETWEEN}{adapter}" for adapter in book.adapters)]

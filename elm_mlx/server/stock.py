@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from elm_mlx.arguments import Progress
-from elm_mlx.errors import InvalidRequest
+from elm_mlx.errors import InvalidRequest, NotFound, Unsupported
 from elm_mlx.server.book import Book
 
 if TYPE_CHECKING:
@@ -20,15 +21,17 @@ DEMO = "demo"  # the name of the built-in model
 class Wishes(Protocol):
     """What the house wants to know of the server's settings.
 
-    `models` are names or directories, none of them meaning the demo; `aliases` are further names of these. `pull` lets
-    requests fetch models. `keep_alive_s` is after how many seconds an idle model is closed, below 0 never. With
-    `strict` fields that are not known are refused.
+    `models` are names or directories, none of them meaning the demo; `aliases` are further names of these. `adapters`
+    stand beside them, each as PATH, NAME=PATH or MODEL:NAME=PATH. `pull` lets requests fetch models. `keep_alive_s` is
+    after how many seconds an idle model is closed, below 0 never. With `strict` fields that are not known are refused.
     """
 
     @property
     def models(self) -> Sequence[str]: ...
     @property
     def aliases(self) -> Mapping[str, str]: ...
+    @property
+    def adapters(self) -> Sequence[str]: ...
     @property
     def pull(self) -> bool: ...
     @property
@@ -52,14 +55,24 @@ class Machine:
         self._settings = settings
 
     def load(self, book: Book, progress: Progress) -> LanguageModel:
-        """Loads a model. Raises as `elm_mlx.load`."""
+        """Loads a model with its adapters, and makes what forms of answers need: its first form must not stop the
+        answers beside it. Raises as `elm_mlx.load`, and as `load_adapter`."""
         import elm_mlx
 
         wishes = self._settings
-        return elm_mlx.load(
+        lm = elm_mlx.load(
             book.source, cpu_policy=wishes.cpu_policy, progress=progress, rows=wishes.concurrency,
             queue=wishes.max_queue, context=wishes.context,
         )  # fmt: skip
+        try:
+            for name, path in book.adapters.items():
+                lm.load_adapter(name, path)
+        except BaseException:
+            lm.close()
+            raise
+        with suppress(NotFound, Unsupported):  # then who asks for a form hears of it
+            lm.prepare_forms()
+        return lm
 
     def find(self) -> list[Book]:
         """The models on this machine that could be loaded."""

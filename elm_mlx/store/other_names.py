@@ -27,6 +27,16 @@ HEADLESS = {
 HEADLESS["bitnet"] = HEADLESS["llama"]
 
 
+LAYER = re.compile(r"(?:model\.)?layers\.(\d+)\.(mlp\.gate_proj\.weight|self_attn\.q_proj\.weight)")
+
+
+def has_one_ffn(names: Iterable[str]) -> bool:
+    """Whether tensors are those of several layers with one feed-forward, which is stored under the name of one of them,
+    as safetensors leaves out the other names of what is shared (MobiLlama)."""
+    found = [match[2] for name in names if (match := LAYER.fullmatch(unwrap(name)))]
+    return len(found) > 2 and found.count("mlp.gate_proj.weight") == 1
+
+
 def unwrap(name: str) -> str:
     """A tensor's name without the words of wrappers."""
     return OUTER.sub("", WRAPPERS.sub("", name))
@@ -40,6 +50,10 @@ def are_usual(names: Iterable[str]) -> bool:
 
 def refuse_other_names(directory: Path, config: ModelConfig, names: Iterable[str]) -> None:
     """Raises Unsupported for names that only a conversion reads."""
+    if has_one_ffn(names := list(names)):
+        command = command_line("elm-mlx", "convert", directory)
+        raise Unsupported(f"All layers of the model in {directory} have one feed-forward, which is stored under the "
+                          f"name of one of them. Convert it, which says so in its config.json: {command}")  # fmt: skip
     for name in names:
         if (usual := re.sub(*HEADLESS[config.family], unwrap(name))) != name:
             command = command_line("elm-mlx", "convert", directory)

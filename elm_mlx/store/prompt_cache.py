@@ -27,8 +27,8 @@ OTHER_FILE = "Name another file."
 
 @dataclass(frozen=True)
 class Belongs:
-    """What saved keys and values belong to: fingerprints of model and tokenizer, the type of the numbers, the adapter
-    ("" for none)."""
+    """What saved keys and values belong to: fingerprints of model and tokenizer, the type of the numbers, and the
+    fingerprint of the adapter ("" for none)."""
 
     model: str
     tokenizer: str
@@ -40,7 +40,6 @@ NAMED = {
     "model": "with another model, or with other weights of it",
     "tokenizer": "with another tokenizer",
     "dtype": "in another type of numbers ({theirs} in place of {ours})",
-    "adapter": "with another adapter ({theirs!r} in place of {ours!r})",
 }
 
 
@@ -134,10 +133,22 @@ def read_extent(path: Path, belongs: Belongs) -> Extent:
     if metadata.get("version") != str(VERSION):
         raise InvalidRequest(f"{path} was saved by a version of elm-mlx with another format.", SAVE_AGAIN)
     for name, ours in asdict(belongs).items():
-        if (theirs := metadata.get(name)) != ours:
+        theirs = metadata.get(name)
+        if theirs != ours and name == "adapter":
+            raise other_adapter(path, theirs, ours)
+        if theirs != ours:
             what = NAMED[name].format(theirs=f"{theirs:.40}" if theirs else theirs, ours=ours)
             raise InvalidRequest(f"{path} was saved {what}.", SAVE_AGAIN)
     return Extent(**{field.name: natural(path, field.name, metadata) for field in fields(Extent)})
+
+
+def other_adapter(path: Path, theirs: str | None, ours: str) -> InvalidRequest:
+    """The refusal of a file that was saved with another adapter, one or none, than it is to be used with."""
+    if not theirs:
+        return InvalidRequest(f"{path} was saved without an adapter.", "Load it with no {adapter}.")
+    if not ours:
+        return InvalidRequest(f"{path} was saved with an adapter.", "Name that one as {adapter}, too.")
+    return InvalidRequest(f"{path} was saved with another adapter.", "Name that one as {adapter}.")
 
 
 def natural(path: Path, name: str, metadata: Mapping[str, str]) -> int:

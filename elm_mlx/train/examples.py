@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import mlx.core as mx
 import numpy as np
@@ -21,6 +22,20 @@ class Example:
     def targets(self) -> int:
         """How many ids count."""
         return sum(self.counts)
+
+    @property
+    def length(self) -> int:
+        """How many ids the model reads."""
+        return len(self.ids)
+
+    @property
+    def facts(self) -> list[Any]:
+        """What makes it this example, as JSON has it."""
+        return [self.ids, self.counts]
+
+    def cut(self, length: int) -> Example:
+        """The first `length` ids, and what counts among them."""
+        return Example(self.ids[:length], self.counts[: length - 1])
 
 
 @dataclass(frozen=True)

@@ -5,35 +5,75 @@ from __future__ import annotations
 import codecs
 import hashlib
 import json
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any, Generic, Protocol, Self, TypeVar
 
 from elm_mlx.errors import InvalidRequest, NotFound
 from elm_mlx.files import disk_errors
 from elm_mlx.jobs.json_line import parse_line, read_line
-from elm_mlx.train.examples import Example
-from elm_mlx.train.rows import RowReader, cut
+from elm_mlx.train.answers import is_answer, row_of
 
 TRAIN, VALID = "train.jsonl", "valid.jsonl"
 MOST_NAMED = 5  # bad rows of one file in a message
 
 
-@dataclass(frozen=True)
-class Rows:
-    """The examples of one file. `cut` of them were longer than what the model is to see, and `ids_cut` ids of these are
-    not learned; `dropped` rows had no target left then. `digest` is SHA-256 over all ids and what counts."""
+class Learnable(Protocol):
+    """What a row becomes: an Example or a Pair."""
 
-    examples: tuple[Example, ...] = ()
+    @property
+    def targets(self) -> int:
+        """How many ids count."""
+        ...
+
+    @property
+    def length(self) -> int:
+        """How many ids the model reads."""
+        ...
+
+    @property
+    def facts(self) -> list[Any]:
+        """What it is, as JSON has it."""
+        ...
+
+    def cut(self, length: int) -> Self:
+        """The first `length` ids of it."""
+        ...
+
+
+T = TypeVar("T", bound=Learnable)
+Made = TypeVar("Made", bound=Learnable, covariant=True)
+
+
+class Reader(Protocol[Made]):
+    """Makes of a row what is learned of it."""
+
+    def read(self, row: Mapping[str, Any]) -> Made:
+        """Reads a row. Raises InvalidRequest for one that is none."""
+        ...
+
+
+@dataclass(frozen=True)
+class Rows(Generic[T]):
+    """The examples (or pairs) of one file. `cut` of them were longer than what the model is to see, and `ids_cut` ids
+    of these are not learned; `dropped` rows had no target left then. `left_out` counts the answers of a batch that
+    teach nothing, by the reason. `digest` is SHA-256 over all ids and what counts."""
+
+    examples: tuple[T, ...] = ()
     cut: int = 0
     ids_cut: int = 0
     dropped: int = 0
     digest: str = ""
+    left_out: Mapping[str, int] = field(default_factory=dict)
 
-    def notice(self, name: str, length: int) -> str | None:
-        """What is not learned of the file `name`, as a sentence; None where all of it is."""
-        if not self.cut:
-            return None
+    def notices(self, name: str, length: int) -> list[str]:
+        """What is not learned of the file `name`, as sentences; none where all of it is."""
+        unfit = [f"{name}: {count:,} answers are left out: {why}." for why, count in self.left_out.items()]
+        return [*unfit, *([self._cut_notice(name, length)] if self.cut else [])]
+
+    def _cut_notice(self, name: str, length: int) -> str:
         also = f" {self.dropped:,} of them had nothing left to learn and are left out." if self.dropped else ""
         return f"{name}: rows cut at {length:,} tokens: {self.cut:,}, {self.ids_cut:,} tokens in all.{also}"
 
@@ -44,27 +84,34 @@ def find_data(data: Path) -> None:
         raise NotFound(f"There is no {TRAIN} in {data}.", "Give {data}, a directory with train.jsonl in it.")
 
 
-def read_rows(path: Path, reader: RowReader, length: int) -> Rows:
-    """Reads a file of rows, each cut after `length` ids. Raises InvalidRequest, which names the lines, for rows that
-    are none, and for a file without any; ElmError where it cannot be read."""
-    examples, bad, found = [], list[str](), 0
+def read_rows(path: Path, reader: Reader[T], length: int) -> Rows[T]:
+    """Reads a file of rows, each cut after `length` ids; a row may be an answer that `elm-mlx batch` wrote. Raises
+    InvalidRequest, which names the lines, for rows that are none, and for a file without any; ElmError where it cannot
+    be read."""
+    examples, bad, found, unfit = list[T](), list[InvalidRequest](), 0, Counter[str]()
     cut_rows = cut_ids = 0
     for number, raw in lines(path):
-        found += 1
         try:
-            whole = reader.read(parse_line(raw, "it"))
+            row = parse_line(raw, "it")
+            if is_answer(row):
+                row, why = row_of(row)
+                if why:
+                    unfit[why] += 1
+                    continue
+            whole = reader.read(row)
         except InvalidRequest as error:
-            bad.append(in_line(number, str(error)))
+            bad.append(InvalidRequest(in_line(number, error.message), error.advice))
             continue
-        short = cut(whole, length)
-        cut_rows += len(whole.ids) > length
-        cut_ids += len(whole.ids) - len(short.ids)
+        found += 1
+        short = whole.cut(length)
+        cut_rows += whole.length > length
+        cut_ids += whole.length - short.length
         if short.targets:
             examples.append(short)
     refuse_bad(path, bad)
     if not examples:
         raise InvalidRequest(f"{path} has no row to learn from.")
-    return Rows(tuple(examples), cut_rows, cut_ids, found - len(examples), digest_of(examples))
+    return Rows(tuple(examples), cut_rows, cut_ids, found - len(examples), digest_of(examples), unfit)
 
 
 def in_line(number: int, why: str) -> str:
@@ -73,11 +120,13 @@ def in_line(number: int, why: str) -> str:
     return f"line {number} {why}" if why[:1].islower() else f"line {number}: {why}"
 
 
-def refuse_bad(path: Path, bad: list[str]) -> None:
+def refuse_bad(path: Path, bad: list[InvalidRequest]) -> None:
     """Raises InvalidRequest where a file has bad rows: the first of them by line, and how many there are."""
     if bad:
+        named = bad[:MOST_NAMED]
         more = f" And {len(bad) - MOST_NAMED:,} more." if len(bad) > MOST_NAMED else ""
-        raise InvalidRequest(f"{path}: {' '.join(bad[:MOST_NAMED])}{more} Mend these rows or take them out.")
+        advice = dict.fromkeys([*(one.advice for one in named if one.advice), "Mend these rows or take them out."])
+        raise InvalidRequest(f"{path}: {' '.join(one.message for one in named)}{more}", " ".join(advice))
 
 
 def lines(path: Path) -> Iterator[tuple[int, bytes | None]]:
@@ -92,9 +141,9 @@ def lines(path: Path) -> Iterator[tuple[int, bytes | None]]:
                 yield number, raw
 
 
-def digest_of(examples: list[Example]) -> str:
+def digest_of(examples: Sequence[Learnable]) -> str:
     """SHA-256 over the ids of examples and what counts of them."""
     digest = hashlib.sha256()
     for example in examples:
-        digest.update(json.dumps([example.ids, example.counts]).encode())
+        digest.update(json.dumps(example.facts).encode())
     return digest.hexdigest()

@@ -16,7 +16,8 @@ Record = dict[str, Any]
 
 class History:
     """The lines of a training: {"step", "loss", "targets", "learning_rate"} after each step, and {"step", "valid_loss"}
-    after each validation. Losses are means over tokens, in nats."""
+    after each validation; where pairs are learned, also {"accuracy", "margin"} and {"valid_accuracy", "valid_margin"}.
+    Losses are means over targets, in nats."""
 
     def __init__(self, directory: Path) -> None:
         self._path, self.records = directory / LOSSES, list[Record]()

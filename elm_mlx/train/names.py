@@ -4,4 +4,5 @@ from __future__ import annotations
 
 LORA, DORA, FULL = KINDS = "lora", "dora", "full"
 CONSTANT, LINEAR, COSINE = SCHEDULES = "constant", "linear", "cosine"
-LOSSES = "tokens", "dpo"
+TOKENS, DPO = LOSSES = "tokens", "dpo"
+RANK, SCALE, BETA = 8, 20.0, 0.1  # where nothing else is asked for

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
 import mlx.core as mx
@@ -15,19 +16,29 @@ from elm_mlx.train.training import Arrays
 FLOAT = 4  # bytes
 OF_ADAM = 4  # arrays of each trained one: itself, its gradient, and Adam's two means
 KEPT = 4  # arrays as wide as a product's result that the gradient keeps for it; found by measuring the demo
+RECOMPUTED = 1.25  # of a layer whose states are computed again: they, and gradients of some; found in the same way
 OF_LOGITS = 4  # arrays as large as the logits: they, their float32 copy, their gradient, what is in between
+
+
+@dataclass(frozen=True)
+class Load:
+    """What is learned at once: `rows` rows of `length` ids; whether a layer's states are computed again for the
+    gradient (`recomputes`) instead of being kept."""
+
+    rows: int
+    length: int
+    recomputes: bool = False
 
 
 @dataclass(frozen=True)
 class Plan:
     """Bytes that a training takes at once: the base's `weights`, the trained `arrays` with their gradients and means,
-    and the `states` of one batch of `rows` rows of `length` tokens."""
+    and the `states` of one batch, the `load`."""
 
     weights: int
     arrays: int
     states: int
-    rows: int
-    length: int
+    load: Load
 
     @property
     def total(self) -> int:
@@ -37,29 +48,47 @@ class Plan:
     def __str__(self) -> str:
         return (
             f"{readable_size(self.total)} (weights {readable_size(self.weights)}, what is trained "
-            f"{readable_size(self.arrays)}, states {readable_size(self.states)} for {self.rows} rows of "
-            f"{self.length:,} tokens)"
+            f"{readable_size(self.arrays)}, states {readable_size(self.states)} for {self.load.rows} rows of "
+            f"{self.load.length:,} tokens)"
         )
 
 
-def plan_training(config: ModelConfig, weights: int, arrays: Arrays, rows: int, length: int) -> Plan:
-    """Estimates the memory of a training from the shapes of a model's matrices, its largest batch, and its arrays."""
-    shapes = [(name, shape) for name, shape in config.weight_shapes().items() if len(shape) == 2]
-    widths = sum(config.times_read(name) * shape[0] for name, shape in shapes if shape[0] != config.vocab_size)
-    scores = sum(config.num_heads) * config.repeats * length * 2
-    states = rows * length * FLOAT * (KEPT * widths + scores + OF_LOGITS * config.vocab_size)
+def plan_training(config: ModelConfig, weights: int, arrays: Arrays, load: Load) -> Plan:
+    """Estimates the memory of a training from the shapes of a model's matrices, its largest batch, and its arrays.
+    `weights` are the bytes that the model holds beside these."""
+    states = load.rows * load.length * FLOAT * (kept_floats(config, load) + OF_LOGITS * config.vocab_size)
     trained = OF_ADAM * sum(FLOAT * array.size for array in arrays.values())
-    return Plan(weights, trained, states, rows, length)
+    return Plan(weights, trained, states, load)
 
 
-def check_plan(plan: Plan, force: bool) -> None:
-    """Raises NotEnoughMemory, with the numbers, where this machine has no room for a training, unless `force`."""
+def kept_floats(config: ModelConfig, load: Load) -> int:
+    """How many floats the gradient keeps for a token, without the logits: of all layers; or, where states are computed
+    again, what goes into each layer, and all of the largest one."""
+    widths, shared, shapes = [0] * config.num_blocks, 0, config.weight_shapes()
+    for name, shape in shapes.items():
+        if len(shape) == 2 and shape[0] != config.vocab_size:
+            if found := re.search(r"\.layers\.(\d+)\.", name):
+                widths[int(found.group(1))] += shape[0]
+            else:
+                shared += shape[0]
+    blocks = [KEPT * (width + shared) + heads * load.length * 2
+              for width, heads in zip(widths, config.num_heads, strict=True)]  # fmt: skip
+    if not load.recomputes:
+        return config.repeats * sum(blocks)
+    return config.num_layers * shapes[config.embedding_name][1] + int(RECOMPUTED * max(blocks))
+
+
+def check_plan(plan: Plan, loaded: int, force: bool) -> None:
+    """Raises NotEnoughMemory, with the numbers, where this machine has no room for a training, unless `force`. `loaded`
+    bytes of the weights are in memory already."""
     room = memory_limit() - (mx.get_active_memory() if gpu_memory() else 0)
-    needed = plan.total - plan.weights  # the weights are loaded already
+    needed = plan.total - loaded
     if needed > room and not force:
+        more = "" if plan.load.recomputes else ", {checkpoint_gradients=True}"
+        beside = "beside the weights " if loaded else ""
         raise NotEnoughMemory(
-            f"This training takes {plan}, and beside the weights this machine has {readable_size(max(0, room))}.",
-            "Take a smaller {batch_size} with more {accumulate}, a smaller {max_length} or fewer {layers}, or try with "
-            "{force=True}.",
+            f"This training takes {plan}, and {beside}this machine has {readable_size(max(0, room))}.",
+            "Take a smaller {batch_size} with more {accumulate}, a smaller {max_length}" + more
+            + " or fewer {layers}, or try with {force=True}.",
             needed, room,
         )  # fmt: skip

@@ -30,9 +30,8 @@ class RowReader:
     def read(self, row: Mapping[str, Any]) -> Example:
         """The example of a row of text, of prompt and completion, or of messages (with tools); other keys are left
         alone. Raises InvalidRequest for any other row, and for one without a target."""
-        if "finish_reason" in row or "custom_id" in row:
-            raise InvalidRequest("is a line of `elm-mlx batch`, which has an answer without its prompt. Write both as "
-                                 "prompt and completion.")  # fmt: skip
+        if "chosen" in row and "rejected" in row:
+            raise InvalidRequest("is a pair of answers.", "Take {loss=dpo} for these.")
         forms = [name for name in ("text", "prompt", "messages") if row.get(name) is not None]
         if len(forms) != 1:
             found = " and ".join(forms) or "none of them"
@@ -49,9 +48,9 @@ class RowReader:
 
     def _answer(self, row: Mapping[str, Any]) -> Example:
         """A prompt and its completion: two turns of a chat where the model has a template, else one text. The prompt
-        is tokenized alone, as it is when a model is asked."""
+        is tokenized alone, as it is when a model is asked. With "raw" true it is one text anyway."""
         prompt, completion = text_in(row, "prompt"), text_in(row, "completion")
-        if self.templates.are_there:
+        if self.templates.are_there and row.get("raw") is not True:
             turns = ({"role": "user", "content": prompt}, {"role": "assistant", "content": completion})
             return self._turns(turns, row.get("tools"))
         front = self.tokenizer.encode(prompt)
@@ -61,7 +60,8 @@ class RowReader:
     def _chat(self, row: Mapping[str, Any]) -> Example:
         """A chat, as the model's template writes it."""
         if not self.templates.are_there:
-            raise InvalidRequest("is a chat, and this model has no chat template. Write it as prompt and completion.")
+            raise InvalidRequest("is a chat, and this model has no chat template.",
+                                 "Give a {chat_template}, or write it as prompt and completion.")  # fmt: skip
         if not isinstance(row["messages"], list) or not all(isinstance(one, dict) for one in row["messages"]):
             raise InvalidRequest("has messages that are no list of objects.")
         return self._turns(row["messages"], row.get("tools"))
@@ -115,8 +115,3 @@ def text_in(row: Mapping[str, Any], name: str) -> str:
     if not row[name]:
         raise InvalidRequest(f"has an empty {name}.")
     return str(row[name])
-
-
-def cut(example: Example, length: int) -> Example:
-    """The first `length` ids of an example, and what counts among them."""
-    return Example(example.ids[:length], example.counts[: length - 1])

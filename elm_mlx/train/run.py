@@ -5,32 +5,38 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import mlx.core as mx
 
 from elm_mlx.api.loading import pull_directory
-from elm_mlx.api.templates import Templates
 from elm_mlx.arguments import named_path
 from elm_mlx.config import ModelConfig
-from elm_mlx.device import release
+from elm_mlx.device import choose_execution, release
+from elm_mlx.device.execution import Execution
 from elm_mlx.device.thread import let_go, start
-from elm_mlx.errors import InvalidRequest, TargetExists
-from elm_mlx.files import disk_errors
+from elm_mlx.errors import InvalidRequest, TargetExists, Unsupported
+from elm_mlx.files import check_room, disk_errors
 from elm_mlx.store.adapters.adapter_file import Base
 from elm_mlx.store.adapters.mlx_layout import WEIGHTS_FILE
 from elm_mlx.store.fingerprint import weights_fingerprint
-from elm_mlx.store.load import LoadedModel, load_directory, read_config
-from elm_mlx.train.checkpoint import CHECKPOINT
-from elm_mlx.train.files import TRAIN, VALID, Rows, find_data, read_rows
+from elm_mlx.store.load import load_model, read_config
+from elm_mlx.train.checkpoint import CHECKPOINT, PARTS
+from elm_mlx.train.data import Data, find_reference, objective_of, read_data
+from elm_mlx.train.dpo import PairObjective
+from elm_mlx.train.files import find_data
+from elm_mlx.train.full import CONFIG, WEIGHTS, FullArrays
 from elm_mlx.train.history import LOSSES
 from elm_mlx.train.job import Job, Step
-from elm_mlx.train.plan import Plan, check_plan, plan_training
-from elm_mlx.train.rows import RowReader
+from elm_mlx.train.plan import FLOAT, Load, check_plan, plan_training
+from elm_mlx.train.recompute import Recomputed
+from elm_mlx.train.reference import REFERENCE
 from elm_mlx.train.settings import Settings
+from elm_mlx.train.student import Student, read_student
+from elm_mlx.train.trainable import AdapterArrays
+from elm_mlx.train.trained import Trained
 from elm_mlx.train.ways import Ways
 
-WRITTEN = WEIGHTS_FILE, CHECKPOINT, LOSSES
+WRITTEN = WEIGHTS_FILE, CHECKPOINT, LOSSES, REFERENCE, WEIGHTS, CONFIG
 Say = Callable[[str], None]
 
 
@@ -54,13 +60,16 @@ def run(model: str | Path | None, data: Path, output: Path, settings: Settings, 
     find_data(data)
     refuse_output(output, ways.resume)
     directory = pull_directory(model, None, ways.force)
-    check_layers(read_config(directory), settings)
+    config = read_config(directory)
+    check_layers(config, settings)
+    if settings.is_full:
+        refuse_quantized(config)
     name = "demo" if model is None else str(model)
     holder = object()
     thread = start(holder)
     try:
         return thread.call(lambda relay: work(
-            Task(name, directory, data, output, settings, ways.resume, ways.force),
+            Task(name, directory, data, output, settings, ways),
             relay(ways.report) or ignore, relay(ways.notify) or ignore,
         ))  # fmt: skip
     finally:
@@ -80,56 +89,69 @@ class Task:
     data: Path
     output: Path
     settings: Settings
-    resume: bool
-    force: bool
+    ways: Ways
 
 
 def refuse_output(output: Path, resume: bool) -> None:
-    """Raises TargetExists where another training is kept in `output`, unless it is to go on."""
+    """Raises TargetExists where another training is kept in `output`, or a model, unless it is to go on."""
     there = [name for name in WRITTEN if (output / name).exists()]
     if there and not resume:
         raise TargetExists(f"{output} has {there[0]} already.", "Name another {output}, or go on with {resume=True}.")
 
 
 def check_layers(config: ModelConfig, settings: Settings) -> None:
-    """Raises InvalidRequest for more layers than a model has, and for targets that none of its matrices have."""
+    """Raises InvalidRequest for more layers than a model has."""
     if settings.layers and settings.layers > config.num_blocks:
         raise InvalidRequest(f"layers is {settings.layers}, and this model has {config.num_blocks}.",
                              "Give fewer {layers}, or leave it out for all.")  # fmt: skip
+
+
+def refuse_quantized(config: ModelConfig) -> None:
+    """Raises Unsupported for a quantized model, which kind full cannot train: small steps would change no bit of it."""
+    if config.quantization is not None:
+        raise Unsupported("kind full trains a model's floats, and this model is quantized.",
+                          "Take {kind=lora} or {kind=dora}, or name the float model that it was made of.")  # fmt: skip
 
 
 # On the device thread
 
 
 def work(task: Task, report: Callable[[Step], None], say: Say) -> Outcome:
-    """Loads, reads the data, plans and trains."""
+    """Reads the data, loads, plans and trains."""
     mx.reset_peak_memory()
-    loaded = load_directory(task.directory, force=task.force)
+    student = read_student(task.directory, task.settings.chat_template)
+    rows = read_data(student, task.data, task.settings, say)
+    execution = choose_execution(student.config, "auto")
     try:
-        return train_loaded(loaded, task, report, say)
+        return train_student(student, execution, task, rows, report, say)
     finally:
-        release(loaded.execution)
+        release(execution)
 
 
-def train_loaded(loaded: LoadedModel, task: Task, report: Callable[[Step], None], say: Say) -> Outcome:
-    """Trains beside a model that is loaded."""
+def train_student(
+    student: Student, execution: Execution, task: Task, rows: Data, report: Callable[[Step], None], say: Say
+) -> Outcome:
+    """Trains a model of which all but the weights is read."""
     settings = task.settings
-    length = min(settings.max_length, loaded.config.context_length)
-    train, valid = read_data(loaded, task, length, say)
-    job = Job(loaded, settings, train.examples, valid.examples, task.output)
-    if not job.adapter.places:
-        raise InvalidRequest(f"No matrix of this model ends in one of {', '.join(settings.targets or ())}.",
-                             "Give other {targets}, as q_proj, or leave them out for all.")  # fmt: skip
-    plan = plan_of(job, loaded)
-    check_plan(plan, task.force)
+    trained = what_is_trained(student, execution, task)
+    held = trained.held()
+    train, valid = objective_of(rows.train, settings), objective_of(rows.valid, settings)
+    job = Job(trained, settings, train, valid if rows.valid.examples else None, task.output)
+    plan = plan_training(student.config, held, job.training.arrays, load_of(job))
+    check_plan(plan, 0 if settings.is_full else held, task.ways.force)
+    check_disk(job)
     say(f"Memory: about {plan}.")
     weights = weights_fingerprint(task.directory)
-    facts = settings.fixed() | {"data": train.digest, "valid": valid.digest, "base_weights": weights}
+    facts = settings.fixed() | {"data": rows.train.digest, "valid": rows.valid.digest, "base_weights": weights}
     if settings.schedule != "constant":
         facts["all_steps"] = job.steps  # the rates of a schedule depend on it
     with disk_errors(f"{task.output} cannot be made"):
         task.output.mkdir(parents=True, exist_ok=True)
-    job.begin(facts, Base(task.name, weights), task.resume)
+    begun = job.training.arrays
+    job.begin(facts, Base(task.name, weights), goes_on(task, say))
+    if isinstance(train, PairObjective) and isinstance(valid, PairObjective):
+        find_reference(job, begun, train, valid, say)
+    del begun  # they may be all of a model
     ended = job.run(report)
     losses = [one["loss"] for one in job.history.records if "loss" in one]
     parameters = sum(array.size for array in job.training.arrays.values())
@@ -137,27 +159,48 @@ def train_loaded(loaded: LoadedModel, task: Task, report: Callable[[Step], None]
                    mx.get_peak_memory(), ended)  # fmt: skip
 
 
-def read_data(loaded: LoadedModel, task: Task, length: int, say: Say) -> tuple[Rows, Rows]:
-    """The rows of train.jsonl, and of valid.jsonl where there is one; says what of them is not learned."""
-    reader = RowReader(loaded.tokenizer, Templates(loaded.directory, loaded.settings, loaded.tokenizer),
-                       end_of(loaded), task.settings.mask_prompt, task.settings.last_turn_only)  # fmt: skip
-    train, valid = read_rows(task.data / TRAIN, reader, length), Rows()
-    if (task.data / VALID).exists():
-        valid = read_rows(task.data / VALID, reader, length)
-    for name, rows in ((TRAIN, train), (VALID, valid)):
-        if notice := rows.notice(name, length):
-            say(notice)
-    return train, valid
+def check_disk(job: Job) -> None:
+    """Raises DiskFull where there is no room for a checkpoint beside the one that it replaces."""
+    count = sum(array.size for array in job.training.arrays.values())
+    needed = 2 * len(PARTS) * FLOAT * count
+    check_room("The checkpoint of this training", "Free some space, or name another {output}.", (job.output, needed))
 
 
-def end_of(loaded: LoadedModel) -> int | None:
-    """The id that ends a text: the tokenizer's EOS, else the least of those that stop the model."""
-    own = loaded.tokenizer.eos_token_id
-    return own if own is not None else min(loaded.stop_ids, default=None)
+def goes_on(task: Task, say: Say) -> bool:
+    """Whether a training goes on from a checkpoint. One that was stopped before its first one begins anew."""
+    if task.ways.resume and (task.output / LOSSES).exists() and not (task.output / CHECKPOINT).exists():
+        say(f"{task.output} has no checkpoint yet, so the training begins anew.")
+        return False
+    return task.ways.resume
 
 
-def plan_of(job: Job, loaded: LoadedModel) -> Plan:
-    """What a training will take, from its largest batch."""
-    longest = max(len(one.ids) for one in (*job.train, *job.valid)) - 1
-    rows: Any = min(job.settings.batch_size, max(len(job.train), len(job.valid)))
-    return plan_training(loaded.config, mx.get_active_memory(), job.training.arrays, rows, longest)
+def what_is_trained(student: Student, execution: Execution, task: Task) -> Trained:
+    """The arrays that are trained: the model's own, or those of an adapter beside it."""
+    trained = own_arrays if task.settings.is_full else adapter_arrays
+    found = trained(student, execution, task)
+    return Recomputed(found) if task.settings.checkpoint_gradients else found
+
+
+def own_arrays(student: Student, execution: Execution, task: Task) -> Trained:
+    """The model's own arrays. The model that is written gets the chat template that was given."""
+    given = student.templates.given
+    template = given.source if given else None
+    return FullArrays(student.directory, student.config, execution.dtype, task.settings.layers, template)
+
+
+def adapter_arrays(student: Student, execution: Execution, task: Task) -> Trained:
+    """The arrays of an adapter beside the model, which is loaded. Raises InvalidRequest where no matrix is a target."""
+    model = load_model(student.directory, student.config, execution, None, task.ways.force)
+    trained = AdapterArrays(model, task.settings.adapter)
+    if not trained.places:
+        raise InvalidRequest(f"No matrix of this model ends in one of {', '.join(task.settings.targets or ())}.",
+                             "Give other {targets}, as q_proj, or leave them out for all.")  # fmt: skip
+    return trained
+
+
+def load_of(job: Job) -> Load:
+    """What a training learns at once, at most."""
+    both = [job.train, *([job.valid] if job.valid else [])]
+    longest = max(max(one.lengths) for one in both) - 1
+    rows = min(job.settings.batch_size, max(len(one.lengths) for one in both)) * job.train.ROWS
+    return Load(rows, longest, job.settings.checkpoint_gradients)

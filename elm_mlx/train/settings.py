@@ -8,11 +8,13 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from elm_mlx.arguments import real_number, whole_number
-from elm_mlx.errors import InvalidRequest, Unsupported
-from elm_mlx.train.names import CONSTANT, DORA, FULL, KINDS, LOSSES, SCHEDULES
+from elm_mlx.errors import InvalidRequest
+from elm_mlx.train.names import BETA, CONSTANT, DORA, DPO, FULL, KINDS, LOSSES, RANK, SCALE, SCHEDULES, TOKENS
+from elm_mlx.train.trainable import AdapterShape
 
 MOST_RANK = 4096  # as wide as the matrices of the largest models that are tuned here
-FREE = ("steps", "epochs", "evaluate_every", "save_every", "patience")  # no array at a step depends on these alone
+# No array at a step depends on these alone; what a chat template writes is known by the data's digest.
+FREE = ("steps", "epochs", "evaluate_every", "save_every", "patience", "chat_template")
 
 
 @dataclass(frozen=True)
@@ -20,8 +22,8 @@ class Settings:
     """What `train` is asked, beside model, data and output; `train` says what each means."""
 
     kind: str = "lora"
-    rank: int = 8
-    scale: float = 20.0
+    rank: int | None = None
+    scale: float | None = None
     layers: int | None = None
     targets: tuple[str, ...] | None = None
     batch_size: int = 4
@@ -38,11 +40,13 @@ class Settings:
     patience: int | None = None
     save_every: int = 100
     seed: int = 0
-    loss: str = LOSSES[0]
+    loss: str = TOKENS
+    beta: float | None = None
+    checkpoint_gradients: bool = False
+    chat_template: str | None = None
 
     def __post_init__(self) -> None:
-        """Raises InvalidRequest for what has no meaning, and Unsupported for what elm-mlx does not do yet."""
-        refuse_missing(self)
+        """Raises InvalidRequest for what has no meaning, and for options that would change nothing."""
         for name, known in (("kind", KINDS), ("schedule", SCHEDULES), ("loss", LOSSES)):
             if getattr(self, name) not in known:
                 raise InvalidRequest(f"{name} is {getattr(self, name)!r}; it must be one of {', '.join(known)}.")
@@ -52,29 +56,50 @@ class Settings:
         check_whole("max_length", self.max_length, 2)
         check_whole("warmup", self.warmup, 0)
         check_whole("seed", self.seed, 0)
-        if self.rank > MOST_RANK:
+        if (self.rank or 0) > MOST_RANK:
             raise InvalidRequest(f"rank is {self.rank:,}; it must be at most {MOST_RANK:,}.")
-        for name in ("scale", "learning_rate"):
-            check_positive(name, getattr(self, name))
+        for name in ("scale", "learning_rate", "beta"):
+            if getattr(self, name) is not None:
+                check_positive(name, getattr(self, name))
         if self.steps is not None and self.epochs is not None:
             raise InvalidRequest("How long to train is given twice.", "Give {steps} or {epochs}, not both.")
+        refuse_without_effect(self)
 
     @property
-    def is_dora(self) -> bool:
-        """Whether rows get learned lengths."""
-        return self.kind == DORA
+    def is_full(self) -> bool:
+        """Whether the model's own arrays are trained."""
+        return self.kind == FULL
+
+    @property
+    def is_dpo(self) -> bool:
+        """Whether pairs of answers are learned."""
+        return self.loss == DPO
+
+    @property
+    def used_beta(self) -> float:
+        """How much a pair's log-probabilities count against the reference's."""
+        return BETA if self.beta is None else self.beta
+
+    @property
+    def adapter(self) -> AdapterShape:
+        """How the adapter is laid out, where one is trained."""
+        rank, scale = self.rank or RANK, SCALE if self.scale is None else self.scale
+        return AdapterShape(rank, scale, self.kind == DORA, self.layers, self.targets)
 
     def fixed(self) -> dict[str, Any]:
         """The settings that a resumed training shares with the one that it goes on from."""
         return {name: value for name, value in asdict(self).items() if name not in FREE}
 
 
-def refuse_missing(settings: Settings) -> None:
-    """Raises Unsupported for what is asked for and not there yet."""
-    if settings.kind == FULL:
-        raise Unsupported("elm-mlx does not train all weights of a model yet.", "Take {kind=lora} or {kind=dora}.")
-    if settings.loss == "dpo":
-        raise Unsupported("elm-mlx does not learn from pairs of answers (dpo) yet.", "Leave {loss} out.")
+def refuse_without_effect(settings: Settings) -> None:
+    """Raises InvalidRequest for an option that belongs to another kind or loss."""
+    if settings.is_full:
+        for name in ("rank", "scale", "targets"):
+            if getattr(settings, name) is not None:
+                raise InvalidRequest(f"{name} belongs to adapters, and kind full trains the model's own arrays.",
+                                     f"Leave {{{name}}} out, or take {{kind=lora}} or {{kind=dora}}.")  # fmt: skip
+    if settings.beta is not None and not settings.is_dpo:
+        raise InvalidRequest("beta belongs to the loss of pairs (dpo).", "Leave {beta} out, or take {loss=dpo}.")
 
 
 def check_whole(name: str, value: object, least: int) -> None:

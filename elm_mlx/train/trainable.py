@@ -5,13 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from math import sqrt
+from pathlib import Path
 
 import mlx.core as mx
 
+from elm_mlx.models.blocks import Block
 from elm_mlx.models.lora import Adapted, LowRank, Place, places
 from elm_mlx.models.model import Model
-
-Arrays = dict[str, mx.array]
+from elm_mlx.store.adapters.adapter_file import Base
+from elm_mlx.store.adapters.write import Written, write_adapter
+from elm_mlx.train.training import Arrays
 
 
 @dataclass(frozen=True)
@@ -37,6 +40,7 @@ class AdapterArrays:
 
     def __init__(self, model: Model, shape: AdapterShape) -> None:
         self.model, self.shape = model, shape
+        self._blocks = list(model.blocks)
         first = 0 if shape.layers is None else len(model.blocks) - shape.layers
         self.places = [place for place in places(model) if place.layer >= first and any(map(shape.has, place.names))]
         self.adapted = [adapt(place, shape.scale) for place in self.places]
@@ -62,19 +66,53 @@ class AdapterArrays:
         for name, _, adapted, part in self._named():
             adapted.adapters[part] = sums[name]
 
+    def held(self) -> int:
+        """Bytes of weights that the model holds: what MLX has in memory, as the model is loaded."""
+        return mx.get_active_memory()
+
+    def base(self, begun: Arrays) -> Model:
+        """The model without the adapter, until arrays are put beside it."""
+        for adapted in self.adapted:
+            adapted.adapters = [None] * len(adapted.widths)
+        return self.model
+
+    def with_arrays(self, arrays: Arrays) -> Model:
+        """The model that computes with these arrays, until others are given."""
+        self.put(arrays)
+        return self.model
+
+    def layer_names(self, layer: int) -> list[str]:
+        """The names of the arrays beside a layer, those that it shares with others too."""
+        parts = "lora_a", "lora_b", *["m"] * self.shape.dora
+        return [f"{name}.{part}" for name, *_ in self._named(self._blocks[layer]) for part in parts]
+
+    def block(self, layer: int, arrays: Arrays) -> Block:
+        """A layer that computes with its arrays, until others are put there."""
+        block = self._blocks[layer]
+        for name, _, adapted, part in self._named(block):
+            adapted.adapters[part] = low_rank(arrays, name)
+        return block
+
+    def write(self, output: Path, arrays: Arrays, base: Base) -> None:
+        """Writes the adapter in mlx-lm's layout. Raises DiskFull, ElmError."""
+        write_adapter(output, Written(self.low_ranks(arrays), base, self.shape.scale), self.model.config)
+
     def low_ranks(self, arrays: Mapping[str, mx.array]) -> dict[str, LowRank]:
         """The arrays as sums, by the names of their matrices. They are not multiplied with the scale."""
-        return {
-            name: LowRank(arrays[f"{name}.lora_a"], arrays[f"{name}.lora_b"], arrays.get(f"{name}.m"))
-            for name, *_ in self._named()
-        }
+        return {name: low_rank(arrays, name) for name, *_ in self._named()}
 
-    def _named(self) -> Iterator[tuple[str, Place, Adapted, int]]:
-        """(name, place, product, number within it) of every matrix that has a sum."""
+    def _named(self, block: Block | None = None) -> Iterator[tuple[str, Place, Adapted, int]]:
+        """(name, place, product, number within it) of every matrix that has a sum; with `block` of those in it."""
         for place, adapted in zip(self.places, self.adapted, strict=True):
-            for part, name in enumerate(place.names):
-                if self.shape.has(name):
-                    yield name, place, adapted, part
+            if block is None or any(place.holder is part for part in vars(block).values()):
+                for part, name in enumerate(place.names):
+                    if self.shape.has(name):
+                        yield name, place, adapted, part
+
+
+def low_rank(arrays: Mapping[str, mx.array], name: str) -> LowRank:
+    """The sum beside one matrix."""
+    return LowRank(arrays[f"{name}.lora_a"], arrays[f"{name}.lora_b"], arrays.get(f"{name}.m"))
 
 
 def adapt(place: Place, scale: float) -> Adapted:

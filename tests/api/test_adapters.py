@@ -146,9 +146,32 @@ def test_what_cannot_be_loaded_is_refused_and_changes_nothing(
         lm.load_adapter("a", tmp_path / "other", force=True)
         with pytest.raises(InvalidRequest, match="loaded already"):
             lm.load_adapter("a", folders["one"])
-        with pytest.raises(InvalidRequest, match="without an adapter"):
-            lm.save_cache(PROMPT, tmp_path / "saved", adapter="a")
         assert lm.generate(PROMPT, 8).tokens == before
+
+
+@pytest.mark.parametrize("source", checkpoints.FAMILIES[:1], indirect=True)
+def test_a_file_of_keys_and_values_serves_the_adapter_that_it_was_saved_with_alone(
+    source: Path, folders: dict[str, Path], tmp_path: Path
+) -> None:
+    with elm_mlx.load(source) as lm:
+        lm.load_adapter("one", folders["one"])
+        expected = lm.generate(PROMPT, 8, adapter="one", reuse=False).tokens
+        lm.save_cache(PROMPT, tmp_path / "with", adapter="one")
+        lm.save_cache(PROMPT, tmp_path / "without")
+    with elm_mlx.load(source) as lm:
+        lm.load_adapter("same", folders["one"])  # by another name, which does not matter
+        lm.load_adapter("two", folders["two"])
+        for file, adapter, words in (
+            ("with", None, "saved with an adapter"), ("with", "two", "saved with another adapter"),
+            ("without", "two", "saved without an adapter"), ("with", "three", "no adapter 'three'"),
+        ):  # fmt: skip
+            with pytest.raises(InvalidRequest, match=words):
+                lm.load_cache(tmp_path / file, adapter=adapter)
+        assert lm.load_cache(tmp_path / "with", adapter="same") == len(PROMPT)
+        assert lm.generate(PROMPT, 8).stats.cached_tokens == 0
+        assert lm.generate(PROMPT, 8, adapter="two").stats.cached_tokens == 0
+        done = lm.generate(PROMPT, 8, adapter="same")
+        assert (done.tokens, done.stats.cached_tokens) == (expected, len(PROMPT) - 1)
 
 
 @pytest.mark.parametrize("source", checkpoints.FAMILIES[:1], indirect=True)

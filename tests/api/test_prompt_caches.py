@@ -173,7 +173,7 @@ MISMATCHES = {
     "model": "saved with another model, or with other weights of it",
     "tokenizer": "saved with another tokenizer",
     "dtype": r"saved in another type of numbers \(another in place of float32\)",
-    "adapter": "saved with another adapter \\('another' in place of ''\\)",
+    "adapter": "saved with an adapter",
     "version": "saved by a version of elm-mlx with another format",
 }
 

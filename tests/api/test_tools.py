@@ -8,8 +8,9 @@ from typing import Annotated, Any, Literal
 
 import pytest
 
+from elm_mlx.api.tool_choice import choice_of
 from elm_mlx.api.tools import Tool, tool_of, tools_of
-from elm_mlx.errors import InvalidRequest
+from elm_mlx.errors import InvalidRequest, NotEnforceable
 
 
 class Unit(Enum):
@@ -145,7 +146,6 @@ def elsewhere(a: "re.Missing") -> None: ...  # type: ignore[name-defined]  # noq
         ({"name": "a", "description": 5}, "must be text"),
         ({"name": "a", "parameters": []}, "schema of an object"),
         ({"name": "a", "parameters": {"type": "string"}}, "schema of an object"),
-        ({"name": "a", "parameters": {"unevaluatedProperties": False}}, "unevaluatedProperties"),
         ({"name": "a", "parameters": {"x": object()}}, "cannot be used"),
         ({"name": "a", "parameters": {"description": "x" * (1 << 20)}}, "it may have"),
     ],
@@ -153,6 +153,18 @@ def elsewhere(a: "re.Missing") -> None: ...  # type: ignore[name-defined]  # noq
 def test_what_is_no_tool_is_refused_with_the_reason(given: Any, why: str) -> None:
     with pytest.raises(InvalidRequest, match=why):
         tool_of(given)
+
+
+@pytest.mark.parametrize("parameters", [{"unevaluatedProperties": False}, {"properties": {"a": {"$ref": "b.json"}}}])
+def test_a_schema_that_nobody_here_understands_is_told_and_not_checked_and_never_enforced(parameters: Any) -> None:
+    """Such schemas come from servers of tools, and models may well understand them."""
+    tool = tool_of({"name": "a", "parameters": parameters})
+    assert "The arguments of the tool a are not checked: " in str(tool.unchecked)
+    assert tool.check({"b": 1}) is None
+    assert tool.schema["function"]["parameters"] == parameters
+    assert choice_of([tool], "auto", {}).form(takes_several=False) is None
+    with pytest.raises(NotEnforceable):
+        choice_of([tool], "required", {}).form(takes_several=False)
 
 
 def test_a_list_of_tools_has_each_name_once() -> None:

@@ -13,7 +13,7 @@ from helpers import scripts
 
 import elm_mlx
 from elm_mlx.api.tools import tool_of
-from elm_mlx.errors import InvalidRequest
+from elm_mlx.errors import InvalidRequest, NotEnforceable
 from elm_mlx.text.tools import ToolCall
 
 CALL = '{"name": "weather", "parameters": {"city": "Zü 天", "days": "2"}}'
@@ -230,3 +230,11 @@ def test_without_marks_and_tools_an_answer_is_read_as_before(lm: elm_mlx.Languag
     assert lm._templates.marks.begin == ""
     assert lm._templates.marks.tool == "<|python_tag|>"
     stream.close()
+
+
+def test_a_call_that_must_come_and_has_no_room_is_refused(lm: elm_mlx.LanguageModel) -> None:
+    with pytest.raises(NotEnforceable, match="A call of these tools takes at least"):
+        lm.chat(ASK, 2, tools=[weather], tool_choice="required")
+    never = {"name": "f", "parameters": {"properties": {"a": False}, "required": ["a"]}}
+    with pytest.raises(NotEnforceable):
+        lm.chat(ASK, 100, tools=[never], tool_choice="f")

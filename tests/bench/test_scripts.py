@@ -12,7 +12,7 @@ ROOT = Path(__file__).parents[2]
 WITH_TORCH = ("evaluate.py", "make.py", "train_llama.py", "train_openelm.py")  # torch takes seconds to import
 SCRIPTS = [
     path
-    for folder in ("benchmarks", "examples/demo_model")
+    for folder in ("benchmarks", "examples/demo_model", "examples/tune_demo")
     for path in sorted((ROOT / folder).glob("*.py"))
     if "__main__" in path.read_text(encoding="utf-8") and path.name not in WITH_TORCH
 ]

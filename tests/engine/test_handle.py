@@ -7,7 +7,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 
 import pytest
 
-from elm_mlx.engine.handle import Handle, ThreadWaiter, Wakes
+from elm_mlx.engine.handle import CallWaiter, Handle, ThreadWaiter, Wakes
 from elm_mlx.engine.request import Request
 from elm_mlx.engine.sequence import Sequence
 
@@ -84,3 +84,16 @@ def test_every_reader_gets_every_id_though_some_give_up_again_and_again(seed: in
                 handle.wake(wakes)
             wakes.carry_out()
         assert [reader.result(LIMIT_S) for reader in readers] == [200] * 8
+
+
+@pytest.mark.parametrize("hears", [False, True])
+def test_who_waits_for_an_id_is_woken_by_what_was_read_of_the_prompt_only_if_asked_to(hears: bool) -> None:
+    handle, sequence = make_handle()
+    handle.hears_reading = hears
+    woken: list[int] = []
+    assert handle.enlist(CallWaiter(lambda: woken.append(len(sequence.ids))), handle.state)
+    sequence.read = 1
+    handle.tell()
+    sequence.ids.append(7)
+    handle.tell()
+    assert woken == [0 if hears else 1]

@@ -12,9 +12,10 @@ from helpers.engines import RandomRun, check_answers, make_engine, plain_ids
 from helpers.families import second_family_slow
 
 import elm_mlx
-from elm_mlx.engine.engine import Engine, held_ids
+from elm_mlx.engine.engine import Engine
 from elm_mlx.engine.request import Request
 from elm_mlx.engine.sequence import ERROR, LENGTH, STOP
+from elm_mlx.engine.sources import held_ids
 from elm_mlx.errors import BadCheckpoint, ElmError, RequestFailed
 
 each_family = pytest.mark.parametrize("source", checkpoints.FAMILIES, indirect=True)

@@ -12,9 +12,10 @@ import mlx.core as mx
 from elm_mlx.config import config_from_dict
 from elm_mlx.models.lora import LowRank
 from elm_mlx.store.adapters.adapter_file import matrices_of
-from elm_mlx.store.adapters.write import MLX, Written, write_adapter
+from elm_mlx.store.adapters.write import MLX, PEFT, Written, write_adapter
 
 RANK = 4
+WEIGHTS = {MLX: "adapters.safetensors", PEFT: "adapter_model.safetensors"}
 
 
 def config_of(source: Path):  # type: ignore[no-untyped-def]
@@ -55,3 +56,22 @@ def merged_copy(source: Path, folder: Path, sums: Mapping[str, LowRank], scale: 
         arrays[f"{name}.weight"] = weight
     mx.save_safetensors(str(folder / "model.safetensors"), arrays, {"format": "pt"})
     return folder
+
+
+def arrays_in(folder: Path, layout: str) -> dict[str, mx.array]:
+    """The tensors in an adapter's file."""
+    found = mx.load(str(folder / WEIGHTS[layout]))
+    assert isinstance(found, dict)
+    return found
+
+
+def change(folder: Path, layout: str, **arrays: mx.array | None) -> None:
+    """Replaces the tensors whose names end so; None takes them out."""
+    found = arrays_in(folder, layout)
+    for end, array in arrays.items():
+        name = next(name for name in found if name.endswith(end.replace("__", ".")))
+        del found[name]
+        if array is not None:
+            found[name] = array
+    mx.eval(found)
+    mx.save_safetensors(str(folder / WEIGHTS[layout]), found)

@@ -21,8 +21,8 @@ from elm_mlx.server.answer import answer
 from elm_mlx.server.house import House
 
 USUAL = {
-    "models": (), "aliases": {"gpt": "demo"}, "pull": False, "max_queue": 8, "concurrency": 2, "context": None,
-    "keep_alive_s": 300.0, "cpu_policy": "auto", "strict": False,
+    "models": (), "aliases": {"gpt": "demo"}, "adapters": (), "pull": False, "max_queue": 8, "concurrency": 2,
+    "context": None, "keep_alive_s": 300.0, "cpu_policy": "auto", "strict": False,
 }  # fmt: skip
 
 

@@ -3,6 +3,7 @@ different ones."""
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 
 import mlx.core as mx
@@ -101,4 +102,22 @@ def test_a_product_without_a_sum_stays_the_base_s_own(openelm: Path) -> None:
 def test_rows_take_their_own_matrices_in_every_type(dtype: mx.Dtype) -> None:
     x, matrices = (mx.random.normal(shape, key=mx.random.key(1)).astype(dtype) for shape in ((3, 1, 8), (4, 8, 5)))
     which = mx.array([0, 3, 1], mx.uint32)
-    assert mx.allclose(product_of_rows(x, matrices, which), x @ matrices[which], atol=1e-2)
+    assert mx.allclose(
+        product_of_rows(x, matrices, [which, mx.arange(len(which), dtype=mx.uint32)]), x @ matrices[which], atol=1e-2
+    )
+
+
+def test_an_adapter_costs_two_operations_a_product_and_each_row_s_own_three(openelm: Path) -> None:
+    """A step of the demo has hundreds of operations so small that their number is what it costs."""
+    rack = Rack(model_of(openelm))
+    rack.put(1, made_sums(openelm))
+    plain, products = operations(rack.model), 4 * len(rack.model.blocks)
+    assert operations(rack.alone(1)) == plain + 2 * products
+    assert operations(rack.mixed([1])) == plain + 3 * products
+
+
+def operations(model: Model) -> int:
+    """How many operations compute the state after a token."""
+    written = io.StringIO()
+    mx.export_to_dot(written, model.hidden(mx.array([[5]])))
+    return written.getvalue().count("label")

@@ -62,9 +62,9 @@ def test_chunks_steps_and_rounds_are_those_of_its_twin(name: str, compiled: bool
     assert float(mx.abs(a - b).max()) <= (1e-5 if compiled else 0) * float(mx.abs(b).max())
 
 
-@pytest.mark.parametrize("name", SHARED)
-def test_its_adapters_stand_once_beside_each_matrix(name: str, tmp_path: Path) -> None:
-    source = checkpoints.write(tmp_path / "source", SHARED[name])
+@pytest.mark.parametrize("raw", [*SHARED.values(), relatives.BITNET], ids=[*SHARED, "bitnet"])
+def test_its_adapters_stand_once_beside_each_matrix(raw: dict[str, Any], tmp_path: Path) -> None:
+    source = checkpoints.write(tmp_path / "source", raw)
     model, sums, ids = load_directory(source).model, made_sums(source), mx.array([IDS])
     names = [matrix for place in places(model) for matrix in place.names]
     assert sorted(names) == sorted(sums)

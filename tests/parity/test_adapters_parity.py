@@ -39,6 +39,15 @@ VARIANTS: dict[str, dict[str, Any]] = {
         "alpha_pattern": {"v_proj": 3, "layers.0.self_attn.q_proj": 20},
     },
     "rslora with patterns": {"target_modules": ALL, "use_rslora": True, "rank_pattern": {"o_proj": 2}},
+    "dora with patterns": {
+        "target_modules": ALL,
+        "use_dora": True,
+        "rank_pattern": {"v_proj": 2, "layers.1.mlp.gate_proj": 6},
+        "alpha_pattern": {"q_proj": 9},
+    },
+    "rslora and dora": {"target_modules": ["q_proj", "down_proj"], "use_rslora": True, "use_dora": True},
+    "all that is linear but the head": {"target_modules": "all-linear"},
+    "all but one": {"target_modules": ALL, "exclude_modules": ["up_proj"]},
     "one layer": {"target_modules": ALL, "layers_to_transform": [1]},
     "a suffix as an expression": {"target_modules": r".*\.mlp\.(up|down)_proj"},
 }

@@ -183,6 +183,13 @@ def test_unknown_keys_inside_of_fields_are_told_or_refused(body: dict[str, Any],
     assert (error.param, error.code) == (param, "unknown_parameter")
 
 
+def test_a_tool_whose_schema_nobody_here_understands_is_told_or_refused() -> None:
+    tools = [{"type": "function", "function": {"name": "f", "parameters": {"unevaluatedProperties": False}}}]
+    assert read(strict=False, tools=tools).ignored == ("tools[0].function.parameters",)
+    with pytest.raises(FieldRefused, match="unevaluatedProperties"):
+        read(tools=tools)
+
+
 def test_the_names_of_unknown_fields_stay_few_and_short() -> None:
     ask = read(strict=False, **{f"{number}{'x' * 5000}": 1 for number in range(1000)})
     assert len(ask.ignored) <= 32

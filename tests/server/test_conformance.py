@@ -23,7 +23,7 @@ CHATS: dict[str, dict[str, Any]] = {
     "log-probabilities": {"logprobs": True, "top_logprobs": 2},
     "two answers": {"n": 2, "temperature": 1, "seed": 0},
     "a call": {"tools": TOOLS, "tool_choice": "required", "max_tokens": 80},
-    "a cut call": {"tools": TOOLS, "tool_choice": "required", "max_tokens": 2},
+    "a cut call": {"tools": TOOLS, "tool_choice": "required", "max_tokens": 6},
     "a form": {"response_format": FORM, "max_tokens": 80},
     "usage": USAGE,
 }

@@ -125,7 +125,7 @@ def test_a_named_tool_comes_in_pieces_that_add_up(client: Any, house: Any) -> No
 
 
 def test_a_call_that_the_length_cuts_is_no_call(client: Any, house: Any) -> None:
-    (choice,) = chat(client, house, tools=[WEATHER], tool_choice="required", max_tokens=3).choices
+    (choice,) = chat(client, house, tools=[WEATHER], tool_choice="required", max_tokens=5).choices
     assert choice.finish_reason == "length"
     assert not choice.message.tool_calls
 

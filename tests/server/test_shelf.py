@@ -20,8 +20,10 @@ from elm_mlx.server.answer import Answer
 from elm_mlx.server.book import Book
 from elm_mlx.server.cards import card, cards
 from elm_mlx.server.refusals import UnknownModel
+from elm_mlx.server.settings import Settings
 from elm_mlx.server.shelf import Shelf
-from elm_mlx.server.stock import books_of
+from elm_mlx.server.stock import Machine, books_of
+from elm_mlx.text import grammar
 
 
 class Fake:
@@ -319,3 +321,10 @@ def test_the_list_of_models_is_what_clients_read(live: Live) -> None:
     assert (told["data"][0]["context_length"], told["data"][0]["loaded"]) == (512, True)
     missing = live.client.get("/v1/models/some/body")
     assert (missing.status_code, missing.json()["error"]["code"]) == (404, "model_not_found")
+
+
+def test_a_model_of_the_server_is_ready_for_forms_before_it_answers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the first form needs keeps all threads of Python's waiting for a quarter of a second."""
+    with Machine(Settings()).load(Book("demo", None), lambda done, total: None) as lm:
+        monkeypatch.setattr(grammar, "make_ready", None)
+        assert len(lm.generate("Once", 8, regex="[a-z]{4}").text) == 4

@@ -10,7 +10,7 @@ from typing import Any
 import mlx.core as mx
 import pytest
 from helpers import checkpoints
-from helpers.adapters import config_of, made_sums, write_sums
+from helpers.adapters import WEIGHTS, arrays_in, change, config_of, made_sums, write_sums
 
 from elm_mlx.errors import BadCheckpoint, ElmError, InvalidRequest, NotFound, Unsupported
 from elm_mlx.models.lora import LowRank
@@ -21,25 +21,6 @@ from elm_mlx.store.fingerprint import weights_fingerprint
 
 each_family = pytest.mark.parametrize("source", checkpoints.FAMILIES, indirect=True)
 each_layout = pytest.mark.parametrize("layout", LAYOUTS)
-WEIGHTS = {MLX: "adapters.safetensors", PEFT: "adapter_model.safetensors"}
-
-
-def arrays_in(folder: Path, layout: str) -> dict[str, mx.array]:
-    found = mx.load(str(folder / WEIGHTS[layout]))
-    assert isinstance(found, dict)
-    return found
-
-
-def change(folder: Path, layout: str, **arrays: mx.array | None) -> None:
-    """Replaces the tensors whose names end so; None takes them out."""
-    found = arrays_in(folder, layout)
-    for end, array in arrays.items():
-        name = next(name for name in found if name.endswith(end.replace("__", ".")))
-        del found[name]
-        if array is not None:
-            found[name] = array
-    mx.eval(found)
-    mx.save_safetensors(str(folder / WEIGHTS[layout]), found)
 
 
 def say(folder: Path, **facts: Any) -> None:

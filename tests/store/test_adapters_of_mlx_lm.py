@@ -14,6 +14,7 @@ from mlx.utils import tree_flatten
 
 import elm_mlx
 from elm_mlx.convert import convert
+from elm_mlx.train import train
 
 pytestmark = pytest.mark.slow
 each_family = pytest.mark.parametrize("source", checkpoints.FAMILIES, indirect=True)
@@ -71,3 +72,20 @@ def test_our_adapter_runs_there(plain: Path, dora: bool, tmp_path: Path) -> None
     with elm_mlx.load(plain) as lm:
         lm.load_adapter("ours", tmp_path)
         assert_near(lm.logits(IDS, adapter="ours"), model(mx.array([IDS]))[0])
+
+
+@each_family
+@each_kind
+@pytest.mark.parametrize("part", [{}, {"layers": 1, "targets": ("out_proj", "o_proj")}], ids=["all", "some"])
+def test_what_train_writes_runs_there(plain: Path, dora: bool, part: dict[str, Any], tmp_path: Path) -> None:
+    from mlx_lm.tuner.utils import load_adapters
+
+    (tmp_path / "train.jsonl").write_text('{"text": "a b c"}\n', encoding="utf-8")
+    kind = "dora" if dora else "lora"
+    train(tmp_path, tmp_path / "out", plain, kind=kind, steps=3, learning_rate=0.01, **part)
+    before = theirs(plain)(mx.array([IDS]))[0]
+    after = load_adapters(theirs(plain), str(tmp_path / "out"))(mx.array([IDS]))[0]
+    assert mx.abs(after - before).max() > 0.01 * mx.abs(before).max()
+    with elm_mlx.load(plain) as lm:
+        lm.load_adapter("ours", tmp_path / "out")
+        assert_near(lm.logits(IDS, adapter="ours"), after)

@@ -277,3 +277,11 @@ def test_a_number_that_would_be_rounded_is_refused(number: float) -> None:
     for schema in ({"minimum": number}, {"exclusiveMaximum": number}, {"enum": [1, {"a": [number]}]}):
         with pytest.raises(NotEnforceable, match="has a number that cannot be enforced exactly"):
             schema_form(schema)
+
+
+def test_what_is_prepared_is_not_made_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    grammars = Grammars(demo_tokenizer(), 2048)
+    grammars.prepare()
+    monkeypatch.setattr(grammar, "make_ready", None)
+    grammars.prepare()
+    assert takes(grammars, Form("regex", "ab"), "ab")

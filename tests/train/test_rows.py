@@ -98,6 +98,7 @@ def test_the_kind_of_each_row_is_judged_alone(tmp_path: Path) -> None:
         ("[]", "line 2 holds a list"),
         ("{}", "line 2 has none of them"),
         ('{"text": "a", "prompt": "b"}', "line 2 has text and prompt"),
+        ('{"prompt": "a", "chosen": "b", "rejected": "c"}', "line 2 is a pair of answers. Take loss=dpo"),
         ('{"text": 3}', "line 2 has the text 3"),
         ('{"text": ""}', "line 2 has an empty text"),
         ('{"prompt": "a"}', "line 2 has the completion None"),
@@ -120,7 +121,7 @@ def test_what_is_cut_is_counted_and_said(tmp_path: Path) -> None:
     rows = read_rows(path, reader(), 16)
     assert (rows.cut, rows.dropped) == (1, 0)
     assert all(len(one.ids) <= 16 for one in rows.examples)
-    assert "rows cut at 16 tokens: 1" in (rows.notice("train.jsonl", 16) or "")
+    assert "rows cut at 16 tokens: 1" in rows.notices("train.jsonl", 16)[0]
 
 
 def test_a_row_whose_answer_is_cut_off_whole_is_left_out_and_said(tmp_path: Path) -> None:

@@ -54,6 +54,19 @@ def test_a_stopped_training_goes_on_to_the_same_bytes(data: Path, tmp_path: Path
     assert contents(tmp_path / "stopped") == contents(tmp_path / "whole")
 
 
+def test_a_training_that_was_stopped_before_its_first_checkpoint_begins_anew(data: Path, tmp_path: Path) -> None:
+    def stop(step: Step) -> None:
+        raise KeyboardInterrupt
+
+    train(data, tmp_path / "whole", **SHORT | {"steps": 2})
+    with pytest.raises(KeyboardInterrupt):
+        train(data, tmp_path / "stopped", report=stop, **SHORT | {"steps": 2})
+    heard: list[str] = []
+    train(data, tmp_path / "stopped", resume=True, notify=heard.append, **SHORT | {"steps": 2})
+    assert "no checkpoint yet" in " ".join(heard)
+    assert contents(tmp_path / "stopped") == contents(tmp_path / "whole")
+
+
 def test_the_output_is_mlx_lms_layout_and_names_its_base(data: Path, tmp_path: Path) -> None:
     done = train(data, tmp_path / "out", kind="dora", targets=("out_proj",), **SHORT)
     facts = json.loads((tmp_path / "out" / "adapter_config.json").read_text())
@@ -102,8 +115,9 @@ def test_patience_ends_a_training(data: Path, tmp_path: Path) -> None:
     [
         ({"layers": 16}, InvalidRequest, "layers is 16, and this model has 7"),
         ({"layers": 0}, InvalidRequest, "layers is 0"),
-        ({"kind": "full"}, Unsupported, "does not train all weights"),
-        ({"loss": "dpo"}, Unsupported, "dpo"),
+        ({"kind": "full"}, Unsupported, "kind full trains a model's floats, and this model is quantized"),
+        ({"kind": "full", "rank": 4}, InvalidRequest, "rank belongs to adapters"),
+        ({"beta": 0.2}, InvalidRequest, "beta belongs to the loss of pairs"),
         ({"kind": "ia3"}, InvalidRequest, "lora, dora"),
         ({"rank": 10**9}, InvalidRequest, "at most 4,096"),
         ({"scale": float("nan")}, InvalidRequest, "scale"),
@@ -114,7 +128,7 @@ def test_patience_ends_a_training(data: Path, tmp_path: Path) -> None:
 def test_what_cannot_be_is_refused_before_anything_is_loaded(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, asked: dict[str, Any], error: type, why: str
 ) -> None:
-    monkeypatch.setattr(running, "load_directory", lambda *_, **__: pytest.fail("It was loaded."))
+    monkeypatch.setattr(running, "load_model", lambda *_, **__: pytest.fail("It was loaded."))
     with pytest.raises(error, match=why):
         train(data, tmp_path / "out", **asked)
     assert not (tmp_path / "out").exists()

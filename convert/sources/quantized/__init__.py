@@ -7,6 +7,7 @@ alone: those of `modules_to_not_convert` and the like are plain.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +25,7 @@ from elm_mlx.convert.sources.quantized.parts import Parts
 from elm_mlx.convert.tensor import LazyTensor
 from elm_mlx.errors import BadCheckpoint
 from elm_mlx.files import optional_json
+from elm_mlx.store.weight_files import some
 
 OLDER = {
     "quantize_config.json": "gptq",
@@ -86,11 +88,12 @@ def read_quantized(where: Path, settings: Values, tensors: Mapping[str, LazyTens
     for parts, _ in found:
         parts.refuse_bias()
         for part in parts.tensors:
-            rest.pop(f"{parts.stem}.{part}")
+            rest.pop(f"{parts.stem}.{part}", None)
     dropped = [name for name in rest if name.rpartition(".")[2] in fp8.ACTIVATIONS]
     plain = {name: tensor for name, tensor in rest.items() if name not in dropped}
-    if twice := next((parts.name for parts, _ in found if parts.name in plain), None):
-        raise BadCheckpoint(f"{where} holds {twice} twice, plain and quantized. Fetch it again.")
+    names = Counter([*plain, *(parts.name for parts, _ in found)])
+    if twice := [name for name, count in names.items() if count > 1]:
+        raise BadCheckpoint(f"{where} holds {some(twice)} twice, in two forms. Fetch it again.")
     matrices, plain = sorted_columns({parts.name: matrix for parts, matrix in found}, plain)
     kept = kept_dtype(settings, found)
     return Plain(

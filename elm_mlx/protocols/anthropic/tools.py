@@ -31,7 +31,7 @@ def function_of(tool: Fields) -> Any:
     tool.check(CUSTOM)
     schema = tool.needed("input_schema").value
     function = {"name": tool.full_text("name"), "description": tool.text("description"), "parameters": schema}
-    return read_function(tool.at, function)
+    return read_function(tool, function, "input_schema")
 
 
 def read_choice(choice: Fields, tools: tuple[Any, ...] | None) -> str | None:

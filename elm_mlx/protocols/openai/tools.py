@@ -50,17 +50,21 @@ def read_tool(tool: Fields) -> Any:
     tool.check(("type", "function"))
     function = tool.needed("function")
     function.check(FUNCTION)
-    return read_function(function.at, function.value)
+    return read_function(function, function.value)
 
 
-def read_function(where: str, function: Mapping[str, Any]) -> Any:
-    """The tool of a function's name, description and parameters, which errors call `where`. Raises FieldRefused."""
+def read_function(told: Fields, function: Mapping[str, Any], schema: str = "parameters") -> Any:
+    """The tool of a function's name, description and parameters, which stand in the fields that are `told`, the last
+    one as `schema`; that is noted where no arguments are checked by it. Raises FieldRefused."""
     from elm_mlx.api.tools import tool_of  # here, as it brings MLX
 
     try:
-        return tool_of(function)
+        tool = tool_of(function)
     except InvalidRequest as error:
-        raise FieldRefused(where, str(error)) from error
+        raise FieldRefused(told.at, str(error)) from error
+    if tool.unchecked:
+        told.leftovers.add(told.path(schema), tool.unchecked)
+    return tool
 
 
 class Chosen(NamedTuple):

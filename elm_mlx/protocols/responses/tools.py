@@ -30,4 +30,4 @@ def function_of(tool: Fields) -> Any:
     tool.flag("strict")
     tool.full_text("name")
     tool.inner("parameters")
-    return read_function(tool.at, {name: tool.get(name) for name in ("name", "description", "parameters")})
+    return read_function(tool, {name: tool.get(name) for name in ("name", "description", "parameters")})

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+
+import mlx.core as mx
 
 from elm_mlx.config.base import HEAD_NAME, ModelConfig, Shape
 from elm_mlx.models.lora import LowRank
@@ -40,6 +43,16 @@ class AdapterFile:
     def rank(self) -> int:
         """The largest rank of its sums."""
         return max(one.a.shape[1] for one in self.arrays.values())
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 of its numbers and of the names of their matrices, whichever layout its files have."""
+        digest = hashlib.sha256()
+        for name, one in sorted(self.arrays.items()):
+            for part in (one.a, one.b, one.m):
+                digest.update(f"{name} {None if part is None else part.shape}\n".encode())
+                digest.update(b"" if part is None else memoryview(mx.contiguous(part)))  # type: ignore[arg-type]
+        return digest.hexdigest()
 
     @property
     def parameters(self) -> int:

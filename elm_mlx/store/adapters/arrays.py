@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from math import prod
 from pathlib import Path
 
 import mlx.core as mx
 
 from elm_mlx.config.base import ModelConfig
-from elm_mlx.errors import BadCheckpoint, InvalidRequest
+from elm_mlx.device.memory import memory_limit
+from elm_mlx.errors import BadCheckpoint, InvalidRequest, NotEnoughMemory
+from elm_mlx.files import readable_size
 from elm_mlx.models.lora import LowRank
 from elm_mlx.store.adapters.adapter_file import FETCH_AGAIN, matrices_of
 from elm_mlx.store.weight_files import some
@@ -30,7 +33,8 @@ def read_low_ranks(
     with `turned` a is stored as [R, I] and b as [O, R]. `scale_of` gives the scale of a matrix's sum, with which b is
     multiplied.
 
-    Raises NotFound, BadCheckpoint for a damaged file, InvalidRequest for one that does not suit the model.
+    Raises NotFound, BadCheckpoint for a damaged file, InvalidRequest for one that does not suit the model, and
+    NotEnoughMemory.
     """
     header = read_header(path)
     parts = {name: part_of(name) for name in header}
@@ -38,10 +42,21 @@ def read_low_ranks(
         raise BadCheckpoint(f"{path} holds what is no part of a low-rank adapter: {some(strange)}. An adapter here is "
                             "LoRA or DoRA on the matrices of a model's layers.")  # fmt: skip
     named = {part: name for name, part in parts.items() if part}
-    check_shapes(path, config, {part: header[name] for part, name in named.items()}, turned)
+    entries = {part: header[name] for part, name in named.items()}
+    check_shapes(path, config, entries, turned)
+    refuse_large(path, entries.values())
     found = {name: array for name, (_, array) in read_arrays(path).items()}
     arrays = {part: found[name].astype(mx.float32) for part, name in named.items()}
     return low_ranks(path, arrays, turned, scale_of)
+
+
+def refuse_large(path: Path, entries: Iterable[Entry]) -> None:
+    """Raises NotEnoughMemory for tensors that, in float32, no memory of this machine would hold. A file with holes may
+    promise them, and take no room on the disk."""
+    needed, room = sum(4 * prod(entry.shape) for entry in entries), memory_limit()
+    if needed > room:
+        raise NotEnoughMemory(f"The adapter {path} needs {readable_size(needed)} of memory, and this machine has "
+                              f"{readable_size(room)}.", "Train one of a smaller rank.", needed, room)  # fmt: skip
 
 
 def check_shapes(path: Path, config: ModelConfig, parts: Mapping[Part, Entry], turned: bool) -> None:

@@ -255,6 +255,8 @@ def cut(part: str, columns: int) -> Change:
     ("awq", cut("qzeros", 8), r"qzeros is \(1, 8\) of int32, and the other parts make it \(1, 32\)"),
     ("awq", cut("scales", 8), "scales is"),
     ("awq", lambda parts: parts.update(qweight=parts["qweight"][:100]), "100 inputs, which groups of 128"),
+    ("packed-4", lambda parts: parts.update(weight=np.zeros((256, 128), np.int8)), "gate_proj.weight twice"),
+    ("packed-4", lambda parts: parts.update(weight=np.zeros((256, 128), np.float16)), "gate_proj.weight twice"),
     ("packed-4", lambda parts: parts.pop("weight_shape"), "weight_shape is missing"),
     ("packed-4", lambda parts: parts.update(weight_shape=np.array([256, -1])), "weight_shape is 256 x -1"),
     ("packed-4", lambda parts: parts.update(weight_shape=np.array([256, 2**40])), "weight_shape is 256 x"),

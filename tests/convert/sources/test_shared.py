@@ -14,7 +14,7 @@ from helpers import checkpoints, relatives
 import elm_mlx
 from elm_mlx.convert import convert
 from elm_mlx.convert.verify import verify
-from elm_mlx.errors import BadCheckpoint, InvalidRequest
+from elm_mlx.errors import BadCheckpoint, InvalidRequest, Unsupported
 from elm_mlx.store.load import load_arrays, read_config
 
 TWINS = {"mobillama": relatives.MOBILLAMA, "mobilellm-ls": relatives.MOBILELLM_LS}
@@ -46,8 +46,14 @@ def test_a_feed_forward_of_all_layers_is_stored_once(tmp_path: Path, kind: str) 
     assert found.keys() == expected.keys()
     assert all((found[name] == array).all() for name, array in expected.items())
     assert raw_of(done.output)["model_type"] == "mobillama"
+    assert "mlx_lm" not in (done.output / "README.md").read_text(encoding="utf-8")  # it could not load this
     assert done.dropped == ([] if kind == "once" else ["6 copies of the feed-forward"])
     assert "one feed-forward" in done.layout
+
+
+def test_one_that_is_left_under_one_layers_name_is_said_to_need_a_conversion(tmp_path: Path) -> None:
+    with pytest.raises(Unsupported, match=r"one feed-forward.*elm-mlx convert"):
+        elm_mlx.load(relatives.write_mobillama(tmp_path / "source", "once"))
 
 
 def test_the_shape_is_that_of_the_tensors_where_config_json_says_another(tmp_path: Path) -> None:
@@ -90,6 +96,7 @@ def test_unshared_it_is_the_plain_llama(tmp_path: Path, name: str) -> None:
     raw = raw_of(done.output)
     assert (raw["model_type"], raw["num_hidden_layers"]) == ("llama", 6 if "ls" in name else 3)
     assert not {"layer_sharing", "share_embedding", "auto_map"} & raw.keys()
+    assert "mlx_lm.generate" in (done.output / "README.md").read_text(encoding="utf-8")
 
 
 @pytest.mark.slow
@@ -132,3 +139,18 @@ def test_a_converted_mobilellm_ls_says_so_and_its_figures_count_layers(tmp_path:
     info, twin = elm_mlx.info(out), elm_mlx.info(relatives.write_plain(tmp_path / "twin", relatives.MOBILELLM_LS))
     assert info.kv_bytes_per_token == twin.kv_bytes_per_token / 2  # of 16 bits, not 32
     assert info.parameters < twin.parameters
+
+
+@pytest.mark.parametrize("change", ["no up_proj", "no matrix", "empty", "one layer less"])
+def test_a_feed_forward_with_a_piece_missing_is_a_sentence(tmp_path: Path, change: str) -> None:
+    source = relatives.write_mobillama(tmp_path / "source", "copies")
+    arrays = mx.load(str(source / "model.safetensors"))
+    assert isinstance(arrays, dict)
+    for name in [name for name in arrays if name.endswith("mlp.up_proj.weight")]:
+        if change == "no up_proj" or (change == "one layer less" and ".layers.1." in name):
+            del arrays[name]
+        elif change != "one layer less":
+            arrays[name] = arrays[name][0] if change == "no matrix" else arrays[name][:0]
+    checkpoints.save(source, arrays)
+    with pytest.raises(BadCheckpoint, match="up_proj"):
+        convert(source, tmp_path / "out")
