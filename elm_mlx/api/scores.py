@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from elm_mlx.device.backend import mx
-from elm_mlx.engine.cache.kv import make_cache
+from elm_mlx.engine.cache.making import new_cache
 from elm_mlx.engine.engine import Engine
 
 POSITIONS = 64  # whose logits are in memory at a time: [64, V]
@@ -51,7 +51,8 @@ def scores_of(engine: Engine, ids: Sequence[int], adapter: int | None, other: En
 def states_of(engine: Engine, tokens: mx.array, adapter: int | None) -> mx.array:
     """The states after each of the ids [1, L], evaluated: [L, E]."""
     length = tokens.shape[1]
-    states = engine.variants.of(adapter).hidden(tokens, make_cache(engine.layers, length, reserve=length))[0]
+    model = engine.variants.of(adapter)
+    states = model.hidden(tokens, new_cache(model, engine.layers, length, reserve=length))[0]
     mx.eval(states)
     return states
 
