@@ -175,7 +175,8 @@ def squares(scales: np.ndarray, offsets: np.ndarray, sums: np.ndarray, square_su
     """The sum of the squares of scale * code + offset over groups of GROUP codes, by the sums of the codes of each
     group and of their squares."""
     with np.errstate(all="ignore"):  # NaN and infinity are judged by the sum
-        return float((scales**2 * square_sums + 2 * scales * offsets * sums + GROUP * offsets**2).sum())
+        each = scales**2 * square_sums + 2 * scales * offsets * sums + GROUP * offsets**2
+        return float(np.maximum(each, 0).sum())  # rounding alone can make the square of almost nothing negative
 
 
 def pack(codes: np.ndarray, bits: int) -> np.ndarray:

@@ -10,7 +10,7 @@ from helpers import gguf_craft as craft
 from elm_mlx.config.quantization import Quantization
 from elm_mlx.convert.gguf.header import StoredTensor
 from elm_mlx.convert.gguf.kinds import KINDS
-from elm_mlx.convert.gguf.tensors import Rows, join, measure_cast, plain, read_packed, setting_kept
+from elm_mlx.convert.gguf.tensors import Rows, join, measure_cast, plain, read_packed, setting_kept, squares
 
 BY_NAME = {kind.name: kind for kind in KINDS.values()}
 SHAPE = (12, 512)
@@ -110,3 +110,13 @@ def test_a_vector_in_few_bits_is_read_too() -> None:
     stored, there = tensor("Q8_0", (512,))
     assert np.array_equal(numbers(plain(stored).read()), there)
     assert setting_kept([stored]) is None
+
+
+def test_no_sum_of_squares_is_negative() -> None:
+    """Where all numbers are almost nothing, what rounding leaves of a group may be below it."""
+    scales = np.random.default_rng(0).random(100_000).astype("f4").astype("f8")
+    offsets, codes = -(scales * 47).astype("f4").astype("f8"), np.full(len(scales), 32 * 47.0)
+    assert 0 <= squares(scales, offsets, codes, 47 * codes) < 1e-4
+    each = scales**2 * 47 * codes + 2 * scales * offsets * codes + 32 * offsets**2
+    worst = [array[[each.argmin()]] for array in (scales, offsets, codes, 47 * codes)]
+    assert squares(*worst) == 0.0
