@@ -20,7 +20,8 @@ from elm_mlx.engine.sequence import ERROR, Sequence
 CALLS = [
     *((mx, name) for name in (
         "argmax", "argpartition", "array", "async_eval", "broadcast_to", "clear_cache", "concatenate", "contiguous",
-        "eval", "get_peak_memory", "max", "pad", "sigmoid", "sort", "split", "stack", "take_along_axis", "vmap", "zeros",
+        "eval", "get_peak_memory", "max", "pad", "sigmoid", "sort", "split", "stack", "take_along_axis", "vmap",
+        "zeros",
     )),
     *((mx.random, name) for name in ("categorical", "split")),
     *((mx.fast, name) for name in ("rms_norm", "rope", "scaled_dot_product_attention")),
@@ -73,9 +74,7 @@ def drive(engine: Engine) -> list[Sequence]:
     return sequences
 
 
-def check_each_fault(
-    lm: elm_mlx.LanguageModel, faults: Faults, chunk: int, choose: Callable[[int], list[int]]
-) -> None:
+def check_each_fault(lm: elm_mlx.LanguageModel, faults: Faults, chunk: int, choose: Callable[[int], list[int]]) -> None:
     begun = faults.count
     check_answers(lm, drive(make_engine(lm, rows=2, chunk=chunk)))
     calls = faults.count - begun
