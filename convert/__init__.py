@@ -8,7 +8,7 @@ from typing import Any
 
 import elm_mlx.device.backend  # noqa: F401  first: it says what to install where MLX has no backend
 from elm_mlx.arguments import Progress, named_path, real_number
-from elm_mlx.config import ModelConfig
+from elm_mlx.config import GuestConfig, ModelConfig
 from elm_mlx.config.quantization import Quantization
 from elm_mlx.convert.calibrate import given_text
 from elm_mlx.convert.calibrate.options import is_wanted, text_path, token_count
@@ -21,7 +21,7 @@ from elm_mlx.convert.output.config_file import output_config
 from elm_mlx.convert.output.path_guards import check_places, refuse_unnameable
 from elm_mlx.convert.output.pipeline import Shards, plan_shards
 from elm_mlx.convert.output.target import discard, refuse_existing, refuse_unfit, unfinished, wait_for_other_run
-from elm_mlx.convert.sources import Source, open_source
+from elm_mlx.convert.sources import Source, guest, open_source
 from elm_mlx.convert.sources.meta import check_rope_factor
 from elm_mlx.convert.sources.shared import is_shared
 from elm_mlx.convert.tokenizer import TokenizerFiles, find_tokenizer, prepare_tokenizer
@@ -122,8 +122,12 @@ def plan(
     opened = opened.unshared() if unshare else opened
     matched = match(opened.config, opened.family_layout, opened.tensors, opened.where)
     kept = kept_quantization(matched.tensors) if form.is_open else None
-    quantization = kept or form.quantization(opened.config)
     dtype = dtype or (opened.kept_dtype if kept else DEFAULT_DTYPE)
+    if isinstance(opened.config, GuestConfig):
+        guest.check_form(form, opened.config, dtype)
+        quantization = guest.quantization_of(form.quantization(opened.config), opened.config)
+    else:
+        quantization = kept or form.quantization(opened.config)
     shards = plan_shards(opened.config, quantization, WEIGHT_DTYPES[dtype], file_bytes, allow_nonfinite)
     files = None if max_shard_size is None else list(shards.files)
     if given is None and opened.is_already(quantization, WEIGHT_DTYPES[dtype], files):

@@ -21,7 +21,7 @@ from elm_mlx.convert.output.target import path_beside, refuse_existing, refuse_u
 from elm_mlx.convert.sources import Source
 from elm_mlx.convert.tokenizer import TokenizerFiles
 from elm_mlx.convert.verify import Report, compare
-from elm_mlx.convert.verify.layerwise import open_directory, source_model
+from elm_mlx.convert.verify.layerwise import open_directory, refuse_guest, source_model
 from elm_mlx.errors import VerificationFailed
 from elm_mlx.files import check_room, disk_errors, free_space, write_json
 
@@ -97,7 +97,7 @@ class Job:
         return {
             "source": str(self.source.where),
             "layout": self.source.layout,
-            "family": self.source.config.family,
+            "family": self.source.config.label,
             "parameters": self.source.config.parameter_count,
             "tensors": self.matched.names,
             "dropped": self.dropped,
@@ -138,6 +138,8 @@ class Job:
         calibrating: Progress | None = None,
     ) -> Conversion:
         """Writes the output, and keeps what a killed run wrote. Raises as `elm_mlx.convert.convert`."""
+        if verified:
+            refuse_guest(self.source.config)
         with disk_errors(f"Writing {self.target}"), write_atomically(self.target, force) as (folder, log):
             fingerprint = self.fingerprint()
             journal = Journal(log, fingerprint)
@@ -157,7 +159,7 @@ class Job:
             (folder / "README.md").write_text(text, encoding="utf-8")
         config = self.source.config
         return Conversion(
-            self.target, config.family, self.source.layout, config.parameter_count, self.shards.nbytes,
+            self.target, config.label, self.source.layout, config.parameter_count, self.shards.nbytes,
             self.bits_per_weight, self.dropped, report, chat_refusal(self.target, config), learned.get("calibration"),
             learned.get("kept"),
         )  # fmt: skip

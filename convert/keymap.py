@@ -93,7 +93,7 @@ def match(
     dropped: list[str] = []
     head: LazyTensor | None = None
     renamed = {old: rename(old, rules) for old in tensors}
-    only_head = is_only_head(config, renamed.values())
+    only_head = bool(config.embedding_name) and is_only_head(config, renamed.values())
     for old, tensor in tensors.items():
         new = config.embedding_name if only_head and renamed[old] == HEAD_NAME else renamed[old]
         if config.is_redundant(new):

@@ -17,12 +17,14 @@ class Packed:
 
     `read()` brings it into memory: "weight", packed words [out, in * bits / 32] of uint32, "scales" [out, in /
     group_size] and, in affine mode, "biases" of the same shape, both in any floating type. In other modes "scales" are
-    bytes.
+    bytes. `measure(dtype)` gives, where there is a quicker way to them than through all numbers, the sums of the
+    squares of what a cast of scales and biases to `dtype` changes, and of the numbers.
     """
 
     setting: Quantization
     read: Callable[[], dict[str, mx.array]]
     anew: bool = False
+    measure: Callable[[mx.Dtype], tuple[float, float]] | None = None
 
     def parts(self, name: str, dtype: mx.Dtype) -> dict[str, mx.array]:
         """The tensors that the matrix `name` is stored as, by their names, floats cast to `dtype`."""

@@ -12,8 +12,9 @@ from dataclasses import replace
 from functools import partial
 
 from elm_mlx.config import ModelConfig
+from elm_mlx.config.quantization import Quantization
 from elm_mlx.convert.gguf.header import StoredTensor
-from elm_mlx.convert.gguf.tensors import Rows, bits_kept, join, plain, read_packed, setting_kept
+from elm_mlx.convert.gguf.tensors import Rows, is_exact, join, measure_cast, plain, read_packed, setting_kept
 from elm_mlx.convert.packed import Packed
 from elm_mlx.convert.tensor import LazyTensor
 from elm_mlx.errors import Unsupported
@@ -33,10 +34,16 @@ def arrange(where: object, stored: dict[str, StoredTensor], config: ModelConfig)
         whole = each[0] if len(each) == 1 else join(each)
         setting = setting_kept(parts)
         rows = [part.read for part in each if isinstance(part.read, Rows)]
-        anew = any(bits_kept(part) != part.kind.bits for part in parts)
-        kept = Packed(setting, partial(read_packed, rows, setting.bits), anew) if setting else None
-        tensors[name] = replace(whole, packed=kept)
+        tensors[name] = replace(whole, packed=keep(rows, setting) if setting else None)
     return tensors
+
+
+def keep(rows: list[Rows], setting: Quantization) -> Packed:
+    """Matrices that become one, as MLX keeps them in this setting."""
+    read = partial(read_packed, rows, setting.bits)
+    if not all(is_exact(part.stored) for part in rows):
+        return Packed(setting, read, anew=True)
+    return Packed(setting, read, measure=partial(measure_cast, rows))
 
 
 def joined(stored: dict[str, StoredTensor], config: ModelConfig) -> dict[str, list[StoredTensor]]:

@@ -19,6 +19,7 @@ from elm_mlx.convert.tensor import LazyTensor
 from elm_mlx.store.weights import row_blocks
 
 GROUP = 32  # columns that share a scale in MLX
+MEASURED = 2**18  # elements that are measured at a time: few enough to stay in a processor's cache
 ROUNDED_BITS = 8  # of what has groups that MLX lacks
 FLOATS = {"<f4": mx.float32, "<f2": mx.float16, "<u2": mx.bfloat16}
 
@@ -115,7 +116,12 @@ def bits_kept(stored: StoredTensor) -> int | None:
     kind = stored.kind
     if kind.floats or len(stored.shape) != 2 or stored.shape[1] % GROUP:
         return None
-    return ROUNDED_BITS if kind.bits not in (4, 5, 8) else kind.bits
+    return kind.bits if is_exact(stored) else ROUNDED_BITS
+
+
+def is_exact(stored: StoredTensor) -> bool:
+    """Whether MLX has the bits and the groups of a matrix of few bits, so that it can keep the very numbers."""
+    return stored.kind.bits in (4, 5, 8)
 
 
 def setting_kept(parts: Sequence[StoredTensor]) -> Quantization | None:
@@ -135,7 +141,7 @@ def read_packed(parts: Sequence[Rows], bits: int) -> dict[str, mx.array]:
 
 def packed_rows(part: Rows, rows: slice, bits: int) -> tuple[mx.array, ...]:
     """Some rows of one matrix in MLX's layout: words, scales, biases."""
-    if part.stored.kind.bits not in (4, 5, 8):
+    if not is_exact(part.stored):
         rounded = mx.quantize(part.rows(rows), GROUP, bits)
         mx.eval(rounded)
         return tuple(rounded)
@@ -143,6 +149,33 @@ def packed_rows(part: Rows, rows: slice, bits: int) -> tuple[mx.array, ...]:
     height = len(codes) * part.stored.kind.elements // part.stored.shape[1]
     words = pack(codes.reshape(height, -1), bits)
     return mx.array(words), mx.array(scales.reshape(height, -1)), mx.array(offsets.reshape(height, -1))
+
+
+def measure_cast(parts: Sequence[Rows], dtype: mx.Dtype) -> tuple[float, float]:
+    """The sums of the squares of what a cast of scales and offsets to `dtype` changes in some matrices, and of their
+    numbers: by the sums of each group's codes and of their squares, since all is linear in the codes."""
+    wrong = whole = 0.0
+    for part in parts:
+        step = max(1, MEASURED // part.stored.shape[1])
+        for begin in range(0, part.stored.shape[0], step):
+            rows = slice(begin, begin + step)
+            codes, *lines = part.parts(rows)
+            floats = codes.reshape(-1, GROUP).astype(np.float32)
+            # einsum and not BLAS, whose threads wait for one another on a busy machine
+            sums = np.einsum("ij->i", floats), np.einsum("ij,ij->i", floats, floats)
+            there = [line.reshape(-1).astype(np.float64) for line in lines]
+            cast = (mx.array(line.reshape(-1)).astype(dtype).astype(mx.float32) for line in lines)
+            gap = [np.array(here).astype(np.float64) - line for here, line in zip(cast, there, strict=True)]
+            wrong += squares(gap[0], gap[1], *sums)
+            whole += squares(there[0], there[1], *sums)
+    return wrong, whole
+
+
+def squares(scales: np.ndarray, offsets: np.ndarray, sums: np.ndarray, square_sums: np.ndarray) -> float:
+    """The sum of the squares of scale * code + offset over groups of GROUP codes, by the sums of the codes of each
+    group and of their squares."""
+    with np.errstate(all="ignore"):  # NaN and infinity are judged by the sum
+        return float((scales**2 * square_sums + 2 * scales * offsets * sums + GROUP * offsets**2).sum())
 
 
 def pack(codes: np.ndarray, bits: int) -> np.ndarray:

@@ -26,6 +26,7 @@ def output_config(
     """The source's keys, replaced by ours where both have one; type and RoPE in the older spelling, too, since mlx-lm
     reads only that."""
     kept = {key: value for key, value in raw.items() if key not in LEFT_OUT}
-    kind = {"architectures": [ARCHITECTURES[config.model_type]], "torch_dtype": dtype, "dtype": dtype}
+    own = ARCHITECTURES.get(config.model_type)  # a guest keeps what its source says
+    kind = {**({"architectures": [own]} if own else {}), "torch_dtype": dtype, "dtype": dtype}
     written = kept | config.to_dict() | kind
     return written | ({"quantization": quantization.to_dict()} if quantization else {})

@@ -14,7 +14,7 @@ from typing import Any
 
 import mlx.core as mx
 
-from elm_mlx.config import LlamaConfig, ModelConfig, config_from_dict
+from elm_mlx.config import GuestConfig, LlamaConfig, ModelConfig, config_from_dict, names_guest
 from elm_mlx.config.foreign import as_plain
 from elm_mlx.config.quantization import Quantization, read_quantization
 from elm_mlx.config.values import CONFIG, MAX_WIDTH, Values
@@ -23,7 +23,7 @@ from elm_mlx.convert.gguf.settings import raw_config as gguf_config
 from elm_mlx.convert.gguf.special import sampling
 from elm_mlx.convert.gguf.vocabulary import read_tokenizer
 from elm_mlx.convert.keymap import AUTHORITIES
-from elm_mlx.convert.sources import corenet, corenet_adapters, gguf, hugging_face, meta
+from elm_mlx.convert.sources import corenet, corenet_adapters, gguf, guest, hugging_face, meta
 from elm_mlx.convert.sources.mlx import Settings, expand_quantized, is_mlx
 from elm_mlx.convert.sources.quantized import Plain, read_quantized, settings_of
 from elm_mlx.convert.sources.shared import find_shared, is_shared, unshare
@@ -165,6 +165,10 @@ def open_files(where: Path, directory: Path, weights: WeightFiles) -> Source:
     if merged and corenet_adapters.HEAD in tensors and "model_type" in raw:
         raw |= corenet_adapters.UNTIED
     read = ["config.json", *weights.all_files]
+    if names_guest(raw):
+        other = GuestConfig.from_values(Values(raw))
+        named, tensors = guest.open_guest(where, directory, weights, other)
+        return Source(where, directory, read, f"Hugging Face, {other.model_type}", raw, named, tensors)
     foreign, settings_files = settings_of(directory, raw, tensors)
     if foreign.raw:
         return open_quantized(where, raw, read_quantized(where, foreign, tensors), [*settings_files, *read])

@@ -13,11 +13,12 @@ from typing import Any
 
 import mlx.core as mx
 
-from elm_mlx.config import ModelConfig
+from elm_mlx.config import GuestConfig, ModelConfig
 from elm_mlx.config.quantization import Quantization
 from elm_mlx.convert.keymap import Matched, match
 from elm_mlx.convert.sources import Source
 from elm_mlx.convert.tensor import LazyTensor
+from elm_mlx.errors import Unsupported
 from elm_mlx.models import MODELS
 from elm_mlx.models.matrices import Matrix
 from elm_mlx.models.parameters import Parameters
@@ -76,9 +77,17 @@ class UnreadTensors(UserDict[str, Any]):
         return array
 
 
+def refuse_guest(config: ModelConfig) -> None:
+    """Raises Unsupported for a model of mlx-lm's classes, which cannot be computed a layer at a time."""
+    if isinstance(config, GuestConfig):
+        raise Unsupported(f"Verifying is for llama and openelm, and this model is a {config.model_type}.",
+                          "Convert it without {verify}, and compare answers.")  # fmt: skip
+
+
 def open_directory(where: Path) -> ModelOnDisk:
     """Opens an MLX directory, quantized or not. Raises NotFound, BadCheckpoint, Unsupported."""
     config = read_config(where)
+    refuse_guest(config)
     arrays, _ = load_arrays(where, config)
     how = config.quantization if any(name.endswith(".scales") for name in arrays) else None
 

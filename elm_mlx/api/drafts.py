@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import NamedTuple
 
+from elm_mlx.api.own_caches import token_bytes
+from elm_mlx.api.unable import refuse_draft
 from elm_mlx.config import ModelConfig
 from elm_mlx.demo import demo_directory
 from elm_mlx.device.chips import chip_here
@@ -74,6 +76,8 @@ def check_draft(directory: Path, draft: Path) -> None:
     """Raises InvalidRequest, with what differs, where the model in `draft` cannot propose ids for the one in
     `directory`: both have to give every id to the same text. Reads no weights."""
     (config, own), (other_config, other) = read_vocabulary(directory), read_vocabulary(draft)
+    refuse_draft(config, str(directory))
+    refuse_draft(other_config, str(draft))
     if why := why_different(own, other):
         raise InvalidRequest(f"{draft} cannot be the draft of {directory}: {why}.", "Name another {draft}, of the same "
                              "family, or leave it out.")  # fmt: skip
@@ -105,11 +109,11 @@ def speculation_of(pair: Pair) -> Speculation:
     loaded, config = pair.target, pair.target.config
     queries = max(heads // kv for heads, kv in zip(config.num_heads, config.num_kv_heads, strict=True))
     draft = draft_of(pair.draft) if pair.draft else None
-    return Speculation(loaded.model, config.num_layers, draft, most_proposals(chip_here(), queries))
+    most = most_proposals(chip_here(), queries) if config.abilities.trims else 0
+    return Speculation(loaded.runs, config.num_layers, draft, most)
 
 
 def draft_of(loaded: LoadedModel) -> Draft:
     """A loaded model as the draft of another one."""
-    config, float_bits = loaded.config, 8 * loaded.model.dtype.size
-    nbytes = config.kv_bytes_per_token(float_bits)
-    return Draft(loaded.model, config.num_layers, config.context_length, nbytes, loaded.execution)
+    config = loaded.config
+    return Draft(loaded.runs, config.num_layers, config.context_length, token_bytes(loaded), loaded.execution)

@@ -26,12 +26,13 @@ from elm_mlx.api.structure import check_room, fewest_tokens, has_form, without_f
 from elm_mlx.api.templates import Templates
 from elm_mlx.api.tool_choice import Choice, choice_of, reading_of
 from elm_mlx.api.tools import tool_of
+from elm_mlx.api.unable import refuse_adapters, refuse_files
 from elm_mlx.arguments import Progress, file_to_write, named_path
 from elm_mlx.config import ModelConfig
 from elm_mlx.device.backend import mx
 from elm_mlx.device.execution import Execution
 from elm_mlx.device.thread import is_forked, let_go
-from elm_mlx.engine.cache.kv import make_cache
+from elm_mlx.engine.cache.making import new_cache
 from elm_mlx.engine.engine import Engine
 from elm_mlx.engine.logprobs import TokenLogprob
 from elm_mlx.engine.prefill import all_logits
@@ -40,6 +41,7 @@ from elm_mlx.engine.speculate import Speculation
 from elm_mlx.engine.variants import Variants
 from elm_mlx.engine.worker import Activity, Order, Worker, closed, give_back
 from elm_mlx.errors import InvalidRequest
+from elm_mlx.models.guest import Guest
 from elm_mlx.models.model import Model
 from elm_mlx.store.load import LoadedModel
 from elm_mlx.store.prompt_cache import refuse_other_file
@@ -67,7 +69,7 @@ class LanguageModel:
         self.config: ModelConfig = loaded.config
         self.tokenizer: Tokenizer = loaded.tokenizer
         self.execution: Execution = loaded.execution
-        self._model: Model | None = loaded.model
+        self._model: Model | Guest | None = loaded.runs
         self._file_notices = loaded.notices
         self._templates = Templates(loaded.directory, loaded.settings, loaded.tokenizer)
         self._maker = RequestMaker(loaded, self._templates)
@@ -76,7 +78,7 @@ class LanguageModel:
         self._give_back.atexit = False
 
     @property
-    def model(self) -> Model:
+    def model(self) -> Model | Guest:
         """The model itself, ids to logits. Compute with it by `elm_mlx.device.thread.on_device`. Raises EngineStopped
         after `close`."""
         if not self._model:
@@ -457,7 +459,10 @@ class LanguageModel:
         return self._maker.adapters.loaded
 
     def _adapter_home(self) -> AdapterHome:
-        return AdapterHome(self.directory, self.config, self.model, self._worker)
+        refuse_adapters(self.config)
+        model = self.model
+        assert isinstance(model, Model)
+        return AdapterHome(self.directory, self.config, model, self._worker)
 
     def prompt_logprobs(
         self,
@@ -519,6 +524,7 @@ class LanguageModel:
         return self._prompt_caches(adapter).load(named_path("path", path))
 
     def _prompt_caches(self, adapter: str | None) -> PromptCaches:
+        refuse_files(self.config)
         names = self._maker.adapters
         used = names.number(adapter), names.fingerprint(adapter)
         return PromptCaches(self.directory, self.config, self.model.dtype, self._worker, used)
@@ -586,7 +592,7 @@ def logits_of(engine: Engine, ids: list[int], adapter: int | None) -> mx.array:
     if not engine.variants.has(adapter):
         raise InvalidRequest("The adapter was unloaded before its turn came.")
     model = engine.variants.of(adapter)
-    cache = make_cache(engine.layers, len(ids), reserve=len(ids))
+    cache = new_cache(engine.model, engine.layers, len(ids), reserve=len(ids))
     logits = all_logits(model, mx.array([ids]), cache, engine.execution)[0].astype(mx.float32)
     mx.eval(logits)
     return logits

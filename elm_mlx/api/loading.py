@@ -10,12 +10,13 @@ from elm_mlx.api.cache_plan import plan_budget, workers_of
 from elm_mlx.api.defaults import read_defaults
 from elm_mlx.api.drafts import Pair, find_draft, speculation_of
 from elm_mlx.api.language_model import LanguageModel
+from elm_mlx.api.own_caches import held_by, rows_of, token_bytes, usual_bytes
 from elm_mlx.arguments import Progress, whole_number
 from elm_mlx.config import ModelConfig
 from elm_mlx.config.quantization import check_bits
 from elm_mlx.demo import demo_directory
 from elm_mlx.device import check_policy
-from elm_mlx.device.memory import CacheWish, footprint
+from elm_mlx.device.memory import CacheWish
 from elm_mlx.device.thread import DeviceThread, let_go, refuse_fork, start
 from elm_mlx.engine.budget import Budget
 from elm_mlx.engine.engine import Engine
@@ -77,7 +78,7 @@ def load(
     try:
         loaded = thread.call(lambda relay: load_and_try(directory, cpu_policy, relay(progress), force))
         loaded = replace(loaded, config=in_context(loaded.config, context))
-        path = found.path
+        path, rows = found.path, rows_of(loaded, rows)
         second = thread.call(lambda _: load_and_try(path, cpu_policy, None, force)) if path else None
         thread.call(lambda _: opened.append(open_engine(thread, Pair(loaded, second), cache_bytes, rows, queue)))
         notices = (*loaded.notices, *([found.notice] if found.notice else []))
@@ -109,25 +110,25 @@ def in_context(config: ModelConfig, context: int | None) -> ModelConfig:
 def load_and_try(directory: Path, cpu_policy: str, progress: Progress | None, force: bool) -> LoadedModel:
     """Loads a model's directory, finds out whether its compiled step runs, and how its answers are sampled."""
     loaded = load_directory(directory, cpu_policy, progress, force)
-    execution = warm_up(loaded.model, loaded.config.num_layers, loaded.execution)
+    execution = warm_up(loaded.runs, loaded.config.num_layers, loaded.execution)
     return replace(loaded, execution=execution, sampling=read_defaults(directory).sampling)
 
 
 def open_engine(thread: DeviceThread, pair: Pair, cache_bytes: int | None, rows: int, queue: int) -> Worker:
     """Makes the engine of a loaded model, within the memory that is left for caches, and gives it its turns."""
     loaded, config = pair.target, pair.target.config
-    float_bits = 8 * loaded.model.dtype.size
-    usual = sum(footprint(one.config, 0, 8 * one.model.dtype.size).cache for one in pair if one)
+    float_bits = 8 * loaded.runs.dtype.size
+    usual = sum(usual_bytes(one) for one in pair if one)
     others, wish = workers_of(thread), CacheWish(usual, cache_bytes)
     budget = others[0].engine.limits.budget if others else Budget(0)  # one for all models of the process
     plan_budget(budget, [*(other.wish for other in others), wish])
     limits = Limits(
-        config.context_length, config.kv_bytes_per_token(float_bits), budget, rows, UNLIMITED,
-        head_dim=config.head_dim, float_bits=float_bits,
+        config.context_length, token_bytes(loaded), budget, rows, UNLIMITED,
+        head_dim=config.head_dim, float_bits=float_bits, held=held_by(loaded),
     )  # fmt: skip
     speculation = speculation_of(pair)
     speculation.measure()
-    engine = Engine(loaded.model, config.num_layers, limits, loaded.execution, speculation)
+    engine = Engine(loaded.runs, config.num_layers, limits, loaded.execution, speculation)
     worker = Worker(thread, engine, rows + queue, wish)
     thread.turns.append(worker)
     return worker

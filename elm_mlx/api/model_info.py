@@ -7,8 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from elm_mlx.api.cache_kind import cache_kind, check_cache_options, quantized_kinds
+from elm_mlx.api.unable import refuse_unable
 from elm_mlx.arguments import whole_number
-from elm_mlx.config import ModelConfig
+from elm_mlx.config import GuestConfig, ModelConfig
+from elm_mlx.config.abilities import OURS, Abilities
 from elm_mlx.config.quantization import check_bits
 from elm_mlx.demo import demo_directory
 from elm_mlx.device.backend import mx
@@ -19,6 +21,7 @@ from elm_mlx.engine.cache.kind import CacheKind
 from elm_mlx.errors import InvalidRequest
 from elm_mlx.library.local import find_in_any_bits
 from elm_mlx.store.conversion_record import read_calibration
+from elm_mlx.store.guests import stored_guest
 from elm_mlx.store.load import load_arrays, read_config, stored_dtype
 
 PREDICTED_DEPTH = 128  # tokens in the cache that a speed is predicted for where no context is named
@@ -32,7 +35,8 @@ class ModelInfo:
     takes while it runs, the `footprint` with a cache for `footprint.context` positions, and what this machine has
     `available` for a model. `predicted` is how fast it may decode, on a Mac whose chip others have published speeds
     of: not measured, and with the error to expect. `calibration` is what conversion.json says of how the weights were
-    calibrated, if they were; `sharing` how many layers there are where some share their weights, and which."""
+    calibrated, if they were; `sharing` how many layers there are where some share their weights, and which; `limits`
+    what the caches of a model that mlx-lm's classes compute cannot do."""
 
     model: str
     family: str
@@ -48,6 +52,7 @@ class ModelInfo:
     available: int
     predicted: Prediction | None = None
     calibration: dict[str, Any] | None = None
+    limits: str | None = None
     sharing: str | None = None
 
     @property
@@ -79,16 +84,17 @@ def info(
     weights = config.quantized_bytes(bits) if bits else nbytes
     takes = footprint(config, weights, 8 * dtype.size, context)
     kind = cache_kind({"window": window, "kv_bits": kv_bits}, config.context_length)
+    refuse_unable(config, {"window": window, "kv_bits": kv_bits})
     depth = takes.context if context else PREDICTED_DEPTH
     step = Step(weights, 8 * dtype.size, bool(bits or is_quantized), depth)
     return ModelInfo(
         model="demo" if model is None else str(model),
-        family=config.family,
+        family=config.label,
         parameters=count,
         bits_per_weight=8 * nbytes / count,
         weight_bytes=nbytes,
         kv_bytes_per_token=config.kv_bytes_per_token(8 * dtype.size),
-        kv_bytes_by_bits={str(name): cache_bytes(config, dtype, kind, 1) for name, kind in quantized_kinds().items()},
+        kv_bytes_by_bits=bytes_by_bits(config, dtype),
         context_length=config.context_length,
         dtype=str(dtype).removeprefix("mlx.core."),
         quantization=config.quantization.to_dict() if config.quantization and is_quantized else None,
@@ -96,8 +102,25 @@ def info(
         available=memory_limit(),
         predicted=predict(config, step, chip_here()),
         calibration=read_calibration(directory),
+        limits=limits_of(config.abilities),
         sharing=config.sharing,
     )
+
+
+def limits_of(able: Abilities) -> str | None:
+    """What a model's caches cannot do, in words; None where they can do all."""
+    if able == OURS:
+        return None
+    forgets = (
+        "" if able.trims else " no proposals (drafts, lookup), kept caches only for prompts that go on at their end,"
+    )
+    return f"through mlx-lm: one request at a time,{forgets} no windows, quantized or saved caches, no adapters"
+
+
+def bytes_by_bits(config: ModelConfig, dtype: mx.Dtype) -> dict[str, int]:
+    """The bytes of a position in quantized caches, by the value of `kv_bits`; none for a model without such caches."""
+    kinds = quantized_kinds() if config.abilities.kinds else {}
+    return {str(name): cache_bytes(config, dtype, kind, 1) for name, kind in kinds.items()}
 
 
 def cache_bytes(config: ModelConfig, dtype: mx.Dtype, kind: CacheKind, positions: int) -> int:
@@ -108,5 +131,7 @@ def cache_bytes(config: ModelConfig, dtype: mx.Dtype, kind: CacheKind, positions
 
 def stored(directory: Path, config: ModelConfig) -> tuple[mx.Dtype, int, bool]:
     """(the floating type of a model's weights, their bytes, whether some are quantized), from the headers alone."""
+    if isinstance(config, GuestConfig):
+        return stored_guest(directory)
     arrays, nbytes = load_arrays(directory, config)
     return stored_dtype(arrays, config), nbytes, any(name.endswith(".scales") for name in arrays)

@@ -8,7 +8,7 @@ from itertools import chain
 
 from elm_mlx.arguments import Progress
 from elm_mlx.device.backend import mx
-from elm_mlx.engine.cache.kv import make_cache
+from elm_mlx.engine.cache.making import new_cache
 from elm_mlx.engine.engine import Engine
 from elm_mlx.engine.logprobs import Noter, TokenLogprob
 from elm_mlx.engine.prefill import rounds
@@ -23,7 +23,7 @@ def prompt_logprobs_of(
     if not engine.variants.has(adapter):
         raise InvalidRequest("The adapter was unloaded before its turn came.")
     model = engine.variants.of(adapter)
-    cache = make_cache(engine.layers, len(ids), reserve=len(ids))
+    cache = new_cache(model, engine.layers, len(ids), reserve=len(ids))
     tokens, found = mx.array([ids]), list[TokenLogprob]()
     for place, which in chain.from_iterable(rounds(len(ids), engine.execution, 0, cache[0].columns(sys.maxsize))):
         with place:

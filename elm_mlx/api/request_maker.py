@@ -11,6 +11,7 @@ from elm_mlx.api.options import Options, check_ids, sampling_for
 from elm_mlx.api.stopping import stopping
 from elm_mlx.api.structure import constraint_for
 from elm_mlx.api.templates import Templates
+from elm_mlx.api.unable import refuse_unable
 from elm_mlx.arguments import whole_number
 from elm_mlx.config.stop_strings import check_stop_strings
 from elm_mlx.engine.request import Request
@@ -39,6 +40,7 @@ class RequestMaker:
         """What a call asks of the engine. Raises as `LanguageModel.submit` does for what the caller gave."""
         sampling = sampling_for(self.sampling, options)
         check_ids(sampling, options, self.config.vocab_size)
+        refuse_unable(self.config, options)
         ids = self.ids(prompt)
         strings = *self.stop_strings, *check_stop_strings(options.get("stop"))
         ends = stopping(self.tokenizer, self.stop_ids, strings)
@@ -67,6 +69,7 @@ class RequestMaker:
         """Raises what `LanguageModel.batch` raises before it takes a prompt."""
         check_ids(sampling_for(self.sampling, options), options, self.config.vocab_size)
         cache_kind(options, self.config.context_length)
+        refuse_unable(self.config, options)
         self.room(1, max_tokens)
         self.adapters.number(options.get("adapter"))
         constraint_for(options, self.grammars, self.stop_ids)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from elm_mlx.device.backend import mx
-from elm_mlx.engine.cache.kv import make_cache
+from elm_mlx.engine.cache.making import new_cache
 from elm_mlx.engine.engine import Engine
 from elm_mlx.engine.prefill import rounds
 from elm_mlx.errors import InvalidRequest, NotFinite
@@ -57,7 +57,7 @@ def scores_of(engine: Engine, ids: Sequence[int], adapter: int | None, other: En
 def states_of(engine: Engine, tokens: mx.array, adapter: int | None) -> mx.array:
     """The states after each of the ids [1, L], evaluated: [L, E]."""
     model, length = engine.variants.of(adapter), tokens.shape[1]
-    cache = make_cache(engine.layers, length, reserve=length)
+    cache = new_cache(model, engine.layers, length, reserve=length)
     states: list[mx.array] = []
     for chunks in rounds(length, engine.execution):  # chunk by chunk, as attention over all ids at once takes gigabytes
         for place, which in chunks:

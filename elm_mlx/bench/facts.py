@@ -18,6 +18,7 @@ from elm_mlx.bench.cases import DECODE, Case
 from elm_mlx.device.backend import backend_name
 from elm_mlx.device.memory import total_memory
 from elm_mlx.engine.cache.kind import PLAIN, CacheKind
+from elm_mlx.models.guest import Guest
 from elm_mlx.store.load import runnable_weight_files
 from elm_mlx.store.weights import DTYPE_NAMES, read_header
 
@@ -57,7 +58,7 @@ def model_facts(name: str, lm: LanguageModel) -> dict[str, Any]:
         "weight_bytes": info.weight_bytes,
         "fingerprint": weights_fingerprint(lm.directory),
         "computed_in": str(lm.model.dtype).removeprefix("mlx.core."),
-        "compiled": bool(lm.model.step),
+        "compiled": lm.execution.compiled,
     }
 
 
@@ -74,9 +75,12 @@ def weights_fingerprint(directory: Path) -> str:
 
 def bytes_per_token(lm: LanguageModel, case: Case, kind: CacheKind = PLAIN) -> int | None:
     """Bytes that a decode step of `case` reads: every weight as it is in memory, except an embedding that is no head,
-    and the keys and values that a cache of this kind holds on average. None for a case that does not decode."""
+    and the keys and values that a cache of this kind holds on average. None for a case that does not
+    decode, and for a guest."""
     if case.kind != DECODE:
         return None
+    if isinstance(lm.model, Guest):
+        return None  # what its classes read is not known
     weights = {id(array): array.nbytes for array in arrays_of(lm.model)}
     looked_up = [] if lm.config.tied else list(arrays_of(lm.model.embedding))
     bits, positions = 8 * lm.model.dtype.size, case.before + case.tokens // 2

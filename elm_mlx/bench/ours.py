@@ -10,14 +10,14 @@ import mlx.core as mx
 from elm_mlx import LanguageModel, Options
 from elm_mlx.device.memory import memory_limit
 from elm_mlx.engine.budget import Budget
-from elm_mlx.engine.cache.kind_cache import make_kind_cache
-from elm_mlx.engine.cache.kv import make_cache
 from elm_mlx.engine.cache.layer import Layer
+from elm_mlx.engine.cache.making import new_cache
 from elm_mlx.engine.engine import Engine
 from elm_mlx.engine.limits import Limits
 from elm_mlx.engine.prefill import prefill
 from elm_mlx.engine.request import Request
 from elm_mlx.engine.sequence import Sequence as Answer
+from elm_mlx.models.guest import Guest
 
 
 class Ours:
@@ -34,9 +34,7 @@ class Ours:
 
     def make_cache(self, positions: int) -> list[Layer]:
         """An empty cache with room for so many positions, of the kind that the options ask for."""
-        if (kind := self.asked.cache).is_plain:
-            return [*make_cache(self.layers, positions, reserve=positions)]
-        return [*make_kind_cache(kind, self.layers, positions, reserve=positions)]
+        return new_cache(self.model, self.layers, positions, reserve=positions, kind=self.asked.cache)
 
     def read(self, ids: list[int], cache: Sequence[Layer]) -> None:
         """Reads ids into a cache, up to the logits of the last one."""
@@ -58,8 +56,9 @@ class Ours:
     def session(self, rows: int, reuse: bool = False) -> OurSession:
         """A Session (batch.py) of an engine that answers at most `rows` requests at a time, in all of the memory."""
         config, bits = self.config, 8 * self.model.dtype.size
+        own = self.model.sizes.bytes_of if isinstance(self.model, Guest) else None
         limits = Limits(config.context_length, config.kv_bytes_per_token(bits), Budget(memory_limit()), rows,
-                        reuse=reuse, head_dim=config.head_dim, float_bits=bits)  # fmt: skip
+                        reuse=reuse, head_dim=config.head_dim, float_bits=bits, held=own)  # fmt: skip
         engine = Engine(self.model, self.layers, limits, self.execution, self.speculation)
         engine.variants.adapters = self.variants.adapters
         return OurSession(engine, self.asked)

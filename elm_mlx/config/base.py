@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from math import prod
 from typing import Any, ClassVar, Self
 
+from elm_mlx.config.abilities import OURS, Abilities
 from elm_mlx.config.quantization import Quantization
 from elm_mlx.config.rope import RopeConfig
 from elm_mlx.config.values import Values
@@ -66,6 +67,21 @@ class ModelConfig(ABC):
     def sharing(self) -> str | None:
         """Which weights layers share, in words; None for nearly all models, whose layers have weights of their own."""
         return None
+
+    @property
+    def label(self) -> str:
+        """The family as people are told it."""
+        return self.family
+
+    @property
+    def abilities(self) -> Abilities:
+        """What its caches can do."""
+        return OURS
+
+    @property
+    def notices(self) -> tuple[str, ...]:
+        """Sentences for users about what its configuration leaves open."""
+        return ()
 
     @property
     def parameter_count(self) -> int:

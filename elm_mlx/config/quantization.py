@@ -82,7 +82,7 @@ class Quantization:
     def of(self, name: str, shape: tuple[int, ...]) -> Quantization | None:
         """The setting of one weight, or None where it is not quantized: a vector, or rows that groups do not divide."""
         setting = self.setting(name.removesuffix(".weight"))
-        return setting if setting and len(shape) == 2 and shape[1] % setting.group_size == 0 else None
+        return setting if setting and len(shape) > 1 and shape[-1] % setting.group_size == 0 else None
 
 
 def in_words(raw: Mapping[str, Any]) -> str:

@@ -100,6 +100,8 @@ def predict(config: ModelConfig, step: Step, chip: str | None) -> Prediction | N
     facts = known()["chips"].get(chip)
     if facts is None or step.depth > DEEPEST or config.head_dim not in HEADS:
         return None
+    if config.family not in known()["layer"]:
+        return None
     host, launch, limit = known()["host_ms"] / 1e3, facts["launch_us"] / 1e6, facts["bandwidth_gb_s"] * 1e9
     seconds = Chip(host, launch, facts["efficiency"], limit).seconds(work_of(config, step))
     errors = facts["rows_held_out"], facts["median_error"], facts["worst_error"]

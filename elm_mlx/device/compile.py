@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from itertools import count
 from typing import Any
@@ -28,3 +30,15 @@ def compile_function(
         return function(*arrays)
 
     return partial(mx.compile(numbered, inputs=inputs, shapeless=shapeless), next(SERIALS))
+
+
+@contextmanager
+def uncompiled() -> Iterator[None]:
+    """Lets nothing be compiled that is called inside: mlx-lm's classes compile some functions, for which MLX's CPU
+    backend needs a compiler and seconds. For the device thread, the only one that computes."""
+    mx.disable_compile()
+    try:
+        yield
+    finally:
+        if "MLX_DISABLE_COMPILE" not in os.environ:
+            mx.enable_compile()

@@ -8,7 +8,7 @@ import time
 import mlx.core as mx
 
 from elm_mlx.engine.cache.kv import RESERVE
-from elm_mlx.engine.cache.layer import Layer
+from elm_mlx.engine.cache.layer import Layer, can_shorten
 from elm_mlx.engine.cache.rows import Alone, Rows
 from elm_mlx.engine.decodes import Decodes
 from elm_mlx.engine.drawn import Drawn, first_of, joined, list_of
@@ -127,7 +127,8 @@ class Batch:
         return news
 
     def release(self, sequence: Sequence, keep: bool) -> list[Layer] | None:
-        """Takes a sequence out. With `keep` returns caches that hold its prompt and all of its ids but the last."""
+        """Takes a sequence out. With `keep` returns caches that hold its prompt and all of its ids but the last; None
+        where they hold more, of a step that was under way, and cannot forget it."""
         length = len(sequence.request.prompt) + max(len(sequence.ids), 1) - 1
         caches = self.copy(sequence, length, length) if keep and not sequence.cache else sequence.cache
         for group in [group for group in self.groups if sequence in group.rows]:
@@ -135,9 +136,11 @@ class Batch:
         self.groups = [group for group in self.groups if any(group.rows)]
         self.alone = [one for one in self.alone if one is not sequence]
         sequence.cache, self.moved, self.cache = None, True, Rows([])  # they would hold the buffers of those who left
-        for layer in caches or ():
+        if not (keep and caches and can_shorten(caches, length)):
+            return None
+        for layer in caches:
             layer.trim(layer.offset - length)
-        return caches if keep else None
+        return caches
 
     def copy(self, sequence: Sequence, length: int, capacity: int, reserve: int = 0) -> list[Layer]:
         """Copies the first `length` positions of a row into caches of their own, evaluated, so that no later write to

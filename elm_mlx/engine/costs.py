@@ -8,7 +8,8 @@ from statistics import median
 
 import mlx.core as mx
 
-from elm_mlx.engine.cache.kv import KVCache, make_cache
+from elm_mlx.engine.cache.layer import Layer
+from elm_mlx.engine.cache.making import new_cache
 from elm_mlx.engine.decodes import Decodes
 from elm_mlx.engine.draft import Draft, DraftProposer
 from elm_mlx.engine.finite import peaks
@@ -72,7 +73,7 @@ class Bench:
     """A made-up sequence that is decoded in plain steps and in rounds."""
 
     def __init__(self, model: Decodes, layers: int, draft: Draft | None) -> None:
-        self.model, self.cache = model, make_cache(layers, 2 * DEPTH, 2 * DEPTH)
+        self.model, self.cache = model, new_cache(model, layers, 2 * DEPTH, 2 * DEPTH)
         self.ids = [0] * (DEPTH + 1)
         self.proposer = DraftProposer(draft, 2 * DEPTH) if draft else None
         mx.eval(model.hidden(mx.array([self.ids[:-1]]), self.cache))
@@ -101,7 +102,7 @@ class Bench:
                 take_back(self.proposer.cache, DEPTH)
 
 
-def take_back(cache: list[KVCache], held: int) -> None:
+def take_back(cache: list[Layer], held: int) -> None:
     """Trims caches to so many positions."""
     for layer in cache:
         layer.trim(layer.offset - held)

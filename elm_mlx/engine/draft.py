@@ -8,7 +8,9 @@ from dataclasses import dataclass
 import mlx.core as mx
 
 from elm_mlx.device.execution import Execution
-from elm_mlx.engine.cache.kv import RESERVE, KVCache, make_cache
+from elm_mlx.engine.cache.kv import RESERVE
+from elm_mlx.engine.cache.layer import Layer
+from elm_mlx.engine.cache.making import new_cache
 from elm_mlx.engine.decodes import Decodes
 from elm_mlx.engine.prefill import rounds
 
@@ -38,8 +40,8 @@ class DraftProposer:
     def __init__(self, draft: Draft, capacity: int) -> None:
         self.draft = draft
         self.ids: Sequence[int] = ()
-        self.cache: list[KVCache] = make_cache(
-            draft.layers, min(capacity, draft.context), RESERVE, draft.execution.grow_by
+        self.cache: list[Layer] = new_cache(
+            draft.model, draft.layers, min(capacity, draft.context), RESERVE, draft.execution.grow_by
         )
         self.proposed = 0
 

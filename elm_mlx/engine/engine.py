@@ -13,9 +13,9 @@ import mlx.core as mx
 from elm_mlx.device.execution import Execution
 from elm_mlx.device.memory import too_large
 from elm_mlx.engine.batch import Batch
-from elm_mlx.engine.cache.kind_cache import make_kind_cache
-from elm_mlx.engine.cache.kv import RESERVE, cache_bytes, make_cache
+from elm_mlx.engine.cache.kv import RESERVE, cache_bytes
 from elm_mlx.engine.cache.layer import Layer
+from elm_mlx.engine.cache.making import new_cache
 from elm_mlx.engine.decodes import Decodes
 from elm_mlx.engine.limits import Limits
 from elm_mlx.engine.pace import Pace
@@ -301,9 +301,8 @@ class Engine:
 
     def _new_cache(self, one: Sequence) -> list[Layer]:
         """Caches that hold nothing yet."""
-        if not (kind := one.request.cache).is_plain:
-            return [*make_kind_cache(kind, self.layers, one.positions, self._reserve(one), self.execution.grow_by)]
-        return [*make_cache(self.layers, one.positions, self._reserve(one), self.execution.grow_by)]
+        grow_by, kind = self.execution.grow_by, one.request.cache
+        return new_cache(self.model, self.layers, one.positions, self._reserve(one), grow_by, kind=kind)
 
     def _reserve(self, one: Sequence) -> int:
         """How many positions its first buffers have: alone it will go on in them, beside others it leaves them."""

@@ -229,8 +229,8 @@ class Prefixes:
 
     def _fits_beside(self, entry: Entry, capacity: int) -> bool:
         """Whether a request of `capacity` positions can reserve its bytes without this cache giving way."""
-        room = entry.cache[0].arrays()[0].shape[2]
-        return self.budget.has_room(entry.nbytes * entry.cache[0].columns(capacity) // room + entry.nbytes)
+        first = entry.cache[0]
+        return self.budget.has_room(entry.nbytes * first.columns(capacity) // first.room + entry.nbytes)
 
 
 def as_ids(ids: Sequence[int] | np.ndarray) -> np.ndarray:

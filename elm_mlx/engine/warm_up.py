@@ -8,7 +8,7 @@ from typing import Protocol
 import mlx.core as mx
 
 from elm_mlx.device.execution import Execution
-from elm_mlx.engine.cache.kv import make_cache
+from elm_mlx.engine.cache.making import new_cache
 from elm_mlx.engine.decodes import Decodes
 
 
@@ -38,6 +38,6 @@ def warm_up(model: Compiles, layers: int, execution: Execution) -> Execution:
 
 def first_step(model: Decodes, layers: int) -> mx.array:
     """Computes a prompt of two ids and one step after it, which together need every kernel: the state [1, E]."""
-    cache = make_cache(layers, 3)
+    cache = new_cache(model, layers, 3)
     model.hidden(mx.array([[0, 0]]), cache)
     return model.last_hidden(mx.array([[0]]), cache)

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import elm_mlx.device.backend  # noqa: F401  first, as its error says what to install where MLX has no backend
 from elm_mlx.arguments import Progress
-from elm_mlx.config import config_from_dict
+from elm_mlx.config import GuestConfig, config_or_guest
 from elm_mlx.config.foreign import as_plain, is_own_form
 from elm_mlx.device.memory import check_memory
 from elm_mlx.errors import BadCheckpoint, ElmError, Gated, MissingTokenizer, NotFound, TargetExists, Unreachable
@@ -195,11 +195,13 @@ def look_up_candidate(candidate: Candidate, use: Use) -> hub.Listing:
     blob = listing.files["config.json"]
     raw = read_json(hub.fetch_file(listing.repository.name, "config.json", listing.commit, blob=blob))
     own_form = is_own_form(raw)
-    config, stored = config_from_dict(as_plain(raw) if own_form or not use.run else raw), stored_bits(raw)
+    config, stored = config_or_guest(as_plain(raw) if own_form or not use.run else raw), stored_bits(raw)
     check_stored_bits(candidate, stored)
     bits = stored or candidate.bits
     usual = listing.nbytes if own_form else 2 * config.parameter_count
     weights = config.quantized_bytes(bits) if bits else usual
+    if isinstance(config, GuestConfig):  # whose parameters only the weights tell
+        weights = sum(listing.files[name].size or 0 for name in listing.weights.files)
     if use.run and not use.force:
         check_memory(candidate.repository, config, weights, 16)
     as_it_is = "tokenizer.json" in listing.files and needs_no_conversion(listing.weights, candidate.bits, stored)

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from elm_mlx.config import config_from_dict
+from elm_mlx.config import config_or_guest
 from elm_mlx.errors import ElmError
 from elm_mlx.files import optional_json, reading
 from elm_mlx.library import copies
@@ -59,7 +59,7 @@ def cached_repositories() -> list[Repository]:
 def context_of(path: Path) -> int | None:
     """The context of the model in a directory, in tokens; None where elm-mlx does not run it."""
     try:
-        return config_from_dict(optional_json(path / "config.json")).context_length
+        return config_or_guest(optional_json(path / "config.json")).context_length
     except ElmError:
         return None
 

@@ -192,7 +192,7 @@ def figures(lm: LanguageModel) -> dict[str, Any]:
     """What a client may want to know of a model."""
     return {
         "context_length": lm.config.context_length,
-        "family": lm.config.family,
+        "family": lm.config.label,
         "parameters": lm.config.parameter_count,
         "has_chat_template": lm.has_chat_template,
         "notices": list(lm.notices),

@@ -9,19 +9,21 @@ from pathlib import Path
 import mlx.core as mx
 
 from elm_mlx.arguments import Progress
-from elm_mlx.config import HEAD_NAME, ModelConfig, config_from_dict
+from elm_mlx.config import HEAD_NAME, GuestConfig, ModelConfig, config_or_guest
 from elm_mlx.config.generation import Generation, Sampling
 from elm_mlx.device import choose_execution
 from elm_mlx.device.execution import Execution
 from elm_mlx.device.memory import check_memory
 from elm_mlx.device.shared_linear import SharedLinear
-from elm_mlx.errors import BadCheckpoint, NotFound
+from elm_mlx.errors import BadCheckpoint, NotFound, Unsupported
 from elm_mlx.files import read_json
 from elm_mlx.models import build
+from elm_mlx.models.guest import Guest
 from elm_mlx.models.matrices import Linear
 from elm_mlx.models.model import Model
 from elm_mlx.models.parameters import Parameters
 from elm_mlx.shell import command_line
+from elm_mlx.store.guests import counted, load_guest
 from elm_mlx.store.other_names import head_as_embedding, refuse_other_names
 from elm_mlx.store.stored_form import expand, refuse_lost_quantization, stored_entries
 from elm_mlx.store.text_settings import load_generation, read_settings
@@ -35,13 +37,14 @@ OWN_TOKENIZER = "Convert the model with {tokenizer=PATH}, where PATH is its own 
 
 @dataclass(frozen=True)
 class LoadedModel:
-    """A model with all that belongs to it: `settings` is what the files beside its tokenizer say, `sampling` how it
-    wants to be sampled, `stop_ids` the ids that its files name as the end of a text, `stop_strings` the texts that
-    end one, `execution` how it runs here, `notices` sentences about what in its files has no meaning."""
+    """A model with all that belongs to it: `runs` is what computes, `settings` what the files beside its tokenizer say,
+    `sampling` how it wants to be sampled, `stop_ids` the ids that its files name as the end of a text, `stop_strings`
+    the texts that end one, `execution` how it runs here, `notices` sentences about what in its files has no meaning.
+    """
 
     directory: Path
     config: ModelConfig
-    model: Model
+    runs: Model | Guest
     tokenizer: Tokenizer
     settings: TokenizerSettings
     sampling: Sampling
@@ -49,6 +52,14 @@ class LoadedModel:
     stop_strings: tuple[str, ...]
     execution: Execution
     notices: tuple[str, ...] = ()
+
+    @property
+    def model(self) -> Model:
+        """The model, where it is of our own architectures: for who looks into it. Raises Unsupported for a guest."""
+        if not isinstance(self.runs, Model):
+            raise Unsupported(f"{self.directory} is a model of the kind {self.config.model_type}, which mlx-lm's "
+                              "classes compute: that is for llama and openelm alone.")  # fmt: skip
+        return self.runs
 
 
 def load_directory(
@@ -67,14 +78,14 @@ def load_directory(
     return LoadedModel(
         directory=directory,
         config=config,
-        model=load_model(directory, config, execution, progress, force),
+        runs=load_any(directory, config, execution, progress, force),
         tokenizer=tokenizer,
         settings=settings,
         sampling=generation.sampling,
         stop_ids=named_stop_ids(config, generation, tokenizer),
         stop_strings=generation.stop_strings,
         execution=execution,
-        notices=generation.notices,
+        notices=(*config.notices, *generation.notices),
     )
 
 
@@ -83,6 +94,15 @@ def named_stop_ids(config: ModelConfig, generation: Generation, tokenizer: Token
     not keep a model from stopping."""
     own = tokenizer.eos_token_id
     return frozenset(config.eos_token_ids) | generation.stop_ids | ({own} if own is not None else set())
+
+
+def load_any(
+    directory: Path, config: ModelConfig, execution: Execution, progress: Progress | None, force: bool
+) -> Model | Guest:
+    """Loads a model of our own architectures, or a guest."""
+    if isinstance(config, GuestConfig):
+        return load_guest(directory, config, runnable_weight_files(directory), execution, progress, force)
+    return load_model(directory, config, execution, progress, force)
 
 
 def load_model(
@@ -114,7 +134,8 @@ def read_config(directory: Path) -> ModelConfig:
         meta = f" For Meta's own files run: {command_line('elm-mlx', 'convert', directory)}"
         advice = meta if "params.json" in names else others_among(names) or " Give a model's directory."
         raise NotFound(f"There is no config.json in {directory.absolute()}.{advice}")
-    return config_from_dict(read_json(path))
+    config = config_or_guest(read_json(path))
+    return counted(directory, config, runnable_weight_files(directory)) if isinstance(config, GuestConfig) else config
 
 
 def load_tokenizer(directory: Path, settings: TokenizerSettings, config: ModelConfig) -> Tokenizer:

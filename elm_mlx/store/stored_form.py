@@ -19,11 +19,11 @@ def stored_parts(name: str, shape: Shape, setting: Quantization | None, dtype: m
     setting it is one tensor, the weight itself."""
     if setting is None:
         return {name: Entry(dtype, shape)}
-    rows, columns = shape
+    *rows, columns = shape  # several matrices may be stored as one, those of experts
     stem = name.removesuffix("weight")
     affine = setting.mode == "affine"
-    groups = Entry(dtype if affine else mx.uint8, (rows, columns // setting.group_size))
-    stored = {f"{stem}weight": Entry(mx.uint32, (rows, columns * setting.bits // 32)), f"{stem}scales": groups}
+    groups = Entry(dtype if affine else mx.uint8, (*rows, columns // setting.group_size))
+    stored = {f"{stem}weight": Entry(mx.uint32, (*rows, columns * setting.bits // 32)), f"{stem}scales": groups}
     return stored | ({f"{stem}biases": groups} if affine else {})
 
 

@@ -32,7 +32,7 @@ def row_of(record: Mapping[str, Any]) -> tuple[dict[str, Any], str | None]:
     if PROMPT in record:
         raise InvalidRequest("answers a prompt of token ids, which mean another text to another model. Ask with a "
                              "text.")  # fmt: skip
-    raise InvalidRequest("is a line of `elm-mlx batch` without its prompt. Run the batch with --with-prompts.")
+    raise InvalidRequest("is a line of `elm-mlx batch` without its prompt. Run `elm-mlx batch --with-prompts`.")
 
 
 def answer_in(record: Mapping[str, Any]) -> tuple[Any, Any]:

@@ -61,6 +61,7 @@ def run(model: str | Path | None, data: Path, output: Path, settings: Settings, 
     refuse_output(output, ways.resume)
     directory = pull_directory(model, None, ways.force)
     config = read_config(directory)
+    refuse_guest(config)
     check_layers(config, settings)
     if settings.is_full:
         refuse_quantized(config)
@@ -97,6 +98,13 @@ def refuse_output(output: Path, resume: bool) -> None:
     there = [name for name in WRITTEN if (output / name).exists()]
     if there and not resume:
         raise TargetExists(f"{output} has {there[0]} already.", "Name another {output}, or go on with {resume=True}.")
+
+
+def refuse_guest(config: ModelConfig) -> None:
+    """Raises Unsupported for a model of mlx-lm's classes, which is not trained here."""
+    if not config.abilities.adapters:
+        raise Unsupported(f"Training is for llama and openelm, and this model is of the kind {config.model_type}. "
+                          "mlx-lm's own `mlx_lm.lora` may train it.")  # fmt: skip
 
 
 def check_layers(config: ModelConfig, settings: Settings) -> None:

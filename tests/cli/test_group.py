@@ -284,7 +284,7 @@ def _config_is_a_directory(folder: Path) -> None:
         (_without("config.json"), 66, "config.json"),
         (_without("model.safetensors"), 66, "no weights"),
         (_without("tokenizer.json"), 66, "--tokenizer"),
-        (_config(model_type="qwen3"), 78, "'qwen3'"),
+        (_config(model_type="nobody"), 78, "'nobody'"),
         (_config(model_dim=-1), 65, "model_dim is -1"),
         (lambda folder: (folder / "config.json").write_text("{", encoding="utf-8"), 65, "not valid JSON"),
         (lambda folder: (folder / "tokenizer.json").write_text("{}", encoding="utf-8"), 65, "tokenizer"),

@@ -89,7 +89,7 @@ def test_a_prompt_that_is_scored_is_read_no_further_once_nobody_waits() -> None:
     class Slow:
         """A model that reads a chunk a millisecond, without end."""
 
-        def prompt_logprobs(self, ids: Any, most: int, *, progress: Any) -> Any:
+        def prompt_logprobs(self, ids: Any, most: int, *, adapter: Any, progress: Any) -> Any:
             try:
                 while True:
                     begun.set()

@@ -125,8 +125,8 @@ def test_a_directory_without_a_config_names_what_lies_there_instead(folder: Path
 
 
 def test_an_unknown_model_type_is_refused_by_name(folder: Path) -> None:
-    edit_config(folder, model_type="mamba")
-    refused(folder, "'mamba'.*openelm, llama", Unsupported)
+    edit_config(folder, model_type="no_such_kind")
+    refused(folder, "'no_such_kind'.*neither elm-mlx .* nor the installed mlx-lm", Unsupported)
 
 
 def test_a_truncated_file_is_refused(folder: Path) -> None:

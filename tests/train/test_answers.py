@@ -43,7 +43,7 @@ def test_an_answer_with_its_request_is_a_row(record: dict[str, Any], row: dict[s
 @pytest.mark.parametrize(
     ("record", "why"),
     [
-        (PLAIN, "without its prompt. Run the batch with --with-prompts"),
+        (PLAIN, "without its prompt. Run `elm-mlx batch --with-prompts`"),
         (openai(text="A"), "without its prompt"),
         (PLAIN | {"prompt": [1, 2]}, "token ids"),
         (openai(text="A") | {"response": {}}, "no answer that"),

@@ -110,6 +110,11 @@ class KindCache(Bounded):
         """How many columns the buffers have at most, where there are so many positions."""
         return min(positions, self.ring.columns)
 
+    @property
+    def room(self) -> int:
+        """How many columns the buffers have now, 1 at least."""
+        return self.buffers[0].shape[2] if self.buffers else 1
+
     def arrays(self) -> list[mx.array]:
         """The buffers that exist, so that a caller can evaluate them."""
         return list(self.buffers)

@@ -102,6 +102,11 @@ class KVCache(Bounded):
         """How many columns the buffers have at most, where there are so many positions."""
         return positions
 
+    @property
+    def room(self) -> int:
+        """How many columns the buffers have now, 1 at least."""
+        return 1 if self.keys is None else self.keys.shape[2]
+
     def arrays(self) -> list[mx.array]:
         """The buffers that exist, so that a caller can evaluate them."""
         return [buffer for buffer in (self.keys, self.values) if buffer is not None]

@@ -46,6 +46,11 @@ class Layer(Protocol):
         """A cache with buffers of its own, which hold the first `n` positions. Not evaluated."""
         ...
 
+    @property
+    def room(self) -> int:
+        """How many columns the buffers have now, 1 at least."""
+        ...
+
     def columns(self, positions: int) -> int:
         """How many columns the buffers have at most, where there are so many positions."""
         ...

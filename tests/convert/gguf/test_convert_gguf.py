@@ -212,7 +212,7 @@ def test_the_command_line_says_what_is_kept_and_what_it_costs(one: Pair, tmp_pat
     assert not (tmp_path / "out").exists()
     done = run("convert", one.file, "--output", tmp_path / "out")
     assert done.code == 0, done.err
-    assert "of them quantized anew, as MLX lacks their form, which changes up to 0.00" in done.err
+    assert "quantized anew, as MLX lacks their form, which changes up to 0.00" in done.err
 
 
 def with_more(one: Pair, folder: Path, more: Callable[[gguf.GGUFWriter], None]) -> Path:

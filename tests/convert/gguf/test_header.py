@@ -172,7 +172,7 @@ def damage(whole: Path, folder: Path, count: int, seed: int) -> int:
             source = open_source(file)
             assert source.tokenizer
             source.tokenizer.read()
-            for tensor in draw.sample([*source.tensors.values()], 2):
+            for tensor in draw.choices([*source.tensors.values()], k=2):
                 tensor.read()
         except ElmError as error:
             refused += str(error).endswith(".")

@@ -10,7 +10,7 @@ from helpers import gguf_craft as craft
 from elm_mlx.config.quantization import Quantization
 from elm_mlx.convert.gguf.header import StoredTensor
 from elm_mlx.convert.gguf.kinds import KINDS
-from elm_mlx.convert.gguf.tensors import Rows, join, plain, read_packed, setting_kept
+from elm_mlx.convert.gguf.tensors import Rows, join, measure_cast, plain, read_packed, setting_kept
 
 BY_NAME = {kind.name: kind for kind in KINDS.values()}
 SHAPE = (12, 512)
@@ -55,6 +55,16 @@ def test_the_bits_that_mlx_keeps_give_the_same_values(kind: str) -> None:
     assert np.array_equal(expanded([stored]), there)
     lost = loss(expanded([stored], mx.float16), there)
     assert lost < FLOAT16_LOSS if kind.endswith("K") else lost == 0
+
+
+@pytest.mark.parametrize("dtype", [mx.float16, mx.bfloat16])
+@pytest.mark.parametrize("kind", ["Q4_K", "Q5_K", "Q5_1", "Q8_0"])
+def test_the_loss_is_measured_by_groups_as_by_numbers(kind: str, dtype: mx.Dtype) -> None:
+    stored, there = tensor(kind)
+    wrong, whole = measure_cast([Rows(stored)], dtype)
+    gap = expanded([stored], dtype).astype(np.float64) - there
+    assert wrong == pytest.approx(np.square(gap).sum(), rel=1e-3)
+    assert whole == pytest.approx(np.square(there.astype(np.float64)).sum(), rel=1e-5)
 
 
 def test_q6_k_is_kept_in_eight_bits_with_a_small_loss() -> None:

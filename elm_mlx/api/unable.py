@@ -1,0 +1,40 @@
+"""What a model's caches cannot do, said before anything is asked of them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from elm_mlx.config import ModelConfig
+from elm_mlx.errors import InvalidRequest
+
+
+def refuse_unable(config: ModelConfig, options: Mapping[str, Any]) -> None:
+    """Raises InvalidRequest for options of a call that the caches of a model of this configuration cannot serve."""
+    able, what = config.abilities, f"A model of the kind {config.model_type} keeps its caches by mlx-lm's classes"
+    for name in ("window", "kv_bits"):
+        if options.get(name) is not None and not able.kinds:
+            raise InvalidRequest(f"{what}: they have no windows and no quantized forms.", f"Leave {{{name}}} out.")
+    if options.get("lookup") and not able.trims:
+        raise InvalidRequest(f"{what}, and these cannot forget what was proposed wrongly.", "Leave {lookup} out.")
+
+
+def refuse_draft(config: ModelConfig, role: str) -> None:
+    """Raises InvalidRequest where a model, whose `role` is told, cannot take part in speculation."""
+    if not config.abilities.trims:
+        raise InvalidRequest(f"{role} is a model of the kind {config.model_type}: its caches cannot forget what "
+                             "was proposed wrongly.", "Leave {draft} out.")  # fmt: skip
+
+
+def refuse_files(config: ModelConfig) -> None:
+    """Raises InvalidRequest where there are no files of keys and values."""
+    if not config.abilities.files:
+        raise InvalidRequest(f"Files of keys and values are for llama and openelm, and this model is of the kind "
+                             f"{config.model_type}. Its prompts are read anew by each process.")  # fmt: skip
+
+
+def refuse_adapters(config: ModelConfig) -> None:
+    """Raises InvalidRequest where a model takes no adapters."""
+    if not config.abilities.adapters:
+        raise InvalidRequest(f"Adapters are for llama and openelm, and this model is a {config.model_type}. "
+                             "Merge the adapter into the model first, with the program that made it.")  # fmt: skip

@@ -1,0 +1,149 @@
+"""Models of other families answer as mlx-lm's own loop and loader do, and go on rightly whatever ended an answer.
+
+`docs/guests.md` has the table that this file makes: `python -m pytest -m slow tests/guests` proves each of its rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from helpers.guests import FAMILIES, their_ids, write_guest
+
+import elm_mlx
+from elm_mlx.config.guest_families import TESTED
+from elm_mlx.errors import InvalidRequest
+
+pytestmark = pytest.mark.slow
+PROMPT = [1, *((7 * i * i + 3 * i) % 500 + 3 for i in range(45))]  # longer than the windows of the tiny models
+TOKENS = 24
+CAN_TRIM = [name for name, able in TESTED.items() if able.trims]
+Make = Callable[..., Path]
+
+
+@pytest.fixture(scope="module")
+def make(tmp_path_factory: pytest.TempPathFactory) -> Make:
+    """Writes each tiny checkpoint once."""
+    made: dict[tuple[str, int | None], Path] = {}
+
+    def write(family: str, bits: int | None = None) -> Path:
+        if (family, bits) not in made:
+            folder = tmp_path_factory.mktemp("guests") / f"{family}-{bits}"
+            made[family, bits] = write_guest(folder, family, bits)
+        return made[family, bits]
+
+    return write
+
+
+def ids_of(lm: elm_mlx.LanguageModel, prompt: list[int], tokens: int = TOKENS, **options: object) -> list[int]:
+    """The ids of a greedy answer."""
+    return list(lm.generate(prompt, tokens, temperature=0.0, **options).tokens)  # type: ignore[arg-type]
+
+
+def first_end(theirs: list[int]) -> list[int]:
+    """An answer up to the tokenizer's end-of-text, which mlx-lm's bare loop goes beyond."""
+    return theirs[: theirs.index(2) + 1] if 2 in theirs else theirs
+
+
+def test_every_promised_family_is_tried() -> None:
+    assert set(FAMILIES) == set(TESTED)
+
+
+@pytest.mark.parametrize("bits", [None, 4])
+@pytest.mark.parametrize("family", sorted(FAMILIES))
+def test_the_ids_are_those_of_mlx_lm(make: Make, family: str, bits: int | None) -> None:
+    folder = make(family, bits)
+    theirs = first_end(their_ids(folder, PROMPT, TOKENS))
+    assert len(set(theirs)) > 3, "an answer of one id proves little"
+    with elm_mlx.load(folder, cpu_policy="plain") as lm:
+        assert ids_of(lm, PROMPT) == theirs
+
+
+@pytest.mark.parametrize("family", sorted(FAMILIES))
+def test_a_talk_goes_on_rightly_after_an_answer_that_ended_early(make: Make, family: str) -> None:
+    folder = make(family)
+    with elm_mlx.load(folder) as lm:
+        whole = ids_of(lm, PROMPT, reuse=False)
+        text = lm.tokenizer.decode(whole[:14])
+        begun = lm.generate(PROMPT, TOKENS, temperature=0.0, stop=[text[-6:]])  # a step is under way when it ends
+        assert begun.finish_reason == "stop"
+        assert len(begun.tokens) < TOKENS
+        stream = lm.submit(PROMPT, TOKENS, temperature=0.0)
+        next(iter(stream))
+        stream.cancel()
+        for answer in (list(begun.tokens), whole[:5]):
+            following = [*PROMPT, *answer, 9, 17, 33]
+            assert ids_of(lm, following) == ids_of(lm, following, reuse=False)
+
+
+@pytest.mark.parametrize("family", sorted(FAMILIES))
+def test_what_is_kept_of_a_request_is_used_as_far_as_its_caches_can(make: Make, family: str) -> None:
+    with elm_mlx.load(make(family)) as lm:
+        whole = ids_of(lm, PROMPT)
+        following = [*PROMPT, *whole[:-1], 9, 17, 33]  # all that is held, since the answer ended by its length
+        on = lm.generate(following, TOKENS, temperature=0.0)
+        assert on.stats.cached_tokens == len(following) - 3
+        assert list(on.tokens) == ids_of(lm, following, reuse=False)
+        other = [*PROMPT[:30], 11, 12, 13, 14]
+        again = lm.generate(other, TOKENS, temperature=0.0)
+        assert again.stats.cached_tokens == (30 if family in CAN_TRIM else 0)
+        assert list(again.tokens) == ids_of(lm, other, reuse=False)
+
+
+@pytest.mark.parametrize("family", sorted(FAMILIES))
+def test_requests_at_the_same_time_wait_for_each_other_and_change_nothing(make: Make, family: str) -> None:
+    prompts = [PROMPT, PROMPT[:17], [1, *PROMPT[20:40]]]
+    with elm_mlx.load(make(family)) as lm:
+        alone = [ids_of(lm, prompt, reuse=False) for prompt in prompts]
+        streams = [lm.submit(prompt, TOKENS, temperature=0.0) for prompt in prompts]
+        assert [list(stream.result().tokens) for stream in streams] == alone
+        assert lm.activity.running == 0
+
+
+@pytest.mark.parametrize("family", sorted(FAMILIES))
+def test_proposals_are_for_caches_that_can_forget_and_change_no_answer(make: Make, family: str) -> None:
+    folder = make(family)
+    prompt = [1, *[5, 6, 7, 8] * 8]
+    with elm_mlx.load(folder) as lm:
+        if family in CAN_TRIM:
+            assert ids_of(lm, prompt, lookup=True) == ids_of(lm, prompt, reuse=False)
+        else:
+            with pytest.raises(InvalidRequest, match="cannot forget"):
+                lm.generate(prompt, 4, lookup=True)
+    if family not in CAN_TRIM:
+        with pytest.raises(InvalidRequest, match="cannot forget"):
+            elm_mlx.load(folder, draft=folder)
+
+
+@pytest.mark.parametrize("family", ["qwen3", "recurrent_gemma"])
+def test_all_that_a_call_may_ask_for_works_with_a_guest(make: Make, family: str) -> None:
+    with elm_mlx.load(make(family)) as lm:
+        drawn = lm.generate(PROMPT, 8, temperature=0.8, top_p=0.9, top_k=40, seed=3, logprobs=2)
+        assert drawn.tokens == lm.generate(PROMPT, 8, temperature=0.8, top_p=0.9, top_k=40, seed=3).tokens
+        assert drawn.logprobs is not None
+        scored = lm.prompt_logprobs([*PROMPT, *drawn.tokens])
+        ours = [entry.logprob for entry in scored[-len(drawn.tokens) :]]
+        assert ours == pytest.approx([entry.logprob for entry in drawn.logprobs], abs=1e-4)
+        assert lm.generate(PROMPT, 8, regex="(yes|no)").text in ("yes", "no")
+        for name, options in (("window", {"window": 32}), ("kv_bits", {"kv_bits": 8})):
+            with pytest.raises(InvalidRequest, match=name):
+                lm.generate(PROMPT, 4, **options)  # type: ignore[arg-type]
+        with pytest.raises(InvalidRequest, match="Files of keys and values"):
+            lm.save_cache(PROMPT, "never.safetensors")
+        with pytest.raises(InvalidRequest, match="Adapters are for"):
+            lm.load_adapter("a", "nowhere")
+
+
+def test_a_guest_may_be_the_draft_of_a_guest(make: Make) -> None:
+    folder = make("qwen3")
+    with elm_mlx.load(folder, draft=folder) as lm, elm_mlx.load(folder) as plain:
+        assert ids_of(lm, PROMPT) == ids_of(plain, PROMPT)
+
+
+def test_an_untested_family_says_so(tmp_path: Path) -> None:
+    folder = write_guest(tmp_path / "stablelm", "stablelm", use_qkv_bias=False, partial_rotary_factor=0.5,
+                         layer_norm_eps=1e-5)  # fmt: skip
+    with elm_mlx.load(folder) as lm:
+        assert any("stablelm" in notice and "tests run none" in notice for notice in lm.notices)
+        assert ids_of(lm, PROMPT) == first_end(their_ids(folder, PROMPT, TOKENS))
