@@ -422,14 +422,18 @@ class LanguageModel:
 
     def scores(self, ids: Sequence[int], *, adapter: str | None = None, against: LanguageModel | None = None) -> Scores:
         """How well the model predicts each of the ids but the first after those before it; with `against` also how far
-        this is from what that model, without an adapter, predicts. Raises as `logits`, and for `against` alike."""
+        this is from what that model, without an adapter, predicts. Raises as `logits`, and for `against` alike;
+        InvalidRequest for one with another number of ids; NotFinite where logits are no numbers."""
         number = self._maker.adapters.number(adapter)
         for lm in (self, against) if against else (self,):
             lm._worker.check()
             if len(checked := lm._maker.ids(ids)) > lm.config.context_length:
                 raise lm._maker.too_long(len(checked))
-        other = against._worker.engine if against else None
-        return self._worker.call(lambda engine: scores_of(engine, checked, number, other))
+        if against and against.config.vocab_size != self.config.vocab_size:
+            raise InvalidRequest("The two models have different vocabularies, so what they predict cannot be compared.",
+                                 "Leave {against} out.")  # fmt: skip
+        beside = against._worker if against else None
+        return self._worker.call(lambda engine: scores_of(engine, checked, number, beside.engine if beside else None))
 
     def load_adapter(self, name: str, path: str | Path, *, force: bool = False) -> None:
         """Loads an adapter, LoRA or DoRA, for calls with `adapter=name`: the directory that mlx-lm or PEFT has written

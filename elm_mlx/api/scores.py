@@ -10,6 +10,8 @@ import numpy as np
 from elm_mlx.device.backend import mx
 from elm_mlx.engine.cache.making import new_cache
 from elm_mlx.engine.engine import Engine
+from elm_mlx.engine.prefill import rounds
+from elm_mlx.errors import InvalidRequest, NotFinite
 
 POSITIONS = 64  # whose logits are in memory at a time: [64, V]
 
@@ -35,7 +37,10 @@ class Scores:
 
 
 def scores_of(engine: Engine, ids: Sequence[int], adapter: int | None, other: Engine | None = None) -> Scores:
-    """The scores of ids by the model of an engine with an adapter (None: without), beside the plain one of `other`."""
+    """The scores of ids by the model of an engine with an adapter (None: without), beside the plain one of `other`.
+    Raises InvalidRequest where the adapter was unloaded, and NotFinite."""
+    if not engine.variants.has(adapter):
+        raise InvalidRequest("The adapter was unloaded before its turn came.")
     tokens = mx.array([ids])
     states = [states_of(engine, tokens, adapter)] + ([states_of(other, tokens, None)] if other else [])
     models = [engine.variants.of(adapter)] + ([other.variants.plain] if other else [])
@@ -45,16 +50,31 @@ def scores_of(engine: Engine, ids: Sequence[int], adapter: int | None, other: En
         targets = tokens[0, here.start + 1 : here.stop + 1, None]  # [P, 1]
         logs = [log_softmax(model.head(state[here])) for model, state in zip(models, states, strict=True)]  # [P, V]
         rows.append(np.array(mx.stack(list(figures(logs, targets)))))
+        refuse_nan(rows[-1])
     return Scores(*np.concatenate(rows, axis=1)) if rows else Scores(*np.empty((4 if other else 1, 0), np.float32))
 
 
 def states_of(engine: Engine, tokens: mx.array, adapter: int | None) -> mx.array:
     """The states after each of the ids [1, L], evaluated: [L, E]."""
-    length = tokens.shape[1]
-    model = engine.variants.of(adapter)
-    states = model.hidden(tokens, new_cache(model, engine.layers, length, reserve=length))[0]
-    mx.eval(states)
-    return states
+    model, length = engine.variants.of(adapter), tokens.shape[1]
+    cache = new_cache(model, engine.layers, length, reserve=length)
+    states: list[mx.array] = []
+    for chunks in rounds(length, engine.execution):  # chunk by chunk, as attention over all ids at once takes gigabytes
+        for place, which in chunks:
+            with place:
+                states.append(model.hidden(tokens[:, which], cache)[0])
+        mx.eval(states[-len(chunks) :])
+    return mx.concatenate(states)
+
+
+def refuse_nan(rows: np.ndarray) -> None:
+    """Raises NotFinite where a figure is NaN, as all are that come from logits which are NaN or infinite."""
+    if np.isnan(rows).any():
+        raise NotFinite(
+            "The model's logits are NaN or infinite for this text: its weights are damaged, or its sums are too large "
+            "for the type that it computes in.",
+            "Fetch it again, or convert it again, with {dtype=bfloat16} if it is float16.",
+        )
 
 
 def log_softmax(logits: mx.array) -> mx.array:

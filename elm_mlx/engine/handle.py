@@ -25,16 +25,18 @@ NOTHING = State(0, 0, None)
 
 
 class Wakes:
-    """What is to be woken together: `threads` that wait, and event `loops`, each with the futures of its tasks."""
+    """What is to be woken together: `threads` that wait, and event `loops`, each with the futures of its tasks. Whether
+    the main thread was woken, which never waits for others, is in `woke_main`."""
 
     def __init__(self) -> None:
+        self.woke_main = False
         self.threads: list[ThreadWaiter] = []
         self.loops: dict[Any, list[Any]] = {}
 
     @property
     def are_any(self) -> bool:
-        """Whether anybody is to be woken."""
-        return bool(self.threads or self.loops)
+        """Whether anybody is to be woken, or was."""
+        return bool(self.woke_main or self.threads or self.loops)
 
     def carry_out(self) -> None:
         """Wakes each event loop once, and one thread, which wakes the others."""
@@ -181,7 +183,7 @@ class ThreadWaiter:
     def wake(self, wakes: Wakes) -> None:
         """Ends the wait together with those of others; that of the main thread at once."""
         if threading.main_thread() is self._thread:
-            self.wake_with([])
+            wakes.woke_main |= self.wake_with([])
         else:
             wakes.threads.append(self)
 

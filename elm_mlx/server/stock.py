@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from elm_mlx.arguments import Progress
-from elm_mlx.errors import InvalidRequest, NotFound, Unsupported
+from elm_mlx.errors import InvalidRequest
 from elm_mlx.server.book import Book
 
 if TYPE_CHECKING:
@@ -67,11 +67,11 @@ class Machine:
         try:
             for name, path in book.adapters.items():
                 lm.load_adapter(name, path)
+            with suppress(Exception):  # then who asks for a form hears of it: all other answers need none
+                lm.prepare_forms()
         except BaseException:
             lm.close()
             raise
-        with suppress(NotFound, Unsupported):  # then who asks for a form hears of it
-            lm.prepare_forms()
         return lm
 
     def find(self) -> list[Book]:

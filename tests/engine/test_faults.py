@@ -20,7 +20,8 @@ from elm_mlx.engine.sequence import ERROR, Sequence
 CALLS = [
     *((mx, name) for name in (
         "argmax", "argpartition", "array", "async_eval", "broadcast_to", "clear_cache", "concatenate", "contiguous",
-        "eval", "get_peak_memory", "max", "sigmoid", "sort", "split", "stack", "take_along_axis", "vmap", "zeros",
+        "eval", "get_peak_memory", "max", "pad", "sigmoid", "sort", "split", "stack", "take_along_axis", "vmap",
+        "zeros",
     )),
     *((mx.random, name) for name in ("categorical", "split")),
     *((mx.fast, name) for name in ("rms_norm", "rope", "scaled_dot_product_attention")),
@@ -73,12 +74,12 @@ def drive(engine: Engine) -> list[Sequence]:
     return sequences
 
 
-def check_each_fault(lm: elm_mlx.LanguageModel, faults: Faults, choose: Callable[[int], list[int]]) -> None:
+def check_each_fault(lm: elm_mlx.LanguageModel, faults: Faults, chunk: int, choose: Callable[[int], list[int]]) -> None:
     begun = faults.count
-    check_answers(lm, drive(make_engine(lm, rows=2, chunk=16)))
+    check_answers(lm, drive(make_engine(lm, rows=2, chunk=chunk)))
     calls = faults.count - begun
     for number in choose(calls):
-        engine = make_engine(lm, rows=2, chunk=16)
+        engine = make_engine(lm, rows=2, chunk=chunk)
         faults.count, faults.at = 0, number
         try:
             sequences = drive(engine)
@@ -95,12 +96,21 @@ def check_each_fault(lm: elm_mlx.LanguageModel, faults: Faults, choose: Callable
         assert engine.limits.budget.reserved == 0
 
 
+CHUNKS = pytest.mark.parametrize("chunk", [16, 64], ids=["alone", "together"])  # how the first two prompts are read
+
+
+@CHUNKS
 @pytest.mark.parametrize("source", ["openelm"], indirect=True)
-def test_a_call_that_fails_ends_the_requests_of_its_step_alone(lm: elm_mlx.LanguageModel, faults: Faults) -> None:
-    check_each_fault(lm, faults, lambda calls: random.Random(0).sample(range(1, calls), 20))
+def test_a_call_that_fails_ends_the_requests_of_its_step_alone(
+    lm: elm_mlx.LanguageModel, faults: Faults, chunk: int
+) -> None:
+    check_each_fault(lm, faults, chunk, lambda calls: random.Random(0).sample(range(1, calls), 12))
 
 
+@CHUNKS
 @pytest.mark.soak
 @pytest.mark.parametrize("source", checkpoints.FAMILIES, indirect=True)
-def test_every_call_that_fails_ends_the_requests_of_its_step_alone(lm: elm_mlx.LanguageModel, faults: Faults) -> None:
-    check_each_fault(lm, faults, lambda calls: list(range(1, calls)))
+def test_every_call_that_fails_ends_the_requests_of_its_step_alone(
+    lm: elm_mlx.LanguageModel, faults: Faults, chunk: int
+) -> None:
+    check_each_fault(lm, faults, chunk, lambda calls: list(range(1, calls)))

@@ -142,6 +142,22 @@ def test_a_row_leaves_nothing_to_the_next_one_in_its_slot(tmp_path: Path, finish
     check_answers(lm, good)
 
 
+def test_a_prompt_that_is_nan_spoils_none_of_those_that_are_read_with_it(tmp_path: Path) -> None:
+    """It is the shortest, and its only id, whose embedding is NaN, fills it up."""
+    source = checkpoints.write(tmp_path / "source", checkpoints.LLAMA)
+    prompts = [tuple(checkpoints.prompt(length, seed=length)) for length in (9, 14, 1, 3)]
+    bad = max(set(range(checkpoints.VOCAB)).difference(*prompts))
+    lm = elm_mlx.load(with_a_broken_embedding(source, tmp_path / "broken", bad))
+    engine = make_engine(lm)
+    asked = [engine.submit(Request(prompt, 6)) for prompt in (*prompts[:2], (bad,), *prompts[2:])]
+    assert set(engine.step()) == set(asked)
+    while engine.has_work:
+        engine.step()
+    assert [one.finish == ERROR for one in asked] == [False, False, True, False, False]
+    check_answers(lm, [one for one in asked if one.finish != ERROR])
+    assert engine.limits.budget.reserved == 0
+
+
 def with_a_broken_embedding(source: Path, folder: Path, token: int) -> Path:
     """A copy of a Llama whose row for `token` in the embedding, which is not tied, is NaN."""
     shutil.copytree(source, folder)

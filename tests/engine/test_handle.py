@@ -62,6 +62,17 @@ def test_the_main_thread_is_woken_at_once() -> None:
     assert not wakes.threads
 
 
+def test_the_main_thread_counts_among_those_who_are_woken() -> None:
+    """The device thread lets it have the interpreter for its first id, as all others."""
+    gone, waiter, wakes = ThreadWaiter(), ThreadWaiter(), Wakes()
+    gone.leave()
+    gone.wake(wakes)
+    assert not wakes.are_any
+    waiter.wake(wakes)
+    gone.wake(wakes)
+    assert wakes.are_any
+
+
 @pytest.mark.parametrize("seed", range(3))
 def test_every_reader_gets_every_id_though_some_give_up_again_and_again(seed: int) -> None:
     rng = random.Random(seed)

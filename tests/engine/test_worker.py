@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import mlx.core as mx
@@ -16,6 +17,7 @@ from helpers.shallow import shallow
 
 import elm_mlx
 from elm_mlx.api.stream import OUTBOX
+from elm_mlx.engine import worker
 from elm_mlx.engine.engine import Engine
 from elm_mlx.engine.handle import Handle
 from elm_mlx.engine.worker import Worker
@@ -83,6 +85,19 @@ def test_a_failed_step_ends_its_rows_with_the_cause_and_the_next_request_succeed
         lm.generate(prompt, 8, reuse=False)
     assert isinstance(caught.value.__cause__, RuntimeError)
     assert lm.generate(prompt, 8).tokens == expected
+
+
+def test_the_device_thread_waits_for_readers_once_a_request_at_most(
+    lm: elm_mlx.LanguageModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waits: list[float] = []
+    monkeypatch.setattr(worker, "time", SimpleNamespace(sleep=waits.append))
+    threads = [threading.Thread(target=lambda n=n: list(lm.stream(checkpoints.prompt(n), 40))) for n in (10, 11, 12)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(PATIENCE_S)
+    assert len(waits) <= 3
 
 
 def test_those_who_wait_go_on_after_a_failed_step(lm: elm_mlx.LanguageModel) -> None:

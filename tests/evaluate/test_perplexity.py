@@ -12,7 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import elm_mlx
-from elm_mlx.errors import InvalidRequest, PromptTooLong
+from elm_mlx.api import scores
+from elm_mlx.device.execution import Execution
+from elm_mlx.engine.prefill import rounds
+from elm_mlx.errors import InvalidRequest, NotFinite, PromptTooLong
 from elm_mlx.evaluate import perplexity
 from elm_mlx.evaluate.perplexity import standard_error
 from elm_mlx.evaluate.windows import windows
@@ -81,11 +84,43 @@ def test_a_model_beside_itself_diverges_by_nothing(demo):
 
 def test_divergence_is_that_of_the_two_predictions(lm, demo, tmp_path):
     ids = lm.tokenizer.encode(TEXT)[:50]
-    scores = lm.scores(ids, against=lm)
-    assert np.all(scores.divergences == 0)
+    found = lm.scores(ids, against=lm)
+    assert np.all(found.divergences == 0)
     logits = lm.logits(ids)
     logs = np.array(logits - mx.logsumexp(logits, axis=-1, keepdims=True))[:-1]
-    assert scores.losses == pytest.approx(-logs[np.arange(len(ids) - 1), ids[1:]], abs=1e-4)
+    assert found.losses == pytest.approx(-logs[np.arange(len(ids) - 1), ids[1:]], abs=1e-4)
+
+
+def test_a_text_is_scored_in_chunks_as_at_once(lm, monkeypatch):
+    ids = lm.tokenizer.encode(TEXT)[:50]
+    whole = lm.scores(ids).losses
+    longest = []
+    monkeypatch.setattr(scores, "rounds", lambda length, execution: rounds(length, Execution(chunk=7)))
+    monkeypatch.setattr(type(lm.model), "hidden", watched(type(lm.model).hidden, longest))
+    assert lm.scores(ids).losses == pytest.approx(whole, abs=1e-4)
+    assert max(longest) == 7
+
+
+def watched(hidden, lengths):
+    """`hidden` of a model, which notes how many ids each call has."""
+
+    def noting(self, ids, cache=None):
+        lengths.append(ids.shape[1])
+        return hidden(self, ids, cache)
+
+    return noting
+
+
+def test_logits_that_are_no_numbers_are_no_figure(lm, monkeypatch):
+    head = type(lm.model).head
+    monkeypatch.setattr(type(lm.model), "head", lambda self, states: head(self, states) * math.nan)
+    with pytest.raises(NotFinite, match="this text"):
+        perplexity(lm, [TEXT])
+
+
+def test_scores_beside_a_model_with_other_ids_are_refused(demo, lm):
+    with pytest.raises(InvalidRequest, match="different vocabularies"):
+        lm.scores([5, 6, 7], against=demo)
 
 
 def test_sizes_and_pairs_that_mean_nothing_are_refused(demo, lm):

@@ -328,3 +328,12 @@ def test_a_model_of_the_server_is_ready_for_forms_before_it_answers(monkeypatch:
     with Machine(Settings()).load(Book("demo", None), lambda done, total: None) as lm:
         monkeypatch.setattr(grammar, "make_ready", None)
         assert len(lm.generate("Once", 8, regex="[a-z]{4}").text) == 4
+
+
+def test_a_model_that_can_follow_no_form_answers_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(*_: object) -> None:
+        raise ValueError("a vocabulary that llguidance does not take")
+
+    monkeypatch.setattr(grammar, "make_ready", fails)
+    with Machine(Settings()).load(Book("demo", None), lambda done, total: None) as lm:
+        assert lm.generate("Once", 2).text
