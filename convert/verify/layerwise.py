@@ -81,7 +81,7 @@ def refuse_guest(config: ModelConfig) -> None:
     """Raises Unsupported for a model of mlx-lm's classes, which cannot be computed a layer at a time."""
     if isinstance(config, GuestConfig):
         raise Unsupported(f"Verifying is for llama and openelm, and this model is a {config.model_type}.",
-                          "Convert it without {verify}, and compare answers.")  # fmt: skip
+                          "It converts without {verify}: then compare the answers of both.")  # fmt: skip
 
 
 def open_directory(where: Path) -> ModelOnDisk:

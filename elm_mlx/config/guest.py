@@ -27,7 +27,8 @@ MOST_DEEP = 8  # objects within one another in a config.json
 class GuestConfig(ModelConfig):
     """The shape of a guest as far as elm-mlx needs it, and `raw`, the whole config.json, for mlx-lm's classes.
     `parameters` is counted from the weights' headers, 0 before; heads and widths are what the file says, or guesses for
-    estimates of memory alone: a loaded guest's caches are measured. A conversion adds the `shapes` of all tensors, and
+    estimates of memory alone: a loaded guest's caches are measured. `unread_window` is an attention window, in
+    positions, that mlx-lm's class has not. A conversion adds the `shapes` of all tensors, and
     by the name of each matrix what mlx-lm's class says of quantizing it, the `settings`."""
 
     family = "guest"
@@ -36,6 +37,7 @@ class GuestConfig(ModelConfig):
     raw: Mapping[str, Any]
     parameters: int = 0
     has_context: bool = True
+    unread_window: int | None = None
     shapes: Mapping[str, Shape] = field(default_factory=dict, repr=False)
     settings: Mapping[str, Any] = field(default_factory=dict, repr=False)
 
@@ -68,6 +70,10 @@ class GuestConfig(ModelConfig):
                          "its answers with those of `mlx_lm.generate`.")  # fmt: skip
         if not self.has_context:
             found.append(f"config.json says nothing of the longest context; {self.context_length:,} tokens are taken.")
+        if self.unread_window:
+            found.append(f"config.json has an attention window of {self.unread_window:,} positions, which mlx-lm's "
+                         f"class for {name} does not compute: on longer texts answers are mlx-lm's, and may differ "
+                         "from those of the model's publisher.")  # fmt: skip
         return tuple(found)
 
     @classmethod
@@ -94,6 +100,7 @@ class GuestConfig(ModelConfig):
             rope=RopeConfig(10_000.0),
             context_length=context,
             has_context=any(own.get(key) is not None for key in CONTEXTS),
+            unread_window=unread_window(own, family, context),
             tied=True,
             bos_token_id=next(iter(own.token_ids("bos_token_id")), None),
             eos_token_ids=own.token_ids("eos_token_id"),
@@ -121,6 +128,14 @@ def first(values: Values, keys: tuple[str, ...], default: int, limit: int) -> in
         if value is not None and not isinstance(value, list):
             raise values.wrong(f"{key} is {value!r:.50}, where a whole number belongs.")
     return default
+
+
+def unread_window(values: Values, family: GuestFamily, context: int) -> int | None:
+    """An attention window shorter than the context that mlx-lm's class of a tested family does not compute, in
+    positions; None where there is none."""
+    window = values.get("sliding_window")
+    is_used = isinstance(window, int) and 0 < window < context and values.get("use_sliding_window") is not False
+    return window if is_used and family.tested and not family.windows else None
 
 
 def refuse_absurd(raw: Mapping[str, Any], values: Values, depth: int = 0) -> None:

@@ -30,12 +30,13 @@ TRIMS = Abilities(rows=False, trims=True, kinds=False, files=False, adapters=Fal
 @dataclass(frozen=True)
 class GuestFamily:
     """A model_type that runs through mlx-lm: the `module` of mlx-lm that has its classes, whether our tests run it
-    (`tested`), and what its caches were shown to be able to do."""
+    (`tested`), what its caches were shown to be able to do, and whether its class computes attention `windows`."""
 
     model_type: str
     module: str
     tested: bool = False
     abilities: Abilities = ONE_ROW
+    windows: bool = True
 
 
 # Those of which tests/slow/test_guests.py says that they run, and what their caches can do (docs/guests.md).
@@ -61,7 +62,8 @@ def guest_family(model_type: str, where: str) -> GuestFamily:
     if module in HELPERS or not MODULE.fullmatch(module) or not (folder / f"{module}.py").is_file():
         raise Unsupported(f"{where}: model_type is {model_type!r:.70}, which neither elm-mlx (llama, openelm) nor "
                           "the installed mlx-lm runs. Take a model of another kind, or a newer mlx-lm.")  # fmt: skip
-    return GuestFamily(model_type, module, model_type in TESTED, TESTED.get(model_type, ONE_ROW))
+    tested = model_type in TESTED
+    return GuestFamily(model_type, module, tested, TESTED.get(model_type, ONE_ROW), not tested or model_type in WHOLE)
 
 
 @cache

@@ -14,6 +14,10 @@ from elm_mlx.config.guest import GuestConfig
 from elm_mlx.errors import BadCheckpoint, Unsupported
 from elm_mlx.models.guest_cache import Network
 
+# model_type -> every which layer attends to all positions where config.json says nothing: mlx-lm's classes that read
+# no `layer_types`, and a number as `sliding_window_pattern`.
+PATTERNS = {"gemma3_text": 6, "cohere2": 4}
+
 
 def network_for(config: GuestConfig) -> Network:
     """Makes the model that a configuration describes, of mlx-lm's classes. Raises Unsupported where they cannot be
@@ -21,7 +25,7 @@ def network_for(config: GuestConfig) -> Network:
     with no_side_effects():
         classes = imported(config)
         from mlx_lm.models.cache import make_prompt_cache
-    raw = with_older_pattern(with_older_rope(config.raw))
+    raw = with_older_spelling(config.raw)
     raw.pop("model_file", None)  # mlx-lm runs a file that is named here
     try:
         module = classes.Model(classes.ModelArgs.from_dict(numbers_in(raw)))
@@ -75,6 +79,13 @@ def refused(config: GuestConfig, what: str, error: Exception) -> BadCheckpoint:
                          "model again, or take it in mlx-lm's own layout.")  # fmt: skip
 
 
+def with_older_spelling(raw: Mapping[str, Any]) -> dict[str, Any]:
+    """A config.json, and the part about text of one for several media, with what transformers 5 spells anew in the
+    older spelling, too. Raises Unsupported for layers that this cannot tell of."""
+    older, text = with_older_pattern(with_older_rope(raw)), raw.get("text_config")
+    return older | ({"text_config": with_older_spelling(text)} if isinstance(text, Mapping) else {})
+
+
 def with_older_rope(raw: Mapping[str, Any]) -> dict[str, Any]:
     """A config.json with transformers 5's `rope_parameters` in the older spelling, too: most of mlx-lm's classes read
     that alone, and without it take a base of their own, silently."""
@@ -97,13 +108,20 @@ def with_older_rope(raw: Mapping[str, Any]) -> dict[str, Any]:
 
 def with_older_pattern(raw: dict[str, Any]) -> dict[str, Any]:
     """A config.json with transformers' `layer_types` in the older spelling, too, where every so many layers one attends
-    to all positions: mlx-lm's classes of Gemma 3 read that alone."""
-    kinds = raw.get("layer_types")
-    if not isinstance(kinds, list) or "full_attention" not in kinds or raw.get("sliding_window_pattern") is not None:
+    to all positions: a few of mlx-lm's classes read that alone. Raises Unsupported where it cannot say the same."""
+    name, kinds = raw.get("model_type"), raw.get("layer_types")
+    if not isinstance(name, str) or name not in PATTERNS or not isinstance(kinds, list):
         return raw
-    every = kinds.index("full_attention") + 1
-    regular = [("sliding_attention", "full_attention")[(layer + 1) % every == 0] for layer in range(len(kinds))]
-    return raw | ({"sliding_window_pattern": every} if kinds == regular else {})
+    own = raw.get("sliding_window_pattern")
+    if own is None:
+        own = kinds.index("full_attention") + 1 if "full_attention" in kinds else PATTERNS[name]
+    if isinstance(own, int) and own > 0:
+        computed = [("sliding_attention", "full_attention")[(layer + 1) % own == 0] for layer in range(len(kinds))]
+        if kinds != computed:
+            raise Unsupported(f"config.json: layer_types has layers that attend to all positions in no regular order, "
+                              f"and mlx-lm's class for {name} knows one in every so many alone. Take a model of "
+                              "another kind.")  # fmt: skip
+    return raw | {"sliding_window_pattern": own}
 
 
 def numbers_in(value: Any) -> Any:

@@ -22,7 +22,7 @@ from elm_mlx.engine.cache.layer import can_shorten
 from elm_mlx.engine.limits import Limits
 from elm_mlx.errors import BadCheckpoint, CannotTrim, InvalidRequest, MissingBackend, Unsupported
 from elm_mlx.models.guest_cache import GuestCache, Sizes
-from elm_mlx.store.mlx_lm_classes import with_older_pattern, with_older_rope
+from elm_mlx.store.mlx_lm_classes import with_older_pattern, with_older_rope, with_older_spelling
 
 
 def guest(**changes: Any) -> GuestConfig:
@@ -156,8 +156,27 @@ def test_transformers_5_spelling_of_rope_reaches_classes_that_read_the_older_one
     both = with_older_rope({"rope_parameters": each})
     assert (both["rope_global_base_freq"], both["rope_local_base_freq"]) == (1e6, 1e4)
     kinds = ["sliding_attention", "full_attention"] * 2
-    assert with_older_pattern({"layer_types": kinds})["sliding_window_pattern"] == 2
-    assert "sliding_window_pattern" not in with_older_pattern({"layer_types": kinds[::-1]})
+    gemma = {"model_type": "gemma3_text", "layer_types": kinds}
+    assert with_older_pattern(gemma)["sliding_window_pattern"] == 2
+    text = with_older_spelling({"model_type": "gemma3", "text_config": gemma | {"rope_parameters": each}})[
+        "text_config"
+    ]
+    assert (text["sliding_window_pattern"], text["rope_global_base_freq"]) == (2, 1e6)
+
+
+def test_layers_that_mlx_lm_would_compute_in_another_order_are_refused() -> None:
+    kinds = ["sliding_attention", "full_attention"] * 2
+    for changes in ({"layer_types": kinds[::-1]}, {"layer_types": kinds, "sliding_window_pattern": 3}):
+        with pytest.raises(Unsupported, match="no regular order"):
+            with_older_pattern({"model_type": "gemma3_text"} | changes)
+    few = with_older_pattern({"model_type": "gemma3_text", "layer_types": ["sliding_attention"] * 5})
+    assert few["sliding_window_pattern"] == 6
+
+
+def test_a_pattern_in_letters_is_left_alone() -> None:
+    exaone = {"model_type": "exaone4", "layer_types": ["full_attention"] * 3, "sliding_window_pattern": None}
+    for raw in (exaone, {"model_type": ["gemma3_text"], "layer_types": []}):
+        assert with_older_pattern(raw) == raw
 
 
 def test_doctor_names_what_loading_a_guest_does() -> None:
@@ -170,3 +189,12 @@ def test_the_table_of_families_is_that_of_the_tested_ones() -> None:
     root = Path(__file__).parents[2]
     made = runpy.run_path(str(root / "docs" / "make_guests.py"))
     assert (root / "docs" / "guests.md").read_text(encoding="utf-8") == made["page"]()
+
+
+def test_a_window_that_mlx_lm_does_not_compute_is_said() -> None:
+    assert "window of 16 positions" in " ".join(guest(sliding_window=16).notices)
+    for changes in ({"sliding_window": 16, "use_sliding_window": False}, {"sliding_window": 4096}, {}):
+        assert guest(**changes).notices == ()
+    gemma = config_or_guest(guest_config("gemma3_text"))
+    assert isinstance(gemma, GuestConfig)
+    assert gemma.unread_window is None
