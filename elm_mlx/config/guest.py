@@ -21,6 +21,7 @@ KV_HEADS = ("num_key_value_heads", "n_kv_heads", "num_kv_heads")
 CONTEXTS = ("max_position_embeddings", "n_positions", "n_ctx", "max_sequence_length", "max_seq_len", "seq_length")
 VOCABULARIES = ("vocab_size", "padded_vocab_size")
 MOST_DEEP = 8  # objects within one another in a config.json
+MAX_EXPERTS = 100_000  # of a layer, or their width: a class may make each by itself
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -138,6 +139,11 @@ def unread_window(values: Values, family: GuestFamily, context: int) -> int | No
     return window if is_used and family.tested and not family.windows else None
 
 
+def most_of(key: str) -> int | None:
+    """The most of what a key of config.json counts: layers, or experts; None where it counts neither."""
+    return next((most for word, most in (("layer", MAX_LAYERS), ("expert", MAX_EXPERTS)) if word in key), None)
+
+
 def refuse_absurd(raw: Mapping[str, Any], values: Values, depth: int = 0) -> None:
     """Refuses numbers of layers and of experts that would exhaust this machine before a weight is looked at. Raises
     BadCheckpoint."""
@@ -146,7 +152,7 @@ def refuse_absurd(raw: Mapping[str, Any], values: Values, depth: int = 0) -> Non
     for key, value in raw.items():
         if isinstance(value, Mapping):
             refuse_absurd(value, values, depth + 1)
-        elif isinstance(value, int | float) and "layer" in str(key) and value > MAX_LAYERS:
-            raise values.wrong(f"{key} is {value}, above {MAX_LAYERS}.")
+        elif isinstance(value, int | float) and (most := most_of(str(key))) is not None and value > most:
+            raise values.wrong(f"{key} is {value}, above {most:,}.")
         elif isinstance(value, int | float) and value > 1e15:
             raise values.wrong(f"{key} is {value:g}, which no model has.")
