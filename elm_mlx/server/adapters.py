@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from elm_mlx.server.book import Book
 
 BETWEEN = ":"  # a model's name and an adapter's
+ITS_MODEL = "Name the model that it was made for as {models}, and its name before the adapter's: MODEL:NAME=PATH."
 
 
 @dataclass(frozen=True)
@@ -63,7 +64,7 @@ def put_beside(books: Sequence[Book], typed: Sequence[str], aliases: Mapping[str
 
 
 def check_adapters(book: Book) -> None:
-    """Reads the adapters of a model that is not loaded yet, so that a mistake shows at the start. Raises as
+    """Reads the adapters of a model before it is loaded, so that a mistake shows at the start. Raises as
     `LanguageModel.load_adapter`, and NotFound where the model is not on this machine."""
     from elm_mlx.demo import demo_directory
     from elm_mlx.device.thread import on_device
@@ -76,6 +77,6 @@ def check_adapters(book: Book) -> None:
     def work(_: object) -> None:
         config = read_config(directory)
         for path in book.adapters.values():
-            check_base(read_adapter(path, config), directory)
+            check_base(read_adapter(path, config), directory, ITS_MODEL)
 
     on_device(work)

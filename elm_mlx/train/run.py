@@ -212,4 +212,5 @@ def load_of(job: Job) -> Load:
     both = [job.train, *([job.valid] if job.valid else [])]
     longest = max(max(one.lengths) for one in both) - 1
     rows = min(job.settings.batch_size, max(len(one.lengths) for one in both)) * job.train.ROWS
-    return Load(rows, longest, job.settings.checkpoint_gradients)
+    settings = job.settings
+    return Load(rows, longest, settings.checkpoint_gradients, settings.layers, settings.adapter.dora)
