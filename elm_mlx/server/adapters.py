@@ -35,7 +35,7 @@ def parse_wanted(typed: str) -> Wanted:
         name = Path(typed).resolve().name
         if BETWEEN in name:
             raise InvalidRequest(f"The adapter {typed} has a {BETWEEN} in its name, and clients ask for MODEL:ADAPTER.",
-                                 f"Give it another name: {{adapters=NAME={typed}}}.")  # fmt: skip
+                                 f"Write {{adapters}} as NAME={typed}, with another name.")  # fmt: skip
         return Wanted(None, name, Path(typed))
     model, _, name = named.rpartition(BETWEEN)
     if not name or not path or "/" in name:
@@ -52,7 +52,7 @@ def put_beside(books: Sequence[Book], typed: Sequence[str], aliases: Mapping[str
         if one.model is None and len(books) > 1:
             names = ", ".join(by_name)
             raise InvalidRequest(f"The adapter {one.name} could stand beside any of {names}.",
-                                 f"Write it as {{adapters={books[0].name}:{one.name}={one.path}}}.")  # fmt: skip
+                                 f"Write {{adapters}} as {books[0].name}:{one.name}={one.path}.")  # fmt: skip
         model = books[0].name if one.model is None else aliases.get(one.model, one.model)
         if model not in by_name:
             raise InvalidRequest(f"The adapter {one.name} is for {one.model}, which this server was not told to serve. "
