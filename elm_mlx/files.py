@@ -18,6 +18,7 @@ MAX_SMALL_BYTES = 2**20  # of a configuration: the largest have a few kB
 MAX_LARGE_BYTES = 100 * 2**20  # of an index or a tokenizer.json: the largest have 1 MB and 20 MB
 # How a file begins that a clone without Git LFS leaves in place of a large one.
 LFS_POINTER = b"version https://git-lfs"
+PARTIAL = ".elm-mlx-*.partial"  # the name of a file that is not whole yet
 SPARE_BYTES = 64 * 10**6  # of disk that stay free beside what is written: for small files, and other programs
 
 
@@ -92,7 +93,7 @@ def whole_file(path: Path) -> Iterator[Path]:
     """Gives a new path beside `path`; what is written there takes its place at the end, with the permissions of an
     earlier file, and is removed on an error. Raises OSError."""
     place = Path(os.path.realpath(path))
-    beside = place.with_name(f".elm-mlx-{secrets.token_hex(8)}.partial")
+    beside = place.with_name(PARTIAL.replace("*", secrets.token_hex(8)))
     try:
         yield beside
         with beside.open("rb") as file:
@@ -102,6 +103,13 @@ def whole_file(path: Path) -> Iterator[Path]:
         beside.replace(place)
     finally:
         beside.unlink(missing_ok=True)
+
+
+def drop_partials(folder: Path) -> None:
+    """Removes what `whole_file` had written in a folder when a process was killed; no other may be writing there now.
+    Raises OSError."""
+    for partial in folder.glob(PARTIAL):
+        partial.unlink(missing_ok=True)
 
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from elm_mlx.server.book import Book
 
 BETWEEN = ":"  # a model's name and an adapter's
+ITS_MODEL = "Name the model that it was made for as {models}, and its name before the adapter's: MODEL:NAME=PATH."
 
 
 @dataclass(frozen=True)
@@ -34,7 +35,7 @@ def parse_wanted(typed: str) -> Wanted:
         name = Path(typed).resolve().name
         if BETWEEN in name:
             raise InvalidRequest(f"The adapter {typed} has a {BETWEEN} in its name, and clients ask for MODEL:ADAPTER.",
-                                 f"Give it another name: {{adapters=NAME={typed}}}.")  # fmt: skip
+                                 f"Write {{adapters}} as NAME={typed}, with another name.")  # fmt: skip
         return Wanted(None, name, Path(typed))
     model, _, name = named.rpartition(BETWEEN)
     if not name or not path or "/" in name:
@@ -51,7 +52,7 @@ def put_beside(books: Sequence[Book], typed: Sequence[str], aliases: Mapping[str
         if one.model is None and len(books) > 1:
             names = ", ".join(by_name)
             raise InvalidRequest(f"The adapter {one.name} could stand beside any of {names}.",
-                                 f"Write it as {{adapters={books[0].name}:{one.name}={one.path}}}.")  # fmt: skip
+                                 f"Write {{adapters}} as {books[0].name}:{one.name}={one.path}.")  # fmt: skip
         model = books[0].name if one.model is None else aliases.get(one.model, one.model)
         if model not in by_name:
             raise InvalidRequest(f"The adapter {one.name} is for {one.model}, which this server was not told to serve. "
@@ -63,7 +64,7 @@ def put_beside(books: Sequence[Book], typed: Sequence[str], aliases: Mapping[str
 
 
 def check_adapters(book: Book) -> None:
-    """Reads the adapters of a model that is not loaded yet, so that a mistake shows at the start. Raises as
+    """Reads the adapters of a model before it is loaded, so that a mistake shows at the start. Raises as
     `LanguageModel.load_adapter`, and NotFound where the model is not on this machine."""
     from elm_mlx.demo import demo_directory
     from elm_mlx.device.thread import on_device
@@ -76,6 +77,6 @@ def check_adapters(book: Book) -> None:
     def work(_: object) -> None:
         config = read_config(directory)
         for path in book.adapters.values():
-            check_base(read_adapter(path, config), directory)
+            check_base(read_adapter(path, config), directory, ITS_MODEL)
 
     on_device(work)

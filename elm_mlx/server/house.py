@@ -27,10 +27,10 @@ class House:
         self.shelf = Shelf(books, Machine(settings), settings.aliases, settings.keep_alive_s, self.die)
 
     async def open(self) -> None:
-        """Loads the first model, and checks the adapters of the others. Raises as `elm_mlx.load`, and as
+        """Checks the adapters of all models, and loads the first model. Raises as `elm_mlx.load`, and as
         `LanguageModel.load_adapter`."""
         for book in self.shelf.books.values():
-            if book.adapters and book.name != self.shelf.default:
+            if book.adapters:
                 await asyncio.to_thread(check_adapters, book)
         (await self.shelf.take(None)).give_back()
 

@@ -10,6 +10,7 @@ from elm_mlx.jobs import openai, plain
 from elm_mlx.jobs.prompts import MESSAGES, PROMPT, RAW, WHOLE
 
 FAILED, CUT = "their requests failed", "they were cut off by max_tokens, so they do not end as an answer does"
+EMPTY = "they are empty"
 
 
 def is_answer(row: Mapping[str, Any]) -> bool:
@@ -25,14 +26,22 @@ def row_of(record: Mapping[str, Any]) -> tuple[dict[str, Any], str | None]:
     text, reason = answer_in(record)
     if reason == "length":
         return {}, CUT
+    if text == "":
+        return {}, EMPTY
     if isinstance(messages := record.get(MESSAGES), list):
         return {"messages": [*messages, {"role": "assistant", "content": text}]}, None
     if isinstance(prompt := record.get(PROMPT), str):
         return {"prompt": prompt, "completion": record.get(WHOLE, text), "raw": record.get(RAW) is True}, None
     if PROMPT in record:
+<<<<<<< HEAD
         raise InvalidRequest("answers a prompt of token ids, which mean another text to another model. Ask with a "
                              "text.")  # fmt: skip
     raise InvalidRequest("is a line of `elm-mlx batch` without its prompt. Run `elm-mlx batch --with-prompts`.")
+=======
+        raise InvalidRequest("answers a prompt of token ids, which mean another text to another model.",
+                             "Ask with a text.")  # fmt: skip
+    raise InvalidRequest("is a line of `elm-mlx batch` without its prompt.", "Run the batch with --with-prompts.")
+>>>>>>> revtrain20
 
 
 def answer_in(record: Mapping[str, Any]) -> tuple[Any, Any]:

@@ -52,10 +52,11 @@ def objective_of(rows: Rows[Any], settings: Settings) -> Objective:
     return PairObjective(rows.examples, settings.used_beta) if settings.is_dpo else TokenObjective(rows.examples)
 
 
-def find_reference(job: Job, begun: Arrays, train: PairObjective, valid: PairObjective, say: Say) -> None:
+def find_reference(job: Job, begun: Arrays, say: Say) -> None:
     """Gives pairs the log-probabilities of their answers by the model as it is before the training, with the arrays
     `begun`: those that a stopped training kept, else computed now and kept."""
-    files = {TRAIN: train, VALID: valid}
+    both = {TRAIN: job.train, VALID: job.valid}
+    files = {name: one for name, one in both.items() if isinstance(one, PairObjective)}
     pairs = {name: one.pairs for name, one in files.items()}
     base = {name: job.facts[name] for name in ("data", "valid", "base_weights")}
     found = read_reference(job.output, pairs, base)

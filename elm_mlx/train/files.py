@@ -9,12 +9,12 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Generic, Protocol, Self, TypeVar
+from typing import Any, Generic, NoReturn, Protocol, Self, TypeVar
 
 from elm_mlx.errors import InvalidRequest, NotFound
 from elm_mlx.files import disk_errors
 from elm_mlx.jobs.json_line import parse_line, read_line
-from elm_mlx.train.answers import is_answer, row_of
+from elm_mlx.train.answers import CUT, is_answer, row_of
 
 TRAIN, VALID = "train.jsonl", "valid.jsonl"
 MOST_NAMED = 5  # bad rows of one file in a message
@@ -109,9 +109,18 @@ def read_rows(path: Path, reader: Reader[T], length: int) -> Rows[T]:
         if short.targets:
             examples.append(short)
     refuse_bad(path, bad)
+    rows = Rows(tuple(examples), cut_rows, cut_ids, found - len(examples), digest_of(examples), unfit)
     if not examples:
-        raise InvalidRequest(f"{path} has no row to learn from.")
-    return Rows(tuple(examples), cut_rows, cut_ids, found - len(examples), digest_of(examples), unfit)
+        refuse_empty(path, rows, length)
+    return rows
+
+
+def refuse_empty(path: Path, rows: Rows[Any], length: int) -> NoReturn:
+    """Raises InvalidRequest for a file of which nothing can be learned, with what was left out of it and why."""
+    why = " ".join(rows.notices(path.name, length))
+    advice = ["Take a larger {max_length}, if the model has room for it, or shorter rows."] if rows.dropped else []
+    advice += ["Let batch write longer answers: {max_tokens}."] if CUT in rows.left_out else []
+    raise InvalidRequest(f"{path} has no row to learn from. {why}".rstrip(), " ".join(advice or ["Put rows into it."]))
 
 
 def in_line(number: int, why: str) -> str:

@@ -26,6 +26,7 @@ from elm_mlx.train.trained import Trained
 from elm_mlx.train.training import Arrays, Targets, Training, number
 
 CURVE = "losses.svg"
+SMALLER_STEPS = "Take a smaller {learning_rate}, or some {warmup}."
 KEY_BITS = 32  # of the seed of MLX's random numbers that is made of the caller's
 
 
@@ -79,7 +80,7 @@ class Job:
     def run(self, report: Callable[[Step], None]) -> str:
         """Takes the steps that are left; `report` gets a Step after each. Returns why it ended: "steps" or "patience".
 
-        Raises NotFinite where a loss is NaN or infinite; the last checkpoint stays as it was.
+        Raises NotFinite where a loss or a trained number is NaN or infinite; the last checkpoint stays as it was.
         """
         begun, learned, first = time.perf_counter(), 0, self.state.step
         if not first and self.valid:
@@ -111,9 +112,7 @@ class Job:
         rows = self.order.rows(step)
         batches = [self.train.batch(one) for one in rows]
         loss, *more = self.training.learn(batches)
-        if not abs(loss) < float("inf"):
-            raise NotFinite(f"The loss of step {step + 1} is {loss}; the last checkpoint is as it was.",
-                            "Take a smaller {learning_rate}, or some {warmup}.")  # fmt: skip
+        check_loss(f"The loss of step {step + 1}", loss)
         told = {"loss": loss} | dict(zip(self.train.TELLS, more, strict=True))
         self.state = State(step + 1, self.state.best, self.state.waited)
         targets = sum(batch.targets for batch in batches)
@@ -121,7 +120,8 @@ class Job:
         return told, sum(map(self.train.tokens, rows))
 
     def validate(self, valid: Objective) -> dict[str, float]:
-        """The mean loss of all targets of the rows for validation, and what else is told, by their names."""
+        """The mean loss of all targets of the rows for validation, and what else is told, by their names. Raises
+        NotFinite."""
         model = self.trained.with_arrays(self.training.arrays)
         order, size = sorted(range(len(valid.lengths)), key=valid.lengths.__getitem__), self.settings.batch_size
         names = ["valid_loss", *(f"valid_{name}" for name in valid.TELLS)]
@@ -131,11 +131,14 @@ class Job:
             targets += batch.targets
             for name, one in zip(names, valid.sums(model, batch), strict=True):
                 sums[name] += number(one)
+        check_loss(f"The validation loss after step {self.state.step}", sums["valid_loss"])
         return {name: one / targets for name, one in sums.items()}
 
     def save(self) -> None:
         """Writes the checkpoint, from which the training goes on, the picture of its losses and, where there are no
-        rows for validation, what was trained: with them that of the best one is kept."""
+        rows for validation, what was trained: with them that of the best one is kept. Raises NotFinite, and then
+        writes nothing."""
+        check_arrays(self.training.arrays, self.state.step)
         self.history.sync()
         if not self.valid:
             self._write()
@@ -166,3 +169,18 @@ class Job:
     def _sums(self, arrays: Arrays, batch: Targets) -> tuple[mx.array, ...]:
         """The sums of a batch, as a function of the arrays."""
         return self.train.sums(self.trained.with_arrays(arrays), batch)
+
+
+def check_loss(which: str, loss: float) -> None:
+    """Raises NotFinite for a loss that is NaN or infinite."""
+    if not abs(loss) < float("inf"):
+        raise NotFinite(f"{which} is {loss}; the last checkpoint is as it was.", SMALLER_STEPS)
+
+
+def check_arrays(arrays: Arrays, step: int) -> None:
+    """Raises NotFinite where a step has made numbers NaN or infinite: its own loss was computed before it, and from a
+    checkpoint with such numbers nothing could go on."""
+    for name, array in arrays.items():
+        if not mx.isfinite(array).all().item():
+            raise NotFinite(f"{name} has numbers that are NaN or infinite after step {step}; the last checkpoint is as "
+                            "it was.", SMALLER_STEPS)  # fmt: skip

@@ -16,6 +16,8 @@ from elm_mlx.train.training import Arrays
 FLOAT = 4  # bytes
 OF_ADAM = 4  # arrays of each trained one: itself, its gradient, and Adam's two means
 KEPT = 4  # arrays as wide as a product's result that the gradient keeps for it; found by measuring the demo
+OF_DORA = 1  # more of them: the results before they get their lengths; found in the same way
+PASSED = 0.25  # of a block before the trained ones, whose states are not kept; found in the same way
 RECOMPUTED = 1.25  # of a layer whose states are computed again: they, and gradients of some; found in the same way
 OF_LOGITS = 4  # arrays as large as the logits: they, their float32 copy, their gradient, what is in between
 
@@ -23,11 +25,14 @@ OF_LOGITS = 4  # arrays as large as the logits: they, their float32 copy, their 
 @dataclass(frozen=True)
 class Load:
     """What is learned at once: `rows` rows of `length` ids; whether a layer's states are computed again for the
-    gradient (`recomputes`) instead of being kept."""
+    gradient (`recomputes`) instead of being kept; how many of the last blocks are trained (None: all);
+    and whether rows of matrices get lengths (`dora`)."""
 
     rows: int
     length: int
     recomputes: bool = False
+    blocks: int | None = None
+    dora: bool = False
 
 
 @dataclass(frozen=True)
@@ -71,11 +76,16 @@ def kept_floats(config: ModelConfig, load: Load) -> int:
                 widths[int(found.group(1))] += shape[0]
             else:
                 shared += shape[0]
-    blocks = [KEPT * (width + shared) + heads * load.length * 2
+    kept = KEPT + OF_DORA * load.dora
+    blocks = [kept * (width + shared) + heads * load.length * 2
               for width, heads in zip(widths, config.num_heads, strict=True)]  # fmt: skip
+    # What blocks share is trained in all of them.
+    first = len(blocks) - load.blocks if load.blocks and not shared else 0
+    before, learned = PASSED * sum(blocks[:first]), blocks[first:]
     if not load.recomputes:
-        return config.repeats * sum(blocks)
-    return config.num_layers * shapes[config.embedding_name][1] + int(RECOMPUTED * max(blocks))
+        return config.repeats * int(before + sum(learned))
+    inputs = config.repeats * len(learned) * shapes[config.embedding_name][1]
+    return inputs + int(config.repeats * before + RECOMPUTED * max(learned))
 
 
 def check_plan(plan: Plan, loaded: int, force: bool) -> None:

@@ -74,7 +74,8 @@ class RowReader:
             return spans(ids, [(1, len(ids))])
         places = [place for place, one in enumerate(messages) if one.get("role") == "assistant"]
         if not places:
-            raise InvalidRequest("has no turn of the assistant, and with mask_prompt nothing else counts.")
+            raise InvalidRequest("has no turn of the assistant, and nothing else counts.",
+                                 "Add such a turn, or leave {mask_prompt} out.")  # fmt: skip
         chosen = places[-1:] if self.last_turn_only else places
         return spans(ids, [self._turn(ids, messages, place, given) for place in chosen])
 
@@ -82,14 +83,17 @@ class RowReader:
         self, ids: list[int], messages: Sequence[Mapping[str, Any]], place: int, given: dict[str, Any]
     ) -> tuple[int, int]:
         """(first, end) of the ids of the assistant's turn at a place. Raises InvalidRequest where the template writes a
-        turn otherwise once others follow it: nobody could say which ids are whose."""
+        turn otherwise once others follow it, or a token belongs to the turn and to what comes before it: nobody could
+        say which ids are whose."""
         before = self.templates.prompt(messages[:place], **given) if place else ids[:1]
         to_end = self.templates.prompt(messages[: place + 1], add_generation_prompt=False, **given)
         end = len(to_end) if place + 1 < len(messages) else len(ids)
         if ids[: len(before)] != before or ids[:end] != to_end:
             raise InvalidRequest(
-                f"has a turn (number {place + 1}) that the chat template writes otherwise when others follow it, so "
-                "mask_prompt cannot tell its ids. Make a row of each answer, or leave mask_prompt out."
+                f"has a turn (number {place + 1}) whose tokens cannot be told from those of others: the chat template "
+                "writes a turn otherwise when others follow it, or the turn begins in the middle of a token.",
+                "Make a row of each answer, take another {chat_template}, or learn all of a row: leave {mask_prompt} "
+                "and {loss=dpo} out.",
             )
         return len(before), end
 

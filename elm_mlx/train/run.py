@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import mlx.core as mx
 
@@ -14,29 +15,27 @@ from elm_mlx.config import ModelConfig
 from elm_mlx.device import choose_execution, release
 from elm_mlx.device.execution import Execution
 from elm_mlx.device.thread import let_go, start
-from elm_mlx.errors import InvalidRequest, TargetExists, Unsupported
-from elm_mlx.files import check_room, disk_errors
+from elm_mlx.errors import InvalidRequest, Unsupported
+from elm_mlx.files import check_room
 from elm_mlx.store.adapters.adapter_file import Base
-from elm_mlx.store.adapters.mlx_layout import WEIGHTS_FILE
 from elm_mlx.store.fingerprint import weights_fingerprint
 from elm_mlx.store.load import load_model, read_config
 from elm_mlx.train.checkpoint import CHECKPOINT, PARTS
 from elm_mlx.train.data import Data, find_reference, objective_of, read_data
 from elm_mlx.train.dpo import PairObjective
 from elm_mlx.train.files import find_data
-from elm_mlx.train.full import CONFIG, WEIGHTS, FullArrays
+from elm_mlx.train.full import WEIGHTS, FullArrays
 from elm_mlx.train.history import LOSSES
 from elm_mlx.train.job import Job, Step
+from elm_mlx.train.output import check_output, lock_output
 from elm_mlx.train.plan import FLOAT, Load, check_plan, plan_training
 from elm_mlx.train.recompute import Recomputed
-from elm_mlx.train.reference import REFERENCE
 from elm_mlx.train.settings import Settings
 from elm_mlx.train.student import Student, read_student
 from elm_mlx.train.trainable import AdapterArrays
 from elm_mlx.train.trained import Trained
 from elm_mlx.train.ways import Ways
 
-WRITTEN = WEIGHTS_FILE, CHECKPOINT, LOSSES, REFERENCE, WEIGHTS, CONFIG
 Say = Callable[[str], None]
 
 
@@ -58,7 +57,7 @@ def run(model: str | Path | None, data: Path, output: Path, settings: Settings, 
     """Trains as `elm_mlx.train.train` says; what can be judged before the model is loaded is judged then."""
     named_path("data", data), named_path("output", output)
     find_data(data)
-    refuse_output(output, ways.resume)
+    check_output(output, ways.resume)
     directory = pull_directory(model, None, ways.force)
     config = read_config(directory)
     refuse_guest(config)
@@ -93,6 +92,7 @@ class Task:
     ways: Ways
 
 
+<<<<<<< HEAD
 def refuse_output(output: Path, resume: bool) -> None:
     """Raises TargetExists where another training is kept in `output`, or a model, unless it is to go on."""
     there = [name for name in WRITTEN if (output / name).exists()]
@@ -107,6 +107,8 @@ def refuse_guest(config: ModelConfig) -> None:
                           "mlx-lm's own `mlx_lm.lora` may train it.")  # fmt: skip
 
 
+=======
+>>>>>>> revtrain20
 def check_layers(config: ModelConfig, settings: Settings) -> None:
     """Raises InvalidRequest for more layers than a model has."""
     if settings.layers and settings.layers > config.num_blocks:
@@ -131,47 +133,64 @@ def work(task: Task, report: Callable[[Step], None], say: Say) -> Outcome:
     rows = read_data(student, task.data, task.settings, say)
     execution = choose_execution(student.config, "auto")
     try:
-        return train_student(student, execution, task, rows, report, say)
+        trained = what_is_trained(student, execution, task)
+        job = plan_job(student, trained, task, rows, say)
+        with lock_output(task.output):
+            begin(job, task, facts_of(job, task, rows), say)
+            return outcome_of(job, job.run(report))
     finally:
         release(execution)
 
 
-def train_student(
-    student: Student, execution: Execution, task: Task, rows: Data, report: Callable[[Step], None], say: Say
-) -> Outcome:
-    """Trains a model of which all but the weights is read."""
-    settings = task.settings
-    trained = what_is_trained(student, execution, task)
-    held = trained.held()
-    train, valid = objective_of(rows.train, settings), objective_of(rows.valid, settings)
-    job = Job(trained, settings, train, valid if rows.valid.examples else None, task.output)
+def plan_job(student: Student, trained: Trained, task: Task, rows: Data, say: Say) -> Job:
+    """The training, for which there is memory and disk."""
+    settings, held = task.settings, trained.held()
+    valid = objective_of(rows.valid, settings) if rows.valid.examples else None
+    job = Job(trained, settings, objective_of(rows.train, settings), valid, task.output)
     plan = plan_training(student.config, held, job.training.arrays, load_of(job))
     check_plan(plan, 0 if settings.is_full else held, task.ways.force)
-    check_disk(job)
+    check_disk(job, task)
     say(f"Memory: about {plan}.")
-    weights = weights_fingerprint(task.directory)
-    facts = settings.fixed() | {"data": rows.train.digest, "valid": rows.valid.digest, "base_weights": weights}
-    if settings.schedule != "constant":
+    return job
+
+
+def facts_of(job: Job, task: Task, rows: Data) -> dict[str, Any]:
+    """What a training must share with one that it goes on from."""
+    facts = task.settings.fixed() | {"data": rows.train.digest, "valid": rows.valid.digest}
+    facts["base_weights"] = weights_fingerprint(task.directory)
+    if task.settings.schedule != "constant":
         facts["all_steps"] = job.steps  # the rates of a schedule depend on it
-    with disk_errors(f"{task.output} cannot be made"):
-        task.output.mkdir(parents=True, exist_ok=True)
+    return facts
+
+
+def begin(job: Job, task: Task, facts: dict[str, Any], say: Say) -> None:
+    """Begins a training or goes on with it, in its directory. Pairs get what the model makes of them now."""
     begun = job.training.arrays
-    job.begin(facts, Base(task.name, weights), goes_on(task, say))
-    if isinstance(train, PairObjective) and isinstance(valid, PairObjective):
-        find_reference(job, begun, train, valid, say)
-    del begun  # they may be all of a model
-    ended = job.run(report)
+    job.begin(facts, Base(task.name, facts["base_weights"]), goes_on(task, say))
+    if isinstance(job.train, PairObjective):
+        find_reference(job, begun, say)
+
+
+def outcome_of(job: Job, ended: str) -> Outcome:
+    """What a training came to."""
     losses = [one["loss"] for one in job.history.records if "loss" in one]
     parameters = sum(array.size for array in job.training.arrays.values())
-    return Outcome(str(task.output), job.state.step, losses[-1] if losses else None, job.state.best, parameters,
+    return Outcome(str(job.output), job.state.step, losses[-1] if losses else None, job.state.best, parameters,
                    mx.get_peak_memory(), ended)  # fmt: skip
 
 
-def check_disk(job: Job) -> None:
-    """Raises DiskFull where there is no room for a checkpoint beside the one that it replaces."""
-    count = sum(array.size for array in job.training.arrays.values())
-    needed = 2 * len(PARTS) * FLOAT * count
-    check_room("The checkpoint of this training", "Free some space, or name another {output}.", (job.output, needed))
+def check_disk(job: Job, task: Task) -> None:
+    """Raises DiskFull where there is no room for a checkpoint beside the one that it replaces, and of kind full for
+    two models."""
+    checkpoint = len(PARTS) * FLOAT * sum(array.size for array in job.training.arrays.values())
+    model = sum(map(size_of, task.directory.glob("*.safetensors"))) if task.settings.is_full else 0
+    needed = 2 * (checkpoint + model) - size_of(job.output / CHECKPOINT) - size_of(job.output / WEIGHTS)
+    check_room("What this training writes", "Free some space, or name another {output}.", (job.output, needed))
+
+
+def size_of(file: Path) -> int:
+    """How many bytes a file has; 0 where there is none."""
+    return file.stat().st_size if file.is_file() else 0
 
 
 def goes_on(task: Task, say: Say) -> bool:
@@ -211,4 +230,5 @@ def load_of(job: Job) -> Load:
     both = [job.train, *([job.valid] if job.valid else [])]
     longest = max(max(one.lengths) for one in both) - 1
     rows = min(job.settings.batch_size, max(len(one.lengths) for one in both)) * job.train.ROWS
-    return Load(rows, longest, job.settings.checkpoint_gradients)
+    settings = job.settings
+    return Load(rows, longest, settings.checkpoint_gradients, settings.layers, settings.adapter.dora)

@@ -11,7 +11,7 @@ from helpers.command_line import run
 from helpers.training import tiny, write_rows
 
 from elm_mlx.errors import InvalidRequest
-from elm_mlx.train.answers import CUT, FAILED, is_answer, row_of
+from elm_mlx.train.answers import CUT, EMPTY, FAILED, is_answer, row_of
 
 PLAIN: dict[str, Any] = {"id": 1, "text": "A fox.", "tokens": [4], "finish_reason": "stop", "error": None}
 CHAT = [{"role": "user", "content": "Who?"}]
@@ -57,6 +57,10 @@ def test_what_cannot_teach_is_refused(record: dict[str, Any], why: str) -> None:
 def test_failures_and_answers_that_were_cut_off_are_left_out() -> None:
     assert row_of(PLAIN | {"error": "No."})[1] == FAILED
     assert row_of(PLAIN | {"finish_reason": "length", "prompt": "A"})[1] == CUT
+
+
+def test_an_empty_answer_is_left_out() -> None:
+    assert row_of(PLAIN | {"text": "", "prompt": "A"})[1] == EMPTY
 
 
 @pytest.mark.slow

@@ -69,3 +69,12 @@ def test_the_plan_counts_one_layer_at_a_time(tmp_path: Path) -> None:
     raw = json.loads((tiny(tmp_path) / "config.json").read_text())
     config = config_from_dict(raw)
     assert kept_floats(config, Load(4, 100, recomputes=True)) < 0.6 * kept_floats(config, Load(4, 100))
+
+
+def test_the_plan_counts_less_for_fewer_layers_and_more_for_dora(tmp_path: Path) -> None:
+    """A refusal for lack of memory advises fewer layers."""
+    config = config_from_dict(json.loads((tiny(tmp_path) / "config.json").read_text()))
+    whole = kept_floats(config, Load(4, 100))
+    assert kept_floats(config, Load(4, 100, blocks=1)) < 0.8 * whole
+    assert kept_floats(config, Load(4, 100, blocks=config.num_blocks)) == whole
+    assert kept_floats(config, Load(4, 100, dora=True)) > whole

@@ -39,13 +39,16 @@ def find_adapter(directory: Path) -> None:
                            "training has written.")  # fmt: skip
 
 
-def check_base(adapter: AdapterFile, directory: Path) -> None:
-    """Raises InvalidRequest where an adapter knows which weights it was made for, and a model's directory has others.
-    What an adapter does not know cannot be judged."""
+OR_FORCE = "Name the model that it was made for, or give {force} to use it all the same."
+
+
+def check_base(adapter: AdapterFile, directory: Path, advice: str = OR_FORCE) -> None:
+    """Raises InvalidRequest, with `advice`, where an adapter knows which weights it was made for, and a model's
+    directory has others. What an adapter does not know cannot be judged."""
     if adapter.base.weights and adapter.base.weights != weights_fingerprint(directory):
         name = f" ({adapter.base.name})" if adapter.base.name else ""
         raise InvalidRequest(
             f"{adapter.path} was made for other weights{name} than those in {directory}, so its sums would mean "
             "something else there.",
-            "Name the model that it was made for, or give {force} to use it all the same.",
+            advice,
         )
