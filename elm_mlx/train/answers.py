@@ -33,15 +33,9 @@ def row_of(record: Mapping[str, Any]) -> tuple[dict[str, Any], str | None]:
     if isinstance(prompt := record.get(PROMPT), str):
         return {"prompt": prompt, "completion": record.get(WHOLE, text), "raw": record.get(RAW) is True}, None
     if PROMPT in record:
-<<<<<<< HEAD
-        raise InvalidRequest("answers a prompt of token ids, which mean another text to another model. Ask with a "
-                             "text.")  # fmt: skip
-    raise InvalidRequest("is a line of `elm-mlx batch` without its prompt. Run `elm-mlx batch --with-prompts`.")
-=======
         raise InvalidRequest("answers a prompt of token ids, which mean another text to another model.",
                              "Ask with a text.")  # fmt: skip
-    raise InvalidRequest("is a line of `elm-mlx batch` without its prompt.", "Run the batch with --with-prompts.")
->>>>>>> revtrain20
+    raise InvalidRequest("is a line of `elm-mlx batch` without its prompt.", "Run `elm-mlx batch --with-prompts`.")
 
 
 def answer_in(record: Mapping[str, Any]) -> tuple[Any, Any]:

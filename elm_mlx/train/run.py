@@ -92,14 +92,6 @@ class Task:
     ways: Ways
 
 
-<<<<<<< HEAD
-def refuse_output(output: Path, resume: bool) -> None:
-    """Raises TargetExists where another training is kept in `output`, or a model, unless it is to go on."""
-    there = [name for name in WRITTEN if (output / name).exists()]
-    if there and not resume:
-        raise TargetExists(f"{output} has {there[0]} already.", "Name another {output}, or go on with {resume=True}.")
-
-
 def refuse_guest(config: ModelConfig) -> None:
     """Raises Unsupported for a model of mlx-lm's classes, which is not trained here."""
     if not config.abilities.adapters:
@@ -107,8 +99,6 @@ def refuse_guest(config: ModelConfig) -> None:
                           "mlx-lm's own `mlx_lm.lora` may train it.")  # fmt: skip
 
 
-=======
->>>>>>> revtrain20
 def check_layers(config: ModelConfig, settings: Settings) -> None:
     """Raises InvalidRequest for more layers than a model has."""
     if settings.layers and settings.layers > config.num_blocks:

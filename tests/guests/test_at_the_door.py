@@ -63,7 +63,8 @@ def test_the_families_of_our_own_are_no_guests() -> None:
 
 
 @pytest.mark.parametrize("changes", [
-    {"num_hidden_layers": 10**9}, {"num_local_experts": 10**9}, {"rope_scaling": {"num_layers": 5000}}, {"intermediate_size": 1e30},
+    {"num_hidden_layers": 10**9}, {"num_local_experts": 10**9}, {"rope_scaling": {"num_layers": 5000}},
+    {"intermediate_size": 1e30},
     {"vocab_size": "many"}, {"hidden_size": -4}, {"x": reduce(lambda inner, _: {"x": inner}, range(12), {})},
 ])  # fmt: skip
 def test_absurd_configurations_are_refused_before_anything_is_built(changes: dict[str, Any]) -> None:
