@@ -132,7 +132,7 @@ def main() -> None:
         samples = on_device(lambda _: measure(ways, lm.config.num_layers, asked.steps, asked.rounds))
     say_ratios(samples, RATIOS)
     if asked.json:
-        facts = {name: str(value) for name, value in vars(asked).items()}
+        facts = {name: value.name if isinstance(value, Path) else str(value) for name, value in vars(asked).items()}
         asked.json.write_text(json.dumps({"schema": SCHEMA, "asked": facts, "samples": samples}, indent=1) + "\n")
 
 

@@ -197,7 +197,7 @@ def main() -> None:
         samples = decode(directory, asked.decode_steps, asked.rounds)
     print(table(pairs, samples))
     if asked.json:
-        facts = {name: str(value) for name, value in vars(asked).items()}
+        facts = {name: value.name if isinstance(value, Path) else str(value) for name, value in vars(asked).items()}
         found = {"schema": SCHEMA, "asked": facts, "pairs": pairs, "decode": samples}
         asked.json.write_text(json.dumps(found, indent=1) + "\n")
 

@@ -151,7 +151,7 @@ def main() -> None:
         ratios = [one["sorted"][figure] / one["packed"][figure] for one in samples]
         print(f"{figure:<12} sorted / packed {statistics.median(ratios):.3f} ({min(ratios):.3f} to {max(ratios):.3f})")
     if asked.json:
-        facts = {name: str(value) for name, value in vars(asked).items()}
+        facts = {name: value.name if isinstance(value, Path) else str(value) for name, value in vars(asked).items()}
         asked.json.write_text(json.dumps({"schema": SCHEMA, "asked": facts, "samples": samples}, indent=1))
 
 

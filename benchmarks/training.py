@@ -189,7 +189,7 @@ def main() -> None:
         print(f"{figure:<12} theirs / ours {statistics.median(ratios):.3f} ({min(ratios):.3f} to {max(ratios):.3f})")
     print("losses      ", {who: round(one["loss"], 5) for who, one in samples[-1].items()})
     if asked.json:
-        facts = {name: str(value) for name, value in vars(asked).items()}
+        facts = {name: value.name if isinstance(value, Path) else str(value) for name, value in vars(asked).items()}
         asked.json.write_text(json.dumps({"schema": SCHEMA, "asked": facts, "samples": samples}, indent=1) + "\n")
 
 

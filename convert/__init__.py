@@ -123,19 +123,11 @@ def plan(
     matched = match(opened.config, opened.family_layout, opened.tensors, opened.where)
     kept = kept_quantization(matched.tensors) if form.is_open else None
     dtype = dtype or (opened.kept_dtype if kept else DEFAULT_DTYPE)
-    if isinstance(opened.config, GuestConfig):
-        guest.check_form(form, opened.config, dtype)
-        quantization = guest.quantization_of(form.quantization(opened.config), opened.config)
-    else:
-        quantization = kept or form.quantization(opened.config)
+    quantization = kept or quantization_for(form, opened.config, dtype)
     shards = plan_shards(opened.config, quantization, WEIGHT_DTYPES[dtype], file_bytes, allow_nonfinite)
     files = None if max_shard_size is None else list(shards.files)
     if given is None and opened.is_already(quantization, WEIGHT_DTYPES[dtype], files):
-        if is_wanted(calibrate):
-            raise InvalidRequest(f"{source} is quantized so already, and rounded weights leave nothing to calibrate. "
-                                 "Name the checkpoint that it was made from.")  # fmt: skip
-        command = command_line("elm-mlx", "generate", "--model", opened.directory)
-        raise InvalidRequest(f"{source} is an MLX model already, stored as you ask. Run it as it is: `{command}`.")
+        raise already_so(source, opened.directory, is_wanted(calibrate))
     target = output_directory(output, beside(opened), form, kept)
     tokens = prepare_tokenizer(opened.directory, given, opened.config, opened.tokenizer)
     named = [opened.where, opened.directory, given or opened.directory, text_path(calibrate) or opened.directory]
@@ -155,6 +147,24 @@ def plan(
         calibration=plan_calibration(form, opened.config, matched, shards, tokens) if is_wanted(calibrate) else None,
         kept=Kept(matched.tensors, shards.dtype, allow_nonfinite) if kept else None,
     )
+
+
+def quantization_for(form: Form, config: ModelConfig, dtype: str) -> Quantization | None:
+    """How a form has a model's matrices quantized; None for plain weights. Raises InvalidRequest and Unsupported for a
+    form that a guest cannot have."""
+    if not isinstance(config, GuestConfig):
+        return form.quantization(config)
+    guest.check_form(form, config, dtype)
+    return guest.quantization_of(form.quantization(config), config)
+
+
+def already_so(source: str | Path, directory: Path, calibrating: bool) -> InvalidRequest:
+    """The error for a source that is stored as it is asked for already."""
+    if calibrating:
+        return InvalidRequest(f"{source} is quantized so already, and rounded weights leave nothing to calibrate. "
+                              "Name the checkpoint that it was made from.")  # fmt: skip
+    command = command_line("elm-mlx", "generate", "--model", directory)
+    return InvalidRequest(f"{source} is an MLX model already, stored as you ask. Run it as it is: `{command}`.")
 
 
 def plan_calibration(

@@ -31,7 +31,7 @@ class WholeSum:
 
 @dataclass(frozen=True)
 class SumOfRows(WholeSum):
-    """The same of a matrix whose rows can be read alone."""
+    """Reads a matrix [out, in], or some of its rows alone, and adds the sum that `read_sum` reads, in float32."""
 
     def rows(self, rows: slice) -> mx.array:
         """Reads these rows alone."""

@@ -13,7 +13,7 @@ from typing import Any
 
 from elm_mlx.convert.gguf.tokens import Vocabulary
 from elm_mlx.convert.tokenizer.sentencepiece import bos_template
-from elm_mlx.convert.tokenizer.tiktoken import PATTERN
+from elm_mlx.convert.tokenizer.tiktoken import PATTERN, byte_pairs
 from elm_mlx.errors import BadCheckpoint, Unsupported
 
 PRE, MERGES, ADD_BOS = "tokenizer.ggml.pre", "tokenizer.ggml.merges", "tokenizer.ggml.add_bos_token"
@@ -64,19 +64,7 @@ def tokenizer_json(
         "normalizer": None,
         "pre_tokenizer": {"type": "Sequence", "pretokenizers": list(cut.steps)},
         "post_processor": bos_template(vocabulary.texts[bos], bos) if adds_bos and bos is not None else None,
-        "decoder": {"type": "ByteLevel", "add_prefix_space": True, "trim_offsets": True, "use_regex": True},
-        "model": {
-            "type": "BPE",
-            "dropout": None,
-            "unk_token": None,
-            "continuing_subword_prefix": None,
-            "end_of_word_suffix": None,
-            "fuse_unk": False,
-            "byte_fallback": False,
-            "ignore_merges": cut.whole_words,
-            "vocab": vocab,
-            "merges": merges(where, metadata, vocab),
-        },
+        **byte_pairs(vocab, merges(where, metadata, vocab), cut.whole_words),
     }
     return content, adds_bos
 

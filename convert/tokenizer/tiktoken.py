@@ -90,6 +90,15 @@ def tokenizer_json(tokens: list[bytes], specials: list[str], where: object) -> d
             ],
         },
         "post_processor": bos_template(specials[0], len(tokens)),
+        # whole words, as tiktoken looks a word up before it merges
+        **byte_pairs(vocab, [[texts[left], texts[right]] for left, right in merges(tokens)], whole_words=True),
+    }
+
+
+def byte_pairs(vocab: dict[str, int], pairs: list[list[str]], whole_words: bool) -> dict[str, Any]:
+    """The decoder and the model of a tokenizer.json for byte-level BPE: ids by text, and the pairs that are merged, in
+    their order. With `whole_words` a word that is a token is not merged. Format: the tokenizers library's own."""
+    return {
         "decoder": {"type": "ByteLevel", "add_prefix_space": True, "trim_offsets": True, "use_regex": True},
         "model": {
             "type": "BPE",
@@ -99,9 +108,9 @@ def tokenizer_json(tokens: list[bytes], specials: list[str], where: object) -> d
             "end_of_word_suffix": None,
             "fuse_unk": False,
             "byte_fallback": False,
-            "ignore_merges": True,  # as tiktoken looks a whole word up before it merges
+            "ignore_merges": whole_words,
             "vocab": vocab,
-            "merges": [[texts[left], texts[right]] for left, right in merges(tokens)],
+            "merges": pairs,
         },
     }
 

@@ -132,7 +132,8 @@ def others_in(directory: Path) -> str:
 
 
 def others_published(repository: str, names: Collection[str]) -> str:
-    """The same of a repository that has files of these `names`: they are not on this machine."""
+    """A sentence about a GGUF file or an adapter among the `names` of a repository's files, which are not on this
+    machine; empty without one."""
     if not (files := gguf_among(names)):
         return adapter_among(names)
     download = command_line("hf", "download", repository, files[0], "--local-dir", ".")
