@@ -18,12 +18,18 @@ ROOT = Path(__file__).parents[1]
 # A module imports from the lines above its own, and nothing else; those on one line do not know each other.
 # `name.*` is a room: a package whose modules may import one another. The numbers are those of docs/design.md.
 STAIR = (
-    ("errors", "demo", "demo.draft", "library"),  # 1: the ground floor (demo and library are packages without imports)
+    ("errors", "demo", "demo.draft", "library", "distributed"),  # 1: the ground floor (the last four import nothing)
     ("arguments", "files", "seeds", "shell"),
     ("config.*",),  # 2: what a model is
+    ("distributed.part",),  # which part of one a rank holds
+    ("distributed.cuts", "distributed.stages"),  # as data: the cuts of tensors, the blocks of a pipeline's ranks
     ("device.*",),  # 3: what this machine has
+    ("distributed.hosts", "distributed.channel"),  # where the ranks are, and messages between them
+    ("distributed.meeting", "distributed.watch"),  # they meet and are judged; one that fails is named
     ("models.*", "engine.*", "text.*"),  # 4: three rooms that do not know each other
     ("store.*",),  # 5: files to arrays, and a directory to a model
+    ("distributed.wire",),  # requests and plans as messages
+    ("distributed.leader", "distributed.follower"),  # the engine of rank 0, and of the others
     ("library.names", "library.download"),  # 6: names and the network
     ("library.hub_cache", "library.copies"),
     ("library.hub", "library.local", "library.recommended"),
@@ -34,6 +40,7 @@ STAIR = (
     ("elm_mlx",),  # the public face
     ("protocols.*",),  # 10: over the face, as tests, benchmarks and examples are
     ("bench.*", "doctor", "jobs.*", "server.*", "sidecar.*"),
+    ("distributed.launch", "distributed.planning"),
     ("evaluate.*", "train.*"),  # it reads lines of rows as jobs does
     ("cli.*",),  # 11
     ("__main__",),
