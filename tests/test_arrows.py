@@ -55,8 +55,9 @@ ONLY_IN: dict[str, str | tuple[str, ...]] = {
     "mlx_lm": ("bench.theirs", "store.mlx_lm_classes"),
 }
 ONLY_IN |= {"llguidance": "text.grammar", "starlette": "server", "uvicorn": "server", "h11": "server"}
+ONLY_IN |= {"lm_eval": "evaluate"}
 # what the base does not bring -> the extra that does
-EXTRAS = {"mlx_lm": "mlx-lm", "llguidance": "structure"} | dict.fromkeys(("starlette", "uvicorn", "h11"), "serve")
+EXTRAS = {"mlx_lm": "mlx-lm", "llguidance": "structure", "lm_eval": "eval"} | dict.fromkeys(("starlette", "uvicorn", "h11"), "serve")
 NEVER_AT_IMPORT = {"torch", "transformers", *EXTRAS}
 FILES = {"io", "json", "mmap", "os", "pathlib", "safetensors", "shutil", "tempfile"}
 

@@ -38,6 +38,7 @@ GROUPS = {
     "Measure": {
         "bench": "Measure how fast a model runs here.",
         "perplexity": "Measure how well a model predicts a text.",
+        "eval": "Ask a model the questions of tasks.",
     },
     "Help": {
         "doctor": "Say what is installed, what is slow and what to do.",
@@ -46,7 +47,7 @@ GROUPS = {
 }
 COMMANDS = {name: about for group in GROUPS.values() for name, about in group.items()}
 TYPED = {"--force", "--yes"}  # what overrides a refusal has to be typed each time
-MODULES = {"list": "listing"}  # a command whose name is that of a built-in has another file
+MODULES = {"list": "listing", "eval": "evaluation"}  # a command whose name is that of a built-in has another file
 EPILOG = """\b
 Examples:
   elm-mlx generate --prompt "Once upon a time"
