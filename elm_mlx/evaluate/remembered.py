@@ -21,6 +21,7 @@ from elm_mlx.jobs.json_line import parse_line, read_line
 from elm_mlx.jobs.results import open_locked, write_at
 
 FORM = "elm-mlx answers 1"
+BEGINNING = json.dumps({"form": FORM})[:-1].encode()  # of every such file
 
 
 def key_of(kind: str, *parts: Any) -> str:
@@ -69,16 +70,11 @@ class Remembered:
                 number += 1
                 self._take(number, line)
                 self._size += len(line)
-            if line is None or (line and not number and not self._first.startswith(line)):
+            if line is None or (not number and line[: len(BEGINNING)] != BEGINNING[: len(line)]):
                 raise self._foreign(number + 1)
         os.ftruncate(descriptor, self._size)
         if not number:
             self._append({"form": FORM, "made_with": self.made_with})
-
-    @property
-    def _first(self) -> bytes:
-        """How every such file begins."""
-        return json.dumps({"form": FORM})[:-1].encode()
 
     def _take(self, number: int, line: bytes) -> None:
         try:
