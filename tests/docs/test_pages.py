@@ -27,7 +27,9 @@ def test_every_block_is_run_or_says_why_not(page: Page) -> None:
         known = block.kind in RUN or block.kind in DATA or block.is_transcript
         assert known or block.reason, f"{where}: a block of {block.kind!r} is neither run, nor data, nor marked"
         assert not block.reason or len(block.reason) > 20, f"{where}: why is it not run?"
-        assert set(block.given) <= {*FILES, *VALUES, NEW_MACHINE, *known_models()}, f"{where}: nothing makes {block.given}"
+        assert set(block.given) <= {*FILES, *VALUES, NEW_MACHINE, *known_models()}, (
+            f"{where}: nothing makes {block.given}"
+        )
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
@@ -41,7 +43,9 @@ def test_every_link_and_anchor_leads_somewhere(page: Page) -> None:
         assert not part or part in Page(target).anchors, f"{page.name} links to {link}, which has no such heading"
 
 
-@pytest.mark.parametrize("name", [pytest.param(name, marks=() if name in QUICK else pytest.mark.slow) for name in NAMES])
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=() if name in QUICK else pytest.mark.slow) for name in NAMES]
+)
 def test_a_page_does_what_it_says(name: str, tmp_path: Path) -> None:
     environment = os.environ | {"PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}"}
     done = subprocess.run(

@@ -1,6 +1,6 @@
 """Does what one page says, as its reader would: `python -m helpers.documents.run PAGE FOLDER`, in tests/ on the path.
 
-All happens in FOLDER: the reader's home, and the directory where the blocks run, in order. The hub is a stand-in with
+All happens in FOLDER, where the reader's home is. Blocks run there, in order. The hub is a stand-in with
 tiny models under the published names. `elm-mlx` runs in this process where a line is nothing else; other lines run in
 bash. Servers run beside the page until it ends, on a free port in place of 8080.
 """
@@ -25,7 +25,6 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
 from types import ModuleType
-from typing import Any
 from unittest import mock
 
 from helpers import command_line, machine
@@ -51,8 +50,7 @@ class Reader:
 
     def __init__(self, page: Page, folder: Path) -> None:
         self.page, self.home, self.scenery = page, folder / "home", Scenery(folder / "scenery")
-        self.place = folder / "here"
-        for made in (self.home, self.place, self.scenery.folder):
+        for made in (self.home, self.scenery.folder):
             made.mkdir(parents=True)
         module = ModuleType("page")  # classes that a page defines look for their module
         sys.modules["page"], self.names = module, vars(module)
@@ -157,7 +155,7 @@ class Reader:
             }  # fmt: skip
             stack.enter_context(mock.patch.object(calibration, "TOKENS", 4 * calibration.WINDOW))  # not half a minute
             stack.enter_context(living_in(environment))
-            os.chdir(self.place)
+            os.chdir(self.home)
             stack.callback(os.chdir, ROOT)
             stack.callback(self.stop_servers)
             yield

@@ -102,7 +102,7 @@ def with_chat(folder: Path) -> Path:
     return folder
 
 
-# What blocks may be given, by the word behind `given:`. A maker gets the scenery and the place where the thing is to be.
+# What blocks may be given, by the word behind `given:`. A maker gets the scenery and the place of the thing.
 
 Maker = Callable[[Scenery, Path], Any]
 
@@ -186,7 +186,7 @@ VALUES: dict[str, str] = {
     "elm_mlx": "import elm_mlx",
     "prompts": "prompts = ['One day a fox', 'The bear']",
     "text": "text = 'The fox saw the bear. The fox saw the bear.'",
-    "instruction": "instruction = 'Once upon a time there was a fox. '",
+    "instruction": "instruction = 'Once upon a time there was a fox, and he went to the river with a bear and a dog. '",
     "question": "question = 'The fox'",
     "session": (
         "session = lm.session(tools=[{'name': 'weather', 'parameters': {'type': 'object', 'properties': {}}}],\n"
