@@ -20,12 +20,12 @@ from elm_mlx.errors import Unsupported
 OF_EACH_BLOCK = ("num_heads", "num_kv_heads", "ffn_dims", "ffn_multipliers")  # values of a configuration, an entry each
 
 
-def stage_share(config: ModelConfig, part: Part, weight_bytes: Mapping[str, int]) -> Share:
-    """What a rank holds where whole blocks are dealt, by the bytes of each weight as it is stored. Raises Unsupported
-    as `stages_of`."""
+def pipeline_share(config: ModelConfig, part: Part, sizes: Mapping[str, int]) -> Share:
+    """What a rank holds where whole blocks are dealt, by the bytes of each weight as it is stored, `sizes`. Raises
+    Unsupported as `stages_of`."""
     blocks, shared, ends = weights_by_block(config)
-    sizes = [sum(weight_bytes[name] for name in block) for block in blocks]
-    own = stages_of(config, sizes, sum(weight_bytes[name] for name in ends), part.ranks)[part.rank]
+    block_bytes = [sum(sizes[name] for name in block) for block in blocks]
+    own = stages_of(config, block_bytes, sum(sizes[name] for name in ends), part.ranks)[part.rank]
     names = [*shared, *chain.from_iterable(blocks[number] for number in own), *([] if part.rank else ends)]
     shapes = config.weight_shapes()
     cuts = {name: everything(shapes[name]) for name in names}

@@ -14,7 +14,7 @@ import numpy as np
 from elm_mlx.config import HEAD_NAME, ModelConfig, Shape
 from elm_mlx.distributed.cuts import tensor_share
 from elm_mlx.distributed.part import TENSOR, Cut, Kind, Part, Share
-from elm_mlx.distributed.stages import stage_share
+from elm_mlx.distributed.stages import pipeline_share
 from elm_mlx.errors import BadCheckpoint
 from elm_mlx.files import reading
 from elm_mlx.store.tensors import called_for, repeats_embedding, runnable_weight_files, stored_dtype
@@ -126,7 +126,7 @@ def share_of(config: ModelConfig, part: Part, tensors: Mapping[str, Place]) -> S
     sizes = dict.fromkeys(shapes, 0)
     for name, place in tensors.items():
         sizes[weight_of(name, shapes)] += place.entry.nbytes
-    return stage_share(config, part, sizes)
+    return pipeline_share(config, part, sizes)
 
 
 def pieces_of(share: Share, tensors: Mapping[str, Place]) -> Pieces:

@@ -57,4 +57,6 @@ def test_two_processes_draw_the_ids_of_one_in_float32_and_4_bits(policies: str, 
         ids, logits = answer(load_directory(Path(told["directory"]), "plain"), None)
         assert told["ids"] == other["ids"] == ids
         assert told["logits"] == other["logits"], "the same bytes"
+        # two for each of two layers, one for the embedding, one that agrees on the drawn id; one for the logits
+        assert told["collectives"] == other["collectives"] == {"Sum AllReduce": 2 * 2 + 2, "AllGather": 1}
         np.testing.assert_allclose(told["logits"], logits, atol=1e-4, rtol=0)
