@@ -63,7 +63,8 @@ class Piece:
             except ValueError as error:
                 raise BadCheckpoint(f"{path} became shorter while it was read. Fetch it again.") from error
             held = words[cut.begin : cut.end] if cut.axis == 0 else words[:, cut.begin : cut.end]
-            return mx.array(held[rows]).view(entry.dtype)
+            # MLX would keep all that lies between the columns, too
+            return mx.array(np.ascontiguousarray(held[rows])).view(entry.dtype)
 
 
 class Pieces(Mapping[str, mx.array]):

@@ -101,6 +101,17 @@ def test_a_rank_holds_its_share_of_the_bytes(
     assert [round(nbytes / whole, 2) for nbytes in told] == [round(nbytes / whole, 2) for nbytes in held]
 
 
+@pytest.mark.parametrize("kind", [TENSOR, PIPELINE])
+def test_nothing_else_stays_in_memory(kind: Kind, tmp_path: Path) -> None:
+    raw = LLAMA | {"hidden_size": 256, "intermediate_size": 1536, "num_hidden_layers": 2}
+    config = read_config(checkpoints.write(tmp_path, raw, tokenizer=False))
+    before = mx.get_active_memory()
+    models = in_ranks(2, lambda group: share(tmp_path, config, kind, group))
+    mx.synchronize()
+    assert mx.get_active_memory() - before <= 1.02 * sum(rank_bytes(tmp_path, config, kind, 2))
+    assert models
+
+
 def held_by(model: object) -> int:
     """The bytes of a model's arrays; a view of an array counts as it."""
     arrays = {id(array): array for array in arrays_of(model)}
