@@ -16,6 +16,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 PATIENCE_S = 60  # on a busy machine
+ROOT = Path(__file__).parents[2]
+PATH = os.pathsep.join([str(ROOT), str(ROOT / "tests"), os.environ.get("PYTHONPATH", "")])
 
 BEGIN = """
 import json, os, signal, sys, threading, time
