@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
-from helpers import ranks, small_demo
+from helpers import rank_runs, small_demo
 from helpers.rank_scenes import SCENES
 
 import elm_mlx
@@ -34,7 +34,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_two_ranks_answer_as_one_process_does(model: Path, tmp_path: Path) -> None:
-    with ranks.ranks(tmp_path, SCRIPT, model, PYTHONPATH=ranks.PATH) as run:
+    with rank_runs.ranks(tmp_path, SCRIPT, model, PYTHONPATH=rank_runs.PATH) as run:
         with elm_mlx.load(model, rows=4) as lm:
             lm.use_chat_template("zephyr")
             expected = json.loads(json.dumps({name: scene(lm) for name, scene in SCENES.items()}))
