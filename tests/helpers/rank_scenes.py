@@ -11,7 +11,7 @@ from elm_mlx.errors import InvalidRequest
 TEXTS = (
     "Once upon a time",
     "The dog",
-    "A little girl named Lily lived in a big house near the river, and every day she",
+    "A little girl named Lily lived in a house near the river, and every day she",
 )
 LONG = "There was a boy who liked to play with his red ball in the park. " * 6
 
