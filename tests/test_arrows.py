@@ -26,11 +26,14 @@ STAIR = (
     ("distributed.cuts", "distributed.stages"),  # as data: the cuts of tensors, the blocks of a pipeline's ranks
     ("device.*",),  # 3: what this machine has
     ("distributed.hosts", "distributed.channel"),  # where the ranks are, and messages between them
-    ("distributed.meeting", "distributed.watch"),  # they meet and are judged; one that fails is named
+    ("distributed.watch",),  # one that fails is named
+    ("distributed.ranks",),  # a process among them
+    ("distributed.meeting",),  # they meet and are judged
     ("models.*", "engine.*", "text.*"),  # 4: three rooms that do not know each other
     ("store.*",),  # 5: files to arrays, and a directory to a model
     ("distributed.wire",),  # requests and plans as messages
-    ("distributed.leader", "distributed.follower"),  # the engine of rank 0, and of the others
+    ("distributed.leader", "distributed.facts"),  # the engine of rank 0; what a rank says of itself
+    ("distributed.following",),  # that of the others
     ("library.names", "library.download"),  # 6: names and the network
     ("library.hub_cache", "library.copies"),
     ("library.hub", "library.local", "library.recommended"),
@@ -41,6 +44,7 @@ STAIR = (
     ("elm_mlx",),  # the public face
     ("protocols.*",),  # 10: over the face, as tests, benchmarks and examples are
     ("bench.*", "doctor", "jobs.*", "server.*", "sidecar.*"),
+    ("distributed.follower",),  # a rank above 0 from start to end
     ("distributed.launch", "distributed.planning"),
     ("evaluate.*", "train.*"),  # it reads lines of rows as jobs does
     ("cli.*",),  # 11
