@@ -40,6 +40,7 @@ STAIR = (
     ("elm_mlx",),  # the public face
     ("protocols.*",),  # 10: over the face, as tests, benchmarks and examples are
     ("bench.*", "doctor", "jobs.*", "server.*", "sidecar.*"),
+    ("distributed.host_file", "distributed.rank_process"),  # which machines, and a process on one
     ("distributed.launch", "distributed.planning"),
     ("evaluate.*", "train.*"),  # it reads lines of rows as jobs does
     ("cli.*",),  # 11
