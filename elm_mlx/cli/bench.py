@@ -20,6 +20,7 @@ from elm_mlx.cli.find import find_here, pull_directory, pull_draft, refuse_idle,
 from elm_mlx.cli.generation_options import CACHES, SPECULATION, sampling
 from elm_mlx.cli.kinds import BITS, COUNT, NAME, CommaList, Whole
 from elm_mlx.cli.messages import quietable, say
+from elm_mlx.cli.parallel import parallel
 from elm_mlx.cli.progress import ProgressBar
 from elm_mlx.cli.sections import SectionedCommand
 from elm_mlx.cli.wishes import drop, is_wish, naming, settle
@@ -126,6 +127,7 @@ COUNTS = CommaList(Whole(min=0))
 @click.option("--force", is_flag=True, help="Measure it even if the memory seems too small.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object, with every sample.")
 @quietable
+@parallel
 def command(
     models: list[str] | None,
     shapes: list[str] | None,

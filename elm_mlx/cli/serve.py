@@ -14,6 +14,7 @@ from elm_mlx.cli.blas import prefer_fast_blas
 from elm_mlx.cli.find import complete_names, pull_directory
 from elm_mlx.cli.kinds import COUNT, NAME, Whole
 from elm_mlx.cli.messages import say
+from elm_mlx.cli.parallel import parallel
 from elm_mlx.cli.sections import SectionedCommand
 from elm_mlx.cli.serve_others import refuse_typed, serve_pipes, settings_of
 from elm_mlx.errors import BadCheckpoint, InvalidRequest, NotFound
@@ -145,6 +146,7 @@ class Alias(click.ParamType):
     help="Print the settings for a client, and serve nothing: codex, claude-code, xcode, continue, opencode, aider, "
     "open-webui, llm, zed, litellm, langchain, openai or anthropic.",
 )
+@parallel
 def command(
     stdio: bool, connect: str | None, api_key_file: str | None, log_format: str, as_json: bool, **options: Any
 ) -> None:
