@@ -15,6 +15,7 @@ import mlx.core as mx
 from elm_mlx.config import LlamaConfig, ModelConfig
 from elm_mlx.models.attention import QKV, split_heads
 from elm_mlx.models.blocks import Block, FeedForward, Gate, unchanged
+from elm_mlx.models.matrices import Product
 from elm_mlx.models.model import Model
 from elm_mlx.models.parameters import Parameters
 from elm_mlx.models.rope import Offset, Rotation
@@ -28,7 +29,7 @@ class LlamaProjections:
         self.heads, self.kv_heads = config.num_heads[layer], config.num_kv_heads[layer]
         self.head_dim, self.rotate = config.head_dim, rotation
         self.qkv = p.fuse(f"{name}.q_proj", f"{name}.k_proj", f"{name}.v_proj")
-        self.out = p.linear(f"{name}.o_proj")
+        self.out: Product = p.linear(f"{name}.o_proj")
         self.before_out: Callable[[mx.array], mx.array] = unchanged
 
     def __call__(self, x: mx.array, offset: Offset) -> QKV:

@@ -1,0 +1,81 @@
+"""Layers that several ranks share compute what one machine computes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+import numpy as np
+import pytest
+from helpers import checkpoints, quantized, rank_answers
+from helpers.rank_answers import answer
+from helpers.rank_processes import run_ranks
+from helpers.ranks import Thread, in_ranks, share
+
+from elm_mlx.config import ModelConfig
+from elm_mlx.device.execution import Execution
+from elm_mlx.engine.cache.making import new_cache
+from elm_mlx.engine.decodes import Decodes
+from elm_mlx.store.load import load_directory, load_model, read_config
+
+PROGRAM = Path(rank_answers.__file__)
+WIDE = checkpoints.LLAMA | {"num_key_value_heads": 6, "num_attention_heads": 12, "num_hidden_layers": 2}
+SHAPES: dict[str, dict[str, Any]] = {
+    "untied": WIDE,
+    "tied": WIDE | {"tie_word_embeddings": True, "rope_scaling": checkpoints.llama3_scaling(8.0)},
+    "odd vocabulary": WIDE | {"vocab_size": 517},
+    "twice": WIDE | {"model_type": "mobilellm", "layer_sharing": True, "share_embedding": True},
+    "one feed-forward": WIDE | {"model_type": "mobillama"},
+}
+
+
+def logits_of(model: Decodes, layers: int) -> list[np.ndarray]:
+    """Logits of a prompt, of steps after it, and of a few ids at once, for two rows."""
+    ids = mx.array([checkpoints.prompt(20), checkpoints.prompt(20, seed=2)])
+    cache = new_cache(model, layers, 40)
+    found = [model.head(model.last_hidden(ids[:, :9], cache))]
+    found += [model.head(model.last_hidden(ids[:, n : n + 1], cache)) for n in range(9, 12)]
+    found += [model.head(model.few_hidden(ids[:, 12:15], cache)), model.head(model.hidden(ids[:, 15:], cache))]
+    mx.eval(found)
+    return [np.array(one.astype(mx.float32)) for one in found]
+
+
+def whole(directory: Path, config: ModelConfig) -> list[np.ndarray]:
+    model = load_model(directory, config, Execution(compiled=False), None, True)
+    return logits_of(model, config.num_layers)
+
+
+@pytest.mark.parametrize("name", SHAPES)
+@pytest.mark.parametrize("ranks", [1, 2, 3])
+def test_logits_are_those_of_one_machine_and_the_same_bytes_on_every_rank(
+    name: str, ranks: int, tmp_path: Path
+) -> None:
+    raw = SHAPES[name] | {"intermediate_size": 96 * 3}
+    config = read_config(checkpoints.write(tmp_path, raw, tokenizer=False))
+
+    def one(group: Thread) -> list[np.ndarray]:
+        model = share(tmp_path, config, "tensor", group)
+        return logits_of(model, model.config.num_layers)
+
+    theirs = in_ranks(ranks, one)
+    for expected, *found in zip(whole(tmp_path, config), *theirs, strict=True):
+        assert all(np.array_equal(found[0], other) for other in found)
+        np.testing.assert_allclose(found[0], expected, atol=1e-4, rtol=0)
+
+
+DIVIDING = WIDE | {"head_dim": 32, "num_attention_heads": 8, "num_key_value_heads": 2, "intermediate_size": 256,
+                   "hidden_size": 128}  # fmt: skip
+
+
+def test_two_processes_draw_the_ids_of_one_in_float32_and_4_bits(tmp_path: Path) -> None:
+    plain = checkpoints.write(tmp_path / "plain", DIVIDING)
+    few = quantized.write(tmp_path / "few", DIVIDING, {"bits": 4, "group_size": 64}, tokenizer=True)
+    told = run_ranks(2, PROGRAM, tmp_path, "tensor", str(plain), str(few))
+    assert [policy for policy, *_ in told[0]] == ["auto", "plain", "compiled"] * 2
+    for directory, runs in zip((plain, few), zip(*(iter(zip(*told, strict=True)),) * 3, strict=True), strict=True):
+        ids, logits = answer(load_directory(directory, "plain"), None)
+        for first, second in runs:
+            assert first[1] == second[1] == ids
+            assert first[2] == second[2], "the same bytes"
+            np.testing.assert_allclose(first[2], logits, atol=1e-4, rtol=0)
