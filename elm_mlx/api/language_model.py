@@ -488,7 +488,7 @@ class LanguageModel:
         """Gives back the memory of keys and values that are kept of earlier requests, or were read by `load_cache`, and
         returns its bytes. For a program that is told that memory is short. Raises EngineStopped after `close`,
         Forked."""
-        return self._worker.call(lambda engine: engine.prefixes.clear())
+        return self._worker.call(lambda engine: engine.forget_prefixes())
 
     def save_cache(
         self, prompt: str | Sequence[int], path: str | Path, *, progress: Progress | None = None,

@@ -12,7 +12,7 @@ from click.shell_completion import shell_complete
 
 from elm_mlx import __version__
 from elm_mlx.cli.messages import tell, with_flags
-from elm_mlx.errors import DiskFull, ElmError
+from elm_mlx.errors import DiskFull, ElmError, RankFailed
 from elm_mlx.files import FULL, RAISE_THE_LIMIT, TOO_MANY_FILES
 
 NAME, COMPLETE, PREFIX = "elm-mlx", "_ELM_MLX_COMPLETE", "ELM_MLX_"
@@ -72,8 +72,9 @@ Exit codes:
   75 hub unreachable              76 too many wait   77 licence or token asked for
   78 unsupported   79 request failed                 80 engine stopped
   81 forked        82 cancelled   83 timed out       84 session answers
-  85 tools called too often       86 address in use  129 hung up
-  130 interrupted                 141 reader gone    143 terminated"""
+  85 tools called too often       86 address in use  87 a machine failed
+  129 hung up      130 interrupted                   141 reader gone
+  143 terminated"""
 
 
 class LazyGroup(click.Group):
@@ -136,6 +137,8 @@ def call(arguments: list[str] | None) -> int:
         with suppress(OSError):  # a full stderr does not change what went wrong
             error.show()
         return error.exit_code
+    except RankFailed as error:
+        return error.exit_code if error.is_told else fail(with_flags(error), error.exit_code)
     except ElmError as error:
         return fail(with_flags(error), error.exit_code)
     except click.Abort:
