@@ -52,11 +52,15 @@ def parallel(command: Callable[..., None]) -> Callable[..., None]:
         if kind is None:
             command(**options)
             return
+        lists = {name for name, value in options.items() if isinstance(value, tuple)}
         settle(refuse_alone, options, *REFUSED)
+        options |= {name: () for name in lists if options[name] is None}  # a wish that was dropped
         if rank() == 0:
             click.get_current_context().meta[KIND] = kind
             command(**options)
         elif not any(options.get(name) for name in PRINTED):
+            from elm_mlx.cli.following import follow  # here, as it brings MLX
+
             follow(kind, options)
 
     return OPTION(run)
@@ -106,8 +110,11 @@ def refuse_alone(**options: Any) -> None:
             raise InvalidRequest(f"{why}.", f"Leave {{{name}}} or {{parallel}} out.")
     if len(options.get("models") or ()) > 1:
         raise InvalidRequest("The ranks hold one model.", "Name one as {models}.")
+    if isinstance(bits := options.get("bits"), list) and len(bits) > 1:
+        raise InvalidRequest("The ranks hold one model.", "Name one number of {bits}.")
 
 
-def follow(kind: str, options: dict[str, Any]) -> None:
-    """Does what rank 0 does until it is done."""
-    raise NotImplementedError
+def kind_here() -> Any:
+    """How the ranks hold the model of the command that runs, on rank 0; None for one process alone."""
+    context = click.get_current_context(silent=True)
+    return context.meta.get(KIND) if context else None

@@ -10,15 +10,15 @@ import json
 import os
 import signal
 import sys
-import tempfile
 import threading
 import time
 from pathlib import Path
 from typing import IO, Any
 
+from elm_mlx.distributed.rank_files import remove_files, write_files
+
 MOST_BYTES = 2**21  # of the orders
 LAST_S = 5.0  # after SIGTERM, until the process ends whatever still hangs
-FILES = "ELM_MLX_RANK_FILES"  # the folder of this rank's files, which may go when MLX has read them
 
 
 def main() -> None:
@@ -41,12 +41,7 @@ def main() -> None:
 def take(orders: dict[str, Any]) -> None:
     """Puts what a rank is told into its environment."""
     os.environ.update(orders["environment"])
-    folder = Path(tempfile.mkdtemp(prefix="elm-mlx-rank-"))
-    os.environ[FILES] = str(folder)
-    for variable, content in orders["files"].items():
-        path = folder / f"{variable}.json"
-        path.write_text(content, encoding="utf-8")
-        os.environ[variable] = str(path)
+    write_files(orders["files"])
     if Path(orders["folder"]).is_dir():
         os.chdir(orders["folder"])
 
@@ -59,14 +54,6 @@ def end_with(lifeline: IO[bytes]) -> None:
     time.sleep(LAST_S)
     remove_files()
     os._exit(signal.SIGTERM + 128)
-
-
-def remove_files() -> None:
-    """Removes this rank's files, which nobody needs once MLX has connected the ranks."""
-    if folder := os.environ.pop(FILES, None):
-        import shutil
-
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 if __name__ == "__main__":
