@@ -68,14 +68,13 @@ DIVIDING = WIDE | {"head_dim": 32, "num_attention_heads": 8, "num_key_value_head
                    "hidden_size": 128}  # fmt: skip
 
 
-def test_two_processes_draw_the_ids_of_one_in_float32_and_4_bits(tmp_path: Path) -> None:
+@pytest.mark.parametrize("policies", ["auto", pytest.param("plain,compiled", marks=pytest.mark.slow)])
+def test_two_processes_draw_the_ids_of_one_in_float32_and_4_bits(policies: str, tmp_path: Path) -> None:
     plain = checkpoints.write(tmp_path / "plain", DIVIDING)
     few = quantized.write(tmp_path / "few", DIVIDING, {"bits": 4, "group_size": 64}, tokenizer=True)
-    told = run_ranks(2, PROGRAM, tmp_path, "tensor", str(plain), str(few))
-    assert [policy for policy, *_ in told[0]] == ["auto", "plain", "compiled"] * 2
-    for directory, runs in zip((plain, few), zip(*(iter(zip(*told, strict=True)),) * 3, strict=True), strict=True):
-        ids, logits = answer(load_directory(directory, "plain"), None)
-        for first, second in runs:
-            assert first[1] == second[1] == ids
-            assert first[2] == second[2], "the same bytes"
-            np.testing.assert_allclose(first[2], logits, atol=1e-4, rtol=0)
+    first, second = run_ranks(2, PROGRAM, tmp_path, "tensor", policies, str(plain), str(few))
+    for told, other in zip(first, second, strict=True):
+        ids, logits = answer(load_directory(Path(told["directory"]), "plain"), None)
+        assert told["ids"] == other["ids"] == ids
+        assert told["logits"] == other["logits"], "the same bytes"
+        np.testing.assert_allclose(told["logits"], logits, atol=1e-4, rtol=0)

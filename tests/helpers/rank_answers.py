@@ -1,6 +1,6 @@
 """The program of a rank: loads its part of each directory that is named, and writes the ids it draws, and its bytes.
 
-Arguments: the kind of part, then directories.
+Arguments: the kind of part, the policies of the CPU backend with commas between them, then directories.
 """
 
 from __future__ import annotations
@@ -42,17 +42,18 @@ def answer(loaded: LoadedModel, group: Collectives | None, length: int = 24) -> 
 
 def main() -> None:
     """Runs the rank."""
-    kind, *directories = sys.argv[1:]
+    kind, policies, *directories = sys.argv[1:]
     group = mx.distributed.init(strict=True)
     part = Part(kind, group.rank(), group.size())  # type: ignore[arg-type]
     told: list[Any] = []
     for directory in directories:
-        for policy in ("auto", "plain", "compiled"):
+        for policy in policies.split(","):
             mx.clear_cache()
             before = mx.get_active_memory()
             loaded = load_directory(Path(directory), policy, part=part)
             nbytes = mx.get_active_memory() - before
-            told.append([policy, *answer(loaded, MlxGroup(group)), nbytes])
+            ids, logits = answer(loaded, MlxGroup(group))
+            told.append({"directory": directory, "ids": ids, "logits": logits, "bytes": nbytes})
             del loaded
     mx.eval(mx.distributed.all_sum(mx.array(1.0)))  # a rank that ends first breaks the others' connections
     json.dump(told, sys.stdout)
