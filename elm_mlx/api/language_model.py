@@ -26,12 +26,13 @@ from elm_mlx.api.structure import check_room, fewest_tokens, has_form, without_f
 from elm_mlx.api.templates import Templates
 from elm_mlx.api.tool_choice import Choice, choice_of, reading_of
 from elm_mlx.api.tools import tool_of
-from elm_mlx.api.unable import refuse_adapters, refuse_files
+from elm_mlx.api.unable import refuse_adapters, refuse_files, refuse_on_ranks
 from elm_mlx.arguments import Progress, file_to_write, named_path
 from elm_mlx.config import ModelConfig
 from elm_mlx.device.backend import mx
 from elm_mlx.device.execution import Execution
 from elm_mlx.device.thread import is_forked, let_go
+from elm_mlx.distributed.leader import LeadingEngine
 from elm_mlx.engine.cache.making import new_cache
 from elm_mlx.engine.engine import Engine
 from elm_mlx.engine.logprobs import TokenLogprob
@@ -72,7 +73,8 @@ class LanguageModel:
         self._model: Model | Guest | None = loaded.runs
         self._file_notices = loaded.notices
         self._templates = Templates(loaded.directory, loaded.settings, loaded.tokenizer)
-        self._maker = RequestMaker(loaded, self._templates)
+        self._is_shared = isinstance(worker.engine, LeadingEngine)  # several ranks hold the model together
+        self._maker = RequestMaker(loaded, self._templates, self._is_shared)
         self._worker, self._holder, self._rows = worker, holder, rows
         self._give_back = finalize(self, give_back, worker, holder)
         self._give_back.atexit = False
@@ -420,6 +422,7 @@ class LanguageModel:
         more than its context, EngineStopped after `close`, Forked.
         """
         self._worker.check()
+        refuse_on_ranks(self._is_shared, "Reading out logits")
         checked, number = self._maker.ids(ids), self._maker.adapters.number(adapter)
         if len(checked) > self.config.context_length:
             raise self._maker.too_long(len(checked))
@@ -432,6 +435,7 @@ class LanguageModel:
         number = self._maker.adapters.number(adapter)
         for lm in (self, against) if against else (self,):
             lm._worker.check()
+            refuse_on_ranks(lm._is_shared, "Scoring a text")
             if len(checked := lm._maker.ids(ids)) > lm.config.context_length:
                 raise lm._maker.too_long(len(checked))
         if against and against.config.vocab_size != self.config.vocab_size:
@@ -465,6 +469,7 @@ class LanguageModel:
 
     def _adapter_home(self) -> AdapterHome:
         refuse_adapters(self.config)
+        refuse_on_ranks(self._is_shared, "An adapter", "Merge it into the model first: `elm-mlx merge` does that.")
         model = self.model
         assert isinstance(model, Model)
         return AdapterHome(self.directory, self.config, model, self._worker)
@@ -481,6 +486,7 @@ class LanguageModel:
         of so many likeliest ids, 0 to 20. With `adapter` the model has that adapter. Nothing else is computed
         meanwhile. `progress` is called with (ids read, in all); what it raises ends the reading. Raises as `logits`."""
         self._worker.check()
+        refuse_on_ranks(self._is_shared, "Scoring a prompt")
         checked, most = self._maker.ids(ids), check_alternatives(alternatives)
         if len(checked) > self.config.context_length:
             raise self._maker.too_long(len(checked))
@@ -508,6 +514,7 @@ class LanguageModel:
         tokens than are ever reused; TargetExists where another file has the name; NotFound without the file's
         directory; DiskFull.
         """
+        refuse_on_ranks(self._is_shared, "Saving keys and values")
         place = file_to_write("path", path)
         refuse_other_file(place)
         request = self.request(prompt, 1, **cast(Options, without_form(options)))
@@ -530,6 +537,7 @@ class LanguageModel:
 
     def _prompt_caches(self, adapter: str | None) -> PromptCaches:
         refuse_files(self.config)
+        refuse_on_ranks(self._is_shared, "A file of keys and values")
         names = self._maker.adapters
         used = names.number(adapter), names.fingerprint(adapter)
         return PromptCaches(self.directory, self.config, self.model.dtype, self._worker, used)

@@ -19,6 +19,7 @@ from ipaddress import IPv4Address, ip_address
 from pathlib import Path
 from typing import Any
 
+from elm_mlx.distributed.hosts import CONTROL, COORDINATOR, JACCL as DEVICES, JOB, PUBLIC, RANK, RING as RING_FILE, is_private
 from elm_mlx.errors import BadCheckpoint, InvalidRequest, NotFound
 from elm_mlx.files import json_kind, read_bytes
 
@@ -29,7 +30,6 @@ MOST_HOSTS = 64
 MOST_IPS = 8
 MOST_ENVS = 64
 MOST_BYTES = 2**20
-PUBLIC = "ELM_MLX_PUBLIC"  # as 1: addresses that anyone may reach are taken
 SSH_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.@:%-]{0,254}")  # never an option of ssh
 DEVICE = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 SETTING = re.compile(r"((?:ELM_)?MLX_[A-Z0-9_]{1,64})=([ -~]{0,1024})")
@@ -184,7 +184,7 @@ def refuse_public(hosts: Hosts) -> None:
     MLX's ring nor our control channel asks who connects, or hides what they carry."""
     for host in hosts.hosts:
         for ip in host.ips:
-            if not ip_address(ip).is_private and os.environ.get(PUBLIC) != "1":
+            if not is_private(ip) and os.environ.get(PUBLIC) != "1":
                 raise InvalidRequest(
                     f"{ip} of {host.ssh} is no private address. Nothing between the ranks is encrypted, and MLX's ring "
                     "takes anyone who connects.",

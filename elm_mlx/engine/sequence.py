@@ -36,9 +36,7 @@ class Sequence:
     many ids wait to be taken. Times are seconds of `time.perf_counter`.
     """
 
-    def __init__(
-        self, number: int, request: Request, room: int, compiled: bool = False, agree: Agree = alone
-    ) -> None:
+    def __init__(self, number: int, request: Request, room: int, compiled: bool = False, agree: Agree = alone) -> None:
         self.number, self.request, self.room, self.agree = number, request, room, agree
         self.sampler = Sampler(request.sampling, request.seed, request.prompt, compiled)
         self.cache: list[Layer] | None = None  # its own, while it is in no batch's slots

@@ -191,8 +191,8 @@ class Worker:
         self._failures += 1
         try:
             self.engine.fail(failed(cause))
-        except EngineStopped as stopped:
-            return self._stop(stopped)
+        except EngineStopped as reason:
+            return self._stop(reason)
         except BaseException as worse:
             cause, self._failures = worse, MOST_FAILURES
         if self._failures == MOST_FAILURES:
