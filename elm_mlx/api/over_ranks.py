@@ -41,7 +41,7 @@ def refuse_beside(thread: DeviceThread, ranks: Ranks | None) -> None:
 def load_part(directory: Path, cpu_policy: str, progress: Progress | None, force: bool, ranks: Ranks) -> LoadedModel:
     """Loads this rank's part of a model. It computes on one stream, as collectives must have one order. On the device
     thread. Raises as `load_directory`, and Unsupported for a guest."""
-    loaded = load_directory(directory, cpu_policy, progress, force)
+    loaded = load_directory(directory, cpu_policy, progress, force, ranks.part)
     if isinstance(loaded.config, GuestConfig):
         raise Unsupported(f"{directory} is a model of the kind {loaded.config.model_type}, which mlx-lm's classes "
                           "compute: these do not go over several machines.")  # fmt: skip

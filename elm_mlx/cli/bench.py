@@ -235,8 +235,7 @@ def refuse_comparing(compare: str | None, **choice: Any) -> None:
 
 
 def refuse_reading_deep(depths: list[int] | None, prompts: list[int] | None, **_: object) -> None:
-    """Raises InvalidRequest for prompts that are read after others, of a model that several ranks hold: its engine reads
-    a prompt whole."""
+    """Raises InvalidRequest for prompts that several ranks would read from a depth on: they read one whole."""
     if kind_here() and any(depths or []) and any(prompts or []):
         raise InvalidRequest("Several ranks read a prompt whole, and so not from a depth on.",
                              "Give {prompts=0} to decode at depths, or leave {depths} out.")  # fmt: skip

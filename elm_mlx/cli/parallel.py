@@ -48,7 +48,7 @@ def parallel(command: Callable[..., None]) -> Callable[..., None]:
     def run(parallel: str | None, **options: Any) -> None:
         asked = {"parallel": parallel}
         settle(check_ranks, asked, "parallel")
-        kind = asked["parallel"]
+        kind: Any = asked["parallel"]
         if kind is None:
             command(**options)
             return

@@ -38,9 +38,9 @@ def located_here(model: str | Path, bits: int | None) -> Located:
 def join_model(
     kind: Kind, find: Callable[[], Path], force: bool = False, settings: Mapping[str, Any] | None = None
 ) -> Ranks:
-    """Meets the other ranks for the model in the directory that `find` gives, held as `kind` says; with `force` whatever
-    memory there is. What `settings` hold must be alike on all ranks. Raises InvalidRequest in a process that is no rank,
-    RankFailed as `join` does, also for what `find` and the reading of headers raise on any rank."""
+    """Meets the other ranks for the model in the directory that `find` gives, held as `kind` says; with `force`
+    whatever memory there is. What `settings` hold must be alike on all ranks. Raises InvalidRequest in a process that
+    is no rank, RankFailed as `join` does, also for what `find` and the reading of headers raise on any rank."""
     if (hosts := hosts_here()) is None:
         raise InvalidRequest("Nobody has told this process which ranks there are. `elm-mlx launch` starts them.")
     ranks = join(kind, lambda: facts_of(kind, find(), hosts, force), settings or {}, hosts)

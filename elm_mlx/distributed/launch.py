@@ -21,12 +21,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from elm_mlx.distributed.host_file import JACCL_RING, LOOPBACK, RING, Host, Hosts
+from elm_mlx.distributed.hosts import CONTROL, JOB
 from elm_mlx.distributed.rank_process import SSH_FAILED, Orders, RankProcess, Seat, python_for
 from elm_mlx.errors import InvalidRequest
 from elm_mlx.shell import command_line
 
 STARTING_PORT = 32_323  # MLX's own
-CONTROL, JOB = "ELM_MLX_CONTROL", "ELM_MLX_JOB"
 CARRIED = ("ELM_MLX_", "MLX_")  # how variables begin that other machines get, too
 # What belongs to one machine, or to rank 0 alone.
 LEFT = {"ELM_MLX_API_KEY", "ELM_MLX_CACHE"}
