@@ -13,8 +13,10 @@ from weakref import finalize
 from elm_mlx.api.adapter_names import LoadedAdapter
 from elm_mlx.api.adapters import AdapterHome
 from elm_mlx.api.batch import AHEAD, answers_as_they_end, answers_in_order
+from elm_mlx.api.cache_kind import cache_kind
 from elm_mlx.api.cache_plan import plan_again
 from elm_mlx.api.completion import Completion
+from elm_mlx.api.endings import EndingScorer
 from elm_mlx.api.options import MAX_TOKENS, Options, check_alternatives
 from elm_mlx.api.prompt_caches import PromptCaches, refuse_short
 from elm_mlx.api.prompt_logprobs import prompt_logprobs_of
@@ -26,7 +28,7 @@ from elm_mlx.api.structure import check_room, fewest_tokens, has_form, without_f
 from elm_mlx.api.templates import Templates
 from elm_mlx.api.tool_choice import Choice, choice_of, reading_of
 from elm_mlx.api.tools import tool_of
-from elm_mlx.api.unable import refuse_adapters, refuse_files, refuse_on_ranks
+from elm_mlx.api.unable import refuse_adapters, refuse_files, refuse_on_ranks, refuse_unable
 from elm_mlx.arguments import Progress, file_to_write, named_path
 from elm_mlx.config import ModelConfig
 from elm_mlx.device.backend import mx
@@ -443,6 +445,18 @@ class LanguageModel:
                                  "Leave {against} out.")  # fmt: skip
         beside = against._worker if against else None
         return self._worker.call(lambda engine: scores_of(engine, checked, number, beside.engine if beside else None))
+
+    def ending_scorer(
+        self, *, adapter: str | None = None, window: int | None = None, kv_bits: int | str | None = None
+    ) -> EndingScorer:
+        """Scores the ends of texts, of which many begin alike: what they share is read once (`elm_mlx.api.endings`).
+        With `adapter` by the model with this adapter; `window` and `kv_bits` hold keys and values as in `Options`.
+        Raises InvalidRequest for what means nothing to this model, EngineStopped after `close`, Forked."""
+        self._worker.check()
+        options = {"window": window, "kv_bits": kv_bits}
+        refuse_unable(self.config, options)
+        kind = cache_kind(options, self.config.context_length)
+        return EndingScorer(self._worker, self.config.context_length, self._maker.adapters.number(adapter), kind)
 
     def load_adapter(self, name: str, path: str | Path, *, force: bool = False) -> None:
         """Loads an adapter, LoRA or DoRA, for calls with `adapter=name`: the directory that mlx-lm or PEFT has written

@@ -41,7 +41,7 @@ def refuse_beside(thread: DeviceThread, ranks: Ranks | None) -> None:
 def load_part(directory: Path, cpu_policy: str, progress: Progress | None, force: bool, ranks: Ranks) -> LoadedModel:
     """Loads this rank's part of a model. It computes on one stream, as collectives must have one order. On the device
     thread. Raises as `load_directory`, and Unsupported for a guest."""
-    loaded = load_directory(directory, cpu_policy, progress, force, ranks.part)
+    loaded = load_directory(directory, cpu_policy, progress, force, part=ranks.part)
     if isinstance(loaded.config, GuestConfig):
         raise Unsupported(f"{directory} is a model of the kind {loaded.config.model_type}, which mlx-lm's classes "
                           "compute: these do not go over several machines.")  # fmt: skip
@@ -67,12 +67,12 @@ def open_shared(
     """Makes the engine of this rank, within what all ranks have for caches, with the `asked` bytes for caches, rows and
     requests that may wait; and what it calls for. All ranks call it at once. On the device thread."""
     cache_bytes, rows, queue = asked
-    config, unit = loaded.config, token_bytes(loaded)
+    held, unit = loaded.held, token_bytes(loaded)
     budget, wish = Budget(0), CacheWish(usual_bytes(loaded), cache_bytes)
     plan_budget(budget, [wish])
     execution = loaded.execution
     own = {"positions": budget.limit // unit, "compiled": execution.compiled, "execution": numbers_of(execution),
-           "rows": rows, "context": config.context_length}  # fmt: skip
+           "rows": rows, "context": loaded.config.context_length}  # fmt: skip
     all_of_them = ranks.gather(own)
     first, positions = all_of_them[0], min(one["positions"] for one in all_of_them)
     execution = replace(execution, compiled=all(one["compiled"] for one in all_of_them), **first["execution"])
@@ -80,9 +80,9 @@ def open_shared(
     budget.limit, budget.kept = positions * unit, int(positions * PREFIX_SHARE) * unit
     limits = Limits(
         first["context"], unit, budget, first["rows"], queue,
-        head_dim=config.head_dim, float_bits=8 * loaded.runs.dtype.size,
+        head_dim=held.head_dim, float_bits=8 * loaded.runs.dtype.size,
     )  # fmt: skip
-    return kind(loaded.runs, config.num_layers, limits, execution, ranks), wish
+    return kind(loaded.runs, held.num_layers, limits, execution, ranks), wish
 
 
 def numbers_of(execution: Execution) -> dict[str, Any]:

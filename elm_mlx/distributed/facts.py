@@ -5,26 +5,22 @@ from __future__ import annotations
 from pathlib import Path
 
 from elm_mlx.device.memory import headroom, memory_limit
+from elm_mlx.distributed.hosts import Hosts
 from elm_mlx.distributed.meeting import Facts
 from elm_mlx.distributed.part import Kind
 from elm_mlx.store.fingerprint import model_fingerprint, tokenizer_fingerprint
 from elm_mlx.store.load import read_config
+from elm_mlx.store.parts import rank_bytes
 
 
-def facts_of(directory: Path, kind: Kind | None, rank: int, ranks: int, force: bool = False) -> Facts:
-    """The Facts of a model's directory for rank `rank` of `ranks`. With `force` nothing is said of memory. Raises as
-    the functions that read a model's files."""
+def facts_of(directory: Path, kind: Kind | None, hosts: Hosts, force: bool = False) -> Facts:
+    """The Facts of this rank, which has a model's directory. With `force` nothing is asked of memory. Raises as the
+    functions that read a model's files, and Unsupported for a model that cannot be cut so.
+
+    Ranks with one address share the memory of one machine.
+    """
     config = read_config(directory)
     fingerprint = f"{model_fingerprint(directory, config)} {tokenizer_fingerprint(directory)}"
-    needs = 0 if force or kind is None else with_headroom(part_bytes(directory, kind, rank, ranks))
-    return Facts(directory.name, fingerprint, needs, memory_limit())
-
-
-def with_headroom(nbytes: int) -> int:
-    """Bytes of weights, and what is planned beside them."""
-    return nbytes + headroom(nbytes)
-
-
-def part_bytes(directory: Path, kind: Kind, rank: int, ranks: int) -> int:
-    """The bytes of a rank's part of the weights, from the files' headers alone."""
-    return 0
+    needs = 0 if force or not kind else rank_bytes(directory, config, kind, hosts.ranks)[hosts.rank]
+    beside = hosts.addresses.count(hosts.addresses[hosts.rank]) if hosts.addresses[hosts.rank] else 1
+    return Facts(directory.name, fingerprint, needs + headroom(needs) if needs else 0, memory_limit() // beside)

@@ -69,7 +69,7 @@ def obey_all(engine: FollowingEngine, ranks: Ranks) -> None:
 
 def end(thread: DeviceThread, holder: object, ranks: Ranks) -> None:
     """Gives the device thread back, unless the run has failed: then it may hang, and the process ends anyway."""
-    if not ranks.watch.failed:
+    if not ranks.has_failed:
         let_go(holder)
     else:
         thread.holders.discard(holder)

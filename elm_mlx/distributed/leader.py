@@ -21,6 +21,11 @@ from elm_mlx.engine.sequence import Sequence
 class Crew(Protocol):
     """The ranks, as an engine uses them (`elm_mlx.distributed.ranks.Ranks`)."""
 
+    @property
+    def has_failed(self) -> bool:
+        """Whether the run has failed."""
+        ...
+
     def agree(self, ids: mx.array, peaks: mx.array) -> tuple[mx.array, mx.array]:
         """The ids [B] that rank 0 has drawn, and their peaks [B]."""
         ...
@@ -88,9 +93,14 @@ class LeadingEngine(Engine):
 
     def close(self) -> list[Sequence]:
         """Ends everything, on all ranks."""
-        ended = super().close()
-        self.crew.close()
-        return ended
+        try:
+            return super().close()
+        except RuntimeError:  # a collective of the step that failed with the run, and that MLX tells of only now
+            if not self.crew.has_failed:
+                raise
+            return []
+        finally:
+            self.crew.close()
 
     def _drop(self, one: Sequence) -> Sequence:
         """Takes a sequence out, and notes it for the others."""

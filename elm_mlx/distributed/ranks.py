@@ -41,6 +41,11 @@ class Ranks:
         """Which part of the model this rank holds; None for all of it."""
         return Part(self.kind, self.rank, self.ranks) if self.kind else None
 
+    @property
+    def has_failed(self) -> bool:
+        """Whether a rank has failed, and with it the run."""
+        return self.watch.failed is not None
+
     def agree(self, ids: mx.array, peaks: mx.array) -> tuple[mx.array, mx.array]:
         """The ids [B] that rank 0 has drawn, and the peaks [B] of its logits, on every rank: one collective, not
         evaluated. What is given by others is not looked at, but it is computed first, so that all collectives before
@@ -111,7 +116,7 @@ class Ranks:
         if self._is_closed:
             return
         self._is_closed = True
-        if not self.watch.failed:
+        if not self.has_failed:
             with suppress(Exception), self.in_step():
                 self.watch.expect_end()
                 if self.rank == 0:

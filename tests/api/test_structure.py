@@ -205,6 +205,7 @@ def test_a_field_without_a_schema_is_refused_by_its_name(made: type, words: str)
         ({"choices": ["a"] * 5000}, "choices has 5,000 texts"),
         ({"choices": "yes"}, "must be a list of texts"),
         ({"choices": [1]}, "A text in choices is 1"),
+        ({"choices": ["a" * 5000]}, "A text in choices has 5,000 characters"),
         ({"choices": [""]}, "not an empty one"),
         ({"grammar": "start: x\nx: %json {}"}, "%json"),
         ({"response_format": {"type": "sound"}}, '"type" must be'),

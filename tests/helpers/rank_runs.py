@@ -16,6 +16,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 PATIENCE_S = 60  # on a busy machine
+ROOT = Path(__file__).parents[2]
+PATH = os.pathsep.join([str(ROOT), str(ROOT / "tests"), os.environ.get("PYTHONPATH", "")])
 
 BEGIN = """
 import json, os, signal, sys, threading, time
@@ -31,11 +33,11 @@ from elm_mlx.errors import ElmError, RankFailed
 def say(*words):
     print(*words, flush=True)
 
-def run(main, model, **options):
+def run(main, model, kind=None, **options):
     try:
         hosts = hosts_here()
-        found = lambda: facts.facts_of(Path(model), None, hosts.rank, hosts.ranks)
-        ranks = meeting.join(None, found, {"options": repr(options)}, hosts)
+        found = lambda: facts.facts_of(Path(model), kind, hosts)
+        ranks = meeting.join(kind, found, {"options": repr(options)}, hosts)
         say("joined")
         if hosts.rank:
             return follow(model, ranks, **options)

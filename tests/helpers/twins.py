@@ -32,7 +32,7 @@ class TwinCrew:
     """A Crew of one of the twins."""
 
     def __init__(self, line: Line, is_first: bool) -> None:
-        self.line, self.is_first, self.steps, self.is_closed = line, is_first, count(1), False
+        self.line, self.is_first, self.steps, self.has_failed = line, is_first, count(1), False
 
     def agree(self, ids: mx.array, peaks: mx.array) -> tuple[mx.array, mx.array]:
         if self.is_first:
@@ -54,7 +54,7 @@ class TwinCrew:
         return RuntimeError(f"the run failed: {error!r}")
 
     def close(self) -> None:
-        self.is_closed = True
+        self.has_failed = False
 
 
 class Twins:
