@@ -44,9 +44,8 @@ from elm_mlx.engine.speculate import Speculation
 from elm_mlx.engine.variants import Variants
 from elm_mlx.engine.worker import Activity, Order, Worker, closed, give_back
 from elm_mlx.errors import InvalidRequest
-from elm_mlx.models.guest import Guest
 from elm_mlx.models.model import Model
-from elm_mlx.store.load import LoadedModel
+from elm_mlx.store.load import LoadedModel, Runs
 from elm_mlx.store.prompt_cache import refuse_other_file
 from elm_mlx.text.tokenizer import Tokenizer
 
@@ -72,7 +71,7 @@ class LanguageModel:
         self.config: ModelConfig = loaded.config
         self.tokenizer: Tokenizer = loaded.tokenizer
         self.execution: Execution = loaded.execution
-        self._model: Model | Guest | None = loaded.runs
+        self._model: Runs | None = loaded.runs
         self._file_notices = loaded.notices
         self._templates = Templates(loaded.directory, loaded.settings, loaded.tokenizer)
         self._is_shared = isinstance(worker.engine, LeadingEngine)  # several ranks hold the model together
@@ -82,7 +81,7 @@ class LanguageModel:
         self._give_back.atexit = False
 
     @property
-    def model(self) -> Model | Guest:
+    def model(self) -> Runs:
         """The model itself, ids to logits. Compute with it by `elm_mlx.device.thread.on_device`. Raises EngineStopped
         after `close`."""
         if not self._model:
