@@ -20,12 +20,13 @@ ROOT = Path(__file__).parents[1]
 # `name.*` is a room: a package whose modules may import one another. The numbers are those of docs/design.md.
 STAIR = (
     ("errors", "demo", "demo.draft", "library", "distributed"),  # 1: the ground floor (the last four import nothing)
-    ("arguments", "files", "seeds", "shell"),
+    ("arguments", "files", "seeds", "shell", "distributed.rank_files"),
     ("config.*",),  # 2: what a model is
     ("distributed.part",),  # which part of one a rank holds
     ("distributed.cuts", "distributed.stages"),  # as data: the cuts of tensors, the blocks of a pipeline's ranks
     ("device.*",),  # 3: what this machine has
     ("distributed.hosts", "distributed.channel"),  # where the ranks are, and messages between them
+    ("distributed.host_file", "distributed.rank_process"),  # where they are to be, and a process of one
     ("distributed.watch",),  # one that fails is named
     ("distributed.ranks",),  # a process among them
     ("distributed.meeting",),  # they meet and are judged
@@ -37,14 +38,14 @@ STAIR = (
     ("library.names", "library.download"),  # 6: names and the network
     ("library.hub_cache", "library.copies"),
     ("library.hub", "library.local", "library.recommended"),
-    ("library.mirrors",),
+    ("library.mirrors", "distributed.joining"),  # the latter: a process becomes a rank for a model
     ("convert.*",),  # 7
     ("library.pull",),  # 8: from a name to a directory, which asks convert inside the functions that need it
     ("api.*",),  # 9
     ("elm_mlx",),  # the public face
     ("protocols.*",),  # 10: over the face, as tests, benchmarks and examples are
     ("bench.*", "doctor", "jobs.*", "server.*", "sidecar.*"),
-    ("distributed.follower",),  # a rank above 0 from start to end
+    ("distributed.follower", "distributed.published"),  # a rank above 0 from start to end; shapes to plan for
     ("distributed.launch", "distributed.planning"),
     ("evaluate.*", "train.*"),  # it reads lines of rows as jobs does
     ("cli.*",),  # 11

@@ -94,6 +94,11 @@ class LanguageModel:
         return self._worker.engine.speculation
 
     @property
+    def engine(self) -> Engine:
+        """The engine that answers, for a program on the device thread. Raises EngineStopped after `close`."""
+        return self._worker.engine
+
+    @property
     def variants(self) -> Variants:
         """The model without and with its adapters: for a program that runs an engine of its own."""
         return self._worker.engine.variants
