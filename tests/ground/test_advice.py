@@ -42,7 +42,8 @@ def test_an_advised_command_is_one_that_the_program_takes(advised: str) -> None:
         if HOLE in word:
             words[place] = STANDS_FOR.get(words[place - 1], "demo")
     command = options()[words[0]]
-    context = click.Context(command, resilient_parsing=True)  # a command that is only named may lack what it needs
+    above = cli.make_context("elm-mlx", [], resilient_parsing=True)
+    context = click.Context(command, above, resilient_parsing=True)  # a command that is only named may lack words
     command.parse_args(context, words[1:])
     assert not context.args, advised
     for flag in words[1:]:
