@@ -44,12 +44,12 @@ def streamed() -> str:
 
 
 def called() -> str:
-    (call,) = model(max_tokens=600).bind_tools([weather], tool_choice="required").invoke(ASKED).tool_calls
+    (call,) = model(max_tokens=100).bind_tools([weather], strict=True, tool_choice="required").invoke(ASKED).tool_calls
     return expected(call["args"]["city"] in CITIES, call["args"])
 
 
 def called_in_pieces() -> str:
-    pieces = model(max_tokens=600).bind_tools([weather], tool_choice="weather").stream(ASKED)
+    pieces = model(max_tokens=100).bind_tools([weather], strict=True, tool_choice="weather").stream(ASKED)
     whole = next(pieces)
     for piece in pieces:
         whole = whole + piece
