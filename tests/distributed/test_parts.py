@@ -86,8 +86,7 @@ def test_of_three_files_a_rank_opens_the_data_of_its_own(tmp_path: Path, monkeyp
 
 
 @pytest.mark.parametrize(("kind", "raw"), KINDS)
-@pytest.mark.parametrize(("ranks", "most"), [(2, 0.55), (3, 0.4)])
-@pytest.mark.parametrize("bits", [None, 4])
+@pytest.mark.parametrize(("ranks", "most", "bits"), [(2, 0.55, None), (3, 0.4, 4)])
 def test_a_rank_holds_its_share_of_the_bytes(
     kind: Kind, raw: dict[str, Any], ranks: int, most: float, bits: int | None, tmp_path: Path
 ) -> None:
