@@ -18,7 +18,7 @@ from elm_mlx.device.chips import known
 from elm_mlx.device.memory import PLANNED_CONTEXT, headroom
 from elm_mlx.distributed.cuts import check_tensor, tensor_share
 from elm_mlx.distributed.part import TENSOR, Kind, Part, Share
-from elm_mlx.distributed.stages import stage_share
+from elm_mlx.distributed.stages import pipeline_share
 from elm_mlx.errors import InvalidRequest, NotEnoughMemory, Unsupported
 from elm_mlx.files import readable_size
 from elm_mlx.store.parts import read_share
@@ -155,7 +155,7 @@ def in_directory(directory: Path, config: ModelConfig) -> Holding:
 
 def share_of(config: ModelConfig, part: Part, sizes: Mapping[str, int]) -> Share:
     """What a rank holds of a model whose weights have these bytes. Raises Unsupported."""
-    return tensor_share(config, part) if part.kind == TENSOR else stage_share(config, part, sizes)
+    return tensor_share(config, part) if part.kind == TENSOR else pipeline_share(config, part, sizes)
 
 
 def held_of(share: Share, weights: int, float_bits: int) -> Held:
