@@ -30,7 +30,9 @@ def test_logits_are_those_of_one_machine(name: str, ranks: int, tmp_path: Path) 
 
     def one(group: Thread) -> list[np.ndarray]:
         model = share(tmp_path, config, "pipeline", group)
-        return logits_of(model, model.config.num_layers)
+        found = logits_of(model, model.config.num_layers)
+        assert group.done == ({"send": len(found), "receive": len(found)} if ranks > 1 else {})
+        return found
 
     first, *others = in_ranks(ranks, one)
     for expected, found in zip(whole(tmp_path, config), first, strict=True):
