@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterable, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Literal, Unpack, cast, overload
+from typing import TYPE_CHECKING, Any, Literal, NoReturn, Unpack, cast, overload
 from weakref import finalize
 
 from elm_mlx.api.adapter_names import LoadedAdapter
@@ -43,10 +43,9 @@ from elm_mlx.engine.request import Request
 from elm_mlx.engine.speculate import Speculation
 from elm_mlx.engine.variants import Variants
 from elm_mlx.engine.worker import Activity, Order, Worker, closed, give_back
-from elm_mlx.errors import InvalidRequest
-from elm_mlx.models.guest import Guest
+from elm_mlx.errors import InvalidRequest, RequestFailed
 from elm_mlx.models.model import Model
-from elm_mlx.store.load import LoadedModel
+from elm_mlx.store.load import LoadedModel, Runs
 from elm_mlx.store.prompt_cache import refuse_other_file
 from elm_mlx.text.tokenizer import Tokenizer
 
@@ -72,7 +71,7 @@ class LanguageModel:
         self.config: ModelConfig = loaded.config
         self.tokenizer: Tokenizer = loaded.tokenizer
         self.execution: Execution = loaded.execution
-        self._model: Model | Guest | None = loaded.runs
+        self._model: Runs | None = loaded.runs
         self._file_notices = loaded.notices
         self._templates = Templates(loaded.directory, loaded.settings, loaded.tokenizer)
         self._is_shared = isinstance(worker.engine, LeadingEngine)  # several ranks hold the model together
@@ -82,7 +81,7 @@ class LanguageModel:
         self._give_back.atexit = False
 
     @property
-    def model(self) -> Model | Guest:
+    def model(self) -> Runs:
         """The model itself, ids to logits. Compute with it by `elm_mlx.device.thread.on_device`. Raises EngineStopped
         after `close`."""
         if not self._model:
@@ -93,6 +92,11 @@ class LanguageModel:
     def speculation(self) -> Speculation:
         """What proposes ids, and what that costs here: for a program that runs an engine of its own."""
         return self._worker.engine.speculation
+
+    @property
+    def engine(self) -> Engine:
+        """The engine that answers, for a program on the device thread. Raises EngineStopped after `close`."""
+        return self._worker.engine
 
     @property
     def variants(self) -> Variants:
@@ -180,10 +184,13 @@ class LanguageModel:
     def astream(
         self, prompt: str | Sequence[int], max_tokens: int | None = MAX_TOKENS, **options: Unpack[Options]
     ) -> Stream:
-        """Completes `prompt` for `async for piece in lm.astream(...)`. Leaving the loop cancels the request. Raises as
-        `submit`, whose time a new form takes in the event loop: compile it before, by `agenerate`, or call this in
-        `asyncio.to_thread`; and `prepare_forms` when the program starts."""
-        return self.submit(prompt, max_tokens, **options)
+        """Completes `prompt` for `async for piece in lm.astream(...)`, and returns at once. Leaving the loop cancels
+        the request. Raises as `submit`; but the form of an answer is compiled in a thread of its own, so what is
+        wrong with one is raised where the first piece is waited for."""
+        if not has_form(options):
+            return self.submit(prompt, max_tokens, **options)
+        free = self.request(prompt, max_tokens, **cast(Options, without_form(options)))
+        return self._begin_later(free, partial(self.request, prompt, max_tokens, **options))
 
     @overload
     def batch(
@@ -256,8 +263,8 @@ class LanguageModel:
         return self._templates.are_there
 
     def prepare_forms(self) -> None:
-        """Makes now what the first form of an answer needs, which takes up to a second with a large vocabulary, a part
-        of which no other thread of Python's runs in: so no answer waits for that later. Raises NotFound without the
+        """Makes now what the first form of an answer needs, which takes up to a second with a large vocabulary: so no
+        answer waits for that later. Raises NotFound without the
         extra `structure`; Unsupported for a tokenizer that no form can follow."""
         self._maker.grammars.prepare()
 
@@ -384,9 +391,14 @@ class LanguageModel:
         tool_choice: Any = None,
         **options: Unpack[Options],
     ) -> Stream:
-        """Answers as `chat` does, for `async for piece in lm.achat_stream(...)`. Leaving the loop cancels the request.
-        Raises as `chat`."""
-        return self.chat_stream(messages, max_tokens, tools=tools, tool_choice=tool_choice, **options)
+        """Answers as `chat` does, for `async for piece in lm.achat_stream(...)`, and returns at once. Leaving the loop
+        cancels the request. Raises as `chat`; what is wrong with the form of an answer, or the schemas of tools of
+        which it must call one, is raised where the first piece is waited for."""
+        choice = choice_of(tools, tool_choice, options)
+        if not (has_form(options) or choice.must):
+            return self.chat_stream(messages, max_tokens, tools=tools, tool_choice=tool_choice, **options)
+        free = self._chat_request(messages, replace(choice, must=()), max_tokens, cast(Options, without_form(options)))
+        return self._begin_later(free, partial(self._chat_request, messages, choice, max_tokens, options), choice)
 
     def session(
         self,
@@ -607,6 +619,18 @@ class LanguageModel:
         reading = reading_of(request, self._templates.marks, self.tokenizer, choice)
         handle = self._worker.submit(request, patient=patient)
         return Stream(handle, self._worker, self.tokenizer, self, progress, reading)
+
+    def _begin_later(self, free: Request, make: Callable[[], Request], choice: Choice | None = None) -> Stream:
+        """Submits what `make` gives, as soon as it has: a request with a form, of which `free` is all else."""
+        awaited = replace(free, constraint=awaited_form)
+        reading = reading_of(awaited, self._templates.marks, self.tokenizer, choice)
+        handle = self._worker.submit_later(awaited, make)
+        return Stream(handle, self._worker, self.tokenizer, self, reading=reading)
+
+
+def awaited_form() -> NoReturn:
+    """The constraint of a request until its form is compiled."""
+    raise RequestFailed("The form of the answer is not compiled yet.", "Ask again.")
 
 
 def logits_of(engine: Engine, ids: list[int], adapter: int | None) -> mx.array:

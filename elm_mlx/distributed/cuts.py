@@ -18,7 +18,7 @@ from elm_mlx.errors import Unsupported
 
 BY_ROWS = ("q_proj.weight", "k_proj.weight", "v_proj.weight", "gate_proj.weight", "up_proj.weight")
 BY_COLUMNS = ("o_proj.weight", "down_proj.weight")
-ROWS_TOGETHER = 32  # of the vocabulary: MLX's kernels take so many rows of a matrix at once (its metal/quantized.h)
+ROWS_TOGETHER = 8  # of the vocabulary: MLX's fast kernel for a row of activations takes so many of a matrix at once
 MOST_RANKS, MOST_COUNTS = 1024, 8  # that are looked at for a refusal, and that it lists
 
 
@@ -72,10 +72,10 @@ def check_tensor(config: ModelConfig, ranks: int) -> None:
                           "of Llama's shape, whose layers have equal heads and no norm over all of them. But whole "
                           "layers can be dealt to them.", "Give {parallel=pipeline}.")  # fmt: skip
     if why := next(obstacles(config, ranks), None):
-        can = [str(count) for count in islice(tensor_counts(config), MOST_COUNTS)]
-        others = f"{' or '.join((', '.join(can[:-1]), can[-1])) if len(can) > 1 else can[0]} can, or" if can else "Only"
-        raise Unsupported(f"{ranks} machines cannot share every layer of this model: {why}. {others} whole layers are "
-                          "dealt to them.", "Give {parallel=pipeline} for that.")  # fmt: skip
+        counts = [str(count) for count in islice(tensor_counts(config), MOST_COUNTS)]
+        can = f" {' or '.join(filter(None, (', '.join(counts[:-1]), counts[-1])))} can." if counts else ""
+        raise Unsupported(f"{ranks} machines cannot share each layer of this model: {why}.{can} Whole layers can be "
+                          f"dealt to up to {config.num_blocks}.", "Give {parallel=pipeline} for that.")  # fmt: skip
 
 
 def tensor_counts(config: LlamaConfig) -> Iterator[int]:

@@ -7,7 +7,7 @@ feed-forward).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import ClassVar
 
 import mlx.core as mx
@@ -56,19 +56,19 @@ class Llama(Model):
         return f"model.{matrix}" if shared else super().stem(block, matrix)
 
     @classmethod
-    def _blocks(cls, config: ModelConfig, p: Parameters, gate: Gate) -> Iterator[Block]:
+    def numbered_blocks(cls, config: ModelConfig, p: Parameters, gate: Gate, numbers: Iterable[int]) -> Iterator[Block]:
         rotation = Rotation(config.rope, config.head_dim)
         feed_forward = cls._feed_forwards(llama_config(config), p, gate)
         return (
             cls._block(config, p, LlamaProjections(config, number, rotation, p), number, feed_forward(number))
-            for number in range(config.num_blocks)
+            for number in numbers
         )
 
     @classmethod
     def block(cls, config: ModelConfig, layer: int, p: Parameters) -> Block:
         """One block alone, built from its parameters."""
         projections = LlamaProjections(config, layer, Rotation(config.rope, config.head_dim), p)
-        feed_forward = cls._feed_forwards(llama_config(config), p, cls._gate())
+        feed_forward = cls._feed_forwards(llama_config(config), p, cls.new_gate())
         return cls._block(config, p, projections, layer, feed_forward(layer))
 
     @staticmethod

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import ClassVar
 
 import mlx.core as mx
@@ -58,15 +58,15 @@ class OpenELM(Model):
     }
 
     @classmethod
-    def _blocks(cls, config: ModelConfig, p: Parameters, gate: Gate) -> Iterator[Block]:
+    def numbered_blocks(cls, config: ModelConfig, p: Parameters, gate: Gate, numbers: Iterable[int]) -> Iterator[Block]:
         assert isinstance(config, OpenELMConfig)
-        return (cls._block(config, layer, p, gate) for layer in range(config.num_blocks))
+        return (cls._block(config, layer, p, gate) for layer in numbers)
 
     @classmethod
     def block(cls, config: ModelConfig, layer: int, p: Parameters) -> Block:
         """One layer alone, built from its parameters."""
         assert isinstance(config, OpenELMConfig)
-        return cls._block(config, layer, p, cls._gate())
+        return cls._block(config, layer, p, cls.new_gate())
 
     @staticmethod
     def _block(config: OpenELMConfig, layer: int, p: Parameters, gate: Gate) -> Block:

@@ -24,6 +24,7 @@ from elm_mlx.models.guest import Guest
 from elm_mlx.models.matrices import Linear
 from elm_mlx.models.model import Model
 from elm_mlx.models.parameters import Parameters
+from elm_mlx.models.pipelined import LowerStage, Stage, UpperStage
 from elm_mlx.shell import command_line
 from elm_mlx.store.evaluate import Evaluate
 from elm_mlx.store.guests import counted, load_guest
@@ -39,7 +40,7 @@ from elm_mlx.text.tokenizer import Tokenizer
 OWN_TOKENIZER = "Convert the model with {tokenizer=PATH}, where PATH is its own tokenizer.json or tokenizer.model."
 
 
-Runs = Model | Guest
+Runs = Model | Guest | UpperStage | LowerStage
 
 
 @dataclass(frozen=True)
@@ -68,7 +69,10 @@ class LoadedModel:
 
     @property
     def model(self) -> Model:
-        """The model, where it is of our own architectures: for who looks into it. Raises Unsupported for a guest."""
+        """The model, where it is of our own architectures: for who looks into it. Raises Unsupported for a guest, and
+        for the blocks of one machine of several."""
+        if isinstance(self.runs, Stage):
+            raise Unsupported("The model's layers are dealt to several machines: that is for a model on one.")
         if not isinstance(self.runs, Model):
             raise Unsupported(f"{self.directory} is a model of the kind {self.config.model_type}, which mlx-lm's "
                               "classes compute: that is for llama and openelm alone.")  # fmt: skip

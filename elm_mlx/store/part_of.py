@@ -16,8 +16,9 @@ from elm_mlx.distributed.part import Part
 from elm_mlx.errors import Unsupported
 from elm_mlx.models import build_share
 from elm_mlx.models.collectives import Collectives, world
-from elm_mlx.models.model import Model
 from elm_mlx.models.parameters import Arrays, Parameters
+from elm_mlx.models.pipelined import LowerStage, UpperStage
+from elm_mlx.models.sharded import ShardedLlama
 from elm_mlx.store.evaluate import Evaluate
 from elm_mlx.store.parts import read_share
 from elm_mlx.store.stored_form import expand
@@ -25,7 +26,7 @@ from elm_mlx.store.stored_form import expand
 
 def load_part(
     directory: Path, config: ModelConfig, part: Part, execution: Execution, progress: Progress | None, force: bool
-) -> Model:
+) -> ShardedLlama | UpperStage | LowerStage:
     """Brings what a rank holds of a model into memory, and builds it, to be run as `execution` says, together with the
     other ranks of MLX's distributed group."""
     if isinstance(config, GuestConfig):

@@ -14,7 +14,8 @@ import numpy as np
 from elm_mlx.config import HEAD_NAME, ModelConfig, Shape
 from elm_mlx.distributed.cuts import tensor_share
 from elm_mlx.distributed.part import TENSOR, Cut, Kind, Part, Share
-from elm_mlx.errors import BadCheckpoint, Unsupported
+from elm_mlx.distributed.stages import pipeline_share
+from elm_mlx.errors import BadCheckpoint
 from elm_mlx.files import reading
 from elm_mlx.store.tensors import called_for, repeats_embedding, runnable_weight_files, stored_dtype
 from elm_mlx.store.weights import Entry, check_copy, gather, read_places
@@ -62,7 +63,8 @@ class Piece:
             except ValueError as error:
                 raise BadCheckpoint(f"{path} became shorter while it was read. Fetch it again.") from error
             held = words[cut.begin : cut.end] if cut.axis == 0 else words[:, cut.begin : cut.end]
-            return mx.array(held[rows]).view(entry.dtype)
+            # MLX would keep all that lies between the columns, too
+            return mx.array(np.ascontiguousarray(held[rows])).view(entry.dtype)
 
 
 class Pieces(Mapping[str, mx.array]):
@@ -121,7 +123,11 @@ def share_of(config: ModelConfig, part: Part, tensors: Mapping[str, Place]) -> S
     """What a rank holds of a model with these tensors. Raises Unsupported where so many ranks cannot hold it."""
     if part.kind == TENSOR:
         return tensor_share(config, part)
-    raise Unsupported("pipeline")
+    shapes = config.weight_shapes()
+    sizes = dict.fromkeys(shapes, 0)
+    for name, place in tensors.items():
+        sizes[weight_of(name, shapes)] += place.entry.nbytes
+    return pipeline_share(config, part, sizes)
 
 
 def pieces_of(share: Share, tensors: Mapping[str, Place]) -> Pieces:

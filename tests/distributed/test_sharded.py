@@ -5,19 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import mlx.core as mx
 import numpy as np
 import pytest
 from helpers import checkpoints, quantized, rank_answers
+from helpers.logits import logits_of, whole
 from helpers.rank_answers import answer
 from helpers.rank_processes import run_ranks
 from helpers.ranks import Thread, in_ranks, share
 
-from elm_mlx.config import ModelConfig
-from elm_mlx.device.execution import Execution
-from elm_mlx.engine.cache.making import new_cache
-from elm_mlx.engine.decodes import Decodes
-from elm_mlx.store.load import load_directory, load_model, read_config
+from elm_mlx.store.load import load_directory, read_config
 
 PROGRAM = Path(rank_answers.__file__)
 WIDE = checkpoints.LLAMA | {"num_key_value_heads": 6, "num_attention_heads": 12, "num_hidden_layers": 2}
@@ -28,22 +24,6 @@ SHAPES: dict[str, dict[str, Any]] = {
     "twice": WIDE | {"model_type": "mobilellm", "layer_sharing": True, "share_embedding": True},
     "one feed-forward": WIDE | {"model_type": "mobillama"},
 }
-
-
-def logits_of(model: Decodes, layers: int) -> list[np.ndarray]:
-    """Logits of a prompt, of steps after it, and of a few ids at once, for two rows."""
-    ids = mx.array([checkpoints.prompt(20), checkpoints.prompt(20, seed=2)])
-    cache = new_cache(model, layers, 40)
-    found = [model.head(model.last_hidden(ids[:, :9], cache))]
-    found += [model.head(model.last_hidden(ids[:, n : n + 1], cache)) for n in range(9, 12)]
-    found += [model.head(model.few_hidden(ids[:, 12:15], cache)), model.head(model.hidden(ids[:, 15:], cache))]
-    mx.eval(found)
-    return [np.array(one.astype(mx.float32)) for one in found]
-
-
-def whole(directory: Path, config: ModelConfig) -> list[np.ndarray]:
-    model = load_model(directory, config, Execution(compiled=False), None, True)
-    return logits_of(model, config.num_layers)
 
 
 @pytest.mark.parametrize("name", SHAPES)
@@ -77,4 +57,6 @@ def test_two_processes_draw_the_ids_of_one_in_float32_and_4_bits(policies: str, 
         ids, logits = answer(load_directory(Path(told["directory"]), "plain"), None)
         assert told["ids"] == other["ids"] == ids
         assert told["logits"] == other["logits"], "the same bytes"
+        # two for each of two layers, one for the embedding, one that agrees on the drawn id; one for the logits
+        assert told["collectives"] == other["collectives"] == {"Sum AllReduce": 2 * 2 + 2, "AllGather": 1}
         np.testing.assert_allclose(told["logits"], logits, atol=1e-4, rtol=0)

@@ -6,8 +6,11 @@ Arguments: the kind of part, the policies of the CPU backend with commas between
 from __future__ import annotations
 
 import json
+import re
 import sys
+from collections import Counter
 from pathlib import Path
+from tempfile import NamedTemporaryFile
 from typing import Any
 
 import mlx.core as mx
@@ -40,6 +43,17 @@ def answer(loaded: LoadedModel, group: Collectives | None, length: int = 24) -> 
     return [one.item() for one in ids], [np.array(one[0].astype(mx.float32)).tolist() for one in all_logits]
 
 
+def collectives_of_step(loaded: LoadedModel, group: Collectives) -> dict[str, int]:
+    """What ranks do together in a decode step, counted by MLX's names in the graph that it draws. Nothing of it is
+    computed."""
+    cache = new_cache(loaded.runs, loaded.held.num_layers, 4)
+    logits = loaded.runs.head(loaded.runs.last_hidden(mx.array([[1]]), cache))
+    drawn = group.sum(mx.argmax(logits, axis=-1).astype(mx.int32))
+    with NamedTemporaryFile("r", suffix=".dot") as file:
+        mx.export_to_dot(file.name, drawn)
+        return Counter(re.findall(r'label ="((?:Sum All|All)\w+)"', file.read()))
+
+
 def main() -> None:
     """Runs the rank."""
     kind, policies, *directories = sys.argv[1:]
@@ -54,6 +68,7 @@ def main() -> None:
             nbytes = mx.get_active_memory() - before
             ids, logits = answer(loaded, MlxGroup(group))
             told.append({"directory": directory, "ids": ids, "logits": logits, "bytes": nbytes})
+            told[-1]["collectives"] = collectives_of_step(loaded, MlxGroup(group))
             del loaded
     mx.eval(mx.distributed.all_sum(mx.array(1.0)))  # a rank that ends first breaks the others' connections
     json.dump(told, sys.stdout)

@@ -15,8 +15,9 @@ import mlx.core as mx
 from elm_mlx.config import ModelConfig
 from elm_mlx.distributed.part import Kind, Part
 from elm_mlx.models import build_share
-from elm_mlx.models.model import Model
 from elm_mlx.models.parameters import Parameters
+from elm_mlx.models.pipelined import LowerStage, UpperStage
+from elm_mlx.models.sharded import ShardedLlama
 from elm_mlx.store.parts import read_share
 
 T = TypeVar("T")
@@ -87,7 +88,7 @@ def in_ranks(ranks: int, do: Callable[[Thread], T]) -> list[T]:
         return list(pool.map(one, range(ranks)))
 
 
-def share(directory: Path, config: ModelConfig, kind: Kind, group: Thread) -> Model:
+def share(directory: Path, config: ModelConfig, kind: Kind, group: Thread) -> ShardedLlama | UpperStage | LowerStage:
     """The share of a rank, read from a directory, in the stored type and uncompiled."""
     held, pieces = read_share(directory, config, Part(kind, group.rank, group.room.ranks))
     parameters = Parameters(pieces, config.quantization, pieces.dtype, mx.eval)
