@@ -4,24 +4,20 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
-from dataclasses import replace
-from functools import partial
 
 import pytest
 from helpers import checkpoints
-from helpers.automata import Automaton
-from helpers.engines import check_answers, random_request
+from helpers.engines import check_answers
 from helpers.twins import Twins
+from helpers.varied import drive, varied
 
 import elm_mlx
 from elm_mlx.distributed.following import OutOfStep
 from elm_mlx.distributed.wire import difference, state_of
-from elm_mlx.engine.cache.kind import PLAIN, CacheKind
 from elm_mlx.engine.request import Request
 from elm_mlx.engine.sequence import Sequence
 from elm_mlx.errors import InvalidRequest
 
-KINDS = (PLAIN, PLAIN, CacheKind(window=16, sinks=4, margin=16), CacheKind(key_bits=8, value_bits=8))
 Model = elm_mlx.LanguageModel
 
 
@@ -42,57 +38,6 @@ def load_layers(factory: pytest.TempPathFactory, layers: int) -> Model:
     return elm_mlx.load(checkpoints.write(factory.mktemp("model") / "model", raw))
 
 
-class Ends:
-    """A stopper that ends an answer after some ids."""
-
-    def __init__(self, left: int) -> None:
-        self.left = left
-
-    def add(self, _: int) -> str | None:
-        self.left -= 1
-        return None if self.left else "enough"
-
-
-def varied(rng: random.Random, number: int) -> Request:
-    """A random request; some have constraints, which may fail, stoppers, owners or siblings, and some keep nothing."""
-    request = random_request(rng, number, KINDS)
-    if rng.random() < 0.3:
-        fails = rng.choice([None, None, 0, 2])
-        make = partial(Automaton, number, checkpoints.VOCAB, request.stop_ids, fails, rng.random() < 0.5)
-        request = replace(request, constraint=make, sampling=replace(request.sampling, banned=(), logit_bias=()))
-    elif rng.random() < 0.3:
-        request = replace(request, stopper=partial(Ends, rng.randint(1, 9)))
-    return replace(
-        request,
-        owner=rng.choice([None, None, 1, 2]),
-        family=rng.choice([None, None, None, 7]),
-        find=rng.random() < 0.9,
-        keep=rng.random() < 0.8,
-    )
-
-
-def drive(twins: Twins, rng: random.Random, todo: list[Request], between: Callable[[], None]) -> list[Sequence]:
-    """Submits requests to the twins, cancels some, and lets readers be late, until all have ended."""
-    leader, sequences = twins.leader, list[Sequence]()
-    while todo or not all(one.finish for one in sequences):
-        while todo and rng.random() < 0.4:
-            sequences.append(leader.submit(todo.pop()))
-        if sequences and rng.random() < 0.05:
-            leader.cancel(rng.choice(sequences))
-        if rng.random() < 0.02:
-            leader.forget_prefixes()
-        if rng.random() < 0.02:
-            leader.disown(rng.choice([1, 2]))
-        for one in sequences:
-            if rng.random() < 0.05:
-                one.bound = 2
-            if rng.random() < 0.3 or not leader.has_work:
-                one.taken, one.bound = len(one.ids), None
-        twins.step()
-        between()
-    return sequences
-
-
 def check_twins(one: Model, other: Model, seed: int, count: int) -> None:
     """Asserts that answers are those of each request alone, and that the twins are alike after every step."""
     rng = random.Random(seed)
@@ -102,10 +47,11 @@ def check_twins(one: Model, other: Model, seed: int, count: int) -> None:
         grow_by=rng.choice([0, 8]), reuse=rng.random() < 0.8, submit=rng.choice(["early", "late"]),
     )  # fmt: skip
 
-    def compare() -> None:
+    def step() -> None:
+        twins.step()
         assert difference(state_of(twins.leader), state_of(twins.follower)) is None
 
-    sequences = drive(twins, rng, [varied(rng, number) for number in range(count)], compare)
+    sequences = drive(twins.leader, rng, [varied(rng, number) for number in range(count)], step)
     assert not twins.line.draws
     assert not twins.follower.active
     check_answers(one, [each for each in sequences if not each.error])
