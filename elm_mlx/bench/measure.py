@@ -26,6 +26,7 @@ from elm_mlx.bench.over_ranks import OverRanks
 from elm_mlx.bench.peer import Peer
 from elm_mlx.bench.report import PEER, Both, Round, case_report, together_report
 from elm_mlx.device.thread import on_device
+from elm_mlx.distributed.hosts import hosts_here
 from elm_mlx.distributed.joining import join_model
 from elm_mlx.distributed.part import Kind
 from elm_mlx.engine.limits import ROWS
@@ -129,9 +130,11 @@ def check_draft(directory: Path, draft: str | Path | None) -> None:
 
 
 def asked_of(lm: LanguageModel, series: Series) -> dict[str, Any]:
-    """The options by their names, with the directories of draft and adapter, if there are some."""
+    """The options by their names, with the directories of draft and adapter, and the ranks, if there are some."""
     places = {"draft": lm.draft, "adapter": series.adapter}
-    return {**series.options, **{name: place.name for name, place in places.items() if place}}
+    hosts = hosts_here() if series.parallel else None
+    held = {"parallel": f"{series.parallel} over {hosts.ranks} ranks"} if hosts else {}
+    return {**series.options, **{name: place.name for name, place in places.items() if place}, **held}
 
 
 def bytes_of_a_token(lm: LanguageModel, ours: Ours | OverRanks, case: Case) -> int | None:
