@@ -12,6 +12,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
+import mlx.core as mx
+
 import elm_mlx
 from elm_mlx import LanguageModel, Options
 from elm_mlx.api.drafts import find_draft
@@ -26,7 +28,6 @@ from elm_mlx.bench.over_ranks import OverRanks
 from elm_mlx.bench.peer import Peer
 from elm_mlx.bench.report import PEER, Both, Round, case_report, together_report
 from elm_mlx.device.thread import on_device
-from elm_mlx.distributed.hosts import hosts_here
 from elm_mlx.distributed.joining import join_model
 from elm_mlx.distributed.part import Kind
 from elm_mlx.engine.limits import ROWS
@@ -132,8 +133,7 @@ def check_draft(directory: Path, draft: str | Path | None) -> None:
 def asked_of(lm: LanguageModel, series: Series) -> dict[str, Any]:
     """The options by their names, with the directories of draft and adapter, and the ranks, if there are some."""
     places = {"draft": lm.draft, "adapter": series.adapter}
-    hosts = hosts_here() if series.parallel else None
-    held = {"parallel": f"{series.parallel} over {hosts.ranks} ranks"} if hosts else {}
+    held = {"parallel": f"{series.parallel} over {mx.distributed.init().size()} ranks"} if series.parallel else {}
     return {**series.options, **{name: place.name for name, place in places.items() if place}, **held}
 
 
