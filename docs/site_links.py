@@ -18,8 +18,5 @@ def on_page_markdown(markdown: str, *, page: Any, **_: Any) -> str:
 def shown(words: str, path: str) -> str:
     """A link's words and the path behind it, which is not said twice."""
     name = path.removeprefix("docs/").partition("#")[0]
-    return (
-        f"`{name}`"
-        if words.strip("`") in name or words.strip("`").removeprefix("../") == name
-        else f"{words} (`{name}`)"
-    )
+    said = words.strip("`").removeprefix("../")
+    return f"`{name}`" if said in name else f"{words} (`{name}`)"

@@ -38,13 +38,13 @@ STAIR = (
     ("library.names", "library.download"),  # 6: names and the network
     ("library.hub_cache", "library.copies"),
     ("library.hub", "library.local", "library.recommended"),
-    ("library.mirrors", "distributed.joining"),  # the latter: a process becomes a rank for a model
+    ("library.mirrors", "library.here", "distributed.joining"),  # the last: a process becomes a rank for a model
     ("convert.*",),  # 7
     ("library.pull",),  # 8: from a name to a directory, which asks convert inside the functions that need it
     ("api.*",),  # 9
     ("elm_mlx",),  # the public face
     ("protocols.*",),  # 10: over the face, as tests, benchmarks and examples are
-    ("bench.*", "doctor", "jobs.*", "server.*", "sidecar.*"),
+    ("bench.*", "doctor", "jobs.*", "llm_plugin.*", "server.*", "sidecar.*"),
     ("distributed.follower", "distributed.published"),  # a rank above 0 from start to end; shapes to plan for
     ("distributed.launch", "distributed.planning"),
     ("evaluate.*", "train.*"),  # it reads lines of rows as jobs does
@@ -61,9 +61,13 @@ ONLY_IN: dict[str, str | tuple[str, ...]] = {
     "mlx_lm": ("bench.theirs", "store.mlx_lm_classes"),
 }
 ONLY_IN |= {"llguidance": "text.grammar", "starlette": "server", "uvicorn": "server", "h11": "server"}
+ONLY_IN |= {"lm_eval": "evaluate"}
+# a room that only another program imports, by its entry point -> what that program brings
+PLUGINS = {"llm_plugin": {"llm", "pydantic"}}
 # what the base does not bring -> the extra that does
-EXTRAS = {"mlx_lm": "mlx-lm", "llguidance": "structure"} | dict.fromkeys(("starlette", "uvicorn", "h11"), "serve")
-NEVER_AT_IMPORT = {"torch", "transformers", *EXTRAS}
+EXTRAS = {"mlx_lm": "mlx-lm", "llguidance": "structure", "lm_eval": "eval"}
+EXTRAS |= dict.fromkeys(("starlette", "uvicorn", "h11"), "serve")
+NEVER_AT_IMPORT = {"torch", "transformers", "llm", *EXTRAS}
 FILES = {"io", "json", "mmap", "os", "pathlib", "safetensors", "shutil", "tempfile"}
 
 
@@ -242,9 +246,24 @@ def test_packages_stay_in_the_room_where_they_work() -> None:
             assert package not in packages(module) or any(inside(module, one) for one in rooms_of(room)), module
 
 
+def brought_to(module: str) -> set[str]:
+    """What the program brings that imports this module's room."""
+    return {package for room, all_of_it in PLUGINS.items() if inside(module, room) for package in all_of_it}
+
+
 def test_heavy_packages_are_not_imported_with_a_module() -> None:
     for module in sources():
-        assert not packages(module, top_only=True) & NEVER_AT_IMPORT, module
+        assert not packages(module, top_only=True) & NEVER_AT_IMPORT - brought_to(module), module
+
+
+def test_a_plugin_is_imported_by_its_program_alone() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    for room in PLUGINS:
+        importers = {m for m, found in all_imports().items() if any(inside(one.name, room) for one in found)}
+        assert {m for m in importers if not inside(m, room)} == set()
+    entries = [place for group in project["entry-points"].values() for place in group.values()]
+    assert entries == [f"elm_mlx.{room}.hooks" for room in PLUGINS]
+    assert set(entries) <= set(sources())
 
 
 def test_what_is_imported_is_declared() -> None:
@@ -252,10 +271,11 @@ def test_what_is_imported_is_declared() -> None:
     names = {re.split(r"[^A-Za-z0-9_-]", line)[0].lower().replace("-", "_") for line in project["dependencies"]}
     declared = {"yaml" if name == "pyyaml" else name for name in names} | {"elm_mlx"} | sys.stdlib_module_names
     for module in sources():
-        assert packages(module) <= declared | EXTRAS.keys(), module
+        assert packages(module) <= declared | EXTRAS.keys() | brought_to(module), module
     for package, extra in EXTRAS.items():
         assert package not in declared
-        assert any(line.startswith((extra, package)) for line in project["optional-dependencies"][extra])
+        lines = [line.replace("-", "_") for line in project["optional-dependencies"][extra]]
+        assert any(line.startswith((extra.replace("-", "_"), package)) for line in lines)
 
 
 def test_the_cpu_backend_is_mentioned_by_its_policy_alone() -> None:

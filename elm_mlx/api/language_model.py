@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterable, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Literal, Unpack, cast, overload
+from typing import TYPE_CHECKING, Any, Literal, NoReturn, Unpack, cast, overload
 from weakref import finalize
 
 from elm_mlx.api.adapter_names import LoadedAdapter
@@ -43,7 +43,7 @@ from elm_mlx.engine.request import Request
 from elm_mlx.engine.speculate import Speculation
 from elm_mlx.engine.variants import Variants
 from elm_mlx.engine.worker import Activity, Order, Worker, closed, give_back
-from elm_mlx.errors import InvalidRequest
+from elm_mlx.errors import InvalidRequest, RequestFailed
 from elm_mlx.models.model import Model
 from elm_mlx.store.load import LoadedModel, Runs
 from elm_mlx.store.prompt_cache import refuse_other_file
@@ -184,10 +184,13 @@ class LanguageModel:
     def astream(
         self, prompt: str | Sequence[int], max_tokens: int | None = MAX_TOKENS, **options: Unpack[Options]
     ) -> Stream:
-        """Completes `prompt` for `async for piece in lm.astream(...)`. Leaving the loop cancels the request. Raises as
-        `submit`, whose time a new form takes in the event loop: compile it before, by `agenerate`, or call this in
-        `asyncio.to_thread`; and `prepare_forms` when the program starts."""
-        return self.submit(prompt, max_tokens, **options)
+        """Completes `prompt` for `async for piece in lm.astream(...)`, and returns at once. Leaving the loop cancels
+        the request. Raises as `submit`; but the form of an answer is compiled in a thread of its own, so what is
+        wrong with one is raised where the first piece is waited for."""
+        if not has_form(options):
+            return self.submit(prompt, max_tokens, **options)
+        free = self.request(prompt, max_tokens, **cast(Options, without_form(options)))
+        return self._begin_later(free, partial(self.request, prompt, max_tokens, **options))
 
     @overload
     def batch(
@@ -260,8 +263,8 @@ class LanguageModel:
         return self._templates.are_there
 
     def prepare_forms(self) -> None:
-        """Makes now what the first form of an answer needs, which takes up to a second with a large vocabulary, a part
-        of which no other thread of Python's runs in: so no answer waits for that later. Raises NotFound without the
+        """Makes now what the first form of an answer needs, which takes up to a second with a large vocabulary: so no
+        answer waits for that later. Raises NotFound without the
         extra `structure`; Unsupported for a tokenizer that no form can follow."""
         self._maker.grammars.prepare()
 
@@ -388,9 +391,14 @@ class LanguageModel:
         tool_choice: Any = None,
         **options: Unpack[Options],
     ) -> Stream:
-        """Answers as `chat` does, for `async for piece in lm.achat_stream(...)`. Leaving the loop cancels the request.
-        Raises as `chat`."""
-        return self.chat_stream(messages, max_tokens, tools=tools, tool_choice=tool_choice, **options)
+        """Answers as `chat` does, for `async for piece in lm.achat_stream(...)`, and returns at once. Leaving the loop
+        cancels the request. Raises as `chat`; what is wrong with the form of an answer, or the schemas of tools of
+        which it must call one, is raised where the first piece is waited for."""
+        choice = choice_of(tools, tool_choice, options)
+        if not (has_form(options) or choice.must):
+            return self.chat_stream(messages, max_tokens, tools=tools, tool_choice=tool_choice, **options)
+        free = self._chat_request(messages, replace(choice, must=()), max_tokens, cast(Options, without_form(options)))
+        return self._begin_later(free, partial(self._chat_request, messages, choice, max_tokens, options), choice)
 
     def session(
         self,
@@ -586,9 +594,10 @@ class LanguageModel:
             self._templates.refuse_without_tools()
         prompt = self.chat_prompt(messages, **{**variables, "tools": choice.schemas})
         request = self.request(prompt, max_tokens, **options)
-        if choice.must and (form := choice.form(takes_several=self._templates.takes_several_calls())):
+        marks = self._templates.marks
+        if choice.must and (form := choice.form(marks, takes_several=self._templates.takes_several_calls())):
             request = replace(request, constraint=self._maker.grammars.compile(form, request.stop_ids))
-            least = fewest_tokens(choice.fewest_bytes, self._maker.grammars)
+            least = fewest_tokens(choice.fewest_bytes(marks), self._maker.grammars)
             check_room("A call of these tools", least, request.max_tokens)
         return request
 
@@ -611,6 +620,18 @@ class LanguageModel:
         reading = reading_of(request, self._templates.marks, self.tokenizer, choice)
         handle = self._worker.submit(request, patient=patient)
         return Stream(handle, self._worker, self.tokenizer, self, progress, reading)
+
+    def _begin_later(self, free: Request, make: Callable[[], Request], choice: Choice | None = None) -> Stream:
+        """Submits what `make` gives, as soon as it has: a request with a form, of which `free` is all else."""
+        awaited = replace(free, constraint=awaited_form)
+        reading = reading_of(awaited, self._templates.marks, self.tokenizer, choice)
+        handle = self._worker.submit_later(awaited, make)
+        return Stream(handle, self._worker, self.tokenizer, self, reading=reading)
+
+
+def awaited_form() -> NoReturn:
+    """The constraint of a request until its form is compiled."""
+    raise RequestFailed("The form of the answer is not compiled yet.", "Ask again.")
 
 
 def logits_of(engine: Engine, ids: list[int], adapter: int | None) -> mx.array:

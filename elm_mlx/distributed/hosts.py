@@ -121,7 +121,8 @@ def is_private(host: str) -> bool:
     address = ip_address(host.partition("%")[0])
     mapped = getattr(address, "ipv4_mapped", None)
     address = mapped or address
-    return not (address.is_global or address.is_multicast or address.is_unspecified or address.is_reserved)
+    others = address.is_global or address.is_multicast or address.is_unspecified or address.is_reserved
+    return address.is_loopback or not others
 
 
 def refuse_public(addresses: list[str]) -> None:

@@ -291,6 +291,7 @@ def meet_leader(hosts: Hosts, own: Hello, until: float) -> dict[int, Channel]:
         if channel := reach(hosts, own):
             answer = awaited(channel, until + 2 * HELLO_S)  # it waits for all ranks, perhaps from later on
             if answer is not None and answer.get("welcome") is True:
+                channel.most = LONG
                 return {0: channel}
             channel.close()
             if answer is not None and isinstance(sentence := answer.get("refused"), str):
@@ -304,7 +305,7 @@ def meet_leader(hosts: Hosts, own: Hello, until: float) -> dict[int, Channel]:
 def reach(hosts: Hosts, own: Hello) -> Channel | None:
     """A connection to rank 0 that has got the hello; None where nothing listens yet."""
     try:
-        channel = Channel(socket.create_connection(hosts.control, timeout=HELLO_S), LONG)
+        channel = Channel(socket.create_connection(hosts.control, timeout=HELLO_S))
     except OSError:
         return None
     facts = {"facts": vars(own.facts) | {"versions": dict(own.facts.versions)}} if own.facts else {}
