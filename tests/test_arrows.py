@@ -33,9 +33,12 @@ STAIR = (
     ("library.names", "library.download"),  # 6: names and the network
     ("library.hub_cache", "library.copies"),
     ("library.hub", "library.local", "library.recommended"),
-    ("library.mirrors",),
+    ("library.mirrors", "library.upload"),
     ("convert.*",),  # 7
-    ("library.pull",),  # 8: from a name to a directory, which asks convert inside the functions that need it
+    (
+        "library.pull",
+        "library.push",
+    ),  # 8: from a name to a directory, which asks convert inside the functions that need it
     ("api.*",),  # 9
     ("elm_mlx",),  # the public face
     ("protocols.*",),  # 10: over the face, as tests, benchmarks and examples are
@@ -51,7 +54,7 @@ POLICY = {"device", "device.cpu"}  # where the CPU backend may be mentioned; the
 ONLY_IN: dict[str, str | tuple[str, ...]] = {
     "click": "cli",
     "rich": "cli",
-    "huggingface_hub": "library.hub",
+    "huggingface_hub": ("library.hub", "library.upload"),
     "mlx_lm": ("bench.theirs", "store.mlx_lm_classes"),
 }
 ONLY_IN |= {"llguidance": "text.grammar", "starlette": "server", "uvicorn": "server", "h11": "server"}
