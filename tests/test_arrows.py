@@ -38,17 +38,11 @@ STAIR = (
     ("library.names", "library.download"),  # 6: names and the network
     ("library.hub_cache", "library.copies"),
     ("library.hub", "library.local", "library.recommended"),
-    (
-        "library.mirrors",
-        "library.upload",
-        "library.here",
-        "distributed.joining",
-    ),  # the last: a process becomes a rank for a model
+    ("library.mirrors", "library.upload"),
+    ("library.here", "distributed.joining"),  # the last: a process becomes a rank for a model
     ("convert.*",),  # 7
-    (
-        "library.pull",
-        "library.push",
-    ),  # 8: from a name to a directory, which asks convert inside the functions that need it
+    ("library.pull",),  # 8: from a name to a directory, which asks convert inside the functions that need it
+    ("library.push",),
     ("api.*",),  # 9
     ("elm_mlx",),  # the public face
     ("protocols.*",),  # 10: over the face, as tests, benchmarks and examples are

@@ -170,6 +170,7 @@ FILES: dict[str, Maker] = {
     "~/Downloads/OpenELM-270M": copy_of("apple"),
     "Llama-3.2-1B": copy_of("llama"),
     "llama-3.2-1b-mlx-4bit": converted,
+    "my-model": converted,
     "tokenizer.model": tokenizer,
     "~/Downloads/llama-tokenizer/tokenizer.model": tokenizer,
     "openelm_lora_270M.pt": corenet,
