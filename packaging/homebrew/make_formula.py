@@ -5,7 +5,7 @@
 
 The lock, lock.toml, says which packages a release with the extra `serve` asks for: what uv writes of it (pylock.toml,
 PEP 751), reduced to the sdists, as Homebrew builds everything from its source. MLX and NumPy are Homebrew's own.
-Without `--release` the formula names a release that does not exist, and says so.
+Without `--release` the formula is of the release that it names already; the one that lies here is of none, and says so.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
+import re
 import subprocess
 import tarfile
 import tempfile
@@ -129,24 +130,27 @@ def locked(sdist: Path) -> dict[str, Any]:
     return tomllib.loads(done.stdout)
 
 
-def version_of(sdist: Path | None) -> str:
-    """The version that the name of an sdist has; without one, that of this checkout."""
-    if sdist:
-        return sdist.name.removeprefix("elm_mlx-").removesuffix(".tar.gz")
-    source = (HERE.parents[1] / "elm_mlx" / "__init__.py").read_text(encoding="utf-8")
-    return source.partition('__version__ = "')[2].partition('"')[0]
+def release_of(formula: str) -> tuple[str, str]:
+    """The version and the hash of the release that a formula names."""
+    version = re.search(r"/elm_mlx-(.*)\.tar\.gz", formula)
+    digest = re.search(r'^  sha256 "(\w{64})"', formula, re.MULTILINE)
+    if not (version and digest):
+        raise SystemExit("The file that lies here is no formula of elm-mlx. Make one by --release.")
+    return version[1], digest[1]
 
 
 def main() -> None:
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     options.add_argument("--release", type=Path, metavar="SDIST", help="the released sdist")
     sdist = options.parse_args().release
-    digest = UNRELEASED
     if sdist:
         LOCK.write_text(reduced(locked(sdist)), encoding="utf-8")
+        version = sdist.name.removeprefix("elm_mlx-").removesuffix(".tar.gz")
         digest = hashlib.sha256(sdist.read_bytes()).hexdigest()
+    else:
+        version, digest = release_of(FORMULA.read_text(encoding="utf-8"))
     lock = tomllib.loads(LOCK.read_text(encoding="utf-8"))
-    FORMULA.write_text(formula(lock, version_of(sdist), digest), encoding="utf-8")
+    FORMULA.write_text(formula(lock, version, digest), encoding="utf-8")
     print(FORMULA.name, "written")
 
 
