@@ -20,27 +20,32 @@ ROOT = Path(__file__).parents[1]
 # `name.*` is a room: a package whose modules may import one another. The numbers are those of docs/design.md.
 STAIR = (
     ("errors", "demo", "demo.draft", "library", "distributed"),  # 1: the ground floor (the last four import nothing)
-    ("arguments", "files", "seeds", "shell"),
+    ("arguments", "files", "seeds", "shell", "distributed.rank_files"),
     ("config.*",),  # 2: what a model is
     ("distributed.part",),  # which part of one a rank holds
     ("distributed.cuts", "distributed.stages"),  # as data: the cuts of tensors, the blocks of a pipeline's ranks
     ("device.*",),  # 3: what this machine has
     ("distributed.hosts", "distributed.channel"),  # where the ranks are, and messages between them
-    ("distributed.meeting", "distributed.watch"),  # they meet and are judged; one that fails is named
+    ("distributed.host_file", "distributed.rank_process"),  # where they are to be, and a process of one
+    ("distributed.watch",),  # one that fails is named
+    ("distributed.ranks",),  # a process among them
+    ("distributed.meeting",),  # they meet and are judged
     ("models.*", "engine.*", "text.*"),  # 4: three rooms that do not know each other
     ("store.*",),  # 5: files to arrays, and a directory to a model
     ("distributed.wire",),  # requests and plans as messages
-    ("distributed.leader", "distributed.follower"),  # the engine of rank 0, and of the others
+    ("distributed.leader", "distributed.facts"),  # the engine of rank 0; what a rank says of itself
+    ("distributed.following",),  # that of the others
     ("library.names", "library.download"),  # 6: names and the network
     ("library.hub_cache", "library.copies"),
     ("library.hub", "library.local", "library.recommended"),
-    ("library.mirrors",),
+    ("library.mirrors", "library.here", "distributed.joining"),  # the last: a process becomes a rank for a model
     ("convert.*",),  # 7
     ("library.pull",),  # 8: from a name to a directory, which asks convert inside the functions that need it
     ("api.*",),  # 9
     ("elm_mlx",),  # the public face
     ("protocols.*",),  # 10: over the face, as tests, benchmarks and examples are
-    ("bench.*", "doctor", "jobs.*", "server.*", "sidecar.*"),
+    ("bench.*", "doctor", "jobs.*", "llm_plugin.*", "server.*", "sidecar.*"),
+    ("distributed.follower", "distributed.published"),  # a rank above 0 from start to end; shapes to plan for
     ("distributed.launch", "distributed.planning"),
     ("evaluate.*", "train.*"),  # it reads lines of rows as jobs does
     ("cli.*",),  # 11
@@ -56,9 +61,11 @@ ONLY_IN: dict[str, str | tuple[str, ...]] = {
     "mlx_lm": ("bench.theirs", "store.mlx_lm_classes"),
 }
 ONLY_IN |= {"llguidance": "text.grammar", "starlette": "server", "uvicorn": "server", "h11": "server"}
+# a room that only another program imports, by its entry point -> what that program brings
+PLUGINS = {"llm_plugin": {"llm", "pydantic"}}
 # what the base does not bring -> the extra that does
 EXTRAS = {"mlx_lm": "mlx-lm", "llguidance": "structure"} | dict.fromkeys(("starlette", "uvicorn", "h11"), "serve")
-NEVER_AT_IMPORT = {"torch", "transformers", *EXTRAS}
+NEVER_AT_IMPORT = {"torch", "transformers", "llm", *EXTRAS}
 FILES = {"io", "json", "mmap", "os", "pathlib", "safetensors", "shutil", "tempfile"}
 
 
@@ -237,9 +244,24 @@ def test_packages_stay_in_the_room_where_they_work() -> None:
             assert package not in packages(module) or any(inside(module, one) for one in rooms_of(room)), module
 
 
+def brought_to(module: str) -> set[str]:
+    """What the program brings that imports this module's room."""
+    return {package for room, all_of_it in PLUGINS.items() if inside(module, room) for package in all_of_it}
+
+
 def test_heavy_packages_are_not_imported_with_a_module() -> None:
     for module in sources():
-        assert not packages(module, top_only=True) & NEVER_AT_IMPORT, module
+        assert not packages(module, top_only=True) & NEVER_AT_IMPORT - brought_to(module), module
+
+
+def test_a_plugin_is_imported_by_its_program_alone() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    for room in PLUGINS:
+        importers = {m for m, found in all_imports().items() if any(inside(one.name, room) for one in found)}
+        assert {m for m in importers if not inside(m, room)} == set()
+    entries = [place for group in project["entry-points"].values() for place in group.values()]
+    assert entries == [f"elm_mlx.{room}.hooks" for room in PLUGINS]
+    assert set(entries) <= set(sources())
 
 
 def test_what_is_imported_is_declared() -> None:
@@ -247,7 +269,7 @@ def test_what_is_imported_is_declared() -> None:
     names = {re.split(r"[^A-Za-z0-9_-]", line)[0].lower().replace("-", "_") for line in project["dependencies"]}
     declared = {"yaml" if name == "pyyaml" else name for name in names} | {"elm_mlx"} | sys.stdlib_module_names
     for module in sources():
-        assert packages(module) <= declared | EXTRAS.keys(), module
+        assert packages(module) <= declared | EXTRAS.keys() | brought_to(module), module
     for package, extra in EXTRAS.items():
         assert package not in declared
         assert any(line.startswith((extra, package)) for line in project["optional-dependencies"][extra])

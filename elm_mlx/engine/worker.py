@@ -143,6 +143,14 @@ class Worker:
         """Does so from a finalizer of the handle."""
         self.thread.post_from_finalizer(Order(lambda: self._let_go(sequence)))
 
+    def abandon(self, error: ElmError) -> None:
+        """Ends all requests with an error, as well as it goes from outside of the device thread, which may hang for
+        ever; later ones get it, too."""
+        self._reason = self._reason or error
+        for sequence, handle in [*self._handles.items()]:
+            sequence.end(ERROR, error)
+            handle.tell()
+
     def close(self) -> None:
         """Ends all requests as cancelled, and gives the caches back. Returns when that is done."""
         with suppress(NotRun):  # the thread has ended, and closed everything
@@ -204,6 +212,8 @@ class Worker:
         self._failures += 1
         try:
             self.engine.fail(failed(cause))
+        except EngineStopped as reason:
+            return self._stop(reason)
         except BaseException as worse:
             cause, self._failures = worse, MOST_FAILURES
         if self._failures == MOST_FAILURES:
