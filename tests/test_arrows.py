@@ -61,10 +61,12 @@ ONLY_IN: dict[str, str | tuple[str, ...]] = {
     "mlx_lm": ("bench.theirs", "store.mlx_lm_classes"),
 }
 ONLY_IN |= {"llguidance": "text.grammar", "starlette": "server", "uvicorn": "server", "h11": "server"}
+ONLY_IN |= {"lm_eval": "evaluate"}
 # a room that only another program imports, by its entry point -> what that program brings
 PLUGINS = {"llm_plugin": {"llm", "pydantic"}}
 # what the base does not bring -> the extra that does
-EXTRAS = {"mlx_lm": "mlx-lm", "llguidance": "structure"} | dict.fromkeys(("starlette", "uvicorn", "h11"), "serve")
+EXTRAS = {"mlx_lm": "mlx-lm", "llguidance": "structure", "lm_eval": "eval"}
+EXTRAS |= dict.fromkeys(("starlette", "uvicorn", "h11"), "serve")
 NEVER_AT_IMPORT = {"torch", "transformers", "llm", *EXTRAS}
 FILES = {"io", "json", "mmap", "os", "pathlib", "safetensors", "shutil", "tempfile"}
 
@@ -272,7 +274,8 @@ def test_what_is_imported_is_declared() -> None:
         assert packages(module) <= declared | EXTRAS.keys() | brought_to(module), module
     for package, extra in EXTRAS.items():
         assert package not in declared
-        assert any(line.startswith((extra, package)) for line in project["optional-dependencies"][extra])
+        lines = [line.replace("-", "_") for line in project["optional-dependencies"][extra]]
+        assert any(line.startswith((extra.replace("-", "_"), package)) for line in lines)
 
 
 def test_the_cpu_backend_is_mentioned_by_its_policy_alone() -> None:

@@ -10,6 +10,7 @@ import numpy as np
 
 from elm_mlx.api.scores import POSITIONS, log_softmax, refuse_nan
 from elm_mlx.device.backend import mx
+from elm_mlx.device.execution import Execution
 from elm_mlx.engine.cache.branches import branches
 from elm_mlx.engine.cache.kind import PLAIN, CacheKind
 from elm_mlx.engine.cache.kv import KVCache
@@ -72,7 +73,8 @@ def families(endings: Iterable[Ending]) -> Iterator[Family]:
             joined = family.with_one(one)
             alone = len(one.ids) - 1 - min(shared_length(family.endings[0].ids, one.ids), family.shared)
             spare = START if joined.shared == family.shared else 0
-            if len(joined.endings) <= MOST_ROWS and joined.positions <= family.positions + alone + spare:
+            fits = joined.shared and len(joined.endings) <= MOST_ROWS
+            if fits and joined.positions <= family.positions + alone + spare:
                 family = joined
                 continue
             yield family
@@ -124,15 +126,14 @@ class EndingScorer:
         """The scores of one family: what it shares is read first, and its last id predicts what follows at once."""
         model, shared = engine.variants.of(self._adapter), family.shared
         last = self._read(engine, family.endings[0].ids[:shared])  # [1, V]
-        longest = max(len(one.ids) for one in family.endings) - 1 - shared
         plain = [layer for layer in self._trunk if isinstance(layer, KVCache)]
-        together = engine.execution.chunk // max(1, longest) if len(plain) == len(self._trunk) else 0
-        for rows in blocks(family.endings, max(1, together)):
+        longest = max(len(one.ids) for one in family.endings) - 1 - shared
+        most = rows_at_once(engine.execution, longest, shared) if len(plain) == len(self._trunk) else 0
+        for rows in blocks(family.endings, max(1, most)):
             tails = [one.ids[shared:-1] for one in rows]  # the last id is only predicted
-            states = (
-                model.hidden(filled(tails), branches(plain)) if together and longest else self._alone(engine, tails[0])
-            )
-            self.positions += len(rows) * longest
+            at_once = most and any(tails)
+            states = model.hidden(filled(tails), branches(plain)) if at_once else self._alone(engine, tails[0])
+            self.positions += len(rows) * max(map(len, tails))
             yield from scores_of_rows(model, rows, shared, last, states)
 
     def _read(self, engine: Engine, ids: tuple[int, ...]) -> mx.array:
@@ -167,6 +168,14 @@ def chunks(engine: Engine, length: int, cache: Sequence[Layer]) -> Iterator[Chun
     if length:
         most = cache[0].columns(cache[0].capacity)
         yield from chain.from_iterable(rounds(length, engine.execution, cache[0].offset, most))
+
+
+def rows_at_once(execution: Execution, ids: int, held: int) -> int:
+    """How many texts with so many ids after `held` positions are read in one pass: as many as a chunk of a prompt
+    allows, 0 where not even one is."""
+    most = execution.chunk // max(1, ids)
+    area = ids * (held + ids)
+    return min(most, execution.chunk_area // area) if execution.chunk_area and area else most
 
 
 def blocks(rows: Sequence[Ending], size: int) -> Iterator[Sequence[Ending]]:

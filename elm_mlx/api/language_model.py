@@ -594,9 +594,10 @@ class LanguageModel:
             self._templates.refuse_without_tools()
         prompt = self.chat_prompt(messages, **{**variables, "tools": choice.schemas})
         request = self.request(prompt, max_tokens, **options)
-        if choice.must and (form := choice.form(takes_several=self._templates.takes_several_calls())):
+        marks = self._templates.marks
+        if choice.must and (form := choice.form(marks, takes_several=self._templates.takes_several_calls())):
             request = replace(request, constraint=self._maker.grammars.compile(form, request.stop_ids))
-            least = fewest_tokens(choice.fewest_bytes, self._maker.grammars)
+            least = fewest_tokens(choice.fewest_bytes(marks), self._maker.grammars)
             check_room("A call of these tools", least, request.max_tokens)
         return request
 

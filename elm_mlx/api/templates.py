@@ -2,26 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, TypeVar
 
-from elm_mlx.errors import BadCheckpoint, ElmError, InvalidRequest
+from elm_mlx.errors import BadCheckpoint, InvalidRequest
 from elm_mlx.store.text_settings import has_template, read_templates
-from elm_mlx.text.chat.calls import one_call_a_message
+from elm_mlx.text.chat.calls import one_call_a_message, with_short_ids
 from elm_mlx.text.chat.messages import check_messages
 from elm_mlx.text.chat.template import FOR_TOOLS, USUAL, ChatTemplate, choose
 from elm_mlx.text.marks import Marks, find_marks
 from elm_mlx.text.settings import TokenizerSettings
 from elm_mlx.text.tokenizer import Tokenizer
+from elm_mlx.text.tools.wordings import Wording, wording_mentioned
 
 T = TypeVar("T")
-CALLS: list[dict[str, Any]] = [
-    {"id": name, "type": "function", "function": {"name": name, "arguments": {}}}
-    for name in ("first_call", "second_call")
-]
-TWO_CALLS: list[dict[str, Any]] = [{"role": "user", "content": "Go."}, {"role": "assistant", "tool_calls": CALLS}]
 
 
 class Templates:
@@ -61,7 +57,8 @@ class Templates:
     def marks(self) -> Marks:
         """The marks that set parts of an answer apart, in these templates or among the tokens."""
         if self._marks is None:
-            self._marks = find_marks(self._tokenizer, (template.source for template in self._usable))
+            wording = wording_of(self._usable, self._tokenizer)
+            self._marks = find_marks(self._tokenizer, (template.source for template in self._usable), wording)
         return self._marks
 
     def give(self, template: str | Path) -> None:
@@ -86,12 +83,7 @@ class Templates:
 
     def takes_several_calls(self) -> bool:
         """Whether the template for tools writes two calls of one message, instead of refusing them."""
-        template = self.given or choose(self._own, self._directory, ())
-        try:
-            shown = template.render(TWO_CALLS, tools=[])
-        except ElmError:
-            return False
-        return all(str(call["id"]) in shown for call in CALLS)
+        return (self.given or choose(self._own, self._directory, ())).takes_several_calls()
 
     def refuse_without_tools(self) -> None:
         """Raises InvalidRequest where the template tells the model of no tools, and as `prompt` where there is none."""
@@ -101,13 +93,33 @@ class Templates:
                                  "Leave the tools out, or give a {chat_template} that shows them.")  # fmt: skip
 
 
+def wording_of(templates: Sequence[ChatTemplate], tokenizer: Tokenizer) -> Wording:
+    """How a model words its calls: as the first of its templates does that writes one in words that are known; where
+    none does, as those whose marks the templates or the tokens mention."""
+    if found := next((template.wording for template in templates if template.wording), None):
+        return found
+    return wording_mentioned("\0".join([*(template.source for template in templates), *tokenizer.added_ids]))
+
+
 def written(write: Callable[[Sequence[Mapping[str, Any]]], T], messages: Sequence[Mapping[str, Any]]) -> T:
-    """What a template makes of messages. Where it refuses them and one of them has several calls of tools, each call
-    gets a message of its own."""
+    """What a template makes of messages. Where it refuses them, their calls are said otherwise: with short ids, or each
+    of several in one message in a message of its own. Raises as it did for the messages as they are."""
     try:
         return write(messages)
-    except InvalidRequest:
-        apart = one_call_a_message(check_messages(messages))
-        if len(apart) == len(messages):
-            raise
-        return write(apart)
+    except InvalidRequest as error:
+        for other in otherwise(check_messages(messages)):
+            try:
+                return write(other)
+            except InvalidRequest:
+                continue
+        raise error
+
+
+def otherwise(messages: list[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:
+    """The messages with their calls said in other ways, where that changes them."""
+    apart, short = one_call_a_message(messages), with_short_ids(messages)
+    if short != messages:
+        yield short
+    if len(apart) != len(messages):
+        yield apart
+        yield with_short_ids(apart)

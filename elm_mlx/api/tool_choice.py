@@ -2,31 +2,25 @@
 
 from __future__ import annotations
 
-import json
-import math
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from hashlib import sha256
 from typing import Any
 
+from elm_mlx.api.call_forms import CallForms
 from elm_mlx.api.structure import FORMS
 from elm_mlx.api.tools import Tool, tools_of
 from elm_mlx.arguments import shown
 from elm_mlx.engine.request import Request
-from elm_mlx.errors import InvalidRequest, NotEnforceable
+from elm_mlx.errors import InvalidRequest
 from elm_mlx.text.answer import Reading
-from elm_mlx.text.grammar import JSON_OPTIONS, Form
+from elm_mlx.text.grammar import Form
 from elm_mlx.text.marks import Marks
-from elm_mlx.text.schema import check_schema
-from elm_mlx.text.schema_length import fewest_bytes
 from elm_mlx.text.tokenizer import Tokenizer
 
-ENDING = "}"  # of a call
 MOST_CALLS = 8  # of an answer that must call tools, where the template takes several
 AUTO, NONE, REQUIRED = "auto", "none", "required"  # choices that name no tool
-# Blanks as the templates of Llama 3.1 to 3.3 write a call.
-SEPARATORS = {"item_separator": ", ", "key_separator": ": "}
 
 
 @dataclass(frozen=True)
@@ -43,19 +37,16 @@ class Choice:
         """The tools as a chat template is given them; None where there are none."""
         return [tool.schema for tool in self.tools] or None
 
-    def form(self, *, takes_several: bool) -> Form | None:
-        """The form of an answer that must call tools, several where the template `takes_several` calls; None where it
-        need not. Raises NotEnforceable for a schema that cannot be enforced, with the reason."""
+    def form(self, marks: Marks, *, takes_several: bool) -> Form | None:
+        """The form of an answer that must call tools, worded as the model's `marks` say, several where the template
+        `takes_several` calls; None where it need not. Raises NotEnforceable for a schema that cannot be enforced, with
+        the reason."""
         most = MOST_CALLS if takes_several and self.in_parallel else 1
-        return form_of(self.must, most) if self.must else None
+        return CallForms(marks).form(self.must, most) if self.must else None
 
-    @property
-    def fewest_bytes(self) -> float:
+    def fewest_bytes(self, marks: Marks) -> float:
         """The fewest bytes of an answer that must call tools, or fewer. Raises as `form`."""
-        least = min(len(opening_of(tool)) + fewest_bytes(schema_text(tool)) + len(ENDING) for tool in self.must)
-        if least == math.inf:
-            raise NotEnforceable("No call of these tools can be enforced: no arguments fit their schemas.")
-        return least
+        return CallForms(marks).fewest_bytes(self.must)
 
 
 def choice_of(tools: object, wanted: object, options: Mapping[str, Any]) -> Choice:
@@ -89,38 +80,12 @@ def named_choice(wanted: object) -> str:
     return wanted
 
 
-def form_of(tools: Sequence[Tool], most: int) -> Form:
-    """The form of an answer that is one call of some tools, or up to `most`, as the templates of Llama 3.1 to 3.3 write
-    one: {"name": ..., "parameters": ...}. Raises NotEnforceable for a schema that cannot be enforced."""
-    rules = [f"call{number}: {call_rule(tool)}" for number, tool in enumerate(tools)]
-    call = f"call: {' | '.join(f'call{number}' for number in range(len(tools)))}"
-    start = f'start: call ("; " call){{0,{most - 1}}}' if most > 1 else "start: call"
-    return Form("lark", "\n".join([start, call, *rules]))
-
-
-def call_rule(tool: Tool) -> str:
-    """The rule of calls of one tool, in llguidance's notation."""
-    schema = json.loads(schema_text(tool))
-    opening, ending = json.dumps(opening_of(tool)), json.dumps(ENDING)
-    return f"{opening} %json {json.dumps({**schema, 'x-guidance': JSON_OPTIONS | SEPARATORS})} {ending}"
-
-
-def opening_of(tool: Tool) -> str:
-    """What a call of a tool begins with."""
-    return f'{{"name": "{tool.name}", "parameters": '
-
-
-def schema_text(tool: Tool) -> str:
-    """The schema of a tool's arguments, as it can be enforced. Raises NotEnforceable."""
-    return check_schema({"type": "object", **tool.parameters})
-
-
 def reading_of(request: Request, marks: Marks, tokenizer: Tokenizer, choice: Choice | None) -> Reading | None:
     """How the answer to a request is cut into parts; None where it can have none but text. An answer with a form has no
     reasoning. The ids of its calls are made of prompt and seed: they are new ones each time where there is no seed."""
     tools = choice.tools if choice else ()
     if request.constraint:
-        marks = Marks()
+        marks = marks.of_calls
     if not tools:
         return Reading(marks, marks.is_reasoning_after(request.prompt, tokenizer)) if marks.begin else None
     known = f"{request.seed}/{request.prompt}"

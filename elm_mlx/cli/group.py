@@ -39,6 +39,7 @@ GROUPS = {
     "Measure": {
         "bench": "Measure how fast a model runs here.",
         "perplexity": "Measure how well a model predicts a text.",
+        "eval": "Ask a model the questions of tasks.",
     },
     "Help": {
         "doctor": "Say what is installed, what is slow and what to do.",
@@ -48,7 +49,7 @@ GROUPS = {
 COMMANDS = {name: about for group in GROUPS.values() for name, about in group.items()}
 # What overrides a refusal has to be typed each time; and so have hosts, which are a file or sizes.
 TYPED = {"--force", "--yes", "--hosts"}
-MODULES = {"list": "listing"}  # a command whose name is that of a built-in has another file
+MODULES = {"list": "listing", "eval": "evaluation"}  # a command whose name is that of a built-in has another file
 EPILOG = """\b
 Examples:
   elm-mlx generate --prompt "Once upon a time"

@@ -20,13 +20,21 @@ REASONS = {  # what llguidance says -> what it means
 }
 
 
+class Marks(NamedTuple):
+    """The `ids` without a text that a form names, and those without one that it may not have, as `bits` of a mask."""
+
+    ids: tuple[int, ...]
+    bits: np.ndarray
+
+
 class Ids(NamedTuple):
-    """The ids of a model: how many `rows` there are, the one that llguidance takes for the `end` of a text, and those
-    whose blank is not shown where they come first."""
+    """The ids of a model: how many `rows` there are, the one that llguidance takes for the `end` of a text, those
+    whose blank is not shown where they come first, and those without a text, where the form names some."""
 
     rows: int
     end: int
     blanks: Blanks | None
+    marks: Marks | None = None
 
 
 class ConstraintRow:
@@ -97,7 +105,18 @@ class ConstraintRow:
         words = np.frombuffer(self._matcher.compute_bitmask(), np.uint32)[: -(-self._ids.rows // 32)].copy()
         if self._ids.end // 32 < len(words):
             words[self._ids.end // 32] &= ~np.uint32(1 << self._ids.end % 32)
+        if self._ids.marks:
+            self._sift(words, self._ids.marks)
         return words
+
+    def _sift(self, words: np.ndarray, marks: Marks) -> None:
+        """Takes ids without a text out of a mask that may not come: amid a form that names some, llguidance (1.9) lets
+        others into its mask, and then refuses them."""
+        words &= ~marks.bits
+        for id in marks.ids:
+            bit = np.uint32(1 << id % 32)
+            if words[id // 32] & bit and self._matcher.validate_tokens([id]) != 1:
+                words[id // 32] &= ~bit
 
     def _open_blanks(self, words: np.ndarray, blanks: Blanks) -> None:
         """Makes the first mask speak of what the ids show there: each id that begins with a blank is allowed where

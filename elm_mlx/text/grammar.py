@@ -7,6 +7,7 @@ asked for. Its table of a vocabulary takes half a second with 128,000 ids; it is
 from __future__ import annotations
 
 import json
+import re
 import threading
 from collections import OrderedDict
 from collections.abc import Callable
@@ -15,16 +16,19 @@ from functools import partial
 from importlib.util import find_spec
 from typing import Any, Literal, NamedTuple
 
+import numpy as np
+
 from elm_mlx.errors import NotEnforceable, NotFound
 from elm_mlx.text import form_library
 from elm_mlx.text.bounded_call import call_within
-from elm_mlx.text.constraint_row import ConstraintRow, Ids
-from elm_mlx.text.form_bounds import check_lark, check_repeats, check_written
+from elm_mlx.text.constraint_row import ConstraintRow, Ids, Marks
+from elm_mlx.text.form_bounds import QUOTED, check_lark, check_repeats, check_written
 from elm_mlx.text.schema import MOST_CHARACTERS
 from elm_mlx.text.token_bytes import Blanks, TokenBytes
 from elm_mlx.text.tokenizer import Tokenizer
 
-Kind = Literal["json_schema", "json_object", "regex", "choice", "lark"]
+Kind = Literal["json_schema", "json_object", "regex", "choice", "lark", "calls"]
+NAMED_ID = re.compile(r"<\[(\d+)\]>")
 MOST_KEPT = 64  # compiled forms of a model
 MOST_TEXT = 1 << 19  # characters of these in all: a compiled form takes up to some hundred bytes a character
 TIME_LIMIT_S = 1.0
@@ -42,7 +46,8 @@ LIMITS: dict[str, Any] = {"initial_lexer_fuel": 250_000, "step_lexer_fuel": 15_0
 @dataclass(frozen=True)
 class Form:
     """A form that an answer is to have. `text` is a JSON schema, nothing for "json_object", a regular expression in
-    Rust's notation, a JSON list of texts for "choice", or a grammar in Lark's notation."""
+    Rust's notation, a JSON list of texts for "choice", or a grammar in Lark's notation; for "calls" one of ours, which
+    may name ids."""
 
     kind: Kind
     text: str
@@ -175,9 +180,18 @@ def begin_row(ready: Ready, form: Form) -> ConstraintRow:
         raise
     except ValueError as error:  # llguidance's, of JSON that is nested too deep for it
         raise NotEnforceable(f"The form of the answer cannot be read: {error}.") from error
-    row = ConstraintRow(matcher, Ids(ready.bytes.rows, ready.end, ready.blanks))
+    row = ConstraintRow(matcher, Ids(ready.bytes.rows, ready.end, ready.blanks, marks_of(form, ready.bytes)))
     row.prepare()
     return row
+
+
+def marks_of(form: Form, known: TokenBytes) -> Marks | None:
+    """The ids without a text that a form of calls names; None where it names none."""
+    bare = QUOTED.sub("", form.text) if form.kind == "calls" else ""
+    named = tuple(sorted({int(id) for id in NAMED_ID.findall(bare)}))
+    silent = np.array([not data for data in known.of] + [False] * (-known.rows % 32))
+    silent[list(named)] = False
+    return Marks(named, np.packbits(silent, bitorder="little").view(np.uint32)) if named else None
 
 
 def grammar_of(form: Form) -> str:
@@ -188,8 +202,9 @@ def grammar_of(form: Form) -> str:
         check_repeats("The regular expression", form.text)
         check_written("The regular expression", form.text)
         return LLMatcher.grammar_from_regex(form.text)
-    if form.kind == "lark":
-        check_lark(form.text)
+    if form.kind in ("lark", "calls"):
+        if form.kind == "lark":
+            check_lark(form.text)
         return LLMatcher.grammar_from_lark(form.text)
     if form.kind == "choice":
         texts = " | ".join(json.dumps(text, ensure_ascii=False) for text in json.loads(form.text))

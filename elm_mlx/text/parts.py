@@ -84,14 +84,17 @@ class Parts:
     reasoning: the texts of all parts, joined, are the rest. How the text was cut into pieces changes nothing.
 
     Calls are looked for where there are `rules`: at the beginning of the answer, after reasoning, after another call,
-    and after the `tool` mark; and those with <function=...> anywhere. What looks like a call is held back until that
-    is certain; what is none then comes as text, whole and unchanged. `is_reasoning` says whether the answer begins
+    and after the `tool` mark; and those with <function=...>, and with the mark of the model's own wording, anywhere.
+    What looks like a call is held back until that is certain; what is none then comes as text, whole and unchanged.
+    `is_reasoning` says whether the answer begins
     inside of reasoning.
     """
 
     def __init__(self, marks: Marks, rules: CallRules | None = None, is_reasoning: bool = False) -> None:
         self._marks, self._rules, self._inside = marks, rules, is_reasoning
-        shown = {marks.begin, *({TAG, marks.tool} if rules else ())}.difference(marks.ids.values(), {""})
+        self._anywhere = {TAG: TAGS, **marks.wording.anywhere} if rules else {}
+        shown = {marks.begin, *self._anywhere, *({marks.tool} if rules else ())}.difference(marks.ids.values(), {""})
+        self._begins = {mark[0] for mark in self._anywhere if mark in shown}  # with what a form that is anywhere does
         self._opening, self._closing = Scan(shown), Scan({marks.end}.difference(marks.ids.values(), {""}))
         self._lead: list[str] = []  # blanks that may belong to a call
         self._held = ""  # what a mark may begin with
@@ -122,6 +125,11 @@ class Parts:
             self._turn()
         elif mark == self._marks.tool and self._rules and not self._inside:
             self._tag()
+        elif mark in self._anywhere and not self._inside:
+            self._open(mark)
+        elif self._candidate:
+            self._candidate.hear(mark)
+            self._settle()
         return self._given()
 
     def end(self, *, is_whole: bool) -> list[Part]:
@@ -161,6 +169,13 @@ class Parts:
         self._let_go()
         self._is_fresh = self._is_tagged = True
 
+    def _open(self, mark: str) -> None:
+        """Takes the mark, no text, with which a call begins. Blanks before it belong to the call."""
+        if self._held or self._candidate:
+            self._let_go()
+        self._candidate = Candidate(self._anywhere[mark])
+        self._candidate.hear(mark)
+
     def _step(self) -> Callable[[str], str]:
         """What takes the next text, and returns what it leaves of it."""
         if self._drops_blanks:
@@ -193,7 +208,7 @@ class Parts:
             return text
         rest = text.lstrip(AFTER_CALL if self._count else None)
         self._lead.append(text[: len(text) - len(rest)])
-        if rest[:1] == "<" and not self._is_tagged:
+        if rest[:1] in self._begins and not self._is_tagged:
             return self._look(rest)
         shape = rules.shape(rest[:1]) or (rules.program if self._is_tagged else None)
         if shape and rest:
@@ -206,14 +221,14 @@ class Parts:
         """Takes plain text, up to a mark or to the beginning of a call."""
         before, mark, rest = self._opening.split(self._held + text)
         self._held = "" if mark else rest
-        if before or (mark and mark != TAG):
+        if before or (mark and mark not in self._anywhere):
             held, self._held = self._held, ""
             self._let_go()
             self._held = held
         self._give(TEXT, before)
-        if mark == TAG:
-            self._candidate = Candidate(TAGS)
-            self._candidate.feed(TAG)
+        if mark in self._anywhere:
+            self._candidate = Candidate(self._anywhere[mark])
+            self._candidate.feed(mark)
         elif mark and mark == self._marks.tool:
             self._tag()
         elif mark:

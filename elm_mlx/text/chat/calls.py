@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from hashlib import sha256
 from typing import Any
 
 from elm_mlx.errors import InvalidRequest
 from elm_mlx.text.tools import ToolCall
+from elm_mlx.text.tools.wordings import ID_LENGTH
 
 CALLS = "tool_calls"
 
@@ -76,3 +78,25 @@ def interleaved(
             results.remove(result)
             yield result
     yield from results
+
+
+def with_short_ids(messages: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """The messages with ids of calls of nine letters and digits, made of those that they have: for templates that
+    refuse all others."""
+    return [short_ids_in(message) for message in messages]
+
+
+def short_ids_in(message: Mapping[str, Any]) -> dict[str, Any]:
+    """A message with short ids of its calls, or of the call whose result it is."""
+    found = dict(message)
+    if isinstance(calls := message.get(CALLS), list):
+        found[CALLS] = [{**call, "id": short_id(call.get("id"))} if isinstance(call, dict) else call for call in calls]
+    if "tool_call_id" in message:
+        found["tool_call_id"] = short_id(message["tool_call_id"])
+    return found
+
+
+def short_id(call_id: object) -> str:
+    """An id of nine letters and digits, the same one for the same id."""
+    text = str(call_id)
+    return text if len(text) == ID_LENGTH and text.isalnum() else sha256(text.encode()).hexdigest()[:ID_LENGTH]

@@ -16,6 +16,7 @@ from elm_mlx.text.chat.continuing import before_mark, new_mark, with_mark
 from elm_mlx.text.chat.disguise import Disguise
 from elm_mlx.text.chat.messages import check_messages, plain_json
 from elm_mlx.text.tokenizer import Tokenizer
+from elm_mlx.text.tools.wordings import Wording, wording_in
 
 T = TypeVar("T")
 
@@ -35,11 +36,18 @@ UNCONFIRMED_FORMATS = {"zephyr": ZEPHYR}
 recipe points to zephyr, and reports of it are mixed. BOS is our addition: OpenELM was trained with one."""
 
 ANSWER = "Blue."
-PROBE = [
+PROBE: list[dict[str, Any]] = [
     {"role": "user", "content": "Which colour?"},
     {"role": "assistant", "content": ANSWER},
     {"role": "user", "content": "Why?"},
 ]
+CALLS: list[dict[str, Any]] = [  # the ids have the one length that Mistral's templates take
+    {"id": name, "type": "function", "function": {"name": name, "arguments": {"word": "yes"}}}
+    for name in ("firstcall", "othercall")
+]
+ONE_CALL, TWO_CALLS = (
+    [PROBE[0], {"role": "assistant", "content": "", "tool_calls": CALLS[:count]}] for count in (1, 2)
+)
 OTHERWISE = "Give one by {chat_template}, or complete plain text, as `elm-mlx generate --raw` does."
 USUAL, FOR_TOOLS = "default", "tool_use"  # the names of the templates that are ever chosen
 # Options of transformers' apply_chat_template that would be lost as variables, which no template reads.
@@ -126,6 +134,23 @@ class ChatTemplate:
         """Whether the template tells the model which tools there are."""
         return bool(re.search(r"\btools\b", self._source))
 
+    @cached_property
+    def wording(self) -> Wording | None:
+        """How the template words a call of a tool; None where it writes none in words that are known."""
+        name = CALLS[0]["id"]
+        try:
+            return wording_in(self.render(ONE_CALL, tools=[]), name, name)
+        except ElmError:  # a template may refuse calls, and says so when it is used
+            return None
+
+    def takes_several_calls(self) -> bool:
+        """Whether it writes two calls of one message, instead of refusing them."""
+        try:
+            shown = self.render(TWO_CALLS, tools=[])
+        except ElmError:
+            return False
+        return all(str(call["id"]) in shown for call in CALLS)
+
     def turn_ends(self, tokenizer: Tokenizer) -> frozenset[int]:
         """The ids of the tokens that end an answer: the added token that follows one in a short conversation, blanks
         aside, and Llama 3's <|eot_id|>, which has no other use."""
@@ -140,12 +165,13 @@ class ChatTemplate:
 
     def _disguise(self, tokenizer: Tokenizer, used: set[str]) -> Disguise:
         """The disguise of the tokens that no caller may write: the special ones, and those by which this template sets
-        messages apart, special or not."""
+        messages and calls of tools apart, special or not."""
         known = self._prepared
         if known is None or known[0] is not tokenizer or not known[1].fits(used):
             written = tokenizer.added_tokens.split(self._probe)[1::2]
             said = [text for message in PROBE for text in message.values()]
             marks = {token for token in written if token.strip() and not any(token in text for text in said)}
+            marks |= tokenizer.added_ids.keys() & (self.wording.marks if self.wording else ())
             control = marks.union(tokenizer.control_ids)
             known = self._prepared = tokenizer, Disguise(tokenizer.added_tokens, control, used)
         return known[1]

@@ -1,4 +1,4 @@
-"""Calls of tools in an answer: the forms in which Llama 3 models write them, read while the answer comes."""
+"""Calls of tools in an answer: the forms in which models write them, read while the answer comes."""
 
 from __future__ import annotations
 

@@ -1,9 +1,11 @@
-"""Follows a text from its first bracket to the one that closes it, whatever stands in strings between them."""
+"""Follows a text to its end: from its first bracket to the one that closes it, whatever stands in strings between
+them, or up to some words."""
 
 from __future__ import annotations
 
 import re
 
+LONGEST = 64  # characters of what ends a text
 MAX_DEPTH = 48  # of brackets within brackets: messages, in which a call is said again, may have some more
 CLOSING = {"{": "}", "[": "]", "(": ")"}
 OUTSIDE = {quotes: re.compile(rf"[{re.escape(quotes)}{{}}\[\]()]") for quotes in ('"', "\"'")}
@@ -44,3 +46,22 @@ class Brackets:
         else:
             self.is_broken = not self._open or self._open.pop() != bracket
         return self.is_broken or not self._open
+
+
+class Until:
+    """What goes on until a pattern matches, which takes fewer than LONGEST characters, in a text that comes piece by
+    piece; \\A in the pattern is where the text begins."""
+
+    is_broken = False
+
+    def __init__(self, pattern: str) -> None:
+        self._pattern, self._before = re.compile(pattern), ""
+
+    def feed(self, text: str, start: int = 0) -> int | None:
+        """Goes on with `text` from the place `start`. Returns the place after the match; None where there is none."""
+        seen = self._before + text[start:]
+        found = self._pattern.search(seen)
+        if found:
+            return start + found.end() - len(self._before)
+        self._before = seen[-LONGEST:]
+        return None

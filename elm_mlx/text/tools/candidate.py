@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from enum import Enum
 
-from elm_mlx.text.tools.brackets import Brackets
+from elm_mlx.text.tools.brackets import Brackets, Until
 from elm_mlx.text.tools.json_calls import Called
 from elm_mlx.text.tools.shapes import Shape
 
@@ -25,10 +25,11 @@ class Candidate:
     def __init__(self, shape: Shape) -> None:
         self.state, self.calls = State.OPEN, list[Called]()
         self._shape = shape
-        self._pieces: list[str] = []
+        self._pieces: list[str] = []  # of its text
+        self._heard: list[str] = []  # the same, and the marks amid it that are no text
         self._length = 0
         self._head = self._tail = ""
-        self._brackets = Brackets(shape.quotes) if shape.quotes else None
+        self._follows = Brackets(shape.quotes) if shape.quotes else Until(shape.until) if shape.until else None
         self._stage = self._take_head
         self._is_closed = False
 
@@ -39,14 +40,24 @@ class Candidate:
 
     def feed(self, text: str) -> int:
         """Takes more text. Returns how much of it belongs to the candidate: all of it while that stays OPEN."""
-        place, text = 0, text[: MAX_CALL - self._length]
+        place = self._take(text[: MAX_CALL - self._length])
+        self._pieces.append(text[:place])
+        return place
+
+    def hear(self, mark: str) -> None:
+        """Takes a mark that is no text."""
+        self._take(mark)
+
+    def _take(self, text: str) -> int:
+        """Takes more text, or a mark. Returns how much of it belongs to the candidate."""
+        place = 0
         while place < len(text) and self.state is State.OPEN and not self._is_closed:
             place = self._stage(text, place)
-        self._pieces.append(text[:place])
+        self._heard.append(text[:place])
         self._length += place
         if self._is_closed:
             self._read()
-        elif self._length == MAX_CALL:
+        elif self._length >= MAX_CALL:
             self.state = State.BROKEN
         return place
 
@@ -55,13 +66,13 @@ class Candidate:
         if self.state is not State.OPEN:
             return
         lacks_only_tail = self._stage == self._take_tail and not self._tail.strip()
-        if lacks_only_tail or (self._stage == self._take_body and self._brackets is None):
+        if lacks_only_tail or (self._stage == self._take_body and not self._shape.quotes):
             self._read()
         else:
             self.state = State.BROKEN
 
     def _read(self) -> None:
-        self.calls = self._shape.read(self.text) or []
+        self.calls = self._shape.read("".join(self._heard)) or []
         self.state = State.WHOLE if self.calls else State.BROKEN
 
     def _take_head(self, text: str, place: int) -> int:
@@ -70,18 +81,18 @@ class Candidate:
         known = self._shape.head(self._head)
         if known:
             self._stage = self._take_body
-            if self._brackets:
-                self._brackets.feed(self._head)
+            if self._follows:
+                self._follows.feed(self._head[self._shape.first :])
         elif known is False or len(self._head) == MAX_HEAD:
             self.state = State.BROKEN
         return place + 1
 
     def _take_body(self, text: str, place: int) -> int:
-        """Takes all up to the last bracket."""
-        end = self._brackets.feed(text, place) if self._brackets else None
-        if end is None or not self._brackets:
+        """Takes all up to the last bracket, or over the words that end it."""
+        end = self._follows.feed(text, place) if self._follows else None
+        if end is None or not self._follows:
             return len(text)
-        if self._brackets.is_broken:
+        if self._follows.is_broken:
             self.state = State.BROKEN
         else:
             self._stage, self._is_closed = self._take_tail, not self._shape.tail

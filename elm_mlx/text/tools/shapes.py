@@ -26,13 +26,16 @@ TAGGED = re.compile(r"<function=([\w.-]+)>\s*(\{.*\})\s*(?:</function>)?\s*", re
 @dataclass(frozen=True)
 class Shape:
     """A form of calls. `head` says of a beginning whether it is one; None: that is not known yet. The call lasts from
-    its first bracket to the one that closes it, and over a `tail`; `quotes` begin and end strings in it. Without
-    `quotes` it lasts to the end of the turn. `read` gives the calls that a whole text is, None if it is none."""
+    its first bracket, character `first` of the beginning, to the one that closes it, and over a `tail`; `quotes` begin
+    and end strings in it. Without `quotes` it lasts over what the pattern `until` finds, or to the end of the turn.
+    `read` gives the calls that a whole text is, None if it is none."""
 
     head: Callable[[str], bool | None]
     read: Callable[[str], list[Called] | None]
     quotes: str = ""
     tail: str = ""
+    first: int = 0
+    until: str = ""
 
 
 def found_head(found: re.Match[str] | None) -> bool | None:
