@@ -22,6 +22,7 @@
     ├── Unsupported              78: a valid model of a kind that elm-mlx does not run
     ├── RequestFailed            79: computing failed in a step that this request took part in
     ├── EngineStopped            80: the model was closed, or computing failed twice in a row
+    │   └── RankFailed           87: one of several machines with a model failed, or they do not go together
     ├── Forked                   81: a process made by fork uses the model of its parent (also a RuntimeError)
     ├── ConcurrentRequests       84: a session is asked while it answers
     ├── ToolCallError            85: an answer goes on calling tools
@@ -183,6 +184,14 @@ class EngineStopped(ElmError):
     """The model answers no more: it was closed, or computing failed twice in a row."""
 
     exit_code = 80
+
+
+class RankFailed(EngineStopped):
+    """One of the machines that hold a model together failed, or they do not go together: all of them stop. `is_told`
+    says whether the process has written the message to stderr already."""
+
+    exit_code = 87
+    is_told = False
 
 
 class Forked(ElmError, RuntimeError):

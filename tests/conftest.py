@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import re
 import shutil
@@ -31,6 +32,13 @@ def pytest_configure(config: pytest.Config) -> None:
         del os.environ[name]
     os.environ["ELM_MLX_BLAS"] = "reference"  # what the tests start computes as they do
     mx.set_default_device(mx.gpu if config.getoption("--device") == "gpu" else mx.cpu)
+    gc.disable()  # until all tests are collected: half of the time goes into looking through what stays
+
+
+def pytest_collection_finish() -> None:
+    """Modules and tests stay to the end, so the collector of garbage need not look through them again."""
+    gc.freeze()
+    gc.enable()
 
 
 @pytest.fixture(scope="session", autouse=True)

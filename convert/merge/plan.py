@@ -20,8 +20,9 @@ from elm_mlx.convert.sums import with_sums
 from elm_mlx.errors import InvalidRequest
 from elm_mlx.store.adapters.adapter_file import AdapterFile
 from elm_mlx.store.adapters.read import check_base, read_adapter
-from elm_mlx.store.load import load_arrays, read_config, stored_dtype
+from elm_mlx.store.load import load_arrays, read_config
 from elm_mlx.store.stored_form import stored_parts
+from elm_mlx.store.tensors import stored_dtype
 from elm_mlx.store.weights import Entry
 
 EIGHT_BIT, FLOATS = "8-bit", "floats"

@@ -23,8 +23,9 @@ from elm_mlx.models import MODELS
 from elm_mlx.models.matrices import Matrix
 from elm_mlx.models.parameters import Parameters
 from elm_mlx.store.conversion_record import calibration_of, kept_of, read_record, rounded_names
-from elm_mlx.store.load import load_arrays, read_config, stored_dtype
+from elm_mlx.store.load import load_arrays, read_config
 from elm_mlx.store.stored_form import expand
+from elm_mlx.store.tensors import stored_dtype
 
 
 @dataclass(frozen=True)

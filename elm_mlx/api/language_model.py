@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterable, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Literal, Unpack, cast, overload
+from typing import TYPE_CHECKING, Any, Literal, NoReturn, Unpack, cast, overload
 from weakref import finalize
 
 from elm_mlx.api.adapter_names import LoadedAdapter
 from elm_mlx.api.adapters import AdapterHome
 from elm_mlx.api.batch import AHEAD, answers_as_they_end, answers_in_order
+from elm_mlx.api.cache_kind import cache_kind
 from elm_mlx.api.cache_plan import plan_again
 from elm_mlx.api.completion import Completion
+from elm_mlx.api.endings import EndingScorer
 from elm_mlx.api.options import MAX_TOKENS, Options, check_alternatives
 from elm_mlx.api.prompt_caches import PromptCaches, refuse_short
 from elm_mlx.api.prompt_logprobs import prompt_logprobs_of
@@ -26,12 +28,13 @@ from elm_mlx.api.structure import check_room, fewest_tokens, has_form, without_f
 from elm_mlx.api.templates import Templates
 from elm_mlx.api.tool_choice import Choice, choice_of, reading_of
 from elm_mlx.api.tools import tool_of
-from elm_mlx.api.unable import refuse_adapters, refuse_files
+from elm_mlx.api.unable import refuse_adapters, refuse_files, refuse_on_ranks, refuse_unable
 from elm_mlx.arguments import Progress, file_to_write, named_path
 from elm_mlx.config import ModelConfig
 from elm_mlx.device.backend import mx
 from elm_mlx.device.execution import Execution
 from elm_mlx.device.thread import is_forked, let_go
+from elm_mlx.distributed.leader import LeadingEngine
 from elm_mlx.engine.cache.making import new_cache
 from elm_mlx.engine.engine import Engine
 from elm_mlx.engine.logprobs import TokenLogprob
@@ -40,10 +43,9 @@ from elm_mlx.engine.request import Request
 from elm_mlx.engine.speculate import Speculation
 from elm_mlx.engine.variants import Variants
 from elm_mlx.engine.worker import Activity, Order, Worker, closed, give_back
-from elm_mlx.errors import InvalidRequest
-from elm_mlx.models.guest import Guest
+from elm_mlx.errors import InvalidRequest, RequestFailed
 from elm_mlx.models.model import Model
-from elm_mlx.store.load import LoadedModel
+from elm_mlx.store.load import LoadedModel, Runs
 from elm_mlx.store.prompt_cache import refuse_other_file
 from elm_mlx.text.tokenizer import Tokenizer
 
@@ -69,16 +71,17 @@ class LanguageModel:
         self.config: ModelConfig = loaded.config
         self.tokenizer: Tokenizer = loaded.tokenizer
         self.execution: Execution = loaded.execution
-        self._model: Model | Guest | None = loaded.runs
+        self._model: Runs | None = loaded.runs
         self._file_notices = loaded.notices
         self._templates = Templates(loaded.directory, loaded.settings, loaded.tokenizer)
-        self._maker = RequestMaker(loaded, self._templates)
+        self._is_shared = isinstance(worker.engine, LeadingEngine)  # several ranks hold the model together
+        self._maker = RequestMaker(loaded, self._templates, self._is_shared)
         self._worker, self._holder, self._rows = worker, holder, rows
         self._give_back = finalize(self, give_back, worker, holder)
         self._give_back.atexit = False
 
     @property
-    def model(self) -> Model | Guest:
+    def model(self) -> Runs:
         """The model itself, ids to logits. Compute with it by `elm_mlx.device.thread.on_device`. Raises EngineStopped
         after `close`."""
         if not self._model:
@@ -89,6 +92,11 @@ class LanguageModel:
     def speculation(self) -> Speculation:
         """What proposes ids, and what that costs here: for a program that runs an engine of its own."""
         return self._worker.engine.speculation
+
+    @property
+    def engine(self) -> Engine:
+        """The engine that answers, for a program on the device thread. Raises EngineStopped after `close`."""
+        return self._worker.engine
 
     @property
     def variants(self) -> Variants:
@@ -176,10 +184,13 @@ class LanguageModel:
     def astream(
         self, prompt: str | Sequence[int], max_tokens: int | None = MAX_TOKENS, **options: Unpack[Options]
     ) -> Stream:
-        """Completes `prompt` for `async for piece in lm.astream(...)`. Leaving the loop cancels the request. Raises as
-        `submit`, whose time a new form takes in the event loop: compile it before, by `agenerate`, or call this in
-        `asyncio.to_thread`; and `prepare_forms` when the program starts."""
-        return self.submit(prompt, max_tokens, **options)
+        """Completes `prompt` for `async for piece in lm.astream(...)`, and returns at once. Leaving the loop cancels
+        the request. Raises as `submit`; but the form of an answer is compiled in a thread of its own, so what is
+        wrong with one is raised where the first piece is waited for."""
+        if not has_form(options):
+            return self.submit(prompt, max_tokens, **options)
+        free = self.request(prompt, max_tokens, **cast(Options, without_form(options)))
+        return self._begin_later(free, partial(self.request, prompt, max_tokens, **options))
 
     @overload
     def batch(
@@ -252,8 +263,8 @@ class LanguageModel:
         return self._templates.are_there
 
     def prepare_forms(self) -> None:
-        """Makes now what the first form of an answer needs, which takes up to a second with a large vocabulary, a part
-        of which no other thread of Python's runs in: so no answer waits for that later. Raises NotFound without the
+        """Makes now what the first form of an answer needs, which takes up to a second with a large vocabulary: so no
+        answer waits for that later. Raises NotFound without the
         extra `structure`; Unsupported for a tokenizer that no form can follow."""
         self._maker.grammars.prepare()
 
@@ -380,9 +391,14 @@ class LanguageModel:
         tool_choice: Any = None,
         **options: Unpack[Options],
     ) -> Stream:
-        """Answers as `chat` does, for `async for piece in lm.achat_stream(...)`. Leaving the loop cancels the request.
-        Raises as `chat`."""
-        return self.chat_stream(messages, max_tokens, tools=tools, tool_choice=tool_choice, **options)
+        """Answers as `chat` does, for `async for piece in lm.achat_stream(...)`, and returns at once. Leaving the loop
+        cancels the request. Raises as `chat`; what is wrong with the form of an answer, or the schemas of tools of
+        which it must call one, is raised where the first piece is waited for."""
+        choice = choice_of(tools, tool_choice, options)
+        if not (has_form(options) or choice.must):
+            return self.chat_stream(messages, max_tokens, tools=tools, tool_choice=tool_choice, **options)
+        free = self._chat_request(messages, replace(choice, must=()), max_tokens, cast(Options, without_form(options)))
+        return self._begin_later(free, partial(self._chat_request, messages, choice, max_tokens, options), choice)
 
     def session(
         self,
@@ -415,6 +431,7 @@ class LanguageModel:
         more than its context, EngineStopped after `close`, Forked.
         """
         self._worker.check()
+        refuse_on_ranks(self._is_shared, "Reading out logits")
         checked, number = self._maker.ids(ids), self._maker.adapters.number(adapter)
         if len(checked) > self.config.context_length:
             raise self._maker.too_long(len(checked))
@@ -427,6 +444,7 @@ class LanguageModel:
         number = self._maker.adapters.number(adapter)
         for lm in (self, against) if against else (self,):
             lm._worker.check()
+            refuse_on_ranks(lm._is_shared, "Scoring a text")
             if len(checked := lm._maker.ids(ids)) > lm.config.context_length:
                 raise lm._maker.too_long(len(checked))
         if against and against.config.vocab_size != self.config.vocab_size:
@@ -434,6 +452,18 @@ class LanguageModel:
                                  "Leave {against} out.")  # fmt: skip
         beside = against._worker if against else None
         return self._worker.call(lambda engine: scores_of(engine, checked, number, beside.engine if beside else None))
+
+    def ending_scorer(
+        self, *, adapter: str | None = None, window: int | None = None, kv_bits: int | str | None = None
+    ) -> EndingScorer:
+        """Scores the ends of texts, of which many begin alike: what they share is read once (`elm_mlx.api.endings`).
+        With `adapter` by the model with this adapter; `window` and `kv_bits` hold keys and values as in `Options`.
+        Raises InvalidRequest for what means nothing to this model, EngineStopped after `close`, Forked."""
+        self._worker.check()
+        options = {"window": window, "kv_bits": kv_bits}
+        refuse_unable(self.config, options)
+        kind = cache_kind(options, self.config.context_length)
+        return EndingScorer(self._worker, self.config.context_length, self._maker.adapters.number(adapter), kind)
 
     def load_adapter(self, name: str, path: str | Path, *, force: bool = False) -> None:
         """Loads an adapter, LoRA or DoRA, for calls with `adapter=name`: the directory that mlx-lm or PEFT has written
@@ -460,6 +490,7 @@ class LanguageModel:
 
     def _adapter_home(self) -> AdapterHome:
         refuse_adapters(self.config)
+        refuse_on_ranks(self._is_shared, "An adapter", "Merge it into the model first: `elm-mlx merge` does that.")
         model = self.model
         assert isinstance(model, Model)
         return AdapterHome(self.directory, self.config, model, self._worker)
@@ -476,6 +507,7 @@ class LanguageModel:
         of so many likeliest ids, 0 to 20. With `adapter` the model has that adapter. Nothing else is computed
         meanwhile. `progress` is called with (ids read, in all); what it raises ends the reading. Raises as `logits`."""
         self._worker.check()
+        refuse_on_ranks(self._is_shared, "Scoring a prompt")
         checked, most = self._maker.ids(ids), check_alternatives(alternatives)
         if len(checked) > self.config.context_length:
             raise self._maker.too_long(len(checked))
@@ -488,7 +520,7 @@ class LanguageModel:
         """Gives back the memory of keys and values that are kept of earlier requests, or were read by `load_cache`, and
         returns its bytes. For a program that is told that memory is short. Raises EngineStopped after `close`,
         Forked."""
-        return self._worker.call(lambda engine: engine.prefixes.clear())
+        return self._worker.call(lambda engine: engine.forget_prefixes())
 
     def save_cache(
         self, prompt: str | Sequence[int], path: str | Path, *, progress: Progress | None = None,
@@ -503,6 +535,7 @@ class LanguageModel:
         tokens than are ever reused; TargetExists where another file has the name; NotFound without the file's
         directory; DiskFull.
         """
+        refuse_on_ranks(self._is_shared, "Saving keys and values")
         place = file_to_write("path", path)
         refuse_other_file(place)
         request = self.request(prompt, 1, **cast(Options, without_form(options)))
@@ -525,6 +558,7 @@ class LanguageModel:
 
     def _prompt_caches(self, adapter: str | None) -> PromptCaches:
         refuse_files(self.config)
+        refuse_on_ranks(self._is_shared, "A file of keys and values")
         names = self._maker.adapters
         used = names.number(adapter), names.fingerprint(adapter)
         return PromptCaches(self.directory, self.config, self.model.dtype, self._worker, used)
@@ -586,6 +620,18 @@ class LanguageModel:
         reading = reading_of(request, self._templates.marks, self.tokenizer, choice)
         handle = self._worker.submit(request, patient=patient)
         return Stream(handle, self._worker, self.tokenizer, self, progress, reading)
+
+    def _begin_later(self, free: Request, make: Callable[[], Request], choice: Choice | None = None) -> Stream:
+        """Submits what `make` gives, as soon as it has: a request with a form, of which `free` is all else."""
+        awaited = replace(free, constraint=awaited_form)
+        reading = reading_of(awaited, self._templates.marks, self.tokenizer, choice)
+        handle = self._worker.submit_later(awaited, make)
+        return Stream(handle, self._worker, self.tokenizer, self, reading=reading)
+
+
+def awaited_form() -> NoReturn:
+    """The constraint of a request until its form is compiled."""
+    raise RequestFailed("The form of the answer is not compiled yet.", "Ask again.")
 
 
 def logits_of(engine: Engine, ids: list[int], adapter: int | None) -> mx.array:

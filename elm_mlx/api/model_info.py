@@ -22,7 +22,8 @@ from elm_mlx.errors import InvalidRequest
 from elm_mlx.library.local import find_in_any_bits
 from elm_mlx.store.conversion_record import read_calibration
 from elm_mlx.store.guests import stored_guest
-from elm_mlx.store.load import load_arrays, read_config, stored_dtype
+from elm_mlx.store.load import load_arrays, read_config
+from elm_mlx.store.tensors import stored_dtype
 
 PREDICTED_DEPTH = 128  # tokens in the cache that a speed is predicted for where no context is named
 

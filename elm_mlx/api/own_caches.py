@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from elm_mlx.device.memory import footprint
+from elm_mlx.device.memory import PLANNED_CONTEXT, footprint
 from elm_mlx.models.guest import Guest
 from elm_mlx.store.load import LoadedModel
 
@@ -18,7 +18,7 @@ def token_bytes(loaded: LoadedModel) -> int:
     """Bytes that one position takes in the caches of all layers; of a guest, while all of them grow."""
     if isinstance(loaded.runs, Guest):
         return loaded.runs.sizes.per_position
-    return loaded.config.kv_bytes_per_token(8 * loaded.runs.dtype.size)
+    return loaded.held.kv_bytes_per_token(8 * loaded.runs.dtype.size)
 
 
 def held_by(loaded: LoadedModel) -> Callable[[int], int] | None:
@@ -28,6 +28,7 @@ def held_by(loaded: LoadedModel) -> Callable[[int], int] | None:
 
 def usual_bytes(loaded: LoadedModel) -> int:
     """Bytes of a cache for the planned context."""
-    takes = footprint(loaded.config, 0, 8 * loaded.runs.dtype.size)
+    context = min(PLANNED_CONTEXT, loaded.config.context_length)
+    takes = footprint(loaded.held, 0, 8 * loaded.runs.dtype.size, context)
     held = held_by(loaded)
     return held(takes.context) if held else takes.cache

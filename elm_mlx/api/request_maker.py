@@ -11,7 +11,7 @@ from elm_mlx.api.options import Options, check_ids, sampling_for
 from elm_mlx.api.stopping import stopping
 from elm_mlx.api.structure import constraint_for
 from elm_mlx.api.templates import Templates
-from elm_mlx.api.unable import refuse_unable
+from elm_mlx.api.unable import refuse_on_ranks, refuse_unable
 from elm_mlx.arguments import whole_number
 from elm_mlx.config.stop_strings import check_stop_strings
 from elm_mlx.engine.request import Request
@@ -23,7 +23,9 @@ from elm_mlx.text.grammar import Grammars
 class RequestMaker:
     """Makes requests to a loaded model, by its vocabulary, its context, its own sampling and what ends its answers."""
 
-    def __init__(self, loaded: LoadedModel, templates: Templates) -> None:
+    def __init__(self, loaded: LoadedModel, templates: Templates, is_shared: bool = False) -> None:
+        """`is_shared` says that several ranks hold the model together."""
+        self.is_shared = is_shared
         self.config, self.tokenizer = loaded.config, loaded.tokenizer
         self.sampling, self.stop_strings = loaded.sampling, loaded.stop_strings
         self._named_stop_ids, self._templates = loaded.stop_ids, templates
@@ -41,6 +43,7 @@ class RequestMaker:
         sampling = sampling_for(self.sampling, options)
         check_ids(sampling, options, self.config.vocab_size)
         refuse_unable(self.config, options)
+        refuse_on_ranks(self.is_shared and options.get("lookup") is True, "Lookup", "Leave {lookup} out.")
         ids = self.ids(prompt)
         strings = *self.stop_strings, *check_stop_strings(options.get("stop"))
         ends = stopping(self.tokenizer, self.stop_ids, strings)
@@ -70,6 +73,7 @@ class RequestMaker:
         check_ids(sampling_for(self.sampling, options), options, self.config.vocab_size)
         cache_kind(options, self.config.context_length)
         refuse_unable(self.config, options)
+        refuse_on_ranks(self.is_shared and options.get("lookup") is True, "Lookup", "Leave {lookup} out.")
         self.room(1, max_tokens)
         self.adapters.number(options.get("adapter"))
         constraint_for(options, self.grammars, self.stop_ids)

@@ -18,6 +18,7 @@ from elm_mlx.engine.constraint import Constraint
 from elm_mlx.engine.request import Request
 from elm_mlx.engine.sequence import STOP
 from elm_mlx.errors import InvalidRequest, NotEnforceable
+from elm_mlx.text.form_bounds import check_written
 from elm_mlx.text.grammar import Form, Grammars
 from elm_mlx.text.schema import check_length, check_schema
 from elm_mlx.text.schema_length import fewest_bytes
@@ -164,6 +165,8 @@ def asked_choices(given: Any) -> Asked:
     texts = [check_text("A text in choices", one) for one in given]
     if not 1 <= len(texts) <= MOST_CHOICES:
         raise InvalidRequest(f"choices has {len(texts):,} texts; it may have 1 to {MOST_CHOICES:,}.")
+    for text in texts:
+        check_written("A text in choices", text)
     return Asked(Form("choice", json.dumps(texts, ensure_ascii=False)), str)
 
 

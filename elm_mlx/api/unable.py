@@ -8,6 +8,8 @@ from typing import Any
 from elm_mlx.config import ModelConfig
 from elm_mlx.errors import InvalidRequest
 
+ON_RANKS = "is not possible with a model that several machines hold together"
+
 
 def refuse_unable(config: ModelConfig, options: Mapping[str, Any]) -> None:
     """Raises InvalidRequest for options of a call that the caches of a model of this configuration cannot serve."""
@@ -24,6 +26,18 @@ def refuse_draft(config: ModelConfig, role: str) -> None:
     if not config.abilities.trims:
         raise InvalidRequest(f"{role} is a model of the kind {config.model_type}: its caches cannot forget what "
                              "was proposed wrongly.", "Leave {draft} out.")  # fmt: skip
+
+
+def refuse_draft_on_ranks(draft: object) -> None:
+    """Raises InvalidRequest for a draft beside a model that several ranks hold together."""
+    if draft is not None:
+        raise InvalidRequest(f"A draft {ON_RANKS}.", "Leave {draft} out.")
+
+
+def refuse_on_ranks(is_shared: bool, what: str, advice: str = "") -> None:
+    """Raises InvalidRequest for what a model cannot do that several ranks hold together, if this one is."""
+    if is_shared:
+        raise InvalidRequest(f"{what} {ON_RANKS}.", advice or "Load the model on one machine for that.")
 
 
 def refuse_files(config: ModelConfig) -> None:

@@ -19,6 +19,7 @@ from elm_mlx.device.backend import backend_name
 from elm_mlx.device.memory import total_memory
 from elm_mlx.engine.cache.kind import PLAIN, CacheKind
 from elm_mlx.models.guest import Guest
+from elm_mlx.models.pipelined import LowerStage
 from elm_mlx.store.load import runnable_weight_files
 from elm_mlx.store.weights import DTYPE_NAMES, read_header
 
@@ -79,8 +80,8 @@ def bytes_per_token(lm: LanguageModel, case: Case, kind: CacheKind = PLAIN) -> i
     decode, and for a guest."""
     if case.kind != DECODE:
         return None
-    if isinstance(lm.model, Guest):
-        return None  # what its classes read is not known
+    if isinstance(lm.model, Guest | LowerStage):
+        return None  # what mlx-lm's classes read is not known; a lower stage runs no benchmark
     weights = {id(array): array.nbytes for array in arrays_of(lm.model)}
     looked_up = [] if lm.config.tied else list(arrays_of(lm.model.embedding))
     bits, positions = 8 * lm.model.dtype.size, case.before + case.tokens // 2

@@ -22,9 +22,13 @@ from elm_mlx.bench.cases import FIRST, FIRST_PROMPT, Case, Together, check_conte
 from elm_mlx.bench.clock import sample
 from elm_mlx.bench.facts import bytes_per_token, machine_facts, model_facts, software_facts
 from elm_mlx.bench.ours import Ours
+from elm_mlx.bench.over_ranks import OverRanks
 from elm_mlx.bench.peer import Peer
 from elm_mlx.bench.report import PEER, Both, Round, case_report, together_report
 from elm_mlx.device.thread import on_device
+from elm_mlx.distributed.joining import join_model
+from elm_mlx.distributed.part import Kind
+from elm_mlx.engine.limits import ROWS
 from elm_mlx.errors import ElmError, InvalidRequest
 from elm_mlx.store.load import read_config
 
@@ -42,7 +46,8 @@ class Series:
     mlx-lm "compiled", so that both compute as stored. `submit` says when our steps are submitted, as `Execution` has
     it. `options` are those of a call that count here: how ids are chosen, greedily without them, how keys and values
     are held, and a lookup. `draft` is that of every model, as `elm_mlx.load` takes it, and `adapter` the
-    directory of the adapter that all of them answer with."""
+    directory of the adapter that all of them answer with. With `parallel` several ranks hold the one model in that way,
+    and this process is rank 0."""
 
     tests: Sequence[Case | Together]
     repetitions: int = 5
@@ -53,6 +58,7 @@ class Series:
     options: Options = field(default_factory=Options)
     draft: str | Path | None = None
     adapter: Path | None = None
+    parallel: Kind | None = None
 
     @property
     def asked(self) -> Options:
@@ -94,11 +100,14 @@ def measure_model(
     facts = model_facts(name, lm) | {"cpu_policy": policy, "submit": series.submit, "notice": lm.notice,
                                      "load_s": load_s}  # fmt: skip
     facts |= {"options": asked} if (asked := asked_of(lm, series)) else {}
-    ours, done = Ours(lm, series.submit, series.asked), 0
+    ours = (OverRanks if series.parallel else Ours)(lm, series.submit, series.asked)
+    done = 0
     alone: list[dict[str, Any]] = []
     batched: list[dict[str, Any]] = []
     with lm, Peer(directory) if series.compare else nullcontext() as peer:
-        said = peer.facts | check_agreement(ours, peer, facts, lm.config.vocab_size) if peer else None
+        said = None
+        if peer and isinstance(ours, Ours):
+            said = peer.facts | check_agreement(ours, peer, facts, lm.config.vocab_size)
         for test in series.tests:
             rounds: list[Any] = []
             for _ in range(1 + series.repetitions):
@@ -125,13 +134,18 @@ def asked_of(lm: LanguageModel, series: Series) -> dict[str, Any]:
     return {**series.options, **{name: place.name for name, place in places.items() if place}}
 
 
-def bytes_of_a_token(lm: LanguageModel, ours: Ours, case: Case) -> int | None:
-    """What `bytes_per_token` says; None where ids are proposed, since a pass gives more than one token then."""
-    return None if lm.draft or ours.asked.lookup else bytes_per_token(lm, case, ours.asked.cache)
+def bytes_of_a_token(lm: LanguageModel, ours: Ours | OverRanks, case: Case) -> int | None:
+    """What `bytes_per_token` says; None where ids are proposed, since a pass gives more than one token then, and where
+    several ranks read."""
+    is_else = lm.draft or ours.asked.lookup or isinstance(ours, OverRanks)
+    return None if is_else else bytes_per_token(lm, case, ours.asked.cache)
 
 
 def load_and_time(directory: Path, policy: str, series: Series) -> tuple[LanguageModel, float]:
-    """Loads a model twice; gives it and the seconds of the second time, when its files are in memory already."""
+    """Loads a model twice; gives it and the seconds of the second time, when its files are in memory already. What
+    several ranks hold is loaded once, when they have met."""
+    if series.parallel:
+        return load_over_ranks(directory, policy, series)
     elm_mlx.load(directory, cpu_policy=policy, force=series.force, draft=series.draft).close()
     begun = time.perf_counter()
     lm = elm_mlx.load(directory, cpu_policy=policy, force=series.force, draft=series.draft)
@@ -141,7 +155,18 @@ def load_and_time(directory: Path, policy: str, series: Series) -> tuple[Languag
     return lm, load_s
 
 
-def run_round(ours: Ours, peer: Peer | None, test: Case | Together) -> Round | Both:
+def load_over_ranks(directory: Path, policy: str, series: Series) -> tuple[LanguageModel, float]:
+    """Meets the other ranks, and loads this one's part of a model; gives it and the seconds of loading."""
+    kind, settings = series.parallel, {"cpu_policy": policy}
+    assert kind
+    ranks = join_model(kind, lambda: directory, series.force, settings)
+    rows = max(ROWS, *(test.rows for test in series.tests if isinstance(test, Together)), 1)
+    begun = time.perf_counter()
+    lm = elm_mlx.load(directory, cpu_policy=policy, force=series.force, rows=rows, ranks=ranks)
+    return lm, time.perf_counter() - begun
+
+
+def run_round(ours: Ours | OverRanks, peer: Peer | None, test: Case | Together) -> Round | Both:
     """Runs a test in elm-mlx and, where there is a peer, in mlx-lm, with pauses so that neither disturbs the other."""
     if isinstance(test, Together):
         load = test.load(ours.config.vocab_size)

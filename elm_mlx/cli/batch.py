@@ -20,6 +20,7 @@ from elm_mlx.cli.generation_options import (
 )
 from elm_mlx.cli.kinds import NAME, STOP, Whole
 from elm_mlx.cli.messages import quietable, say, tell
+from elm_mlx.cli.parallel import parallel
 from elm_mlx.cli.progress import ProgressBar
 from elm_mlx.cli.sections import SectionedCommand
 from elm_mlx.cli.wishes import settle
@@ -50,6 +51,7 @@ STDOUT = "-"
 @CACHES
 @SPECULATION
 @quietable
+@parallel
 def command(
     requests: str,
     output: str,

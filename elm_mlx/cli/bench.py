@@ -20,6 +20,7 @@ from elm_mlx.cli.find import find_here, pull_directory, pull_draft, refuse_idle,
 from elm_mlx.cli.generation_options import CACHES, SPECULATION, sampling
 from elm_mlx.cli.kinds import BITS, COUNT, NAME, CommaList, Whole
 from elm_mlx.cli.messages import quietable, say
+from elm_mlx.cli.parallel import kind_here, parallel
 from elm_mlx.cli.progress import ProgressBar
 from elm_mlx.cli.sections import SectionedCommand
 from elm_mlx.cli.wishes import drop, is_wish, naming, settle
@@ -126,6 +127,7 @@ COUNTS = CommaList(Whole(min=0))
 @click.option("--force", is_flag=True, help="Measure it even if the memory seems too small.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object, with every sample.")
 @quietable
+@parallel
 def command(
     models: list[str] | None,
     shapes: list[str] | None,
@@ -169,6 +171,7 @@ def command(
     settle_choice(choice, compare)
     given = {"depths": depths, "prompts": prompts, "generations": generations, "batch": batch}
     settle(partial(plan_tests, []), given, *given)
+    settle(refuse_reading_deep, given, "depths", "prompts")
     shapes = asked["shapes"]
     wanted, configs = choose_shapes(shapes, bits) if shapes else choose_models(asked["models"], bits)
     tests = settle(partial(plan_tests, configs), given, *given)
@@ -177,7 +180,8 @@ def command(
     draft = pull_draft(choice.pop("draft"), force)
     adapter = parse_adapter(typed)[1] if (typed := choice.pop("adapter")) else None
     options: Any = {name: value for name, value in choice.items() if value is not None and value is not False}
-    series = Series(tests, repetitions, asked["cpu_policy"], submit, bool(compare), force, options, draft, adapter)
+    series = Series(tests, repetitions, asked["cpu_policy"], submit, bool(compare), force, options, draft, adapter,
+                    kind_here())  # fmt: skip
     reports: deque[dict[str, Any]] = deque(maxlen=1)
     try:
         with closing(subjects), ProgressBar("Measuring", in_bytes=False) as bar:
@@ -228,6 +232,13 @@ def refuse_comparing(compare: str | None, **choice: Any) -> None:
     if compare and given:
         raise InvalidRequest(f"{compare} is measured with greedy decoding, a cache of floats, and a token a step.",
                              f"Leave {{compare}} or {', '.join(given)} out.")  # fmt: skip
+
+
+def refuse_reading_deep(depths: list[int] | None, prompts: list[int] | None, **_: object) -> None:
+    """Raises InvalidRequest for prompts that several ranks would read from a depth on: they read one whole."""
+    if kind_here() and any(depths or []) and any(prompts or []):
+        raise InvalidRequest("Several ranks read a prompt whole, and so not from a depth on.",
+                             "Give {prompts=0} to decode at depths, or leave {depths} out.")  # fmt: skip
 
 
 def check_windows(configs: Sequence[ModelConfig], window: int | None, **_: object) -> None:

@@ -28,6 +28,7 @@ from elm_mlx.cli.generation_options import (
 )
 from elm_mlx.cli.kinds import STOP, TEXT
 from elm_mlx.cli.messages import quietable, say, tell, with_flags
+from elm_mlx.cli.parallel import parallel
 from elm_mlx.cli.sections import SectionedCommand
 from elm_mlx.cli.show_config import print_config
 from elm_mlx.cli.wishes import settle
@@ -66,6 +67,7 @@ HELP = {
 @click.option("--json", "as_json", is_flag=True, help="With --show-config: print one JSON object.")
 @SHOW_CONFIG
 @quietable
+@parallel
 def command(
     model: str | None,
     bits: str | None,

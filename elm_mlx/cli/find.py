@@ -16,6 +16,7 @@ from elm_mlx import demo
 from elm_mlx.cli.adapter import judge_adapter, use_adapter
 from elm_mlx.cli.kinds import NAME
 from elm_mlx.cli.messages import say, with_flags
+from elm_mlx.cli.parallel import kind_here
 from elm_mlx.cli.progress import ProgressBar, bars
 from elm_mlx.cli.wishes import drop, is_wish, naming, settle
 from elm_mlx.config.generation import FILTER_NAMES, Sampling
@@ -26,6 +27,8 @@ from elm_mlx.shell import command_line
 if TYPE_CHECKING:
     from elm_mlx import LanguageModel, Located
     from elm_mlx.api.model_files import ModelFiles
+    from elm_mlx.distributed.part import Kind
+    from elm_mlx.distributed.ranks import Ranks
 
 DEMO_NOTICE = f"No --model given: this is the built-in demo, {demo.ABOUT}."
 UNCONFIRMED = "zephyr is perhaps the format of OpenELM-Instruct; nobody has confirmed it."
@@ -64,6 +67,8 @@ def load_with_notices(
     with repair_advice(model, asked):
         directory = pull_directory(model, asked, force)
         settle_options(options, directory or demo.demo_directory())
+        if kind := kind_here():
+            sizes["ranks"] = meet(kind, directory or demo.demo_directory(), force)
         if draft := options.pop("draft", None):
             sizes["draft"] = pull_draft(draft, force)
             settle(partial(judge_draft, directory), sizes, "draft")
@@ -148,9 +153,16 @@ def repair_advice(model: str | None, asked: dict[str, str | None]) -> Iterator[N
         raise BadCheckpoint(f"{with_flags(error)} `{command}` tells what is damaged here, and repairs it.") from error
 
 
+def meet(kind: Kind, directory: Path, force: bool) -> Ranks:
+    """Meets the other ranks for the model in a directory. Raises RankFailed."""
+    from elm_mlx.distributed.joining import join_model  # here, as --help needs no MLX
+
+    return join_model(kind, lambda: directory, force, {"cpu_policy": "auto"})
+
+
 def pull_directory(model: str | None, asked: dict[str, str | None], force: bool) -> Path | None:
     """The directory of a model in the `asked` bits, pulled where it is not here; None for the demo. Says repository and
-    commit. Drops a wish for bits that the model cannot have."""
+    commit. Drops a wish for bits that the model cannot have. Of several ranks none pulls."""
     if model is not None:
         with naming("model"):
             parse_name(model)  # a name that can be none is no matter of its bits
@@ -165,6 +177,10 @@ def pull_bits(model: str | None, force: bool, bits: str | None) -> Located | Non
     refuse_bits(model, bits)
     if model is None:
         return None
+    if kind_here():
+        from elm_mlx.distributed.joining import located_here
+
+        return located_here(model, int(bits) if bits else None)
     with bars("Fetching", "Converting") as (fetching, converting):
         number = int(bits) if bits else None
         return elm_mlx.pull(model, number, fetching=fetching, converting=converting, say=say, force=force)

@@ -35,6 +35,7 @@ from elm_mlx.cli.generation_options import (
 )
 from elm_mlx.cli.kinds import STOP, TEXT
 from elm_mlx.cli.messages import quietable, say
+from elm_mlx.cli.parallel import parallel
 from elm_mlx.cli.pieces import print_texts
 from elm_mlx.cli.progress import ProgressBar
 from elm_mlx.cli.sections import SectionedCommand
@@ -67,6 +68,7 @@ if TYPE_CHECKING:
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of the text.")
 @SHOW_CONFIG
 @quietable
+@parallel
 def command(
     model: str | None,
     bits: str | None,

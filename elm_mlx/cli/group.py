@@ -12,7 +12,7 @@ from click.shell_completion import shell_complete
 
 from elm_mlx import __version__
 from elm_mlx.cli.messages import tell, with_flags
-from elm_mlx.errors import DiskFull, ElmError
+from elm_mlx.errors import DiskFull, ElmError, RankFailed
 from elm_mlx.files import FULL, RAISE_THE_LIMIT, TOO_MANY_FILES
 
 NAME, COMPLETE, PREFIX = "elm-mlx", "_ELM_MLX_COMPLETE", "ELM_MLX_"
@@ -22,6 +22,7 @@ GROUPS = {
         "chat": "Talk to a model.",
         "batch": "Answer a file of requests.",
         "serve": "Answer clients of OpenAI's and Anthropic's APIs.",
+        "launch": "Run one of these on several machines.",
     },
     "Models on this machine": {
         "list": "List the known models, and what is on this machine.",
@@ -38,6 +39,7 @@ GROUPS = {
     "Measure": {
         "bench": "Measure how fast a model runs here.",
         "perplexity": "Measure how well a model predicts a text.",
+        "eval": "Ask a model the questions of tasks.",
     },
     "Help": {
         "doctor": "Say what is installed, what is slow and what to do.",
@@ -45,8 +47,9 @@ GROUPS = {
     },
 }
 COMMANDS = {name: about for group in GROUPS.values() for name, about in group.items()}
-TYPED = {"--force", "--yes"}  # what overrides a refusal has to be typed each time
-MODULES = {"list": "listing"}  # a command whose name is that of a built-in has another file
+# What overrides a refusal has to be typed each time; and so have hosts, which are a file or sizes.
+TYPED = {"--force", "--yes", "--hosts"}
+MODULES = {"list": "listing", "eval": "evaluation"}  # a command whose name is that of a built-in has another file
 EPILOG = """\b
 Examples:
   elm-mlx generate --prompt "Once upon a time"
@@ -55,8 +58,8 @@ Examples:
 
 \b
 Environment:
-  Every option but --force and --yes reads its value from ELM_MLX_ and its
-  name if it is not given: ELM_MLX_MODEL, ELM_MLX_MAX_TOKENS, ELM_MLX_QUIET.
+  Every option but --force, --yes and --hosts reads its value from ELM_MLX_
+  and its name if it is not given: ELM_MLX_MODEL, ELM_MLX_QUIET.
   What is typed wins, and what means nothing there is ignored with a note.
   ELM_MLX_CACHE is where converted models are kept; ELM_MLX_BLAS=reference
   leaves MLX the BLAS that it brings on Linux. HF_HOME, HF_TOKEN, HF_ENDPOINT,
@@ -70,8 +73,9 @@ Exit codes:
   75 hub unreachable              76 too many wait   77 licence or token asked for
   78 unsupported   79 request failed                 80 engine stopped
   81 forked        82 cancelled   83 timed out       84 session answers
-  85 tools called too often       86 address in use  129 hung up
-  130 interrupted                 141 reader gone    143 terminated"""
+  85 tools called too often       86 address in use  87 a machine failed
+  129 hung up      130 interrupted                   141 reader gone
+  143 terminated"""
 
 
 class LazyGroup(click.Group):
@@ -134,6 +138,8 @@ def call(arguments: list[str] | None) -> int:
         with suppress(OSError):  # a full stderr does not change what went wrong
             error.show()
         return error.exit_code
+    except RankFailed as error:
+        return error.exit_code if error.is_told else fail(with_flags(error), error.exit_code)
     except ElmError as error:
         return fail(with_flags(error), error.exit_code)
     except click.Abort:

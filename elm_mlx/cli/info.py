@@ -13,8 +13,10 @@ import elm_mlx
 from elm_mlx import demo
 from elm_mlx.cli.caches import KV_BITS, WINDOW
 from elm_mlx.cli.find import complete_names, refuse_bits
-from elm_mlx.cli.kinds import BITS, COUNT, NAME
+from elm_mlx.cli.info_hosts import refuse_caches, refuse_idle_kind, show_hosts
+from elm_mlx.cli.kinds import BITS, COUNT, NAME, TEXT
 from elm_mlx.cli.messages import one_line, quietable
+from elm_mlx.cli.parallel import KINDS
 from elm_mlx.cli.wishes import is_wish, naming, settle
 from elm_mlx.config.quantization import in_words
 from elm_mlx.files import readable_size
@@ -27,16 +29,33 @@ from elm_mlx.store import conversion_record
 @click.option("--bits", type=BITS, help="Show the memory as if it were quantized to this many bits.")
 @WINDOW
 @KV_BITS
+@click.option("--hosts", type=TEXT, metavar="NxGB,...", help="Plan it for N machines with so many GB each: 2x128.")
+@click.option("--parallel", type=click.Choice(KINDS), help="With --hosts: how they hold it. Default: as they can.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 @quietable
 def command(
-    model: str | None, context: int | None, bits: str | None, as_json: bool, **caches: Any
-) -> None:  # fmt: skip
+    model: str | None,
+    context: int | None,
+    bits: str | None,
+    hosts: str | None,
+    parallel: str | None,
+    as_json: bool,
+    **caches: Any,
+) -> None:
     """Show the family, exact size and memory of MODEL, and whether this machine has room for it.
 
     MODEL is a name or a directory; the built-in demo by default. Only headers are read, so this is quick for any
     size.
+
+    With --hosts the machines need not be here, nor the model if its name is known: bytes a rank, the context that
+    fits, and bounds of the speed.
     """
+    if hosts is not None:
+        settle(refuse_caches, caches, *caches)
+        with naming("model"):
+            show_hosts(model, hosts, parallel, {"context": context, "bits": bits}, as_json)
+        return
+    settle(refuse_idle_kind, {"parallel": parallel}, "parallel")
     if is_wish("bits"):  # which is for what is run: typed, the question is what the model would take in these bits
         asked = {"bits": bits}
         settle(partial(refuse_bits, model), asked, "bits")

@@ -64,7 +64,7 @@ def one_line(text: str) -> str:
 # Arguments whose flags have other names.
 FLAGS = {"prompts": "-p", "generations": "-n", "depths": "-d", "models": "--model", "shapes": "--random"}
 FLAGS |= {"aliases": "--alias", "adapters": "--adapter", "allowed_origins": "--allow-origin"}
-FLAGS |= {"allowed_hosts": "--allowed-host"}
+FLAGS |= {"allowed_hosts": "--allowed-host", "keep_alive_s": "--keep-alive"}
 FLAGS |= {"as_json": "--json", "names_only": "--names", "banned_ids": "--ban", "choices": "--choice"}
 
 

@@ -17,6 +17,7 @@ SECTIONS = {
         "bits",
         "adapter",
         "dtype",
+        "parallel",
         "force",
     ),
     "Prompt": ("prompt", "system", "raw", "chat_template"),

@@ -14,6 +14,7 @@ from elm_mlx.cli.blas import prefer_fast_blas
 from elm_mlx.cli.find import complete_names, pull_directory
 from elm_mlx.cli.kinds import COUNT, NAME, Whole
 from elm_mlx.cli.messages import say
+from elm_mlx.cli.parallel import kind_here, parallel
 from elm_mlx.cli.sections import SectionedCommand
 from elm_mlx.cli.serve_others import refuse_typed, serve_pipes, settings_of
 from elm_mlx.errors import BadCheckpoint, InvalidRequest, NotFound
@@ -145,6 +146,7 @@ class Alias(click.ParamType):
     help="Print the settings for a client, and serve nothing: codex, claude-code, xcode, continue, opencode, aider, "
     "open-webui, llm, zed, litellm, langchain, openai or anthropic.",
 )
+@parallel
 def command(
     stdio: bool, connect: str | None, api_key_file: str | None, log_format: str, as_json: bool, **options: Any
 ) -> None:
@@ -160,7 +162,10 @@ def command(
     from elm_mlx.server.stock import DEMO
 
     options["aliases"] = dict(options["aliases"])
-    settings = Settings(api_key=read_key(api_key_file), **options)
+    if kind := kind_here():
+        refuse_typed(("keep_alive_s",), "A model that several ranks hold stays loaded.")
+        options["keep_alive_s"] = -1.0
+    settings = Settings(api_key=read_key(api_key_file), parallel=kind, **options)
     if connect:
         return click.echo(settings_of(connect, settings, api_key_file), nl=False)
     if stdio:

@@ -7,6 +7,7 @@ import time
 
 import mlx.core as mx
 
+from elm_mlx.engine.agree import Agree, alone
 from elm_mlx.engine.cache.kv import RESERVE
 from elm_mlx.engine.cache.layer import Layer, can_shorten
 from elm_mlx.engine.cache.rows import Alone, Rows
@@ -29,8 +30,8 @@ class Batch:
     """Decodes several sequences at once. Where there is one, it has its own cache; several of like length share slots,
     and one that is much longer than the others keeps its own cache beside them."""
 
-    def __init__(self, variants: Variants, limits: Limits, grow_by: int = 0) -> None:
-        self.variants, self.limits, self.grow_by = variants, limits, grow_by
+    def __init__(self, variants: Variants, limits: Limits, grow_by: int = 0, agree: Agree = alone) -> None:
+        self.variants, self.limits, self.grow_by, self.agree = variants, limits, grow_by, agree
         self.expected, self.longest = 1, 0  # how many rows there may soon be, and the positions of the longest
         self.groups: list[Group] = []
         self.drop()
@@ -274,7 +275,7 @@ class Batch:
 
     def _draw(self, logits: mx.array, allowed: mx.array) -> Drawn:
         """Draws an id for each row from what is allowed of its logits, both [B, V]."""
-        drawn = Drawn(self.samplers(allowed), peaks(logits), self.order)
+        drawn = Drawn(*self.agree(self.samplers(allowed), peaks(logits)), self.order)
         return drawn._replace(notes=(self.noter(logits, drawn.ids),)) if self.noter else drawn
 
     def _peaks_of(self, drawn: Drawn) -> list[float]:

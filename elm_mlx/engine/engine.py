@@ -12,6 +12,7 @@ import mlx.core as mx
 
 from elm_mlx.device.execution import Execution
 from elm_mlx.device.memory import too_large
+from elm_mlx.engine.agree import Agree, alone
 from elm_mlx.engine.batch import Batch
 from elm_mlx.engine.cache.kv import RESERVE, cache_bytes
 from elm_mlx.engine.cache.layer import Layer
@@ -37,6 +38,8 @@ class Engine:
     A request waits until there is a place among the rows and room in the budget for its caches; then its prompt is
     read, one round of chunks a step, between the steps of the running rows, short prompts together; then it is one of
     these rows. First come, first served, and nothing that runs is put off for what comes later.
+
+    Every id that is drawn goes through `agree`, so that several machines that take the same steps have the same ids.
     """
 
     def __init__(
@@ -46,8 +49,9 @@ class Engine:
         limits: Limits,
         execution: Execution = DEFAULT_EXECUTION,
         speculation: Speculation | None = None,
+        agree: Agree = alone,
     ) -> None:
-        self.model, self.layers, self.limits, self.execution = model, layers, limits, execution
+        self.model, self.layers, self.limits, self.execution, self.agree = model, layers, limits, execution, agree
         self.variants = Variants(model)
         self.speculation = speculation or Speculation(model, layers)
         self.numbers = count(1)
@@ -58,7 +62,7 @@ class Engine:
         self.running: list[Sequence] = []
         self.held: dict[Sequence, tuple[list[Layer], int]] = {}  # caches of ended ones that somebody holds; their bytes
         self.leaving: dict[Sequence, None] = {}  # those that are cancelled at the next step, in order
-        self.batch = Batch(self.variants, limits, execution.grow_by)
+        self.batch = Batch(self.variants, limits, execution.grow_by, agree)
         self.prefixes = Prefixes(limits.budget)
         self.sources = Sources(self.prefixes, self.batch, limits.reuse)
         self.pace = Pace(execution.submit)
@@ -91,7 +95,7 @@ class Engine:
         if len(self.waiting) >= self.limits.queue:
             raise QueueFull(f"{len(self.waiting)} requests are waiting, which is the most.",
                             "Try again later, or load the model with a larger {queue}.")  # fmt: skip
-        sequence = Sequence(next(self.numbers), request, self._room(request), self.execution.compiled)
+        sequence = Sequence(next(self.numbers), request, self._room(request), self.execution.compiled, self.agree)
         self.limits.budget.refuse_impossible(self._bytes(sequence), sequence.positions)
         self.active[sequence.number] = sequence
         self.waiting.append(sequence)
@@ -182,6 +186,10 @@ class Engine:
         for one in self.active.values():
             if one.request.owner == owner:
                 one.request = replace(one.request, owner=None)
+
+    def forget_prefixes(self) -> int:
+        """Gives back the memory of all that is kept for later requests, and returns its bytes."""
+        return self.prefixes.clear()
 
     def unload_adapter(self, number: int) -> None:
         """Takes an adapter away from new requests, and drops it once the last one is answered that uses it."""
@@ -338,7 +346,7 @@ class Engine:
     def _begin_answer(self, one: Sequence, logits: mx.array) -> None:
         """Makes a sequence whose prompt is read a row, and draws its first id from logits [1, V]."""
         self.running.append(one)
-        if one.guide:  # it is asked when the others have their step to compute, too
+        if one.draws_late:
             mx.async_eval(logits)
             self.guided.append((one, logits))
         else:

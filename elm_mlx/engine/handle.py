@@ -58,8 +58,8 @@ class Handle:
     """What a reader holds of its request.
 
     `sequence` is the request's state once the engine has it, and None before. A `bound` that the reader sets before
-    that is handed on to it. Readers hear of what was read of the prompt only where one has set `hears_reading`. They
-    may be in any thread; the device thread calls `begin`, `refuse` and `wake`.
+    that is handed on to it, and so is that it was cancelled, `is_left`. Readers hear of what was read of the prompt
+    only where one has set `hears_reading`. They may be in any thread; the device thread calls `begin` and `wake`.
     """
 
     def __init__(self, request: Request, is_patient: bool = False) -> None:
@@ -67,7 +67,7 @@ class Handle:
         self.asked_at = time.perf_counter()
         self.sequence: Sequence | None = None
         self.refusal: Exception | None = None
-        self.hears_reading = False
+        self.hears_reading = self.is_left = False
         self._bound: int | None = None
         self._lock = threading.RLock()  # a signal's handler may cancel while its thread enlists
         self._readers: list[Waiter] = []  # they wait for news,

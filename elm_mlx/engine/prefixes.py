@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -71,6 +71,7 @@ class Prefixes:
     def __init__(self, budget: Budget) -> None:
         self.budget = budget
         self.entries: list[Entry] = []
+        self.clock: Callable[[], float] = time.monotonic  # machines that answer together have one clock
         budget.register(self)
 
     @property
@@ -121,7 +122,7 @@ class Prefixes:
 
     def copy(self, found: Found, capacity: int, reserve: int = RESERVE) -> list[Layer]:
         """A copy of the shared positions, not evaluated yet, in a cache of `capacity`; the kept cache stays."""
-        found.entry.used = time.monotonic()
+        found.entry.used = self.clock()
         return [layer.fork(found.shared, capacity, reserve) for layer in found.entry.cache]
 
     def wants(self, nbytes: int) -> bool:
@@ -144,7 +145,7 @@ class Prefixes:
         time. Nothing is dropped for it that gives way later than it does. Raises ValueError where the cache holds
         another number of positions.
         """
-        new = Entry(as_ids(ids), [*cache], cache_bytes(cache), kind, owner=owner, adapter=adapter)
+        new = Entry(as_ids(ids), [*cache], cache_bytes(cache), kind, used=self.clock(), owner=owner, adapter=adapter)
         if len(new.ids) != cache[0].offset:
             raise ValueError(f"A cache of {cache[0].offset} positions is to be kept with {len(new.ids)} ids.")
         shared = [(entry, shared_length(new.ids, entry.ids)) for entry in self.entries]
@@ -192,7 +193,7 @@ class Prefixes:
     ) -> None:
         """Keeps a cache that somebody has loaded: it stays when requests use it. Call `make_place_to_load`
         first."""
-        new = Entry(as_ids(ids), [*cache], cache_bytes(cache), kind, stays=True, adapter=adapter)
+        new = Entry(as_ids(ids), [*cache], cache_bytes(cache), kind, True, self.clock(), adapter=adapter)
         self.budget.make_place(new.nbytes)
         self.entries.append(new)
 

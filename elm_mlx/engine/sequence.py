@@ -7,6 +7,7 @@ import time
 
 import mlx.core as mx
 
+from elm_mlx.engine.agree import Agree, alone
 from elm_mlx.engine.cache.layer import Layer
 from elm_mlx.engine.finite import peaks, refuse_not_finite
 from elm_mlx.engine.guide import Guide, guarded
@@ -35,8 +36,8 @@ class Sequence:
     many ids wait to be taken. Times are seconds of `time.perf_counter`.
     """
 
-    def __init__(self, number: int, request: Request, room: int, compiled: bool = False) -> None:
-        self.number, self.request, self.room = number, request, room
+    def __init__(self, number: int, request: Request, room: int, compiled: bool = False, agree: Agree = alone) -> None:
+        self.number, self.request, self.room, self.agree = number, request, room, agree
         self.sampler = Sampler(request.sampling, request.seed, request.prompt, compiled)
         self.cache: list[Layer] | None = None  # its own, while it is in no batch's slots
         self.ahead: tuple[mx.array, mx.array] | None = None  # its first id and the peak of its logits, not read yet
@@ -62,6 +63,11 @@ class Sequence:
     def is_paused(self) -> bool:
         """Whether its reader has to take ids before the sequence goes on."""
         return self.bound is not None and len(self.ids) - self.taken >= self.bound
+
+    @property
+    def draws_late(self) -> bool:
+        """Whether its first id is drawn after the others' step is submitted: its constraint is asked meanwhile."""
+        return self.guide is not None
 
     @property
     def positions(self) -> int:
@@ -95,7 +101,7 @@ class Sequence:
         """Has its first id drawn from logits [1, V], and computes that id's log-probabilities where they are asked for.
         Raises ElmError where the request's constraint fails."""
         allowed = self._restrict(logits, self.guide) if self.guide else logits
-        ids, highest = self.ahead = self.sampler(allowed), peaks(logits)
+        ids, highest = self.ahead = self.agree(self.sampler(allowed), peaks(logits))
         noter = noter_for([(self, self.request.logprobs)], self.sampler.compiled)
         self.note = noter(logits, ids) if noter else None
         mx.async_eval(ids, highest, *(self.note.arrays() if self.note else ()))

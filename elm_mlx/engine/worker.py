@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Collection
 from contextlib import suppress
 from copy import copy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple, TypeVar
 from weakref import finalize
 
@@ -59,20 +59,41 @@ class Worker:
     def submit(self, request: Request, *, patient: bool = False) -> Handle:
         """Queues a request and returns its handle at once. Raises QueueFull, NotEnoughMemory,
         EngineStopped, Forked."""
-        self.check()
-        self._refuse_impossible(request)
-        handle = Handle(request, patient)
-        with self._count_lock:
-            if self._unanswered >= self.most and not patient:
-                raise QueueFull(f"{self._unanswered} requests are unanswered, as many as this model takes.",
-                                "Wait for some to end, or load the model with a longer {queue}.")  # fmt: skip
-            self._unanswered += 0 if patient else 1
+        handle = self._expect(request, patient)
         try:
             self.thread.post(Submission(self, handle))
         except NotRun:
             self._answered(patient)
             raise
         return handle
+
+    def submit_later(self, request: Request, make: Callable[[], Request]) -> Handle:
+        """Queues what `make` gives, which a thread of its own calls, and returns the handle at once. `request` is that
+        without what takes time to make; what `make` raises ends it. Raises as `submit`."""
+        handle = self._expect(request, False)
+        threading.Thread(target=self._make, args=(handle, make), name="elm-mlx request", daemon=True).start()
+        return handle
+
+    def _make(self, handle: Handle, make: Callable[[], Request]) -> None:
+        """Makes a request and queues it, unless nobody waits for it any more."""
+        try:
+            handle.request = replace(handle.request, constraint=None) if handle.is_left else make()
+            self.thread.post(Submission(self, handle))
+        except ElmError as error:
+            self._refuse(handle, error)
+        except BaseException as error:
+            self._refuse(handle, failed(error))
+
+    def _expect(self, request: Request, patient: bool) -> Handle:
+        """A handle for a request that will come; it counts as unanswered. Raises as `submit`."""
+        self.check()
+        self._refuse_impossible(request)
+        with self._count_lock:
+            if self._unanswered >= self.most and not patient:
+                raise QueueFull(f"{self._unanswered} requests are unanswered, as many as this model takes.",
+                                "Wait for some to end, or load the model with a longer {queue}.")  # fmt: skip
+            self._unanswered += 0 if patient else 1
+        return Handle(request, patient)
 
     def _refuse_impossible(self, request: Request) -> None:
         """Raises NotEnoughMemory where the caches of a request can never fit. Only numbers are looked at that stay as
@@ -121,6 +142,14 @@ class Worker:
     def _let_go_later(self, sequence: Sequence) -> None:
         """Does so from a finalizer of the handle."""
         self.thread.post_from_finalizer(Order(lambda: self._let_go(sequence)))
+
+    def abandon(self, error: ElmError) -> None:
+        """Ends all requests with an error, as well as it goes from outside of the device thread, which may hang for
+        ever; later ones get it, too."""
+        self._reason = self._reason or error
+        for sequence, handle in [*self._handles.items()]:
+            sequence.end(ERROR, error)
+            handle.tell()
 
     def close(self) -> None:
         """Ends all requests as cancelled, and gives the caches back. Returns when that is done."""
@@ -183,6 +212,8 @@ class Worker:
         self._failures += 1
         try:
             self.engine.fail(failed(cause))
+        except EngineStopped as reason:
+            return self._stop(reason)
         except BaseException as worse:
             cause, self._failures = worse, MOST_FAILURES
         if self._failures == MOST_FAILURES:
@@ -221,6 +252,8 @@ class Worker:
             return self._refuse(handle, failed(error))
         self._handles[sequence] = handle
         handle.begin(sequence)
+        if handle.is_left:
+            self.engine.cancel(sequence)
         if handle.request.hold:  # Ctrl-C may come at any place, also before the caller has the handle
             finalize(handle, self._let_go_later, sequence).atexit = False
 
@@ -231,7 +264,8 @@ class Worker:
         handle.tell()
 
     def _cancel(self, handle: Handle) -> None:
-        """Has the engine cancel a request that is not over."""
+        """Has the engine cancel a request that is not over, as soon as it has it."""
+        handle.is_left = True
         if self._engine and handle.sequence in self._handles:
             self._engine.cancel(handle.sequence)
 

@@ -16,7 +16,7 @@ class BitNet(Llama):
     """The BitNet b1.58 family."""
 
     @classmethod
-    def _gate(cls) -> Gate:
+    def new_gate(cls) -> Gate:
         """A gate of the architecture's feed-forwards."""
         return Gate(relu2_gate)
 

@@ -13,7 +13,7 @@ import mlx.core as mx
 
 from elm_mlx.device.compile import compile_function
 from elm_mlx.models.attention import QKV, CacheLayer, join_heads
-from elm_mlx.models.matrices import Matrix, Product
+from elm_mlx.models.matrices import Product
 from elm_mlx.models.rope import Offset
 
 
@@ -64,7 +64,7 @@ class FeedForward:
     gate, and a norm `before_down`."""
 
     def __init__(
-        self, gate_up: Product, down: Matrix, gate: Gate, before_down: Callable[[mx.array], mx.array] = unchanged
+        self, gate_up: Product, down: Product, gate: Gate, before_down: Callable[[mx.array], mx.array] = unchanged
     ) -> None:
         self.gate_up, self.down, self.gate, self.before_down = gate_up, down, gate, before_down
 
@@ -81,7 +81,7 @@ class Projections(Protocol):
     """What an architecture does around its attention: q, k and v out of states, and `out`, the product after it, whose
     inputs may be normalised by `before_out`."""
 
-    out: Matrix
+    out: Product
     before_out: Callable[[mx.array], mx.array]
 
     def __call__(self, x: mx.array, offset: Offset) -> QKV:

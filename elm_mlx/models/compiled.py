@@ -14,24 +14,24 @@ import mlx.core as mx
 from elm_mlx.device.compile import compile_function
 from elm_mlx.models.attention import Cache
 from elm_mlx.models.blocks import Block
-from elm_mlx.models.matrices import Matrix
 
 
 class CompiledStep:
     """The states after one new token, or after a few of one row; Python makes one call for all that lies between two
-    attentions. MLX traces the stretches once for each number of tokens, so only few numbers should be used.
-    What `which` holds is an input of each stretch."""
+    attentions. `embed` gives the states of ids: [B] -> [B, E], [B, L] -> [B, L, E]. MLX traces the
+    stretches once for each number of tokens, so only few numbers should be used. What `which` holds is an input of each
+    stretch."""
 
     def __init__(
         self,
-        embedding: Matrix,
+        embed: Callable[[mx.array], mx.array],
         blocks: Sequence[Block],
         norm: Callable[[mx.array], mx.array],
         which: list[mx.array] | None = None,
     ) -> None:
         def first(ids: mx.array, offset: mx.array) -> tuple[mx.array, ...]:
             # [B, E], without L where that is 1: every product would have to reshape it away; else [B, L, E]
-            h = embedding.rows(ids[:, 0] if ids.shape[1] == 1 else ids)
+            h = embed(ids[:, 0] if ids.shape[1] == 1 else ids)
             return h, *blocks[0].before(h, offset)
 
         def between(done: Block, following: Block) -> Callable[..., tuple[mx.array, ...]]:

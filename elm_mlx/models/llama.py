@@ -7,7 +7,7 @@ feed-forward).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import ClassVar
 
 import mlx.core as mx
@@ -15,6 +15,7 @@ import mlx.core as mx
 from elm_mlx.config import LlamaConfig, ModelConfig
 from elm_mlx.models.attention import QKV, split_heads
 from elm_mlx.models.blocks import Block, FeedForward, Gate, unchanged
+from elm_mlx.models.matrices import Product
 from elm_mlx.models.model import Model
 from elm_mlx.models.parameters import Parameters
 from elm_mlx.models.rope import Offset, Rotation
@@ -28,7 +29,7 @@ class LlamaProjections:
         self.heads, self.kv_heads = config.num_heads[layer], config.num_kv_heads[layer]
         self.head_dim, self.rotate = config.head_dim, rotation
         self.qkv = p.fuse(f"{name}.q_proj", f"{name}.k_proj", f"{name}.v_proj")
-        self.out = p.linear(f"{name}.o_proj")
+        self.out: Product = p.linear(f"{name}.o_proj")
         self.before_out: Callable[[mx.array], mx.array] = unchanged
 
     def __call__(self, x: mx.array, offset: Offset) -> QKV:
@@ -55,19 +56,19 @@ class Llama(Model):
         return f"model.{matrix}" if shared else super().stem(block, matrix)
 
     @classmethod
-    def _blocks(cls, config: ModelConfig, p: Parameters, gate: Gate) -> Iterator[Block]:
+    def numbered_blocks(cls, config: ModelConfig, p: Parameters, gate: Gate, numbers: Iterable[int]) -> Iterator[Block]:
         rotation = Rotation(config.rope, config.head_dim)
         feed_forward = cls._feed_forwards(llama_config(config), p, gate)
         return (
             cls._block(config, p, LlamaProjections(config, number, rotation, p), number, feed_forward(number))
-            for number in range(config.num_blocks)
+            for number in numbers
         )
 
     @classmethod
     def block(cls, config: ModelConfig, layer: int, p: Parameters) -> Block:
         """One block alone, built from its parameters."""
         projections = LlamaProjections(config, layer, Rotation(config.rope, config.head_dim), p)
-        feed_forward = cls._feed_forwards(llama_config(config), p, cls._gate())
+        feed_forward = cls._feed_forwards(llama_config(config), p, cls.new_gate())
         return cls._block(config, p, projections, layer, feed_forward(layer))
 
     @staticmethod

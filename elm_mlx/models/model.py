@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import ClassVar
 
 import mlx.core as mx
@@ -25,9 +25,9 @@ class Model(ABC):
     PRODUCTS: ClassVar[dict[str, tuple[str, ...]]]  # a block's products by attribute -> the matrices joined in each
 
     def __init__(self, config: ModelConfig, parameters: Parameters) -> None:
-        self.config, self.dtype, self.gate = config, parameters.dtype, self._gate()
+        self.config, self.dtype, self.gate = config, parameters.dtype, self.new_gate()
         self.embedding = parameters.linear(self.EMBEDDING)
-        self.blocks = list(self._blocks(config, parameters, self.gate))
+        self.blocks = list(self.numbered_blocks(config, parameters, self.gate, range(config.num_blocks)))
         self.norm = parameters.vector(self.NORM)
         self.output = self.embedding if config.tied else parameters.linear(self.HEAD)
         self.step: CompiledStep | None = None
@@ -36,7 +36,7 @@ class Model(ABC):
         """Sets whether the gate, and steps of one token, are compiled, which changes no result. MLX compiles a stretch
         when it first runs."""
         self.gate.set_compiled(compiled)
-        self.step = CompiledStep(self.embedding, self.layers, self._normalised) if compiled else None
+        self.step = CompiledStep(self.embedding.rows, self.layers, self._normalised) if compiled else None
 
     @property
     def layers(self) -> list[Block]:
@@ -48,14 +48,14 @@ class Model(ABC):
         return f"{self.LAYERS}.{block}.{matrix}"
 
     @classmethod
-    def _gate(cls) -> Gate:
+    def new_gate(cls) -> Gate:
         """A gate of the architecture's feed-forwards."""
         return Gate()
 
     @classmethod
     @abstractmethod
-    def _blocks(cls, config: ModelConfig, p: Parameters, gate: Gate) -> Iterator[Block]:
-        """The blocks in order; each is built from its parameters when the iterator reaches it."""
+    def numbered_blocks(cls, config: ModelConfig, p: Parameters, gate: Gate, numbers: Iterable[int]) -> Iterator[Block]:
+        """The blocks of these numbers; each is built from its parameters when the iterator reaches it."""
 
     @classmethod
     @abstractmethod
@@ -69,7 +69,7 @@ class Model(ABC):
         A caller that drops a stage before it asks for the next has one block in memory at a time.
         """
         yield p.linear(cls.EMBEDDING).rows
-        for block in cls._blocks(config, p, cls._gate()):
+        for block in cls.numbered_blocks(config, p, cls.new_gate(), range(config.num_blocks)):
             yield from (without_cache(block) for _ in range(config.repeats))
             del block  # before the next is built
         norm = p.vector(cls.NORM)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import ClassVar
 
 import mlx.core as mx
@@ -10,6 +10,7 @@ import mlx.core as mx
 from elm_mlx.config import ModelConfig, OpenELMConfig
 from elm_mlx.models.attention import QKV, split_heads
 from elm_mlx.models.blocks import Block, FeedForward, Gate, unchanged
+from elm_mlx.models.matrices import Product
 from elm_mlx.models.model import Model
 from elm_mlx.models.parameters import Parameters
 from elm_mlx.models.rope import Offset, Rotation
@@ -23,7 +24,8 @@ class OpenELMProjections:
         self.heads, self.kv_heads = config.num_heads[layer], config.num_kv_heads[layer]
         self.head_dim, self.eps = config.head_dim, config.norm_eps
         self.rotate = Rotation(config.rope, config.head_dim)
-        self.qkv, self.out = p.linear(f"{name}.qkv_proj"), p.linear(f"{name}.out_proj")
+        self.qkv = p.linear(f"{name}.qkv_proj")
+        self.out: Product = p.linear(f"{name}.out_proj")
         self.before_out: Callable[[mx.array], mx.array] = unchanged
         self.qk_norm = self._per_head(p, name) if config.normalize_qk else None
 
@@ -56,15 +58,15 @@ class OpenELM(Model):
     }
 
     @classmethod
-    def _blocks(cls, config: ModelConfig, p: Parameters, gate: Gate) -> Iterator[Block]:
+    def numbered_blocks(cls, config: ModelConfig, p: Parameters, gate: Gate, numbers: Iterable[int]) -> Iterator[Block]:
         assert isinstance(config, OpenELMConfig)
-        return (cls._block(config, layer, p, gate) for layer in range(config.num_blocks))
+        return (cls._block(config, layer, p, gate) for layer in numbers)
 
     @classmethod
     def block(cls, config: ModelConfig, layer: int, p: Parameters) -> Block:
         """One layer alone, built from its parameters."""
         assert isinstance(config, OpenELMConfig)
-        return cls._block(config, layer, p, cls._gate())
+        return cls._block(config, layer, p, cls.new_gate())
 
     @staticmethod
     def _block(config: OpenELMConfig, layer: int, p: Parameters, gate: Gate) -> Block:

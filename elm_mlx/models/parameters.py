@@ -2,12 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, MutableMapping
+from collections.abc import Callable
+from typing import Protocol
 
 import mlx.core as mx
 
 from elm_mlx.config.quantization import Quantization
 from elm_mlx.models.matrices import Linear, Matrix, Product, QuantizedLinear, SideBySide
+
+
+class Arrays(Protocol):
+    """Arrays by name, that are taken out."""
+
+    def __contains__(self, name: object, /) -> bool: ...
+
+    def pop(self, name: str, /) -> mx.array:
+        """Takes one out."""
+        ...
 
 
 class Parameters:
@@ -20,7 +31,7 @@ class Parameters:
 
     def __init__(
         self,
-        arrays: MutableMapping[str, mx.array],
+        arrays: Arrays,
         quantization: Quantization | None,
         dtype: mx.Dtype,
         ready: Callable[..., None] = lambda *arrays: None,

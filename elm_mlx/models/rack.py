@@ -114,7 +114,7 @@ def beside(
     for place, stack in zip(places(other), stacks, strict=True):
         if stack:
             place.put(product_of(place.product, stack))
-    other.step = CompiledStep(other.embedding, other.layers, other._normalised, which) if model.step else None
+    other.step = CompiledStep(other.embedding.rows, other.layers, other._normalised, which) if model.step else None
     return other
 
 

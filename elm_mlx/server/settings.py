@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from ipaddress import ip_address
 
+from elm_mlx.distributed.part import Kind
 from elm_mlx.errors import InvalidRequest
 
 FIVE_MINUTES_S = 300.0
@@ -45,7 +46,8 @@ class Settings:
 
     Up to `concurrency` requests are answered together by a model, and `max_queue` more wait. `context` bounds the
     tokens of a request, prompt and answer. A model that is idle for `keep_alive_s` is closed, below 0 never. With
-    `strict` fields that nobody knows are refused.
+    `strict` fields that nobody knows are refused. With `parallel` the one model is held by several ranks in that way,
+    of which this process is rank 0.
     """
 
     models: tuple[str, ...] = ()
@@ -64,6 +66,7 @@ class Settings:
     keep_alive_s: float = FIVE_MINUTES_S
     cpu_policy: str = "auto"
     strict: bool = False
+    parallel: Kind | None = None
     limits: Limits = Limits()
 
     def check(self) -> None:

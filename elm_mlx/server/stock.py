@@ -14,6 +14,8 @@ from elm_mlx.server.book import Book
 
 if TYPE_CHECKING:
     from elm_mlx.api import LanguageModel
+    from elm_mlx.distributed.part import Kind
+    from elm_mlx.distributed.ranks import Ranks
 
 DEMO = "demo"  # the name of the built-in model
 
@@ -24,6 +26,7 @@ class Wishes(Protocol):
     `models` are names or directories, none of them meaning the demo; `aliases` are further names of these. `adapters`
     stand beside them, each as PATH, NAME=PATH or MODEL:NAME=PATH. `pull` lets requests fetch models. `keep_alive_s` is
     after how many seconds an idle model is closed, below 0 never. With `strict` fields that are not known are refused.
+    With `parallel` several ranks hold the one model in that way, and this process is rank 0.
     """
 
     @property
@@ -46,6 +49,8 @@ class Wishes(Protocol):
     def cpu_policy(self) -> str: ...
     @property
     def strict(self) -> bool: ...
+    @property
+    def parallel(self) -> Kind | None: ...
 
 
 class Machine:
@@ -62,7 +67,7 @@ class Machine:
         wishes = self._settings
         lm = elm_mlx.load(
             book.source, cpu_policy=wishes.cpu_policy, progress=progress, rows=wishes.concurrency,
-            queue=wishes.max_queue, context=wishes.context,
+            queue=wishes.max_queue, context=wishes.context, ranks=self._ranks(book),
         )  # fmt: skip
         try:
             for name, path in book.adapters.items():
@@ -74,8 +79,19 @@ class Machine:
             raise
         return lm
 
+    def _ranks(self, book: Book) -> Ranks | None:
+        """The ranks that hold the model with this one, which it meets first; None where it runs alone."""
+        if not (kind := self._settings.parallel):
+            return None
+        from elm_mlx.distributed.joining import directory_here, join_model  # here, as few servers need it
+
+        policy = self._settings.cpu_policy
+        return join_model(kind, lambda: directory_here(book.source, None), settings={"cpu_policy": policy})
+
     def find(self) -> list[Book]:
-        """The models on this machine that could be loaded."""
+        """The models on this machine that could be loaded; none beside one that several ranks hold."""
+        if self._settings.parallel:
+            return []
         from elm_mlx.server.here import books_here  # here, as it reads much of the library
 
         return books_here(self._settings.context)
@@ -84,7 +100,7 @@ class Machine:
         """Whether a model that is not here may be fetched because a request names it."""
         from elm_mlx.server.here import may_be_fetched
 
-        return self._settings.pull and may_be_fetched(name)
+        return self._settings.pull and not self._settings.parallel and may_be_fetched(name)
 
 
 def books_of(models: Sequence[str]) -> list[Book]:

@@ -15,24 +15,32 @@ from elm_mlx.device import choose_execution
 from elm_mlx.device.execution import Execution
 from elm_mlx.device.memory import check_memory
 from elm_mlx.device.shared_linear import SharedLinear
+from elm_mlx.distributed.part import Part
 from elm_mlx.errors import BadCheckpoint, NotFound, Unsupported
 from elm_mlx.files import read_json
 from elm_mlx.models import build
+from elm_mlx.models.collectives import world
 from elm_mlx.models.guest import Guest
 from elm_mlx.models.matrices import Linear
 from elm_mlx.models.model import Model
 from elm_mlx.models.parameters import Parameters
+from elm_mlx.models.pipelined import LowerStage, Stage, UpperStage
 from elm_mlx.shell import command_line
+from elm_mlx.store.evaluate import Evaluate
 from elm_mlx.store.guests import counted, load_guest
-from elm_mlx.store.other_names import head_as_embedding, refuse_other_names
-from elm_mlx.store.stored_form import expand, refuse_lost_quantization, stored_entries
+from elm_mlx.store.part_of import execution_of_all, load_part
+from elm_mlx.store.stored_form import expand
+from elm_mlx.store.tensors import called_for, repeats_embedding, runnable_weight_files, stored_dtype
 from elm_mlx.store.text_settings import load_generation, read_settings
-from elm_mlx.store.weight_files import check_directory, others_in, weight_files
-from elm_mlx.store.weights import check_copy, check_entries, gather, read_arrays
+from elm_mlx.store.weight_files import check_directory, others_in
+from elm_mlx.store.weights import check_copy, gather, read_arrays
 from elm_mlx.text.settings import TokenizerSettings
 from elm_mlx.text.tokenizer import Tokenizer
 
 OWN_TOKENIZER = "Convert the model with {tokenizer=PATH}, where PATH is its own tokenizer.json or tokenizer.model."
+
+
+Runs = Model | Guest | UpperStage | LowerStage
 
 
 @dataclass(frozen=True)
@@ -44,7 +52,7 @@ class LoadedModel:
 
     directory: Path
     config: ModelConfig
-    runs: Model | Guest
+    runs: Runs
     tokenizer: Tokenizer
     settings: TokenizerSettings
     sampling: Sampling
@@ -54,8 +62,17 @@ class LoadedModel:
     notices: tuple[str, ...] = ()
 
     @property
+    def held(self) -> ModelConfig:
+        """The configuration of what is held here, as caches and budgets need it: `config`, but where the model is one
+        rank's part."""
+        return self.runs.config
+
+    @property
     def model(self) -> Model:
-        """The model, where it is of our own architectures: for who looks into it. Raises Unsupported for a guest."""
+        """The model, where it is of our own architectures: for who looks into it. Raises Unsupported for a guest, and
+        for the blocks of one machine of several."""
+        if isinstance(self.runs, Stage):
+            raise Unsupported("The model's layers are dealt to several machines: that is for a model on one.")
         if not isinstance(self.runs, Model):
             raise Unsupported(f"{self.directory} is a model of the kind {self.config.model_type}, which mlx-lm's "
                               "classes compute: that is for llama and openelm alone.")  # fmt: skip
@@ -63,9 +80,14 @@ class LoadedModel:
 
 
 def load_directory(
-    directory: Path, cpu_policy: str = "auto", progress: Progress | None = None, force: bool = False
+    directory: Path,
+    cpu_policy: str = "auto",
+    progress: Progress | None = None,
+    force: bool = False,
+    part: Part | None = None,
 ) -> LoadedModel:
-    """Loads an MLX directory, or a Hugging Face one with safetensors and a tokenizer.json.
+    """Loads an MLX directory, or a Hugging Face one with safetensors and a tokenizer.json; of its weights the `part` of
+    one rank, where several ranks of MLX's distributed group hold the model together. All of them must load then.
 
     `progress` is called with (bytes done, bytes in all). Raises NotFound, MissingTokenizer, BadCheckpoint,
     Unsupported, and NotEnoughMemory unless `force`.
@@ -75,10 +97,15 @@ def load_directory(
     tokenizer = load_tokenizer(directory, settings, config)
     generation = load_generation(directory)
     execution = choose_execution(config, cpu_policy)
+    if part:
+        execution = execution_of_all(execution, world(part))
+        runs: Runs = load_part(directory, config, part, execution, progress, force)
+    else:
+        runs = load_any(directory, config, execution, progress, force)
     return LoadedModel(
         directory=directory,
         config=config,
-        runs=load_any(directory, config, execution, progress, force),
+        runs=runs,
         tokenizer=tokenizer,
         settings=settings,
         sampling=generation.sampling,
@@ -119,7 +146,7 @@ def load_model(
     if execution.expand and quantization:
         arrays, quantization = expand(arrays, quantization, dtype), None
     linear = partial(SharedLinear, streams=execution.streams) if execution.streams else Linear
-    evaluate = _Evaluate(sum(array.size for array in arrays.values()), nbytes, progress)
+    evaluate = Evaluate(sum(array.size for array in arrays.values()), nbytes, progress)
     parameters = Parameters(arrays, quantization, dtype, evaluate, linear)
     del arrays
     return build(config, parameters, compiled=execution.compiled)
@@ -163,54 +190,7 @@ def load_arrays(directory: Path, config: ModelConfig) -> tuple[dict[str, mx.arra
     """(the weights by name, not read yet; their bytes in all): exactly the tensors that `config` calls for. Raises
     NotFound without weights, BadCheckpoint for other tensors, and Unsupported for names that only `convert` reads."""
     found = gather(directory, runnable_weight_files(directory), read_arrays)
-    refuse_other_names(directory, config, found)
-    if config.quantization is None:
-        stored = {name: entry for name, (entry, _) in found.items()}
-        refuse_lost_quantization(directory / "config.json", stored, config.weight_shapes())
-    if config.tied and HEAD_NAME in found and config.embedding_name in found:
+    used = called_for(directory, config, found)
+    if repeats_embedding(config, found):
         check_copy(directory, found[HEAD_NAME][1], found[config.embedding_name][1])
-    found = head_as_embedding(config, found)
-    arrays = {name: array for name, (_, array) in found.items() if not config.is_redundant(name)}
-    entries = {name: entry for name, (entry, _) in found.items() if not config.is_redundant(name)}
-    is_quantized = {name for name in entries if name.removesuffix("weight") + "scales" in entries}
-    check_entries(directory, stored_entries(config, mx.float32, is_quantized.__contains__), entries)
-    return arrays, sum(entry.nbytes for entry in entries.values())
-
-
-def runnable_weight_files(directory: Path) -> list[str]:
-    """The weight files of a directory that runs without a conversion. Raises NotFound where there are none, and as
-    `weight_files`."""
-    found = weight_files(directory)
-    if not found.are_safetensors:
-        names = [file.name for file in directory.iterdir()]
-        convert = f" A PyTorch checkpoint has to be converted first: {command_line('elm-mlx', 'convert', directory)}"
-        others = others_in(directory) or " Fetch them."
-        advice = convert if found.files or any(name.endswith((".pt", ".pth")) for name in names) else others
-        raise NotFound(f"{directory} has no weights in safetensors, the format that elm-mlx runs.{advice}")
-    return found.files
-
-
-def stored_dtype(arrays: dict[str, mx.array], config: ModelConfig) -> mx.Dtype:
-    """The floating type of a model: that of its embedding, else of the embedding's scales, else of the first norm."""
-    scales = config.embedding_name.removesuffix("weight") + "scales"
-    for name in (config.embedding_name, scales, *arrays):
-        if name in arrays and mx.issubdtype(arrays[name].dtype, mx.floating):
-            return arrays[name].dtype
-    raise BadCheckpoint("The weights are all whole numbers, so they are no language model's. Fetch the model again.")
-
-
-class _Evaluate:
-    """Brings each parameter into memory as it is given out, so that the peak stays near the file's size.
-
-    Progress is counted in elements, which neither a cast nor joining rows changes, and reported in stored bytes.
-    """
-
-    def __init__(self, elements: int, nbytes: int, progress: Progress | None) -> None:
-        self.done, self.elements, self.nbytes, self.progress = 0, elements, nbytes, progress
-
-    def __call__(self, *arrays: mx.array) -> None:
-        mx.eval(*arrays)
-        self.done += sum(array.size for array in arrays)
-        if self.progress:
-            done = min(self.done, self.elements)  # a norm that is repeated for every head is counted more than once
-            self.progress(self.nbytes * done // self.elements, self.nbytes)
+    return {name: array for name, (_, array) in used.items()}, sum(entry.nbytes for entry, _ in used.values())

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from math import prod
 from pathlib import Path
 from types import TracebackType
-from typing import Any, BinaryIO, Self, TypeVar
+from typing import Any, BinaryIO, Protocol, Self, TypeVar
 
 import mlx.core as mx
 
@@ -215,7 +215,18 @@ def check_entries(
                                 f"kind has ({DTYPE_NAMES[entry.dtype]}). Fetch it again.")  # fmt: skip
 
 
-def check_copy(where: Path, head: mx.array, embedding: mx.array) -> None:
+class Rowed(Protocol):
+    """A tensor whose rows are read as slices of it."""
+
+    @property
+    def shape(self) -> Shape:
+        """Its shape."""
+        ...
+
+    def __getitem__(self, rows: slice, /) -> mx.array: ...
+
+
+def check_copy(where: Path, head: Rowed, embedding: Rowed) -> None:
     """Raises BadCheckpoint for a tied head that does not repeat the embedding, since dropping it would lose it."""
     blocks = row_blocks(head.shape) if head.shape == embedding.shape else []
     if not blocks or not all(mx.array_equal(head[rows], embedding[rows], equal_nan=True).item() for rows in blocks):

@@ -17,6 +17,7 @@ IGNORED = re.compile(r"\btemperature\s*=")
 MOST_REPEATS = 10_000
 MOST_LAID_OVER = 12  # patterns that one text has to fit together: from some 16 on compiling takes seconds
 MOST_PATTERNS = 40  # of names: each is compared with each other one
+MOST_WRITTEN = 4096  # characters of a text in a form: all that is left of it is looked at for each mask
 EXACT = 2**53  # all whole numbers below are floats
 MOST_STATES = 10_000  # of the automata of all multipleOf
 
@@ -39,10 +40,21 @@ def check_lark(text: str) -> None:
         raise NotEnforceable('The grammar has "<", which names tokens; an answer is made of text. Write that instead.')
     if IGNORED.search(bare):
         raise NotEnforceable("The grammar gives a rule a temperature, which would change nothing. Leave it out.")
+    for found in QUOTED.finditer("\n".join(line for line in text.splitlines() if "%json" not in line)):
+        if not found[0].startswith("//"):
+            check_written("A text or a regular expression of the grammar", found[0])
     rules = QUOTED.sub(lambda found: found[1] or "", text)
     check_repeats("The grammar", rules)
     if rules.count("&") > MOST_LAID_OVER:
         raise NotEnforceable(f'The grammar has more than {MOST_LAID_OVER} "&", which cannot be enforced.')
+
+
+def check_written(name: str, text: str) -> None:
+    """Raises NotEnforceable for a text or a regular expression in a form that is so long that its masks would hold up
+    other answers: each takes about a microsecond a character. `name` says in words what it is."""
+    if len(text) > MOST_WRITTEN:
+        raise NotEnforceable(f"{name} has {len(text):,} characters; {MOST_WRITTEN:,} is the most that can be enforced. "
+                             "Make it shorter; where an answer is to have a long text, ask for its name.")  # fmt: skip
 
 
 def states_of(multiple: Any) -> int:

@@ -1,7 +1,7 @@
 """Forms that an answer can be held to, and what follows one: a regular expression, a JSON schema, a grammar.
 
 llguidance, a library of the extra `structure`, turns a form into masks of ids. It is imported where a form is first
-asked for. Its tokenizer takes half a second with 128,000 ids; it is made once a model.
+asked for. Its table of a vocabulary takes half a second with 128,000 ids; it is made once a model.
 """
 
 from __future__ import annotations
@@ -19,9 +19,10 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 
 from elm_mlx.errors import NotEnforceable, NotFound
+from elm_mlx.text import form_library
 from elm_mlx.text.bounded_call import call_within
 from elm_mlx.text.constraint_row import ConstraintRow, Ids, Marks
-from elm_mlx.text.form_bounds import QUOTED, check_lark, check_repeats
+from elm_mlx.text.form_bounds import QUOTED, check_lark, check_repeats, check_written
 from elm_mlx.text.schema import MOST_CHARACTERS
 from elm_mlx.text.token_bytes import Blanks, TokenBytes
 from elm_mlx.text.tokenizer import Tokenizer
@@ -35,9 +36,10 @@ TIME_LIMIT_S = 1.0
 # has two spellings: else a key could come twice, the second time past what the schema says of it.
 JSON_OPTIONS: Any = {"whitespace_flexible": False, "json_allowed_escapes": 'nrtbf\\"'}
 ANY_OBJECT = '{"type":"object"}'
-# What compiling and each mask may cost: steps of llguidance's lexer and parser. The first three are a fourth, a fourth
-# and a fifth of its own defaults, so that one hostile form cannot hold up an engine or fill the memory.
-LIMITS: dict[str, Any] = {"initial_lexer_fuel": 250_000, "step_lexer_fuel": 50_000, "max_lexer_states": 50_000,
+# What compiling and each mask may cost: steps of llguidance's lexer and parser, far fewer than by its own defaults, so
+# that one hostile form cannot hold up an engine or fill the memory. A mask takes some 10 ms at most, as all rows of a
+# batch may have to wait for it.
+LIMITS: dict[str, Any] = {"initial_lexer_fuel": 250_000, "step_lexer_fuel": 15_000, "max_lexer_states": 50_000,
                           "verbose_errors": False}  # fmt: skip
 
 
@@ -52,10 +54,10 @@ class Form:
 
 
 class Ready(NamedTuple):
-    """What all forms of a model share: llguidance's tokenizer, the id that ends an answer in it, the bytes of all ids,
-    and those that begin with a blank."""
+    """What all forms of a model share: what begins a grammar of llguidance's, the id that ends an answer in it, the
+    bytes of all ids, and those that begin with a blank."""
 
-    backend: Any
+    begin: Callable[[str], Any]
     end: int
     bytes: TokenBytes
     blanks: Blanks | None
@@ -86,9 +88,8 @@ class Grammars:
         return partial(row.begin, stop_ids)
 
     def prepare(self) -> None:
-        """Makes what all forms share, where that is not there yet. With a large vocabulary llguidance keeps Python's
-        other threads waiting for a quarter of a second there, so a program that answers several at once does it before
-        it answers. Raises NotFound without the extra `structure`; Unsupported for a tokenizer of another kind."""
+        """Makes what all forms share, where that is not there yet. Raises NotFound without the extra `structure`;
+        Unsupported for a tokenizer of another kind."""
         self._ready()
 
     @property
@@ -125,18 +126,35 @@ class Grammars:
 
 
 def make_ready(tokenizer: Tokenizer, rows: int) -> Ready:
-    """Makes llguidance's tokenizer. Raises NotFound without the extra, Unsupported."""
+    """Makes llguidance's table of a vocabulary. Raises NotFound without the extra, Unsupported."""
     if find_spec("llguidance") is None:
         raise NotFound("A form of an answer needs one more package. Install it with its extra: pip install "
                        "'elm-mlx[structure]'; from a checkout: pip install -e '.[structure]'.")  # fmt: skip
-    from llguidance import LLTokenizer, TokenizerWrapper
-
     known = TokenBytes(tokenizer, rows)
     # The ids that end an answer are the constraint's affair: here one is named that is no text, as one has to be.
     end = next((id for id, data in enumerate(known.of) if not data), rows)
     vocabulary = Vocabulary(tokenizer, known, end)
-    backend = LLTokenizer(TokenizerWrapper(vocabulary), n_vocab=max(rows, end + 1))
-    return Ready(backend, end, known, known.blanks(tokenizer))
+    begin = without_lock(vocabulary) or with_lock(vocabulary)
+    return Ready(begin, end, known, known.blanks(tokenizer))
+
+
+def without_lock(vocabulary: Vocabulary) -> Callable[[str], Any] | None:
+    """What begins a grammar by llguidance's C interface; None where the package that is here does not have it."""
+    from llguidance import _lib
+
+    if not (library := form_library.load(str(_lib.__file__))):
+        return None
+    backend = form_library.Backend(library, vocabulary.tokens, vocabulary.eos_token_id, vocabulary)
+    return partial(form_library.Matcher.begin, backend, limits=LIMITS)
+
+
+def with_lock(vocabulary: Vocabulary) -> Callable[[str], Any]:
+    """What begins a grammar by llguidance's Python classes, which keep Python's other threads waiting for a quarter of
+    a second where a vocabulary is large."""
+    from llguidance import LLMatcher, LLParserLimits, LLTokenizer, TokenizerWrapper
+
+    backend = LLTokenizer(TokenizerWrapper(vocabulary), n_vocab=len(vocabulary.tokens))
+    return partial(LLMatcher, backend, log_level=0, limits=LLParserLimits(**LIMITS))
 
 
 class Vocabulary:
@@ -156,15 +174,12 @@ class Vocabulary:
 
 def begin_row(ready: Ready, form: Form) -> ConstraintRow:
     """Compiles a form as far as its first mask, where some errors show first. Raises NotEnforceable."""
-    from llguidance import LLMatcher, LLParserLimits
-
     try:
-        grammar = grammar_of(form)
+        matcher = ready.begin(grammar_of(form))
     except NotEnforceable:
         raise
     except ValueError as error:  # llguidance's, of JSON that is nested too deep for it
         raise NotEnforceable(f"The form of the answer cannot be read: {error}.") from error
-    matcher = LLMatcher(ready.backend, grammar, log_level=0, limits=LLParserLimits(**LIMITS))
     row = ConstraintRow(matcher, Ids(ready.bytes.rows, ready.end, ready.blanks, marks_of(form, ready.bytes)))
     row.prepare()
     return row
@@ -185,6 +200,7 @@ def grammar_of(form: Form) -> str:
 
     if form.kind == "regex":
         check_repeats("The regular expression", form.text)
+        check_written("The regular expression", form.text)
         return LLMatcher.grammar_from_regex(form.text)
     if form.kind in ("lark", "calls"):
         if form.kind == "lark":

@@ -13,7 +13,15 @@ from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple, NoReturn
 
 from elm_mlx.errors import NotEnforceable
-from elm_mlx.text.form_bounds import MOST_LAID_OVER, MOST_PATTERNS, MOST_STATES, check_repeats, has_rounded, states_of
+from elm_mlx.text.form_bounds import (
+    MOST_LAID_OVER,
+    MOST_PATTERNS,
+    MOST_STATES,
+    check_repeats,
+    check_written,
+    has_rounded,
+    states_of,
+)
 from elm_mlx.text.schema_reference import Nowhere, Outside, referred
 
 Schema = Mapping[str, Any]
@@ -158,11 +166,14 @@ def check_keywords(schema: Schema, where: str) -> None:
             refuse(name, where, f"{value} has too many digits to be enforced.")
         for pattern in patterns_in(name, value):
             check_repeats(f'The schema\'s "{name}" at {where:.200}', pattern)
+            check_written(f'The schema\'s "{name}" at {where:.200}', pattern)
         if name in NUMBERS and has_rounded(value):
             refuse(name, where, "has a number that cannot be enforced exactly: it may have 15 digits, and no more than "
                    "22 of them after the point.")  # fmt: skip
         if name == "patternProperties" and isinstance(value, Mapping) and len(value) > MOST_PATTERNS:
             refuse(name, where, f"has {len(value)} patterns; {MOST_PATTERNS} is the most that can be enforced.")
+        for one in written_in(name, value):
+            check_written(f'A value of the schema\'s "{name}" at {where:.200}', one)
         if has_unspelled(name, value):
             refuse(name, where, "has a control character, which cannot be enforced. Write it without one.")
     least, needed = schema.get("minProperties", 0), schema.get("required", ())
@@ -175,6 +186,13 @@ def check_keywords(schema: Schema, where: str) -> None:
 def refuse(name: str, where: str, why: str) -> NoReturn:
     """Raises NotEnforceable for a keyword of the schema at a place."""
     raise NotEnforceable(f'The schema\'s "{name:.80}" at {where:.200} {why}')
+
+
+def written_in(name: str, value: Any) -> Iterator[str]:
+    """The texts of a keyword's value that stand in an answer as they are."""
+    if name in WRITTEN:
+        values = [value] if name == "const" else value if isinstance(value, list | Mapping) else ()
+        yield from (one if isinstance(one, str) else json.dumps(one, ensure_ascii=False) for one in values)
 
 
 def patterns_in(name: str, value: Any) -> list[str]:

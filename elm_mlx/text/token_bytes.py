@@ -112,8 +112,8 @@ def bytes_of_all(tokenizer: Tokenizer, rows: int, control: frozenset[int]) -> li
     in the other kind U+2581 is a blank, and <0x41> a byte."""
     found = [b""] * rows
     read = from_letters if tokenizer.is_of_bytes else from_pieces
-    for text, id in tokenizer.vocabulary.items():
-        if id < rows and id not in control:
+    for id, text in tokenizer.words(rows):
+        if id not in control:
             found[id] = read(text)
     for text, id in tokenizer.added_ids.items():
         if id < rows and id not in control:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cached_property, partial
 from itertools import takewhile
 from pathlib import Path
@@ -141,6 +141,12 @@ class Tokenizer:
     def vocabulary(self) -> dict[str, int]:
         """The id of every token by its text, added ones left out. It takes a tenth of a second with a large one."""
         return self._backend.get_vocab(with_added_tokens=False)
+
+    def words(self, rows: int) -> Iterator[tuple[int, str]]:
+        """Each id below `rows` of the vocabulary with its text, added tokens left out. One by one, as all at once would
+        keep Python's other threads waiting for a tenth of a second where there are many."""
+        word = self._backend.model.id_to_token
+        return ((id, text) for id in range(rows) if (text := word(id)) is not None)
 
     @property
     def control_ids(self) -> dict[str, int]:

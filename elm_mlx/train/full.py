@@ -25,8 +25,9 @@ from elm_mlx.models.parameters import Parameters
 from elm_mlx.store.adapters.adapter_file import Base
 from elm_mlx.store.adapters.write import base_metadata
 from elm_mlx.store.layout import small_files
-from elm_mlx.store.load import load_arrays, stored_dtype
+from elm_mlx.store.load import load_arrays
 from elm_mlx.store.side_files import TEMPLATE, file_names
+from elm_mlx.store.tensors import stored_dtype
 from elm_mlx.store.weights import DTYPE_NAMES, MLX_METADATA
 from elm_mlx.train.checkpoint import write_tensors
 from elm_mlx.train.training import Arrays

@@ -6,6 +6,8 @@ import asyncio
 import json
 import re
 import sys
+import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import date
@@ -21,7 +23,7 @@ import elm_mlx
 from elm_mlx.api.dataclass_schema import instance_of, schema_of
 from elm_mlx.api.structure import Structure, form_in, read_json, value_of
 from elm_mlx.engine.request import Request
-from elm_mlx.errors import InvalidRequest, NotEnforceable
+from elm_mlx.errors import Cancelled, InvalidRequest, NotEnforceable
 
 TEXT = "Once upon a time there was"
 
@@ -205,6 +207,7 @@ def test_a_field_without_a_schema_is_refused_by_its_name(made: type, words: str)
         ({"choices": ["a"] * 5000}, "choices has 5,000 texts"),
         ({"choices": "yes"}, "must be a list of texts"),
         ({"choices": [1]}, "A text in choices is 1"),
+        ({"choices": ["a" * 5000]}, "A text in choices has 5,000 characters"),
         ({"choices": [""]}, "not an empty one"),
         ({"grammar": "start: x\nx: %json {}"}, "%json"),
         ({"response_format": {"type": "sound"}}, '"type" must be'),
@@ -314,3 +317,56 @@ def test_neither_kept_prefixes_nor_proposals_nor_company_change_an_answer_with_a
     assert demo.generate(TEXT, 40, **options).tokens == alone.tokens
     assert demo.generate(TEXT, 40, lookup=True, **options).tokens == alone.tokens
     assert re.fullmatch("([a-z]{1,5} ){6}", alone.text) or alone.finish_reason == "length"
+
+
+def held(lm: elm_mlx.LanguageModel, monkeypatch: pytest.MonkeyPatch) -> threading.Event:
+    """Has every new form wait for the event."""
+    may, usual = threading.Event(), lm._maker.grammars.compile
+
+    def compile(*given: Any) -> Any:
+        may.wait(60)
+        return usual(*given)
+
+    monkeypatch.setattr(lm._maker.grammars, "compile", compile)
+    return may
+
+
+def test_an_event_loop_goes_on_while_a_form_is_compiled(
+    demo: elm_mlx.LanguageModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wanted = demo.generate(TEXT, 20, choices=["yes", "no"])
+    may = held(demo, monkeypatch)
+
+    async def ask() -> list[str]:
+        asked = demo.astream(TEXT, 20, choices=["yes", "no"])
+        bad = demo.astream(TEXT, 20, regex="a(")
+        assert not may.is_set()  # both returned
+        may.set()
+        with pytest.raises(NotEnforceable):
+            await anext(bad)
+        with pytest.raises(NotEnforceable):
+            await bad.aresult()
+        told = "".join([piece.text async for piece in asked])
+        assert (await asked.aresult()).parsed == told
+        return [told]
+
+    assert asyncio.run(ask()) == [wanted.text]
+
+
+def test_what_is_cancelled_before_its_form_is_compiled_never_begins(
+    demo: elm_mlx.LanguageModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    may = held(demo, monkeypatch)
+    asked = demo.astream(TEXT, 20, choices=["yes", "no"])
+    left = demo.astream(TEXT, 20, choices=["yes", "no"])
+    asked.cancel()
+    del left
+    demo.generate(TEXT, 1)  # whatever was ordered before is done
+    may.set()
+    with pytest.raises(Cancelled):
+        asked.result(60)
+    assert asked.completion.tokens == []
+    end = time.monotonic() + 60
+    while demo.activity.running or demo.activity.waiting or demo._worker._unanswered:
+        assert time.monotonic() < end
+        time.sleep(0.001)

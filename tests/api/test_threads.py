@@ -130,7 +130,7 @@ def settled(lm: elm_mlx.LanguageModel) -> tuple[int, int, int]:
 
 @pytest.mark.parametrize(
     "each",
-    [4, pytest.param(100, marks=pytest.mark.slow), pytest.param(1000, marks=pytest.mark.soak)],
+    [2, pytest.param(100, marks=pytest.mark.slow), pytest.param(1000, marks=pytest.mark.soak)],
 )
 def test_threads_that_ask_cancel_and_give_up_get_their_own_answers_and_leave_nothing(
     lm: elm_mlx.LanguageModel, asks: list[Ask], each: int
@@ -145,7 +145,7 @@ def test_threads_that_ask_cancel_and_give_up_get_their_own_answers_and_leave_not
 
 @pytest.mark.parametrize(
     "each",
-    [4, pytest.param(100, marks=pytest.mark.slow), pytest.param(1000, marks=pytest.mark.soak)],
+    [2, pytest.param(100, marks=pytest.mark.slow), pytest.param(1000, marks=pytest.mark.soak)],
 )
 def test_tasks_that_ask_cancel_and_give_up_get_their_own_answers_and_leave_nothing(
     lm: elm_mlx.LanguageModel, asks: list[Ask], each: int

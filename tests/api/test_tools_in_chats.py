@@ -238,3 +238,24 @@ def test_a_call_that_must_come_and_has_no_room_is_refused(lm: elm_mlx.LanguageMo
     never = {"name": "f", "parameters": {"properties": {"a": False}, "required": ["a"]}}
     with pytest.raises(NotEnforceable):
         lm.chat(ASK, 100, tools=[never], tool_choice="f")
+
+
+def test_a_call_that_must_come_is_read_in_an_event_loop(lm: elm_mlx.LanguageModel) -> None:
+    """The form is compiled after the stream is there, and the tool's description may be longer than any text in it."""
+    tool = {"name": "f", "description": "x" * 5000,
+            "parameters": {"type": "object", "properties": {"a": {"enum": [1]}}, "required": ["a"],
+                           "additionalProperties": False}}  # fmt: skip
+    options = {"tools": [tool], "tool_choice": "required"}
+
+    async def ask() -> elm_mlx.Completion:
+        bad = {"name": "f", "parameters": {"type": "object", "unevaluatedProperties": False}}
+        with pytest.raises(NotEnforceable):
+            await lm.achat_stream(ASK, 100, tools=[bad], tool_choice="f").aresult()
+        stream = lm.achat_stream(ASK, 100, **options)  # type: ignore[arg-type]
+        kinds = {piece.kind async for piece in stream}
+        assert "tool" in kinds
+        return await stream.aresult()
+
+    done = asyncio.run(ask())
+    assert [call.arguments for call in done.tool_calls] == [{"a": 1}]
+    assert done.tokens == lm.chat(ASK, 100, **options).tokens  # type: ignore[arg-type]

@@ -139,6 +139,7 @@ def test_sampling_is_not_compared_with_mlx_lm(monkeypatch: pytest.MonkeyPatch) -
     assert (typed.code, "Leave --compare or --temperature out." in typed.err) == (2, True)
 
 
+@pytest.mark.slow
 def test_a_comparison_prints_the_ratio_with_its_spread() -> None:
     done = bench("--random", "openelm-20x64", *SHORT, "--compare", "mlx-lm")
     assert done.code == 0, done.err

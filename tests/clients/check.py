@@ -3,7 +3,8 @@
     python tests/clients/check.py [--environments FOLDER] [--json FILE]
 
 Makes an environment of their own, by default in a temporary folder, with the extra `clients` of pyproject.toml:
-litellm, langchain-openai and llm; and another one for aider, which wants old versions of the same packages. Starts
+litellm, langchain-openai and llm; another one for aider, which wants old versions of the same packages; and one with
+llm and this checkout side by side, where llm finds our plugin. Starts
 `elm-mlx serve` with the demo and a tiny Llama of random weights, which can call tools and keep a form, though what it
 says means nothing. Then each `with_*.py` beside this file runs in its environment and reports a line for each thing
 that it tried. Exits with 1 if one of them failed. Needs the package index once.
@@ -33,7 +34,9 @@ def environments(folder: Path) -> dict[str, Path]:
     """The Python of each client's environment."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     most = environment(folder / "clients", project["optional-dependencies"]["clients"])
-    return dict.fromkeys(("langchain", "litellm", "llm"), most) | {"aider": environment(folder / "aider", AIDER)}
+    plugin = environment(folder / "plugin", ["-e", f"{ROOT}[cpu,llm]"])
+    aider = environment(folder / "aider", AIDER)
+    return dict.fromkeys(("langchain", "litellm", "llm"), most) | {"aider": aider, "llm_plugin": plugin}
 
 
 def environment(folder: Path, wanted: list[str]) -> Path:
@@ -54,8 +57,9 @@ def tiny_llama(folder: Path) -> Path:
 
 
 def tried(python: Path, script: Path, url: str, home: Path) -> list[dict[str, Any]]:
-    """What one client's script reports; one line of its own if it ended with an error."""
-    surroundings = {"PATH": os.environ["PATH"], "HOME": str(home), "LLM_USER_PATH": str(home / "llm")}
+    """What one client's script reports; one line of its own if it ended with an error. `home` holds the tiny Llama."""
+    surroundings = {"PATH": os.environ["PATH"], "HOME": str(home), "LLM_USER_PATH": str(home / script.stem)}
+    surroundings["TINY_LLAMA"] = str(home / "tiny-llama")
     command = [python, script, url, "tiny-llama", "demo"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE_S, env=surroundings, check=False)
     lines = [json.loads(line) for line in done.stdout.splitlines() if line.startswith('{"tried"')]

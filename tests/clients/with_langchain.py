@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+from pathlib import Path
 from typing import Any, Literal
 
 import openai
@@ -41,12 +44,12 @@ def streamed() -> str:
 
 
 def called() -> str:
-    (call,) = model(max_tokens=100).bind_tools([weather], tool_choice="required").invoke(ASKED).tool_calls
+    (call,) = model(max_tokens=100).bind_tools([weather], strict=True, tool_choice="required").invoke(ASKED).tool_calls
     return expected(call["args"]["city"] in CITIES, call["args"])
 
 
 def called_in_pieces() -> str:
-    pieces = model(max_tokens=100).bind_tools([weather], tool_choice="weather").stream(ASKED)
+    pieces = model(max_tokens=100).bind_tools([weather], strict=True, tool_choice="weather").stream(ASKED)
     whole = next(pieces)
     for piece in pieces:
         whole = whole + piece
@@ -63,6 +66,12 @@ def completed() -> str:
     return expected(text and text == "".join(base.stream("Once upon a time")), text)
 
 
+def by_the_example() -> str:
+    example = Path(__file__).parents[2] / "examples" / "langchain_chat.py"
+    done = subprocess.run([sys.executable, example, URL, CHAT], capture_output=True, text=True, check=True, timeout=120)
+    return expected("\nMood: " in done.stdout and not done.stderr, done.stdout[-60:].strip())
+
+
 def by_responses() -> str:
     answer = model(use_responses_api=True).invoke(ASKED)
     return expected(answer.usage_metadata["output_tokens"] == 8, answer.content)
@@ -75,5 +84,6 @@ trying("tool call, streamed", called_in_pieces)
 trying("structured output", formed)
 trying("completion, whole and streamed", completed)
 trying("Responses", by_responses)
+trying("examples/langchain_chat.py", by_the_example)
 trying("a prompt too long", lambda: raises(openai.BadRequestError, lambda: model().invoke(LONG[0]["content"])))
 trying("an unknown model", lambda: raises(openai.NotFoundError, lambda: model(model="none").invoke(ASKED)))

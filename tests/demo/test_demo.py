@@ -66,7 +66,8 @@ def test_both_models_are_small_and_share_a_tokenizer(name: str) -> None:
     assert (PLACES[name] / "tokenizer.json").read_bytes() == (PLACES["demo"] / "tokenizer.json").read_bytes()
 
 
-@pytest.mark.parametrize("count", [1, pytest.param(5, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("count", [1, 5])
 def test_eight_bits_cost_less_than_a_hundredth_of_perplexity(
     lm: elm_mlx.LanguageModel, tmp_path: Path, count: int
 ) -> None:

@@ -62,7 +62,7 @@ def statistic(judged: Sequence[Judged], proposal: int) -> float:
     return chi_square(found, wrong | right)
 
 
-@pytest.mark.parametrize("proposal", [0, 3])
+@pytest.mark.parametrize("proposal", [pytest.param(0, marks=pytest.mark.slow), 3])
 def test_an_answer_has_the_distribution_of_the_model_whatever_is_proposed(proposal: int) -> None:
     assert statistic(drawn_with(Sampler, proposal), proposal) < LIMIT
 

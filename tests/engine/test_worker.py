@@ -16,7 +16,6 @@ from helpers import checkpoints
 from helpers.shallow import shallow
 
 import elm_mlx
-from elm_mlx.api.stream import OUTBOX
 from elm_mlx.engine import worker
 from elm_mlx.engine.engine import Engine
 from elm_mlx.engine.handle import Handle
@@ -24,6 +23,12 @@ from elm_mlx.engine.worker import Worker
 from elm_mlx.errors import Cancelled, EngineStopped, NotEnoughMemory, QueueFull, RequestFailed
 
 PATIENCE_S = 60  # with another thread, on a busy machine
+OUTBOX = 32  # ids that may wait for a reader here
+
+
+@pytest.fixture(autouse=True)
+def small_outboxes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("elm_mlx.api.stream.OUTBOX", OUTBOX)
 
 
 @pytest.fixture(scope="module")

@@ -58,13 +58,13 @@ def test_bits_are_those_of_the_models_own_logits(demo):
 
 def test_windows_give_each_text_its_own_beginning_and_overlap(demo):
     ids, (bos,) = demo.tokenizer.encode_text(TEXT), demo.tokenizer.encode("")
-    one = perplexity(demo, [TEXT, TEXT], window=40, stride=20)
-    expected = plain_losses(demo, [bos, *ids[:39]])
-    for start in range(20, len(ids) - 19, 20):
-        if start + 19 >= len(ids):
+    one = perplexity(demo, [TEXT, TEXT], window=80, stride=40)
+    expected = plain_losses(demo, [bos, *ids[:79]])
+    for start in range(40, len(ids) - 39, 40):
+        if start + 39 >= len(ids):
             break
-        window = [bos, *ids[start : start + 39]]
-        expected += plain_losses(demo, window)[39 - 20 :] if len(window) == 40 else plain_losses(demo, window)[19:]
+        window = [bos, *ids[start : start + 79]]
+        expected += plain_losses(demo, window)[79 - 40 :] if len(window) == 80 else plain_losses(demo, window)[39:]
     assert one.tokens == 2 * len(ids)
     assert one.bits_per_token * len(ids) == pytest.approx(sum(expected) / math.log(2), rel=1e-4)
 

@@ -19,6 +19,7 @@ def reads(lm: elm_mlx.LanguageModel, tokens: list[int]) -> bool:
     return True
 
 
+@pytest.mark.slow
 def test_the_likeliest_story_is_read_whole_and_ends() -> None:
     lm = elm_mlx.load()
     told = lm.generate(demo.PROMPT)

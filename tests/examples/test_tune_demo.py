@@ -17,6 +17,7 @@ import letters  # noqa: E402
 BITS = re.compile(r"of (\d+) (letters|stories) that it has not seen: ([\d.]+) before, ([\d.]+) after")
 
 
+@pytest.mark.slow
 def test_the_letters_are_those_of_their_seeds_and_none_is_in_two_parts() -> None:
     parts = [letters.letters(40, seed) for seed in (0, letters.VALIDATION_FROM, letters.HELD_OUT_FROM)]
     texts = [one.written for part in parts for one in part]

@@ -55,7 +55,7 @@ def takes(grammars: Grammars, form: Form, text: str) -> bool:
     matcher, known = row._matcher, grammars._ready().bytes
     by_byte = {data: id for id, data in enumerate(known.of) if len(data) == 1}
     ids = [by_byte[bytes([byte])] for byte in text.encode()]
-    return bool(matcher.try_consume_tokens(ids) == len(ids) and matcher.is_accepting())
+    return all(matcher.consume_token(id) for id in ids) and bool(matcher.is_accepting())
 
 
 def schema_form(schema: Any) -> Form:

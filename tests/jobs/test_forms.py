@@ -242,7 +242,7 @@ ANY = st.recursive(st.none() | st.booleans() | st.integers() | st.floats() | st.
 NAMES = st.sampled_from(["prompt", "messages", "max_tokens", "url", "method", "body", "model", "n", "stop", "tools"])
 
 
-@pytest.mark.parametrize("count", [40, pytest.param(300, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("count", [15, pytest.param(300, marks=pytest.mark.slow)])
 def test_any_fields_are_an_ask_or_a_sentence(count: int) -> None:
     @settings(max_examples=count, deadline=None)
     @given(st.dictionaries(NAMES, ANY), st.dictionaries(NAMES, ANY))

@@ -93,6 +93,7 @@ def test_what_a_killed_conversion_left_is_gone_on_with_or_removed(machine: Machi
     assert not [*(machine.home / "elm").rglob(".*")]
 
 
+@pytest.mark.slow
 def test_two_pulls_at_once_both_end_well(machine: Machine, hub: FakeHub) -> None:
     hub.hold("model.safetensors", after=1000)
     both = [machine.start("pull", "openelm-450m", "--bits", 4) for _ in range(2)]

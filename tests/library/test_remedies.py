@@ -6,15 +6,19 @@ from __future__ import annotations
 import json
 import re
 import shlex
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
+from helpers import checkpoints, gguf_craft
+from helpers.command_line import PATIENCE_S
 from helpers.fake_hub import FakeHub
-from helpers.machine import APPLE, GATED, READY, Machine, listing, pulled, well
+from helpers.machine import APPLE, GATED, PROGRAM, READY, Machine, listing, pulled, well
 
 import elm_mlx
 from elm_mlx.convert import convert, plan
-from elm_mlx.errors import InvalidRequest
+from elm_mlx.errors import InvalidRequest, NotFound
 
 
 def command(text: str, begin: str = "") -> list[str]:
@@ -85,3 +89,63 @@ def test_another_folder_is_taken_where_the_usual_one_cannot_be_written(machine: 
     refused = machine.run("pull", READY, HF_HUB_CACHE=str(machine.home / "file"))
     assert "set HF_HUB_CACHE to a folder of yours" in refused.err
     well(machine.run("pull", READY, HF_HUB_CACHE=str(machine.home / "mine")))
+
+
+def test_a_checkpoint_of_torch_runs_after_the_command_that_is_named(machine: Machine, tmp_path: Path) -> None:
+    folder = tmp_path / "m"
+    checkpoints.save_torch(folder / "pytorch_model.bin", checkpoints.weights(checkpoints.LLAMA))
+    (folder / "config.json").write_text(json.dumps(checkpoints.LLAMA), encoding="utf-8")
+    checkpoints.add_tokenizer(folder)
+    refused = machine.generate(str(folder))
+    advice = re.search(r"has to be converted first: elm-mlx (convert \S+)", refused.err)
+    assert advice
+    well(machine.run(*shlex.split(advice[1]), "--output", tmp_path / "out"))
+    well(machine.generate(str(tmp_path / "out")))
+
+
+def test_a_model_without_a_template_completes_plain_text_as_the_error_says(machine: Machine, openelm: Path) -> None:
+    with elm_mlx.load(openelm) as lm, pytest.raises(NotFound) as refused:
+        lm.chat([{"role": "user", "content": "Hi"}])
+    well(machine.run(*command(str(refused.value)), "--model", openelm, "--prompt", "Hi", "--max-tokens", 1))
+
+
+# What other programs do, which take a second to start.
+
+
+def in_a_shell(machine: Machine, line: str, programs: Path) -> str:
+    """Runs what a message gives a person to copy; `elm-mlx` and `hf` are on the path."""
+    programs.mkdir()
+    ours = programs / "elm-mlx"
+    ours.write_text(f"#!{sys.executable}\n{PROGRAM}", encoding="utf-8")
+    ours.chmod(0o755)
+    environment = machine.environment | {"PATH": f"{programs}:{Path(sys.executable).parent}:/usr/bin:/bin"}
+    done = subprocess.run(
+        ["bash", "-ec", line], cwd=programs.parent, env=environment, stdin=subprocess.DEVNULL, timeout=PATIENCE_S,
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout.decode()
+    return done.stdout.decode()
+
+
+@pytest.mark.slow
+def test_a_gguf_file_is_fetched_and_converted_as_the_message_says(
+    machine: Machine, hub: FakeHub, tmp_path: Path
+) -> None:
+    file = gguf_craft.write(tmp_path / "model-Q4.gguf", gguf_craft.Model(checkpoints.LLAMA, lambda _: "F16"))
+    hub.add("some/model-GGUF", {"config.json": b"{}", "model-Q4.gguf": file.read_bytes()})
+    file.unlink()
+    refused = machine.generate("some/model-GGUF")
+    advice = re.search(r"for example: (hf download .* && elm-mlx convert \S+)", refused.err)
+    assert advice
+    in_a_shell(machine, advice[1], tmp_path / "bin")
+    assert list(tmp_path.glob("model-Q4-mlx*"))
+
+
+@pytest.mark.slow
+def test_what_the_hub_s_cache_holds_is_removed_by_the_command_that_is_named(machine: Machine, tmp_path: Path) -> None:
+    well(machine.run("pull", APPLE))
+    told = well(machine.run("rm", APPLE, "--yes")).err
+    advice = re.search(r"to remove it, too: `(hf [^`]+)`", told)
+    assert advice
+    in_a_shell(machine, f"{advice[1]} --yes", tmp_path / "bin")
+    assert not list((machine.home / "hub").glob("models--apple*"))

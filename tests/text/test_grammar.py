@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import random
 import re
 import subprocess
 import sys
@@ -12,11 +13,12 @@ from pathlib import Path
 
 import pytest
 from helpers import tokenizer_craft
-from helpers.forms import STOPS, allowed, choice_form, demo_tokenizer, draw, schema_form, takes, tokenizer_at
+from helpers.forms import STOP, STOPS, allowed, choice_form, demo_tokenizer, draw, schema_form, takes, tokenizer_at
+from llguidance import LLMatcher, _lib
 
 from elm_mlx.errors import NotEnforceable, NotFound, RequestFailed, Unsupported
-from elm_mlx.text import grammar
-from elm_mlx.text.form_bounds import MOST_LAID_OVER
+from elm_mlx.text import form_library, grammar
+from elm_mlx.text.form_bounds import MOST_LAID_OVER, MOST_WRITTEN
 from elm_mlx.text.grammar import Form, Grammars
 
 NUMBER = r"-?(0|[1-9]\d*)(\.\d+)?([eE][+-]?\d+)?"
@@ -285,3 +287,64 @@ def test_what_is_prepared_is_not_made_again(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(grammar, "make_ready", None)
     grammars.prepare()
     assert takes(grammars, Form("regex", "ab"), "ab")
+
+
+@pytest.mark.parametrize("form", [schema_form({"enum": ["a b", "a c", "é"]}), Form("regex", "[a-z]+ ?[0-9]{2}")])
+def test_both_ways_into_the_library_give_the_same_masks(
+    crafted: Grammars, form: Form, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = Grammars(crafted._tokenizer, crafted._rows)
+    monkeypatch.setattr(form_library, "load", lambda _path: None)
+    others = other.compile(form, STOPS)
+    assert isinstance(others()._matcher, LLMatcher)
+    assert isinstance(crafted.compile(form, STOPS)()._matcher, form_library.Matcher)
+    for seed in range(4):
+        rows = crafted.compile(form, STOPS)(), others()
+        for id in draw(crafted.compile(form, STOPS)(), STOPS, seed) or ():
+            masks = [row.mask().tolist() for row in rows]
+            assert masks[0] == masks[1]
+            for row in rows:
+                row.accept(id)
+            assert allowed(rows[0].fork()) == allowed(rows[1].fork())
+
+
+def test_a_vocabulary_is_prepared_without_keeping_other_threads_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each long call of the library's is one that lets the interpreter go: those of its C interface."""
+    monkeypatch.setattr(grammar, "with_lock", None)
+    grammars = Grammars(demo_tokenizer(), 2048)
+    assert takes(grammars, Form("regex", "ab"), "ab")
+
+
+def test_a_tokenizer_that_fails_gives_masks_of_nothing() -> None:
+    """What the library asks of the tokenizer may fail: nothing of that leaves the callback."""
+
+    def fails(_: bytes) -> list[int]:
+        raise ValueError("never")
+
+    library = form_library.load(str(_lib.__file__))
+    assert library
+    backend = form_library.Backend(library, [b"a", b"b", b"ab", b""], 3, fails)
+    matcher = form_library.Matcher.begin(backend, '{"grammars": [{"lark_grammar": "start: \\"ab\\""}]}', {})
+    assert [int(word) for word in matcher.compute_bitmask()] == [0]
+    with pytest.raises(ValueError, match="the value 0"):
+        form_library.Matcher.begin(backend, "start: \0", {})
+
+
+LONG = "ab c" * 2000
+
+
+@pytest.mark.parametrize(
+    "form", [Form("regex", LONG), Form("lark", f'start: "{LONG}"'), Form("lark", f"start: /{LONG}/")]
+)
+def test_a_text_whose_masks_would_hold_up_other_answers_is_refused(demo: Grammars, form: Form) -> None:
+    with pytest.raises(NotEnforceable, match=r"8,00\d characters; 4,096 is the most"):
+        demo.compile(form, STOPS)
+
+
+def test_a_text_of_as_many_characters_as_a_form_may_have_is_written(demo: Grammars) -> None:
+    text = "".join(random.Random(1).choices("abcdefgh iou", k=MOST_WRITTEN))
+    for form in (choice_form(text, text[:-1] + "z"), schema_form({"const": text})):
+        row = demo.compile(form, STOPS)()
+        for id in demo_tokenizer().encode_inside(text if form.kind == "choice" else json.dumps(text)):
+            row.accept(id)
+        assert STOP in allowed(row)

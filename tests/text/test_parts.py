@@ -17,7 +17,7 @@ MARKS = Marks("<think>", "</think>", "<|python_tag|>", {7: "<|python_tag|>"})
 SCHEMAS = {"weather": {"properties": {"days": {"type": "integer"}}}, "look": {}}
 CALL = '{"name": "weather", "parameters": {"city": "Zürich", "days": 2}}'
 ARGUMENTS = {"city": "Zürich", "days": 2}
-each_count = pytest.mark.parametrize("count", [40, pytest.param(3000, marks=pytest.mark.slow)])
+each_count = pytest.mark.parametrize("count", [15, pytest.param(3000, marks=pytest.mark.slow)])
 WORDS = [*'{}[]()<>,;:=\\"\' \nx', '"name"', '"f"', '"parameters"', ": ", '{"name": "', '"parameters": {', "f(", "a=",
          "1", "<function=", "f>", "</function>", "</func", "<think>", "</think>", TAG, "look.call(",
          'brave_search.call(q="', '")', CALL, "[look(a=1), f()]", "Hello", "é", "null"]  # fmt: skip

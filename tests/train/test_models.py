@@ -43,6 +43,7 @@ def test_adapters_learn_beside_few_bits(tmp_path: Path, kind: str, bits: int) ->
     assert found[-1] < found[0]
 
 
+@pytest.mark.slow
 def test_a_chat_with_tools_is_learned(tmp_path: Path) -> None:
     """The call and the answer count, what the tool said does not."""
     (tmp_path / "template.jinja").write_text(TEMPLATE, encoding="utf-8")

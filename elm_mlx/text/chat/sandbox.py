@@ -158,9 +158,10 @@ class Sandbox(ImmutableSandboxedEnvironment):
         return super().getitem(obj, self.budget.sight.key(obj, argument))
 
 
-def compile_template(source: str) -> CodeType:
-    """Compiles a template. Raises ValueError, with the line, for a mistake in it or a tag that is refused."""
-    sandbox = Sandbox(Budget(0, Sight()))
+def compile_template(source: str, kind: type[Sandbox] = Sandbox) -> CodeType:
+    """Compiles a template for a `kind` of sandbox. Raises ValueError, with the line, for a mistake in it or a tag that
+    is refused."""
+    sandbox = kind(Budget(0, Sight()))
     try:
         tree = sandbox.parse(source)
     except TemplateSyntaxError as error:
@@ -180,8 +181,11 @@ def line_in(template: Template, trace: TracebackType | None) -> int:
     return line
 
 
-def render(code: CodeType, variables: dict[str, Any], disguise: Hiding | None = None) -> str:
-    """Runs a template; its operations see through `disguise`, in which the texts of `variables` are.
+def render(
+    code: CodeType, variables: dict[str, Any], disguise: Hiding | None = None, kind: type[Sandbox] = Sandbox
+) -> str:
+    """Runs a template in a `kind` of sandbox; its operations see through `disguise`, in which the texts of `variables`
+    are.
 
     Raises InvalidRequest over MAX_INPUT, TemplateRefusal, Overrun, and TemplateFault for all that fails.
     """
@@ -189,7 +193,7 @@ def render(code: CodeType, variables: dict[str, Any], disguise: Hiding | None = 
         units = BASE_UNITS + PER_INPUT_UNIT * units_of(variables, MAX_INPUT)
     except Overrun as error:
         raise InvalidRequest(f"The messages hold over {MAX_INPUT >> 20} million characters; shorten them.") from error
-    sandbox = Sandbox(Budget(units, Sight(disguise)))
+    sandbox = kind(Budget(units, Sight(disguise)))
     template = sandbox.template_class.from_code(sandbox, code, sandbox.make_globals(None))
     try:
         return "".join(template.root_render_func(template.new_context(variables)))

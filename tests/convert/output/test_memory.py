@@ -118,7 +118,7 @@ convert(*sys.argv[1:], {options})
         pytest.param(safetensors, VOCABULARY, "dtype='float16'", marks=pytest.mark.slow),
         pytest.param(floats, VOCABULARY, "dtype='float16'", marks=pytest.mark.slow),
         pytest.param(columns_of_doubles, LARGE_VOCABULARY, "dtype='float16'", marks=pytest.mark.slow),
-        (metas, VOCABULARY, "dtype='float16'"),
+        pytest.param(metas, VOCABULARY, "dtype='float16'", marks=pytest.mark.slow),
     ],
     ids=lambda value: getattr(value, "__name__", value),
 )

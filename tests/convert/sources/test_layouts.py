@@ -109,6 +109,7 @@ def test_an_untied_corenet_model_keeps_its_classifier(tmp_path: Path) -> None:
     assert np.array_equal(logits(convert(source, tmp_path / "out", dtype="float32").output), logits(theirs))
 
 
+@pytest.mark.slow
 def test_mlx_lm_runs_what_the_shapes_told(tmp_path: Path) -> None:
     from helpers.mlx_lm_alone import load_model
 

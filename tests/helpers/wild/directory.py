@@ -101,7 +101,7 @@ def added_tokens(rng: Random, style: Style, base: Base) -> list[Added]:
         often = dict.fromkeys(FLAGS, strange) | {"special": strange * 0.3 * control}
         flags = {flag: usual[flag] ^ (rng.random() < often[flag]) for flag in FLAGS}
         made.append(Added(token, place, flags))
-    for token in made:  # docs/prompts.md names the difference
+    for token in made:  # docs/chat.md names the difference
         token.flags["single_word"] &= not any(one.text != token.text and one.text in token.text for one in made)
     return sorted(made, key=lambda token: (JSON, DECODER, FILE, NAMED).index(token.place))
 

@@ -1,0 +1,120 @@
+"""--parallel: a command whose model several ranks hold together. Rank 0 runs the command, the others do what its model
+does, and print nothing but errors."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from functools import wraps
+from typing import Any
+
+import click
+
+from elm_mlx.cli.wishes import settle
+from elm_mlx.errors import InvalidRequest
+from elm_mlx.shell import command_line
+
+COMMANDS = ("generate", "chat", "batch", "serve", "bench")
+KINDS = ("tensor", "pipeline")
+RANK, JOB = "MLX_RANK", "ELM_MLX_JOB"  # what the launcher of MLX, and ours, tell a rank
+WISH = "ELM_MLX_PARALLEL"
+KIND = "elm_mlx.parallel"  # in click's context: how the ranks hold the model of this command
+PRINTED = ("show_config", "connect")  # options that print something and need no model
+OPTION = click.option(
+    "--parallel",
+    type=click.Choice(KINDS),
+    help="Hold the model together with the other ranks that `elm-mlx launch` starts: a share of every layer each, or "
+    "whole layers.",
+)
+# What several ranks do not do: option -> why.
+REFUSED = {
+    "draft": "A model on several machines answers a token a step",
+    "lookup": "A model on several machines answers a token a step",
+    "adapter": "Adapters are added to whole matrices, and each rank has parts of them",
+    "adapters": "Adapters are added to whole matrices, and each rank has parts of them",
+    "save_cache": "Each rank holds keys and values of its part alone",
+    "load_cache": "Each rank holds keys and values of its part alone",
+    "pull": "The model has to be on every machine before",
+    "stdio": "A model on several machines is not served over pipes",
+    "shapes": "Random weights are made on one machine",
+    "compare": "mlx-lm computes on one machine",
+}
+
+
+def parallel(command: Callable[..., None]) -> Callable[..., None]:
+    """Adds --parallel to a command. With it, only rank 0 calls the command; what several ranks cannot do is refused."""
+
+    @wraps(command)
+    def run(parallel: str | None, **options: Any) -> None:
+        asked = {"parallel": parallel}
+        settle(check_ranks, asked, "parallel")
+        kind: Any = asked["parallel"]
+        if kind is None:
+            command(**options)
+            return
+        lists = {name for name, value in options.items() if isinstance(value, tuple)}
+        settle(refuse_alone, options, *REFUSED)
+        options |= {name: () for name in lists if options[name] is None}  # a wish that was dropped
+        if rank() == 0:
+            click.get_current_context().meta[KIND] = kind
+            command(**options)
+        elif not any(options.get(name) for name in PRINTED):
+            from elm_mlx.cli.following import follow  # here, as it brings MLX
+
+            follow(kind, options)
+
+    return OPTION(run)
+
+
+def check_words(words: Sequence[str]) -> None:
+    """Raises InvalidRequest for a command that several ranks cannot run, and for one without --parallel."""
+    name = words[0]
+    if name not in COMMANDS:
+        raise InvalidRequest(f"`{name[:40]}` does not run on several ranks; {', '.join(COMMANDS)} do.")
+    asked = any(word == "--parallel" or word.startswith("--parallel=") for word in words)
+    if not asked and not os.environ.get(WISH) and not {"-h", "--help"} & set(words):
+        raise InvalidRequest(NO_KIND, ADVICE)
+
+
+NO_KIND = "The ranks are not told how they hold the model, so each would do the whole work."
+ADVICE = "Add {parallel=tensor}, which is faster, or {parallel=pipeline}, which runs every model."
+
+
+def check_ranks(parallel: str | None) -> None:
+    """Raises InvalidRequest for --parallel where nobody has started ranks, and for our ranks without it."""
+    if parallel and RANK not in os.environ:
+        name = click.get_current_context().info_name
+        whole = command_line("elm-mlx", "launch", "-n", 2, name)
+        raise InvalidRequest(
+            "This is one process, and several are to hold the model.",
+            f"`{whole} --parallel {parallel} ...` starts two here; or leave {{parallel}} out.",
+        )
+    if not parallel and JOB in os.environ:
+        raise InvalidRequest(NO_KIND, ADVICE)
+
+
+def rank() -> int:
+    """The number of this process's rank, as who started it says. Raises InvalidRequest for what is no number."""
+    text = os.environ.get(RANK, "")
+    if not (text.isascii() and text.isdigit() and len(text) < 4):
+        raise InvalidRequest(
+            f"{RANK} is {text[:40]!r}, and no number of a rank. Start the command by `elm-mlx launch`."
+        )
+    return int(text)
+
+
+def refuse_alone(**options: Any) -> None:
+    """Raises InvalidRequest for options that mean nothing where several ranks hold one model."""
+    for name, why in REFUSED.items():
+        if options.get(name):
+            raise InvalidRequest(f"{why}.", f"Leave {{{name}}} or {{parallel}} out.")
+    if len(options.get("models") or ()) > 1:
+        raise InvalidRequest("The ranks hold one model.", "Name one as {models}.")
+    if isinstance(bits := options.get("bits"), list) and len(bits) > 1:
+        raise InvalidRequest("The ranks hold one model.", "Name one number of {bits}.")
+
+
+def kind_here() -> Any:
+    """How the ranks hold the model of the command that runs, on rank 0; None for one process alone."""
+    context = click.get_current_context(silent=True)
+    return context.meta.get(KIND) if context else None

@@ -1,0 +1,57 @@
+"""How a process becomes a rank for one model: it looks at its own files and memory, and meets the others."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from elm_mlx.demo import demo_directory
+from elm_mlx.device.memory import headroom, memory_limit
+from elm_mlx.distributed.hosts import Hosts, hosts_here
+from elm_mlx.distributed.meeting import Facts, join
+from elm_mlx.distributed.part import Kind
+from elm_mlx.distributed.rank_files import remove_files
+from elm_mlx.distributed.ranks import Ranks
+from elm_mlx.errors import InvalidRequest, NotFound
+from elm_mlx.library.local import Located, locate
+from elm_mlx.shell import command_line
+from elm_mlx.store.fingerprint import model_fingerprint
+from elm_mlx.store.load import read_config
+from elm_mlx.store.parts import rank_bytes
+
+
+def directory_here(model: str | Path | None, bits: int | None) -> Path:
+    """The directory of a model on this machine; None means the demo. Raises NotFound for one that is not here: no rank
+    fetches a model while the others wait."""
+    return demo_directory() if model is None else located_here(model, bits).path
+
+
+def located_here(model: str | Path, bits: int | None) -> Located:
+    """A model of this machine. Raises NotFound for one that is not here."""
+    if found := locate(model, bits):
+        return found
+    fetch = command_line("elm-mlx", "pull", model, *(("--bits", bits) if bits else ()))
+    raise NotFound(f"{model} is not on this machine, and each rank needs its own copy. `{fetch}` fetches it.")
+
+
+def join_model(
+    kind: Kind, find: Callable[[], Path], force: bool = False, settings: Mapping[str, Any] | None = None
+) -> Ranks:
+    """Meets the other ranks for the model in the directory that `find` gives, held as `kind` says; with `force`
+    whatever memory there is. What `settings` hold must be alike on all ranks. Raises InvalidRequest in a process that
+    is no rank, RankFailed as `join` does, also for what `find` and the reading of headers raise on any rank."""
+    if (hosts := hosts_here()) is None:
+        raise InvalidRequest("Nobody has told this process which ranks there are. `elm-mlx launch` starts them.")
+    ranks = join(kind, lambda: facts_of(kind, find(), hosts, force), settings or {}, hosts)
+    remove_files()
+    return ranks
+
+
+def facts_of(kind: Kind, directory: Path, hosts: Hosts, force: bool) -> Facts:
+    """What this rank says of itself. Ranks of one machine share its memory."""
+    config = read_config(directory)
+    weights = rank_bytes(directory, config, kind, hosts.ranks)[hosts.rank]
+    needs = 0 if force else weights + headroom(weights)
+    beside = hosts.addresses.count(hosts.addresses[hosts.rank]) if hosts.addresses[hosts.rank] else 1
+    return Facts(directory.name, model_fingerprint(directory, config), needs, memory_limit() // beside)

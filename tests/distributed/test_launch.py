@@ -1,0 +1,161 @@
+"""What the launcher tells the ranks, and how it ends them: shell scripts stand for Python, so that this takes little
+time. tests/distributed/test_commands.py starts the real ones."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from elm_mlx.distributed import launch as launching
+from elm_mlx.distributed.host_file import Host, Hosts, hosts_here
+from elm_mlx.distributed.launch import Job, Launcher, orders_of, seats_of
+from elm_mlx.distributed.rank_process import Orders, Seat, remote_line
+from elm_mlx.errors import InvalidRequest
+
+# It is started as Python is: -P -m MODULE FD. Its first argument says what it does.
+PYTHON = """#!/bin/sh
+read -r orders < /dev/fd/$4
+case "$orders" in
+*'["end '*) code=${orders#*'["end '}; exit "${code%%'"'*}";;
+*'["killed"'*) kill -9 $$;;
+*'["talk"'*) echo "said $MADE"; exit 0;;
+*'["obey"'*) trap 'exit 143' TERM; exec 3< /dev/fd/$4; read -r more <&3; exit 7;;
+*'["deaf"'*) trap '' TERM; while :; do sleep 0.05; done;;
+esac
+"""
+
+
+@pytest.fixture(scope="module")
+def python(tmp_path_factory: pytest.TempPathFactory) -> str:
+    path = tmp_path_factory.mktemp("python") / "python"
+    path.write_text(PYTHON, encoding="utf-8")
+    path.chmod(0o755)
+    return str(path)
+
+
+@pytest.fixture(autouse=True)
+def short(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, seconds in {"GRACE_S": 0.1, "DRAIN_S": 0.2, "LEAVE_S": 0.2, "LAST_S": 0.2}.items():
+        monkeypatch.setattr(launching, name, seconds)
+
+
+def run(python: str, *words: str) -> tuple[int, list[str]]:
+    """(the exit code, what was said) of ranks that do what these words say."""
+    said: list[str] = []
+    launcher = Launcher(said.append)
+    seats = [Seat(rank, "127.0.0.1", True, python) for rank in range(len(words))]
+    code = launcher.run(seats, [Orders([word], {}, {}, "/") for word in words])
+    assert all(rank.code is not None for rank in launcher._ranks), "a rank is left"
+    return code, said
+
+
+def test_a_rank_is_told_who_it_is_and_all_of_one_command() -> None:
+    first, second = orders_of(Job(["generate", "-p", "a b"], hosts_here(2)))
+    assert (first.environment.pop("MLX_RANK"), second.environment.pop("MLX_RANK")) == ("0", "1")
+    assert first == second
+    assert first.arguments == ["generate", "-p", "a b"]
+    ring = json.loads(first.files["MLX_HOSTFILE"])
+    places = {place for host in ring for place in host} | {first.environment["ELM_MLX_CONTROL"]}
+    assert len(places) == 3
+    assert all(place.startswith("127.0.0.1:") for place in places)
+    assert len(first.environment["ELM_MLX_JOB"]) == 32
+
+
+def test_a_job_of_jaccl_names_coordinator_and_devices() -> None:
+    devices = ((None, "rdma_en1"), ("rdma_en1", None))
+    hosts = tuple(Host("127.0.0.1", ("10.0.0.1",), rdma) for rdma in devices)
+    told = orders_of(Job(["chat"], Hosts(hosts, envs=(("MLX_METAL_FAST_SYNCH", "1"),)), "jaccl-ring"))[1]
+    assert json.loads(told.files["MLX_IBV_DEVICES"]) == [[None, "rdma_en1"], ["rdma_en1", None]]
+    assert told.environment["MLX_JACCL_COORDINATOR"] == "10.0.0.1:32323"
+    assert told.environment["ELM_MLX_CONTROL"] == "10.0.0.1:32324"
+    assert (told.environment["MLX_JACCL_RING"], told.environment["MLX_METAL_FAST_SYNCH"]) == ("1", "1")
+
+
+def test_other_machines_get_wishes_and_no_secret(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ELM_MLX_TOP_K", "3")
+    monkeypatch.setenv("ELM_MLX_API_KEY", "secret")
+    told = orders_of(Job(["serve"], hosts_here(2)))[1].environment
+    assert told["ELM_MLX_TOP_K"] == "3"
+    assert "ELM_MLX_API_KEY" not in told
+
+
+def test_rank_0_is_this_machine() -> None:
+    elsewhere, here = Host("mac9.local", ("198.18.0.9",)), Host("localhost", ("127.0.0.1",))
+    with pytest.raises(InvalidRequest, match="The first host is mac9"):
+        seats_of(Job(["chat"], Hosts((elsewhere, here))))
+    assert [seat.is_here for seat in seats_of(Job(["chat"], Hosts((here, elsewhere))))] == [True, False]
+
+
+def test_a_shell_elsewhere_gets_pythons_path_and_nothing_of_the_command() -> None:
+    words = ["/a b/$(x)'y/python", "-P", "-m", "elm_mlx.cli.rank", "0"]
+    told = subprocess.run(["sh", "-c", remote_line(["printf", "%s|", *words])], capture_output=True, check=True)
+    assert told.stdout.decode() == "".join(f"{word}|" for word in words)
+
+
+def test_the_exit_code_is_that_of_rank_0(python: str) -> None:
+    assert run(python, "end 0", "obey", "end 0") == (0, [])
+    assert run(python, "end 78", "obey") == (78, [])
+
+
+def test_a_rank_that_fails_ends_all_with_its_code(python: str) -> None:
+    assert run(python, "deaf", "end 71", "deaf") == (71, [])
+
+
+def test_rank_0_may_say_first_why_it_ends(python: str) -> None:
+    """It is given a while, in which it notices by itself."""
+    launching.GRACE_S = 5.0
+    assert run(python, "end 5", "end 87") == (5, [])
+
+
+def test_a_killed_rank_is_named(python: str) -> None:
+    assert run(python, "deaf", "killed") == (137, ["Rank 1 was ended by signal 9 (SIGKILL)."])
+
+
+def test_lines_of_other_ranks_have_their_number(python: str) -> None:
+    code, said = run(python, "obey", "talk", "end 3")
+    assert (code, said) == (3, ["rank 1: said"])
+
+
+def test_sigterm_ends_rank_0_first_and_then_all(python: str) -> None:
+    threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGTERM)).start()
+    assert run(python, "obey", "obey") == (143, [])
+    threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGTERM)).start()
+    assert run(python, "deaf", "deaf") == (143, [])
+
+
+def test_ranks_end_when_the_launcher_is_killed(tmp_path: Path) -> None:
+    """The real entry of a rank, and a launcher that has no time for anything."""
+    pids = tmp_path / "pids"
+    orders = Orders(["completion", "bash"], {}, {"MLX_HOSTFILE": "[]"}, str(tmp_path))
+    script = f"""
+import os, sys, threading
+sys.path.insert(0, {str(Path(__file__).parents[2])!r})
+import elm_mlx.cli, elm_mlx.cli.rank as rank
+def main():
+    open({str(pids)!r} + sys.argv[1], "w").write(os.environ["MLX_HOSTFILE"])
+    os.write(1, b"x")
+    threading.Event().wait()
+elm_mlx.cli.main = main
+rank.main()
+"""
+    reading, writing = os.pipe()
+    child = subprocess.Popen([sys.executable, "-c", script, str(reading)], pass_fds=(reading,), stdout=subprocess.PIPE)
+    os.close(reading)
+    os.write(writing, orders.line())
+    assert child.stdout
+    assert child.stdout.read(1) == b"x"
+    files = [Path(path.read_text(encoding="utf-8")) for path in tmp_path.glob("pids*")]
+    assert [path.read_text(encoding="utf-8") for path in files] == ["[]"]
+    os.close(writing)
+    begun = time.monotonic()
+    assert child.wait(timeout=20) == -signal.SIGTERM, "no handler of SIGTERM was set, so it ends by the signal"
+    assert time.monotonic() - begun < 15
+    child.stdout.close()

@@ -1,0 +1,1 @@
+"""Reading the documents, and doing what they say."""
