@@ -118,8 +118,8 @@ class Watch:
             self._is_over = True
             self._press()
             self._thread.join(GRACE_S)
-            for channel in self._channels.values():
-                channel.close()
+            for end in (*self._channels.values(), self._bell, self._button):
+                end.close()
 
     def _press(self) -> None:
         with suppress(OSError):
@@ -262,9 +262,9 @@ def hanging(beats: Mapping[int, Beat], patience: float, name: Callable[[int], st
         return None
     last = max(beat.step for beat in beats.values())
     if behind := [name(rank) for rank, beat in beats.items() if beat.step < last]:
-        return f"{joined(behind)} did not come to step {last} in {patience:g} seconds, where others wait."
+        return f"{joined(behind)} did not come to step {last}, where others wait, in {patience:g} seconds ({STEP})."
     inside = [name(rank) for rank, beat in beats.items() if beat.seconds >= 0]
-    return f"{joined(inside)} did not end step {last} in {patience:g} seconds: what computes there hangs."
+    return f"{joined(inside)} did not end step {last} in {patience:g} seconds ({STEP}): what computes there hangs."
 
 
 def joined(names: list[str]) -> str:
