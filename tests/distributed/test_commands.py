@@ -5,14 +5,16 @@ from __future__ import annotations
 
 import json
 import os
+import pty
 import secrets
+import select
 import signal
 import subprocess
 import sys
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -232,6 +234,35 @@ def test_whatever_is_killed_all_of_it_ends(
             time.sleep(0.1)
         assert (done.code, left(server.mark)) == (code, [])
         assert said in done.err
+
+
+@pytest.mark.slow
+def test_ctrl_c_at_a_terminal_stops_an_answer_and_no_rank() -> None:
+    pid, terminal = pty.fork()
+    if pid == 0:
+        os.execv(
+            sys.executable, [*PROGRAM, "launch", "-n", "2", "chat", "--parallel", "pipeline", "--temperature", "0"]
+        )
+    wait_for(terminal, b"> ")
+    os.write(terminal, b"Once upon a time\n")
+    wait_for(terminal, b"there lived")
+    os.write(terminal, b"\x03")
+    wait_for(terminal, b"> ")
+    os.write(terminal, b"/stats\n")
+    wait_for(terminal, b"tokens/s")
+    os.write(terminal, b"\x04")  # Ctrl-D
+    with suppress(OSError):  # the terminal is gone
+        wait_for(terminal, b"nothing of it")
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+
+
+def wait_for(terminal: int, text: bytes) -> None:
+    """Reads from a terminal until there is a text. Raises OSError where the terminal is closed."""
+    seen, until = b"", time.monotonic() + PATIENCE_S
+    while text not in seen:
+        assert time.monotonic() < until, seen
+        if select.select([terminal], [], [], 1.0)[0]:
+            seen += os.read(terminal, 4096)
 
 
 @needs_proc
