@@ -123,7 +123,7 @@ def test_a_rank_refuses_what_several_do_not_do(line: str, why: str, monkeypatch:
 def test_one_process_alone_is_told_how_to_start_two() -> None:
     done = run("chat", "--parallel", "pipeline")
     assert done.code == 2
-    assert "`elm-mlx launch -n 2 chat --parallel pipeline ...` starts two here" in done.err
+    assert "`elm-mlx launch -n 2 chat --parallel pipeline`, with your other options, starts two here" in done.err
 
 
 def test_a_wish_for_ranks_means_nothing_alone(llama: Path, monkeypatch: pytest.MonkeyPatch) -> None:
