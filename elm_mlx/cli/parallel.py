@@ -86,8 +86,10 @@ def check_ranks(parallel: str | None) -> None:
     if parallel and RANK not in os.environ:
         name = click.get_current_context().info_name
         started = command_line("elm-mlx", "launch", "-n", 2, name, "--parallel", parallel)
-        raise InvalidRequest("This is one process, and several are to hold the model.",
-                             f"`{started}`, with your other options, starts two here; or leave {{parallel}} out.")  # fmt: skip
+        raise InvalidRequest(
+            "This is one process, and several are to hold the model.",
+            f"`{started}`, with your other options, starts two here; or leave {{parallel}} out.",
+        )
     if not parallel and JOB in os.environ:
         raise InvalidRequest(NO_KIND, ADVICE)
 

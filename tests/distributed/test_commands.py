@@ -6,14 +6,16 @@ from __future__ import annotations
 import json
 import os
 import pty
+import re
 import secrets
 import select
+import shlex
 import signal
 import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -52,9 +54,9 @@ def left(mark: str) -> list[int]:
 class Launched:
     """A launcher that runs. `out` are the lines of its standard output."""
 
-    def __init__(self, *words: object, ranks: int = 2) -> None:
+    def __init__(self, *words: object, ranks: int = 2, line: Sequence[str] = ()) -> None:
         self.mark = secrets.token_hex(8)
-        line = [*PROGRAM, "launch", "-n", str(ranks), *map(str, words)]
+        line = [*PROGRAM, *(line or ["launch", "-n", str(ranks), *map(str, words)])]
         environment = os.environ | {MARK: self.mark}
         pipe = subprocess.PIPE
         self.process = subprocess.Popen(line, stdin=pipe, stdout=pipe, stderr=pipe, env=environment)
@@ -124,6 +126,13 @@ def test_one_process_alone_is_told_how_to_start_two() -> None:
     done = run("chat", "--parallel", "pipeline")
     assert done.code == 2
     assert "`elm-mlx launch -n 2 chat --parallel pipeline`, with your other options, starts two here" in done.err
+
+
+@pytest.mark.slow
+def test_the_advised_command_starts_two_ranks() -> None:
+    advised = re.findall("`elm-mlx (launch [^`]*)`", run("generate", "--parallel", "pipeline").err)
+    (done,) = [Launched(line=shlex.split(line)).ends(b"Once") for line in advised]
+    assert (done.code, len(done.out) > 100) == (0, True)
 
 
 def test_a_wish_for_ranks_means_nothing_alone(llama: Path, monkeypatch: pytest.MonkeyPatch) -> None:
