@@ -34,10 +34,7 @@ def write(folder: Path, form: Form, **how: Any) -> foreign.Tensors:
 def kept(tensor: LazyTensor, dtype: mx.Dtype) -> np.ndarray:
     """The numbers of a packed matrix as a conversion keeps it, its floats cast to `dtype`."""
     assert tensor.packed
-    parts = tensor.packed.read()
-    cast = {f"m.{part}": array if array.dtype in (mx.uint8, mx.uint32) else array.astype(dtype)
-            for part, array in parts.items()}  # fmt: skip
-    return np.array(expand(cast, tensor.packed.setting, mx.float32)["m.weight"])
+    return np.array(expand(tensor.packed.parts("m.weight", dtype), tensor.packed.setting, mx.float32)["m.weight"])
 
 
 def loss(found: np.ndarray, values: np.ndarray) -> float:
@@ -194,7 +191,7 @@ def test_biases_of_zeros_and_scales_of_activations_are_left_out(tmp_path: Path) 
         open_source(tmp_path / "bias")
 
 
-@pytest.mark.parametrize("name", ["gptq-4", "awq", "fbgemm",
+@pytest.mark.parametrize("name", ["gptq-4", "awq", "fbgemm", "fp8-blocks",
                                   *(pytest.param(name, marks=pytest.mark.slow) for name in SLOWER)])  # fmt: skip
 def test_ids_are_those_of_the_expanded_model(tmp_path: Path, name: str) -> None:
     values, ids = write(tmp_path / "source", FORMS[name]), checkpoints.prompt()
@@ -204,7 +201,7 @@ def test_ids_are_those_of_the_expanded_model(tmp_path: Path, name: str) -> None:
     done = convert(tmp_path / "source", tmp_path / "kept")
     assert done.kept
     assert done.kept["largest_error"] <= FORMS[name].bound
-    assert ("7 of them quantized anew" in (done.output / "README.md").read_text()) == (name == "fbgemm")
+    assert ("7 of them quantized anew" in (done.output / "README.md").read_text()) == (name == "fp8-blocks")
     found = np.array(elm_mlx.load(done.output).logits(ids))
     same = (found.argmax(-1) == np.array(plain).argmax(-1)).mean()
     exact = FORMS[name].bound == 0 and open_source(tmp_path / "source").kept_dtype == "float16"  # as the plain tensors
