@@ -44,7 +44,7 @@ def test_the_model_computes_with_the_numbers_of_its_source(kept: tuple[Path, for
     for policy in ("auto", "plain"):  # expanded to float32, and as it is stored, beside bfloat16
         with elm_mlx.load(output, cpu_policy=policy) as lm:
             found = np.array(lm.logits(ids))
-        assert np.abs(found - expected).max() <= 0.04 * np.abs(expected).max()
+        assert np.abs(found - expected).max() <= 0.1 * np.abs(expected).max()
 
 
 def test_a_product_is_exact_in_float32_and_keeps_the_type_of_the_activations() -> None:
