@@ -116,7 +116,8 @@ def refuse_infinite(name: str, wrong: float, whole: float, dtype: mx.Dtype) -> N
     """Judges a matrix by the sums of the squares of its errors and of its numbers. Raises NotFinite, BadCheckpoint."""
     if not isfinite(whole):
         raise NotFinite(f"{name} of the source holds NaN or infinity, or numbers as large: its file is damaged, or it "
-                        "was saved so. Fetch it again.")  # fmt: skip
+                        "was saved so. Fetch it again;", "`elm-mlx convert` takes it all the same with "
+                        "{allow_nonfinite=True}.")  # fmt: skip
     if not isfinite(wrong):
         raise BadCheckpoint(f"{name} has scales above {mx.finfo(dtype).max:g}, which the type that they would get "
                             "cannot hold.", "Use {dtype=float32}.")  # fmt: skip

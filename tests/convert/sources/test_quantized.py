@@ -314,14 +314,25 @@ def put_first(part: str, value: float, parts: foreign.Tensors) -> None:
     parts[part][0, 0] = value
 
 
-def test_numbers_that_are_none_are_refused_when_they_are_read(tmp_path: Path) -> None:
-    for name, part in (("gptq-4", "scales"), ("fbgemm", "weight_scale"), ("fbgemm-powers", "weight")):
-        spoil = partial(put_first, part, 0x7F if part == "weight" else np.nan)
-        foreign.write(tmp_path / name, LLAMA, FORMS[name].settings, only_gate(FORMS[name], spoil))
-        packed = open_source(tmp_path / name).tensors[f"{GATE}.weight"].packed
-        assert packed
-        with pytest.raises(NotFinite, match="of the source"):
-            packed.read()
+def test_numbers_that_are_none_are_refused_unless_they_are_let_through(tmp_path: Path) -> None:
+    for name, part in (
+        ("gptq-4", "scales"),
+        ("awq", "scales"),
+        ("fbgemm", "weight_scale"),
+        ("fbgemm-powers", "weight"),
+    ):
+        form, spoil = FORMS[name], partial(put_first, part, 0x7F if part == "weight" else np.nan)
+        foreign.write(tmp_path / name, LLAMA, form.settings, only_gate(form, spoil))
+        with pytest.raises(NotFinite, match=r"gate_proj.weight of the source holds NaN.*allow_nonfinite"):
+            convert(tmp_path / name, tmp_path / "out")
+        if part == "weight":  # a number, which MLX's form would make another
+            continue
+        done = convert(tmp_path / name, tmp_path / f"{name}-out", allow_nonfinite=True)
+        assert done.kept
+        assert done.kept["largest_error"] is None
+        stored = mx.load(str(done.output / "model.safetensors"))
+        assert bool(mx.isnan(stored[f"{GATE}.scales"]).any().item())
+        assert "let through" in (done.output / "README.md").read_text()
 
 
 ODD: tuple[Any, ...] = (None, True, -1, 0, 1, 3, 7, 2**31, 2**70, 0.5, "", "4", "gptq", [], [0, 0], {}, {"bits": 4})
