@@ -38,9 +38,11 @@ STAIR = (
     ("library.names", "library.download"),  # 6: names and the network
     ("library.hub_cache", "library.copies"),
     ("library.hub", "library.local", "library.recommended"),
-    ("library.mirrors", "library.here", "distributed.joining"),  # the last: a process becomes a rank for a model
+    ("library.mirrors", "library.upload"),
+    ("library.here", "distributed.joining"),  # the last: a process becomes a rank for a model
     ("convert.*",),  # 7
     ("library.pull",),  # 8: from a name to a directory, which asks convert inside the functions that need it
+    ("library.push",),
     ("api.*",),  # 9
     ("elm_mlx",),  # the public face
     ("protocols.*",),  # 10: over the face, as tests, benchmarks and examples are
@@ -57,7 +59,7 @@ POLICY = {"device", "device.cpu"}  # where the CPU backend may be mentioned; the
 ONLY_IN: dict[str, str | tuple[str, ...]] = {
     "click": "cli",
     "rich": "cli",
-    "huggingface_hub": "library.hub",
+    "huggingface_hub": ("library.hub", "library.upload"),
     "mlx_lm": ("bench.theirs", "store.mlx_lm_classes"),
 }
 ONLY_IN |= {"llguidance": "text.grammar", "starlette": "server", "uvicorn": "server", "h11": "server"}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import runpy
 import subprocess
 from pathlib import Path
@@ -27,3 +28,11 @@ def test_the_readme_commands_are_found_by_their_markers(name: str) -> None:
     script = rf"sed -n '/<!-- ci:{name} -->/,/^```$/p' README.md | sed -n 3p"
     done = subprocess.run(["bash", "-c", script], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout.startswith("python3 -m venv .venv && .venv/bin/pip install -e '.[cpu")
+
+
+def test_the_chinese_readme_has_the_readme_s_commands() -> None:
+    def commands(name: str) -> list[str]:
+        text = (ROOT / name).read_text(encoding="utf-8")
+        return re.findall(r"<!-- ci:\w+ -->\n```sh\n(.*)\n```", text)
+
+    assert commands("README.zh-CN.md") == commands("README.md") != []

@@ -33,6 +33,7 @@ GROUPS = {
     "Make a model": {
         "convert": "Convert a checkpoint to MLX.",
         "verify": "Compare a converted model with its source.",
+        "push": "Share a converted model on the hub.",
         "merge": "Merge an adapter into its model.",
         "train": "Train an adapter for a model on rows of text.",
     },

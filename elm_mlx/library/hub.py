@@ -1,5 +1,5 @@
 """The Hugging Face hub: lists what a repository holds and fetches its files into the cache. Nothing else in elm-mlx
-uses the network."""
+but `library.upload` uses the network."""
 
 from __future__ import annotations
 
@@ -27,6 +27,7 @@ from elm_mlx.library.hub_cache import (
     within,
 )
 from elm_mlx.library.names import Repository, near_repositories
+from elm_mlx.store.conversion_record import RECORD
 from elm_mlx.store.layout import small_files
 from elm_mlx.store.weight_files import MAX_INDEX_BYTES, WeightFiles, choose_weights, others_published, read_index, some
 
@@ -103,7 +104,8 @@ def look_up_listing(repository: Repository) -> Listing:
                           f"so it is no model that elm-mlx reads.{others}")  # fmt: skip
     if absent := [name for name in weights.files if name not in siblings]:
         raise NotFound(f"{repository} lacks files of its own weights: {some(absent)}. Try another revision.")
-    blobs = {name: blob_of(name) for name in [*small_files(siblings), *weights.all_files]}
+    origin = [RECORD] if RECORD in siblings else []  # whose model a conversion holds, and how that one is sampled
+    blobs = {name: blob_of(name) for name in [*small_files(siblings), *origin, *weights.all_files]}
     return Listing(repository, info.sha, blobs, weights)
 
 

@@ -79,7 +79,7 @@ def test_an_advised_flag_is_one_of_a_command() -> None:
 
 def test_an_advised_variable_is_read() -> None:
     code = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "elm_mlx").rglob("*.py"))
-    mirrors = {option.envvar for command in options().values() for option in command.params}
+    mirrors = {"ELM_MLX_NAME"} | {option.envvar for command in options().values() for option in command.params}
     for message in messages():
         for name in re.findall(r"\bELM_MLX_[A-Z_]*[A-Z]\b", message.text):
             assert name in mirrors or re.search(rf'["\']{name}["\']', code), f"{message.place}: nothing reads {name}"
@@ -111,6 +111,10 @@ TRIED = {
     "elm-mlx generate --raw": ("library/test_remedies.py", "test_a_model_without_a_template_completes_plain_text"),
     "elm-mlx list": ("library/test_from_name_to_text.py", "def test_"),
     "elm-mlx merge": ("cli/test_merge_command.py", "test_a_person_is_told_what_was_made_of_what"),
+    "elm-mlx eval --json": ("evaluate/test_compare.py", "def test_"),
+    "elm-mlx launch": ("distributed/test_launch.py", "test_a_rank_is_told_who_it_is_and_all_of_one_command"),
+    "elm-mlx launch -n □ □": ("distributed/test_launch.py", "test_a_rank_is_told_who_it_is_and_all_of_one_command"),
+    "elm-mlx pull": ("library/test_remedies.py", "test_what_is_not_here_is_fetched_by_the_command_that_is_named"),
     "elm-mlx pull □": ("library/test_remedies.py", "test_what_is_not_here_is_fetched_by_the_command_that_is_named"),
     "elm-mlx pull □ --verify": ("library/test_repair.py", "test_a_damaged_copy_of_ours_is_mended_as_the_error_says"),
     "elm-mlx rm □": ("library/test_remedies.py", "test_a_copy_that_lost_files_is_made_again_by_the_command_in_its"),

@@ -37,6 +37,7 @@ from typing import Any, cast
 from unittest import mock
 from urllib.parse import parse_qs, quote, unquote, urlsplit
 
+import yaml
 from huggingface_hub import close_session, constants
 
 Headers = Mapping[str, str]
@@ -191,6 +192,13 @@ def served(file: File, span: str, headers: Headers) -> Answer:
         raise Refusal(416, "", "Range Not Satisfiable", {"Content-Range": f"bytes */{file.size}"})
     common["Content-Range"] = f"bytes {start}-{stop - 1}/{file.size}"
     return Answer(206, common, file.content, start, stop - start)
+
+
+def front_matter(file: File) -> dict[str, Any]:
+    """The data at the head of a model card."""
+    with opened(file.content) as source:
+        head = re.match(rb"---\n(.*?)---\n", source.read(), re.DOTALL)
+    return yaml.safe_load(head[1]) or {} if head else {}
 
 
 def tree(files: Mapping[str, File], folder: str, recursive: bool) -> list[dict[str, Any]]:
@@ -348,10 +356,10 @@ class FakeHub:
 
     # What it answers
 
-    def answer(self, method: str, url: str, headers: Message[str, str]) -> Answer:
+    def answer(self, method: str, url: str, headers: Message[str, str], content: bytes = b"") -> Answer:
         """The answer to a request, before any fault of its body."""
         target = urlsplit(url)
-        ask = _Ask(self, target.path, parse_qs(target.query), headers)
+        ask = _Ask(self, target.path, parse_qs(target.query), headers, content)
         try:
             if failure := self._struck(method, unquote(target.path)):
                 raise Refusal(failure[0], "", "The fake hub fails as told", failure[1])
@@ -410,6 +418,7 @@ class _Ask:
     path: str
     query: dict[str, list[str]]
     headers: Message[str, str]
+    content: bytes = b""  # what was sent with it
 
     @property
     def token(self) -> str:
@@ -459,7 +468,8 @@ class _Ask:
         dates = {"lastModified": WHEN, "createdAt": WHEN}
         counts = {"downloads": 0, "likes": 0, "usedStorage": sum(file.size for file in files.values())}
         state = {"private": False, "disabled": False, "gated": "manual" if held.token else False}
-        return told({**data, **dates, **counts, **state, "tags": [], "siblings": siblings})
+        card = front_matter(files["README.md"]) if "README.md" in files else {}
+        return told({**data, **dates, **counts, **state, "cardData": card, "tags": [], "siblings": siblings})
 
     def tree(self, repo: str, revision: str, folder: str) -> Answer:
         """A page of the tree, with a link to the next one if there is more."""
@@ -512,17 +522,18 @@ class _Handler(http.server.BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         hub = cast(_Server, self.server).hub
-        answer = hub.answer(self.command, self.path, self.headers)
+        sent = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        answer = hub.answer(self.command, self.path, self.headers, sent)
         request = Request(self.command, unquote(urlsplit(self.path).path), answer.status)
         hub.note(request)
         try:
             self._head(answer)
-            if self.command == "GET":
+            if self.command != "HEAD":
                 hub.body(answer, request, self.wfile.write)
         except ConnectionError:  # the client has gone
             self.close_connection = True
 
-    do_HEAD = do_GET
+    do_HEAD = do_POST = do_PUT = do_GET
 
     def _head(self, answer: Answer) -> None:
         """One request a connection, so that no idle one outlives `offline`."""

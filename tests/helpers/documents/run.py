@@ -29,7 +29,7 @@ from unittest import mock
 
 from helpers import command_line, machine
 from helpers.documents.page import ROOT, Block, Page
-from helpers.documents.scenery import FILES, NEW_MACHINE, VALUES, Scenery
+from helpers.documents.scenery import FILES, NEW_MACHINE, TOKEN, VALUES, Scenery
 from helpers.documents.transcript import agrees, turns
 from helpers.fake_hub import FakeHub, living_in
 
@@ -149,7 +149,7 @@ class Reader:
             mirrors = list(registry.TOKENIZER_MIRRORS[:1])
             stack.enter_context(mock.patch.multiple(registry, TOKENIZER_SHA256=sha256, TOKENIZER_MIRRORS=mirrors))
             environment = hub.environment(self.home / ".cache/huggingface") | {
-                "HOME": str(self.home), "PATH": f"{self.programs()}:{os.environ['PATH']}", "HF_TOKEN": "hf_good",
+                "HOME": str(self.home), "PATH": f"{self.programs()}:{os.environ['PATH']}", "HF_TOKEN": TOKEN, "HF_HUB_DISABLE_XET": "1",
                 "SHA256": sha256, "MIRRORS": json.dumps(mirrors), "ELM_MLX_PORT": str(self.port),
                 "ELM_MLX_BLAS": "reference", "PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}",
             }  # fmt: skip

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import mlx.core as mx
-from helpers import adapters, checkpoints, guests, relatives
+from helpers import adapters, checkpoints, guests, hub_uploads, relatives
 from helpers.fake_hub import FakeHub
 
 from elm_mlx.library.names import TOKENIZER_MIRRORS, known_models
@@ -20,8 +20,13 @@ CHAT = (
     "{% for message in messages %}[{{ message.role }}]{{ message.content or '' }}"
     "{% for call in message.tool_calls or [] %}{{ call.function | tojson }}{% endfor %}\n{% endfor %}[assistant]"
 )
+CARD = b"---\nlicense: other\nlicense_name: apple-amlr\nlicense_link: LICENSE\n---\nA model.\n"
+TOKEN = "hf_you"  # the reader's, who has accepted all licences
 TEXTS = ["The fox and the bear went to the river.\n", "A dog sat on the mat.\n", "The moon was over the garden.\n"]
 CONTEXT = 2048  # tokens, as OpenELM has them
+
+
+assert hub_uploads.ROUTES  # with which readers push models
 
 
 class Scenery:
@@ -72,7 +77,8 @@ class Scenery:
         """Puts those models on a hub whose names are in a text, as their publishers have them."""
         for known in known_models().values():
             if known.name in text or known.original in text or (known.ready and known.ready in text):
-                hub.add(known.original, listing(self.published(known.original)), gated=known.gated)
+                files = listing(self.published(known.original)) | {"README.md": CARD}
+                hub.add(known.original, files, gated=TOKEN if known.gated else False)
                 if known.ready:
                     hub.add(known.ready, listing(self.ready()))
         for name, bits in {"mlx-community/Qwen3-4B-4bit": 4, "Qwen/Qwen3-4B": None}.items():
@@ -164,6 +170,7 @@ FILES: dict[str, Maker] = {
     "~/Downloads/OpenELM-270M": copy_of("apple"),
     "Llama-3.2-1B": copy_of("llama"),
     "llama-3.2-1b-mlx-4bit": converted,
+    "my-model": converted,
     "tokenizer.model": tokenizer,
     "~/Downloads/llama-tokenizer/tokenizer.model": tokenizer,
     "openelm_lora_270M.pt": corenet,
