@@ -47,8 +47,8 @@ if os.environ["MLX_RANK"] == sys.argv[3]:
         case "raises": late(raises)
         case "hangs": late(lambda engine: time.sleep(100))
         case "forgets": late(lambda engine: engine.prefixes.budget.reserve(engine.limits.token_bytes))
-        case "elm-mlx": other(versions={**meeting.versions_here(), "elm-mlx": "0.0.1"})
-        case "mlx": other(versions={**meeting.versions_here(), "mlx": "0.0.1"})
+        case "elm-mlx": other(versions={**hello.versions_here(), "elm-mlx": "0.0.1"})
+        case "mlx": other(versions={**hello.versions_here(), "mlx": "0.0.1"})
         case "memory": other(needs=10**15)
         case "model": model = sys.argv[4]
         case "no model": model = sys.argv[1] + "-that-is-not-there"
