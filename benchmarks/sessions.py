@@ -1,10 +1,12 @@
 """How soon the first token of turn ten of a session comes, over that of a fresh prompt of the same transcript.
 
-    python benchmarks/sessions.py [--shapes demo,openelm-270m] [--runs 3] [--turns 10] [--json]
+    python benchmarks/sessions.py [--shapes demo,openelm-270m] [--runs 3] [--turns 10] [--prewarm] [--json]
 
 Each run is a session of its own. At its last turn the session and the fresh prompt, which reuses nothing, are asked for
 the same, one after the other; which of them comes first takes turns. Between the turns another session, told the same,
-has a turn of its own. The ratio is of times from the call to the first token; the bar is 0.2. Every sample is kept.
+has a turn of its own. With --prewarm the session reads what its last turn begins with before that is asked for, as a
+program does while somebody types. The ratio is of times from the call to the first token; the bar is 0.2. Every sample
+is kept.
 """
 
 from __future__ import annotations
@@ -13,6 +15,7 @@ import argparse
 import json
 import statistics
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -66,12 +69,16 @@ def loaded(shape: str) -> Iterator[elm_mlx.LanguageModel]:
             yield lm
 
 
-def sample(lm: elm_mlx.LanguageModel, shape: str, turns: int, *, session_first: bool) -> Sample:
+def sample(lm: elm_mlx.LanguageModel, shape: str, turns: int, *, session_first: bool, prewarm: bool) -> Sample:
     """Talks for so many turns, and measures the last one."""
     session, other = lm.session(TOLD, temperature=0.0), lm.session(TOLD, temperature=0.0)
     for number in range(1, turns):
         session.respond(ASKED.format(number=number), ANSWER)
         other.respond(ASKED.format(number=-number), LAST)
+    if prewarm:
+        session.prewarm()
+        while lm.activity.running or lm.activity.waiting:
+            time.sleep(0.001)
     asked = ASKED.format(number=turns)
     messages = [*session.transcript, {"role": "user", "content": asked}]
 
@@ -91,12 +98,14 @@ def main() -> None:
     parser.add_argument("--shapes", default="demo,openelm-270m")
     parser.add_argument("--runs", type=int, default=3)
     parser.add_argument("--turns", type=int, default=10)
+    parser.add_argument("--prewarm", action="store_true")
     parser.add_argument("--json", action="store_true")
     given = parser.parse_args()
     samples: list[Sample] = []
     for shape in given.shapes.split(","):
         with loaded(shape) as lm:
-            runs = [sample(lm, shape, given.turns, session_first=number % 2 == 0) for number in range(given.runs)]
+            turns, how = given.turns, {"prewarm": given.prewarm}
+            runs = [sample(lm, shape, turns, session_first=number % 2 == 0, **how) for number in range(given.runs)]
         samples += runs
         if not given.json:
             middle = statistics.median(run.ratio for run in runs)

@@ -121,7 +121,9 @@ def wheel(tree: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_the_wheel_is_the_package_and_small(wheel: Path, tree: Path) -> None:
     with zipfile.ZipFile(wheel) as file:
         names = {name for name in file.namelist() if ".dist-info/" not in name}
+        entries = file.read(next(name for name in file.namelist() if name.endswith("entry_points.txt"))).decode()
     assert names == package_files(tree)
+    assert "[llm]\nelm-mlx = elm_mlx.llm_plugin.hooks\n" in entries
     assert wheel.stat().st_size < 10e6
 
 

@@ -460,6 +460,7 @@ class LanguageModel:
         With `adapter` by the model with this adapter; `window` and `kv_bits` hold keys and values as in `Options`.
         Raises InvalidRequest for what means nothing to this model, EngineStopped after `close`, Forked."""
         self._worker.check()
+        refuse_on_ranks(self._is_shared, "Scoring a text")
         options = {"window": window, "kv_bits": kv_bits}
         refuse_unable(self.config, options)
         kind = cache_kind(options, self.config.context_length)

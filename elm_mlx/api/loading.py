@@ -67,8 +67,8 @@ def load(
 
     With `ranks`, those of `elm_mlx.distributed.meeting.join`, the model is held by several machines together: this is
     rank 0, and the others run `elm_mlx.distributed.follower.follow` with the same options. It takes no draft, no
-    adapters, no `lookup`, no files of keys and values, and does not score texts. Where a machine fails, all end with
-    RankFailed.
+    adapters, no `lookup`, no files of keys and values, and does not score texts; the process has no other model. Where
+    a machine fails, every rank says which one, requests get RankFailed, and the process ends within 2 seconds.
 
     The first model of a process starts the thread that computes, and any thread may load. Raises InvalidRequest, also
     for a draft with another vocabulary, NotFound, MissingTokenizer, BadCheckpoint, Unsupported, and NotEnoughMemory for

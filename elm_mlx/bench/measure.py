@@ -12,6 +12,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
+import mlx.core as mx
+
 import elm_mlx
 from elm_mlx import LanguageModel, Options
 from elm_mlx.api.drafts import find_draft
@@ -129,9 +131,10 @@ def check_draft(directory: Path, draft: str | Path | None) -> None:
 
 
 def asked_of(lm: LanguageModel, series: Series) -> dict[str, Any]:
-    """The options by their names, with the directories of draft and adapter, if there are some."""
+    """The options by their names, with the directories of draft and adapter, and the ranks, if there are some."""
     places = {"draft": lm.draft, "adapter": series.adapter}
-    return {**series.options, **{name: place.name for name, place in places.items() if place}}
+    held = {"parallel": f"{series.parallel} over {mx.distributed.init().size()} ranks"} if series.parallel else {}
+    return {**series.options, **{name: place.name for name, place in places.items() if place}, **held}
 
 
 def bytes_of_a_token(lm: LanguageModel, ours: Ours | OverRanks, case: Case) -> int | None:

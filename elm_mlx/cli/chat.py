@@ -221,7 +221,16 @@ class Chat:
         print()
         if is_whole and self.lm.has_chat_template and stream.completion.finish_reason == "length":
             tell("The answer was cut at its length; --max-tokens allows for longer ones.")
+        self.read_ahead()
         self.show_call()
+
+    def read_ahead(self) -> None:
+        """Lets the model read what the next turn begins with, while somebody types."""
+        from elm_mlx.api.session import HELD  # here, as --help needs no MLX
+
+        if not any(self.options.get(name) for name in HELD):  # with them it would be read another way
+            with suppress(ElmError):  # what is wrong with the next turn is said there
+                self.session.prewarm()
 
     def show_call(self) -> bool:
         """Shows the next call that waits for its result, and returns whether there is one."""

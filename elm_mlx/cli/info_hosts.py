@@ -73,21 +73,28 @@ def rows(question: Question, found: Plan, stored: str) -> Iterator[tuple[str, st
     yield "model", f"{question.name}, {stored}"
     if len(found.ranks) > 1:
         yield "held", f"{found.kind}: {HELD[found.kind]}"
+    staged = found.kind == "pipeline" and len(found.ranks) > 1
     numbered = enumerate(zip(found.ranks, question.machines, strict=True))
     for (rank, machine), alike in groupby(numbered, lambda one: one[1]):
         first, *others = (number for number, _ in alike)
         held = rank.held
         yield (
-            f"rank {first} to {others[-1]}" if others else f"rank {first}",
-            f"{machine} GB, {readable_size(rank.available)} for a model; weights {readable_size(held.weights)} of "
-            f"blocks {held.blocks.start} to {held.blocks.stop - 1}, cache {held.kv:,} bytes per token",
+            f"ranks {first} to {others[-1]}" if others else f"rank {first}",
+            f"{machine} GB, {readable_size(rank.available)} for a model; weights {readable_size(held.weights)}, cache "
+            f"{held.kv:,} bytes per token{f', blocks {held.blocks.start} to {held.blocks.stop - 1}' if staged else ''}",
         )
     yield "context", f"{found.context:,} tokens fit"
-    yield "collectives", f"{found.collectives:,} a step"
+    if found.collectives:
+        yield "collectives", f"{found.collectives:,} a step, one after the other"
     for chip, ways in found.bounds(max(question.machines)).items():
-        rates = ", ".join(f"{rate:.3g} over {way}" for way, rate in ways.items())
-        yield "bound", f"{chip}: {rates} tokens/s, one request, empty caches"
+        rates = [f"{in_digits(rate)}{f' over {way}' if found.collectives else ''}" for way, rate in ways.items()]
+        yield "bound", f"{chip}: at most {', '.join(dict.fromkeys(rates))} tokens/s for one request, with empty caches"
     yield "note", NOTE
+
+
+def in_digits(rate: float) -> str:
+    """A rate with three digits, or whole."""
+    return f"{rate:,.0f}" if rate >= 100 else f"{rate:.3g}"
 
 
 def as_object(question: Question, found: Plan, stored: str) -> dict[str, Any]:

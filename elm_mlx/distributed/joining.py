@@ -7,18 +7,15 @@ from pathlib import Path
 from typing import Any
 
 from elm_mlx.demo import demo_directory
-from elm_mlx.device.memory import headroom, memory_limit
-from elm_mlx.distributed.hosts import Hosts, hosts_here
-from elm_mlx.distributed.meeting import Facts, join
+from elm_mlx.distributed.facts import facts_of
+from elm_mlx.distributed.hosts import hosts_here
+from elm_mlx.distributed.meeting import join
 from elm_mlx.distributed.part import Kind
 from elm_mlx.distributed.rank_files import remove_files
 from elm_mlx.distributed.ranks import Ranks
 from elm_mlx.errors import InvalidRequest, NotFound
 from elm_mlx.library.local import Located, locate
 from elm_mlx.shell import command_line
-from elm_mlx.store.fingerprint import model_fingerprint
-from elm_mlx.store.load import read_config
-from elm_mlx.store.parts import rank_bytes
 
 
 def directory_here(model: str | Path | None, bits: int | None) -> Path:
@@ -43,15 +40,6 @@ def join_model(
     is no rank, RankFailed as `join` does, also for what `find` and the reading of headers raise on any rank."""
     if (hosts := hosts_here()) is None:
         raise InvalidRequest("Nobody has told this process which ranks there are. `elm-mlx launch` starts them.")
-    ranks = join(kind, lambda: facts_of(kind, find(), hosts, force), settings or {}, hosts)
+    ranks = join(kind, lambda: facts_of(find(), kind, hosts, force), settings or {}, hosts)
     remove_files()
     return ranks
-
-
-def facts_of(kind: Kind, directory: Path, hosts: Hosts, force: bool) -> Facts:
-    """What this rank says of itself. Ranks of one machine share its memory."""
-    config = read_config(directory)
-    weights = rank_bytes(directory, config, kind, hosts.ranks)[hosts.rank]
-    needs = 0 if force else weights + headroom(weights)
-    beside = hosts.addresses.count(hosts.addresses[hosts.rank]) if hosts.addresses[hosts.rank] else 1
-    return Facts(directory.name, model_fingerprint(directory, config), needs, memory_limit() // beside)

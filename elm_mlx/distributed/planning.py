@@ -18,7 +18,7 @@ from elm_mlx.device.chips import known
 from elm_mlx.device.memory import PLANNED_CONTEXT, headroom
 from elm_mlx.distributed.cuts import check_tensor, tensor_share
 from elm_mlx.distributed.part import TENSOR, Kind, Part, Share
-from elm_mlx.distributed.stages import stage_share
+from elm_mlx.distributed.stages import pipeline_share
 from elm_mlx.errors import InvalidRequest, NotEnoughMemory, Unsupported
 from elm_mlx.files import readable_size
 from elm_mlx.store.parts import read_share
@@ -26,7 +26,8 @@ from elm_mlx.store.parts import read_share
 WORKING_SET = 0.75  # of a Mac's memory: what Metal recommends to fill of larger ones
 GIB = 2**30  # what Apple calls a GB of memory
 MOST_MACHINES, MOST_GB = 64, 4096
-HOSTS = re.compile(r"(\d{1,4})x(\d{1,5})")
+MOST_TRIED = 8  # numbers of machines
+HOSTS = re.compile(r"(\d{1,4})x(\d{1,5})", re.ASCII)
 # Seconds of a small collective between two Macs, as others tell: under 50 µs by RDMA over Thunderbolt 5, 300 µs by TCP
 # (J. Geerling, "1.5 TB of VRAM on Mac Studio", December 2025). MLX's documentation says an order of magnitude.
 LATENCY = {"jaccl": 50e-6, "ring": 300e-6}
@@ -124,6 +125,11 @@ def read_machines(text: str) -> tuple[int, ...]:
     return tuple(machines)
 
 
+def available(gigabytes: int) -> int:
+    """Bytes of a machine's memory that a model may fill."""
+    return int(gigabytes * GIB * WORKING_SET)
+
+
 # What ranks hold
 
 
@@ -155,7 +161,7 @@ def in_directory(directory: Path, config: ModelConfig) -> Holding:
 
 def share_of(config: ModelConfig, part: Part, sizes: Mapping[str, int]) -> Share:
     """What a rank holds of a model whose weights have these bytes. Raises Unsupported."""
-    return tensor_share(config, part) if part.kind == TENSOR else stage_share(config, part, sizes)
+    return tensor_share(config, part) if part.kind == TENSOR else pipeline_share(config, part, sizes)
 
 
 def held_of(share: Share, weights: int, float_bits: int) -> Held:
@@ -203,8 +209,7 @@ def lay_out(question: Question, holding: Holding) -> Plan:
     """The plan, whether it fits or not; its context is below 0 where the weights do not."""
     kind, machines = kind_for(question), question.machines
     ranks = tuple(
-        RankPlan(int(size * GIB * WORKING_SET), held)
-        for size, held in zip(machines, holding(kind, len(machines)), strict=True)
+        RankPlan(available(size), held) for size, held in zip(machines, holding(kind, len(machines)), strict=True)
     )
     context = min(question.config.context_length, *(rank.positions for rank in ranks))
     return Plan(kind, ranks, context, collectives_of(question.config, kind, len(machines)))
@@ -226,13 +231,22 @@ def too_small(question: Question, found: Plan, holding: Holding) -> NotEnoughMem
 
 def remedy(question: Question, holding: Holding) -> str:
     """What would fit: more machines like the largest, or fewer bits on these."""
-    largest, count = max(question.machines), len(question.machines)
-    more = next((n for n in range(count + 1, MOST_MACHINES + 1)
+    largest = max(question.machines)
+    more = next((n for n in enough(question, holding, largest)
                  if fits(replace(question, machines=(largest,) * n), holding)), None)  # fmt: skip
     fewer = next((bits for bits in BITS if fits(question, in_bits(question.config, bits))), None)
-    ways = [f"on {more} machines of {largest} GB (--hosts {more}x{largest})"] if more else []
+    ways = [f"on {more} machines of {largest} GB ({{hosts={more}x{largest}}})"] if more else []
     ways += [f"on these in {{bits={fewer}}}"] if fewer else []
     return f"It would fit {' or '.join(ways)}." if ways else "No number of such machines holds it."
+
+
+def enough(question: Question, holding: Holding, gigabytes: int) -> range:
+    """The first numbers of machines with so many GB whose memory together is enough, beyond those asked about: a few of
+    them, as most fail for how a model can be cut."""
+    (whole,) = holding("pipeline", 1)
+    needed = RankPlan(0, whole).needed + question.least * whole.kv
+    first = max(len(question.machines) + 1, -(-needed // available(gigabytes)))
+    return range(first, min(first + MOST_TRIED, MOST_MACHINES + 1))
 
 
 def fits(question: Question, holding: Holding) -> bool:

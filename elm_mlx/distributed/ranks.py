@@ -12,7 +12,7 @@ from elm_mlx.distributed.channel import Channel, Message
 from elm_mlx.distributed.hosts import Hosts
 from elm_mlx.distributed.part import Kind, Part
 from elm_mlx.distributed.watch import Watch
-from elm_mlx.errors import RankFailed
+from elm_mlx.errors import EngineStopped, RankFailed
 
 
 class Ranks:
@@ -102,7 +102,10 @@ class Ranks:
 
     @contextmanager
     def together(self) -> Iterator[None]:
-        """Ends all ranks with RankFailed for whatever goes wrong inside on this one."""
+        """Ends all ranks with RankFailed for whatever goes wrong inside on this one. Raises EngineStopped where they
+        have parted."""
+        if self._is_closed:
+            raise EngineStopped("The ranks have parted: their model was closed.", "Start all of them anew.")
         try:
             yield
         except RankFailed:

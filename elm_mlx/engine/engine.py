@@ -58,6 +58,7 @@ class Engine:
         self.active: dict[int, Sequence] = {}  # by number, until it has ended
         self.waiting: deque[Sequence] = deque()
         self.reading: tuple[Sequence, Reading] | None = None
+        self.read_now: list[Sequence] = []  # whose prompts are being read at this moment
         self.guided: list[tuple[Sequence, mx.array]] = []  # whose constraints are to be asked for first ids; logits
         self.running: list[Sequence] = []
         self.held: dict[Sequence, tuple[list[Layer], int]] = {}  # caches of ended ones that somebody holds; their bytes
@@ -136,10 +137,8 @@ class Engine:
         """Takes the step that a plan describes, and returns the sequences that have news."""
         news = [self._drop(self.active[number]) for number in plan.cancelled]
         begun = self._admit(plan.admitted) if plan.admitted else []
-        if len(begun) > 1:
-            news += self._read_together(begun)
-        elif begun or plan.reading:
-            news.append(self._read_on(bool(plan.rows)))
+        if begun or plan.reading:
+            news += self._read(begun, bool(plan.rows))
         if plan.rows:
             news += self._decode(plan)
         if self.guided:
@@ -148,10 +147,13 @@ class Engine:
 
     def fail(self, error: Exception) -> list[Sequence]:
         """Ends what a failed step worked on: the content of its buffers is unknown, so they are dropped, and the kept
-        prefixes with them. The waiting requests stay. Returns the sequences that ended."""
-        failed = [one for one in self.active.values() if one not in self.waiting]
-        self.guided = []
-        self.batch.drop()
+        prefixes with them. The waiting requests stay, and so do the rows beside prompts whose reading failed, as that
+        writes into no buffer of theirs. Returns the sequences that ended."""
+        failed = self.read_now or [one for one in self.active.values() if one not in self.waiting]
+        self.guided = [(one, logits) for one, logits in self.guided if one not in failed]
+        if not self.read_now:
+            self.batch.drop()
+        self.read_now = []
         for one in failed:
             one.end(ERROR, error)
             self._retire(one, None)
@@ -315,6 +317,14 @@ class Engine:
     def _reserve(self, one: Sequence) -> int:
         """How many positions its first buffers have: alone it will go on in them, beside others it leaves them."""
         return len(one.request.prompt) + (0 if len(self.active) > 1 else RESERVE)
+
+    def _read(self, begun: list[Sequence], others_run: bool) -> list[Sequence]:
+        """Reads the prompts of several sequences that have begun, or a part of one prompt. Returns those with news."""
+        assert begun or self.reading
+        self.read_now = begun or [self.reading[0]]  # type: ignore[index]
+        news = self._read_together(begun) if len(begun) > 1 else [self._read_on(others_run)]
+        self.read_now = []
+        return news
 
     def _read_on(self, others_run: bool) -> Sequence:
         """Reads one round of chunks of the prompt; with the last one its first id is drawn."""

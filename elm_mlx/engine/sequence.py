@@ -99,12 +99,22 @@ class Sequence:
 
     def draw_first(self, logits: mx.array) -> None:
         """Has its first id drawn from logits [1, V], and computes that id's log-probabilities where they are asked for.
-        Raises ElmError where the request's constraint fails."""
-        allowed = self._restrict(logits, self.guide) if self.guide else logits
+        Raises ElmError where the request's constraint fails; an id is drawn all the same, as on machines that know
+        nothing of it."""
+        allowed, error = self._allowed(logits)
         ids, highest = self.ahead = self.agree(self.sampler(allowed), peaks(logits))
         noter = noter_for([(self, self.request.logprobs)], self.sampler.compiled)
         self.note = noter(logits, ids) if noter else None
         mx.async_eval(ids, highest, *(self.note.arrays() if self.note else ()))
+        if error:
+            raise error
+
+    def _allowed(self, logits: mx.array) -> tuple[mx.array, ElmError | None]:
+        """(logits [1, V] with minus infinity for what the constraint forbids, if there is one; what it has raised)."""
+        try:
+            return (self._restrict(logits, self.guide) if self.guide else logits), None
+        except ElmError as error:
+            return logits, error
 
     def _restrict(self, logits: mx.array, guide: Guide) -> mx.array:
         """Logits [1, V] -> logits [1, V] with minus infinity for what the constraint forbids."""

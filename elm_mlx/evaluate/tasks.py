@@ -162,7 +162,7 @@ def quiet() -> Iterator[None]:
     lm_eval.api.task.tqdm = lambda items, **_: items
     logger.setLevel(logging.ERROR)
     try:
-        with redirect_stdout(sys.stderr):
+        with redirect_stdout(sys.stderr), np.errstate(divide="ignore", invalid="ignore"):  # of empty endings
             yield
     finally:
         lm_eval.api.task.tqdm = bar

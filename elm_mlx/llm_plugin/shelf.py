@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import logging
 import threading
 from contextlib import suppress
 from pathlib import Path
@@ -21,10 +22,16 @@ _loaded: dict[Path, LanguageModel] = {}
 
 
 def names_here() -> dict[str, Path]:
-    """The demo, and the models on this machine that load as they are, by their names. Loads none, asks no network."""
+    """The demo, and the models on this machine that load as they are, by their names. Loads none, asks no network.
+    Where they cannot be read there is the demo alone, and a warning in the log: llm has models of others to list."""
     from elm_mlx.library.here import models_here  # here, as it reads much of the library
 
-    return {DEMO: demo_directory()} | {name: path for name, (path, _) in models_here().items()}
+    names = {DEMO: demo_directory()}
+    try:
+        return names | {name: path for name, (path, _) in models_here().items()}
+    except ElmError as error:
+        logging.getLogger(__name__).warning("elm-mlx shows its demo alone: %s", error)
+        return names
 
 
 def takes_tools(directory: Path) -> bool:

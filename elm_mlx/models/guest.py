@@ -2,6 +2,7 @@
 
 What mlx-lm's classes give is logits, and some change them after the head's product, so a guest's states are logits and
 its head gives them back as they are. That costs nothing: MLX computes what is read, and of a prompt that are caches.
+Of the last chunk the network's own head is given the last state alone, where that works (guest_head).
 """
 
 from __future__ import annotations
@@ -15,7 +16,9 @@ import mlx.core as mx
 from elm_mlx.config.guest import GuestConfig
 from elm_mlx.device.compile import uncompiled
 from elm_mlx.models.guest_cache import GuestCache, Network, Sizes, measured
+from elm_mlx.models.guest_head import last_head
 
+FEW = 3  # ids for each layer: their last layer costs at most what three ids of a prompt do, less than a step of its own
 GuestLayers = Sequence[Any]  # one GuestCache, which stands for all layers
 
 
@@ -25,6 +28,7 @@ class Guest:
     def __init__(self, config: GuestConfig, network: Network, dtype: mx.Dtype) -> None:
         self.config, self.network, self.dtype, self.compiled = config, network, dtype, True
         self._sizes: Sizes | None = None
+        self._head = last_head(network.module)
 
     def set_compiled(self, compiled: bool) -> None:
         """Sets whether the functions that mlx-lm compiles are compiled."""
@@ -53,10 +57,17 @@ class Guest:
             return logits
 
     def last_hidden(self, ids: mx.array, cache: GuestLayers) -> mx.array:
-        """ids [B, L] -> the logits after the last one, [B, V]. The others are read before it, and no logits of them
-        are computed."""
-        if ids.shape[1] > 1:
-            self.hidden(ids[:, :-1], cache)
+        """ids [B, L] -> the logits after the last one, [B, V]; no others are computed.
+
+        Few ids are read in one pass. Of more, all but the last are read before it, as mlx-lm's own loop does: then MLX
+        leaves out all of their last layer but keys and values, which outweighs a second pass over the weights.
+        """
+        if ids.shape[1] == 1:
+            return self.hidden(ids, cache)[:, -1]
+        if self._head is not None and ids.shape[1] <= FEW * self.config.num_layers:
+            with self._head.last():
+                return self.hidden(ids, cache)[:, -1]
+        self.hidden(ids[:, :-1], cache)
         return self.hidden(ids[:, -1:], cache)[:, -1]
 
     def few_hidden(self, ids: mx.array, cache: GuestLayers) -> mx.array:

@@ -21,14 +21,20 @@ class ScoredPrompt(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Facts:
-    """What an answer is told with: a random `id` (letters and digits, to which an API puts its prefix), the time of the
-    request in seconds since 1970, the name of the model as clients know it, and the model itself; and the tokens of
-    every prompt, where the request `scores_prompts`."""
+class Named:
+    """What an answer is called: a random `id` (letters and digits, to which an API puts its prefix), the time of the
+    request in seconds since 1970, and the name of the model as clients know it."""
 
     id: str
     created: int
     model: str
+
+
+@dataclass(frozen=True)
+class Facts(Named):
+    """What an answer is told with: what it is called, the model itself, and the tokens of every prompt, where the
+    request `scores_prompts`."""
+
     lm: LanguageModel
     scored: Sequence[ScoredPrompt] = ()
 
@@ -79,6 +85,10 @@ class Dialect(Protocol):
 
     def events(self, ask: Ask, body: Mapping[str, Any], facts: Facts) -> Events:
         """The stream of a request."""
+        ...
+
+    def failed(self, body: Mapping[str, Any], named: Named, refusal: Refusal) -> list[Event]:
+        """All events of a stream that has failed before its model was there."""
         ...
 
     def refused(self, refusal: Refusal) -> Any:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from elm_mlx.errors import Cancelled, ElmError
 from elm_mlx.protocols.ask import Ask
-from elm_mlx.protocols.dialect import Dialect, Event, Events, Facts
+from elm_mlx.protocols.dialect import Dialect, Event, Events, Facts, Named
 from elm_mlx.protocols.json_object import parse_object
 from elm_mlx.protocols.refusal import Refusal
 from elm_mlx.server.asgi import named
@@ -196,10 +196,13 @@ class Answer:
                 self._writer.close()
             await send_refusal(send, self._dialect, refusal, self._headers)
             return
-        # Before the model is there, the answer has no events yet.
-        told = self._events.fail(refusal) if self._events else [Event(self._dialect.refused(refusal), "error")]
-        self._unsent += told
+        self._unsent += self._events.fail(refusal) if self._events else self._failed(refusal)
         await self._write(self._writer, is_last=True)
+
+    def _failed(self, refusal: Refusal) -> list[Event]:
+        """All events of a stream whose model was not there yet."""
+        named = Named(secrets.token_hex(12), int(time.time()), str(self._ask.model or ""))
+        return self._dialect.failed(self._body, named, refusal)
 
 
 def whole(stream: Stream) -> Completion:

@@ -9,11 +9,10 @@ from pathlib import Path
 import mlx.core as mx
 
 from elm_mlx.arguments import Progress
-from elm_mlx.config import GuestConfig, ModelConfig
+from elm_mlx.config import ModelConfig
 from elm_mlx.device.execution import Execution
 from elm_mlx.device.memory import check_memory
 from elm_mlx.distributed.part import Part
-from elm_mlx.errors import Unsupported
 from elm_mlx.models import build_share
 from elm_mlx.models.collectives import Collectives, world
 from elm_mlx.models.parameters import Arrays, Parameters
@@ -29,9 +28,6 @@ def load_part(
 ) -> ShardedLlama | UpperStage | LowerStage:
     """Brings what a rank holds of a model into memory, and builds it, to be run as `execution` says, together with the
     other ranks of MLX's distributed group."""
-    if isinstance(config, GuestConfig):
-        raise Unsupported(f"{directory} is a model of the kind {config.model_type}, which mlx-lm's classes compute: "
-                          "several machines share models of our own architectures alone. Run it on one.")  # fmt: skip
     share, pieces = read_share(directory, config, part)
     dtype, quantization = execution.dtype or pieces.dtype, config.quantization
     if not force:

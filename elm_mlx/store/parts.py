@@ -11,11 +11,11 @@ from pathlib import Path
 import mlx.core as mx
 import numpy as np
 
-from elm_mlx.config import HEAD_NAME, ModelConfig, Shape
+from elm_mlx.config import HEAD_NAME, GuestConfig, ModelConfig, Shape
 from elm_mlx.distributed.cuts import tensor_share
 from elm_mlx.distributed.part import TENSOR, Cut, Kind, Part, Share
 from elm_mlx.distributed.stages import pipeline_share
-from elm_mlx.errors import BadCheckpoint
+from elm_mlx.errors import BadCheckpoint, Unsupported
 from elm_mlx.files import reading
 from elm_mlx.store.tensors import called_for, repeats_embedding, runnable_weight_files, stored_dtype
 from elm_mlx.store.weights import Entry, check_copy, gather, read_places
@@ -102,6 +102,7 @@ def read_share(directory: Path, config: ModelConfig, part: Part) -> tuple[Share,
     """(what a rank holds of a directory's model, its arrays, not read yet), from the headers of the files. Where a tied
     head is stored, too, the rank compares its own rows with the embedding's. Raises as `store.load.load_arrays`, and as
     `share_of`."""
+    refuse_guest(directory, config)
     found = gather(directory, runnable_weight_files(directory), read_file)
     tensors = places(directory, config, found)
     share = share_of(config, part, tensors)
@@ -114,9 +115,18 @@ def read_share(directory: Path, config: ModelConfig, part: Part) -> tuple[Share,
 def rank_bytes(directory: Path, config: ModelConfig, kind: Kind, ranks: int) -> list[int]:
     """The bytes of the weights that each of so many ranks holds, as they are stored, from the headers of a directory's
     files alone. Raises as `read_share`."""
+    refuse_guest(directory, config)
     tensors = places(directory, config, gather(directory, runnable_weight_files(directory), read_file))
     shares = (share_of(config, Part(kind, rank, ranks), tensors) for rank in range(ranks))
     return [pieces_of(share, tensors).nbytes for share in shares]
+
+
+def refuse_guest(directory: Path, config: ModelConfig) -> None:
+    """Raises Unsupported for a model that mlx-lm's classes compute."""
+    if isinstance(config, GuestConfig):
+        raise Unsupported(f"{directory} is a model of the kind {config.model_type}, which mlx-lm's classes compute. "
+                          "Several machines share models of elm-mlx's own architectures alone (llama and those of its "
+                          "blocks, openelm, bitnet): run this one on one machine.")  # fmt: skip
 
 
 def share_of(config: ModelConfig, part: Part, tensors: Mapping[str, Place]) -> Share:

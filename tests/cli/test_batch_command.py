@@ -166,7 +166,8 @@ def test_shared_ids_and_foreign_outputs_are_refused_before_a_model_is_loaded(
 # Endings
 
 
-@pytest.mark.parametrize("seed", [12, *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(3, 10))])
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", [12, *range(3, 10)])
 def test_killed_at_random_bytes_and_started_again_it_is_the_same_set_of_lines(
     requests: Path, out: Path, small_demo_folder: Path, seed: int
 ) -> None:

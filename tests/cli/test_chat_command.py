@@ -20,6 +20,7 @@ from helpers.scripted import Script, call
 
 import elm_mlx
 from elm_mlx import files
+from elm_mlx.api.session import Session
 from elm_mlx.api.session_stream import SessionStream
 from elm_mlx.cli.chat import Chat, read_entries
 from elm_mlx.cli.pieces import print_texts
@@ -245,12 +246,21 @@ def test_what_cannot_be_answered_leaves_the_conversation_as_it_was(instruct: Pat
     assert contents(json.loads(place.read_text(encoding="utf-8"))) == ["yes", "yes"]
 
 
+def test_the_next_turn_is_begun_while_somebody_types(instruct: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    begun: list[int] = []
+    monkeypatch.setattr(Session, "prewarm", lambda session: begun.append(len(session.transcript)))
+    for options, times in (({}, [2, 4]), ({"kv_bits": 8}, [])):
+        Chat(elm_mlx.load(instruct), None, {"max_tokens": 2, **options}).run(iter(["one", "two"]))
+        assert begun == times
+        begun.clear()
+
+
 def test_ctrl_c_before_the_answer_stops_that_alone(instruct: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     talk = Chat(elm_mlx.load(instruct), None, {"max_tokens": 2})
-    prompts = iter([KeyboardInterrupt, [1, 2]])
+    prompts = iter([KeyboardInterrupt])
 
     def chat_prompt(_: object, **__: object) -> list[int]:
-        step = next(prompts)
+        step = next(prompts, None)
         if step is KeyboardInterrupt:
             raise KeyboardInterrupt
         return [1, 2]

@@ -122,13 +122,12 @@ def test_bits_per_weight_and_info_are_those_of_the_files(wide: Path, tmp_path: P
 WAYS: list[dict[str, Any]] = [{}, {"bits": 4, "group_size": 32}, {"dtype": "float16"}, {"mode": "mxfp4"}]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "how"),
     [
-        *[("openelm", how) for how in WAYS[:2]],
-        *[("llama-3.1", how) for how in WAYS[2:]],
-        *[pytest.param("openelm", how, marks=pytest.mark.slow) for how in WAYS[2:]],
-        *[pytest.param("llama-3.1", how, marks=pytest.mark.slow) for how in WAYS[:2]],
+        *[("openelm", how) for how in WAYS],
+        *[("llama-3.1", how) for how in WAYS],
     ],
     ids=str,
 )

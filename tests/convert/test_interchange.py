@@ -15,6 +15,7 @@ from elm_mlx.convert import convert
 TEXTS = ["Once upon a time", "  two  blanks", "\ttab\n\nlines ", "é😀\0", ""]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["openelm", "llama-3.1"])
 def test_our_directory_is_mlx_lms_model_and_tokenizer(tmp_path: Path, name: str) -> None:
     from helpers.mlx_lm_alone import mlx_lm
@@ -31,6 +32,7 @@ def test_our_directory_is_mlx_lms_model_and_tokenizer(tmp_path: Path, name: str)
     assert ours == theirs
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["openelm", "llama-3.2"])
 @pytest.mark.parametrize("how", [{}, {"quantize": True, "q_bits": 4, "q_group_size": 32}], ids=["plain", "4-bit"])
 def test_mlx_lms_own_conversion_runs_here(tmp_path: Path, name: str, how: dict[str, Any]) -> None:

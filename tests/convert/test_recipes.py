@@ -68,9 +68,8 @@ def test_a_recipe_gives_most_bits_to_the_head_and_the_edges_and_fewest_to_the_ga
     assert bits_of("mixed-3-5", DEEP[family]) == expected
 
 
-@pytest.mark.parametrize(
-    "recipe", ["mixed-3-5", *(pytest.param(name, marks=pytest.mark.slow) for name in ("mixed-2-4", "mixed-4-6"))]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("recipe", ["mixed-3-5", "mixed-2-4", "mixed-4-6"])
 def test_a_recipe_is_smaller_than_uniform_and_loses_less_on_the_demo(
     recipe: str, exact: mx.array, tmp_path: Path
 ) -> None:
@@ -82,10 +81,9 @@ def test_a_recipe_is_smaller_than_uniform_and_loses_less_on_the_demo(
     assert lost[0] < 0.8 * lost[1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", list(DEEP))
-@pytest.mark.parametrize(
-    "recipe", ["mixed-3-5", *(pytest.param(name, marks=pytest.mark.slow) for name in RECIPES if name != "mixed-3-5")]
-)
+@pytest.mark.parametrize("recipe", list(RECIPES))
 def test_mlx_lm_loads_a_mixed_model_with_equal_logits(family: str, recipe: str, tmp_path: Path) -> None:
     from helpers.mlx_lm_alone import load_model
 
@@ -98,6 +96,7 @@ def test_mlx_lm_loads_a_mixed_model_with_equal_logits(family: str, recipe: str, 
     assert float(mx.abs(ours - expected).max()) <= 1e-4 * float(mx.abs(expected).max())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["openelm", "llama-3.1"])
 def test_rows_that_no_group_divides_are_left_out_of_the_settings(name: str, tmp_path: Path) -> None:
     """mlx-lm demands the scales of every weight that config.json names."""

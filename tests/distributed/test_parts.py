@@ -11,10 +11,11 @@ import mlx.core as mx
 import numpy as np
 import pytest
 from helpers import checkpoints, quantized
+from helpers.guests import guest_config
 from helpers.ranks import in_ranks, share
 
 from elm_mlx.bench.facts import arrays_of
-from elm_mlx.config import ModelConfig
+from elm_mlx.config import ModelConfig, config_or_guest
 from elm_mlx.device import memory
 from elm_mlx.device.execution import Execution
 from elm_mlx.distributed.part import PIPELINE, TENSOR, Kind, Part
@@ -86,8 +87,7 @@ def test_of_three_files_a_rank_opens_the_data_of_its_own(tmp_path: Path, monkeyp
 
 
 @pytest.mark.parametrize(("kind", "raw"), KINDS)
-@pytest.mark.parametrize(("ranks", "most"), [(2, 0.55), (3, 0.4)])
-@pytest.mark.parametrize("bits", [None, 4])
+@pytest.mark.parametrize(("ranks", "most", "bits"), [(2, 0.55, None), (3, 0.4, 4)])
 def test_a_rank_holds_its_share_of_the_bytes(
     kind: Kind, raw: dict[str, Any], ranks: int, most: float, bits: int | None, tmp_path: Path
 ) -> None:
@@ -220,3 +220,11 @@ def test_more_ranks_than_blocks_are_refused(tmp_path: Path) -> None:
     assert len(rank_bytes(tmp_path, config, PIPELINE, 6)) == 6
     with pytest.raises(Unsupported, match=r"has 6 blocks of weights, so up to that many machines .* here are 7"):
         rank_bytes(tmp_path, config, PIPELINE, 7)
+
+
+@pytest.mark.parametrize("kind", [TENSOR, PIPELINE])
+def test_a_model_of_mlx_lms_classes_is_refused_by_name(kind: Kind, tmp_path: Path) -> None:
+    config = config_or_guest(guest_config("qwen2"))
+    for ask in (lambda: rank_bytes(tmp_path, config, kind, 2), lambda: read_share(tmp_path, config, Part(kind, 0, 2))):
+        with pytest.raises(Unsupported, match=r"of the kind qwen2, .* run this one on one machine"):
+            ask()

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from itertools import product
 from pathlib import Path
 from typing import Any
 
+import mlx.core as mx
 import numpy as np
 import pytest
 from helpers import checkpoints, quantized
@@ -72,7 +74,7 @@ def random_setting(random: np.random.RandomState, raw: dict[str, Any]) -> dict[s
     return setting
 
 
-@pytest.mark.parametrize("seed", [*range(6), *(pytest.param(n, marks=pytest.mark.slow) for n in range(6, 60))])
+@pytest.mark.parametrize("seed", [*range(4), *(pytest.param(n, marks=pytest.mark.slow) for n in range(4, 60))])
 def test_random_models(seed: int, tmp_path: Path) -> None:
     random = np.random.RandomState(seed)
     ranks = int(random.randint(2, 5))
@@ -99,9 +101,13 @@ WAYS: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("way", WAYS)
-@pytest.mark.parametrize("tied", [True, False])
-@pytest.mark.parametrize("kind", [TENSOR, PIPELINE])
+FAST = {("mxfp4", True, TENSOR), ("q, k, v apart", False, TENSOR), ("embedding alone in floats", True, TENSOR)}
+
+
+@pytest.mark.parametrize(("way", "tied", "kind"), [
+    pytest.param(*one, marks=() if one in FAST else pytest.mark.slow)
+    for one in product(WAYS, (True, False), (TENSOR, PIPELINE))
+])  # fmt: skip
 def test_ways_of_storing(way: str, tied: bool, kind: Kind, tmp_path: Path) -> None:
     compare(quantized.write(tmp_path, EVEN | {"tie_word_embeddings": tied}, WAYS[way]), kind, 2)
 
@@ -116,8 +122,6 @@ def test_groups_that_would_be_cut_through_are_refused(tmp_path: Path) -> None:
 
 def test_types_of_floats_are_those_of_the_whole_model(tmp_path: Path) -> None:
     """A pipeline's lower ranks have no embedding, whose type is the model's."""
-    import mlx.core as mx
-
     checkpoints.write(tmp_path, EVEN, tokenizer=False)
     arrays = mx.load(str(tmp_path / "model.safetensors"))
     assert isinstance(arrays, dict)

@@ -13,6 +13,8 @@ from helpers.engines import check_answers, make_engine
 
 import elm_mlx
 from elm_mlx.config.generation import Sampling
+from elm_mlx.engine import engine as engine_module
+from elm_mlx.engine import prefill
 from elm_mlx.engine.engine import Engine
 from elm_mlx.engine.request import Request
 from elm_mlx.engine.sequence import ERROR, Sequence
@@ -114,3 +116,34 @@ def test_every_call_that_fails_ends_the_requests_of_its_step_alone(
     lm: elm_mlx.LanguageModel, faults: Faults, chunk: int
 ) -> None:
     check_each_fault(lm, faults, chunk, lambda calls: list(range(1, calls)))
+
+
+@pytest.mark.parametrize(
+    ("count", "where", "name"), [(1, prefill.Reading, "advance"), (3, engine_module, "read_together")]
+)
+def test_prompts_whose_reading_fails_end_alone(
+    lm: elm_mlx.LanguageModel, monkeypatch: pytest.MonkeyPatch, count: int, where: Any, name: str
+) -> None:
+    """One that is read in chunks, or several in one pass, beside two rows that have their ids all the same."""
+    engine = make_engine(lm, rows=2 + count, chunk=64)
+    running = [engine.submit(Request(tuple(checkpoints.prompt(9, seed=n)), 12, Sampling(1.0), seed=n)) for n in (1, 2)]
+    while not all(one.ids for one in running):
+        engine.step()
+    reserved = engine.limits.budget.reserved
+
+    def fails(*_: Any) -> Any:
+        raise RuntimeError("[METAL] Command buffer execution failed")
+
+    failing = [engine.submit(Request(tuple(checkpoints.prompt(8, seed=5 + n)), 4)) for n in range(count)]
+    with monkeypatch.context() as patch:
+        patch.setattr(where, name, fails)
+        with pytest.raises(RuntimeError) as raised:
+            engine.step()
+    assert set(engine.fail(raised.value)) == set(failing)
+    assert {one.finish for one in failing} == {ERROR}
+    assert (engine.reading, engine.running, engine.limits.budget.reserved) == (None, running, reserved)
+    later = engine.submit(Request(tuple(checkpoints.prompt(8, seed=5)), 4))
+    while engine.has_work:
+        engine.step()
+    check_answers(lm, [*running, later])
+    assert engine.limits.budget.reserved == engine.limits.budget.idle == 0

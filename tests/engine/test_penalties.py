@@ -110,6 +110,7 @@ def test_compiled_penalties_are_the_plain_ones() -> None:
             way.count(mx.array([step, 3], mx.uint32))
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not shutil.which("g++"), reason="MLX compiles on a CPU with g++")
 def test_compiled_steps_draw_what_plain_ones_draw(openelm: Path) -> None:
     lm = elm_mlx.load(openelm, cpu_policy="compiled")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -38,8 +39,11 @@ def hear(model: chat_model.ChatModel, kind: type) -> list[Any]:
     return heard
 
 
-def answer(model: chat_model.ChatModel) -> str:
-    return "".join(one.text for one in hear(model, chat_model.Ended) if isinstance(one, chat_model.Text))
+def begin_and_stop(model: chat_model.ChatModel) -> None:
+    """Waits for the beginning of an answer, and stops it."""
+    hear(model, chat_model.Text)
+    model.stop()
+    assert hear(model, chat_model.Ended)[-1] == chat_model.Ended("cancelled")
 
 
 def test_the_model_loads_answers_stops_and_answers_again(model: chat_model.ChatModel) -> None:
@@ -47,13 +51,11 @@ def test_the_model_loads_answers_stops_and_answers_again(model: chat_model.ChatM
     assert loading[-1].done == loading[-1].total
     model.ask("Tell of a fox.")
     assert model.is_answering
-    hear(model, chat_model.Text)
-    model.stop()
-    assert hear(model, chat_model.Ended)[-1] == chat_model.Ended("cancelled")
+    begin_and_stop(model)
     assert model.can_regenerate
     model.regenerate()
     assert [message["role"] for message in model._messages] == ["user"]
-    assert answer(model)
+    begin_and_stop(model)
     assert [message["role"] for message in model._messages] == ["user", "assistant"]
     model.begin_anew()
     assert not model.can_regenerate
@@ -66,7 +68,7 @@ def test_what_is_refused_is_a_sentence_and_the_model_goes_on(model: chat_model.C
     assert "512" in failed.sentence
     assert not failed.for_good
     model.ask("Tell of a fox.")
-    assert answer(model)
+    begin_and_stop(model)
 
 
 def test_a_model_without_a_chat_template_says_what_to_do(small_demo_folder: Path) -> None:
@@ -174,7 +176,8 @@ def test_the_window_is_never_blocked_while_an_answer_comes(person: Person) -> No
 
 
 @pytest.mark.slow
-def test_closing_amid_an_answer_ends_the_program_cleanly(screen: Screen, tmp_path: Path) -> None:
+@pytest.mark.parametrize("way", ["the window", "Ctrl-C"])
+def test_closing_amid_an_answer_ends_the_program_cleanly(screen: Screen, tmp_path: Path, way: str) -> None:
     command = [sys.executable, "-X", "dev", "-W", "error", FOLDER / "main.py"]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=tmp_path)
     try:
@@ -190,7 +193,10 @@ def test_closing_amid_an_answer_ends_the_program_cleanly(screen: Screen, tmp_pat
             seen.add(screen.pixels(*below_the_question))
 
         until(lambda: len(seen) > 4, "an answer that grows", ask)
-        screen.close_window("elm-mlx")
+        if way == "Ctrl-C":
+            process.send_signal(signal.SIGINT)
+        else:
+            screen.close_window("elm-mlx")
         out, errors = process.communicate(timeout=60)
         assert (process.returncode, out, errors) == (0, "", "")
     finally:

@@ -1,12 +1,13 @@
 """Models of other families answer as mlx-lm's own loop and loader do, and go on rightly whatever ended an answer.
 
-`docs/guests.md` has the table that this file makes: `python -m pytest -m slow tests/guests` proves each of its rows.
+`docs/guests.md` has the table that this file makes: `pytest -m slow tests/guests` proves each of its rows.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from helpers.guests import FAMILIES, their_ids, write_guest
@@ -14,6 +15,7 @@ from helpers.guests import FAMILIES, their_ids, write_guest
 import elm_mlx
 from elm_mlx.config.guest_families import TESTED
 from elm_mlx.errors import InvalidRequest
+from elm_mlx.models.guest import Guest
 
 pytestmark = pytest.mark.slow
 PROMPT = [1, *((7 * i * i + 3 * i) % 500 + 3 for i in range(45))]  # longer than the windows of the tiny models
@@ -58,6 +60,29 @@ def test_the_ids_are_those_of_mlx_lm(make: Make, family: str, bits: int | None) 
     assert len(set(theirs)) > 3, "an answer of one id proves little"
     with elm_mlx.load(folder, cpu_policy="plain") as lm:
         assert ids_of(lm, PROMPT) == theirs
+
+
+@pytest.mark.parametrize("family", sorted(FAMILIES))
+def test_a_prompt_is_read_in_as_many_passes_as_by_mlx_lm_and_a_short_one_in_one(
+    make: Make, family: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """mlx-lm's own loop takes two for any: all but the last id, and then a step for that one."""
+    with elm_mlx.load(make(family), cpu_policy="plain") as lm:
+        assert isinstance(lm._model, Guest)
+        kind, passes = type(lm._model.network.module), []
+        call = kind.__call__
+
+        def counted(self: Any, ids: Any, **others: Any) -> Any:
+            logits = call(self, ids, **others)
+            passes.append((ids.shape[1], logits.shape[1]))
+            return logits
+
+        monkeypatch.setattr(kind, "__call__", counted)
+        ids_of(lm, PROMPT, 1, reuse=False)
+        assert [read for read, _ in passes] == [len(PROMPT) - 1, 1]
+        passes.clear()
+        ids_of(lm, PROMPT[:8], 1, reuse=False)
+        assert passes == [(8, 1)]
 
 
 @pytest.mark.parametrize("family", sorted(FAMILIES))

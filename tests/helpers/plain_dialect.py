@@ -7,7 +7,7 @@ from typing import Any
 
 from elm_mlx.api import Completion, Piece
 from elm_mlx.protocols.ask import Ask
-from elm_mlx.protocols.dialect import Event, Facts
+from elm_mlx.protocols.dialect import Event, Facts, Named
 from elm_mlx.protocols.refusal import FieldRefused, Refusal
 
 KNOWN = {"model", "messages", "prompt", "max_tokens", "options", "tools", "tool_choice", "n", "stream", "goes_on"}
@@ -59,3 +59,7 @@ def events(ask: Ask, body: Mapping[str, Any], facts: Facts) -> Told:
 
 def refused(refusal: Refusal) -> Any:
     return {"error": {"message": refusal.message, "code": refusal.code, "param": refusal.param}}
+
+
+def failed(body: Mapping[str, Any], named: Named, refusal: Refusal) -> list[Event]:
+    return [Event(refused(refusal), "error")]

@@ -1,6 +1,6 @@
 """The program of a rank: loads its part of each directory that is named, and writes the ids it draws, and its bytes.
 
-Arguments: the kind of part, the policies of the CPU backend with commas between them, then directories.
+Arguments: policies of the CPU backend with commas between them, then pairs of a kind of part and a directory.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ import json
 import re
 import sys
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from tempfile import NamedTemporaryFile
 from typing import Any
@@ -29,7 +30,7 @@ def answer(loaded: LoadedModel, group: Collectives | None, length: int = 24) -> 
     Where there is a group, ids are those of rank 0."""
     model = loaded.runs
     cache = new_cache(model, loaded.held.num_layers, 120)
-    logits = prefill(model, mx.array([checkpoints.prompt()]), cache, loaded.execution)
+    logits = prefill(model, mx.array([checkpoints.prompt()]), cache, replace(loaded.execution, chunk=32))
     ids, all_logits = [], []
     for _ in range(length):
         drawn = mx.argmax(logits, axis=-1).astype(mx.int32)
@@ -56,18 +57,18 @@ def collectives_of_step(loaded: LoadedModel, group: Collectives) -> dict[str, in
 
 def main() -> None:
     """Runs the rank."""
-    kind, policies, *directories = sys.argv[1:]
+    policies, *pairs = sys.argv[1:]
     group = mx.distributed.init(strict=True)
-    part = Part(kind, group.rank(), group.size())  # type: ignore[arg-type]
     told: list[Any] = []
-    for directory in directories:
+    for kind, directory in zip(pairs[::2], pairs[1::2], strict=True):
+        part = Part(kind, group.rank(), group.size())  # type: ignore[arg-type]
         for policy in policies.split(","):
             mx.clear_cache()
             before = mx.get_active_memory()
             loaded = load_directory(Path(directory), policy, part=part)
             nbytes = mx.get_active_memory() - before
             ids, logits = answer(loaded, MlxGroup(group))
-            told.append({"directory": directory, "ids": ids, "logits": logits, "bytes": nbytes})
+            told.append({"kind": kind, "directory": directory, "ids": ids, "logits": logits, "bytes": nbytes})
             told[-1]["collectives"] = collectives_of_step(loaded, MlxGroup(group))
             del loaded
     mx.eval(mx.distributed.all_sum(mx.array(1.0)))  # a rank that ends first breaks the others' connections

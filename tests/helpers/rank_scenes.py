@@ -109,6 +109,7 @@ def refusals(lm: elm_mlx.LanguageModel) -> list[str]:
         lambda: lm.generate("Once", lookup=True),
         lambda: lm.logits([1, 2]),
         lambda: lm.scores([1, 2, 3]),
+        lambda: lm.ending_scorer(),
         lambda: lm.prompt_logprobs([1, 2, 3]),
         lambda: lm.save_cache(LONG, "cache.safetensors"),
         lambda: lm.load_cache("cache.safetensors"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -33,9 +34,12 @@ class TwinCrew:
 
     def __init__(self, line: Line, is_first: bool) -> None:
         self.line, self.is_first, self.steps, self.has_failed = line, is_first, count(1), False
+        self.spoils = False  # whether the next step of two rows has logits for the first that are no numbers
 
     def agree(self, ids: mx.array, peaks: mx.array) -> tuple[mx.array, mx.array]:
         if self.is_first:
+            if self.spoils and len(ids) == 2:
+                self.spoils, peaks = False, mx.array([math.nan, 1.0])
             self.line.draws.append((ids, peaks))
             return ids, peaks
         mx.eval(ids, peaks)  # what is drawn here must be computable, and counts for nothing

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from elm_mlx.demo import demo_directory
-from elm_mlx.errors import InvalidRequest
+from elm_mlx.errors import InvalidRequest, NotFound
 from elm_mlx.llm_plugin import shelf
 from elm_mlx.llm_plugin.messages import messages_of, text_of
 
@@ -82,6 +82,17 @@ def test_the_demo_is_always_there_and_a_template_says_whether_there_are_tools(
     assert not shelf.takes_tools(demo_directory())
     (tmp_path / "chat_template.jinja").write_text("{{ tools | tojson }}", encoding="utf-8")
     assert shelf.takes_tools(tmp_path)
+
+
+def test_a_cache_that_cannot_be_read_hides_no_models_of_others(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def unreadable() -> None:
+        raise NotFound("The cache cannot be read.")
+
+    monkeypatch.setattr("elm_mlx.library.here.models_here", unreadable)
+    assert shelf.names_here() == {"demo": demo_directory()}
+    assert "its demo alone: The cache cannot be read." in caplog.text
 
 
 def test_listing_the_models_imports_no_mlx(tmp_path: Path) -> None:

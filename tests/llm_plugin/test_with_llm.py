@@ -121,6 +121,23 @@ def test_tools_are_called_and_their_results_are_read(chat: Any, monkeypatch: pyt
     assert "Rain." in str([part for message in second.prompt.messages for part in message.parts])
 
 
+def test_tools_are_called_in_an_event_loop_too(llm: ModuleType, chats: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from elm_mlx.llm_plugin.models import AsyncElmModel
+
+    lm = shelf.loaded(chats)
+    scripts.say(monkeypatch, lm, '{"name": "weather", "parameters": {"city": "Oslo"}}<|eot_id|>')
+
+    async def weather(city: str) -> str:
+        """Tells the weather of a city."""
+        scripts.say(monkeypatch, lm, "It rains.<|eot_id|>")
+        return "Rain."
+
+    async def ask() -> str:
+        return await AsyncElmModel("tiny-llama", chats).chain("The weather?", tools=[weather]).text()
+
+    assert asyncio.run(ask()) == "It rains."
+
+
 def test_leaving_an_answer_cancels_it(llm: ModuleType) -> None:
     pieces = iter(llm.get_model("elm-mlx/demo").prompt(STORY, max_tokens=400))
     next(pieces)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import mlx.core as mx
 import numpy as np
+import pytest
 from helpers import checkpoints, goldens
 
 import elm_mlx
@@ -15,6 +16,7 @@ def test_logits_and_greedy_ids_equal_pytorch(source: Path, lm: elm_mlx.LanguageM
     goldens.check(lm.model, source.name)
 
 
+@pytest.mark.slow
 def test_logits_and_greedy_ids_equal_mlx_lm(source: Path, lm: elm_mlx.LanguageModel, tmp_path: Path) -> None:
     from helpers.mlx_lm_alone import load_model, make_prompt_cache
 

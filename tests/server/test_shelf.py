@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import re
 import threading
 import time
 from collections.abc import Callable, Coroutine
@@ -14,6 +16,7 @@ from helpers import plain_dialect
 from helpers.live_house import Live
 
 from elm_mlx.errors import EngineStopped, InvalidRequest, NotEnoughMemory, NotFound, QueueFull
+from elm_mlx.protocols import responses
 from elm_mlx.protocols.ask import Ask
 from elm_mlx.server import sending
 from elm_mlx.server.answer import Answer
@@ -258,7 +261,10 @@ def test_a_model_for_which_nobody_waited_to_the_end_is_closed() -> None:
     run(work)
 
 
-def test_a_stream_shows_signs_of_life_while_its_model_loads(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("dialect", [plain_dialect, responses])
+def test_a_stream_shows_signs_of_life_while_its_model_loads_and_tells_that_this_failed(
+    dialect: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(sending, "PATIENCE_S", 0.01)
     monkeypatch.setattr(sending, "SILENCE_S", 0.01)
     sent: list[Any] = []
@@ -276,7 +282,7 @@ def test_a_stream_shows_signs_of_life_while_its_model_loads(monkeypatch: pytest.
             await asyncio.Event().wait()
 
         house: Any = SimpleNamespace(shelf=shelf_of(stock), refusal_of=lambda error: refusal(error))
-        app = Answer(Ask(None, prompts=["Hi"], streamed=True), {}, plain_dialect, house)
+        app = Answer(Ask(None, prompts=["Hi"], streamed=True), {"input": "Hi"}, dialect, house)
         await app({}, receive, send)  # type: ignore[arg-type]
 
     def refusal(error: Exception) -> Any:  # the fake answers nothing
@@ -287,7 +293,17 @@ def test_a_stream_shows_signs_of_life_while_its_model_loads(monkeypatch: pytest.
     run(work)
     assert sent[0]["status"] == 200
     assert all(message["body"].startswith(b":") for message in sent[1:5])
-    assert sent[-1]["body"].startswith(b"event: error\ndata: {")
+    told = sent[-1]["body"].decode()
+    if dialect is plain_dialect:
+        assert told.startswith("event: error\ndata: {")
+        return
+    names = re.findall("^event: response[.](.*)$", told, re.M)
+    assert names == ["created", "in_progress", "failed"]
+    events = [json.loads(data) for data in re.findall("^data: (.*)$", told, re.M)]
+    assert [event["sequence_number"] for event in events] == [0, 1, 2]
+    assert events[-1]["response"]["status"] == "failed"
+    assert events[-1]["response"]["error"]["message"] == "It cannot."
+    assert len({event["response"]["id"] for event in events}) == 1
     assert not sent[-1]["more_body"]
 
 

@@ -340,6 +340,7 @@ def test_loading_takes_little_more_memory_than_the_file_has(
     assert loaded.config.family == family
 
 
+@pytest.mark.slow
 def test_single_matrices_may_be_quantized_otherwise(tmp_path: Path) -> None:
     """Different bits in one fused product; mlx-lm, on the same directory, has the last word."""
     from helpers.mlx_lm_alone import load_model

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
+from elm_mlx.protocols.dialect import Event, Named
 from elm_mlx.protocols.refusal import Refusal
 
 KINDS = {
@@ -22,3 +24,8 @@ def refused(refusal: Refusal) -> dict[str, Any]:
         "error": {"type": kind, "message": refusal.message},
         "request_id": refusal.request_id,
     }
+
+
+def failed(body: Mapping[str, Any], named: Named, refusal: Refusal) -> list[Event]:
+    """All events of a stream that has failed before its model was there: the error."""
+    return [Event(refused(refusal), "error")]

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import elm_mlx
 from elm_mlx.protocols.ask import Ask
-from elm_mlx.protocols.dialect import Event, Facts
+from elm_mlx.protocols.dialect import Event, Facts, Named
 from elm_mlx.protocols.refusal import Refusal
 from elm_mlx.protocols.told import reasoning_tokens
 
@@ -68,3 +68,8 @@ def refused(refusal: Refusal) -> Mapping[str, Any]:
     """The body of an error: all four keys, null or not."""
     told = {"message": refusal.message, "type": refusal.kind, "param": refusal.param, "code": refusal.code}
     return {"error": told}
+
+
+def failed(body: Mapping[str, Any], named: Named, refusal: Refusal) -> list[Event]:
+    """All events of a stream that has failed before its model was there: the error."""
+    return [Event(refused(refusal), "error")]

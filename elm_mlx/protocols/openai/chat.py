@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from elm_mlx.protocols.ask import Ask
 from elm_mlx.protocols.dialect import Events, Facts
 from elm_mlx.protocols.fields import Fields, fields_of
-from elm_mlx.protocols.openai.answers import head_of, refused, timings_of, usage_of
+from elm_mlx.protocols.openai.answers import failed, head_of, refused, timings_of, usage_of
 from elm_mlx.protocols.openai.chat_answer import choice_of
 from elm_mlx.protocols.openai.chat_events import ChatEvents
 from elm_mlx.protocols.openai.fields import CHAT_FIELDS
@@ -24,7 +24,7 @@ from elm_mlx.protocols.told import calls_told
 if TYPE_CHECKING:
     from elm_mlx.api import Completion
 
-__all__ = ["events", "read", "refused", "whole"]
+__all__ = ["events", "failed", "read", "refused", "whole"]
 
 MOST_ALTERNATIVES = 20
 # What a request cannot set as a variable of the template, since it has fields for it.

@@ -9,7 +9,7 @@ from elm_mlx.arguments import shown
 from elm_mlx.protocols.ask import Ask
 from elm_mlx.protocols.dialect import Events, Facts
 from elm_mlx.protocols.fields import fields_of
-from elm_mlx.protocols.openai.answers import refused
+from elm_mlx.protocols.openai.answers import failed, refused
 from elm_mlx.protocols.openai.fields import TEXT_FIELDS
 from elm_mlx.protocols.openai.options import answers_in, max_tokens_in, model_in, options_in, streamed_in
 from elm_mlx.protocols.openai.prompts import read_prompts
@@ -20,7 +20,7 @@ from elm_mlx.protocols.refusal import FieldRefused
 if TYPE_CHECKING:
     from elm_mlx.api import Completion
 
-__all__ = ["events", "read", "refused", "whole"]
+__all__ = ["events", "failed", "read", "refused", "whole"]
 
 MAX_TOKENS = 16  # of a request that names no number, as OpenAI's specification has it
 MOST_ALTERNATIVES = 5

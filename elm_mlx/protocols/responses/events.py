@@ -88,10 +88,8 @@ class ResponseEvents:
 
     def _event(self, kind: str, /, **data: Any) -> Event:
         """The next event of the response itself, or of a part of it."""
-        kind = f"response.{kind}"
-        event = Event({"type": kind, "sequence_number": self._count, **data}, kind)
         self._count += 1
-        return event
+        return event(self._count - 1, kind, **data)
 
     def _of_part(self, kind: str, /, **data: Any) -> Event:
         """An event of the one part of the item that is being written."""
@@ -163,3 +161,9 @@ class ResponseEvents:
             self._event("function_call_arguments.done", **at, name=call.name, arguments=arguments),
             *self._done(items.whole_call(id, call)),
         ]
+
+
+def event(count: int, kind: str, /, **data: Any) -> Event:
+    """Event number `count` of a response, from 0."""
+    kind = f"response.{kind}"
+    return Event({"type": kind, "sequence_number": count, **data}, kind)

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from elm_mlx.protocols.ask import Ask
-from elm_mlx.protocols.dialect import Facts
+from elm_mlx.protocols.dialect import Facts, Named
 from elm_mlx.protocols.openai.entries import entries_of
 from elm_mlx.protocols.refusal import Refusal
 from elm_mlx.protocols.responses import items
@@ -30,7 +30,7 @@ def whole(ask: Ask, body: Mapping[str, Any], facts: Facts, completions: Sequence
     return ended_response(response(body, facts), output_of(ask, facts, completion), completion, facts)
 
 
-def response(body: Mapping[str, Any], facts: Facts) -> dict[str, Any]:
+def response(body: Mapping[str, Any], facts: Named) -> dict[str, Any]:
     """The object of an answer that has not begun. What a request leaves out is told by what holds then."""
     text, tools = body.get("text") or {}, body.get("tools") or ()
     form = told(text.get("format") or {"type": "text"}, FORMAT)

@@ -90,6 +90,7 @@ def test_the_stages_give_every_quantized_matrix_once_as_it_is_stored(config: Mod
         assert (array.shape, array.dtype) == (expected[name].shape, expected[name].dtype)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("config", QUICK, ids=IDS)
 def test_logits_stay_nearer_than_with_plain_rounding(config: ModelConfig) -> None:
     weights = weights_of(config)

@@ -47,6 +47,7 @@ def test_a_quantized_source_is_quantized_anew(openelm: Path, tmp_path: Path) -> 
         assert (found / file).read_bytes() == (expected / file).read_bytes()
 
 
+@pytest.mark.slow
 def test_settings_of_single_weights_are_followed(tmp_path: Path) -> None:
     """As mlx-lm's mixed recipes write them."""
     from helpers.mlx_lm_alone import mlx_lm

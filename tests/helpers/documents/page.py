@@ -21,7 +21,7 @@ MARK = re.compile(r"<!-- (given|not run|ci): ?(.*?) -->", re.DOTALL)
 HEADING = re.compile(r"^#{1,6} +(.*?)(?: +#+)?$", re.MULTILINE)
 LINK = re.compile(r"(?<!!)\[(?:[^\[\]]|\[[^\]]*\])*\]\(<?([^)>\s]+)>?\)|!\[[^\]]*\]\(([^)\s]+)\)")
 RUN = ("sh", "python")
-DATA = ("text", "json", "xml", "ini", "yaml", "swift", "html", "ruby")  # nothing that can be run
+DATA = ("text", "json", "toml", "xml", "ini", "yaml", "swift", "html", "ruby")  # nothing that can be run
 
 
 @dataclass(frozen=True)
