@@ -18,8 +18,10 @@ from helpers.documents.scenery import FILES, NEW_MACHINE, VALUES
 from elm_mlx.cli.group import COMMANDS, cli
 from elm_mlx.library.names import known_models
 
-# Of our program as a whole, and of others that the text speaks of: pip, pytest, llm, mlx-lm.
-FOREIGN = {"--version", "--index-url", "--durations", "--platform", "--functions", "--data-path"}
+# Of our program as a whole, and of others that the text speaks of: pip, pytest, llm, Briefcase, mlx-lm.
+FOREIGN = set(
+    "--version --index-url --durations --platform --functions --adhoc-sign --data-path --sensitivities".split()
+)
 
 
 @cache
