@@ -64,6 +64,17 @@ def test_a_push_that_was_stopped_sends_the_rest(pusher: Machine, hub: FakeHub) -
     assert "model.safetensors" in hub._repos["me/small"].commit("main")[1]
 
 
+def test_what_the_sender_of_large_files_raises_is_told(pusher: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise RuntimeError("hf_xet: the connection was cut")
+
+    monkeypatch.setattr("huggingface_hub.HfApi.preupload_lfs_files", fail)
+    failed = pusher.run("push", pusher.home / "m", "me/small")
+    assert (failed.code, "the connection was cut. Try again, or with HF_HUB_DISABLE_XET=1" in failed.err) == (75, True)
+    monkeypatch.undo()
+    well(pusher.run("push", pusher.home / "m", "me/small"))
+
+
 def test_a_dry_run_sends_nothing(pusher: Machine, hub: FakeHub) -> None:
     told = json.loads(well(pusher.run("push", pusher.home / "m", "me/small", "--dry-run", "--json")).out)
     assert {"README.md", "model.safetensors", "conversion.json"} <= set(told["files"])
