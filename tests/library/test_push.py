@@ -37,6 +37,7 @@ def test_a_model_is_pushed_with_its_card_and_runs_by_its_name(pusher: Machine, h
     done = well(pusher.run("push", pusher.home / "m", "me/small"))
     assert done.out == f"{hub.url}/me/small\n"
     assert "The card says nothing of how good it is" in done.err
+    assert " files, " in done.err
     card = content_of(hub, "me/small", "README.md").decode()
     assert "license: other\nlicense_name: apple-amlr\nlicense_link: LICENSE\n---" in card
     assert "base_model: apple/OpenELM-450M" in card
