@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import runpy
 import subprocess
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -28,6 +29,13 @@ def test_the_readme_commands_are_found_by_their_markers(name: str) -> None:
     script = rf"sed -n '/<!-- ci:{name} -->/,/^```$/p' README.md | sed -n 3p"
     done = subprocess.run(["bash", "-c", script], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout.startswith("python3 -m venv .venv && .venv/bin/pip install -e '.[cpu")
+
+
+def test_the_table_of_extras_is_that_of_the_project() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    page = (ROOT / "docs" / "installing.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| ((?:`[a-z0-9-]+`,? ?)+) \|", page, re.MULTILINE)
+    assert sorted(re.findall(r"`(.*?)`", " ".join(rows))) == sorted(project["optional-dependencies"])
 
 
 def test_the_chinese_readme_has_the_readme_s_commands() -> None:
