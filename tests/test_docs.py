@@ -36,3 +36,9 @@ def test_the_chinese_readme_has_the_readme_s_commands() -> None:
         return re.findall(r"<!-- ci:\w+ -->\n```sh\n(.*)\n```", text)
 
     assert commands("README.zh-CN.md") == commands("README.md") != []
+
+
+def test_the_table_of_times_has_the_steps_of_ci_run() -> None:
+    steps = re.findall(r'^step "(.*?)"', (ROOT / ".ci" / "run").read_text(encoding="utf-8"), re.MULTILINE)
+    page = (ROOT / "docs" / "contributing.md").read_text(encoding="utf-8")
+    assert re.findall(r"^\| (.*?) \| \d+ \|$", page, re.MULTILINE) == steps

@@ -16,6 +16,7 @@ from elm_mlx import __version__
 from elm_mlx.arguments import shown
 from elm_mlx.device.backend import mx
 from elm_mlx.distributed.channel import LONG, Channel, Closed, Message
+from elm_mlx.distributed.guard import guarding
 from elm_mlx.distributed.hosts import Hosts
 from elm_mlx.distributed.part import Kind
 from elm_mlx.distributed.ranks import Ranks
@@ -73,19 +74,30 @@ def join(kind: Kind | None, facts: Facts | Callable[[], Facts], settings: Mappin
     another model, other versions or settings, too little memory or trouble of its own, or does not come within
     ELM_MLX_JOIN_SECONDS; InvalidRequest for values of the environment without a meaning; AddressInUse.
     """
-    patience = Patience(step=seconds_in(STEP, STEP_S))
+    patience = Patience(step=seconds_in(STEP, STEP_S), first=seconds_in(JOIN, JOIN_S))
     until = time.monotonic() + seconds_in(JOIN, JOIN_S)
     hello = hello_of(facts, {"parallel": kind, **settings}, hosts)
     meet = meet_as_leader if hosts.rank == 0 else meet_leader
     channels = meet(hosts, hello, until)
+    group, trouble = connect(hosts, channels)
     watch = Watch(hosts, channels, patience, end_process)
-    try:
-        group = mx.distributed.init(strict=True, backend=hosts.backend)
-    except (RuntimeError, ValueError) as error:
-        raise watch.fail(f"MLX could not connect the ranks: {error}") from error
-    if (group.rank(), group.size()) != (hosts.rank, hosts.ranks):
-        raise watch.fail(f"MLX takes it for rank {group.rank()} of {group.size()}.")
+    if not group:
+        raise watch.fail(trouble)
     return Ranks(hosts, kind, watch, channels, group)
+
+
+def connect(hosts: Hosts, channels: Mapping[int, Channel]) -> tuple[mx.distributed.Group | None, str]:
+    """(MLX's group, or None; why there is none). Where a rank ends meanwhile, so does this process: it cannot do
+    anything else (guard)."""
+    names = {channel.fileno(): capital(hosts.name(rank)) for rank, channel in channels.items()}
+    try:
+        with guarding(names, hosts.rank == 0, seconds_in(JOIN, JOIN_S)):
+            group = mx.distributed.init(strict=True, backend=hosts.backend)
+    except (RuntimeError, ValueError) as error:
+        return None, f"MLX could not connect the ranks: {error}"
+    if (group.rank(), group.size()) != (hosts.rank, hosts.ranks):
+        return None, f"MLX takes it for rank {group.rank()} of {group.size()}."
+    return group, ""
 
 
 def hello_of(facts: Facts | Callable[[], Facts], settings: Mapping[str, Any], hosts: Hosts) -> Hello:

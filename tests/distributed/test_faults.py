@@ -51,6 +51,12 @@ if os.environ["MLX_RANK"] == sys.argv[3]:
         case "memory": other(needs=10**15)
         case "model": model = sys.argv[4]
         case "no model": model = sys.argv[1] + "-that-is-not-there"
+        case "connecting":
+            def init(do=sys.argv[4], **named):
+                if do == "raises":
+                    raise RuntimeError("no network")
+                os.kill(os.getpid(), signal.SIGKILL if do == "killed" else signal.SIGSTOP)
+            mx.distributed.init = init
         case "loading":
             from elm_mlx.api import over_ranks
             over_ranks.usual_bytes = raises
@@ -150,6 +156,37 @@ def test_ranks_that_do_not_go_together_begin_nothing(model: Path, tmp_path: Path
     with ranks(tmp_path, SCRIPT, model, what, 1, other, count=3) as run:
         ended = run.ended()
     alike(ended, f"Rank 1 (127.0.0.1) {UNLIKE[what]}", (87, 87, 87))
+
+
+CONNECTING = {
+    "killed": ("has ended, and with it all ranks.", -9),
+    "raises": ("failed: MLX could not connect the ranks: no network", 87),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("rank", [0, 1])
+@pytest.mark.parametrize("how", CONNECTING)
+def test_a_rank_that_fails_while_mlx_connects_them_is_told_by_all(
+    model: Path, tmp_path: Path, how: str, rank: int
+) -> None:
+    words, code = CONNECTING[how]
+    with ranks(tmp_path, SCRIPT, model, "connecting", rank, how, count=3) as run:
+        ended = run.ended()
+    assert ended[rank].code == code
+    for one in [one for place, one in enumerate(ended) if place != rank]:
+        assert one.code in (87, -9)  # their own process can do nothing, so it was killed
+        assert one.error == f"Error: Rank {rank} (127.0.0.1) {words}\n"
+
+
+@pytest.mark.slow
+def test_a_rank_that_stops_while_mlx_connects_them_ends_the_others_in_time(model: Path, tmp_path: Path) -> None:
+    with ranks(tmp_path, SCRIPT, model, "connecting", 1, "stopped", ELM_MLX_JOIN_SECONDS="6") as run:
+        _, error = run.children[0].communicate(timeout=40)
+        run.send(1, signal.SIGCONT)
+        run.children[1].communicate(timeout=20)
+    assert "MLX did not connect the ranks within 6 seconds" in error
+    assert [child.returncode for child in run.children.values()] in ([-9, 87], [-9, -9])
 
 
 @pytest.mark.slow

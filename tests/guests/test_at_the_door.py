@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import runpy
 import subprocess
 import sys
@@ -13,6 +14,7 @@ import mlx.core as mx
 import pytest
 from helpers.guests import guest_config
 
+import elm_mlx
 from elm_mlx.api.unable import refuse_adapters, refuse_draft, refuse_files, refuse_unable
 from elm_mlx.config import GuestConfig, LlamaConfig, config_from_dict, config_or_guest, guest_families
 from elm_mlx.doctor import examine_guests
@@ -199,3 +201,14 @@ def test_a_window_that_mlx_lm_does_not_compute_is_said() -> None:
     gemma = config_or_guest(guest_config("gemma3_text"))
     assert isinstance(gemma, GuestConfig)
     assert gemma.unread_window is None
+
+
+def test_info_says_what_is_not_known_of_a_guest(tmp_path: Path) -> None:
+    folder = tmp_path / "m"
+    folder.mkdir()
+    (folder / "config.json").write_text(json.dumps(guest_config("stablelm")))
+    mx.save_safetensors(str(folder / "model.safetensors"), {"model.embed_tokens.weight": mx.zeros((512, 64))})
+    notices = elm_mlx.info(folder).notices
+    assert any("tests run none of them" in notice for notice in notices)
+    done = subprocess.run([sys.executable, "-m", "elm_mlx", "info", folder], capture_output=True, text=True)
+    assert all(notice in done.stdout for notice in notices)

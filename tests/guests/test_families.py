@@ -103,6 +103,21 @@ def test_a_talk_goes_on_rightly_after_an_answer_that_ended_early(make: Make, fam
 
 
 @pytest.mark.parametrize("family", sorted(FAMILIES))
+def test_an_answer_that_ended_early_is_not_read_anew(make: Make, family: str) -> None:
+    """A step was under way that rings and states have taken in: they have kept what they held before it."""
+    with elm_mlx.load(make(family)) as lm:
+        whole = ids_of(lm, PROMPT, reuse=False)
+        for end in (6, 14):
+            stop = lm.tokenizer.decode(whole[:end])[-6:]
+            begun = lm.generate(PROMPT, TOKENS, temperature=0.0, stop=[stop])
+            assert begun.finish_reason == "stop"
+            following = [*PROMPT, *begun.tokens, 9, 17, 33]
+            on = lm.generate(following, TOKENS, temperature=0.0)
+            assert on.stats.cached_tokens >= len(PROMPT) + len(begun.tokens) - 1
+            assert list(on.tokens) == ids_of(lm, following, reuse=False)
+
+
+@pytest.mark.parametrize("family", sorted(FAMILIES))
 def test_what_is_kept_of_a_request_is_used_as_far_as_its_caches_can(make: Make, family: str) -> None:
     with elm_mlx.load(make(family)) as lm:
         whole = ids_of(lm, PROMPT)
