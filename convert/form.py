@@ -95,7 +95,7 @@ class Form:
         if self.recipe or not uniform:
             kind = self.recipe or SHORT_NAMES[self.dtype or DEFAULT_DTYPE]
         else:
-            kind = f"{uniform.bits}bit" if uniform.mode == "affine" else uniform.mode
+            kind = f"{uniform.bits}bit" if uniform.mode == "affine" else "fp8" if uniform.rows else uniform.mode
         learned = "-calibrated" if is_wanted(self.calibrate) else ""
         unshared = "-unshared" if self.unshare else ""
         return source.with_name(f"{source.name}-mlx-{kind}{learned}{unshared}")

@@ -11,7 +11,7 @@ from typing import Any
 import mlx.core as mx
 import numpy as np
 
-from elm_mlx.config.quantization import Quantization
+from elm_mlx.config.quantization import ROW_SCALES, Quantization
 from elm_mlx.convert.tensor import LazyTensor
 from elm_mlx.errors import BadCheckpoint, NotFinite
 from elm_mlx.store.stored_form import expand, stored_parts
@@ -24,8 +24,9 @@ def kept_quantization(tensors: Mapping[str, LazyTensor]) -> Quantization | None:
     packed = {name: tensor.packed.setting for name, tensor in tensors.items() if tensor.packed}
     if not packed:
         return None
-    kinds = Counter((one.bits, one.group_size, one.mode) for one in packed.values())
-    usual = Quantization(*kinds.most_common(1)[0][0])
+    kinds = Counter((one.bits, one.group_size, one.mode, one.rows) for one in packed.values())
+    bits, size, mode, rows = kinds.most_common(1)[0][0]
+    usual = Quantization(bits, size, mode, rows=rows)
     other = {
         name.removesuffix(".weight"): packed.get(name)
         for name, tensor in tensors.items()
@@ -76,8 +77,9 @@ class Kept:
         return array
 
     def record(self) -> dict[str, Any]:
-        """What conversion.json says of the matrices: how many, which one lost most, and how many are quantized anew.
-        Those that a killed run wrote are measured now. Where NaN or infinity was let through nothing is measured."""
+        """What conversion.json says of the matrices: how many, which one lost most, how many are quantized anew, and
+        how many have a float for each row. Those that a killed run wrote are measured now. Where NaN or infinity was
+        let through nothing is measured."""
         for name in self.tensors:
             if name not in self.errors:
                 self.read(name)
@@ -85,7 +87,8 @@ class Kept:
         worst = max(measured, key=lambda name: measured[name], default=None)
         anew = sum(bool(tensor.packed and tensor.packed.anew) for tensor in self.tensors.values())
         found = {"matrices": len(self.errors), "largest_error": measured[worst] if worst else None, "of": worst}
-        return found | ({"anew": anew} if anew else {})
+        scaled = sum(bool(tensor.packed and tensor.packed.setting.rows) for tensor in self.tensors.values())
+        return found | ({"anew": anew} if anew else {}) | ({ROW_SCALES: scaled} if scaled else {})
 
 
 def gap_and_size(stored: Iterable[mx.array], source: Iterable[mx.array]) -> tuple[float, float]:
@@ -113,7 +116,8 @@ def refuse_infinite(name: str, wrong: float, whole: float, dtype: mx.Dtype) -> N
     """Judges a matrix by the sums of the squares of its errors and of its numbers. Raises NotFinite, BadCheckpoint."""
     if not isfinite(whole):
         raise NotFinite(f"{name} of the source holds NaN or infinity, or numbers as large: its file is damaged, or it "
-                        "was saved so. Fetch it again.")  # fmt: skip
+                        "was saved so. Fetch it again;", "`elm-mlx convert` takes it all the same with "
+                        "{allow_nonfinite=True}.")  # fmt: skip
     if not isfinite(wrong):
         raise BadCheckpoint(f"{name} has scales above {mx.finfo(dtype).max:g}, which the type that they would get "
                             "cannot hold.", "Use {dtype=float32}.")  # fmt: skip

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from elm_mlx.config import ModelConfig
-from elm_mlx.config.quantization import in_words
+from elm_mlx.config.quantization import ROW_SCALES, in_words
 from elm_mlx.convert.verify import Report
 from elm_mlx.files import readable_size
 from elm_mlx.store.conversion_record import kept_in_words
@@ -118,7 +118,7 @@ def fill(config: ModelConfig, record: Mapping[str, Any], nbytes: int, quality: s
     return CARD.format(
         name=name.rpartition("/")[2],
         family=config.model_type,
-        mlx_lm=MLX_LM if config.model_type in IN_MLX_LM else "",
+        mlx_lm=MLX_LM if config.model_type in IN_MLX_LM and not record.get("kept", {}).get(ROW_SCALES) else "",
         base=f"base_model: {repository}\n" if repository else "",
         origin=f"{repository} at revision {source['revision']}" if repository else name,
         elm_mlx=record["elm_mlx"],

@@ -25,7 +25,7 @@ def checkpoint_files(where: Path) -> WeightFiles:
     if files := meta.files(where) or corenet.files(where) or gguf.files(where):
         return WeightFiles(files)
     if (where / "adapter_config.json").exists():
-        raise hugging_face.adapter_refusal(where, "adapter_config.json")
+        raise hugging_face.adapter_refusal(where, "adapter_config.json", is_alone=True)
     below = f" Meta's files may lie in {where / 'original'}." if (where / "original").is_dir() else ""
     below += others_in(where)
     raise NotFound(f"There are no weights in {where}: no safetensors, no pytorch_model.bin, no index, no "

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import mlx.core as mx
 
-from elm_mlx.config.quantization import Quantization
+from elm_mlx.config.quantization import ROW_SCALES, Quantization
 from elm_mlx.convert.tensor import LazyTensor
 from elm_mlx.errors import BadCheckpoint
 from elm_mlx.files import reading
@@ -42,7 +42,8 @@ def expand_quantized(
         setting = quantization.setting(stem.removesuffix(".")) if quantization else None
         if setting and stem != name and f"{stem}scales" in tensors:
             settings[name] = replace(setting, overrides={})
-            stored = {part: plain.pop(part) for part in (f"{stem}scales", f"{stem}biases") if part in tensors}
+            parts = (f"{stem}{part}" for part in ("scales", "biases", ROW_SCALES))
+            stored = {part: plain.pop(part) for part in parts if part in tensors}
             plain[name] = expand_weight(where, name, {name: tensors[name]} | stored, settings[name])
     return plain, settings
 

@@ -6,6 +6,7 @@ from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from threading import Lock
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal, NoReturn, Unpack, cast, overload
 from weakref import finalize
@@ -78,6 +79,7 @@ class LanguageModel:
         self._is_shared = isinstance(worker.engine, LeadingEngine)  # several ranks hold the model together
         self._maker = RequestMaker(loaded, self._templates, self._is_shared)
         self._worker, self._holder, self._rows = worker, holder, rows
+        self._judging = Lock()  # held while a prompt is read for its log-probabilities
         self._give_back = finalize(self, give_back, worker, holder)
         self._give_back.atexit = False
 
@@ -516,17 +518,16 @@ class LanguageModel:
         progress: Progress | None = None,
     ) -> list[TokenLogprob]:
         """The log-probability of every id but the first, as the model gives it after those before it; each with those
-        of so many likeliest ids, 0 to 20. With `adapter` the model has that adapter. Nothing else is computed
-        meanwhile. `progress` is called with (ids read, in all); what it raises ends the reading. Raises as `logits`."""
+        of so many likeliest ids, 0 to 20. With `adapter` the model has that adapter. Other requests go on meanwhile,
+        with a step after each chunk; prompts that are read so take turns. `progress` is called with (ids read, in all);
+        what it raises ends the reading. Raises as `logits`; QueueFull, NotEnoughMemory."""
         self._worker.check()
         refuse_on_ranks(self._is_shared, "Scoring a prompt")
         checked, most = self._maker.ids(ids), check_alternatives(alternatives)
         if len(checked) > self.config.context_length:
             raise self._maker.too_long(len(checked))
         worker, number = self._worker, self._maker.adapters.number(adapter)
-        return worker.thread.call(
-            lambda relay: prompt_logprobs_of(worker.engine, checked, most, number, relay(progress))
-        )
+        return prompt_logprobs_of(worker, self._judging, checked, most, number, progress or (lambda *_: None))
 
     def forget_prefixes(self) -> int:
         """Gives back the memory of keys and values that are kept of earlier requests, or were read by `load_cache`, and

@@ -37,7 +37,8 @@ class ModelInfo:
     `available` for a model. `predicted` is how fast it may decode, on a Mac whose chip others have published speeds
     of: not measured, and with the error to expect. `calibration` is what conversion.json says of how the weights were
     calibrated, if they were; `sharing` how many layers there are where some share their weights, and which; `limits`
-    what the caches of a model that mlx-lm's classes compute cannot do."""
+    what the caches of a model that mlx-lm's classes compute cannot do; `notices` sentences about what is not known of
+    it."""
 
     model: str
     family: str
@@ -55,6 +56,7 @@ class ModelInfo:
     calibration: dict[str, Any] | None = None
     limits: str | None = None
     sharing: str | None = None
+    notices: tuple[str, ...] = ()
 
     @property
     def fits(self) -> bool:
@@ -105,6 +107,7 @@ def info(
         calibration=read_calibration(directory),
         limits=limits_of(config.abilities),
         sharing=config.sharing,
+        notices=config.notices,
     )
 
 

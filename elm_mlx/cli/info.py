@@ -86,3 +86,5 @@ def command(
     }
     for name, value in rows.items():
         click.echo(one_line(f"{name:<16} {value}"))
+    for notice in info.notices:
+        click.echo(one_line(f"{'note':<16} {notice}"))

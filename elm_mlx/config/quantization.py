@@ -19,6 +19,8 @@ QUANTIZATION_MODES: dict[str, tuple[tuple[int, ...], tuple[int, ...]]] = {
     "nvfp4": ((4,), (16,)),
 }
 
+ROW_SCALES = "row_scales"  # the tensor of a matrix, and the key of its setting, that mlx-lm does not know
+
 # recipe -> bits of the matrices that lose least by quantization, of most matrices, and of those that lose most; affine,
 # groups of 64. convert.recipes says which matrices these are.
 RECIPES: dict[str, tuple[int, int, int]] = {"mixed-2-4": (2, 3, 4), "mixed-3-5": (3, 4, 5), "mixed-4-6": (4, 5, 6)}
@@ -35,13 +37,15 @@ def check_bits(bits: int | None) -> None:
 class Quantization:
     """How matrices are stored: `mode`, `bits` per weight, columns that share a scale (`group_size`).
 
-    `overrides` maps a weight's name without ".weight" to its own setting, or to None where it is not quantized.
+    `overrides` maps a weight's name without ".weight" to its own setting, or to None where it is not quantized. With
+    `rows` each row is also multiplied with a float of its own, as FP8 checkpoints have it: elm-mlx alone runs that.
     """
 
     bits: int = 4
     group_size: int = 64
     mode: str = "affine"
     overrides: Mapping[str, Quantization | None] = field(default_factory=dict)
+    rows: bool = False
 
     @classmethod
     def from_dict(cls, raw: Mapping[str, Any], where: str = CONFIG) -> Quantization:
@@ -63,7 +67,10 @@ class Quantization:
         mode = values.get("mode") or "affine"
         bits, groups = QUANTIZATION_MODES[mode]
         default_bits, default_group = (4, 64) if mode == "affine" else (bits[0], groups[0])
-        setting = cls(values.integer("bits", default_bits, 32), values.integer("group_size", default_group, 4096), mode)
+        setting = cls(values.integer("bits", default_bits, 32), values.integer("group_size", default_group, 4096), mode,
+                      rows=bool(values.get(ROW_SCALES)))  # fmt: skip
+        if setting.rows and mode != "mxfp8":
+            raise unsupported(f"{mode} quantization: {ROW_SCALES}", True, (False,))
         if setting.bits not in bits:
             raise unsupported(f"{mode} quantization: bits", setting.bits, bits)
         if setting.group_size not in groups:
@@ -72,7 +79,8 @@ class Quantization:
 
     def to_dict(self) -> dict[str, Any]:
         """The `quantization` object of config.json, as mlx-lm reads it."""
-        own = {"group_size": self.group_size, "bits": self.bits, "mode": self.mode}
+        own: dict[str, Any] = {"group_size": self.group_size, "bits": self.bits, "mode": self.mode}
+        own |= {ROW_SCALES: True} if self.rows else {}
         return own | {name: value.to_dict() if value else False for name, value in self.overrides.items()}
 
     def setting(self, stem: str) -> Quantization | None:
@@ -89,7 +97,8 @@ def in_words(raw: Mapping[str, Any]) -> str:
     """Describes the object of `to_dict` for people: 4-bit, or 3- to 5-bit where matrices differ."""
     bits = sorted({raw["bits"], *(own["bits"] for own in raw.values() if isinstance(own, Mapping))})
     span = f"{bits[0]}-bit" if len(bits) == 1 else f"{bits[0]}- to {bits[-1]}-bit"
-    return f"{raw['mode']} {span} in groups of {raw['group_size']}"
+    rows = ", each row times a float" if raw.get(ROW_SCALES) else ""
+    return f"{raw['mode']} {span} in groups of {raw['group_size']}{rows}"
 
 
 def read_quantization(values: Values) -> Quantization | None:

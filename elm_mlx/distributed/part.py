@@ -37,7 +37,9 @@ class Cut:
 
     def stored(self, plain: Shape, stored: Shape) -> Cut:
         """The same cut of a tensor that is stored for one of the shape `plain`: packed words, scales or biases. Columns
-        are cut between groups."""
+        are cut between groups; floats of the rows are of all columns."""
+        if self.axis >= len(stored):
+            return everything(stored)
         begin, end = (place * stored[self.axis] // plain[self.axis] for place in (self.begin, self.end))
         return Cut(self.axis, begin, end)
 

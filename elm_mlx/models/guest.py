@@ -44,7 +44,9 @@ class Guest:
 
     def make_cache(self, capacity: int) -> list[GuestCache]:
         """Empty caches of all layers for so many positions, as the one layer that the engine sees."""
-        return [GuestCache(self.network.make_caches(), capacity, self.config.abilities.trims, self.sizes)]
+        family = self.config.guest
+        return [GuestCache(self.network.make_caches(), capacity, family.abilities.trims, self.sizes,
+                           steps_back=family.tested)]  # fmt: skip
 
     def hidden(self, ids: mx.array, cache: GuestLayers | None = None) -> mx.array:
         """ids [B, L] -> logits [B, L, V]; what is held of them goes into the cache."""
@@ -52,6 +54,10 @@ class Guest:
             if not cache:
                 return self.network.module(ids)
             cache[0].refuse_beyond(ids.shape[1])
+            if ids.shape[1] == 1:
+                cache[0].remember()
+            else:
+                cache[0].forget_before()
             logits: mx.array = self.network.module(ids, cache=cache[0].caches)
             cache[0].offset += ids.shape[1]
             return logits

@@ -51,12 +51,27 @@ class Sizes:
 
 class GuestCache:
     """mlx-lm's `caches` of all layers for one row, for at most `capacity` positions. With `trims` the last positions
-    can be forgotten, if all of the caches are of the plain kind."""
+    can be forgotten, if all of the caches are of the plain kind. With `steps_back` rings and states, which cannot
+    forget, keep what they held before the last step of one position, so that this one can be forgotten: the engine
+    computes a step ahead of an answer's end."""
 
-    def __init__(self, caches: list[Any], capacity: int, trims: bool, sizes: Sizes) -> None:
+    def __init__(
+        self, caches: list[Any], capacity: int, trims: bool, sizes: Sizes, *, steps_back: bool = False
+    ) -> None:
         self.caches, self.capacity, self.sizes = caches, capacity, sizes
-        self.trims = trims and all(type(one).__name__ in PLAIN for one in leaves(caches))
+        self.trims = trims and all(is_plain(one) for one in leaves(caches))
+        self.steps_back = steps_back and not self.trims
         self.offset = 0
+        self._before: tuple[int, list[Any]] | None = None  # offset, and copies of the caches that are not plain
+
+    def remember(self) -> None:
+        """Keeps what is held now, before a step of one position."""
+        if self.steps_back:
+            self._before = self.offset, [separate(one) for one in leaves(self.caches) if not is_plain(one)]
+
+    def forget_before(self) -> None:
+        """Lets go of what was held before the last step."""
+        self._before = None
 
     def refuse_beyond(self, count: int) -> None:
         """Raises CacheFull where so many more positions do not fit."""
@@ -70,8 +85,10 @@ class GuestCache:
 
     @property
     def can_trim(self) -> int:
-        """The most positions that can be trimmed now: all or none."""
-        return self.offset if self.trims else 0
+        """The most positions that can be trimmed now: all, that of the last step, or none."""
+        if self.trims:
+            return self.offset
+        return self.offset - self._before[0] if self._before else 0
 
     def trim(self, n: int) -> int:
         """Forgets the last `n` positions, or all if fewer are held, and returns how many it forgot. Raises CannotTrim
@@ -80,10 +97,21 @@ class GuestCache:
         if n > self.can_trim:
             raise CannotTrim(f"{n} positions are to be forgotten, and the caches of this model cannot forget. Read the "
                              "text again.")  # fmt: skip
+        if n and self._before:
+            self._step_back(self._before[1])
         for one in leaves(self.caches) if n else ():
-            one.trim(n)
+            if is_plain(one):
+                one.trim(n)
         self.offset -= n
         return n
+
+    def _step_back(self, before: list[Any]) -> None:
+        """Gives rings and states what they held before the last step."""
+        others = (one for one in leaves(self.caches) if not is_plain(one))
+        for one, held in zip(others, before, strict=True):
+            vars(one).clear()
+            vars(one).update(separate(vars(held)))
+        self._before = None
 
     def resize(self, capacity: int, reserve: int = 0) -> None:
         """Lets the cache hold `capacity` positions."""
@@ -98,6 +126,8 @@ class GuestCache:
         n = min(n, self.offset)
         other = copy(self)
         other.caches = [separate(one) for one in self.caches]
+        if n < self.offset - 1:
+            other.forget_before()
         other.trim(self.offset - n)
         other.resize(n if capacity is None else capacity)
         return other
@@ -119,6 +149,11 @@ class GuestCache:
     def nbytes(self) -> int:
         """Bytes of the buffers."""
         return sum(array.nbytes for array in self.arrays())
+
+
+def is_plain(one: Any) -> bool:
+    """Whether one of mlx-lm's caches holds all keys and values, each position in its place."""
+    return type(one).__name__ in PLAIN
 
 
 def leaves(caches: Sequence[Any]) -> Iterator[Any]:
@@ -166,12 +201,12 @@ def measured(network: Network) -> Sizes:
     fixed, growing = 0, []
     for one, few in zip(leaves(caches), before, strict=True):
         # A ring holds what was written last, in whatever order: a cache that did not grow past its size is no ring yet
-        each = slope(one, few)
+        each, copies = slope(one, few), 1 if is_plain(one) else 2  # before the last step, and after it
         if each:
             most = getattr(one, "max_size", None)
-            growing.append((each, most + EXTRA if isinstance(most, int) else sys.maxsize))
+            growing.append((copies * each, most + EXTRA if isinstance(most, int) else sys.maxsize))
         else:
-            fixed += held_by(one)
+            fixed += copies * held_by(one)
     return Sizes(fixed, tuple(growing))
 
 

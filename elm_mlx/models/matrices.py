@@ -64,6 +64,23 @@ class QuantizedLinear:
         return mx.dequantize(self.weight[ids], self.scales[ids], biases, q.group_size, q.bits, q.mode, dtype=self.dtype)
 
 
+class ScaledLinear(QuantizedLinear):
+    """A QuantizedLinear whose rows are multiplied each with a float32 of its own: FP8 checkpoints have such scales by
+    row, and MLX's mxfp8 holds their numbers. `arrays` are the words, the scales, and those of the rows [out]."""
+
+    def __init__(self, arrays: Sequence[mx.array], setting: Quantization, dtype: mx.Dtype) -> None:
+        *words, self.row_scales = arrays
+        super().__init__(words, setting, dtype)
+
+    def __call__(self, x: mx.array) -> mx.array:
+        product = super().__call__(x)
+        return (product * self.row_scales).astype(product.dtype)  # [..., in] -> [..., out]
+
+    def rows(self, ids: mx.array) -> mx.array:
+        """Looks up the rows of `ids` and expands them: [B, L] -> [B, L, in]."""
+        return (super().rows(ids) * self.row_scales[ids][..., None]).astype(self.dtype)
+
+
 class SideBySide:
     """The product of one input with several matrices, joined: for matrices that are stored differently, so that
     they cannot become one matrix."""

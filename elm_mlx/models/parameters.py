@@ -7,8 +7,8 @@ from typing import Protocol
 
 import mlx.core as mx
 
-from elm_mlx.config.quantization import Quantization
-from elm_mlx.models.matrices import Linear, Matrix, Product, QuantizedLinear, SideBySide
+from elm_mlx.config.quantization import ROW_SCALES, Quantization
+from elm_mlx.models.matrices import Linear, Matrix, Product, QuantizedLinear, ScaledLinear, SideBySide
 
 
 class Arrays(Protocol):
@@ -64,7 +64,10 @@ class Parameters:
             return [self._floats(self.arrays.pop(f"{name}.weight"))], None
         kinds = [kind for kind in ("weight", "scales", "biases") if f"{name}.{kind}" in self.arrays]
         arrays = [self._floats(self.arrays.pop(f"{name}.{kind}")) for kind in kinds]
-        return arrays, self.quantization.setting(name)
+        setting = self.quantization.setting(name)
+        if setting and setting.rows:
+            arrays.append(self.arrays.pop(f"{name}.{ROW_SCALES}"))  # float32, whatever the activations are
+        return arrays, setting
 
     def _floats(self, array: mx.array) -> mx.array:
         """Casts floats to the model's type; packed words and 8-bit scales stay as they are."""
@@ -73,7 +76,7 @@ class Parameters:
     def _matrix(self, arrays: list[mx.array], setting: Quantization | None) -> Matrix:
         self.ready(*arrays)
         if setting:
-            return QuantizedLinear(arrays, setting, self.dtype)
+            return (ScaledLinear if setting.rows else QuantizedLinear)(arrays, setting, self.dtype)
         matrix = self.linear_of(*arrays)
         if isinstance(matrix, Linear):
             self.ready(matrix.columns)

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from elm_mlx.config.quantization import ROW_SCALES
 from elm_mlx.errors import BadCheckpoint
 from elm_mlx.files import optional_json
 
@@ -59,4 +60,7 @@ def kept_in_words(kept: Mapping[str, Any]) -> str:
         loss = "what cannot be measured, as they hold NaN or infinity"
     how = f", {kept['anew']} of them quantized anew, as MLX lacks their form" if kept.get("anew") else ""
     how = how or " as the source has them"
-    return f"{kept['matrices']} matrices are kept in few bits{how}, which changes {loss}"
+    said = f"{kept['matrices']} matrices are kept in few bits{how}, which changes {loss}"
+    if not kept.get(ROW_SCALES):
+        return said
+    return f"{said}; {kept[ROW_SCALES]} have a scale for each row, which mlx-lm does not load (it does with 8 bits)"

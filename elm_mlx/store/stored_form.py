@@ -9,14 +9,14 @@ from pathlib import Path
 import mlx.core as mx
 
 from elm_mlx.config import ModelConfig, Shape
-from elm_mlx.config.quantization import QUANTIZATION_MODES, Quantization
-from elm_mlx.errors import BadCheckpoint
+from elm_mlx.config.quantization import QUANTIZATION_MODES, ROW_SCALES, Quantization
+from elm_mlx.errors import BadCheckpoint, Unsupported
 from elm_mlx.store.weights import Entry
 
 
 def stored_parts(name: str, shape: Shape, setting: Quantization | None, dtype: mx.Dtype) -> dict[str, Entry]:
-    """The tensors that a weight (out, in) is stored as: packed words, scales and, in affine mode, biases. Without a
-    setting it is one tensor, the weight itself."""
+    """The tensors that a weight (out, in) is stored as: packed words, scales, in affine mode biases, and where the
+    setting says so a float32 for each row. Without a setting it is one tensor, the weight itself."""
     if setting is None:
         return {name: Entry(dtype, shape)}
     *rows, columns = shape  # several matrices may be stored as one, those of experts
@@ -24,13 +24,17 @@ def stored_parts(name: str, shape: Shape, setting: Quantization | None, dtype: m
     affine = setting.mode == "affine"
     groups = Entry(dtype if affine else mx.uint8, (*rows, columns // setting.group_size))
     stored = {f"{stem}weight": Entry(mx.uint32, (*rows, columns * setting.bits // 32)), f"{stem}scales": groups}
-    return stored | ({f"{stem}biases": groups} if affine else {})
+    stored |= {f"{stem}biases": groups} if affine else {}
+    return stored | ({f"{stem}{ROW_SCALES}": Entry(mx.float32, (*rows,))} if setting.rows else {})
 
 
 def quantize(name: str, weight: mx.array, setting: Quantization | None) -> dict[str, mx.array]:
-    """Quantizes one weight (out, in): the arrays of its `stored_parts`, by name."""
+    """Quantizes one weight (out, in): the arrays of its `stored_parts`, by name. Raises Unsupported for a setting with
+    a float for each row, which only what an FP8 checkpoint has is stored in."""
     if setting is None:
         return {name: weight}
+    if setting.rows:
+        raise Unsupported(f"{name} is to have {ROW_SCALES}: they are kept from FP8 checkpoints, and made of no others.")
     arrays = mx.quantize(weight, group_size=setting.group_size, bits=setting.bits, mode=setting.mode)
     return dict(zip(stored_parts(name, weight.shape, setting, weight.dtype), arrays, strict=True))
 
@@ -86,6 +90,8 @@ def expand(arrays: Mapping[str, mx.array], quantization: Quantization, dtype: mx
             if biases is not None:
                 scales, biases = scales.astype(dtype), biases.astype(dtype)
             plain[name] = mx.dequantize(array, scales, biases, how.group_size, how.bits, how.mode, dtype=dtype)
-        elif not name.endswith((".scales", ".biases")):
+            if how.rows:
+                plain[name] = (plain[name] * arrays[f"{stem}{ROW_SCALES}"][:, None]).astype(dtype)
+        elif not name.endswith((".scales", ".biases", f".{ROW_SCALES}")):
             plain[name] = array
     return plain

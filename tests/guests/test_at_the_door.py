@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import runpy
 import subprocess
 import sys
@@ -11,8 +12,10 @@ from typing import Any
 
 import mlx.core as mx
 import pytest
+from helpers import seen
 from helpers.guests import guest_config
 
+import elm_mlx
 from elm_mlx.api.unable import refuse_adapters, refuse_draft, refuse_files, refuse_unable
 from elm_mlx.config import GuestConfig, LlamaConfig, config_from_dict, config_or_guest, guest_families
 from elm_mlx.doctor import examine_guests
@@ -190,6 +193,10 @@ def test_the_table_of_families_is_that_of_the_tested_ones() -> None:
     root = Path(__file__).parents[2]
     made = runpy.run_path(str(root / "docs" / "make_guests.py"))
     assert (root / "docs" / "guests.md").read_text(encoding="utf-8") == made["page"]()
+    tested = guest_families.TESTED
+    assert {name: (one["proposals"], one["shorter prefix"], one["rows"]) for name, one in seen.read().items()} == {
+        name: (able.trims, able.trims, able.rows) for name, able in tested.items()
+    }
 
 
 def test_a_window_that_mlx_lm_does_not_compute_is_said() -> None:
@@ -199,3 +206,14 @@ def test_a_window_that_mlx_lm_does_not_compute_is_said() -> None:
     gemma = config_or_guest(guest_config("gemma3_text"))
     assert isinstance(gemma, GuestConfig)
     assert gemma.unread_window is None
+
+
+def test_info_says_what_is_not_known_of_a_guest(tmp_path: Path) -> None:
+    folder = tmp_path / "m"
+    folder.mkdir()
+    (folder / "config.json").write_text(json.dumps(guest_config("stablelm")))
+    mx.save_safetensors(str(folder / "model.safetensors"), {"model.embed_tokens.weight": mx.zeros((512, 64))})
+    notices = elm_mlx.info(folder).notices
+    assert any("tests run none of them" in notice for notice in notices)
+    done = subprocess.run([sys.executable, "-m", "elm_mlx", "info", folder], capture_output=True, text=True)
+    assert all(notice in done.stdout for notice in notices)

@@ -292,7 +292,8 @@ def float8_form(settings: dict[str, Any], kind: str, part: str = "weight_scale")
         return {"weight": numbers, part: stored}, TABLE[numbers] * spread
 
     exact = kind in ("powers", "bytes")
-    return Form(settings, pack, 0.0 if exact else 6e-3, (8, 32 if exact else 64))
+    bounds = {"row": 3e-7, "tensor": 3e-7, "block": 6e-3}
+    return Form(settings, pack, bounds.get(kind, 0.0), (8, 64 if kind == "block" else 32))
 
 
 FBGEMM = {"quant_method": "fbgemm_fp8", "activation_scale_ub": 1200.0, "modules_to_not_convert": ["lm_head"]}

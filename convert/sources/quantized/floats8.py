@@ -1,19 +1,21 @@
 """Matrices of 8-bit floats (E4M3) times scales: by row, by tensor, or by block.
 
 value[o, i] = scales[o // block rows, i // block columns] * number[o, i]. MLX's mxfp8 holds the same numbers with a
-scale for 32 columns that is a power of two: where all scales of a matrix are such, it is kept number by number. With
-other scales MLX has no form for it, and it is requantized to 8 bits.
+scale for 32 columns that is a power of two: where all scales of a matrix are such, it is kept number by number. So it
+is with any scales by row or by tensor: the power of two in each becomes MLX's, the rest a float for the row, with
+which elm-mlx multiplies the product. With other scales by block there is no form for it, and it is requantized to 8
+bits.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import mlx.core as mx
 import numpy as np
 
-from elm_mlx.config.quantization import Quantization
+from elm_mlx.config.quantization import ROW_SCALES, Quantization
 from elm_mlx.convert.packed import Packed
 from elm_mlx.convert.sources.quantized.bits import rows_of
 from elm_mlx.convert.sources.quantized.requantize import not_finite, requantized
@@ -22,6 +24,7 @@ from elm_mlx.convert.tensor import LazyTensor
 from elm_mlx.store.weights import row_blocks
 
 MXFP8 = Quantization(8, 32, "mxfp8")
+BY_ROWS = replace(MXFP8, rows=True)
 EXPONENT_OF_ONE, MOST_EXPONENT = 127, 246  # of E8M0; 2^(246 - 127) * 448 still is a float32
 NAN = 0x7F  # without the sign
 
@@ -68,12 +71,16 @@ class Floats8:
         return stored.astype(np.uint8) if right.all() else None
 
     def packed(self, dtype: mx.Dtype) -> Packed | None:
-        """The matrix in 8 bits: number by number where MLX has the form, else requantized; None where no group size
-        divides its rows. `dtype` is the type that scales and biases will be kept in."""
+        """The matrix in 8 bits: number by number where there is a form for it, else requantized; None where no group
+        size divides its rows. `dtype` is the type that scales and biases will be kept in."""
+        is_by_row = self.block[1] >= self.shape[1]
         exponents = self.exponents()
-        groups_fit = self.shape[1] % 32 == 0 and (self.block[1] % 32 == 0 or self.block[1] >= self.shape[1])
-        if exponents is not None and groups_fit and isinstance(self.numbers.read, Float8Tensor):
-            return Packed(MXFP8, partial(self.read_parts, self.numbers.read, exponents))
+        groups_fit = self.shape[1] % 32 == 0 and (self.block[1] % 32 == 0 or is_by_row)
+        if groups_fit and isinstance(self.numbers.read, Float8Tensor):
+            if exponents is not None:
+                return Packed(MXFP8, partial(self.read_parts, self.numbers.read, exponents))
+            if is_by_row and np.isfinite(self.scales).all():
+                return Packed(BY_ROWS, partial(self.read_by_rows, self.numbers.read))
         return requantized(self.name, self.shape, self.rows, dtype)
 
     def read_parts(self, numbers: Float8Tensor, exponents: np.ndarray) -> dict[str, mx.array]:
@@ -82,3 +89,11 @@ class Floats8:
         if bool(mx.any((stored & NAN) == NAN).item()):
             raise not_finite(self.name)
         return {"weight": stored.view(mx.uint32), "scales": self.spread(exponents, slice(None), 32)}
+
+    def read_by_rows(self, numbers: Float8Tensor) -> dict[str, mx.array]:
+        """The parts of the matrix in mxfp8, with a float for each row, from 1 to 2 without its sign: what is left of
+        its scale beside a power of two. Raises NotFinite for a NaN among its numbers."""
+        powers = np.clip(np.frexp(self.scales)[1] - 1, 1 - EXPONENT_OF_ONE, MOST_EXPONENT - EXPONENT_OF_ONE)
+        rest = np.ldexp(self.scales.astype(np.float64), -powers).astype(np.float32)
+        parts = self.read_parts(numbers, (powers + EXPONENT_OF_ONE).astype(np.uint8))
+        return parts | {ROW_SCALES: self.spread(rest, slice(None), 1)[:, 0]}
