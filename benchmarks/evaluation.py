@@ -1,12 +1,13 @@
-"""Questions of a task by lm-eval, beside `mlx_lm.evaluate`'s model: in turns in one process, every sample kept.
+"""Questions of a task by lm-eval, beside `mlx_lm.evaluate`'s model: in turns, every sample kept.
 
     python benchmarks/evaluation.py [--model DIR | --random SHAPE] [--questions 40] [--rounds 5] [--json FILE]
 
 Each question is a story without its last sentence, and its four endings are that sentence and those of three other
-stories. Both sides answer the same questions of lm-eval's with the same weights in float32. A sample is one run of
-lm-eval's evaluator over all questions, without loading; ratios are theirs over ours, so above 1 ours took less. Beside
-them stand the positions that ours computes, those of each text read by itself, the two accuracies, and by how much the
-log-probabilities differ at most. Needs the extras `eval` and `mlx-lm`.
+stories. Both sides answer the same questions of lm-eval's with the same weights in float32, each in a process of its
+own, as each sets the threads of the BLAS for itself; on Linux both load the same fast one. A sample is one run of
+lm-eval's evaluator over all questions, without loading, and the other process waits meanwhile; ratios are theirs over
+ours, so above 1 ours took less. Beside them stand the positions that ours computes, those of each text read by itself,
+the two accuracies, and by how much the log-probabilities differ at most. Needs the extras `eval` and `mlx-lm`.
 """
 
 from __future__ import annotations
@@ -17,11 +18,12 @@ import logging
 import os
 import random
 import statistics
+import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -100,18 +102,60 @@ def ask(model: Any, task: Path) -> dict[str, Any]:
     return spent | {"acc": found["results"]["stories"]["acc,none"], "answers": answers}
 
 
-def measure(directory: Path, task: Path, rounds: int) -> list[dict[str, dict[str, Any]]]:
-    """The samples of both, a pair a round; the first round warms up and is left out."""
+def our_answers(directory: Path, task: Path) -> Iterator[dict[str, Any]]:
+    """Our samples, one each time."""
+    with elm_mlx.load(directory) as lm:
+        while True:
+            examinee = Examinee(lm, Remembered(None, {}))
+            yield ask(examinee, task) | {"positions": examinee.scorer.positions}
+
+
+def their_answers(directory: Path, task: Path) -> Iterator[dict[str, Any]]:
+    """mlx-lm's samples, one each time."""
     from mlx_lm.evaluate import MLXLM
 
     logging.disable(logging.WARNING)
-    theirs, samples = MLXLM(str(directory), use_chat_template=False), []
-    with elm_mlx.load(directory) as lm:
+    model = MLXLM(str(directory), use_chat_template=False)
+    while True:
+        yield ask(model, task)
+
+
+SIDES = {"ours": our_answers, "theirs": their_answers}
+
+
+def answer(side: str, directory: Path, task: Path) -> None:
+    """Prints a sample of one side for each line of standard input."""
+    samples = SIDES[side](directory, task)
+    for _ in sys.stdin:
+        print(json.dumps(next(samples)), flush=True)
+
+
+def measure(directory: Path, task: Path, rounds: int) -> list[dict[str, dict[str, Any]]]:
+    """The samples of both, a pair a round; the first round warms up and is left out."""
+    samples = []
+    with ExitStack() as stack:
+        sides = {side: stack.enter_context(started(side, directory, task)) for side in SIDES}
         for _ in range(rounds + 1):
-            ours = Examinee(lm, Remembered(None, {}))
-            mine = ask(ours, task)
-            samples.append({"ours": mine | {"positions": ours.scorer.positions}, "theirs": ask(theirs, task)})
+            samples.append({side: sample_of(process) for side, process in sides.items()})
     return samples[1:]
+
+
+@contextmanager
+def started(side: str, directory: Path, task: Path) -> Iterator[subprocess.Popen[str]]:
+    """A process that answers for one side, until its standard input ends."""
+    command = [sys.executable, __file__, "--side", side, "--model", str(directory), "--task", str(task)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        yield process
+        assert process.stdin
+        process.stdin.close()
+
+
+def sample_of(process: subprocess.Popen[str]) -> dict[str, Any]:
+    """Asks a process for one sample."""
+    assert process.stdin
+    assert process.stdout
+    print(file=process.stdin, flush=True)
+    return dict(json.loads(process.stdout.readline()))
 
 
 def rows_alone(directory: Path, count: int) -> int:
@@ -142,7 +186,12 @@ def main() -> None:
     parser.add_argument("--questions", type=int, default=40)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--json", type=Path, help="a file for all samples")
+    parser.add_argument("--side", choices=[*SIDES], help=argparse.SUPPRESS)
+    parser.add_argument("--task", type=Path, help=argparse.SUPPRESS)
     asked = parser.parse_args()
+    if asked.side:
+        answer(asked.side, asked.model, asked.task)
+        return
     with opened(asked) as directory, task_file(asked.questions) as task:
         alone = rows_alone(directory, asked.questions)
         samples = measure(directory, task, asked.rounds)

@@ -27,7 +27,8 @@ STAIR = (
     ("device.*",),  # 3: what this machine has
     ("distributed.hosts", "distributed.channel", "distributed.guard"),  # where the ranks are, and messages between them
     ("distributed.host_file", "distributed.rank_process"),  # where they are to be, and a process of one
-    ("distributed.watch",),  # one that fails is named
+    ("distributed.hello",),  # what a rank says of itself
+    ("distributed.watch", "distributed.reception"),  # one that fails is named
     ("distributed.ranks",),  # a process among them
     ("distributed.meeting",),  # they meet and are judged
     ("models.*", "engine.*", "text.*"),  # 4: three rooms that do not know each other

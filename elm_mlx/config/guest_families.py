@@ -39,7 +39,7 @@ class GuestFamily:
     windows: bool = True
 
 
-# Those of which tests/slow/test_guests.py says that they run, and what their caches can do (docs/guests.md).
+# Those that tests/guests/families.json has, which a test writes, and what their caches were seen to do there.
 TRIMMABLE = ("gemma", "gemma2", "mixtral", "nemotron", "olmo2", "phi3", "qwen2", "qwen3", "starcoder2")
 WHOLE = ("gemma3_text", "recurrent_gemma")
 TESTED = dict.fromkeys(TRIMMABLE, TRIMS) | dict.fromkeys(WHOLE, ONE_ROW)

@@ -178,7 +178,8 @@ class Launcher:
     def _miss(self, rank: RankProcess) -> None:
         """A rank above 0 has ended. If it failed, rank 0 will soon know, and say so."""
         if rank.code and math.isinf(self._until):
-            self._code, self._until = rank.code, time.monotonic() + GRACE_S
+            never_came = rank.code in (SSH_FAILED, *NOT_FOUND)  # of that rank 0 would hear nothing for long
+            self._code, self._until = rank.code, time.monotonic() + (0 if never_came else GRACE_S)
             self._explain(rank)
 
     def _stop(self, code: int) -> None:

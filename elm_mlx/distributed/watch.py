@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 from elm_mlx.arguments import shown
 from elm_mlx.distributed.channel import Channel, Closed, Message
-from elm_mlx.distributed.hosts import Hosts
+from elm_mlx.distributed.hosts import Hosts, capital, joined
 from elm_mlx.errors import InvalidRequest, RankFailed
 
 BEAT_S = 1.0  # between two signs of life
@@ -118,8 +118,10 @@ class Watch:
             self._is_over = True
             self._press()
             self._thread.join(GRACE_S)
-            for end in (*self._channels.values(), self._bell, self._button):
-                end.close()
+            for channel in self._channels.values():
+                channel.close()
+            self._bell.close()
+            self._button.close()
 
     def _press(self) -> None:
         with suppress(OSError):
@@ -265,17 +267,6 @@ def hanging(beats: Mapping[int, Beat], patience: float, name: Callable[[int], st
         return f"{joined(behind)} did not come to step {last}, where others wait, in {patience:g} seconds ({STEP})."
     inside = [name(rank) for rank, beat in beats.items() if beat.seconds >= 0]
     return f"{joined(inside)} did not end step {last} in {patience:g} seconds ({STEP}): what computes there hangs."
-
-
-def joined(names: list[str]) -> str:
-    """Names in one sentence."""
-    first, *others = names
-    return " and ".join([first, *(other[0].lower() + other[1:] for other in others)])
-
-
-def capital(text: str) -> str:
-    """A text as a sentence begins."""
-    return text[:1].upper() + text[1:]
 
 
 def write_error(sentence: str) -> None:

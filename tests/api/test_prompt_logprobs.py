@@ -8,10 +8,13 @@ from typing import Any
 import mlx.core as mx
 import numpy as np
 import pytest
+from helpers import checkpoints
 
 import elm_mlx
 from elm_mlx.api.prompt_logprobs import PromptReading
 from elm_mlx.errors import InvalidRequest, PromptTooLong, QueueFull
+
+pytestmark = pytest.mark.parametrize("source", checkpoints.FAMILIES, indirect=True)
 
 IDS = [5, 9, 9, 17, 3, 30, 31, 8, 2]
 

@@ -24,6 +24,7 @@ import pytest
 from helpers import checkpoints
 from helpers.command_line import PROGRAM, Result, run
 
+from elm_mlx.distributed.launch import free_ports
 from elm_mlx.errors import RankFailed
 
 PATIENCE_S = 120  # on a busy machine
@@ -148,6 +149,16 @@ def test_a_pipeline_of_the_demo_says_what_one_process_says(ranks: int) -> None:
     words = ("generate", "-n", 24, *GREEDY)
     story = b"Once upon a time"  # rank 0 has the launcher's own input
     assert launched(*words, "--parallel", "pipeline", ranks=ranks, stdin=story) == run(*words, stdin=story)
+
+
+@pytest.mark.slow
+def test_the_hosts_of_a_file_may_be_one_machine(llama: Path, tmp_path: Path) -> None:
+    file = tmp_path / "hosts.json"
+    file.write_text(json.dumps([{"ssh": "localhost", "ips": ["127.0.0.1"]}] * 2), encoding="utf-8")
+    words = ["generate", "--model", llama, "--prompt", "Once", "-n", 8, *GREEDY]
+    port = free_ports(1)[0] - 8  # the ones around it are seldom taken
+    line = ["launch", "--hosts", file, "--starting-port", port, *words, "--parallel", "tensor"]
+    assert Launched(line=[str(word) for word in line]).ends() == run(*words)
 
 
 @pytest.mark.slow

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 import shutil
 import signal
 import time
@@ -46,8 +47,8 @@ if os.environ["MLX_RANK"] == sys.argv[3]:
         case "raises": late(raises)
         case "hangs": late(lambda engine: time.sleep(100))
         case "forgets": late(lambda engine: engine.prefixes.budget.reserve(engine.limits.token_bytes))
-        case "elm-mlx": other(versions={**meeting.versions_here(), "elm-mlx": "0.0.1"})
-        case "mlx": other(versions={**meeting.versions_here(), "mlx": "0.0.1"})
+        case "elm-mlx": other(versions={**hello.versions_here(), "elm-mlx": "0.0.1"})
+        case "mlx": other(versions={**hello.versions_here(), "mlx": "0.0.1"})
         case "memory": other(needs=10**15)
         case "model": model = sys.argv[4]
         case "no model": model = sys.argv[1] + "-that-is-not-there"
@@ -252,3 +253,24 @@ def spent(pid: int) -> int:
     """The processor time of a process, in hundredths of a second."""
     fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
     return int(fields[11]) + int(fields[12])
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+@pytest.mark.parametrize("seed", range(8))
+def test_a_rank_that_is_killed_at_any_moment_ends_the_others_in_time(
+    model: Path, tmp_path: Path, number: signal.Signals, seed: int
+) -> None:
+    """From the first line of the program on: while ranks meet, while MLX connects them, while they load and answer."""
+    rng = random.Random(seed)
+    rank = rng.randrange(3)
+    with ranks(tmp_path, SCRIPT, model, "busy", "", count=3, ELM_MLX_JOIN_SECONDS="8") as run:
+        time.sleep(rng.uniform(0.3, 4.0))
+        run.send(rank, number)
+        begun = time.monotonic()
+        ended = run.ended()
+    assert time.monotonic() - begun < 40  # 8 seconds where it had not come yet
+    assert ended[rank].code == -number
+    for one in [one for place, one in enumerate(ended) if place != rank]:
+        assert one.code in (87, -9)
+        assert f"Error: Rank {rank} (127.0.0.1) has ended" in one.error or "did not come" in one.error, ended

@@ -12,6 +12,7 @@ from typing import Any
 
 import mlx.core as mx
 import pytest
+from helpers import seen
 from helpers.guests import guest_config
 
 import elm_mlx
@@ -192,6 +193,10 @@ def test_the_table_of_families_is_that_of_the_tested_ones() -> None:
     root = Path(__file__).parents[2]
     made = runpy.run_path(str(root / "docs" / "make_guests.py"))
     assert (root / "docs" / "guests.md").read_text(encoding="utf-8") == made["page"]()
+    tested = guest_families.TESTED
+    assert {name: (one["proposals"], one["shorter prefix"], one["rows"]) for name, one in seen.read().items()} == {
+        name: (able.trims, able.trims, able.rows) for name, able in tested.items()
+    }
 
 
 def test_a_window_that_mlx_lm_does_not_compute_is_said() -> None:

@@ -1,16 +1,17 @@
 """Models of other families answer as mlx-lm's own loop and loader do, and go on rightly whatever ended an answer.
 
-`docs/guests.md` has the table that this file makes: `pytest -m slow tests/guests` proves each of its rows.
+docs/guests.md has a table of what this file sees: it writes that into families.json, from which the table is made.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from helpers import seen
 from helpers.guests import FAMILIES, their_ids, write_guest
+from helpers.seen import PROMPT, TOKENS, Make, first_end, ids_of
 
 import elm_mlx
 from elm_mlx.config.guest_families import TESTED
@@ -18,10 +19,7 @@ from elm_mlx.errors import InvalidRequest
 from elm_mlx.models.guest import Guest
 
 pytestmark = pytest.mark.slow
-PROMPT = [1, *((7 * i * i + 3 * i) % 500 + 3 for i in range(45))]  # longer than the windows of the tiny models
-TOKENS = 24
 CAN_TRIM = [name for name, able in TESTED.items() if able.trims]
-Make = Callable[..., Path]
 
 
 @pytest.fixture(scope="module")
@@ -38,18 +36,15 @@ def make(tmp_path_factory: pytest.TempPathFactory) -> Make:
     return write
 
 
-def ids_of(lm: elm_mlx.LanguageModel, prompt: list[int], tokens: int = TOKENS, **options: object) -> list[int]:
-    """The ids of a greedy answer."""
-    return list(lm.generate(prompt, tokens, temperature=0.0, **options).tokens)  # type: ignore[arg-type]
-
-
-def first_end(theirs: list[int]) -> list[int]:
-    """An answer up to the tokenizer's end-of-text, which mlx-lm's bare loop goes beyond."""
-    return theirs[: theirs.index(2) + 1] if 2 in theirs else theirs
-
-
 def test_every_promised_family_is_tried() -> None:
     assert set(FAMILIES) == set(TESTED)
+
+
+def test_what_is_seen_of_each_family_is_what_is_told(make: Make) -> None:
+    """Writes families.json anew where it is not: then look at it, and run docs/make_guests.py."""
+    before, found = seen.read(), {family: seen.seen(make, family) for family in sorted(FAMILIES)}
+    seen.write(found)
+    assert found == before
 
 
 @pytest.mark.parametrize("bits", [None, 4])
