@@ -9,7 +9,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -35,8 +35,11 @@ class Finding:
 
 
 def examine() -> list[Finding]:
-    """Runs every check, in the order in which a newcomer would ask."""
-    return [check() for check in CHECKS]
+    """Runs every check, in the order in which a newcomer would ask. The home directory is written as ~, so that the
+    findings can be shown to others."""
+    home = os.path.expanduser("~")  # noqa: PTH111, which raises where there is none
+    found = [check() for check in CHECKS]
+    return found if len(home) < 2 else [replace(one, detail=one.detail.replace(home, "~")) for one in found]
 
 
 def examine_python() -> Finding:

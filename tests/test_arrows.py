@@ -25,9 +25,10 @@ STAIR = (
     ("distributed.part",),  # which part of one a rank holds
     ("distributed.cuts", "distributed.stages"),  # as data: the cuts of tensors, the blocks of a pipeline's ranks
     ("device.*",),  # 3: what this machine has
-    ("distributed.hosts", "distributed.channel"),  # where the ranks are, and messages between them
+    ("distributed.hosts", "distributed.channel", "distributed.guard"),  # where the ranks are, and messages between them
     ("distributed.host_file", "distributed.rank_process"),  # where they are to be, and a process of one
-    ("distributed.watch",),  # one that fails is named
+    ("distributed.hello",),  # what a rank says of itself
+    ("distributed.watch", "distributed.reception"),  # one that fails is named
     ("distributed.ranks",),  # a process among them
     ("distributed.meeting",),  # they meet and are judged
     ("models.*", "engine.*", "text.*"),  # 4: three rooms that do not know each other

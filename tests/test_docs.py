@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import runpy
 import subprocess
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -30,9 +31,22 @@ def test_the_readme_commands_are_found_by_their_markers(name: str) -> None:
     assert done.stdout.startswith("python3 -m venv .venv && .venv/bin/pip install -e '.[cpu")
 
 
+def test_the_table_of_extras_is_that_of_the_project() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    page = (ROOT / "docs" / "installing.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| ((?:`[a-z0-9-]+`,? ?)+) \|", page, re.MULTILINE)
+    assert sorted(re.findall(r"`(.*?)`", " ".join(rows))) == sorted(project["optional-dependencies"])
+
+
 def test_the_chinese_readme_has_the_readme_s_commands() -> None:
     def commands(name: str) -> list[str]:
         text = (ROOT / name).read_text(encoding="utf-8")
         return re.findall(r"<!-- ci:\w+ -->\n```sh\n(.*)\n```", text)
 
     assert commands("README.zh-CN.md") == commands("README.md") != []
+
+
+def test_the_table_of_times_has_the_steps_of_ci_run() -> None:
+    steps = re.findall(r'^step "(.*?)"', (ROOT / ".ci" / "run").read_text(encoding="utf-8"), re.MULTILINE)
+    page = (ROOT / "docs" / "contributing.md").read_text(encoding="utf-8")
+    assert re.findall(r"^\| (.*?) \| \d+ \|$", page, re.MULTILINE) == steps

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 import runpy
 import shutil
 import subprocess
+import sys
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -33,12 +35,28 @@ def made() -> dict[str, Any]:
     return runpy.run_path(str(HOMEBREW / "make_formula.py"))
 
 
-def test_the_formula_is_that_of_its_lock(made: dict[str, Any]) -> None:
-    written = (HOMEBREW / "elm-mlx.rb").read_text(encoding="utf-8")
-    version, digest = made["release_of"](written)
+@pytest.fixture(scope="module")
+def formula(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The formula of a release, as the program writes it into the folder where it runs."""
+    folder = tmp_path_factory.mktemp("release")
+    (folder / "elm_mlx-0.1.0.tar.gz").write_bytes(b"a release")
+    command = [
+        sys.executable,
+        HOMEBREW / "make_formula.py",
+        "elm_mlx-0.1.0.tar.gz",
+        "--files",
+        "https://index/packages/",
+    ]
+    subprocess.run(command, cwd=folder, check=True, capture_output=True)
+    return (folder / "elm-mlx.rb").read_text(encoding="utf-8")
+
+
+def test_a_formula_names_the_release_and_every_package_of_its_lock(made: dict[str, Any], formula: str) -> None:
+    assert 'url "https://index/packages/source/e/elm-mlx/elm_mlx-0.1.0.tar.gz"' in formula
+    assert f'sha256 "{hashlib.sha256(b"a release").hexdigest()}"' in formula
     lock = tomllib.loads((HOMEBREW / "lock.toml").read_text(encoding="utf-8"))
-    assert written == made["formula"](lock, version, digest)
-    assert ("No release exists yet" in written) == (digest == made["UNRELEASED"])
+    for one in made["packages"](lock, "https://index/packages"):
+        assert f'url "{one["url"]}"\n    sha256 "{one["sha256"]}"' in formula
 
 
 def test_the_lock_has_what_the_project_asks_for(made: dict[str, Any]) -> None:
@@ -49,20 +67,20 @@ def test_the_lock_has_what_the_project_asks_for(made: dict[str, Any]) -> None:
     assert names <= {one["name"] for one in lock["packages"]} | set(made["OF_HOMEBREW"])
 
 
-def test_a_lock_is_reduced_to_sdists_at_pypi_that_a_mac_needs(made: dict[str, Any]) -> None:
+def test_a_lock_is_reduced_to_sdists_that_a_mac_needs(made: dict[str, Any]) -> None:
     lock = tomllib.loads(made["reduced"](UV))
     assert [one["name"] for one in lock["packages"]] == ["thing", "windows-thing"]
-    assert made["packages"](lock) == [
-        {"name": "thing", "url": f"{made['FILES']}a/b/thing-1.tar.gz", "sha256": "1" * 64}
+    assert made["packages"](lock, "https://index") == [
+        {"name": "thing", "url": "https://index/a/b/thing-1.tar.gz", "sha256": "1" * 64}
     ]
     with pytest.raises(SystemExit, match="wheel-only has no sdist"):
         made["reduced"]({"packages": [{"name": "wheel-only", "version": "1"}]})
 
 
-def test_the_formula_is_ruby() -> None:
+def test_the_formula_is_ruby(formula: str) -> None:
     if not shutil.which("ruby"):
         pytest.skip("no Ruby is here")
-    subprocess.run(["ruby", "-c", HOMEBREW / "elm-mlx.rb"], check=True, capture_output=True)
+    subprocess.run(["ruby", "-c"], input=formula.encode(), check=True, capture_output=True)
 
 
 def test_the_workflow_of_a_release_names_what_is_there() -> None:
@@ -74,4 +92,4 @@ def test_the_workflow_of_a_release_names_what_is_there() -> None:
     script = f"GITHUB_REF_NAME=v{elm_mlx.__version__}; {commands['the tag is the version']}"
     assert subprocess.run(["bash", "-c", script], cwd=ROOT, check=False).returncode == 0
     assert subprocess.run(["bash", "-c", script.replace("=v", "=w")], cwd=ROOT, check=False).returncode == 1
-    assert "packaging/homebrew/make_formula.py --release" in commands["the formula"]
+    assert "packaging/homebrew/make_formula.py dist/*.tar.gz --lock" in commands["the formula"]

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from itertools import chain
-from typing import NamedTuple
+from math import ceil
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 
@@ -23,6 +25,9 @@ from elm_mlx.engine.prefixes import shared_length
 from elm_mlx.engine.worker import Worker
 from elm_mlx.errors import InvalidRequest
 
+T = TypeVar("T")
+Place = AbstractContextManager[object]  # where something is computed
+Judged = tuple[mx.array, mx.array]  # log-probabilities [P], and whether each id is the likeliest, [P]
 MOST_ROWS = 32  # of a family: beyond that sharing saves little more, and memory grows
 START = 32  # positions that cost as much as to begin the two passes of a family; chosen, not measured
 
@@ -122,19 +127,37 @@ class EndingScorer:
             raise InvalidRequest("The adapter was unloaded before its turn came.")
         return [score for family in families(endings) for score in self._family(engine, family)]
 
-    def _family(self, engine: Engine, family: Family) -> Iterator[EndingScore]:
-        """The scores of one family: what it shares is read first, and its last id predicts what follows at once."""
-        model, shared = engine.variants.of(self._adapter), family.shared
+    def _family(self, engine: Engine, family: Family) -> list[EndingScore]:
+        """The scores of one family: what it shares is read first, then its texts, a block on each of the device's
+        streams, short ones together."""
+        execution, shared = engine.execution, family.shared
         last = self._read(engine, family.endings[0].ids[:shared])  # [1, V]
+        rows = sorted(family.endings, key=lambda one: len(one.ids))
+        places: list[Place] = [mx.stream(stream) for stream in execution.streams] or [nullcontext()]
+        is_plain = all(isinstance(layer, KVCache) for layer in self._trunk)
+        most = rows_at_once(execution, len(rows[-1].ids) - 1 - shared, shared) if is_plain else 0
+        size = min(max(1, most), ceil(len(rows) / len(places)))
+        scores = dict[Ending, EndingScore]()
+        for turn in blocks(list(blocks(rows, size)), len(places)):
+            made = [self._block(engine, some, shared, last, place) for some, place in zip(turn, places, strict=False)]
+            mx.eval([parts for _, parts in made])
+            for some, (owners, parts) in zip(turn, made, strict=True):
+                scores |= zip(some, summed(len(some), owners, parts), strict=True)
+        return [scores[one] for one in family.endings]
+
+    def _block(
+        self, engine: Engine, rows: Sequence[Ending], shared: int, last: mx.array, place: Place
+    ) -> tuple[list[int], list[Judged]]:
+        """How the ends of some texts are predicted, as `predicted` gives it. Over caches that are not plain it is one
+        text, and so it is where a chunk of a prompt has no room for more."""
+        model, tails = engine.variants.of(self._adapter), [one.ids[shared:-1] for one in rows]  # the last is not read
+        longest = max(map(len, tails))
         plain = [layer for layer in self._trunk if isinstance(layer, KVCache)]
-        longest = max(len(one.ids) for one in family.endings) - 1 - shared
-        most = rows_at_once(engine.execution, longest, shared) if len(plain) == len(self._trunk) else 0
-        for rows in blocks(family.endings, max(1, most)):
-            tails = [one.ids[shared:-1] for one in rows]  # the last id is only predicted
-            at_once = most and any(tails)
-            states = model.hidden(filled(tails), branches(plain)) if at_once else self._alone(engine, tails[0])
-            self.positions += len(rows) * max(map(len, tails))
-            yield from scores_of_rows(model, rows, shared, last, states)
+        together = plain and longest and rows_at_once(engine.execution, longest, shared) >= len(rows)
+        with place:
+            states = model.hidden(filled(tails), branches(plain)) if together else self._alone(engine, tails[0])
+            self.positions += len(rows) * longest
+            return predicted(model, rows, shared, last, states)
 
     def _read(self, engine: Engine, ids: tuple[int, ...]) -> mx.array:
         """Has the trunk hold these ids, and gives the logits [1, V] after the last."""
@@ -178,8 +201,8 @@ def rows_at_once(execution: Execution, ids: int, held: int) -> int:
     return min(most, execution.chunk_area // area) if execution.chunk_area and area else most
 
 
-def blocks(rows: Sequence[Ending], size: int) -> Iterator[Sequence[Ending]]:
-    """Texts in blocks of at most so many."""
+def blocks(rows: Sequence[T], size: int) -> Iterator[Sequence[T]]:
+    """Rows in blocks of at most so many."""
     return (rows[start : start + size] for start in range(0, len(rows), size))
 
 
@@ -189,29 +212,33 @@ def filled(tails: Sequence[Sequence[int]]) -> mx.array:
     return mx.array([[*tail, *[0] * (longest - len(tail))] for tail in tails])
 
 
-def scores_of_rows(
+def predicted(
     model: Decodes, rows: Sequence[Ending], shared: int, last: mx.array, states: mx.array
-) -> list[EndingScore]:
-    """The scores of the ends of B texts from the states [B, L, E] after their ids beyond the `shared` ones, and the
-    logits `last` [1, V] after these."""
+) -> tuple[list[int], list[Judged]]:
+    """How the ends of B texts are predicted by the states [B, L, E] after their ids beyond the `shared` ones, and by
+    the logits `last` [1, V] after these: the row of each of their ids, and what `judged` says of them, not
+    evaluated."""
     wanted = [(row, at, one.ids[at]) for row, one in enumerate(rows) for at in range(one.start, len(one.ids))]
-    later = [each for each in wanted if each[1] > shared]
     first = [each for each in wanted if each[1] == shared]  # predicted by what is shared alone
+    later = [each for each in wanted if each[1] > shared]
     parts = [judged(mx.broadcast_to(last, (len(first), last.shape[1])), [id for _, _, id in first])] if first else []
-    for start in range(0, len(later), POSITIONS):
-        here, places, targets = map(list, zip(*later[start : start + POSITIONS], strict=True))
-        some = states[mx.array(here), mx.array(places) - (shared + 1)]  # [P, E]
-        parts.append(judged(model.head(some), targets))
-    mx.eval(parts)
+    for some in blocks(later, POSITIONS):
+        here, places, targets = map(list, zip(*some, strict=True))
+        before = states[mx.array(here), mx.array(places) - (shared + 1)]  # [P, E]
+        parts.append(judged(model.head(before), targets))
+    return [row for row, _, _ in (*first, *later)], parts
+
+
+def summed(count: int, owners: Sequence[int], parts: Sequence[Judged]) -> list[EndingScore]:
+    """The scores of so many ends, of what is evaluated of their ids."""
     logprobs, likeliest = (np.concatenate([np.array(part[which]) for part in parts]) for which in (0, 1))
     refuse_nan(logprobs)
-    owners = np.array([row for row, _, _ in (*first, *later)])
-    sums = np.bincount(owners, weights=logprobs, minlength=len(rows))
-    missed = np.bincount(owners, weights=~likeliest, minlength=len(rows))
+    sums = np.bincount(owners, weights=logprobs, minlength=count)
+    missed = np.bincount(owners, weights=~likeliest, minlength=count)
     return [EndingScore(float(total), not misses) for total, misses in zip(sums, missed, strict=True)]
 
 
-def judged(logits: mx.array, targets: Sequence[int]) -> tuple[mx.array, mx.array]:
+def judged(logits: mx.array, targets: Sequence[int]) -> Judged:
     """The log-probability of each target by its logits [P, V], and whether it is the likeliest: two arrays [P]."""
     wanted = mx.array([*targets])
     return mx.take_along_axis(log_softmax(logits), wanted[:, None], axis=-1)[:, 0], mx.argmax(logits, axis=-1) == wanted

@@ -6,6 +6,7 @@ from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from threading import Lock
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal, NoReturn, Unpack, cast, overload
 from weakref import finalize
@@ -35,6 +36,7 @@ from elm_mlx.device.backend import mx
 from elm_mlx.device.execution import Execution
 from elm_mlx.device.thread import is_forked, let_go
 from elm_mlx.distributed.leader import LeadingEngine
+from elm_mlx.engine.cache.kind import CacheKind
 from elm_mlx.engine.cache.making import new_cache
 from elm_mlx.engine.engine import Engine
 from elm_mlx.engine.logprobs import TokenLogprob
@@ -77,6 +79,7 @@ class LanguageModel:
         self._is_shared = isinstance(worker.engine, LeadingEngine)  # several ranks hold the model together
         self._maker = RequestMaker(loaded, self._templates, self._is_shared)
         self._worker, self._holder, self._rows = worker, holder, rows
+        self._judging = Lock()  # held while a prompt is read for its log-probabilities
         self._give_back = finalize(self, give_back, worker, holder)
         self._give_back.atexit = False
 
@@ -437,11 +440,15 @@ class LanguageModel:
             raise self._maker.too_long(len(checked))
         return self._worker.call(lambda engine: logits_of(engine, checked, number))
 
-    def scores(self, ids: Sequence[int], *, adapter: str | None = None, against: LanguageModel | None = None) -> Scores:
+    def scores(
+        self, ids: Sequence[int], *, adapter: str | None = None, against: LanguageModel | None = None,
+        window: int | None = None, kv_bits: int | str | None = None,
+    ) -> Scores:  # fmt: skip
         """How well the model predicts each of the ids but the first after those before it; with `against` also how far
-        this is from what that model, without an adapter, predicts. Raises as `logits`, and for `against` alike;
-        InvalidRequest for one with another number of ids; NotFinite where logits are no numbers."""
-        number = self._maker.adapters.number(adapter)
+        this is from what that model, without an adapter, predicts. `window` and `kv_bits` hold this model's keys and
+        values as in `Options`. Raises as `logits`, and for `against` alike; InvalidRequest for one with another number
+        of ids; NotFinite where logits are no numbers."""
+        number, kind = self._maker.adapters.number(adapter), self._kind(window, kv_bits)
         for lm in (self, against) if against else (self,):
             lm._worker.check()
             refuse_on_ranks(lm._is_shared, "Scoring a text")
@@ -451,7 +458,9 @@ class LanguageModel:
             raise InvalidRequest("The two models have different vocabularies, so what they predict cannot be compared.",
                                  "Leave {against} out.")  # fmt: skip
         beside = against._worker if against else None
-        return self._worker.call(lambda engine: scores_of(engine, checked, number, beside.engine if beside else None))
+        return self._worker.call(
+            lambda engine: scores_of(engine, checked, number, beside.engine if beside else None, kind)
+        )
 
     def ending_scorer(
         self, *, adapter: str | None = None, window: int | None = None, kv_bits: int | str | None = None
@@ -461,10 +470,14 @@ class LanguageModel:
         Raises InvalidRequest for what means nothing to this model, EngineStopped after `close`, Forked."""
         self._worker.check()
         refuse_on_ranks(self._is_shared, "Scoring a text")
+        number, kind = self._maker.adapters.number(adapter), self._kind(window, kv_bits)
+        return EndingScorer(self._worker, self.config.context_length, number, kind)
+
+    def _kind(self, window: int | None, kv_bits: int | str | None) -> CacheKind:
+        """How keys and values are held. Raises InvalidRequest for what means nothing to this model."""
         options = {"window": window, "kv_bits": kv_bits}
         refuse_unable(self.config, options)
-        kind = cache_kind(options, self.config.context_length)
-        return EndingScorer(self._worker, self.config.context_length, self._maker.adapters.number(adapter), kind)
+        return cache_kind(options, self.config.context_length)
 
     def load_adapter(self, name: str, path: str | Path, *, force: bool = False) -> None:
         """Loads an adapter, LoRA or DoRA, for calls with `adapter=name`: the directory that mlx-lm or PEFT has written
@@ -505,17 +518,16 @@ class LanguageModel:
         progress: Progress | None = None,
     ) -> list[TokenLogprob]:
         """The log-probability of every id but the first, as the model gives it after those before it; each with those
-        of so many likeliest ids, 0 to 20. With `adapter` the model has that adapter. Nothing else is computed
-        meanwhile. `progress` is called with (ids read, in all); what it raises ends the reading. Raises as `logits`."""
+        of so many likeliest ids, 0 to 20. With `adapter` the model has that adapter. Other requests go on meanwhile,
+        with a step after each chunk; prompts that are read so take turns. `progress` is called with (ids read, in all);
+        what it raises ends the reading. Raises as `logits`; QueueFull, NotEnoughMemory."""
         self._worker.check()
         refuse_on_ranks(self._is_shared, "Scoring a prompt")
         checked, most = self._maker.ids(ids), check_alternatives(alternatives)
         if len(checked) > self.config.context_length:
             raise self._maker.too_long(len(checked))
         worker, number = self._worker, self._maker.adapters.number(adapter)
-        return worker.thread.call(
-            lambda relay: prompt_logprobs_of(worker.engine, checked, most, number, relay(progress))
-        )
+        return prompt_logprobs_of(worker, self._judging, checked, most, number, progress or (lambda *_: None))
 
     def forget_prefixes(self) -> int:
         """Gives back the memory of keys and values that are kept of earlier requests, or were read by `load_cache`, and

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from elm_mlx.device.backend import mx
+from elm_mlx.engine.cache.kind import PLAIN, CacheKind
 from elm_mlx.engine.cache.making import new_cache
 from elm_mlx.engine.engine import Engine
 from elm_mlx.engine.prefill import rounds
@@ -36,13 +37,20 @@ class Scores:
         return Scores(self.losses[start:], *told)
 
 
-def scores_of(engine: Engine, ids: Sequence[int], adapter: int | None, other: Engine | None = None) -> Scores:
-    """The scores of ids by the model of an engine with an adapter (None: without), beside the plain one of `other`.
-    Raises InvalidRequest where the adapter was unloaded, and NotFinite."""
+def scores_of(
+    engine: Engine,
+    ids: Sequence[int],
+    adapter: int | None,
+    other: Engine | None = None,
+    kind: CacheKind = PLAIN,
+) -> Scores:
+    """The scores of ids by the model of an engine with an adapter (None: without) and caches of a kind, beside the
+    plain one of `other`, whose caches are plain. Raises InvalidRequest where the adapter was unloaded, and
+    NotFinite."""
     if not engine.variants.has(adapter):
         raise InvalidRequest("The adapter was unloaded before its turn came.")
     tokens = mx.array([ids])
-    states = [states_of(engine, tokens, adapter)] + ([states_of(other, tokens, None)] if other else [])
+    states = [states_of(engine, tokens, adapter, kind)] + ([states_of(other, tokens, None)] if other else [])
     models = [engine.variants.of(adapter)] + ([other.variants.plain] if other else [])
     rows = []
     for start in range(0, len(ids) - 1, POSITIONS):
@@ -54,10 +62,10 @@ def scores_of(engine: Engine, ids: Sequence[int], adapter: int | None, other: En
     return Scores(*np.concatenate(rows, axis=1)) if rows else Scores(*np.empty((4 if other else 1, 0), np.float32))
 
 
-def states_of(engine: Engine, tokens: mx.array, adapter: int | None) -> mx.array:
+def states_of(engine: Engine, tokens: mx.array, adapter: int | None, kind: CacheKind = PLAIN) -> mx.array:
     """The states after each of the ids [1, L], evaluated: [L, E]."""
     model, length = engine.variants.of(adapter), tokens.shape[1]
-    cache = new_cache(model, engine.layers, length, reserve=length)
+    cache = new_cache(model, engine.layers, length, reserve=length, kind=kind)
     states: list[mx.array] = []
     for chunks in rounds(length, engine.execution):  # chunk by chunk, as attention over all ids at once takes gigabytes
         for place, which in chunks:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from elm_mlx.cli.blas import prefer_fast_blas
@@ -28,4 +29,5 @@ def named(options: dict[str, Any]) -> tuple[str | None, int | None]:
     model = options.get("model") or next(iter(options.get("models") or ()), None)
     bits = options.get("bits")
     bits = next(iter(bits), None) if isinstance(bits, list) else bits
-    return None if model == DEMO else model, int(bits) if bits else None
+    is_demo = model == DEMO and not Path(DEMO).is_dir()
+    return None if is_demo else model, int(bits) if bits else None

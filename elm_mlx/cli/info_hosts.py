@@ -42,7 +42,7 @@ def show_hosts(
 def what_is_held(model: str | None, bits: int | None) -> tuple[Any, Holding, str]:
     """(a model's shape, what ranks hold of it, how it is stored, in words): as its files here have it, else as it would
     be fetched, or in these bits. Raises NotFound for a model that is neither here nor known."""
-    from elm_mlx.distributed.planning import in_bits, in_directory
+    from elm_mlx.distributed.planning import in_bits, in_directory, quantized
     from elm_mlx.distributed.published import published
     from elm_mlx.store.load import read_config
 
@@ -50,10 +50,11 @@ def what_is_held(model: str | None, bits: int | None) -> tuple[Any, Holding, str
         config = read_config(place)
         if bits is None:
             return config, in_directory(place, config), "as it is stored here"
-        return config, in_bits(config, bits), f"as if in {bits} bits"
+        return quantized(config, bits), in_bits(config, bits), f"as if in {bits} bits"
     config, usual = published(str(model))
     bits = bits or usual
-    return config, in_bits(config, bits), f"as if in {f'{bits} bits' if bits else '16-bit floats'}; it is not here"
+    stored = f"as if in {f'{bits} bits' if bits else '16-bit floats'}; it is not here"
+    return quantized(config, bits), in_bits(config, bits), stored
 
 
 def refuse_caches(window: int | None, kv_bits: str | None) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 
 import click
 
+from elm_mlx.cli.messages import QUIET
 from elm_mlx.cli.wishes import settle
 from elm_mlx.errors import InvalidRequest
 from elm_mlx.shell import command_line
@@ -49,19 +50,19 @@ def parallel(command: Callable[..., None]) -> Callable[..., None]:
         asked = {"parallel": parallel}
         settle(check_ranks, asked, "parallel")
         kind: Any = asked["parallel"]
+        meta = click.get_current_context().meta
         if kind is None:
             command(**options)
-            return
-        lists = {name for name, value in options.items() if isinstance(value, tuple)}
-        settle(refuse_alone, options, *REFUSED)
-        options |= {name: () for name in lists if options[name] is None}  # a wish that was dropped
-        if rank() == 0:
-            click.get_current_context().meta[KIND] = kind
-            command(**options)
-        elif not any(options.get(name) for name in PRINTED):
-            from elm_mlx.cli.following import follow  # here, as it brings MLX
+        elif rank() == 0:
+            meta[KIND] = kind
+            command(**settled(options))
+        else:
+            meta[QUIET] = True  # rank 0 says the same
+            options = settled(options)
+            if not any(options.get(name) for name in PRINTED):
+                from elm_mlx.cli.following import follow  # here, as it brings MLX
 
-            follow(kind, options)
+                follow(kind, options)
 
     return OPTION(run)
 
@@ -84,10 +85,10 @@ def check_ranks(parallel: str | None) -> None:
     """Raises InvalidRequest for --parallel where nobody has started ranks, and for our ranks without it."""
     if parallel and RANK not in os.environ:
         name = click.get_current_context().info_name
-        whole = command_line("elm-mlx", "launch", "-n", 2, name)
+        started = command_line("elm-mlx", "launch", "-n", 2, name, "--parallel", parallel)
         raise InvalidRequest(
             "This is one process, and several are to hold the model.",
-            f"`{whole} --parallel {parallel} ...` starts two here; or leave {{parallel}} out.",
+            f"`{started}`, with your other options, starts two here; or leave {{parallel}} out.",
         )
     if not parallel and JOB in os.environ:
         raise InvalidRequest(NO_KIND, ADVICE)
@@ -101,6 +102,13 @@ def rank() -> int:
             f"{RANK} is {text[:40]!r}, and no number of a rank. Start the command by `elm-mlx launch`."
         )
     return int(text)
+
+
+def settled(options: dict[str, Any]) -> dict[str, Any]:
+    """The options without wishes that mean nothing to several ranks. Raises InvalidRequest for such that were typed."""
+    lists = {name for name, value in options.items() if isinstance(value, tuple)}
+    settle(refuse_alone, options, *REFUSED)
+    return options | {name: () for name in lists if options[name] is None}
 
 
 def refuse_alone(**options: Any) -> None:

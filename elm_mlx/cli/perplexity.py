@@ -12,9 +12,10 @@ import click
 
 from elm_mlx import demo
 from elm_mlx.cli.blas import prefer_fast_blas
+from elm_mlx.cli.caches import KV_BITS
 from elm_mlx.cli.find import load_with_notices
 from elm_mlx.cli.generation_options import MODEL_AND_BITS
-from elm_mlx.cli.kinds import COUNT, NAME, Whole
+from elm_mlx.cli.kinds import COUNT, NAME, WINDOW_SIZE, Whole
 from elm_mlx.cli.messages import one_line, quietable
 from elm_mlx.cli.progress import ProgressBar
 from elm_mlx.cli.wishes import naming
@@ -32,6 +33,8 @@ if TYPE_CHECKING:
 @click.option("--window", type=Whole(min=2), help="Read so many tokens at once. Default: 2048, or the model's context.")
 @click.option("--stride", type=COUNT, help="Begin a window so many tokens after the last. Default: half a window.")
 @click.option("--windows", type=COUNT, help="Stop after so many windows.")
+@click.option("--cache-window", type=WINDOW_SIZE, help="Let the model see the last so many tokens alone.")
+@KV_BITS
 @click.option("--json", "as_json", is_flag=True, help="Print the figures as one JSON object.")
 @quietable
 def command(
@@ -42,6 +45,8 @@ def command(
     window: int | None,
     stride: int | None,
     windows: int | None,
+    cache_window: int | None,
+    kv_bits: int | str | None,
     adapter: str | None,
     force: bool,
     as_json: bool,
@@ -50,7 +55,8 @@ def command(
 
     Bits per byte compare models whatever their tokenizers are; bits per token and perplexity only those with the same
     one. Each file is read on its own, in windows that overlap. With --kl-against the predictions of two models, as of
-    a quantized one and its original, are compared token by token.
+    a quantized one and its original, are compared token by token; --kv-bits and --cache-window hold the keys and values
+    of the first one alone.
     """
     prefer_fast_blas()
     texts = read_texts(text)
@@ -64,7 +70,7 @@ def command(
         ):
             done = perplexity(
                 lm, texts, window=window, stride=stride, windows_at_most=windows, adapter=options["adapter"],
-                against=other, progress=bar,
+                against=other, cache_window=cache_window, kv_bits=kv_bits, progress=bar,
             )  # fmt: skip
     if as_json:
         click.echo(json.dumps({"model": model or "demo", "text": text or "held-out stories"} | asdict(done)))

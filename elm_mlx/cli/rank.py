@@ -29,11 +29,13 @@ def main() -> None:
         sys.exit(signal.SIGTERM + 128)  # the launcher ended at once
     take(orders)
     threading.Thread(target=end_with, args=(lifeline,), daemon=True).start()
-    from elm_mlx.cli import main as run
-
-    sys.argv = ["elm-mlx", *orders["arguments"]]
     try:
+        from elm_mlx.cli import main as run
+
+        sys.argv = ["elm-mlx", *orders["arguments"]]
         run()
+    except KeyboardInterrupt:  # before the command line listens for it
+        sys.exit(signal.SIGINT + 128)
     finally:
         remove_files()
 

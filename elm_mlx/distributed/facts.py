@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from elm_mlx.device.memory import headroom, memory_limit
+from elm_mlx.distributed.hello import Facts
 from elm_mlx.distributed.hosts import Hosts
-from elm_mlx.distributed.meeting import Facts
 from elm_mlx.distributed.part import Kind
 from elm_mlx.store.fingerprint import model_fingerprint, tokenizer_fingerprint
 from elm_mlx.store.load import read_config

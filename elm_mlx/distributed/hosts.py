@@ -134,3 +134,14 @@ def refuse_public(addresses: list[str]) -> None:
                 "who sends it.", f"Name addresses of a private network, or set {PUBLIC}=1 for all ranks where a "
                 "firewall lets nobody else through.",
             )  # fmt: skip
+
+
+def joined(names: list[str]) -> str:
+    """Names in one sentence."""
+    first, *others = names
+    return " and ".join([first, *(other[0].lower() + other[1:] for other in others)])
+
+
+def capital(text: str) -> str:
+    """A text as a sentence begins."""
+    return text[:1].upper() + text[1:]

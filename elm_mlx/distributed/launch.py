@@ -35,6 +35,7 @@ DRAIN_S = 25.0  # in which rank 0 is to end after SIGTERM: a server lets request
 LEAVE_S = 1.0  # in which the other ranks are to notice that rank 0 ended
 LAST_S = 8.0  # in which a rank is to end whose lifeline is closed
 CODES = {signal.SIGTERM: 143, signal.SIGHUP: 129}
+MOST_LINES = 1000  # that are remembered
 NOT_FOUND = (126, 127)  # a shell's codes for a program that it cannot start
 Event = RankProcess | int  # a rank that ended, or a signal
 
@@ -136,16 +137,22 @@ class Launcher:
         self._events: queue.SimpleQueue[Event] = queue.SimpleQueue()
         self._ranks: list[RankProcess] = []
         self._code, self._until = 0, math.inf  # where rank 0 still runs then, it is ended with this code
+        self._lines: dict[str, Seat] = {}  # what was shown of ranks above 0
 
     def run(self, seats: Sequence[Seat], orders: Sequence[Orders]) -> int:
         """Starts the ranks, waits for the end of one, and ends the others; returns the exit code."""
         with signals_to(self._events.put):
             try:
                 for seat, told in zip(seats, orders, strict=True):
-                    self._ranks.append(RankProcess(seat, told, self._events.put, self._say))
+                    self._ranks.append(RankProcess(seat, told, self._events.put, self._show))
                 return self._watch()
             finally:
                 self._end()
+
+    def _show(self, seat: Seat, line: str) -> None:
+        """Shows what a rank above 0 prints, once where several say the same. Called in threads."""
+        if len(self._lines) > MOST_LINES or self._lines.setdefault(line, seat) is seat:
+            self._say(f"{seat}: {line}")
 
     def _watch(self) -> int:
         """Waits until rank 0 has ended, or until it has to be; returns the exit code of the command."""
@@ -171,7 +178,8 @@ class Launcher:
     def _miss(self, rank: RankProcess) -> None:
         """A rank above 0 has ended. If it failed, rank 0 will soon know, and say so."""
         if rank.code and math.isinf(self._until):
-            self._code, self._until = rank.code, time.monotonic() + GRACE_S
+            never_came = rank.code in (SSH_FAILED, *NOT_FOUND)  # of that rank 0 would hear nothing for long
+            self._code, self._until = rank.code, time.monotonic() + (0 if never_came else GRACE_S)
             self._explain(rank)
 
     def _stop(self, code: int) -> None:

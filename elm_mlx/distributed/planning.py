@@ -13,7 +13,7 @@ from math import prod
 from pathlib import Path
 
 from elm_mlx.config import ModelConfig
-from elm_mlx.config.quantization import QUANTIZATION_MODES
+from elm_mlx.config.quantization import QUANTIZATION_MODES, Quantization
 from elm_mlx.device.chips import known
 from elm_mlx.device.memory import PLANNED_CONTEXT, headroom
 from elm_mlx.distributed.cuts import check_tensor, tensor_share
@@ -133,6 +133,11 @@ def available(gigabytes: int) -> int:
 # What ranks hold
 
 
+def quantized(config: ModelConfig, bits: int | None) -> ModelConfig:
+    """A model's shape in these bits and groups of 64, which ranks may not cut through, or in 16-bit floats."""
+    return replace(config, quantization=Quantization(bits) if bits else None)
+
+
 def in_bits(config: ModelConfig, bits: int | None) -> Holding:
     """What ranks hold of a model in these bits and groups of 64, or in 16-bit floats, by its shape alone; bytes are
     counted as `quantized_bytes` does."""
@@ -234,7 +239,8 @@ def remedy(question: Question, holding: Holding) -> str:
     largest = max(question.machines)
     more = next((n for n in enough(question, holding, largest)
                  if fits(replace(question, machines=(largest,) * n), holding)), None)  # fmt: skip
-    fewer = next((bits for bits in BITS if fits(question, in_bits(question.config, bits))), None)
+    few = ((bits, quantized(question.config, bits)) for bits in BITS)
+    fewer = next((bits for bits, config in few if fits(replace(question, config=config), in_bits(config, bits))), None)
     ways = [f"on {more} machines of {largest} GB ({{hosts={more}x{largest}}})"] if more else []
     ways += [f"on these in {{bits={fewer}}}"] if fewer else []
     return f"It would fit {' or '.join(ways)}." if ways else "No number of such machines holds it."

@@ -57,10 +57,10 @@ class Seat:
 
 class RankProcess:
     """A rank that was started. `ended` is called in a thread with it when its process has ended; what a rank above 0
-    prints goes to `show`, a line at a time."""
+    prints goes to `show`, a line at a time, in another thread."""
 
     def __init__(
-        self, seat: Seat, orders: Orders, ended: Callable[[RankProcess], None], show: Callable[[str], None]
+        self, seat: Seat, orders: Orders, ended: Callable[[RankProcess], None], show: Callable[[Seat, str], None]
     ) -> None:
         self.seat, self._show = seat, show
         started = start_first(seat) if seat.rank == 0 else start_other(seat)
@@ -111,7 +111,7 @@ class RankProcess:
     def _print(self, output: IO[bytes]) -> None:
         while line := output.readline(MOST_LINE):
             if text := line.decode(errors="replace").rstrip():
-                self._show(f"{self.seat}: {text}")
+                self._show(self.seat, text)
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 from elm_mlx.arguments import shown
 from elm_mlx.distributed.channel import Channel, Closed, Message
-from elm_mlx.distributed.hosts import Hosts
+from elm_mlx.distributed.hosts import Hosts, capital, joined
 from elm_mlx.errors import InvalidRequest, RankFailed
 
 BEAT_S = 1.0  # between two signs of life
@@ -39,10 +39,12 @@ class Beat(NamedTuple):
 
 @dataclass(frozen=True)
 class Patience:
-    """Seconds that are waited for signs of life, and for the end of a step."""
+    """Seconds that are waited for signs of life, for the end of a step, and beside the former for the first sign: as
+    long as MLX connects a rank, it gives none."""
 
     silence: float = SILENCE_S
     step: float = STEP_S
+    first: float = 0.0
 
 
 def seconds_in(name: str, default: float) -> float:
@@ -75,7 +77,7 @@ class Watch:
         self.failed: RankFailed | None = None
         self._channels = dict(channels)
         self._beats = dict.fromkeys(self._channels, Beat())
-        self._heard = dict.fromkeys(self._channels, time.monotonic())
+        self._heard = dict.fromkeys(self._channels, time.monotonic() + patience.first)
         self._own, self._begun = 0, 0.0  # the step, and when it began; 0 between steps
         self._reports: list[tuple[int, str]] = []  # steps that failed, by rank
         self._decide_at = self._beat_at = 0.0
@@ -118,6 +120,8 @@ class Watch:
             self._thread.join(GRACE_S)
             for channel in self._channels.values():
                 channel.close()
+            self._bell.close()
+            self._button.close()
 
     def _press(self) -> None:
         with suppress(OSError):
@@ -260,20 +264,9 @@ def hanging(beats: Mapping[int, Beat], patience: float, name: Callable[[int], st
         return None
     last = max(beat.step for beat in beats.values())
     if behind := [name(rank) for rank, beat in beats.items() if beat.step < last]:
-        return f"{joined(behind)} did not come to step {last} in {patience:g} seconds, where others wait."
+        return f"{joined(behind)} did not come to step {last}, where others wait, in {patience:g} seconds ({STEP})."
     inside = [name(rank) for rank, beat in beats.items() if beat.seconds >= 0]
-    return f"{joined(inside)} did not end step {last} in {patience:g} seconds: what computes there hangs."
-
-
-def joined(names: list[str]) -> str:
-    """Names in one sentence."""
-    first, *others = names
-    return " and ".join([first, *(other[0].lower() + other[1:] for other in others)])
-
-
-def capital(text: str) -> str:
-    """A text as a sentence begins."""
-    return text[:1].upper() + text[1:]
+    return f"{joined(inside)} did not end step {last} in {patience:g} seconds ({STEP}): what computes there hangs."
 
 
 def write_error(sentence: str) -> None:

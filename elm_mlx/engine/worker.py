@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Collection
-from contextlib import suppress
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager, suppress
 from copy import copy
 from dataclasses import dataclass, replace
 from typing import NamedTuple, TypeVar
@@ -88,12 +88,26 @@ class Worker:
         """A handle for a request that will come; it counts as unanswered. Raises as `submit`."""
         self.check()
         self._refuse_impossible(request)
+        self._count(patient)
+        return Handle(request, patient)
+
+    @contextmanager
+    def place(self) -> Iterator[None]:
+        """Counts what is done meanwhile as an unanswered request. Raises QueueFull, EngineStopped, Forked."""
+        self.check()
+        self._count(False)
+        try:
+            yield
+        finally:
+            self._answered(False)
+
+    def _count(self, patient: bool) -> None:
+        """Counts a request as unanswered. Raises QueueFull."""
         with self._count_lock:
             if self._unanswered >= self.most and not patient:
                 raise QueueFull(f"{self._unanswered} requests are unanswered, as many as this model takes.",
                                 "Wait for some to end, or load the model with a longer {queue}.")  # fmt: skip
             self._unanswered += 0 if patient else 1
-        return Handle(request, patient)
 
     def _refuse_impossible(self, request: Request) -> None:
         """Raises NotEnoughMemory where the caches of a request can never fit. Only numbers are looked at that stay as
@@ -120,6 +134,10 @@ class Worker:
         """Runs `work` with the engine on the device thread, between two steps, and returns its result. Raises what it
         raises, EngineStopped, Forked."""
         return self.thread.call(lambda _: work(self.engine))
+
+    def order(self, work: Callable[[], None]) -> None:
+        """Has `work` done on the device thread, between two steps, and waits for nothing."""
+        self.thread.post_from_finalizer(Order(work))
 
     def cancel(self, handle: Handle) -> None:
         """Has a request end as cancelled at the next step. Takes no lock, so that a finalizer may call it."""

@@ -7,9 +7,10 @@ compression by the model would leave of each byte times eight. Perplexity is 2 t
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
+from typing import Any
 
 import numpy as np
 
@@ -55,6 +56,8 @@ def perplexity(
     windows_at_most: int | None = None,
     adapter: str | None = None,
     against: LanguageModel | None = None,
+    cache_window: int | None = None,
+    kv_bits: int | str | None = None,
     progress: Progress | None = None,
 ) -> Perplexity:
     """Measures how well a model predicts `texts`, each on its own, in windows of `window` ids (by default 2,048, or the
@@ -62,7 +65,8 @@ def perplexity(
     ones has at least the rest of a window before it. Each begins with BOS where the model has one.
 
     `windows_at_most` ends it early. `adapter` names a loaded one. `against` is a model with the same vocabulary to
-    compare with, as the original of a quantized one. `progress` is called with (windows done, in all).
+    compare with, as the original of a quantized one. `cache_window` and `kv_bits` hold this model's keys and values as
+    `window` and `kv_bits` of `Options` do. `progress` is called with (windows done, in all).
 
     Raises InvalidRequest for sizes that mean nothing, for texts in which nothing is to be predicted and for models that
     do not go together, and as `LanguageModel.scores`.
@@ -76,7 +80,8 @@ def perplexity(
     read = whole[: whole_number("windows_at_most", windows_at_most)] if windows_at_most is not None else whole
     if not read:
         raise InvalidRequest("The text has no token that is left to predict. Give a longer text.")
-    scores = list(score_all(lm, read, adapter, against, progress))
+    how = {"adapter": adapter, "against": against, "window": cache_window, "kv_bits": kv_bits}
+    scores = list(score_all(lm, read, how, progress))
     nbytes = scored_bytes(lm, encoded, bos, whole, read)
     return summarize(scores, nbytes, length, step)
 
@@ -107,15 +112,12 @@ PROBE = "The quick brown fox jumps over 13 lazy dogs; l'été à Zürich, 東京
 
 
 def score_all(
-    lm: LanguageModel,
-    read: Sequence[Window],
-    adapter: str | None,
-    against: LanguageModel | None,
-    progress: Progress | None,
+    lm: LanguageModel, read: Sequence[Window], how: Mapping[str, Any], progress: Progress | None
 ) -> Iterator[Scores]:
-    """The scores of each window's last ids, those that it is to predict."""
+    """The scores of each window's last ids, those that it is to predict; `how` are arguments of
+    `LanguageModel.scores`."""
     for done, (ids, scored) in enumerate(read, 1):
-        yield lm.scores(ids, adapter=adapter, against=against).last(scored)
+        yield lm.scores(ids, **how).last(scored)
         if progress:
             progress(done, len(read))
 

@@ -14,7 +14,7 @@ from elm_mlx.arguments import Progress
 from elm_mlx.config import names_guest
 from elm_mlx.convert import unfinished
 from elm_mlx.errors import BadCheckpoint, Gated, InvalidRequest, NotFound
-from elm_mlx.files import optional_json, read_text
+from elm_mlx.files import optional_json, read_text, readable_size
 from elm_mlx.library.hub import SITE
 from elm_mlx.library.names import Repository, parse_name, terms_of
 from elm_mlx.library.upload import File, Origin, Pushed, names_there, origin_of, send, size_of
@@ -62,6 +62,7 @@ def push(
         say(f"Left out, as no part of the model: {', '.join(shared.left_out)}.")
     if not shared.measured:
         say("The card says nothing of how good it is: `elm-mlx verify` measures it.")
+    say(f"Sending {len(shared.files)} files, {readable_size(shared.nbytes)}, to {shared.repository}.")
     return send(shared.repository, shared.files, private, progress)
 
 

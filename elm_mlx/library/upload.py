@@ -132,6 +132,9 @@ def sending(repository: str) -> Iterator[None]:
     except Unreachable as error:
         what = error.message.replace("could not be fetched", "could not be reached, or did not take what was sent")
         raise Unreachable(what, "Try again; what arrived is not sent again.") from error
+    except RuntimeError as error:  # hf_xet, which sends large files, raises nothing else
+        raise Unreachable(f"{repository} did not take what was sent: {first_line(error)}.",
+                          "Try again, or with HF_HUB_DISABLE_XET=1 by plain HTTP.") from error  # fmt: skip
 
 
 def no_token() -> Gated:

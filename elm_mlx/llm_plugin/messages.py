@@ -65,5 +65,5 @@ def text_of(messages: Iterable[Message]) -> str:
     messages = list(messages)
     if any(message["role"] not in ("user", "assistant") or "tool_calls" in message for message in messages):
         raise InvalidRequest("This model has no chat template: it goes on with a text, and can be given no system "
-                             "prompt and no tools. Leave them out, or take a model that was made for chats.")  # fmt: skip
+                             "prompt and no tools. Leave them out, or take a model that was made to chat.")  # fmt: skip
     return "".join(message["content"] for message in messages)

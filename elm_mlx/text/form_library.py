@@ -10,6 +10,7 @@ from __future__ import annotations
 import ctypes
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache
+from types import SimpleNamespace
 from typing import Any
 from weakref import finalize
 
@@ -71,12 +72,15 @@ class Vocabulary(ctypes.Structure):
 # name -> (what it gives, what it takes)
 FUNCTIONS: dict[str, tuple[Any, tuple[Any, ...]]] = {
     "llg_new_tokenizer": (POINTER, (ctypes.POINTER(Vocabulary), ctypes.c_char_p, SIZE)),
+    "llg_new_matcher": (POINTER, (ctypes.POINTER(Asked), ctypes.c_char_p, ctypes.c_char_p)),
+    "llg_matcher_compute_mask_into": (ctypes.c_int32, (POINTER, POINTER, SIZE)),
+}
+# So short that giving the interpreter away and waiting for it would take longer.
+SHORT_FUNCTIONS: dict[str, tuple[Any, tuple[Any, ...]]] = {
     "llg_free_tokenizer": (None, (POINTER,)),
     "llg_constraint_init_set_defaults": (None, (ctypes.POINTER(Asked), POINTER)),
-    "llg_new_matcher": (POINTER, (ctypes.POINTER(Asked), ctypes.c_char_p, ctypes.c_char_p)),
     "llg_clone_matcher": (POINTER, (POINTER,)),
     "llg_free_matcher": (None, (POINTER,)),
-    "llg_matcher_compute_mask_into": (ctypes.c_int32, (POINTER, POINTER, SIZE)),
     "llg_matcher_get_mask_byte_size": (SIZE, (POINTER,)),
     "llg_matcher_consume_token": (ctypes.c_int32, (POINTER, WORD)),
     "llg_matcher_validate_tokens": (ctypes.c_int32, (POINTER, POINTER, SIZE)),
@@ -87,14 +91,16 @@ FUNCTIONS: dict[str, tuple[Any, tuple[Any, ...]]] = {
 
 
 @cache
-def load(path: str) -> ctypes.CDLL | None:
+def load(path: str) -> SimpleNamespace | None:
     """The functions in the file of llguidance's that lies there; None where it lacks one of them."""
-    library = ctypes.CDLL(path)
-    for name, (gives, takes) in FUNCTIONS.items():
-        if (function := getattr(library, name, None)) is None:
-            return None
-        function.restype, function.argtypes = gives, takes
-    return library
+    found = {}
+    for library, functions in ((ctypes.CDLL(path), FUNCTIONS), (ctypes.PyDLL(path), SHORT_FUNCTIONS)):
+        for name, (gives, takes) in functions.items():
+            if (function := getattr(library, name, None)) is None:
+                return None
+            function.restype, function.argtypes = gives, takes
+            found[name] = function
+    return SimpleNamespace(**found)
 
 
 class Backend:
@@ -102,7 +108,7 @@ class Backend:
     of a longer one. Raises ValueError for a vocabulary that the library cannot use."""
 
     def __init__(
-        self, library: ctypes.CDLL, tokens: Sequence[bytes], end: int, encode: Callable[[bytes], list[int]]
+        self, library: SimpleNamespace, tokens: Sequence[bytes], end: int, encode: Callable[[bytes], list[int]]
     ) -> None:
         self.library = library
         whole = [token or SPECIAL for token in tokens]

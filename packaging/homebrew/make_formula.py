@@ -1,11 +1,12 @@
-"""Writes the Homebrew formula elm-mlx.rb, with every package that it installs by its version and hash.
+"""Writes a Homebrew formula, with every package that it installs by its version and hash.
 
-    python packaging/homebrew/make_formula.py                                      # from the lock beside this file
-    python packaging/homebrew/make_formula.py --release dist/elm_mlx-0.1.0.tar.gz  # locks that release first: needs uv
+    python packaging/homebrew/make_formula.py SDIST --files URL          # from the lock beside this file
+    python packaging/homebrew/make_formula.py SDIST --files URL --lock   # locks that release first: needs uv
 
-The lock, lock.toml, says which packages a release with the extra `serve` asks for: what uv writes of it (pylock.toml,
-PEP 751), reduced to the sdists, as Homebrew builds everything from its source. MLX and NumPy are Homebrew's own.
-Without `--release` the formula is of the release that it names already; the one that lies here is of none, and says so.
+SDIST is the released sdist, and URL where its index keeps files, the sdist's and those of all packages. The lock,
+lock.toml, says which packages a release with the extra `serve` asks for: what uv writes of it (pylock.toml, PEP 751),
+reduced to the sdists, as Homebrew builds everything from its source. MLX and NumPy are Homebrew's own. There is no
+release yet, so no formula lies here, nobody has installed one, and no Mac was at hand.
 """
 
 from __future__ import annotations
@@ -13,7 +14,6 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
-import re
 import subprocess
 import tarfile
 import tempfile
@@ -24,8 +24,8 @@ from typing import Any
 from packaging.markers import Marker
 
 HERE = Path(__file__).parent
-LOCK, FORMULA = HERE / "lock.toml", HERE / "elm-mlx.rb"
-FILES = "https://index/packages/"  # where PyPI's files are, whichever index the lock was made with
+LOCK = HERE / "lock.toml"
+FORMULA = "elm-mlx.rb"
 OF_HOMEBREW = ("mlx", "mlx-metal", "numpy")
 PYTHON = "3.14"
 MAC = {
@@ -33,18 +33,13 @@ MAC = {
     "platform_python_implementation": "CPython", "platform_system": "Darwin", "python_full_version": f"{PYTHON}.0",
     "python_version": PYTHON, "extra": "",
 }  # fmt: skip
-UNRELEASED = "0" * 64
-NOTE = """\
-# No release exists yet: the URL leads nowhere, and the first sha256 is that of no file. Nobody has installed this
-# formula, and no Mac was at hand. `make_formula.py --release` makes it anew from a release.
-"""
 TEMPLATE = """\
 # Made by packaging/homebrew/make_formula.py; changes here are lost.
-{note}class ElmMlx < Formula
+class ElmMlx < Formula
   include Language::Python::Virtualenv
 
   desc "Run OpenELM and Llama 3 on Apple silicon, convert and serve them"
-  homepage "https://index/project/elm-mlx/"
+  homepage "{homepage}"
   url "{url}"
   sha256 "{sha256}"
   license "Apache-2.0"
@@ -84,18 +79,19 @@ RESOURCE = """\
 """
 
 
-def formula(lock: dict[str, Any], version: str, sha256: str) -> str:
-    """The formula of a release whose sdist has this hash."""
-    resources = "\n".join(RESOURCE.format(**one) for one in packages(lock))
-    url = f"{FILES}source/e/elm-mlx/elm_mlx-{version}.tar.gz"
-    note = NOTE if sha256 == UNRELEASED else ""
-    return TEMPLATE.format(note=note, url=url, sha256=sha256, python=PYTHON, resources=resources)
+def formula(lock: dict[str, Any], files: str, homepage: str, release: tuple[str, str]) -> str:
+    """The formula of a release, its version and the hash of its sdist, where all files lie under the address
+    `files`."""
+    version, sha256 = release
+    resources = "\n".join(RESOURCE.format(**one) for one in packages(lock, files))
+    url = f"{files}/source/e/elm-mlx/elm_mlx-{version}.tar.gz"
+    return TEMPLATE.format(homepage=homepage, url=url, sha256=sha256, python=PYTHON, resources=resources)
 
 
-def packages(lock: dict[str, Any]) -> list[dict[str, str]]:
+def packages(lock: dict[str, Any], files: str) -> list[dict[str, str]]:
     """Name, address and hash of each package that a Mac needs and Homebrew lacks, by name."""
     return [
-        {"name": one["name"], "url": FILES + one["sdist"]["path"], "sha256": one["sdist"]["sha256"]}
+        {"name": one["name"], "url": f"{files}/{one['sdist']['path']}", "sha256": one["sdist"]["sha256"]}
         for one in lock["packages"]
         if Marker(one["marker"]).evaluate(MAC)
     ]
@@ -130,28 +126,22 @@ def locked(sdist: Path) -> dict[str, Any]:
     return tomllib.loads(done.stdout)
 
 
-def release_of(formula: str) -> tuple[str, str]:
-    """The version and the hash of the release that a formula names."""
-    version = re.search(r"/elm_mlx-(.*)\.tar\.gz", formula)
-    digest = re.search(r'^  sha256 "(\w{64})"', formula, re.MULTILINE)
-    if not (version and digest):
-        raise SystemExit("The file that lies here is no formula of elm-mlx. Make one by --release.")
-    return version[1], digest[1]
-
-
 def main() -> None:
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    options.add_argument("--release", type=Path, metavar="SDIST", help="the released sdist")
-    sdist = options.parse_args().release
-    if sdist:
-        LOCK.write_text(reduced(locked(sdist)), encoding="utf-8")
-        version = sdist.name.removeprefix("elm_mlx-").removesuffix(".tar.gz")
-        digest = hashlib.sha256(sdist.read_bytes()).hexdigest()
-    else:
-        version, digest = release_of(FORMULA.read_text(encoding="utf-8"))
+    options.add_argument("sdist", type=Path, metavar="SDIST")
+    options.add_argument("--files", required=True, metavar="URL", help="where the index keeps its files")
+    options.add_argument("--homepage", default="https://github.com/OWNER/elm-mlx", metavar="URL")
+    options.add_argument("--lock", action="store_true", help="lock the release first, by uv")
+    given = options.parse_args()
+    if given.lock:
+        LOCK.write_text(reduced(locked(given.sdist)), encoding="utf-8")
+    version = given.sdist.name.removeprefix("elm_mlx-").removesuffix(".tar.gz")
+    digest = hashlib.sha256(given.sdist.read_bytes()).hexdigest()
     lock = tomllib.loads(LOCK.read_text(encoding="utf-8"))
-    FORMULA.write_text(formula(lock, version, digest), encoding="utf-8")
-    print(FORMULA.name, "written")
+    Path(FORMULA).write_text(
+        formula(lock, given.files.rstrip("/"), given.homepage, (version, digest)), encoding="utf-8"
+    )
+    print(FORMULA, "written")
 
 
 if __name__ == "__main__":

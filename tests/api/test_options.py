@@ -14,7 +14,10 @@ from elm_mlx.api.options import Options, sampling_for
 from elm_mlx.config.generation import Sampling
 from elm_mlx.errors import InvalidRequest
 
+one_family = pytest.mark.parametrize("source", ["openelm"], indirect=True)
 
+
+@one_family
 @pytest.mark.parametrize("call", ["generate", "stream", "submit", "chat", "agenerate", "astream", "batch"])
 def test_every_call_takes_the_options_by_name_alone(lm: elm_mlx.LanguageModel, call: str) -> None:
     parameters = inspect.signature(getattr(lm, call)).parameters.values()
@@ -24,6 +27,7 @@ def test_every_call_takes_the_options_by_name_alone(lm: elm_mlx.LanguageModel, c
         getattr(lm, call)("Hi", 4, 0.5)
 
 
+@one_family
 def test_generate_stream_and_chat_choose_alike(lm: elm_mlx.LanguageModel) -> None:
     ids = checkpoints.prompt(12)
     options: dict[str, Any] = {"temperature": 0.9, "top_p": 0.8, "top_k": 50, "min_p": 0.01, "seed": 3}
@@ -31,6 +35,7 @@ def test_generate_stream_and_chat_choose_alike(lm: elm_mlx.LanguageModel) -> Non
     assert [piece.token for piece in pieces if piece.finish_reason != "stop"] == lm.generate(ids, 8, **options).tokens
 
 
+@one_family
 def test_an_option_that_does_not_exist_is_refused_with_the_nearest(lm: elm_mlx.LanguageModel) -> None:
     with pytest.raises(TypeError, match=r"no option 'temprature'; did you mean 'temperature'\?"):
         lm.generate("Hi", temprature=0.5)  # type: ignore[call-arg]
@@ -73,6 +78,7 @@ def test_a_filter_of_the_file_is_never_the_callers_to_mend() -> None:
         sampling_for(own, {"top_k": 5})
 
 
+@one_family
 def test_stats_print_themselves(lm: elm_mlx.LanguageModel) -> None:
     stats = lm.generate(checkpoints.prompt(5), 4).stats
     text = str(stats)

@@ -8,10 +8,13 @@ from typing import Any
 import mlx.core as mx
 import numpy as np
 import pytest
+from helpers import checkpoints
 
 import elm_mlx
-from elm_mlx.api.prompt_logprobs import prompt_logprobs_of
-from elm_mlx.errors import InvalidRequest, PromptTooLong
+from elm_mlx.api.prompt_logprobs import PromptReading
+from elm_mlx.errors import InvalidRequest, PromptTooLong, QueueFull
+
+pytestmark = pytest.mark.parametrize("source", checkpoints.FAMILIES, indirect=True)
 
 IDS = [5, 9, 9, 17, 3, 30, 31, 8, 2]
 
@@ -32,7 +35,12 @@ def test_chunks_change_nothing(lm: elm_mlx.LanguageModel, chunk: int) -> None:
     def in_chunks(engine: Any) -> Any:
         whole, engine.execution = engine.execution, replace(engine.execution, chunk=chunk)
         try:
-            return prompt_logprobs_of(engine, IDS, 0)
+            reading = PromptReading(engine, IDS, 0)
+            assert reading.begin()
+            told = [reading.advance() for _ in range(-(-len(IDS) // chunk) + 1)]
+            assert told[-2:] == [len(IDS), 0]
+            reading.close()
+            return reading.found
         finally:
             engine.execution = whole
 
@@ -60,3 +68,54 @@ def test_one_id_has_nothing_before_it_and_what_has_no_meaning_is_refused(lm: elm
         lm.prompt_logprobs([5] * (lm.config.context_length + 1))
     with pytest.raises(InvalidRequest, match="logprobs is 21"):
         lm.prompt_logprobs(IDS, 21)
+
+
+def test_requests_go_on_between_the_chunks_of_a_prompt(lm: elm_mlx.LanguageModel) -> None:
+    alone = lm.generate(IDS, 40).tokens
+    assert len(alone) == 40
+    beside, seen = lm.submit(IDS, 40), list[int]()
+
+    def look(done: int, total: int) -> None:
+        """Called after each chunk: waits until the other one has had another step."""
+        state = beside._handle.state
+        if state.finish is None:
+            assert beside._handle.wait(state, 60)
+        seen.append(beside._handle.state.ids)
+
+    lm._worker.call(lambda engine: setattr(engine, "execution", replace(engine.execution, chunk=2)))
+    try:
+        assert len(lm.prompt_logprobs(IDS, progress=look)) == len(IDS) - 1
+    finally:
+        lm._worker.call(lambda engine: setattr(engine, "execution", lm.execution))
+    assert len(set(seen)) >= 4
+    assert beside.result(60).tokens == alone
+
+
+def test_a_prompt_waits_for_room_and_gives_it_back(lm: elm_mlx.LanguageModel) -> None:
+    budget: Any = lm._worker.call(lambda engine: engine.limits.budget)
+    lm._worker.call(lambda _: budget.reserve(budget.limit))
+    waited: list[int] = []
+
+    def look(done: int, total: int) -> None:
+        if not waited:
+            waited.append(done)
+            lm._worker.call(lambda _: budget.release(budget.limit))
+
+    assert len(lm.prompt_logprobs(IDS, progress=look)) == len(IDS) - 1
+    assert waited == [0]
+    assert lm._worker.call(lambda _: budget.reserved) == 0
+    assert lm._worker._unanswered == 0
+
+
+def test_no_more_prompts_wait_than_requests_may(lm: elm_mlx.LanguageModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lm._worker, "most", 1)
+    with lm._judging:
+
+        def leave(done: int, total: int) -> None:
+            with pytest.raises(QueueFull):
+                lm.prompt_logprobs(IDS)
+            raise ZeroDivisionError
+
+        with pytest.raises(ZeroDivisionError):
+            lm.prompt_logprobs(IDS, progress=leave)
+    assert len(lm.prompt_logprobs(IDS)) == len(IDS) - 1

@@ -24,7 +24,7 @@ NO_FLAG = {"reuse", "response_format"}
 FORMS = {"schema", "regex", "choices", "grammar"}
 
 SECTIONS_OF_GENERATE = {
-    "Model": "--model --bits --adapter --force",
+    "Model": "--model --bits --adapter --force --parallel",
     "Prompt": "--prompt --raw --chat-template",
     "Sampling": "--temperature --top-k --top-p --min-p --repetition-penalty --presence-penalty --frequency-penalty "
     "--logit-bias --ban --seed --plain",

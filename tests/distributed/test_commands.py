@@ -5,14 +5,18 @@ from __future__ import annotations
 
 import json
 import os
+import pty
+import re
 import secrets
+import select
+import shlex
 import signal
 import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +24,7 @@ import pytest
 from helpers import checkpoints
 from helpers.command_line import PROGRAM, Result, run
 
+from elm_mlx.distributed.launch import free_ports
 from elm_mlx.errors import RankFailed
 
 PATIENCE_S = 120  # on a busy machine
@@ -50,9 +55,9 @@ def left(mark: str) -> list[int]:
 class Launched:
     """A launcher that runs. `out` are the lines of its standard output."""
 
-    def __init__(self, *words: object, ranks: int = 2) -> None:
+    def __init__(self, *words: object, ranks: int = 2, line: Sequence[str] = ()) -> None:
         self.mark = secrets.token_hex(8)
-        line = [*PROGRAM, "launch", "-n", str(ranks), *map(str, words)]
+        line = [*PROGRAM, *(line or ["launch", "-n", str(ranks), *map(str, words)])]
         environment = os.environ | {MARK: self.mark}
         pipe = subprocess.PIPE
         self.process = subprocess.Popen(line, stdin=pipe, stdout=pipe, stderr=pipe, env=environment)
@@ -121,7 +126,14 @@ def test_a_rank_refuses_what_several_do_not_do(line: str, why: str, monkeypatch:
 def test_one_process_alone_is_told_how_to_start_two() -> None:
     done = run("chat", "--parallel", "pipeline")
     assert done.code == 2
-    assert "`elm-mlx launch -n 2 chat --parallel pipeline ...` starts two here" in done.err
+    assert "`elm-mlx launch -n 2 chat --parallel pipeline`, with your other options, starts two here" in done.err
+
+
+@pytest.mark.slow
+def test_the_advised_command_starts_two_ranks() -> None:
+    advised = re.findall("`elm-mlx (launch [^`]*)`", run("generate", "--parallel", "pipeline").err)
+    (done,) = [Launched(line=shlex.split(line)).ends(b"Once") for line in advised]
+    assert (done.code, len(done.out) > 100) == (0, True)
 
 
 def test_a_wish_for_ranks_means_nothing_alone(llama: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -137,6 +149,16 @@ def test_a_pipeline_of_the_demo_says_what_one_process_says(ranks: int) -> None:
     words = ("generate", "-n", 24, *GREEDY)
     story = b"Once upon a time"  # rank 0 has the launcher's own input
     assert launched(*words, "--parallel", "pipeline", ranks=ranks, stdin=story) == run(*words, stdin=story)
+
+
+@pytest.mark.slow
+def test_the_hosts_of_a_file_may_be_one_machine(llama: Path, tmp_path: Path) -> None:
+    file = tmp_path / "hosts.json"
+    file.write_text(json.dumps([{"ssh": "localhost", "ips": ["127.0.0.1"]}] * 2), encoding="utf-8")
+    words = ["generate", "--model", llama, "--prompt", "Once", "-n", 8, *GREEDY]
+    port = free_ports(1)[0] - 8  # the ones around it are seldom taken
+    line = ["launch", "--hosts", file, "--starting-port", port, *words, "--parallel", "tensor"]
+    assert Launched(line=[str(word) for word in line]).ends() == run(*words)
 
 
 @pytest.mark.slow
@@ -232,6 +254,35 @@ def test_whatever_is_killed_all_of_it_ends(
             time.sleep(0.1)
         assert (done.code, left(server.mark)) == (code, [])
         assert said in done.err
+
+
+@pytest.mark.slow
+def test_ctrl_c_at_a_terminal_stops_an_answer_and_no_rank() -> None:
+    pid, terminal = pty.fork()
+    if pid == 0:
+        os.execv(
+            sys.executable, [*PROGRAM, "launch", "-n", "2", "chat", "--parallel", "pipeline", "--temperature", "0"]
+        )
+    wait_for(terminal, b"> ")
+    os.write(terminal, b"Once upon a time\n")
+    wait_for(terminal, b"there lived")
+    os.write(terminal, b"\x03")
+    wait_for(terminal, b"> ")
+    os.write(terminal, b"/stats\n")
+    wait_for(terminal, b"tokens/s")
+    os.write(terminal, b"\x04")  # Ctrl-D
+    with suppress(OSError):  # the terminal is gone
+        wait_for(terminal, b"nothing of it")
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+
+
+def wait_for(terminal: int, text: bytes) -> None:
+    """Reads from a terminal until there is a text. Raises OSError where the terminal is closed."""
+    seen, until = b"", time.monotonic() + PATIENCE_S
+    while text not in seen:
+        assert time.monotonic() < until, seen
+        if select.select([terminal], [], [], 1.0)[0]:
+            seen += os.read(terminal, 4096)
 
 
 @needs_proc

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 import shutil
 import signal
 import time
@@ -46,11 +47,17 @@ if os.environ["MLX_RANK"] == sys.argv[3]:
         case "raises": late(raises)
         case "hangs": late(lambda engine: time.sleep(100))
         case "forgets": late(lambda engine: engine.prefixes.budget.reserve(engine.limits.token_bytes))
-        case "elm-mlx": other(versions={**meeting.versions_here(), "elm-mlx": "0.0.1"})
-        case "mlx": other(versions={**meeting.versions_here(), "mlx": "0.0.1"})
+        case "elm-mlx": other(versions={**hello.versions_here(), "elm-mlx": "0.0.1"})
+        case "mlx": other(versions={**hello.versions_here(), "mlx": "0.0.1"})
         case "memory": other(needs=10**15)
         case "model": model = sys.argv[4]
         case "no model": model = sys.argv[1] + "-that-is-not-there"
+        case "connecting":
+            def init(do=sys.argv[4], **named):
+                if do == "raises":
+                    raise RuntimeError("no network")
+                os.kill(os.getpid(), signal.SIGKILL if do == "killed" else signal.SIGSTOP)
+            mx.distributed.init = init
         case "loading":
             from elm_mlx.api import over_ranks
             over_ranks.usual_bytes = raises
@@ -152,6 +159,37 @@ def test_ranks_that_do_not_go_together_begin_nothing(model: Path, tmp_path: Path
     alike(ended, f"Rank 1 (127.0.0.1) {UNLIKE[what]}", (87, 87, 87))
 
 
+CONNECTING = {
+    "killed": ("has ended, and with it all ranks.", -9),
+    "raises": ("failed: MLX could not connect the ranks: no network", 87),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("rank", [0, 1])
+@pytest.mark.parametrize("how", CONNECTING)
+def test_a_rank_that_fails_while_mlx_connects_them_is_told_by_all(
+    model: Path, tmp_path: Path, how: str, rank: int
+) -> None:
+    words, code = CONNECTING[how]
+    with ranks(tmp_path, SCRIPT, model, "connecting", rank, how, count=3) as run:
+        ended = run.ended()
+    assert ended[rank].code == code
+    for one in [one for place, one in enumerate(ended) if place != rank]:
+        assert one.code in (87, -9)  # their own process can do nothing, so it was killed
+        assert one.error == f"Error: Rank {rank} (127.0.0.1) {words}\n"
+
+
+@pytest.mark.slow
+def test_a_rank_that_stops_while_mlx_connects_them_ends_the_others_in_time(model: Path, tmp_path: Path) -> None:
+    with ranks(tmp_path, SCRIPT, model, "connecting", 1, "stopped", ELM_MLX_JOIN_SECONDS="6") as run:
+        _, error = run.children[0].communicate(timeout=40)
+        run.send(1, signal.SIGCONT)
+        run.children[1].communicate(timeout=20)
+    assert "MLX did not connect the ranks within 6 seconds" in error
+    assert [child.returncode for child in run.children.values()] in ([-9, 87], [-9, -9])
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("absent", [0, 2])
 def test_a_rank_that_never_comes_is_told_in_time(model: Path, tmp_path: Path, absent: int) -> None:
@@ -215,3 +253,24 @@ def spent(pid: int) -> int:
     """The processor time of a process, in hundredths of a second."""
     fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
     return int(fields[11]) + int(fields[12])
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+@pytest.mark.parametrize("seed", range(8))
+def test_a_rank_that_is_killed_at_any_moment_ends_the_others_in_time(
+    model: Path, tmp_path: Path, number: signal.Signals, seed: int
+) -> None:
+    """From the first line of the program on: while ranks meet, while MLX connects them, while they load and answer."""
+    rng = random.Random(seed)
+    rank = rng.randrange(3)
+    with ranks(tmp_path, SCRIPT, model, "busy", "", count=3, ELM_MLX_JOIN_SECONDS="8") as run:
+        time.sleep(rng.uniform(0.3, 4.0))
+        run.send(rank, number)
+        begun = time.monotonic()
+        ended = run.ended()
+    assert time.monotonic() - begun < 40  # 8 seconds where it had not come yet
+    assert ended[rank].code == -number
+    for one in [one for place, one in enumerate(ended) if place != rank]:
+        assert one.code in (87, -9)
+        assert f"Error: Rank {rank} (127.0.0.1) has ended" in one.error or "did not come" in one.error, ended

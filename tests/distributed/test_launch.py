@@ -26,7 +26,7 @@ read -r orders < /dev/fd/$4
 case "$orders" in
 *'["end '*) code=${orders#*'["end '}; exit "${code%%'"'*}";;
 *'["killed"'*) kill -9 $$;;
-*'["talk"'*) echo "said $MADE"; exit 0;;
+*'["talk"'*) echo said; exit 0;;
 *'["obey"'*) trap 'exit 143' TERM; exec 3< /dev/fd/$4; read -r more <&3; exit 7;;
 *'["deaf"'*) trap '' TERM; while :; do sleep 0.05; done;;
 esac
@@ -47,11 +47,12 @@ def short(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(launching, name, seconds)
 
 
-def run(python: str, *words: str) -> tuple[int, list[str]]:
-    """(the exit code, what was said) of ranks that do what these words say."""
+def run(python: str, *words: str, elsewhere: str = "") -> tuple[int, list[str]]:
+    """(the exit code, what was said) of ranks that do what these words say; those above 0 on another machine, if it is
+    named."""
     said: list[str] = []
     launcher = Launcher(said.append)
-    seats = [Seat(rank, "127.0.0.1", True, python) for rank in range(len(words))]
+    seats = [Seat(rank, elsewhere or "127.0.0.1", not (rank and elsewhere), python) for rank in range(len(words))]
     code = launcher.run(seats, [Orders([word], {}, {}, "/") for word in words])
     assert all(rank.code is not None for rank in launcher._ranks), "a rank is left"
     return code, said
@@ -119,9 +120,23 @@ def test_a_killed_rank_is_named(python: str) -> None:
     assert run(python, "deaf", "killed") == (137, ["Rank 1 was ended by signal 9 (SIGKILL)."])
 
 
-def test_lines_of_other_ranks_have_their_number(python: str) -> None:
-    code, said = run(python, "obey", "talk", "end 3")
-    assert (code, said) == (3, ["rank 1: said"])
+def test_lines_of_other_ranks_have_their_number_and_come_once(python: str) -> None:
+    code, said = run(python, "obey", "talk", "end 3", "talk")
+    assert (code, said[0][:5], said[0][6:], len(said)) == (3, "rank ", ": said", 1)
+
+
+def test_a_rank_elsewhere_is_started_by_ssh(python: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A script stands for ssh: it has the shell of the other machine do the last argument."""
+    ssh = tmp_path / "ssh"
+    ssh.write_text('#!/bin/sh\necho "$@" >&2\nfor last; do :; done\nexec sh -c "$last"\n', encoding="utf-8")
+    ssh.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    code, said = run(python, "obey", "talk", "end 255", elsewhere="me@mac2.local")
+    assert code == 255
+    assert any(line.startswith("rank 1 (me@mac2.local): -T -o BatchMode=yes") for line in said)
+    assert "rank 1 (me@mac2.local): said" in said
+    assert said[-1].startswith("Rank 2 (me@mac2.local) did not start, or its connection broke.")
+    assert "`ssh -o BatchMode=yes me@mac2.local true`" in said[-1]
 
 
 def test_sigterm_ends_rank_0_first_and_then_all(python: str) -> None:

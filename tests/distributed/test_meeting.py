@@ -15,10 +15,12 @@ from dataclasses import replace
 import pytest
 from helpers.rank_runs import free_ports
 
-from elm_mlx.distributed import meeting
+from elm_mlx.distributed import hello as module
+from elm_mlx.distributed import meeting, reception
 from elm_mlx.distributed.channel import Channel
+from elm_mlx.distributed.hello import Facts, Hello, judge, read_hello
 from elm_mlx.distributed.hosts import Hosts
-from elm_mlx.distributed.meeting import Facts, Hello, judge, meet_as_leader, meet_leader
+from elm_mlx.distributed.meeting import meet_as_leader, meet_leader
 from elm_mlx.errors import AddressInUse, RankFailed
 
 VERSIONS = {"elm-mlx": "1.0", "mlx": "2.0", "Python": "3"}
@@ -99,6 +101,13 @@ def test_another_python_is_no_difference() -> None:
     assert judge({0: hello(where[0]), 1: other}, where[0]) is None
 
 
+def test_a_rank_whose_messages_have_another_form_is_named() -> None:
+    where = hosts(3, "word")
+    other = read_hello({**HELLO, "hello": 99, "facts": "of another form"}, where[0], "word")
+    sentence = str(judge({0: hello(where[0]), 2: other}, where[0]))
+    assert sentence.startswith("Rank 2 (127.0.0.1) cannot begin: It has another version of elm-mlx")
+
+
 def test_a_rank_that_does_not_come_is_named_in_time(pool: ThreadPoolExecutor) -> None:
     where = hosts(3)
     (sentence,) = sentences(meet(pool, {one: hello(one) for one in where[:2]}, 0.5))
@@ -122,7 +131,7 @@ def packed(message: object) -> bytes:
 
 
 HELLO = {
-    "hello": meeting.PROTOCOL, "rank": 2, "ranks": 3, "job": "word", "settings": SETTINGS,
+    "hello": module.PROTOCOL, "rank": 2, "ranks": 3, "job": "word", "settings": SETTINGS,
     "facts": {"model": "m", "fingerprint": "abc", "needs": 1, "free": 2, "versions": VERSIONS},
 }  # fmt: skip
 STRANGERS = {
@@ -134,7 +143,6 @@ STRANGERS = {
     "deep JSON": struct.pack(">I", 60_000) + b"[" * 60_000,
     "a list": packed([1]),
     "no word": packed({**HELLO, "job": ""}),
-    "another protocol": packed({**HELLO, "hello": 99}),
     "rank 0": packed({**HELLO, "rank": 0}),
     "rank 3": packed({**HELLO, "rank": 3}),
     "rank -1": packed({**HELLO, "rank": -1}),
@@ -155,7 +163,7 @@ def test_strangers_are_sent_away_and_disturb_nobody(pool: ThreadPoolExecutor) ->
     for name, stranger in strangers.items():
         stranger.sendall(STRANGERS[name])
     time.sleep(0.3)
-    crowd = [connected(where[0]) for _ in range(meeting.MOST_STRANGERS)]
+    crowd = [connected(where[0]) for _ in range(reception.MOST_STRANGERS)]
     for one in crowd:
         one.close()
     time.sleep(0.2)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import pytest
 from helpers.command_line import run
 
 from elm_mlx.distributed.part import Kind
-from elm_mlx.distributed.planning import GIB, Plan, Question, in_bits, in_directory, plan, read_machines
+from elm_mlx.distributed.planning import GIB, Plan, Question, in_bits, in_directory, plan, quantized, read_machines
 from elm_mlx.distributed.published import CONFIGS, published
 from elm_mlx.errors import InvalidRequest, NotEnoughMemory, NotFound, Unsupported
 from elm_mlx.library.names import known_models
@@ -90,6 +91,15 @@ def test_odd_numbers_of_machines_hold_whole_layers_unless_told_otherwise() -> No
     assert planned(SMALL, "3x16").kind == "pipeline"
     with pytest.raises(Unsupported, match="do not divide by 3"):
         planned(SMALL, "3x16", kind="tensor")
+
+
+def test_groups_of_a_quantization_are_not_cut_through() -> None:
+    config, _ = published("llama-3.2-3b")
+    # 18 heads of 32 are 576 columns: 288 on each of two ranks, which are no whole groups of 64
+    odd = replace(config, head_dim=32, num_heads=(18,) * 28, num_kv_heads=(2,) * 28)
+    assert plan(Question("odd", odd, (16, 16)), in_bits(odd, None)).kind == "tensor"
+    few = quantized(odd, 4)
+    assert plan(Question("odd", few, (16, 16)), in_bits(few, 4)).kind == "pipeline"
 
 
 @pytest.mark.parametrize(

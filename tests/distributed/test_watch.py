@@ -129,7 +129,9 @@ def test_a_step_that_does_not_end_is_named_by_who_hangs(crew: Crew) -> None:
     for rank in (0, 2):
         crew.watches[rank].begin_step(4)
     crew.watches[1].begin_step(3)
-    assert crew.sentences(3) == {"Rank 1 (10.0.0.2) did not come to step 4 in 0.3 seconds, where others wait."}
+    assert crew.sentences(3) == {
+        "Rank 1 (10.0.0.2) did not come to step 4, where others wait, in 0.3 seconds (ELM_MLX_STEP_SECONDS)."
+    }
 
 
 @hasty_for_steps
@@ -174,10 +176,12 @@ def test_who_hangs_is_told_from_who_waits() -> None:
     assert hanging({0: Beat(3, 59), 1: Beat(2, -1)}, 60, name) is None
     assert (
         hanging({0: Beat(3, 61), 1: Beat(2, -1)}, 60, name)
-        == "Rank 1 did not come to step 3 in 60 seconds, where others wait."
+        == "Rank 1 did not come to step 3, where others wait, in 60 seconds (ELM_MLX_STEP_SECONDS)."
     )
     both = hanging({0: Beat(3, 61), 1: Beat(3, 61)}, 60, name)
-    assert both == "Rank 0 and rank 1 did not end step 3 in 60 seconds: what computes there hangs."
+    assert (
+        both == "Rank 0 and rank 1 did not end step 3 in 60 seconds (ELM_MLX_STEP_SECONDS): what computes there hangs."
+    )
     assert "Rank 1 did not end" in str(hanging({0: Beat(3, -1), 1: Beat(3, 61)}, 60, name))
 
 

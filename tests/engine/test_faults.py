@@ -118,6 +118,7 @@ def test_every_call_that_fails_ends_the_requests_of_its_step_alone(
     check_each_fault(lm, faults, chunk, lambda calls: list(range(1, calls)))
 
 
+@pytest.mark.parametrize("source", ["openelm"], indirect=True)
 @pytest.mark.parametrize(
     ("count", "where", "name"), [(1, prefill.Reading, "advance"), (3, engine_module, "read_together")]
 )

@@ -85,7 +85,8 @@ def test_positions_are_counted_as_the_model_reads_them(one, monkeypatch):
     scorer(asked)
     assert scorer.positions == sum(batch * length for batch, length in read)
     assert 2.3 * scorer.positions <= sum(len(each.ids) - 1 for each in asked)
-    assert sum(batch > 1 for batch, _ in read) == 40  # the ends of each question in one pass
+    streams = max(1, len(one.execution.streams))
+    assert sum(batch > 1 for batch, _ in read) == 40 * streams  # the ends of each question in a pass on each stream
 
 
 def test_examples_before_every_question_are_read_once(one):

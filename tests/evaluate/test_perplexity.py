@@ -8,11 +8,13 @@ from itertools import chain
 import mlx.core as mx
 import numpy as np
 import pytest
+from helpers.dense import dense_pass
 from hypothesis import given
 from hypothesis import strategies as st
 
 import elm_mlx
 from elm_mlx.api import scores
+from elm_mlx.api.cache_kind import cache_kind
 from elm_mlx.device.execution import Execution
 from elm_mlx.engine.prefill import rounds
 from elm_mlx.errors import InvalidRequest, NotFinite, PromptTooLong
@@ -89,6 +91,19 @@ def test_divergence_is_that_of_the_two_predictions(lm, demo, tmp_path):
     logits = lm.logits(ids)
     logs = np.array(logits - mx.logsumexp(logits, axis=-1, keepdims=True))[:-1]
     assert found.losses == pytest.approx(-logs[np.arange(len(ids) - 1), ids[1:]], abs=1e-4)
+
+
+@pytest.mark.parametrize("options", [{"kv_bits": 8}, {"cache_window": 16}])
+def test_caches_of_other_kinds_are_measured_beside_plain_ones(demo, options):
+    text = TEXT[:160]
+    done = perplexity(demo, [text], against=demo, **options)
+    ids = demo.tokenizer.encode(text)
+    kind = cache_kind({"kv_bits": options.get("kv_bits"), "window": options.get("cache_window")}, 512)
+    logits = dense_pass(demo, ids, kind)
+    logs = np.array(logits - mx.logsumexp(logits, axis=-1, keepdims=True))
+    assert done.bits_per_token == pytest.approx(-logs[np.arange(len(ids) - 1), ids[1:]].mean() / math.log(2), rel=1e-2)
+    assert done.kl_divergence > 0
+    assert done.other_bits_per_token == pytest.approx(perplexity(demo, [text]).bits_per_token)
 
 
 def test_a_text_is_scored_in_chunks_as_at_once(lm, monkeypatch):

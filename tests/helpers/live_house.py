@@ -22,7 +22,7 @@ from elm_mlx.server.house import House
 
 USUAL = {
     "models": (), "aliases": {"gpt": "demo"}, "adapters": (), "pull": False, "max_queue": 8, "concurrency": 2,
-    "context": None, "keep_alive_s": 300.0, "cpu_policy": "auto", "strict": False,
+    "context": None, "keep_alive_s": 300.0, "cpu_policy": "auto", "strict": False, "parallel": None,
 }  # fmt: skip
 
 

@@ -25,7 +25,7 @@ from elm_mlx.models.collectives import Collectives, MlxGroup
 from elm_mlx.store.load import LoadedModel, load_directory
 
 
-def answer(loaded: LoadedModel, group: Collectives | None, length: int = 24) -> tuple[list[int], list[list[float]]]:
+def answer(loaded: LoadedModel, group: Collectives | None, length: int = 16) -> tuple[list[int], list[list[float]]]:
     """The greedy ids after a prompt, as the engine draws them, a step ahead, and the logits that each was drawn from.
     Where there is a group, ids are those of rank 0."""
     model = loaded.runs

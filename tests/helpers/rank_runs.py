@@ -25,7 +25,7 @@ from pathlib import Path
 import mlx.core as mx
 mx.set_default_device(mx.cpu)
 import elm_mlx
-from elm_mlx.distributed import facts, following, leader, meeting, watch
+from elm_mlx.distributed import facts, following, hello, leader, meeting, watch
 from elm_mlx.distributed.follower import follow
 from elm_mlx.distributed.hosts import hosts_here
 from elm_mlx.errors import ElmError, RankFailed

@@ -37,6 +37,7 @@ def test_a_model_is_pushed_with_its_card_and_runs_by_its_name(pusher: Machine, h
     done = well(pusher.run("push", pusher.home / "m", "me/small"))
     assert done.out == f"{hub.url}/me/small\n"
     assert "The card says nothing of how good it is" in done.err
+    assert " files, " in done.err
     card = content_of(hub, "me/small", "README.md").decode()
     assert "license: other\nlicense_name: apple-amlr\nlicense_link: LICENSE\n---" in card
     assert "base_model: apple/OpenELM-450M" in card
@@ -62,6 +63,17 @@ def test_a_push_that_was_stopped_sends_the_rest(pusher: Machine, hub: FakeHub) -
     well(pusher.run("push", pusher.home / "m", "me/small"))
     assert not [request for request in hub.requests if request.method == "PUT"]
     assert "model.safetensors" in hub._repos["me/small"].commit("main")[1]
+
+
+def test_what_the_sender_of_large_files_raises_is_told(pusher: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise RuntimeError("hf_xet: the connection was cut")
+
+    monkeypatch.setattr("huggingface_hub.HfApi.preupload_lfs_files", fail)
+    failed = pusher.run("push", pusher.home / "m", "me/small")
+    assert (failed.code, "the connection was cut. Try again, or with HF_HUB_DISABLE_XET=1" in failed.err) == (75, True)
+    monkeypatch.undo()
+    well(pusher.run("push", pusher.home / "m", "me/small"))
 
 
 def test_a_dry_run_sends_nothing(pusher: Machine, hub: FakeHub) -> None:

@@ -66,9 +66,9 @@ class Page:
         return [read_block(self.text, found) for found in FENCE.finditer(self.text)]
 
     @cached_property
-    def prose(self) -> str:
-        """Its text without blocks of code and code between backquotes."""
-        return re.sub(r"`[^`\n]+`", "`", FENCE.sub("", self.text))
+    def inline(self) -> list[str]:
+        """What stands between backquotes in its text, each on one line."""
+        return [" ".join(said.split()) for said in re.findall(r"`([^`]+)`", FENCE.sub("", self.text))]
 
     @cached_property
     def links(self) -> list[str]:

@@ -149,7 +149,8 @@ class Reader:
             mirrors = list(registry.TOKENIZER_MIRRORS[:1])
             stack.enter_context(mock.patch.multiple(registry, TOKENIZER_SHA256=sha256, TOKENIZER_MIRRORS=mirrors))
             environment = hub.environment(self.home / ".cache/huggingface") | {
-                "HOME": str(self.home), "PATH": f"{self.programs()}:{os.environ['PATH']}", "HF_TOKEN": TOKEN, "HF_HUB_DISABLE_XET": "1",
+                "HOME": str(self.home), "PATH": f"{self.programs()}:{os.environ['PATH']}", "HF_TOKEN": TOKEN,
+                "HF_HUB_DISABLE_XET": "1",
                 "SHA256": sha256, "MIRRORS": json.dumps(mirrors), "ELM_MLX_PORT": str(self.port),
                 "ELM_MLX_BLAS": "reference", "PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}",
             }  # fmt: skip

@@ -15,6 +15,7 @@ NOTICES = (
     "No --model given: this is the built-in demo, a small OpenELM that tells short English stories, and knows nothing "
     "else.",
 )
+STATS = re.compile(r"\d+ \+ \d+ tokens: the first after .*? at most")  # on a terminal, after each answer
 HASH = re.compile(r"\b(?=[0-9a-f]*\d)[0-9a-f]{7,40}\b")
 NUMBER = re.compile(r"\d[\d,]*(?:\.\d+)?(?: ?(?:bytes|kB|MB|GB|TB)\b)?")
 
@@ -48,6 +49,7 @@ def settled(text: str, home: Path) -> str:
     text = " ".join(text.replace(str(home), "~").split())
     for notice in NOTICES:
         text = text.replace(notice, "")
+    text = STATS.sub("", text)
     return " ".join(NUMBER.sub("#", HASH.sub("@", text)).split())
 
 
