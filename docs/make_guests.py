@@ -31,7 +31,7 @@ def row(name: str, seen: dict[str, Any]) -> str:
     caches = ", ".join(CACHES[kind] for kind in seen["caches"])
     reused = ", ".join(words for key, words in REUSED.items() if seen[key])
     lacks = [words for key, words in (*ABLE.items(), *REUSED.items()) if not seen[key]]
-    return f"| `{name}` | {equal} ids equal mlx-lm's | {caches} | {reused} | {', '.join(lacks)} |"
+    return f"| `{name}` | {equal} ids equal mlx-lm's | {caches} | {reused} | {', '.join(lacks) or 'nothing'} |"
 
 
 def table() -> str:

@@ -115,10 +115,11 @@ def limits_of(able: Abilities) -> str | None:
     """What a model's caches cannot do, in words; None where they can do all."""
     if able == OURS:
         return None
+    alone = "" if able.rows else " one request at a time,"
     forgets = (
         "" if able.trims else " no proposals (drafts, lookup), kept caches only for prompts that go on at their end,"
     )
-    return f"through mlx-lm: one request at a time,{forgets} no windows, quantized or saved caches, no adapters"
+    return f"through mlx-lm:{alone}{forgets} no windows, quantized or saved caches, no adapters"
 
 
 def bytes_by_bits(config: ModelConfig, dtype: mx.Dtype) -> dict[str, int]:

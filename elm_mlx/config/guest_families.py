@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
@@ -25,6 +25,7 @@ REFUSED = {
             "OLMo 2 (model_type olmo2).",
 }  # fmt: skip
 TRIMS = Abilities(rows=False, trims=True, kinds=False, files=False, adapters=False)
+TOGETHER = replace(TRIMS, rows=True)
 
 
 @dataclass(frozen=True)
@@ -40,9 +41,10 @@ class GuestFamily:
 
 
 # Those that tests/guests/families.json has, which a test writes, and what their caches were seen to do there.
-TRIMMABLE = ("gemma", "gemma2", "mixtral", "nemotron", "olmo2", "phi3", "qwen2", "qwen3", "starcoder2")
+TRIMMABLE = ("gemma", "mixtral", "nemotron", "olmo2", "phi3", "qwen2", "qwen3", "starcoder2")
+ROW_BY_ROW = ("gemma2",)  # its class takes a mask of one row alone
 WHOLE = ("gemma3_text", "recurrent_gemma")
-TESTED = dict.fromkeys(TRIMMABLE, TRIMS) | dict.fromkeys(WHOLE, ONE_ROW)
+TESTED = dict.fromkeys(TRIMMABLE, TOGETHER) | dict.fromkeys(ROW_BY_ROW, TRIMS) | dict.fromkeys(WHOLE, ONE_ROW)
 
 
 def guest_family(model_type: str, where: str) -> GuestFamily:

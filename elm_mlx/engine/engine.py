@@ -276,6 +276,8 @@ class Engine:
 
     def _can_join(self, one: Sequence, held: int, begun: list[Sequence]) -> bool:
         """Whether a prompt, of which so many positions are held, is best read together with those that have begun."""
+        if self.limits.held:
+            return False  # a model that keeps its own caches reads one prompt at a time
         if any(other.reserved > self._bytes(other) for other in begun):
             return False  # it got a longer cache than it needs: the budget may have no room beside that
         if not self._fits(begun, len(one.request.prompt) - held, held):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import cast
 
 from elm_mlx.engine.cache.kv import KVCache
+from elm_mlx.engine.cache.own_slots import new_slots
 from elm_mlx.engine.cache.slots import Slots
 from elm_mlx.engine.limits import Limits
 from elm_mlx.engine.sequence import Sequence
@@ -78,9 +79,8 @@ class Group:
 def new_group(limits: Limits, expected: int, grow_by: int, *rows: Sequence) -> Group | None:
     """Slots for these sequences and so many more as are `expected` to come, or as the budget has room for; None where
     that has none for these."""
-    layers = len(rows[0].cache or ())
     for slots in range(min(slots_for(expected), limits.rows), len(rows) - 1, -1):
-        group = Group(Slots(layers, slots, grow_by), limits)
+        group = Group(new_slots(rows[0].cache or (), slots, grow_by), limits)
         if group.reserve_for(*rows):
             return group
     return None

@@ -53,14 +53,16 @@ class Guest:
         with self._as_compiled():
             if not cache:
                 return self.network.module(ids)
-            cache[0].refuse_beyond(ids.shape[1])
-            if ids.shape[1] == 1:
-                cache[0].remember()
-            else:
-                cache[0].forget_before()
-            logits: mx.array = self.network.module(ids, cache=cache[0].caches)
-            cache[0].offset += ids.shape[1]
-            return logits
+            if split := getattr(cache[0], "split", None):  # rows of several parts, computed a part at a time
+                return mx.concatenate([self._computed(ids[rows], part) for rows, part in split()])
+            return self._computed(ids, cache[0])
+
+    def _computed(self, ids: mx.array, layer: Any) -> mx.array:
+        """The logits after all ids, of rows whose caches are one."""
+        layer.before(ids.shape[1])
+        logits: mx.array = self.network.module(ids, cache=layer.caches)
+        layer.after(ids.shape[1])
+        return logits
 
     def last_hidden(self, ids: mx.array, cache: GuestLayers) -> mx.array:
         """ids [B, L] -> the logits after the last one, [B, V]; no others are computed.

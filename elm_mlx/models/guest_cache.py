@@ -64,14 +64,36 @@ class GuestCache:
         self.offset = 0
         self._before: tuple[int, list[Any]] | None = None  # offset, and copies of the caches that are not plain
 
-    def remember(self) -> None:
-        """Keeps what is held now, before a step of one position."""
-        if self.steps_back:
+    def before(self, count: int) -> None:
+        """Gets ready for so many more positions; before a step of one it keeps what is held. Raises CacheFull."""
+        self.refuse_beyond(count)
+        self._before = None
+        if self.steps_back and count == 1:
             self._before = self.offset, [separate(one) for one in leaves(self.caches) if not is_plain(one)]
 
-    def forget_before(self) -> None:
-        """Lets go of what was held before the last step."""
-        self._before = None
+    def after(self, count: int) -> None:
+        """Counts positions that were written."""
+        self.offset += count
+
+    def parts(self) -> list[Any]:
+        """mlx-lm's caches, one for each layer."""
+        return [*leaves(self.caches)]
+
+    def empty(self) -> GuestCache:
+        """One like it, of keys and values alone, that holds nothing."""
+        return self._filled([(None, None)] * len(self.parts()), 0)
+
+    def of_parts(self, parts: Sequence[Any], length: int) -> GuestCache:
+        """One like it with the `keys` and `values` of such parts, which hold `length` positions."""
+        return self._filled([(part.keys, part.values) for part in parts], length)
+
+    def _filled(self, arrays: Sequence[tuple[Any, Any]], length: int) -> GuestCache:
+        other = copy(self)
+        other.caches = [separate(one) for one in self.caches]
+        other.offset, other._before = length, None
+        for one, (keys, values) in zip(leaves(other.caches), arrays, strict=True):
+            one.keys, one.values, one.offset = keys, values, length
+        return other
 
     def refuse_beyond(self, count: int) -> None:
         """Raises CacheFull where so many more positions do not fit."""
@@ -127,7 +149,7 @@ class GuestCache:
         other = copy(self)
         other.caches = [separate(one) for one in self.caches]
         if n < self.offset - 1:
-            other.forget_before()
+            other._before = None
         other.trim(self.offset - n)
         other.resize(n if capacity is None else capacity)
         return other

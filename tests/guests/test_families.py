@@ -6,6 +6,7 @@ docs/guests.md has a table of what this file sees: it writes that into families.
 from __future__ import annotations
 
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import pytest
@@ -15,11 +16,13 @@ from helpers.seen import PROMPT, TOKENS, Make, first_end, ids_of
 
 import elm_mlx
 from elm_mlx.config.guest_families import TESTED
+from elm_mlx.engine.cache.own_slots import OwnSlots
 from elm_mlx.errors import InvalidRequest
 from elm_mlx.models.guest import Guest
 
 pytestmark = pytest.mark.slow
 CAN_TRIM = [name for name, able in TESTED.items() if able.trims]
+TOGETHER = sorted(name for name, able in TESTED.items() if able.rows)
 
 
 @pytest.fixture(scope="module")
@@ -124,6 +127,40 @@ def test_what_is_kept_of_a_request_is_used_as_far_as_its_caches_can(make: Make, 
         again = lm.generate(other, TOKENS, temperature=0.0)
         assert again.stats.cached_tokens == (30 if family in CAN_TRIM else 0)
         assert list(again.tokens) == ids_of(lm, other, reuse=False)
+
+
+@pytest.mark.parametrize("bits", [None, 4])
+@pytest.mark.parametrize("family", TOGETHER)
+def test_rows_of_any_lengths_that_join_and_leave_answer_as_alone(
+    make: Make, family: str, bits: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Random cases: prompts of several lengths, which come while others run, end early or late, or are cancelled."""
+    random, joined, join = Random(family), [], OwnSlots.join
+    monkeypatch.setattr(OwnSlots, "join", lambda *given: joined.append(0) or join(*given))
+    with elm_mlx.load(make(family, bits), cpu_policy="plain") as lm:
+        for _ in range(2):
+            cases = [
+                (
+                    [1, *(random.randrange(3, 500) for _ in range(random.choice((1, 5, 30, 90))))],
+                    random.randrange(1, 40),
+                )
+                for _ in range(6)
+            ]
+            alone = [ids_of(lm, prompt, count, reuse=False) for prompt, count in cases]
+            lm.forget_prefixes()
+            streams = []
+            for place, (prompt, count) in enumerate(cases):
+                streams.append(lm.submit(prompt, count, temperature=0.0))
+                if random.random() < 0.5:
+                    next(iter(streams[random.randrange(len(streams))]), None)
+                if place == 3:
+                    streams[1].cancel()
+            found = [list(stream.result().tokens) for number, stream in enumerate(streams) if number != 1]
+            assert found == [ids for number, ids in enumerate(alone) if number != 1]
+            for (prompt, _), ids in zip(cases, alone, strict=True):
+                following = [*prompt, *ids, 9, 17]  # what is kept of a row that was among others
+                assert ids_of(lm, following) == ids_of(lm, following, reuse=False)
+    assert len(joined) > 4
 
 
 @pytest.mark.parametrize("family", sorted(FAMILIES))

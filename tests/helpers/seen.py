@@ -61,8 +61,16 @@ def seen(make: Make, family: str) -> dict[str, Any]:
         return {
             "floats": equal_ids(make(family)), "4 bits": equal_ids(make(family, 4)), "caches": kinds,
             "goes on": goes_on, "shorter prefix": shorter, "goes on after an early end": after_an_early_end,
-            "proposals": proposes(lm, whole), "rows": lm.config.abilities.rows,
+            "proposals": proposes(lm, whole), "rows": lm.config.abilities.rows and together(lm, whole),
         }  # fmt: skip
+
+
+def together(lm: elm_mlx.LanguageModel, whole: list[int]) -> bool:
+    """Whether rows of two lengths that run at the same time answer as alone."""
+    prompts = [PROMPT, PROMPT[:SHARED]]
+    streams = [lm.submit(prompt, TOKENS, temperature=0.0, reuse=False) for prompt in prompts]
+    found = [list(stream.result().tokens) for stream in streams]
+    return found == [whole, ids_of(lm, prompts[1], reuse=False)]
 
 
 def proposes(lm: elm_mlx.LanguageModel, whole: list[int]) -> bool:

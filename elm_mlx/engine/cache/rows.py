@@ -103,8 +103,11 @@ class RowsLayer:
         """How many positions each row holds, [B]."""
         return self.turn.offset
 
+    def split(self) -> list[tuple[slice, Attends]]:
+        """Each part with its rows, for a model whose own classes compute a part at a time."""
+        ends = self.turn.ends
+        return [(slice(a, b), layer) for a, b, layer in zip([0, *ends], ends, self.layers, strict=False)]
+
     def attend(self, q: mx.array, k: mx.array, v: mx.array) -> mx.array:
         """Lets each part attend for its own rows: q [B, H, 1, D], k and v [B, K, 1, D] -> [B, H, 1, D]."""
-        ends = self.turn.ends
-        parts = zip([0, *ends], ends, self.layers, strict=False)
-        return mx.concatenate([layer.attend(q[a:b], k[a:b], v[a:b]) for a, b, layer in parts])
+        return mx.concatenate([layer.attend(q[rows], k[rows], v[rows]) for rows, layer in self.split()])

@@ -62,13 +62,18 @@ class Slots:
 
     def __init__(self, layers: int, rows: int = 2, grow_by: int | None = None) -> None:
         self.view = View()
-        self.layers = [SlotLayer(self.view) for _ in range(layers)]  # without a way back, so that they end together
+        self.buffers = [SlotLayer(self.view) for _ in range(layers)]  # without a way back, so that they end together
         self.lengths: list[int | None] = [None] * rows  # positions held by each slot; None: it is free
         self.room = self.clock = 0  # R, and the steps so far
         self.is_finite = True  # whether no slot may hold what is no number
         self.grow_by = grow_by
         self.most = sys.maxsize  # positions that a row may come to hold: columns beyond are not made
         self.expects = 0  # positions of the longest row that may soon join
+
+    @property
+    def layers(self) -> Sequence[SlotLayer]:
+        """The caches of all layers, as a model's attention uses them."""
+        return self.buffers
 
     @property
     def used(self) -> list[int]:
@@ -88,7 +93,7 @@ class Slots:
     @property
     def nbytes(self) -> int:
         """The bytes of all buffers."""
-        return sum(layer.keys.nbytes + layer.values.nbytes for layer in self.layers)
+        return sum(layer.keys.nbytes + layer.values.nbytes for layer in self.buffers)
 
     def columns_for(self, positions: int) -> int:
         """How many columns to make for rows of so many positions."""
@@ -107,7 +112,7 @@ class Slots:
         grows = slots > len(self.lengths) or length >= self.room
         move = self._move(slots, self.columns_for(max(length, self.longest)), length) if grows else None
         slot = self.lengths.index(None)
-        for layer, row in zip(self.layers, cache, strict=True):
+        for layer, row in zip(self.buffers, cache, strict=True):
             if move:
                 layer.move(move, row)
             if not self.is_finite:
@@ -116,7 +121,7 @@ class Slots:
             if move:  # no more than one layer is in memory twice
                 mx.eval(layer.keys, layer.values)
                 row.keys = row.values = None
-        mx.eval([(layer.keys, layer.values) for layer in self.layers])
+        mx.eval([(layer.keys, layer.values) for layer in self.buffers])
         self.lengths[slot] = length
         return slot
 
@@ -129,8 +134,8 @@ class Slots:
         held = self.lengths[slot]
         assert held is not None
         pieces = list(self._pieces(self.clock - held, length))
-        copies = make_cache(len(self.layers), length, grow_by=self.grow_by or 0)
-        for layer, copy in zip(self.layers, copies, strict=True):
+        copies = make_cache(len(self.buffers), length, grow_by=self.grow_by or 0)
+        for layer, copy in zip(self.buffers, copies, strict=True):
             layer.fill(copy, slot, pieces)
         mx.eval([copy.arrays() for copy in copies])
         return copies
@@ -140,7 +145,7 @@ class Slots:
         id in each row."""
         if self.longest >= self.room:
             move = self._move(len(self.lengths), self.columns_for(self.longest))
-            for layer in self.layers:
+            for layer in self.buffers:
                 layer.move(move)
         view, longest = self.view, self.longest
         view.rows, view.column = self.span, self.clock % self.room
@@ -202,13 +207,17 @@ class SlotLayer:
     def attend(self, q: mx.array, k: mx.array, v: mx.array) -> mx.array:
         """Writes the new k and v [B, K, 1, D] of every row, and attends over what each row holds: q [B, H, 1, D] ->
         [B, H, 1, D]."""
+        keys, values = self.put(k, v)
+        mask = self.view.mask(q.shape[1])
+        return mx.fast.scaled_dot_product_attention(q, keys, values, scale=q.shape[3] ** -0.5, mask=mask)
+
+    def put(self, k: mx.array, v: mx.array) -> tuple[mx.array, mx.array]:
+        """Writes the new k and v [B, K, 1, D] of every row, and gives all that this step reads, [B, K, S, D] each."""
         view = self.view
         rows, column = view.rows, view.column
         self.keys[rows, :, column : column + 1] = k
         self.values[rows, :, column : column + 1] = v
-        keys, values = self.keys[rows, :, view.columns], self.values[rows, :, view.columns]  # [B, K, S, D]
-        mask = view.mask(q.shape[1])
-        return mx.fast.scaled_dot_product_attention(q, keys, values, scale=q.shape[3] ** -0.5, mask=mask)
+        return self.keys[rows, :, view.columns], self.values[rows, :, view.columns]
 
     def write(self, slot: int, pieces: Iterator[tuple[slice, slice]], row: KVCache) -> None:
         """Copies positions of a row into columns of a slot."""
