@@ -14,7 +14,7 @@ from elm_mlx.evaluate.examinee import Examinee
 from elm_mlx.evaluate.remembered import Remembered
 
 STORY = "Once upon a time there was a fox. "
-LONG = STORY * 45  # more than the context
+LONG = STORY * 60  # more than the context
 PAIRS = [(STORY, "The fox was happy"), (STORY, "zzz"), (STORY, ""), ("", "Once"), ("The fox was hap", "py"),
          ("caf", "é"), (LONG, "It ran away."), (STORY, "The fox was happy")]  # fmt: skip
 
