@@ -33,7 +33,7 @@ MODELS = ("openelm-270m", "openelm-450m-instruct", "llama-3.2-1b-instruct")
 ORIGINAL = "apple/OpenELM-270M"
 PROMPT = "Once upon a time"
 STORY = "there lived a good-natured pirate whose name was Rusty."  # the demo's, greedily, as the README shows it
-SENT = 'Attach it to an issue with the template "A Mac\'s figures" (.github/ISSUE_TEMPLATE/mac.yml).'
+SENT = "Attach it to an issue with the template 'A Mac's figures' (.github/ISSUE_TEMPLATE/mac.yml)."
 
 
 @dataclass

@@ -1,12 +1,13 @@
 """What each way of storing weights, and keys and values, costs a model in quality: by the commands of elm-mlx alone.
 
-    python benchmarks/quality.py [--source DIR] [--text FILE] [--texts 40] [--task YAML] [--only NAME ...]
-                                 [--json FILE]
+    python benchmarks/quality.py [--source DIR] [--text FILE] [--texts 40]
+                                 [--task YAML | --questions N] [--only NAME ...] [--json FILE]
 
 Each way of storing weights is `elm-mlx convert`, and is measured by `elm-mlx perplexity --kl-against SOURCE`: bits per
 byte, the mean KL(source || stored) in nats a token, and how often both find the same token the likeliest. Each way of
 holding keys and values is the same command with --kv-bits or --cache-window on the source itself. With `--task` the
-questions of a task are asked too, by `elm-mlx eval`, and each way is compared with the source by `eval --compare`. The
+questions of a task are asked too, by `elm-mlx eval`, and each way is compared with the source by `eval --compare`;
+`--questions` asks so many of those of evaluation.py, which end of a story comes next. The
 seed is 0, and every command stands in the result. FILE has a text a line, each read by itself. Without a source it is
 the demo in bfloat16, and without a FILE its held-out stories, those by which the recipes were not chosen. A figure of
 quality is no time, so a busy machine changes nothing.
@@ -21,6 +22,8 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -53,7 +56,7 @@ CACHES: dict[str, list[str]] = {
     "a window of 128": ["WINDOW", "128"],
     "a window of 64": ["WINDOW", "64"],
 }
-EVAL_ONLY = {"WINDOW": {"perplexity": "--cache-window", "eval": "--window"}}  # what the two commands call it
+FLAGS = {"WINDOW": {"perplexity": "--cache-window", "eval": "--window"}}  # the two commands call it differently
 
 
 class Commands:
@@ -63,11 +66,12 @@ class Commands:
     def __init__(self, places: dict[str, Path], kept: Path) -> None:
         self.given: list[str] = []
         self._names = {str(path): name for name, path in places.items()}
-        self._environment = os.environ | {"ELM_MLX_CACHE": str(kept), "PYTHONPATH": str(ROOT)}
+        path = [str(ROOT), os.environ.get("PYTHONPATH")]
+        self._environment = os.environ | {"ELM_MLX_CACHE": str(kept), "PYTHONPATH": os.pathsep.join(filter(None, path))}
 
     def run(self, name: str, *arguments: str) -> dict[str, Any]:
         """Gives one command and returns what it prints with --json. Ends the program where the command fails."""
-        words = [EVAL_ONLY.get(word, {}).get(name, word) for word in arguments]
+        words = [FLAGS.get(word, {}).get(name, word) for word in arguments]
         self.given.append(" ".join(["elm-mlx", name, *(self._names.get(word, word) for word in words)]))
         command = [sys.executable, "-m", "elm_mlx", name, *words, "--quiet", "--json"]
         done = subprocess.run(command, stdout=subprocess.PIPE, env=self._environment, check=False, text=True)
@@ -107,6 +111,18 @@ def converted(commands: Commands, source: Path, folder: Path, how: list[str]) ->
     return folder, sum(file.stat().st_size for file in folder.glob("*.safetensors"))
 
 
+@contextmanager
+def stories(questions: int) -> Iterator[Path | None]:
+    """The task of evaluation.py with so many questions; None for none."""
+    if not questions:
+        yield None
+        return
+    from evaluation import task_file  # here, as it brings MLX
+
+    with task_file(questions) as path:
+        yield path
+
+
 def write_texts(asked: argparse.Namespace, folder: Path) -> Path:
     """A folder with a file for each text, which the command reads by itself."""
     folder.mkdir()
@@ -139,12 +155,14 @@ def main() -> None:
     parser.add_argument("--text", type=Path, help="UTF-8, a text a line; default: the demo's held-out stories")
     parser.add_argument("--texts", type=int, default=40, help="read so many of them")
     parser.add_argument("--task", type=Path, help="a YAML file of a task; needs the extra eval")
+    parser.add_argument("--questions", type=int, default=0, help="or ask so many questions about the demo's stories")
     parser.add_argument("--only", nargs="+", choices=[*WEIGHTS, *CACHES], help="measure these alone")
     parser.add_argument("--json", type=Path, help="a file for all figures")
     asked = parser.parse_args()
     rows: dict[str, dict[str, Any]] = {}
-    with tempfile.TemporaryDirectory() as made:
+    with tempfile.TemporaryDirectory() as made, stories(asked.questions) as task:
         folder = Path(made)
+        asked.task = task or asked.task
         asked.folder = write_texts(asked, folder / "texts")
         places = {asked.source.name: asked.source, "STORED": folder / "stored", "TEXTS": asked.folder}
         places |= {asked.task.name: asked.task} if asked.task else {}

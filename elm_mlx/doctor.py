@@ -48,7 +48,7 @@ def examine_python() -> Finding:
 
 
 def examine_packages() -> Finding:
-    names = ("mlx", "mlx-metal", "mlx-cpu", "mlx-cuda-12", "mlx-cuda-13", "tokenizers", "huggingface_hub")
+    names = ("mlx", "mlx-metal", "mlx-cpu", "mlx-cuda-12", "mlx-cuda-13", "tokenizers", "huggingface_hub", "lm-eval")
     found = [f"{name} {installed}" for name in names if (installed := version_of(name))]
     return Finding("packages", OK, ", ".join([f"elm-mlx {elm_mlx.__version__}", *found]))
 

@@ -9,6 +9,7 @@ import tomllib
 from pathlib import Path
 
 import pytest
+import yaml
 
 ROOT = Path(__file__).parents[1]
 
@@ -50,3 +51,15 @@ def test_the_table_of_times_has_the_steps_of_ci_run() -> None:
     steps = re.findall(r'^step "(.*?)"', (ROOT / ".ci" / "run").read_text(encoding="utf-8"), re.MULTILINE)
     page = (ROOT / "docs" / "contributing.md").read_text(encoding="utf-8")
     assert re.findall(r"^\| (.*?) \| \d+ \|$", page, re.MULTILINE) == steps
+
+
+def test_the_issue_templates_are_forms_and_ask_for_what_is_needed() -> None:
+    folder = ROOT / ".github" / "ISSUE_TEMPLATE"
+    forms = {path.stem: yaml.safe_load(path.read_text(encoding="utf-8")) for path in folder.glob("*.yml")}
+    assert forms.pop("config") == {"blank_issues_enabled": True}
+    for form in forms.values():
+        assert {"name", "description", "labels", "body"} <= set(form)
+        assert all(part["type"] in ("textarea", "markdown") for part in form["body"])
+    assert any("elm-mlx doctor --json" in part["attributes"]["label"] for part in forms["bug"]["body"][1:])
+    for place in ("README.md", "benchmarks/mac.py"):  # where a Mac's file is to be sent
+        assert forms["mac"]["name"] in (ROOT / place).read_text(encoding="utf-8")

@@ -133,7 +133,8 @@ class Watch:
         try:
             self._watch()
         except Exception as error:  # without it nobody would hear of a rank that fails
-            self._conclude(self._failed_in(self.hosts.rank, f"what watches the ranks raised {error!r:.300}"))
+            if not self._is_over:  # else its connections were closed
+                self._conclude(self._failed_in(self.hosts.rank, f"what watches the ranks raised {error!r:.300}"))
 
     def _watch(self) -> None:
         while not self._is_over:

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from helpers import checkpoints
 from helpers.engines import plain_ids
+from helpers.rank_crowd import ask_all
 from helpers.rank_runs import PATH, ranks
 from helpers.shallow import shallow
 from helpers.varied import varied
@@ -58,3 +59,28 @@ def test_random_requests_to_two_processes(tmp_path: Path, kind: str) -> None:
 @pytest.mark.parametrize("seed", range(2, 6))
 def test_many_random_requests_to_two_processes(tmp_path: Path, kind: str, seed: int) -> None:
     check(tmp_path, kind, seed, 150)
+
+
+CROWD = """
+from helpers.rank_crowd import ask_all
+def main(lm, ranks):
+    say(json.dumps(ask_all(lm, int(sys.argv[3]), 150)))
+run(main, sys.argv[1], sys.argv[2], rows=4)
+"""
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("first", [0, 1000])
+@pytest.mark.parametrize(("kind", "count"), [("pipeline", 2), ("pipeline", 3), ("tensor", 2)])
+def test_threads_that_ask_at_once_get_what_one_process_answers(
+    tmp_path: Path, kind: str, count: int, first: int
+) -> None:
+    family = "llama-3.1" if kind == "tensor" else "openelm"
+    model = checkpoints.write(tmp_path / "model", checkpoints.CONFIGS[family])
+    with ranks(tmp_path, CROWD, model, kind, first, count=count, PYTHONPATH=PATH) as run:
+        answered, *others = run.ended()
+    assert (answered.code, answered.error) == (0, "")
+    assert {(one.code, one.error) for one in others} == {(0, "")}
+    with elm_mlx.load(model, rows=4) as lm:
+        expected = json.loads(json.dumps(ask_all(lm, first, 150)))
+    assert json.loads(answered.out.splitlines()[-1]) == expected

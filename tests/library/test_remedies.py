@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from helpers import checkpoints, gguf_craft
+from helpers import adapters, checkpoints, gguf_craft
 from helpers.command_line import PATIENCE_S
 from helpers.fake_hub import FakeHub
 from helpers.machine import APPLE, GATED, PROGRAM, READY, Machine, listing, pulled, well
@@ -107,6 +107,19 @@ def test_a_model_without_a_template_completes_plain_text_as_the_error_says(machi
     with elm_mlx.load(openelm) as lm, pytest.raises(NotFound) as refused:
         lm.chat([{"role": "user", "content": "Hi"}])
     well(machine.run(*command(str(refused.value)), "--model", openelm, "--prompt", "Hi", "--max-tokens", 1))
+
+
+def test_an_adapter_that_is_no_model_runs_and_is_merged_by_the_commands_that_are_named(
+    machine: Machine, openelm: Path, tmp_path: Path
+) -> None:
+    adapters.write_sums(tmp_path / "pirate", openelm, adapters.made_sums(openelm))
+    refused = machine.run("convert", tmp_path / "pirate")
+    for begin, more in (("generate", ("-p", "Hi", "--max-tokens", "1")), ("merge", ())):
+        advice = re.search(rf"elm-mlx ({begin} .*?)(?:; or|\. Where)", refused.err)
+        assert advice, refused.err
+        stands = {"MODEL": str(openelm), "DIR": str(tmp_path / "merged")}
+        well(machine.run(*(stands.get(word, word) for word in shlex.split(advice[1])), *more))
+    assert elm_mlx.info(tmp_path / "merged").family == "openelm"
 
 
 # What other programs do, which take a second to start.
