@@ -1,5 +1,6 @@
 """A guest in our engine's loop against mlx-lm's own loop: tokens a second, and the time to the first token.
 
+With --rows also how much faster so many requests are answered together than one after another, by elm-mlx alone.
 Both run the same classes of mlx-lm's over the same weights in one process, in turns; what counts are the ratios of
 medians. Without --model random weights are written to a temporary folder. For example:
 python benchmarks/guests.py --family qwen3 --runs 9
@@ -11,9 +12,11 @@ import argparse
 import json
 import sys
 import tempfile
+import time
 from functools import partial
 from pathlib import Path
 from statistics import median
+from typing import Any, cast
 
 ROOT = Path(__file__).parents[1]
 SHAPE = {"hidden_size": 512, "intermediate_size": 1536, "num_hidden_layers": 8, "num_attention_heads": 8,
@@ -50,6 +53,27 @@ def measure(directory: Path, runs: int, prompt: int, tokens: int, policy: str) -
     }
 
 
+def rows_ratio(directory: Path, rows: int, runs: int, prompt: int, tokens: int, policy: str) -> float:
+    """How many times as fast so many requests are answered together as one after another; each of the same length."""
+    import elm_mlx
+
+    prompts = [[1, *((7 * place + 3 * row) % 400 + 3 for place in range(prompt))] for row in range(rows)]
+    asked = {"temperature": 0.0, "reuse": False, "plain": True}
+    times: dict[str, list[float]] = {"together": [], "apart": []}
+    with elm_mlx.load(directory, cpu_policy=policy) as lm:
+        lm = cast(Any, lm)
+        for run in range(runs + 1):
+            begun = time.perf_counter()
+            list(lm.batch(prompts, tokens, banned_ids=lm.stop_ids, **asked))
+            between = time.perf_counter()
+            for one in prompts:
+                lm.generate(one, tokens, banned_ids=lm.stop_ids, **asked)
+            if run:  # the first one warms up
+                times["together"].append(between - begun)
+                times["apart"].append(time.perf_counter() - between)
+    return median(times["apart"]) / median(times["together"])
+
+
 def main() -> None:
     """Measures, and prints one object of JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -60,6 +84,7 @@ def main() -> None:
     parser.add_argument("--cpu-policy", default="compiled", help="compiled, as mlx-lm runs, or plain")
     parser.add_argument("--prompt", type=int, default=128, help="tokens of the prompt")
     parser.add_argument("--tokens", type=int, default=64, help="tokens of the answer")
+    parser.add_argument("--rows", type=int, help="also measure so many requests together")
     asked = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         directory = asked.model
@@ -69,6 +94,9 @@ def main() -> None:
 
             directory = write_guest(Path(folder) / asked.family, asked.family, asked.bits, **SHAPE)
         found = measure(directory, asked.runs, asked.prompt, asked.tokens, asked.cpu_policy)
+        if asked.rows:
+            how = asked.rows, asked.runs, asked.prompt, asked.tokens, asked.cpu_policy
+            found["rows_ratio"] = rows_ratio(directory, *how)
     print(json.dumps(found | {"enough": found["speed_ratio"] >= ENOUGH}))
 
 

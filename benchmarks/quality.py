@@ -56,7 +56,7 @@ CACHES: dict[str, list[str]] = {
     "a window of 128": ["WINDOW", "128"],
     "a window of 64": ["WINDOW", "64"],
 }
-EVAL_ONLY = {"WINDOW": {"perplexity": "--cache-window", "eval": "--window"}}  # what the two commands call it
+FLAGS = {"WINDOW": {"perplexity": "--cache-window", "eval": "--window"}}  # the two commands call it differently
 
 
 class Commands:
@@ -71,7 +71,7 @@ class Commands:
 
     def run(self, name: str, *arguments: str) -> dict[str, Any]:
         """Gives one command and returns what it prints with --json. Ends the program where the command fails."""
-        words = [EVAL_ONLY.get(word, {}).get(name, word) for word in arguments]
+        words = [FLAGS.get(word, {}).get(name, word) for word in arguments]
         self.given.append(" ".join(["elm-mlx", name, *(self._names.get(word, word) for word in words)]))
         command = [sys.executable, "-m", "elm_mlx", name, *words, "--quiet", "--json"]
         done = subprocess.run(command, stdout=subprocess.PIPE, env=self._environment, check=False, text=True)

@@ -70,25 +70,28 @@ def test_one_id_has_nothing_before_it_and_what_has_no_meaning_is_refused(lm: elm
         lm.prompt_logprobs(IDS, 21)
 
 
-def test_requests_go_on_between_the_chunks_of_a_prompt(lm: elm_mlx.LanguageModel) -> None:
-    alone = lm.generate(IDS, 40).tokens
-    assert len(alone) == 40
-    beside, seen = lm.submit(IDS, 40), list[int]()
+def test_requests_go_on_between_the_chunks_of_a_prompt(
+    lm: elm_mlx.LanguageModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The other request waits, two ids ahead of its reader, who takes some after each chunk: then it has to go on."""
+    monkeypatch.setattr("elm_mlx.api.stream.OUTBOX", 2)
+    beside, tokens = lm.stream(IDS, 30), list[int]()
+    tokens.append(next(beside).token)
 
     def look(done: int, total: int) -> None:
-        """Called after each chunk: waits until the other one has had another step."""
-        state = beside._handle.state
-        if state.finish is None:
+        while (state := beside._handle.state).ids < len(tokens) + 2:
             assert beside._handle.wait(state, 60)
-        seen.append(beside._handle.state.ids)
+        while state.ids > len(tokens) + 1:
+            tokens.append(next(beside).token)
+        assert beside._handle.wait(state, 60)
 
     lm._worker.call(lambda engine: setattr(engine, "execution", replace(engine.execution, chunk=2)))
     try:
         assert len(lm.prompt_logprobs(IDS, progress=look)) == len(IDS) - 1
     finally:
         lm._worker.call(lambda engine: setattr(engine, "execution", lm.execution))
-    assert len(set(seen)) >= 4
-    assert beside.result(60).tokens == alone
+    assert len(tokens) >= 5
+    assert [*tokens, *(piece.token for piece in beside)] == lm.generate(IDS, 30).tokens
 
 
 def test_a_prompt_waits_for_room_and_gives_it_back(lm: elm_mlx.LanguageModel) -> None:

@@ -14,8 +14,9 @@ from elm_mlx.evaluate.examinee import Examinee
 from elm_mlx.evaluate.remembered import Remembered
 
 STORY = "Once upon a time there was a fox. "
+LONG = STORY * 60  # more than the context
 PAIRS = [(STORY, "The fox was happy"), (STORY, "zzz"), (STORY, ""), ("", "Once"), ("The fox was hap", "py"),
-         ("caf", "é"), (STORY * 60, "It ran away."), (STORY, "The fox was happy")]  # fmt: skip
+         ("caf", "é"), (LONG, "It ran away."), (STORY, "The fox was happy")]  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -39,20 +40,20 @@ def test_likelihoods_are_those_of_a_slow_reading(one):
 
 
 def test_whole_texts_are_read_in_windows_after_bos(one):
-    (found,) = examinee(one).loglikelihood_rolling([Question(STORY * 60)])
+    (found,) = examinee(one).loglikelihood_rolling([Question(LONG)])
     context = one.config.context_length
-    windows = rolling(one.tokenizer.encode_text(STORY * 60), [one.tokenizer.bos_token_id], context)
+    windows = rolling(one.tokenizer.encode_text(LONG), [one.tokenizer.bos_token_id], context)
     assert found == pytest.approx(sum(slow_score(one, each).logprob for each in windows), rel=1e-5)
 
 
 def test_answers_are_greedy_and_end_before_their_stop_strings(one):
-    settings = {"until": ["\n", "."], "max_gen_toks": 12, "do_sample": False}
-    contexts = [STORY, "The dog", STORY * 60]
+    settings = {"until": ["\n", "."], "max_gen_toks": 6, "do_sample": False}
+    contexts = [STORY, "The dog", LONG]
     found = examinee(one).generate_until([Question(context, settings) for context in contexts])
-    room = one.config.context_length - 12
+    room = one.config.context_length - 6
     for context, answer in zip(contexts, found, strict=True):
         ids = one.tokenizer.encode(context)[-room:]
-        assert answer == one.generate(ids, 12, stop=["\n", "."], plain=True).text
+        assert answer == one.generate(ids, 6, stop=["\n", "."], plain=True).text
         assert not {".", "\n"} & set(answer)
 
 
