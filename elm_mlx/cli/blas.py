@@ -42,5 +42,5 @@ def signals_held_back() -> Iterator[None]:
     finally:
         for number, usual in before.items():
             signal.signal(number, usual)
-    for number in came[:1]:
-        signal.raise_signal(number)
+    if came:
+        signal.raise_signal(came[0])
