@@ -15,7 +15,8 @@ from elm_mlx.evaluate.suites import FOLDERS, SUITES
 from elm_mlx.evaluate.task_files import read_task
 
 ENDINGS = (".yaml", ".yml")  # of a task's own file
-NO_EXTRA = "An evaluation needs lm-eval. Install it with its extra: pip install 'elm-mlx[eval]'."
+NO_EXTRA = ("An evaluation needs lm-eval. Install it with its extra: pip install 'elm-mlx[eval]'; from a checkout: "
+            "pip install -e '.[eval]'.")  # fmt: skip
 
 
 class Wanted(NamedTuple):

@@ -160,6 +160,8 @@ def read_config(directory: Path) -> ModelConfig:
         names = [file.name for file in directory.iterdir()]
         meta = f" For Meta's own files run: {command_line('elm-mlx', 'convert', directory)}"
         advice = meta if "params.json" in names else others_in(directory) or " Give a model's directory."
+        if path.is_symlink():
+            advice = " It is a link that leads nowhere: copy the directory with what its links lead to (cp -rL)."
         raise NotFound(f"There is no config.json in {directory.absolute()}.{advice}")
     config = config_or_guest(read_json(path))
     return counted(directory, config, runnable_weight_files(directory)) if isinstance(config, GuestConfig) else config

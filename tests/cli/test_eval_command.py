@@ -45,4 +45,4 @@ def test_without_the_extra_its_name_is_told(monkeypatch) -> None:
     monkeypatch.setattr(tasks, "find_spec", lambda _: None)
     refusal = run("eval", "--tasks", "hellaswag")
     assert refusal.code == 66
-    assert "pip install 'elm-mlx[eval]'" in refusal.err
+    assert "pip install 'elm-mlx[eval]'; from a checkout: pip install -e '.[eval]'" in refusal.err

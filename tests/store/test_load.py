@@ -122,6 +122,8 @@ def test_a_directory_without_a_config_names_what_lies_there_instead(folder: Path
     refused(folder, r"no config\.json in .*model\.Q4\.gguf is a GGUF file", NotFound)
     (folder / "params.json").touch()
     refused(folder, rf"no config\.json in .*elm-mlx convert {folder}$", NotFound)
+    (folder / "config.json").symlink_to(folder / "elsewhere" / "config.json")
+    refused(folder, r"no config\.json in .*a link that leads nowhere: .* \(cp -rL\)\.$", NotFound)
 
 
 def test_an_unknown_model_type_is_refused_by_name(folder: Path) -> None:
