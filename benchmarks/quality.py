@@ -148,6 +148,15 @@ def table(rows: dict[str, dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
+def write(asked: argparse.Namespace, commands: Commands, rows: dict[str, dict[str, Any]]) -> None:
+    """Writes what is known so far, where a file is named."""
+    if asked.json:
+        settings = {"source": asked.source.name, "text": (asked.text or STORIES).name, "texts": asked.texts,
+                    "task": asked.task and asked.task.name, "seed": SEED}  # fmt: skip
+        done = {"schema": SCHEMA, "settings": settings, "commands": commands.given, "rows": rows}
+        asked.json.write_text(json.dumps(done, indent=1) + "\n", encoding="utf-8")
+
+
 def main() -> None:
     """Measures every way, and prints the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -170,19 +179,18 @@ def main() -> None:
         for name, how in CACHES.items():
             if not asked.only or name in asked.only or (asked.task and name == "caches in floats"):
                 rows[name] = measure(commands, asked, asked.source, how)
+                write(asked, commands, rows)
         for name, how in WEIGHTS.items():
             if not asked.only or name in asked.only:
                 stored, size = converted(commands, asked.source, folder / "stored", how)
                 rows[name] = measure(commands, asked, stored, []) | {"bytes_of_weights": size}
+            if name in rows:
                 print(f"{name}: {rows[name]['kl_divergence']:.5f} nats a token", file=sys.stderr, flush=True)
+                write(asked, commands, rows)
         if asked.task:
             compared(commands, rows, folder)
+        write(asked, commands, rows)
     print(table(rows))
-    if asked.json:
-        settings = {"source": asked.source.name, "text": (asked.text or STORIES).name, "texts": asked.texts,
-                    "task": asked.task and asked.task.name, "seed": SEED}  # fmt: skip
-        done = {"schema": SCHEMA, "settings": settings, "commands": commands.given, "rows": rows}
-        asked.json.write_text(json.dumps(done, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

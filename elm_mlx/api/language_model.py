@@ -49,6 +49,7 @@ from elm_mlx.errors import InvalidRequest, RequestFailed
 from elm_mlx.models.model import Model
 from elm_mlx.store.load import LoadedModel, Runs
 from elm_mlx.store.prompt_cache import refuse_other_file
+from elm_mlx.text.marks import Marks
 from elm_mlx.text.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
@@ -607,8 +608,9 @@ class LanguageModel:
             self._templates.refuse_without_tools()
         prompt = self.chat_prompt(messages, **{**variables, "tools": choice.schemas})
         request = self.request(prompt, max_tokens, **options)
-        marks = self._templates.marks
-        if choice.must and (form := choice.form(marks, takes_several=self._templates.takes_several_calls())):
+        if choice.must:
+            marks, several = self._templates.call_marks, self._templates.takes_several_calls()
+            form = choice.form(marks, takes_several=several)
             request = replace(request, constraint=self._maker.grammars.compile(form, request.stop_ids))
             least = fewest_tokens(choice.fewest_bytes(marks), self._maker.grammars)
             check_room("A call of these tools", least, request.max_tokens)
@@ -626,18 +628,22 @@ class LanguageModel:
             raise
         return begun
 
+    def _marks_for(self, choice: Choice | None) -> Marks:
+        """The marks in an answer that may call the tools of `choice`."""
+        return self._templates.call_marks if choice and choice.tools else self._templates.marks
+
     def _begin(
         self, request: Request, progress: Progress | None = None, *, patient: bool = False, choice: Choice | None = None
     ) -> Stream:
         """Submits a request whose answer may call the tools of `choice`; a `patient` one never finds the queue full."""
-        reading = reading_of(request, self._templates.marks, self.tokenizer, choice)
+        reading = reading_of(request, self._marks_for(choice), self.tokenizer, choice)
         handle = self._worker.submit(request, patient=patient)
         return Stream(handle, self._worker, self.tokenizer, self, progress, reading)
 
     def _begin_later(self, free: Request, make: Callable[[], Request], choice: Choice | None = None) -> Stream:
         """Submits what `make` gives, as soon as it has: a request with a form, of which `free` is all else."""
         awaited = replace(free, constraint=awaited_form)
-        reading = reading_of(awaited, self._templates.marks, self.tokenizer, choice)
+        reading = reading_of(awaited, self._marks_for(choice), self.tokenizer, choice)
         handle = self._worker.submit_later(awaited, make)
         return Stream(handle, self._worker, self.tokenizer, self, reading=reading)
 

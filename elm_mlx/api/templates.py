@@ -27,6 +27,7 @@ class Templates:
         self._directory, self._settings, self._tokenizer = directory, settings, tokenizer
         self.given: ChatTemplate | None = None
         self._marks: Marks | None = None
+        self._call_marks: Marks | None = None
 
     @property
     def are_there(self) -> bool:
@@ -57,14 +58,21 @@ class Templates:
     def marks(self) -> Marks:
         """The marks that set parts of an answer apart, in these templates or among the tokens."""
         if self._marks is None:
-            wording = wording_of(self._usable, self._tokenizer)
-            self._marks = find_marks(self._tokenizer, (template.source for template in self._usable), wording)
+            self._marks = find_marks(self._tokenizer, (template.source for template in self._usable))
         return self._marks
+
+    @property
+    def call_marks(self) -> Marks:
+        """The same with those of calls of tools, for which a template has to write one: that takes a moment."""
+        if self._call_marks is None:
+            wording = wording_of(self._usable, self._tokenizer)
+            self._call_marks = find_marks(self._tokenizer, (template.source for template in self._usable), wording)
+        return self._call_marks
 
     def give(self, template: str | Path) -> None:
         """Uses a template by its name or file instead of the model's own. Raises NotFound, BadCheckpoint."""
         self.given = ChatTemplate.from_name(template, self._settings.texts)
-        self._marks = None
+        self._marks = self._call_marks = None
 
     def prompt(self, messages: Sequence[Mapping[str, Any]], **variables: Any) -> list[int]:
         """The ids of messages by the given template, else by that of the model's own which suits. Where it refuses them

@@ -37,12 +37,10 @@ class Choice:
         """The tools as a chat template is given them; None where there are none."""
         return [tool.schema for tool in self.tools] or None
 
-    def form(self, marks: Marks, *, takes_several: bool) -> Form | None:
+    def form(self, marks: Marks, *, takes_several: bool) -> Form:
         """The form of an answer that must call tools, worded as the model's `marks` say, several where the template
-        `takes_several` calls; None where it need not. Raises NotEnforceable for a schema that cannot be enforced, with
-        the reason."""
-        most = MOST_CALLS if takes_several and self.in_parallel else 1
-        return CallForms(marks).form(self.must, most) if self.must else None
+        `takes_several` calls. Raises NotEnforceable for a schema that cannot be enforced, with the reason."""
+        return CallForms(marks).form(self.must, MOST_CALLS if takes_several and self.in_parallel else 1)
 
     def fewest_bytes(self, marks: Marks) -> float:
         """The fewest bytes of an answer that must call tools, or fewer. Raises as `form`."""

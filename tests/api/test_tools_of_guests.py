@@ -42,7 +42,11 @@ def weather(city: str, days: int = 1) -> str:
     raise AssertionError(f"the library ran a tool for {city}, {days}")
 
 
-@pytest.fixture(scope="module", params=list(callers.CALLERS))
+FEW = ("qwen", "small")  # the others are slow together
+KINDS = [kind if kind in FEW else pytest.param(kind, marks=pytest.mark.slow) for kind in callers.CALLERS]
+
+
+@pytest.fixture(scope="module", params=KINDS)
 def kind(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
@@ -59,7 +63,7 @@ def spelled(lm: elm_mlx.LanguageModel, ids: Sequence[int]) -> str:
 
 
 def test_the_words_of_a_family_are_seen_in_its_template(kind: str, lm: elm_mlx.LanguageModel) -> None:
-    assert lm._templates.marks.wording is WORDINGS[kind]
+    assert lm._templates.call_marks.wording is WORDINGS[kind]
     assert lm._templates.takes_several_calls()
 
 
@@ -131,6 +135,7 @@ def test_reasoning_comes_before_a_call(tmp_path: Path, monkeypatch: pytest.Monke
     assert [call.arguments for call in done.tool_calls] == [ARGUMENTS]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("schema", "is_enforced"),
     [
