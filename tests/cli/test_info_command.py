@@ -66,6 +66,7 @@ def test_info_shows_exact_figures(openelm: Path, tmp_path: Path) -> None:
         "calibration": None,
         "sharing": None,
         "limits": None,
+        "notices": [],
     }
     target = convert(openelm, tmp_path / "out", bits=4, group_size=32).output
     stored = sum(array.nbytes for array in mx.load(str(target / "model.safetensors")).values())
