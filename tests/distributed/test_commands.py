@@ -136,6 +136,14 @@ def test_the_advised_command_starts_two_ranks() -> None:
     assert (done.code, len(done.out) > 100) == (0, True)
 
 
+@pytest.mark.slow
+def test_ranks_that_cannot_begin_are_told_options_as_they_are_typed() -> None:
+    done = launched("generate", "-p", "Once", "--parallel", "tensor")
+    assert done.code == 87
+    assert "of the kind openelm" in done.err
+    assert "Give --parallel pipeline." in done.err
+
+
 def test_a_wish_for_ranks_means_nothing_alone(llama: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ELM_MLX_PARALLEL", "tensor")
     done = run("generate", "--model", llama, "--prompt", "Once", "-n", 1)
