@@ -18,7 +18,6 @@ from elm_mlx.shell import command_line
 COMMANDS = ("generate", "chat", "batch", "serve", "bench")
 KINDS = ("tensor", "pipeline")
 RANK, JOB = "MLX_RANK", "ELM_MLX_JOB"  # what the launcher of MLX, and ours, tell a rank
-WISH = "ELM_MLX_PARALLEL"
 KIND = "elm_mlx.parallel"  # in click's context: how the ranks hold the model of this command
 PRINTED = ("show_config", "connect")  # options that print something and need no model
 OPTION = click.option(
@@ -68,13 +67,18 @@ def parallel(command: Callable[..., None]) -> Callable[..., None]:
 
 
 def check_words(words: Sequence[str]) -> None:
-    """Raises InvalidRequest for a command that several ranks cannot run, and for one without --parallel."""
+    """Reads a command line as the ranks will, so that what is wrong with it is said once. Raises InvalidRequest for a
+    command that several ranks cannot run, and for one without --parallel; and as click does."""
     name = words[0]
     if name not in COMMANDS:
         raise InvalidRequest(f"`{name[:40]}` does not run on several ranks; {', '.join(COMMANDS)} do.")
-    asked = any(word == "--parallel" or word.startswith("--parallel=") for word in words)
-    if not asked and not os.environ.get(WISH) and not {"-h", "--help"} & set(words):
-        raise InvalidRequest(NO_KIND, ADVICE)
+    whole = click.get_current_context().find_root()
+    assert isinstance(whole.command, click.Group)
+    command = whole.command.get_command(whole, name)
+    assert command
+    with command.make_context(name, [*words[1:]], whole) as context:
+        if context.params["parallel"] is None:
+            raise InvalidRequest(NO_KIND, ADVICE)
 
 
 NO_KIND = "The ranks are not told how they hold the model, so each would do the whole work."

@@ -95,10 +95,10 @@ class Channel:
 
     def receive(self, until: float) -> Message | None:
         """Waits for one message until a time of `time.monotonic`; None where none came. Raises Closed. For one that is
-        awaited alone."""
+        awaited alone; where a second one came with it, that is the last word."""
         while (left := until - time.monotonic()) > 0:
             if select.select([self.socket], [], [], left)[0] and (found := self.arrived()):
-                return found[0]
+                return found[-1]
         return None
 
     def close(self) -> None:

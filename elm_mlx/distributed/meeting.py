@@ -101,7 +101,7 @@ def meet_leader(hosts: Hosts, own: Hello, until: float) -> dict[int, Channel]:
                 channel.most = LONG
                 return {0: channel}
             channel.close()
-            if answer is not None and isinstance(sentence := answer.get("refused"), str):
+            if answer and isinstance(sentence := answer.get("refused") or answer.get("verdict"), str):
                 raise RankFailed(sentence[:MOST_TEXT])
         time.sleep(ASK_AGAIN_S)
     host, port = hosts.control

@@ -91,6 +91,8 @@ def test_two_ranks_say_what_one_process_says(llama: Path) -> None:
     ("line", "why"),
     [
         ("-n 2 generate", "Add --parallel tensor"),
+        ("-n 2 generate --prompt --parallel", "Add --parallel tensor"),
+        ("-n 2 generate --temperature warm --parallel tensor", "'warm' is not a valid number"),
         ("-n 2 train --parallel tensor", "`train` does not run on several ranks"),
         ("generate --parallel tensor", "Give either --ranks 2 or --hosts FILE"),
         ("--hosts nowhere.json chat --parallel tensor", "There is no host file nowhere.json"),

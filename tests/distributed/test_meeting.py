@@ -108,6 +108,17 @@ def test_a_rank_whose_messages_have_another_form_is_named() -> None:
     assert sentence.startswith("Rank 2 (127.0.0.1) cannot begin: It has another version of elm-mlx")
 
 
+@pytest.mark.parametrize("second", ["refused", "verdict"])
+def test_a_rank_that_is_welcomed_and_refused_at_once_says_why(pool: ThreadPoolExecutor, second: str) -> None:
+    _, where = hosts(2)
+    with socket.create_server(where.control) as door:
+        met = pool.submit(meet_leader, where, hello(where), time.monotonic() + 5)
+        connection, _ = door.accept()
+        with connection:
+            connection.sendall(packed({"welcome": True}) + packed({second: "Rank 2 has ended."}))
+            assert sentences([met]) == {"Rank 2 has ended."}
+
+
 def test_a_rank_that_finds_another_run_is_told_where() -> None:
     where = hosts(3, "another")[0]
     with pytest.raises(NoHello, match=f"Another run listens at 127.0.0.1, port {where.control[1]}"):
