@@ -9,7 +9,7 @@ import click
 from elm_mlx.cli.kinds import NAME, Whole
 from elm_mlx.cli.messages import quietable, tell
 from elm_mlx.cli.parallel import check_words
-from elm_mlx.distributed.host_file import BACKENDS, MOST_HOSTS, Hosts, backend_of, hosts_here, read_hosts
+from elm_mlx.distributed.host_file import BACKENDS, MOST_HOSTS, Machines, backend_of, machines_here, read_hosts
 from elm_mlx.errors import InvalidRequest
 
 
@@ -53,9 +53,9 @@ def command(
     raise click.exceptions.Exit(launch(job, tell))
 
 
-def machines_of(ranks: int | None, hosts: str | None) -> Hosts:
+def machines_of(ranks: int | None, hosts: str | None) -> Machines:
     """The machines that were named. Raises InvalidRequest for none, and for both."""
     if bool(ranks) == bool(hosts):
         raise InvalidRequest("The ranks are those of this machine, or those of a file.",
                              "Give either {ranks=2} or {hosts=FILE}.")  # fmt: skip
-    return hosts_here(ranks) if ranks else read_hosts(Path(str(hosts)))
+    return machines_here(ranks) if ranks else read_hosts(Path(str(hosts)))

@@ -51,20 +51,21 @@ class Host:
 
 
 @dataclass(frozen=True)
-class Hosts:
-    """The machines, in the order of their ranks; the backend that the file names, if it does; variables to set."""
+class Machines:
+    """What a host file says: the machines, in the order of their ranks; the backend, if it names one; variables to
+    set."""
 
     hosts: tuple[Host, ...]
     backend: str | None = None
     envs: tuple[tuple[str, str], ...] = ()
 
 
-def hosts_here(count: int) -> Hosts:
+def machines_here(count: int) -> Machines:
     """So many ranks on this machine."""
-    return Hosts((Host(LOOPBACK, (LOOPBACK,)),) * count, RING)
+    return Machines((Host(LOOPBACK, (LOOPBACK,)),) * count, RING)
 
 
-def read_hosts(path: Path) -> Hosts:
+def read_hosts(path: Path) -> Machines:
     """Reads a host file. Raises NotFound, and BadCheckpoint for what is no host file, with what is wrong with it."""
     try:
         value = json.loads(read_bytes(path, MOST_BYTES))
@@ -78,7 +79,7 @@ def read_hosts(path: Path) -> Hosts:
     if not 1 < len(listed) <= MOST_HOSTS:
         raise bad(path, f"it lists {len(listed):,} hosts, and 2 to {MOST_HOSTS} can run a model together")
     hosts = tuple(read_host(path, rank, host) for rank, host in enumerate(listed))
-    return Hosts(hosts, read_backend(path, whole.get("backend")), read_envs(path, whole.get("envs")))
+    return Machines(hosts, read_backend(path, whole.get("backend")), read_envs(path, whole.get("envs")))
 
 
 def read_host(path: Path, rank: int, value: Any) -> Host:
@@ -143,7 +144,7 @@ def bad(path: Path, why: str) -> BadCheckpoint:
     return BadCheckpoint(f"{path} is no host file: {why}.", WHO_WRITES_IT)
 
 
-def backend_of(hosts: Hosts, asked: str | None) -> str:
+def backend_of(hosts: Machines, asked: str | None) -> str:
     """The backend to run with: the asked one, the file's, or the ring. Raises InvalidRequest where the file lacks what
     it needs, and for addresses that anyone may reach."""
     backend = asked or hosts.backend or RING
@@ -156,11 +157,11 @@ def backend_of(hosts: Hosts, asked: str | None) -> str:
                              "List as many for each.")  # fmt: skip
     if backend != RING:
         check_devices(hosts, neighbours=backend == JACCL_RING)
-    refuse_public(hosts)
+    refuse_public_hosts(hosts)
     return backend
 
 
-def check_devices(hosts: Hosts, neighbours: bool) -> None:
+def check_devices(hosts: Machines, neighbours: bool) -> None:
     """Raises InvalidRequest where a rank has no RDMA device towards a rank that it speaks with: its neighbours, or
     all."""
     count = len(hosts.hosts)
@@ -179,7 +180,7 @@ def check_devices(hosts: Hosts, neighbours: bool) -> None:
                 )
 
 
-def refuse_public(hosts: Hosts) -> None:
+def refuse_public_hosts(hosts: Machines) -> None:
     """Raises InvalidRequest for an address that is neither private nor loopback, unless ELM_MLX_PUBLIC is 1: neither
     MLX's ring nor our control channel asks who connects, or hides what they carry."""
     for host in hosts.hosts:

@@ -15,7 +15,7 @@ from elm_mlx.arguments import shown
 from elm_mlx.errors import ElmError, InvalidRequest
 from elm_mlx.files import read_bytes
 
-RANK, RING, JACCL, COORDINATOR = "MLX_RANK", "MLX_HOSTFILE", "MLX_IBV_DEVICES", "MLX_JACCL_COORDINATOR"  # MLX's
+RANK, HOST_FILE, DEVICES, COORDINATOR = "MLX_RANK", "MLX_HOSTFILE", "MLX_IBV_DEVICES", "MLX_JACCL_COORDINATOR"  # MLX's
 CONTROL, JOB, PUBLIC = "ELM_MLX_CONTROL", "ELM_MLX_JOB", "ELM_MLX_PUBLIC"
 MOST_BYTES = 2**20  # of a host file
 MOST_RANKS = 1024
@@ -50,9 +50,9 @@ class Hosts:
 def hosts_here(environment: Mapping[str, str] = os.environ) -> Hosts | None:
     """Reads where the ranks are; None where the process is no rank, or the only one. Raises InvalidRequest for values
     without a meaning, and for addresses that are not private."""
-    if RANK not in environment or not (environment.get(RING) or environment.get(JACCL)):
+    if RANK not in environment or not (environment.get(HOST_FILE) or environment.get(DEVICES)):
         return None
-    backend: Backend = "ring" if environment.get(RING) else "jaccl"
+    backend: Backend = "ring" if environment.get(HOST_FILE) else "jaccl"
     addresses, (name, host, highest) = ring_hosts(environment) if backend == "ring" else jaccl_hosts(environment)
     if len(addresses) < 2:
         return None
@@ -67,17 +67,17 @@ def hosts_here(environment: Mapping[str, str] = os.environ) -> Hosts | None:
 def ring_hosts(environment: Mapping[str, str]) -> tuple[list[str], tuple[str, str, int]]:
     """(the first IP address of each rank, (the variable that names ports, rank 0's address, the highest port)): the
     host file has a list of "address:port" for each rank."""
-    found = entries(RING, environment[RING])
+    found = entries(HOST_FILE, environment[HOST_FILE])
     if not all(isinstance(rank, list) and rank for rank in found):
-        raise InvalidRequest(f"{RING} must name a file with a list of addresses for each rank.")
-    listed = [[address_in(RING, address) for address in rank] for rank in found]
+        raise InvalidRequest(f"{HOST_FILE} must name a file with a list of addresses for each rank.")
+    listed = [[address_in(HOST_FILE, address) for address in rank] for rank in found]
     hosts = [rank[0][0] for rank in listed]
-    return hosts, (RING, hosts[0] if hosts else "", max((port for rank in listed for _, port in rank), default=0))
+    return hosts, (HOST_FILE, hosts[0] if hosts else "", max((port for rank in listed for _, port in rank), default=0))
 
 
 def jaccl_hosts(environment: Mapping[str, str]) -> tuple[list[str], tuple[str, str, int]]:
     """As `ring_hosts`, for JACCL: it names rank 0's address alone."""
-    ranks = len(entries(JACCL, environment[JACCL]))
+    ranks = len(entries(DEVICES, environment[DEVICES]))
     host, port = address_in(COORDINATOR, environment.get(COORDINATOR, ""))
     return [host, *[""] * (ranks - 1)][:ranks], (COORDINATOR, host, port)
 

@@ -20,7 +20,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from elm_mlx.distributed.host_file import JACCL_RING, LOOPBACK, RING, Host, Hosts
+from elm_mlx.distributed.host_file import JACCL_RING, LOOPBACK, RING, Host, Machines
 from elm_mlx.distributed.hosts import CONTROL, JOB
 from elm_mlx.distributed.rank_files import WHO
 from elm_mlx.distributed.rank_process import SSH_FAILED, Orders, RankProcess, Seat, python_for
@@ -47,7 +47,7 @@ class Job:
     first of the ports that ranks listen at (None: free ones, where all are on this machine)."""
 
     words: Sequence[str]
-    hosts: Hosts
+    hosts: Machines
     backend: str = RING
     python: str | None = None
     port: int | None = None

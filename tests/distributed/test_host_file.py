@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from elm_mlx.distributed.host_file import Host, Hosts, backend_of, hosts_here, read_hosts
+from elm_mlx.distributed.host_file import Host, Machines, backend_of, machines_here, read_hosts
 from elm_mlx.errors import BadCheckpoint, InvalidRequest, NotFound
 
 TWO = [{"ssh": "mac1.local", "ips": ["10.0.0.1"]}, {"ssh": "me@mac2", "ips": ["10.0.0.2"]}]
@@ -28,9 +28,9 @@ def write(folder: Path, value: Any) -> Path:
 def test_both_forms_are_read(tmp_path: Path) -> None:
     whole = {"backend": "ring", "envs": ["MLX_METAL_FAST_SYNCH=1", "ELM_MLX_STEP_SECONDS=9"], "hosts": TWO}
     hosts = (Host("mac1.local", ("10.0.0.1",)), Host("me@mac2", ("10.0.0.2",)))
-    assert read_hosts(write(tmp_path, TWO)) == Hosts(hosts)
+    assert read_hosts(write(tmp_path, TWO)) == Machines(hosts)
     envs = (("MLX_METAL_FAST_SYNCH", "1"), ("ELM_MLX_STEP_SECONDS", "9"))
-    assert read_hosts(write(tmp_path, whole)) == Hosts(hosts, "ring", envs)
+    assert read_hosts(write(tmp_path, whole)) == Machines(hosts, "ring", envs)
 
 
 @pytest.mark.parametrize(
@@ -77,7 +77,7 @@ def test_the_backend_is_the_asked_one_then_the_files_then_the_ring(tmp_path: Pat
     mesh = read_hosts(write(tmp_path, {"backend": "jaccl", "hosts": MESH}))
     assert (backend_of(mesh, None), backend_of(mesh, "jaccl-ring")) == ("jaccl", "jaccl-ring")
     assert backend_of(read_hosts(write(tmp_path, TWO)), None) == "ring"
-    assert backend_of(hosts_here(3), None) == "ring"
+    assert backend_of(machines_here(3), None) == "ring"
     with pytest.raises(InvalidRequest, match="No ips are listed for b, c"):
         backend_of(mesh, "ring")
 

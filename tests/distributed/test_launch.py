@@ -17,7 +17,7 @@ import pytest
 
 from elm_mlx.cli.rank import take
 from elm_mlx.distributed import launch as launching
-from elm_mlx.distributed.host_file import Host, Hosts, hosts_here
+from elm_mlx.distributed.host_file import Host, Machines, machines_here
 from elm_mlx.distributed.launch import Job, Launcher, orders_of, seats_of
 from elm_mlx.distributed.rank_files import remove_files
 from elm_mlx.distributed.rank_process import Orders, Seat, remote_line
@@ -46,7 +46,7 @@ def python(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 @pytest.fixture(autouse=True)
 def short(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, seconds in {"GRACE_S": 0.1, "DRAIN_S": 0.2, "LEAVE_S": 0.2, "LAST_S": 0.2}.items():
+    for name, seconds in {"GRACE_S": 0.1, "DRAIN_S": 0.2, "LEAVE_S": 1.0, "LAST_S": 1.0}.items():
         monkeypatch.setattr(launching, name, seconds)
 
 
@@ -62,7 +62,7 @@ def run(python: str, *words: str, elsewhere: str = "") -> tuple[int, list[str]]:
 
 
 def test_a_rank_is_told_who_it_is_and_all_of_one_command() -> None:
-    first, second = orders_of(Job(["generate", "-p", "a b"], hosts_here(2)))
+    first, second = orders_of(Job(["generate", "-p", "a b"], machines_here(2)))
     assert (first.environment.pop("MLX_RANK"), second.environment.pop("MLX_RANK")) == ("0", "1")
     assert first == second
     assert first.arguments == ["generate", "-p", "a b"]
@@ -76,7 +76,7 @@ def test_a_rank_is_told_who_it_is_and_all_of_one_command() -> None:
 def test_a_job_of_jaccl_names_coordinator_and_devices() -> None:
     devices = ((None, "rdma_en1"), ("rdma_en1", None))
     hosts = tuple(Host("127.0.0.1", ("10.0.0.1",), rdma) for rdma in devices)
-    told = orders_of(Job(["chat"], Hosts(hosts, envs=(("MLX_METAL_FAST_SYNCH", "1"),)), "jaccl-ring"))[1]
+    told = orders_of(Job(["chat"], Machines(hosts, envs=(("MLX_METAL_FAST_SYNCH", "1"),)), "jaccl-ring"))[1]
     assert json.loads(told.files["MLX_IBV_DEVICES"]) == [[None, "rdma_en1"], ["rdma_en1", None]]
     assert told.environment["MLX_JACCL_COORDINATOR"] == "10.0.0.1:32323"
     assert told.environment["ELM_MLX_CONTROL"] == "10.0.0.1:32324"
@@ -86,7 +86,7 @@ def test_a_job_of_jaccl_names_coordinator_and_devices() -> None:
 def test_other_machines_get_wishes_and_no_secret(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ELM_MLX_TOP_K", "3")
     monkeypatch.setenv("ELM_MLX_API_KEY", "secret")
-    told = orders_of(Job(["serve"], hosts_here(2)))[1].environment
+    told = orders_of(Job(["serve"], machines_here(2)))[1].environment
     assert told["ELM_MLX_TOP_K"] == "3"
     assert "ELM_MLX_API_KEY" not in told
 
@@ -95,7 +95,7 @@ def test_a_rank_hears_nothing_of_an_earlier_run(monkeypatch: pytest.MonkeyPatch)
     earlier = {"MLX_HOSTFILE": "old", "MLX_IBV_DEVICES": "old", "MLX_JACCL_RING": "1", "MLX_RANK": "5"}
     for name, value in earlier.items():
         monkeypatch.setenv(name, value)
-    (first, _) = orders_of(Job(["chat"], hosts_here(2)))
+    (first, _) = orders_of(Job(["chat"], machines_here(2)))
     assert earlier.keys() & first.environment.keys() == {"MLX_RANK"}
     monkeypatch.setattr(os, "environ", dict(os.environ))  # a rank of this machine has the launcher's
     take(asdict(first))
@@ -114,8 +114,8 @@ def test_a_rank_removes_its_own_files_alone(tmp_path: Path, monkeypatch: pytest.
 def test_rank_0_is_this_machine() -> None:
     elsewhere, here = Host("mac9.local", ("198.18.0.9",)), Host("localhost", ("127.0.0.1",))
     with pytest.raises(InvalidRequest, match="The first host is mac9"):
-        seats_of(Job(["chat"], Hosts((elsewhere, here))))
-    assert [seat.is_here for seat in seats_of(Job(["chat"], Hosts((here, elsewhere))))] == [True, False]
+        seats_of(Job(["chat"], Machines((elsewhere, here))))
+    assert [seat.is_here for seat in seats_of(Job(["chat"], Machines((here, elsewhere))))] == [True, False]
 
 
 def test_a_shell_elsewhere_gets_pythons_path_and_nothing_of_the_command() -> None:
