@@ -84,7 +84,8 @@ def read_hello(message: Message, hosts: Hosts, job: str) -> Hello:
         case _:
             raise NoHello("That is no hello of a rank.")
     if word != job:
-        raise NoHello("That rank belongs to another run.")
+        host, port = hosts.control
+        raise NoHello(f"Another run listens at {host}, port {port}: begin with another port.")
     if ranks != hosts.ranks or not 0 < rank < ranks:
         raise NoHello(f"Rank {rank} of {ranks} is none of these {hosts.ranks} ranks.")
     trouble = str(message.get("trouble") or "")[:MOST_TEXT]

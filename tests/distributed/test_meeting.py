@@ -108,6 +108,12 @@ def test_a_rank_whose_messages_have_another_form_is_named() -> None:
     assert sentence.startswith("Rank 2 (127.0.0.1) cannot begin: It has another version of elm-mlx")
 
 
+def test_a_rank_that_finds_another_run_is_told_where() -> None:
+    where = hosts(3, "another")[0]
+    with pytest.raises(NoHello, match=f"Another run listens at 127.0.0.1, port {where.control[1]}"):
+        read_hello(HELLO, where, "another")
+
+
 @pytest.mark.parametrize("needs", [-1, 2**63, 10**400])
 def test_bytes_that_no_machine_has_are_no_hello(needs: int) -> None:
     facts = vars(FACTS) | {"needs": needs}
