@@ -20,7 +20,7 @@ from elm_mlx.evaluate.errors_of_means import pair_of, ratio_and_error
 from elm_mlx.evaluate.examinee import Examinee
 from elm_mlx.evaluate.remembered import Remembered
 from elm_mlx.evaluate.suites import SUITES
-from elm_mlx.evaluate.tasks import check_installed, load_tasks, quiet, wanted
+from elm_mlx.evaluate.tasks import check_installed, load_tasks, quiet, reasons_of, wanted
 from elm_mlx.library.copies import root
 from elm_mlx.store.fingerprint import model_fingerprint, tokenizer_fingerprint
 
@@ -84,10 +84,11 @@ def asked(examinee: Examinee, loaded: dict[str, Any], settings: Settings) -> dic
     """What lm-eval finds. No standard errors are asked of it, which for some metrics forks processes."""
     import lm_eval.evaluator
 
-    found: dict[str, Any] = lm_eval.evaluator.evaluate(
-        lm=examinee, task_dict=loaded, limit=settings.limit, bootstrap_iters=0,
-        apply_chat_template=settings.chat, fewshot_as_multiturn=settings.chat,
-    )  # fmt: skip
+    with reasons_of(", ".join(loaded["tasks"])):
+        found: dict[str, Any] = lm_eval.evaluator.evaluate(
+            lm=examinee, task_dict=loaded, limit=settings.limit, bootstrap_iters=0,
+            apply_chat_template=settings.chat, fewshot_as_multiturn=settings.chat,
+        )  # fmt: skip
     return found
 
 
