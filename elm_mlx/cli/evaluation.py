@@ -156,9 +156,10 @@ def in_words(one: Difference) -> str:
     told = f"{one.task}  {one.metric}  A {one.a:.4f}  B {one.b:.4f}"
     if one.difference is None:
         return f"{told}  no interval: it is no mean over questions"
+    told += f"  B - A {one.difference:+.4f}{' bits' if one.in_bits else ''}"
     if one.low is None or one.high is None:
-        return f"{told}  B - A {one.difference:+.4f}  no interval: too few questions"
-    told += f"  B - A {one.difference:+.4f}, 95 % between {one.low:+.4f} and {one.high:+.4f}"
+        return f"{told}  no interval: too few questions"
+    told += f", 95 % between {one.low:+.4f} and {one.high:+.4f}"
     if one.chance is not None:
         told += f"; only B right: {one.better:,}, only A: {one.worse:,}, by chance alone: {one.chance:.2g}"
     return f"{told}  (may be chance)" if one.is_chance else told

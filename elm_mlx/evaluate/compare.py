@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from elm_mlx.errors import InvalidRequest
-from elm_mlx.evaluate.errors_of_means import pair_of, ratio_and_error
+from elm_mlx.evaluate.errors_of_means import IN_BITS, pair_of, ratio_and_error
 
 Z = 1.959964  # of the normal distribution: 95 % lie within so many standard errors
 SAME = ("few_shot", "limit", "chat", "seed")  # settings that decide what is asked
@@ -31,7 +31,7 @@ SAME = ("few_shot", "limit", "chat", "seed")  # settings that decide what is ask
 class Difference:
     """A metric of a task: what both come to, B less A, and the ends of its interval (None where there is none).
     `better` and `worse` count the questions that only B, or only A, has right, and `chance` is McNemar's probability;
-    None for metrics that are not right or wrong. A difference in words or bytes is one in bits."""
+    None for metrics that are not right or wrong. The difference of perplexities is told `in_bits`."""
 
     task: str
     metric: str
@@ -44,6 +44,11 @@ class Difference:
     better: int | None = None
     worse: int | None = None
     chance: float | None = None
+
+    @property
+    def in_bits(self) -> bool:
+        """Whether the difference is one of bits: of a word, of a byte, or of what follows a context."""
+        return self.metric.partition(" ")[0] in IN_BITS
 
     @property
     def is_chance(self) -> bool:
@@ -59,9 +64,9 @@ def compare(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[Difference]:
     for task, ours in a["tasks"].items():
         theirs = b["tasks"][task]
         refuse_other_questions(task, a["questions"][task], b["questions"][task])
+        if only := sorted(ours["metrics"].keys() ^ theirs["metrics"].keys()):
+            raise InvalidRequest(f"Only one of the two results has {', '.join(only)} for {task}. Ask both models anew.")
         for metric in ours["metrics"]:
-            if metric not in theirs["metrics"]:
-                raise InvalidRequest(f"Only one of the two results has {metric} for {task}. Ask both models anew.")
             values = (ours["metrics"][metric]["value"], theirs["metrics"][metric]["value"])
             found.append(difference(task, metric, values, a["questions"][task], b["questions"][task]))
     return found

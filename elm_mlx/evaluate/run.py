@@ -10,17 +10,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import version as version_of
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import elm_mlx
 from elm_mlx import LanguageModel
 from elm_mlx.arguments import Progress
 from elm_mlx.errors import InvalidRequest, NotFound
-from elm_mlx.evaluate.errors_of_means import pair_of, ratio_and_error
+from elm_mlx.evaluate.errors_of_means import error_of, pair_of
 from elm_mlx.evaluate.examinee import Examinee
 from elm_mlx.evaluate.remembered import Remembered
 from elm_mlx.evaluate.suites import SUITES
-from elm_mlx.evaluate.tasks import check_installed, load_tasks, quiet, wanted
+from elm_mlx.evaluate.tasks import check_installed, load_tasks, quiet, reasons_of, wanted
 from elm_mlx.library.copies import root
 from elm_mlx.store.fingerprint import model_fingerprint, tokenizer_fingerprint
 
@@ -84,10 +84,11 @@ def asked(examinee: Examinee, loaded: dict[str, Any], settings: Settings) -> dic
     """What lm-eval finds. No standard errors are asked of it, which for some metrics forks processes."""
     import lm_eval.evaluator
 
-    found: dict[str, Any] = lm_eval.evaluator.evaluate(
-        lm=examinee, task_dict=loaded, limit=settings.limit, bootstrap_iters=0,
-        apply_chat_template=settings.chat, fewshot_as_multiturn=settings.chat,
-    )  # fmt: skip
+    with reasons_of(", ".join(loaded["tasks"])):
+        found: dict[str, Any] = lm_eval.evaluator.evaluate(
+            lm=examinee, task_dict=loaded, limit=settings.limit, bootstrap_iters=0,
+            apply_chat_template=settings.chat, fewshot_as_multiturn=settings.chat,
+        )  # fmt: skip
     return found
 
 
@@ -133,10 +134,8 @@ def of_task(name: str, found: Mapping[str, Any]) -> dict[str, Any]:
     metrics = {}
     for label, value in told(found["results"][name]).items():
         metric = label.partition(" ")[0]
-        pairs = [
-            pair for row in rows if filtered(metric, row) == label if (pair := pair_of(metric, plain(row[metric])))
-        ]
-        error = ratio_and_error(pairs)[1] if len(pairs) == sum(filtered(metric, row) == label for row in rows) else None
+        parts = [pair_of(metric, plain(row[metric])) for row in rows if filtered(metric, row) == label]
+        error = None if None in parts else error_of(metric, value, cast(list[tuple[float, float]], parts))
         metrics[label] = {"value": value, "error": error, "higher_is_better": better.get(metric, True)}
     questions = len({row["doc_id"] for row in rows})
     return {"version": plain(found["versions"].get(name)), "few_shot": found["n-shot"].get(name, 0),

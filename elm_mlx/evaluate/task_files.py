@@ -9,14 +9,14 @@ dictionary whose texts are functions of ours, so that lm-eval reads neither the 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from elm_mlx.errors import BadCheckpoint, InvalidRequest
 from elm_mlx.evaluate.generation_settings import generation_options
 from elm_mlx.evaluate.task_rows import Rows, read_splits
-from elm_mlx.evaluate.task_templates import choices_writer, target_writer, text_of, text_writer
+from elm_mlx.evaluate.task_templates import choices_writer, target_among, target_writer, text_of, text_writer
 from elm_mlx.evaluate.task_yaml import EXECUTES, parse_yaml
 from elm_mlx.files import MAX_SMALL_BYTES, read_text
 
@@ -27,13 +27,18 @@ OTHERS = ("task", "dataset_path", "dataset_name", "dataset_kwargs", "doc_to_text
           "filter_list", "metadata", "repeats")  # fmt: skip
 IDLE = ("tag", "group", "should_decontaminate", "doc_to_decontamination_query")  # for lm-eval's lists and other tools
 CODE = ("class", "custom_dataset", "process_docs", "process_results", "use_prompt", "unsafe_code")
-OUTPUTS = ("multiple_choice", "loglikelihood", "loglikelihood_rolling", "generate_until")
-METRICS = ("acc", "acc_norm", "acc_bytes", "acc_mutual_info", "exact_match", "perplexity", "word_perplexity",
-           "byte_perplexity", "bits_per_byte", "brier_score", "likelihood", "f1", "mcc")  # fmt: skip
+METRICS = {  # that lm-eval finds, by kind of question
+    "multiple_choice": ("acc", "acc_norm", "acc_bytes", "acc_mutual_info", "exact_match", "brier_score", "f1", "mcc"),
+    "loglikelihood": ("acc", "perplexity"),
+    "loglikelihood_rolling": ("word_perplexity", "byte_perplexity", "bits_per_byte"),
+    "generate_until": ("exact_match",),
+}
+AGGREGATIONS = {  # of those metrics that are no means
+    "perplexity": "perplexity", "word_perplexity": "weighted_perplexity", "byte_perplexity": "weighted_perplexity",
+    "bits_per_byte": "bits_per_byte", "brier_score": "brier_score", "f1": "f1", "mcc": "matthews_corrcoef",
+}  # fmt: skip
 METRIC_SETTINGS = {"aggregation": str, "higher_is_better": bool, "ignore_case": bool, "ignore_punctuation": bool,
                    "ignore_numbers": bool}  # fmt: skip
-AGGREGATIONS = ("mean", "nanmean", "median", "perplexity", "weighted_perplexity", "bits_per_byte", "f1",
-                "matthews_corrcoef", "brier_score")  # fmt: skip
 FILTERS = ("take_first", "lowercase", "uppercase", "remove_whitespace")
 SAMPLERS = ("default", "first_n")
 
@@ -54,14 +59,14 @@ def configuration(raw: Mapping[str, Any], path: Path) -> dict[str, Any]:
     rows = next(iter(splits.values()))
     made: dict[str, Any] = {
         "task": text_of(raw.get("task"), "task"),
-        "output_type": one_of(raw, "output_type", OUTPUTS),
+        "output_type": one_of(raw, "output_type", (*METRICS,)),
     }
     made |= {name: text_of(raw[name], name) for name in TEXTS if raw.get(name) is not None}
     made |= {name: plain_text(raw[name], name) for name in PLAIN_TEXTS if raw.get(name) is not None}
     made |= {name: whole(raw, name) for name in ("num_fewshot", "repeats") if raw.get(name) is not None}
     made |= writers(raw, rows)
     if raw.get("metric_list") is not None:
-        made["metric_list"] = [metric(each) for each in objects(raw, "metric_list")]
+        made["metric_list"] = [metric(each, METRICS[made["output_type"]]) for each in objects(raw, "metric_list")]
     if raw.get("filter_list") is not None:
         made["filter_list"] = [pipeline(each) for each in objects(raw, "filter_list")]
     if raw.get("generation_kwargs") is not None:
@@ -93,6 +98,8 @@ def writers(raw: Mapping[str, Any], rows: Rows) -> dict[str, Any]:
         made["doc_to_choice"] = choices_writer(raw["doc_to_choice"], columns, "doc_to_choice")
     made["doc_to_text"] = text_writer(raw.get("doc_to_text", ""), columns, "doc_to_text", has_choices)
     made["doc_to_target"] = target_writer(raw.get("doc_to_target"), columns, "doc_to_target", has_choices)
+    if has_choices:
+        made["doc_to_target"] = target_among(made["doc_to_target"], made["doc_to_text"], made["doc_to_choice"])
     return made
 
 
@@ -105,16 +112,19 @@ def plain_text(value: Any, name: str) -> str:
     return text
 
 
-def metric(raw: Mapping[str, Any]) -> dict[str, Any]:
-    """One entry of metric_list. Raises InvalidRequest for a metric that lm-eval would fetch as code."""
+def metric(raw: Mapping[str, Any], known: Sequence[str]) -> dict[str, Any]:
+    """One entry of metric_list, where these are `known`. Raises InvalidRequest for one that lm-eval would fetch as
+    code, or would not find."""
     name = raw.get("metric")
-    if name not in METRICS:
-        raise InvalidRequest(f"metric {name!r:.80} is none of {', '.join(METRICS)}: lm-eval would fetch it as code.")
+    if name not in known:
+        raise InvalidRequest(f"metric {name!r:.80} is none of {', '.join(known)}, which are those of its output_type; "
+                             "what lm-eval does not know it would fetch as code.")  # fmt: skip
     for key, value in raw.items():
         if key != "metric" and not isinstance(value, METRIC_SETTINGS.get(key, type(None))):
             raise InvalidRequest(f"the setting {key!r:.80} of the metric {name} means nothing here. Leave it out.")
-    if raw.get("aggregation", "mean") not in AGGREGATIONS:
-        raise InvalidRequest(f"aggregation {raw['aggregation']!r:.80} is none of {', '.join(AGGREGATIONS)}.")
+    how = AGGREGATIONS.get(str(name), "mean")
+    if raw.get("aggregation", how) != how:
+        raise InvalidRequest(f"the aggregation of {name} is {raw['aggregation']!r:.80}; it must be {how}.")
     return dict(raw)
 
 

@@ -57,7 +57,12 @@ def column_of(question: Question, name: str) -> Any:
 def text_writer(source: Any, columns: Collection[str], what: str, has_choices: bool) -> Callable[[Question], Any]:
     """What stands before an ending: a text, or with choices the number of the right one."""
     write = writer(text_of(source, what), columns, what)
-    return lambda question: numbered(write(question), has_choices)
+
+    def before(question: Question) -> Any:
+        value = numbered(write(question), has_choices)
+        return value if has_choices and isinstance(value, int) else written(value, what)
+
+    return before
 
 
 def target_writer(source: Any, columns: Collection[str], what: str, has_choices: bool) -> Callable[[Question], Any]:
@@ -71,9 +76,29 @@ def target_writer(source: Any, columns: Collection[str], what: str, has_choices:
     def target(question: Question) -> Any:
         value = numbered(write(question), has_choices)
         looks_like_a_list = isinstance(value, str) and value[:1] == "[" and value[-1:] == "]"
-        return listed(value, what) if looks_like_a_list and source not in columns else value
+        found = listed(value, what) if looks_like_a_list and source not in columns else value
+        if isinstance(found, list):
+            return [each if has_choices and isinstance(each, int) else written(each, what) for each in found]
+        return int(found) if has_choices and isinstance(found, int) else written(found, what)
 
     return target
+
+
+def target_among(
+    target: Callable[[Question], Any], before: Callable[[Question], Any], choices: Callable[[Question], list[str]]
+) -> Callable[[Question], Any]:
+    """`target`, where it must name one of the choices, or several: by their numbers, or in their words. Where what
+    stands `before` is the number of a choice, it is what follows all of them, and any text."""
+
+    def checked(question: Question) -> Any:
+        found, known = target(question), choices(question)
+        for one in found if isinstance(found, list) else [found]:
+            if one not in (range(len(known)) if isinstance(one, int) else known):
+                raise InvalidRequest(f"doc_to_target gives {one!r:.80} for a question, which names none of its "
+                                     f"{len(known)} choices.")  # fmt: skip
+        return found
+
+    return lambda question: target(question) if isinstance(before(question), int) else checked(question)
 
 
 def choices_writer(source: Any, columns: Collection[str], what: str) -> Callable[[Question], list[str]]:
@@ -104,6 +129,13 @@ def listed(text: str, what: str) -> Any:
         return ast.literal_eval(text[: MAX_LIST + 1] if len(text) > MAX_LIST else text)
     except (ValueError, SyntaxError, RecursionError, MemoryError) as error:
         raise InvalidRequest(f"{what} writes no list for a question, but {text!r:.80}.") from error
+
+
+def written(value: Any, what: str) -> str:
+    """A text, or a number as one. Raises InvalidRequest for anything else."""
+    if isinstance(value, bool) or not isinstance(value, str | int | float):
+        raise InvalidRequest(f"{what} gives no text for a question, but {value!r:.80}.")
+    return str(value)
 
 
 def is_texts(value: Any) -> bool:

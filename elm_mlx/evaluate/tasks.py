@@ -74,9 +74,10 @@ def load_tasks(asked: Sequence[Wanted], seed: int) -> dict[str, Any]:
     from lm_eval.api.task import ConfigurableTask
 
     configurations = [(one, read_task(Path(one.name))) for one in asked if one.is_file]
-    own = [(one, with_reasons(one.name, ConfigurableTask, made)) for one, made in configurations]
     loaded: dict[str, Any] = {"tasks": {}, "groups": {}, "group_map": {}}
-    for one, task in own:
+    for one, made in configurations:
+        with reasons_of(one.name):
+            task = ConfigurableTask(config=made)
         add(loaded, {"tasks": {task.config.task: task}}, one, seed)
     if brought := [one for one in asked if not one.is_file]:
         manager = manager_of(tuple(one.name for one in brought))
@@ -122,14 +123,16 @@ def fetched(manager: Any, name: str) -> dict[str, Any]:
     return found
 
 
-def with_reasons(name: str, make: Any, made: dict[str, Any]) -> Any:
-    """A task of one's own, as lm-eval makes it. Raises InvalidRequest for what its classes refuse."""
+@contextmanager
+def reasons_of(name: str) -> Iterator[None]:
+    """Says in a sentence what lm-eval's code raises over tasks. Raises InvalidRequest."""
     try:
-        return make(config=made)
-    except ElmError:
+        yield
+    except (ElmError, MemoryError):
         raise
-    except Exception as error:  # whatever lm-eval's code makes of the values of a file
-        raise InvalidRequest(f"{name} is no task that lm-eval takes: {' '.join(str(error).split())[:300]}") from error
+    except Exception as error:  # whatever that code makes of the values of a file
+        why = " ".join(f"{type(error).__name__}: {error}".split())
+        raise InvalidRequest(f"{name:.200} is nothing that lm-eval can ask: {why:.300}") from error
 
 
 def add(loaded: dict[str, Any], found: dict[str, Any], one: Wanted, seed: int) -> None:

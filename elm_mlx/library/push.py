@@ -79,8 +79,8 @@ def prepare(directory: str | Path, name: str, *, license: str | None = None, yes
     names = file_names(folder)
     weights = weight_files(folder)
     parts = [*small_files(names), *weights.all_files, RECORD, *(name for name in BESIDE if name in names)]
-    files: dict[str, File] = {part: folder / part for part in dict.fromkeys(parts)}
-    card = read_text(folder / CARD, MOST_CARD) if (folder / CARD).is_file() else ""
+    files: dict[str, File] = {part: own_file(folder, part) for part in dict.fromkeys(parts)}
+    card = read_text(own_file(folder, CARD), MOST_CARD) if (folder / CARD).is_file() else ""
     files[CARD] = completed(card, folder / CARD, origin)
     check_place(repository, files)
     left_out = [name for name in names if name not in files and not (folder / name).is_dir()]
@@ -107,6 +107,16 @@ def check_folder(folder: Path) -> None:
                              "Give the same `elm-mlx convert` command again, and push what it writes.")  # fmt: skip
     if not is_complete(folder) or not has_tokenizer(folder):
         raise BadCheckpoint(f"{folder} lacks files of its model, so nobody could run it.", "Convert it again.")
+
+
+def own_file(folder: Path, name: str) -> Path:
+    """A file of a directory. Raises InvalidRequest for a link out of it, which may lead to what nobody means to share,
+    and for what is no file."""
+    place = folder / name
+    if folder.resolve() not in place.resolve().parents or not place.is_file():
+        raise InvalidRequest(f"{place} is no file of this directory, but leads to another place or is none at all, so "
+                             "it is not sent.", "Copy what is meant to be shared into the directory.")  # fmt: skip
+    return place
 
 
 def check_record(folder: Path) -> dict[str, Any]:

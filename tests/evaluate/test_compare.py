@@ -12,7 +12,7 @@ import pytest
 
 from elm_mlx.errors import ElmError, InvalidRequest
 from elm_mlx.evaluate.compare import Z, compare, mcnemar
-from elm_mlx.evaluate.errors_of_means import ratio_and_error
+from elm_mlx.evaluate.errors_of_means import error_of, pair_of, ratio_and_error
 from elm_mlx.evaluate.result_files import read_result
 
 
@@ -79,6 +79,31 @@ def test_the_error_of_equal_weights_is_that_of_a_mean():
     assert round(Z, 4) == 1.96
 
 
+def test_perplexities_differ_in_bits_and_their_errors_are_their_own():
+    draw = np.random.default_rng(1)
+    a = draw.normal(-20, 2, 40)
+    b = a + draw.normal(1, 0.5, 40)  # more likely: fewer bits
+    results = [result([1] * 40) for _ in range(2)]
+    for made, values in zip(results, (a, b), strict=True):
+        made["tasks"]["t"]["metrics"] = {"perplexity": {"value": float(np.exp(-values.mean()))}}
+        for row, value in zip(made["questions"]["t"], values, strict=True):
+            row["metrics"] = {"perplexity": float(value)}
+    (one,) = compare(*results)
+    bits = (a - b) / math.log(2)
+    assert one.in_bits
+    assert one.difference == pytest.approx(bits.mean())
+    assert one.high - one.low == pytest.approx(2 * Z * bits.std(ddof=1) / math.sqrt(40))
+    pairs = [pair_of("perplexity", float(value)) for value in a]
+    again = [np.exp(-draw.choice(a, 40).mean()) for _ in range(4000)]  # as lm-eval finds it
+    assert error_of("perplexity", float(np.exp(-a.mean())), pairs) == pytest.approx(np.std(again), rel=0.15)
+
+
+@pytest.mark.parametrize("value", [["x", 1], [None, 1], [1, 0], [1, 2, 3], [10**400, 1], 10**400, math.nan, None, "1"])
+@pytest.mark.parametrize("metric", ["word_perplexity", "acc"])
+def test_what_is_no_number_of_a_question_leaves_its_metric_without_an_interval(metric, value):
+    assert pair_of(metric, value) is None
+
+
 def changed(edit):
     other = copy.deepcopy(result([1, 0, 1], [[-5.0, 3]] * 3))
     edit(other)
@@ -91,6 +116,7 @@ def changed(edit):
     lambda r: r["questions"]["t"].pop(), lambda r: r["questions"]["t"][1].update(question="other"),
     lambda r: r["tasks"]["t"]["metrics"].pop("acc"), lambda r: r["tasks"].update(u=r["tasks"]["t"]),
     lambda r: r["questions"]["t"][0]["metrics"].pop("acc"),
+    lambda r: r["tasks"]["t"]["metrics"].update(more={"value": 1.0}),
 ])  # fmt: skip
 def test_results_of_other_questions_or_settings_are_refused(edit):
     with pytest.raises(InvalidRequest, match=r"compared|Only one"):

@@ -52,8 +52,8 @@ def test_a_questions_texts_are_what_its_templates_write(tmp_path):
 
 
 @pytest.mark.parametrize(("source", "value"), [
-    ("{{ label }}", 1), (1, 1), ("{{ one }}", "fox"), ("{{ [one, 'x'] }}", ["fox", "x"]), ("one", "fox"),
-    (["a", "b"], ["a", "b"]), ("[{{ one }}]", "refused"),
+    ("{{ label }}", 1), (1, 1), ("{{ one }}", "fox"), ("{{ [one, two] }}", ["fox", ROWS[0]["two"]]), ("one", "fox"),
+    (["fox"], ["fox"]), ("[{{ one }}]", "refused"),
 ])  # fmt: skip
 def test_what_is_right_is_a_number_a_text_or_several(tmp_path, source, value):
     target = read_task(write(tmp_path, {"doc_to_target": source}))["doc_to_target"]
@@ -91,6 +91,8 @@ def test_yaml_that_is_none_or_a_trap_is_refused(tmp_path, text):
     {"include": "other.yaml"}, {"class": "x"}, {"process_results": "x"}, {"use_prompt": "x"}, {"custom_dataset": "x"},
     {"unsafe_code": True}, {"something": 1}, {"description": "{{ cycler.__init__ }}"}, {"gen_prefix": "{% if 1 %}"},
     {"metric_list": [{"metric": "./evil.py"}]}, {"metric_list": [{"metric": "acc", "hf_evaluate": True}]},
+    {"metric_list": [{"metric": "perplexity"}]}, {"metric_list": [{"metric": ["acc"]}]},
+    {"metric_list": [{"metric": "f1", "aggregation": "mean"}]}, {"output_type": "generate_until"},
     {"metric_list": [{"metric": "exact_match", "regexes_to_ignore": ["(a+)+b"]}]}, {"metric_list": "acc"},
     {"filter_list": [{"name": "x", "filter": [{"function": "regex", "regex_pattern": "(a+)+b"}]}]},
     {"fewshot_config": {"samples": []}}, {"num_fewshot": -1}, {"repeats": "x"}, {"output_type": "exec"},
@@ -114,6 +116,24 @@ def test_a_template_reaches_nothing_but_its_question(tmp_path, template):
     write_text = read_task(write(tmp_path, {"doc_to_text": template}))["doc_to_text"]
     with pytest.raises(InvalidRequest, match="doc_to_text fails"):
         write_text(ROWS[0])
+
+
+@pytest.mark.parametrize(("changes", "row"), [
+    ({"doc_to_text": "question"}, {"question": None, "label": 0}), ({}, {"label": 2}), ({}, {"label": -1}),
+    ({}, {"label": "hen"}), ({}, {}), ({"doc_to_target": "{{ [0, 2] }}"}, {}), ({}, {"label": 1.0}),
+])  # fmt: skip
+def test_a_question_without_a_text_or_a_right_answer_among_its_own_is_refused(tmp_path, changes, row):
+    """lm-eval would count it as answered wrongly, or end with a traceback."""
+    asked = {"question": "Who?", "one": "fox", "two": "cow"} | row
+    made = read_task(write(tmp_path, changes, [asked, {"label": 0}]))
+    with pytest.raises(InvalidRequest, match=r"none of its 2 choices|gives no text"):
+        made["doc_to_target"](asked), made["doc_to_text"](asked)
+
+
+def test_a_number_is_the_text_of_itself_where_there_are_no_choices(tmp_path):
+    changes = {"output_type": "generate_until", "doc_to_choice": None, "metric_list": None, "doc_to_text": "label"}
+    made = read_task(write(tmp_path, changes))
+    assert (made["doc_to_text"](ROWS[0]), made["doc_to_target"](ROWS[0])) == ("1", "1")
 
 
 def test_a_link_out_of_the_folder_is_no_file_of_the_task(tmp_path):

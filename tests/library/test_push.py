@@ -130,6 +130,9 @@ def test_other_weights_are_not_mixed_with_these(machine: Machine, hub: FakeHub, 
         ("nonfinite", 2, "NaN or infinite"),
         ("begun", 2, "is not finished"),
         ("gone", 66, "There is no directory"),
+        ("link", 2, "is no file of this directory"),
+        ("card link", 2, "is no file of this directory"),
+        ("folder", 2, "is no file of this directory"),
     ],
 )
 def test_what_may_not_be_shared_is_refused_by_its_reason(
@@ -153,6 +156,13 @@ def test_what_may_not_be_shared_is_refused_by_its_reason(
             local.with_name(".local.journal").write_text("", encoding="utf-8")
         case "gone":
             shutil.rmtree(local)
+        case "link" | "card link":
+            (machine.home / "secret").write_bytes(CARD)
+            name = "LICENSE" if harm == "link" else "README.md"
+            (local / name).unlink(missing_ok=True)
+            (local / name).symlink_to(machine.home / "secret")
+        case "folder":
+            (local / "NOTICE").mkdir()
     refused = machine.run("push", local, "me/mine", "--license", "mit")
     assert (refused.code, why in refused.err) == (code, True), refused.err
     assert not [request for request in hub.requests if request.method != "GET"]
