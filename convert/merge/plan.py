@@ -83,9 +83,10 @@ def plan_merge(directory: Path, adapter: Path, source: Path | None, keep: str | 
     if floats:
         check_same_model(floats, own.tensors, rounded)
     from_floats = {name: floats.matched.tensors[name] for name in rounded} if floats else {}
-    how = config.quantization if rounded and not floats else None
+    how = config.quantization if rounded else None
+    eight = [name for name in rounded if not floats or (how and is_by_rows(how, name))]
     own_setting = config.quantization if any(name.endswith(".scales") for name in stored) else None
-    quantization = kept_settings(how, rounded, config, keep or EIGHT_BIT) if how else own_setting
+    quantization = kept_settings(how, eight, config, keep or EIGHT_BIT) if how and eight else own_setting
     shards = plan_stored(config, quantization, stored, adapted, {*rounded})
     tensors = with_sums({**own.tensors, **from_floats}, found.arrays)
     matched = replace(own, tensors=tensors)
@@ -126,6 +127,12 @@ def kept_settings(how: Quantization, rounded: list[str], config: ModelConfig, ke
     shapes = config.weight_shapes()
     own = {name.removesuffix(".weight"): eight_bits(how, shapes[name]) for name in rounded}
     return replace(how, overrides={**how.overrides, **(own if keep == EIGHT_BIT else dict.fromkeys(own))})
+
+
+def is_by_rows(how: Quantization, name: str) -> bool:
+    """Whether a matrix has a float for each row: floats are never quantized to that."""
+    setting = how.setting(name.removesuffix(".weight"))
+    return setting is not None and setting.rows
 
 
 def eight_bits(how: Quantization, shape: tuple[int, ...]) -> Quantization | None:

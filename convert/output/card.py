@@ -118,7 +118,7 @@ def fill(config: ModelConfig, record: Mapping[str, Any], nbytes: int, quality: s
     return CARD.format(
         name=name.rpartition("/")[2],
         family=config.model_type,
-        mlx_lm=MLX_LM if config.model_type in IN_MLX_LM and not record.get("kept", {}).get(ROW_SCALES) else "",
+        mlx_lm=MLX_LM if config.model_type in IN_MLX_LM and not is_by_rows(how or {}) else "",
         base=f"base_model: {repository}\n" if repository else "",
         origin=f"{repository} at revision {source['revision']}" if repository else name,
         elm_mlx=record["elm_mlx"],
@@ -133,3 +133,8 @@ def fill(config: ModelConfig, record: Mapping[str, Any], nbytes: int, quality: s
         merged=describe_merge(record["merged"]) if "merged" in record else "",
         quality=quality,
     )
+
+
+def is_by_rows(how: Mapping[str, Any]) -> bool:
+    """Whether matrices may have a float for each row, which mlx-lm does not load, by a config's `quantization`."""
+    return any(isinstance(one, Mapping) and bool(one.get(ROW_SCALES)) for one in (how, *how.values()))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Self
 
 from elm_mlx.config.abilities import Abilities
@@ -21,6 +21,8 @@ KV_HEADS = ("num_key_value_heads", "n_kv_heads", "num_kv_heads")
 CONTEXTS = ("max_position_embeddings", "n_positions", "n_ctx", "max_sequence_length", "max_seq_len", "seq_length")
 VOCABULARIES = ("vocab_size", "padded_vocab_size")
 MOST_DEEP = 8  # objects within one another in a config.json
+ROPES = ("rope_scaling", "rope_parameters")
+ONE_LENGTH = "dynamic"  # the kind of RoPE that mlx-lm computes for rows of one length alone
 MAX_EXPERTS = 100_000  # of a layer, or their width: a class may make each by itself
 
 
@@ -29,8 +31,9 @@ class GuestConfig(ModelConfig):
     """The shape of a guest as far as elm-mlx needs it, and `raw`, the whole config.json, for mlx-lm's classes.
     `parameters` is counted from the weights' headers, 0 before; heads and widths are what the file says, or guesses for
     estimates of memory alone: a loaded guest's caches are measured. `unread_window` is an attention window, in
-    positions, that mlx-lm's class has not. A conversion adds the `shapes` of all tensors, and
-    by the name of each matrix what mlx-lm's class says of quantizing it, the `settings`."""
+    positions, that mlx-lm's class has not; `ropes` are the kinds of RoPE that the file names. A conversion adds the
+    `shapes` of all tensors, and by the name of each matrix what mlx-lm's class says of quantizing it, the
+    `settings`."""
 
     family = "guest"
     embedding_name = ""
@@ -39,6 +42,7 @@ class GuestConfig(ModelConfig):
     parameters: int = 0
     has_context: bool = True
     unread_window: int | None = None
+    ropes: frozenset[str] = frozenset()
     shapes: Mapping[str, Shape] = field(default_factory=dict, repr=False)
     settings: Mapping[str, Any] = field(default_factory=dict, repr=False)
 
@@ -54,8 +58,9 @@ class GuestConfig(ModelConfig):
 
     @property
     def abilities(self) -> Abilities:
-        """What its caches were shown to be able to do."""
-        return self.guest.abilities
+        """What its caches were shown to be able to do, as far as its RoPE takes rows of several lengths."""
+        able = self.guest.abilities
+        return replace(able, rows=able.rows and ONE_LENGTH not in self.ropes)
 
     @property
     def parameter_count(self) -> int:
@@ -102,6 +107,7 @@ class GuestConfig(ModelConfig):
             context_length=context,
             has_context=any(own.get(key) is not None for key in CONTEXTS),
             unread_window=unread_window(own, family, context),
+            ropes=ropes_in(own),
             tied=True,
             bos_token_id=next(iter(own.token_ids("bos_token_id")), None),
             eos_token_ids=own.token_ids("eos_token_id"),
@@ -137,6 +143,12 @@ def unread_window(values: Values, family: GuestFamily, context: int) -> int | No
     window = values.get("sliding_window")
     is_used = isinstance(window, int) and 0 < window < context and values.get("use_sliding_window") is not False
     return window if is_used and family.tested and not family.windows else None
+
+
+def ropes_in(values: Values) -> frozenset[str]:
+    """The kinds of RoPE that a configuration names."""
+    ropes = [rope for key in ROPES if isinstance(rope := values.get(key), Mapping)]
+    return frozenset(str(rope[key]) for rope in ropes for key in ("type", "rope_type") if key in rope)
 
 
 def most_of(key: str) -> int | None:

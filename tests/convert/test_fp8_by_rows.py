@@ -8,12 +8,13 @@ from pathlib import Path
 import mlx.core as mx
 import numpy as np
 import pytest
-from helpers import checkpoints, foreign
+from helpers import adapters, checkpoints, foreign
 from helpers.foreign import FORMS, LLAMA
 
 import elm_mlx
 from elm_mlx.config.quantization import Quantization
 from elm_mlx.convert import convert
+from elm_mlx.convert.merge import merge
 from elm_mlx.convert.verify import verify
 from elm_mlx.distributed.part import Cut
 from elm_mlx.errors import Unsupported
@@ -105,3 +106,18 @@ def test_nothing_else_is_rounded_to_this_form() -> None:
         Quantization.from_dict({"bits": 4, "group_size": 64, "row_scales": True})
     assert Quantization.from_dict(BY_ROWS.to_dict()) == BY_ROWS
     assert expand({"n.row_scales": mx.ones(3)}, BY_ROWS, mx.float32) == {}
+
+
+def test_an_adapter_is_merged_from_floats_into_8_bits(kept: tuple[Path, foreign.Tensors], tmp_path: Path) -> None:
+    """Floats by row are kept from FP8 alone, so the adapted matrix, and it alone, is stored in another form."""
+    output, values = kept
+    name = "model.layers.0.self_attn.q_proj"
+    adapter = adapters.write_sums(tmp_path / "adapter", output, {name: adapters.made_sums(output)[name]})
+    plain = foreign.write_plain(tmp_path / "plain", LLAMA, values)
+    done = merge(output, adapter, tmp_path / "merged", source=plain)
+    quantization = Quantization.from_dict(json.loads((done.output / "config.json").read_text())["quantization"])
+    assert quantization.setting(name) == Quantization(8, 64)
+    other = quantization.setting(name.replace("q_proj", "k_proj"))
+    assert other is not None
+    assert other.rows
+    assert "mlx_lm.generate" not in (done.output / "README.md").read_text()

@@ -217,3 +217,17 @@ def test_info_says_what_is_not_known_of_a_guest(tmp_path: Path) -> None:
     assert any("tests run none of them" in notice for notice in notices)
     done = subprocess.run([sys.executable, "-m", "elm_mlx", "info", folder], capture_output=True, text=True)
     assert all(notice in done.stdout for notice in notices)
+
+
+@pytest.mark.parametrize(
+    ("changes", "rows"),
+    [
+        ({}, True),
+        ({"rope_scaling": {"type": "yarn", "factor": 4.0}}, True),
+        ({"rope_scaling": {"type": "dynamic", "factor": 2.0}}, False),
+        ({"rope_parameters": {"rope_type": "dynamic", "factor": 2.0}}, False),
+    ],
+)
+def test_rows_go_together_where_the_rope_takes_positions_of_several(changes: dict[str, Any], rows: bool) -> None:
+    """mlx-lm's DynamicNTKScalingRoPE compares the one position that it is given with a number."""
+    assert config_or_guest(guest_config("qwen2", **changes)).abilities.rows is rows
