@@ -56,6 +56,7 @@ CACHES: dict[str, list[str]] = {
     "a window of 128": ["WINDOW", "128"],
     "a window of 64": ["WINDOW", "64"],
 }
+RESULTS = ("source.json", "stored.json")
 FLAGS = {"WINDOW": {"perplexity": "--cache-window", "eval": "--window"}}  # the two commands call it differently
 
 
@@ -96,7 +97,7 @@ def compared(commands: Commands, rows: dict[str, dict[str, Any]], folder: Path) 
     first = rows["caches in floats"].get("task")
     for row in rows.values() if first else ():
         task = row.pop("task")
-        places = [folder / name for name in ("source.json", "stored.json")]
+        places = [folder / name for name in RESULTS]
         for place, result in zip(places, (first, task), strict=True):
             place.write_text(json.dumps(result), encoding="utf-8")
         row["task"] = commands.run("eval", "--compare", *map(str, places))["differences"]
@@ -175,6 +176,7 @@ def main() -> None:
         asked.folder = write_texts(asked, folder / "texts")
         places = {asked.source.name: asked.source, "STORED": folder / "stored", "TEXTS": asked.folder}
         places |= {asked.task.name: asked.task} if asked.task else {}
+        places |= {name: folder / name for name in RESULTS}
         commands = Commands(places, folder / "kept")
         for name, how in CACHES.items():
             if not asked.only or name in asked.only or (asked.task and name == "caches in floats"):

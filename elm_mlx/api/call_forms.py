@@ -9,13 +9,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from elm_mlx.api.tools import Tool
+from elm_mlx.arguments import shown
 from elm_mlx.errors import NotEnforceable
 from elm_mlx.text.grammar import JSON_OPTIONS, Form
 from elm_mlx.text.marks import Marks
 from elm_mlx.text.schema import check_schema
 from elm_mlx.text.schema_length import fewest_bytes
-from elm_mlx.text.tools.coercion import types_of
-from elm_mlx.text.tools.wordings import ID, ID_LENGTH
+from elm_mlx.text.tools.coercion import listed, types_of
+from elm_mlx.text.tools.wordings import ID, ID_LENGTH, KEY
 
 # Blanks as chat templates write them in JSON.
 SEPARATORS = {"item_separator": ", ", "key_separator": ": "}
@@ -107,12 +108,10 @@ class TaggedValue:
             yield f"{name}: {opening} {json_rule(json.loads(check_schema(self._schema)))} {ending}"
 
     def _listed(self) -> list[str]:
-        """The texts that are allowed, where the schema lists them."""
+        """The texts that are allowed, where the schema lists some. What else it lists would be read as a text, too."""
         schema = self._schema if isinstance(self._schema, Mapping) else {}
-        values = [schema["const"]] if "const" in schema else schema.get("enum")
-        if not isinstance(values, list) or "string" not in types_of(schema) | {type_name(one) for one in values}:
-            return []
-        return [one if isinstance(one, str) else json.dumps(one) for one in values if not has_end(one)]
+        values = [schema["const"]] if "const" in schema else listed(schema, "enum")
+        return [one for one in values if isinstance(one, str) and VALUE_END.strip() not in one]
 
     def _is_text(self) -> bool:
         """Whether any text is allowed. Raises NotEnforceable where only some are."""
@@ -137,16 +136,6 @@ def texts_in(schema: Any) -> Iterator[Mapping[str, Any]]:
                 yield from texts_in(one)
 
 
-def type_name(value: object) -> str:
-    """The type of a value as far as it matters here."""
-    return "string" if isinstance(value, str) else ""
-
-
-def has_end(value: object) -> bool:
-    """Whether a value is a text that could not be told from what follows it."""
-    return isinstance(value, str) and VALUE_END.strip() in value
-
-
 def tagged_values(tool: Tool) -> list[TaggedValue]:
     """The arguments of a tool, each to be written between tags, in the schema's order. Raises NotEnforceable."""
     schema = json.loads(schema_text(tool))
@@ -155,9 +144,14 @@ def tagged_values(tool: Tool) -> list[TaggedValue]:
         raise NotEnforceable(f"The schema of {tool.name} has {min(strange)}: this model writes arguments between tags, "
                              "where only properties and required can be enforced. Leave that out, or give "
                              "{tool_choice=auto}.")  # fmt: skip
-    parts, required = schema.get("properties", {}), schema.get("required", ())
-    if unknown := set(required) - set(parts):
-        raise NotEnforceable(f"The schema of {tool.name} requires {min(unknown)}, of which it says nothing.")
+    parts, required = schema.get("properties", {}), schema.get("required", [])
+    if not isinstance(required, list) or any(name not in [*parts] for name in required):
+        raise NotEnforceable(f"The schema of {tool.name} requires {shown(required)}; it can require a list of those "
+                             "that it has as properties.")  # fmt: skip
+    if unreadable := [name for name in parts if not KEY.fullmatch(name)]:
+        raise NotEnforceable(f"The schema of {tool.name} has the property {shown(unreadable[0])}: this model writes "
+                             "names of arguments in tags, where one has 1 to 256 characters without <, > and line "
+                             "breaks. Name it otherwise, or give {tool_choice=auto}.")  # fmt: skip
     return [TaggedValue(name, with_shared(part, shared), name in required) for name, part in parts.items()]
 
 

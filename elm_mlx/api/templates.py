@@ -41,13 +41,13 @@ class Templates:
 
     @property
     def _usable(self) -> list[ChatTemplate]:
-        """The templates that may be used."""
+        """The templates that may be used, the one for tools first."""
         # What is wrong with the model's own is said when a chat needs them.
         try:
-            usable = [one for name, one in self._own.items() if name in (USUAL, FOR_TOOLS)]
+            usable = [self._own[name] for name in (FOR_TOOLS, USUAL) if name in self._own]
         except BadCheckpoint:
             usable = []
-        return usable + ([self.given] if self.given else [])
+        return ([self.given] if self.given else []) + usable
 
     @property
     def turn_ends(self) -> frozenset[int]:

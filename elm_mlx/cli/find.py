@@ -157,7 +157,7 @@ def meet(kind: Kind, directory: Path, force: bool) -> Ranks:
     """Meets the other ranks for the model in a directory. Raises RankFailed."""
     from elm_mlx.distributed.joining import join_model  # here, as --help needs no MLX
 
-    return join_model(kind, lambda: directory, force, {"cpu_policy": "auto"})
+    return join_model(kind, lambda: directory, force, {"cpu_policy": "auto"}, with_flags)
 
 
 def pull_directory(model: str | None, asked: dict[str, str | None], force: bool) -> Path | None:

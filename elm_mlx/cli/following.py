@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from elm_mlx.cli.blas import prefer_fast_blas
+from elm_mlx.cli.messages import with_flags
 from elm_mlx.distributed.part import Kind
 
 DEMO = "demo"  # as `serve` names it
@@ -20,7 +21,7 @@ def follow(kind: Kind, options: dict[str, Any]) -> None:
 
     model, bits = named(options)
     policy, force = options.get("cpu_policy") or "auto", bool(options.get("force"))
-    ranks = join_model(kind, lambda: directory_here(model, bits), force, {"cpu_policy": policy})
+    ranks = join_model(kind, lambda: directory_here(model, bits), force, {"cpu_policy": policy}, with_flags)
     follow_leader(directory_here(model, bits), ranks, cpu_policy=policy, force=force)
 
 

@@ -15,7 +15,7 @@ import time
 from pathlib import Path
 from typing import IO, Any
 
-from elm_mlx.distributed.rank_files import remove_files, write_files
+from elm_mlx.distributed.rank_files import forget_earlier_run, remove_files, write_files
 
 MOST_BYTES = 2**21  # of the orders
 LAST_S = 5.0  # after SIGTERM, until the process ends whatever still hangs
@@ -42,6 +42,7 @@ def main() -> None:
 
 def take(orders: dict[str, Any]) -> None:
     """Puts what a rank is told into its environment."""
+    forget_earlier_run()
     os.environ.update(orders["environment"])
     write_files(orders["files"])
     if Path(orders["folder"]).is_dir():

@@ -27,7 +27,7 @@ ADVICE = {  # by the kind of failure
     "alone decides.",
     "source": "Fetch the source again, or name another checkpoint.",
     "broken": "Fetch or convert it again.",
-    "diverged": "Convert it again, with more bits if it was quantized; --max-kl sets another bound.",
+    "diverged": "Convert with more bits, or set another bound with --max-kl.",
 }
 
 

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from types import FrameType
 
 from elm_mlx.api.loading import in_context, pull_directory
 from elm_mlx.api.over_ranks import load_part, open_shared, refuse_beside
@@ -20,6 +21,9 @@ from elm_mlx.device.thread import DeviceThread, let_go, start
 from elm_mlx.distributed.following import FollowingEngine
 from elm_mlx.distributed.ranks import Ranks
 from elm_mlx.engine.limits import ROWS
+from elm_mlx.errors import ElmError
+
+TOLD_S = 3.0  # for rank 0 to close the model, where this rank was told to end
 
 
 def follow(
@@ -52,7 +56,7 @@ def follow(
         release(loaded.execution)
 
     try:
-        with ignoring_interrupts(), ranks.together():
+        with signals_of_follower(ranks), ranks.together():
             thread.call(run)
     finally:
         end(thread, holder, ranks)
@@ -76,13 +80,32 @@ def end(thread: DeviceThread, holder: object, ranks: Ranks) -> None:
 
 
 @contextmanager
-def ignoring_interrupts() -> Iterator[None]:
-    """Ignores Ctrl-C inside, where this is the main thread."""
+def signals_of_follower(ranks: Ranks) -> Iterator[None]:
+    """Ignores Ctrl-C inside, where this is the main thread. A signal that ends this process, as its handler has it,
+    ends the run."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+
+    def leave(number: int, frame: FrameType | None) -> None:
+        leave_soon(ranks)
+        before[signal.Signals(number)](number, frame)  # type: ignore[operator, misc]
+
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        if callable(before[number]):
+            signal.signal(number, leave)
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, before)
+        for number, usual in before.items():
+            signal.signal(number, usual)
+
+
+def leave_soon(ranks: Ranks) -> None:
+    """This rank was told to end. So was rank 0, perhaps, which closes the model then; if it does not, the run fails, as
+    the others cannot go on alone."""
+    timer = threading.Timer(TOLD_S, lambda: ranks.fail(ElmError("it was told to end, and the others were not.")))
+    timer.daemon = True
+    timer.start()

@@ -17,6 +17,7 @@ from elm_mlx.files import readable_size
 
 PROTOCOL = 1  # of the messages: a rank with another one speaks another language
 MOST_TEXT = 4000  # characters of a value
+MOST_MEMORY = 2**63  # bytes: more are none that a machine has
 
 
 @dataclass(frozen=True)
@@ -83,7 +84,8 @@ def read_hello(message: Message, hosts: Hosts, job: str) -> Hello:
         case _:
             raise NoHello("That is no hello of a rank.")
     if word != job:
-        raise NoHello("That rank belongs to another run.")
+        host, port = hosts.control
+        raise NoHello(f"Another run listens at {host}, port {port}: begin with another port.")
     if ranks != hosts.ranks or not 0 < rank < ranks:
         raise NoHello(f"Rank {rank} of {ranks} is none of these {hosts.ranks} ranks.")
     trouble = str(message.get("trouble") or "")[:MOST_TEXT]
@@ -103,9 +105,14 @@ def read_facts(value: object) -> Facts:
             "needs": int(needs),
             "free": int(free),
             "versions": dict(versions),
-        } if all(isinstance(version, str) for version in versions.values()):
+        } if 0 <= needs < MOST_MEMORY and 0 <= free < MOST_MEMORY and all(map(is_text, versions.values())):
             return Facts(model, fingerprint, needs, free, versions)
     raise NoHello("That is no hello of a rank.")
+
+
+def is_text(value: object) -> bool:
+    """Whether a value of JSON is a text."""
+    return isinstance(value, str)
 
 
 def judge(hellos: Mapping[int, Hello], hosts: Hosts) -> str | None:
@@ -127,11 +134,16 @@ def differs(one: Hello, facts: Facts, leader: Hello, wanted: Facts) -> str | Non
     """How a rank differs from rank 0 in what must be alike."""
     for name in ("elm-mlx", "mlx"):
         if (here := facts.versions.get(name)) != (there := wanted.versions.get(name)):
-            return f"has {name} {here}, and rank 0 has {there}: install one version on all machines."
+            return f"has {name} {named(here)}, and rank 0 has {named(there)}: install one version on all machines."
     for name in {**leader.settings, **one.settings}:
         if (own := one.settings.get(name)) != (other := leader.settings.get(name)):
-            return f"was given {name} {shown(own)}, and rank 0 {shown(other)}: give all ranks the same."
+            return f"was given {named(name)} {shown(own)}, and rank 0 {shown(other)}: give all ranks the same."
     if facts.fingerprint != wanted.fingerprint:
         return (f"has another model than rank 0: its files, of {shown(facts.model)}, differ from those of "
                 f"{shown(wanted.model)} on rank 0. Copy one directory to all machines.")  # fmt: skip
     return None
+
+
+def named(text: str | None) -> str:
+    """A version or the name of a setting, for a message."""
+    return text if text and text.isprintable() and len(text) <= 80 else shown(text)

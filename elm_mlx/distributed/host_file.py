@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from elm_mlx.distributed.hosts import CONTROL, JOB, PUBLIC, is_private
+from elm_mlx.distributed.rank_files import WHO
 from elm_mlx.errors import BadCheckpoint, InvalidRequest, NotFound
 from elm_mlx.files import json_kind, read_bytes
 
@@ -34,8 +35,7 @@ SSH_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.@:%-]{0,254}")  # never an optio
 DEVICE = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 SETTING = re.compile(r"((?:ELM_)?MLX_[A-Z0-9_]{1,64})=([ -~]{0,1024})")
 # What the launcher itself sets.
-OURS = {"MLX_RANK", "MLX_HOSTFILE", "MLX_IBV_DEVICES", "MLX_JACCL_COORDINATOR", "MLX_JACCL_RING"}
-OURS |= {CONTROL, JOB, PUBLIC}
+OURS = {*WHO, CONTROL, JOB, PUBLIC}
 WHO_WRITES_IT = "`mlx.distributed_config` writes one; docs/distributed.md shows one."
 
 Devices = tuple[str | list[str] | None, ...]

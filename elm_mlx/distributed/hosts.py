@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from ipaddress import ip_address
@@ -11,12 +12,14 @@ from pathlib import Path
 from typing import Any, Literal
 
 from elm_mlx.arguments import shown
-from elm_mlx.errors import InvalidRequest
+from elm_mlx.errors import ElmError, InvalidRequest
+from elm_mlx.files import read_bytes
 
 RANK, RING, JACCL, COORDINATOR = "MLX_RANK", "MLX_HOSTFILE", "MLX_IBV_DEVICES", "MLX_JACCL_COORDINATOR"  # MLX's
 CONTROL, JOB, PUBLIC = "ELM_MLX_CONTROL", "ELM_MLX_JOB", "ELM_MLX_PUBLIC"
 MOST_BYTES = 2**20  # of a host file
 MOST_RANKS = 1024
+PORT = re.compile("[0-9]{1,5}")
 Backend = Literal["ring", "jaccl"]
 Address = tuple[str, int]
 """An IP address and a port."""
@@ -50,48 +53,52 @@ def hosts_here(environment: Mapping[str, str] = os.environ) -> Hosts | None:
     if RANK not in environment or not (environment.get(RING) or environment.get(JACCL)):
         return None
     backend: Backend = "ring" if environment.get(RING) else "jaccl"
-    addresses, control = ring_hosts(environment) if backend == "ring" else jaccl_hosts(environment)
+    addresses, (name, host, highest) = ring_hosts(environment) if backend == "ring" else jaccl_hosts(environment)
     if len(addresses) < 2:
         return None
-    if environment.get(CONTROL):
-        control = address_in(CONTROL, environment[CONTROL])
+    told = environment.get(CONTROL)
+    control = address_in(CONTROL, told) if told else (host, port_after(name, highest))
     rank = rank_in(environment[RANK], len(addresses))
     if environment.get(PUBLIC) != "1":
         refuse_public([*addresses, control[0]])
     return Hosts(rank, tuple(addresses), control, backend, environment.get(JOB, ""))
 
 
-def ring_hosts(environment: Mapping[str, str]) -> tuple[list[str], Address]:
-    """(the first IP address of each rank, the address for messages): that is rank 0's, with the port after the highest
-    one of the host file, which has a list of "address:port" for each rank."""
+def ring_hosts(environment: Mapping[str, str]) -> tuple[list[str], tuple[str, str, int]]:
+    """(the first IP address of each rank, (the variable that names ports, rank 0's address, the highest port)): the
+    host file has a list of "address:port" for each rank."""
     found = entries(RING, environment[RING])
     if not all(isinstance(rank, list) and rank for rank in found):
         raise InvalidRequest(f"{RING} must name a file with a list of addresses for each rank.")
     listed = [[address_in(RING, address) for address in rank] for rank in found]
-    port = 1 + max((port for rank in listed for _, port in rank), default=0)
-    if port > 65535:
-        raise InvalidRequest(f"{RING} has the port {port - 1}, after which there is none for messages.",
-                             f"Begin with a lower port, or set {CONTROL} to an address with a free one.")  # fmt: skip
     hosts = [rank[0][0] for rank in listed]
-    return hosts, (hosts[0] if hosts else "", port)
+    return hosts, (RING, hosts[0] if hosts else "", max((port for rank in listed for _, port in rank), default=0))
 
 
-def jaccl_hosts(environment: Mapping[str, str]) -> tuple[list[str], Address]:
+def jaccl_hosts(environment: Mapping[str, str]) -> tuple[list[str], tuple[str, str, int]]:
     """As `ring_hosts`, for JACCL: it names rank 0's address alone."""
     ranks = len(entries(JACCL, environment[JACCL]))
     host, port = address_in(COORDINATOR, environment.get(COORDINATOR, ""))
-    return [host, *[""] * (ranks - 1)][:ranks], (host, port + 1)
+    return [host, *[""] * (ranks - 1)][:ranks], (COORDINATOR, host, port)
+
+
+def port_after(name: str, port: int) -> int:
+    """The port for messages, the one after the highest that a variable names. Raises InvalidRequest where that is the
+    last one."""
+    if port >= 65535:
+        raise InvalidRequest(f"{name} has the port {port}, after which there is none for messages.",
+                             f"Begin with a lower port, or set {CONTROL} to an address with a free one.")  # fmt: skip
+    return port + 1
 
 
 def entries(name: str, path: str) -> list[Any]:
     """The list in the JSON file that a variable names, an entry a rank; empty where the file is. Raises
     InvalidRequest."""
     try:
-        with Path(path).open("rb") as file:
-            data = file.read(MOST_BYTES + 1)
-        found: Any = json.loads(data) if len(data) <= MOST_BYTES and data.strip() else [] if not data.strip() else None
-    except (OSError, ValueError, RecursionError) as error:
-        raise InvalidRequest(f"{name} names {path}, which cannot be read as a list in JSON: {error}.") from error
+        found: Any = json.loads(read_bytes(Path(path), MOST_BYTES).strip() or b"[]")
+    except (ElmError, OSError, ValueError, RecursionError) as error:
+        why = error.message.removesuffix(".") if isinstance(error, ElmError) else str(error)
+        raise InvalidRequest(f"{name} names {path}, which cannot be read as a list in JSON: {why}.") from error
     if not isinstance(found, list) or len(found) > MOST_RANKS:
         raise InvalidRequest(f"{name} names {path}, which must be a list in JSON with an entry for each rank.")
     return found
@@ -108,9 +115,10 @@ def address_in(name: str, value: object) -> Address:
     """Reads "127.0.0.1:5000" or "[::1]:5000". Raises InvalidRequest."""
     host, _, port = value.rpartition(":") if isinstance(value, str) else ("", "", "")
     try:
-        ip, number = str(ip_address(host.removeprefix("[").removesuffix("]"))), int(port)
+        ip = str(ip_address(host.removeprefix("[").removesuffix("]")))
     except ValueError:
-        ip, number = "", 0
+        ip = ""
+    number = int(port) if PORT.fullmatch(port) else 0
     if not ip or not 0 < number < 65536:
         raise InvalidRequest(f"{name} has {shown(value)}; it must be an IP address and a port, as in 10.0.0.1:5000.")
     return ip, number

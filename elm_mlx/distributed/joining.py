@@ -8,12 +8,13 @@ from typing import Any
 
 from elm_mlx.demo import demo_directory
 from elm_mlx.distributed.facts import facts_of
+from elm_mlx.distributed.hello import Facts
 from elm_mlx.distributed.hosts import hosts_here
 from elm_mlx.distributed.meeting import join
 from elm_mlx.distributed.part import Kind
 from elm_mlx.distributed.rank_files import remove_files
 from elm_mlx.distributed.ranks import Ranks
-from elm_mlx.errors import InvalidRequest, NotFound
+from elm_mlx.errors import ElmError, InvalidRequest, NotFound
 from elm_mlx.library.local import Located, locate
 from elm_mlx.shell import command_line
 
@@ -33,13 +34,25 @@ def located_here(model: str | Path, bits: int | None) -> Located:
 
 
 def join_model(
-    kind: Kind, find: Callable[[], Path], force: bool = False, settings: Mapping[str, Any] | None = None
+    kind: Kind,
+    find: Callable[[], Path],
+    force: bool = False,
+    settings: Mapping[str, Any] | None = None,
+    words: Callable[[ElmError], str] = str,
 ) -> Ranks:
     """Meets the other ranks for the model in the directory that `find` gives, held as `kind` says; with `force`
     whatever memory there is. What `settings` hold must be alike on all ranks. Raises InvalidRequest in a process that
-    is no rank, RankFailed as `join` does, also for what `find` and the reading of headers raise on any rank."""
+    is no rank, RankFailed as `join` does, also for what `find` and the reading of headers raise on any rank, which
+    `words` puts into words."""
     if (hosts := hosts_here()) is None:
         raise InvalidRequest("Nobody has told this process which ranks there are. `elm-mlx launch` starts them.")
-    ranks = join(kind, lambda: facts_of(find(), kind, hosts, force), settings or {}, hosts)
+
+    def facts() -> Facts:
+        try:
+            return facts_of(find(), kind, hosts, force)
+        except ElmError as error:
+            raise ElmError(words(error)) from error
+
+    ranks = join(kind, facts, settings or {}, hosts)
     remove_files()
     return ranks

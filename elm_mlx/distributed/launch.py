@@ -22,14 +22,15 @@ from pathlib import Path
 
 from elm_mlx.distributed.host_file import JACCL_RING, LOOPBACK, RING, Host, Hosts
 from elm_mlx.distributed.hosts import CONTROL, JOB
+from elm_mlx.distributed.rank_files import WHO
 from elm_mlx.distributed.rank_process import SSH_FAILED, Orders, RankProcess, Seat, python_for
 from elm_mlx.errors import InvalidRequest
 from elm_mlx.shell import command_line
 
 STARTING_PORT = 32_323  # MLX's own
 CARRIED = ("ELM_MLX_", "MLX_")  # how variables begin that other machines get, too
-# What belongs to one machine, or to rank 0 alone.
-LEFT = {"ELM_MLX_API_KEY", "ELM_MLX_CACHE"}
+# What belongs to one machine, to rank 0 alone, or to an earlier run.
+LEFT = {"ELM_MLX_API_KEY", "ELM_MLX_CACHE", *WHO}
 GRACE_S = 10.0  # in which rank 0 is to notice that another rank ended
 DRAIN_S = 25.0  # in which rank 0 is to end after SIGTERM: a server lets requests end first
 LEAVE_S = 1.0  # in which the other ranks are to notice that rank 0 ended

@@ -174,14 +174,17 @@ def find_in_any_bits(model: str | Path, bits: int | None) -> Path:
     name = parse_name(model)
     if found := locate(model) or next(iter(copies.copies_of(name)), None):
         return found.path
-    takes = ""
+    takes, advice = "", f"Fetch it by `{command_line('elm-mlx', 'pull', model)}`."
     if isinstance(name, Known):
         stored = bits or (names.READY_BITS if name.ready else None)
         size, room = rough_bytes(name.parameters, stored), memory_limit()
         takes = (f" In {stored or 16} bits it takes about {readable_size(size)} and its cache, and this machine has "
                  f"{readable_size(room)} for a model.")  # fmt: skip
-    command = command_line("elm-mlx", "pull", model)
-    raise NotFound(f"{model} is not on this machine yet.{takes} Fetch it by `{command}`.")
+        if size > room:
+            plan = command_line("elm-mlx", "info", model, *(("--bits", bits) if bits else ()), "--hosts", "2x256")
+            fewer = "" if bits or name.ready else "{bits=4} takes less. "
+            advice = f"{fewer}`{plan}` says whether two machines of 256 GB hold it together."
+    raise NotFound(f"{model} is not on this machine yet.{takes}", advice)
 
 
 def in_other_bits(name: Name) -> str:

@@ -86,8 +86,7 @@ class Parts:
     Calls are looked for where there are `rules`: at the beginning of the answer, after reasoning, after another call,
     and after the `tool` mark; and those with <function=...>, and with the mark of the model's own wording, anywhere.
     What looks like a call is held back until that is certain; what is none then comes as text, whole and unchanged.
-    `is_reasoning` says whether the answer begins
-    inside of reasoning.
+    `is_reasoning` says whether the answer begins inside of reasoning.
     """
 
     def __init__(self, marks: Marks, rules: CallRules | None = None, is_reasoning: bool = False) -> None:
@@ -127,7 +126,7 @@ class Parts:
             self._tag()
         elif mark in self._anywhere and not self._inside:
             self._open(mark)
-        elif self._candidate:
+        elif self._candidate and mark in self._marks.wording.marks:
             self._candidate.hear(mark)
             self._settle()
         return self._given()

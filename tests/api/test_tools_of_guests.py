@@ -11,8 +11,10 @@ import pytest
 from helpers import callers, scripts
 
 import elm_mlx
+from elm_mlx.api.call_forms import CallForms
 from elm_mlx.api.tools import tool_of
 from elm_mlx.errors import NotEnforceable
+from elm_mlx.text.marks import Marks
 from elm_mlx.text.tools import ToolCall
 from elm_mlx.text.tools import wordings as known
 
@@ -145,6 +147,10 @@ def test_reasoning_comes_before_a_call(tmp_path: Path, monkeypatch: pytest.Monke
         ({"properties": {"a": {"type": "string", "pattern": "x+"}}}, False),
         ({"properties": {"a": {}}}, False),
         ({"patternProperties": {"a": {"type": "null"}}}, False),
+        ({"properties": {"a": {"type": ["string", "null"], "enum": ["x", None]}}, "required": ["a"]}, True),
+        ({"properties": {"a": {"enum": ["x", 1]}}, "required": ["a"]}, True),
+        ({"properties": {"a": {"enum": 5}}}, False),
+        ({"properties": {"a>b": {"type": "null"}}}, False),
     ],
 )  # fmt: skip
 def test_arguments_between_tags_are_enforced_or_refused_with_the_reason(
@@ -161,3 +167,25 @@ def test_arguments_between_tags_are_enforced_or_refused_with_the_reason(
         done = lm.chat(ASK, 600, tools=[tool], tool_choice="required", seed=seed)
         if done.finish_reason == "stop":  # texts may go on for long
             assert {tool_of(tool).check(call.arguments) for call in done.tool_calls} == {None}
+
+
+def test_a_template_that_is_given_says_how_calls_are_worded(tmp_path: Path) -> None:
+    (tmp_path / "coder.jinja").write_text(callers.CALLERS["coder"].template)
+    with elm_mlx.load(callers.write(tmp_path / "m", callers.CALLERS["qwen"])) as lm:
+        assert lm._templates.call_marks.wording is known.QWEN
+        lm.use_chat_template(tmp_path / "coder.jinja")
+        assert lm._templates.call_marks.wording is known.QWEN_TAGS
+
+
+@pytest.mark.parametrize("name", ["", "a>b", "<a", "a\nb", "n" * 257])
+def test_a_name_that_no_tag_can_have_is_refused(name: str) -> None:
+    tool = tool_of({"name": "f", "parameters": {"type": "object", "properties": {name: {"type": "null"}}}})
+    with pytest.raises(NotEnforceable, match="Name it otherwise"):
+        CallForms(Marks(wording=known.QWEN_TAGS)).form([tool], 1)
+
+
+@pytest.mark.parametrize("required", [5, "a", ["b"], [["a"]]])
+def test_a_schema_that_requires_what_it_has_not_is_refused(required: object) -> None:
+    parameters = {"type": "object", "properties": {"a": {"type": "null"}}, "required": required}
+    with pytest.raises(NotEnforceable, match="it can require"):
+        CallForms(Marks(wording=known.QWEN_TAGS)).form([tool_of({"name": "f", "parameters": parameters})], 1)

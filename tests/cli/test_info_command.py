@@ -66,6 +66,7 @@ def test_info_shows_exact_figures(openelm: Path, tmp_path: Path) -> None:
         "calibration": None,
         "sharing": None,
         "limits": None,
+        "notices": [],
     }
     target = convert(openelm, tmp_path / "out", bits=4, group_size=32).output
     stored = sum(array.nbytes for array in mx.load(str(target / "model.safetensors")).values())
@@ -109,3 +110,11 @@ def test_info_predicts_a_speed_on_a_known_chip_and_says_how_wrong_it_may_be(
     assert "not measured; on 9 published rates error 6% in the median, 9% at worst" in shown
     monkeypatch.setattr(model_info, "chip_here", lambda: "M9")
     assert "predicted" not in run("info", model).out
+
+
+def test_a_named_model_that_does_not_fit_is_planned_for_several_machines(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("elm_mlx.library.local.memory_limit", lambda: 24 * 10**9)
+    done = run("info", "llama-3.1-405b")
+    assert done.code == 66
+    assert "--bits 4 takes less. `elm-mlx info llama-3.1-405b --hosts 2x256` says whether" in done.err
+    assert "Fetch it" not in done.err

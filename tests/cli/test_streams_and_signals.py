@@ -13,6 +13,7 @@ import pytest
 from helpers.command_line import INTERRUPTIBLE, PROGRAM, Result, ended, run, start
 
 import elm_mlx
+from elm_mlx.cli.blas import signals_held_back
 
 
 def said(process: subprocess.Popen[bytes]) -> Result:
@@ -35,6 +36,26 @@ def test_an_interrupt_is_quiet(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(elm_mlx, "load", interrupted)
     assert run("generate") == (130, "", "")
+
+
+def test_a_signal_amid_the_import_of_mlx_comes_after_it() -> None:
+    """Inside, MLX would lose what a handler raises, or call it an ImportError."""
+    whole = []
+
+    def imports() -> None:
+        with signals_held_back():
+            signal.raise_signal(signal.SIGTERM)
+            whole.append("mlx")
+
+    before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    try:
+        with pytest.raises(SystemExit, match="143"):
+            imports()
+        with pytest.raises(SystemExit, match="143"):
+            signal.raise_signal(signal.SIGTERM)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert whole
 
 
 def test_ctrl_c_keeps_what_was_written(endless: Path) -> None:

@@ -136,6 +136,14 @@ def test_the_advised_command_starts_two_ranks() -> None:
     assert (done.code, len(done.out) > 100) == (0, True)
 
 
+@pytest.mark.slow
+def test_ranks_that_cannot_begin_are_told_options_as_they_are_typed() -> None:
+    done = launched("generate", "-p", "Once", "--parallel", "tensor")
+    assert done.code == 87
+    assert "of the kind openelm" in done.err
+    assert "Give --parallel pipeline." in done.err
+
+
 def test_a_wish_for_ranks_means_nothing_alone(llama: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ELM_MLX_PARALLEL", "tensor")
     done = run("generate", "--model", llama, "--prompt", "Once", "-n", 1)
@@ -227,8 +235,8 @@ def kill_launcher(server: Launched) -> None:
     server.process.kill()
 
 
-def kill_rank(number: int) -> Callable[[Launched], None]:
-    return lambda server: os.kill(server.rank(number), signal.SIGKILL)
+def kill_rank(number: int, by: int = signal.SIGKILL) -> Callable[[Launched], None]:
+    return lambda server: os.kill(server.rank(number), by)
 
 
 @needs_proc
@@ -239,8 +247,9 @@ def kill_rank(number: int) -> Callable[[Launched], None]:
         (kill_launcher, -signal.SIGKILL, ""),
         (kill_rank(0), 128 + signal.SIGKILL, "rank 1: Error: Rank 0 (127.0.0.1) has ended"),
         (kill_rank(1), RankFailed.exit_code, "Rank 1 (127.0.0.1) has ended"),
+        (kill_rank(1, signal.SIGTERM), RankFailed.exit_code, "Rank 1 (127.0.0.1) failed: it was told to end"),
     ],
-    ids=["the launcher", "rank 0", "rank 1"],
+    ids=["the launcher", "rank 0", "rank 1", "rank 1 by SIGTERM"],
 )
 def test_whatever_is_killed_all_of_it_ends(
     fault: Callable[[Launched], None], code: int, said: str, llama: Path

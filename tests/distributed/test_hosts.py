@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -55,6 +56,8 @@ def test_one_process_is_no_rank(tmp_path: Path) -> None:
         (("10.0.0.1:1", "10.0.0.2:1"), {}),
         ((["10.0.0.1:65535"], ["10.0.0.2:1"]), {}),
         ((["10.0.0.1:70000"], ["10.0.0.2:1"]), {}),
+        ((["10.0.0.1:+5"], ["10.0.0.2: 5"]), {}),
+        ((["10.0.0.1:1_0"], ["10.0.0.2:٣"]), {}),
         (([5], [6]), {}),
         (TWO, {"MLX_RANK": "2"}),
         (TWO, {"MLX_RANK": "-1"}),
@@ -72,6 +75,24 @@ def test_one_process_is_no_rank(tmp_path: Path) -> None:
 def test_what_has_no_meaning_or_is_public_is_refused(tmp_path: Path, ranks: tuple, more: dict[str, str]) -> None:
     with pytest.raises(InvalidRequest):
         hosts_here(ring(tmp_path, *ranks) | more)
+
+
+def test_a_pipe_is_no_host_file(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(InvalidRequest, match="a folder, a pipe or a device"):
+        hosts_here({"MLX_RANK": "0", "MLX_HOSTFILE": str(tmp_path / "pipe")})
+
+
+def test_the_port_for_messages_may_be_named_where_none_is_left(tmp_path: Path) -> None:
+    file = tmp_path / "devices.json"
+    file.write_text('[[null, "a"], ["b", null]]', encoding="utf-8")
+    jaccl = {"MLX_RANK": "1", "MLX_IBV_DEVICES": str(file), "MLX_JACCL_COORDINATOR": "10.0.0.1:65535"}
+    for environment in (jaccl, ring(tmp_path, ["10.0.0.1:65535"], ["10.0.0.2:1"])):
+        with pytest.raises(InvalidRequest, match="has the port 65535, after which there is none for messages"):
+            hosts_here(environment)
+        found = hosts_here(environment | {"ELM_MLX_CONTROL": "10.0.0.1:700"})
+        assert found
+        assert found.control == ("10.0.0.1", 700)
 
 
 def test_public_addresses_are_taken_where_somebody_says_so(tmp_path: Path) -> None:

@@ -10,13 +10,16 @@ import subprocess
 import sys
 import threading
 import time
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
 
+from elm_mlx.cli.rank import take
 from elm_mlx.distributed import launch as launching
 from elm_mlx.distributed.host_file import Host, Hosts, hosts_here
 from elm_mlx.distributed.launch import Job, Launcher, orders_of, seats_of
+from elm_mlx.distributed.rank_files import remove_files
 from elm_mlx.distributed.rank_process import Orders, Seat, remote_line
 from elm_mlx.errors import InvalidRequest
 
@@ -86,6 +89,26 @@ def test_other_machines_get_wishes_and_no_secret(monkeypatch: pytest.MonkeyPatch
     told = orders_of(Job(["serve"], hosts_here(2)))[1].environment
     assert told["ELM_MLX_TOP_K"] == "3"
     assert "ELM_MLX_API_KEY" not in told
+
+
+def test_a_rank_hears_nothing_of_an_earlier_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    earlier = {"MLX_HOSTFILE": "old", "MLX_IBV_DEVICES": "old", "MLX_JACCL_RING": "1", "MLX_RANK": "5"}
+    for name, value in earlier.items():
+        monkeypatch.setenv(name, value)
+    (first, _) = orders_of(Job(["chat"], hosts_here(2)))
+    assert earlier.keys() & first.environment.keys() == {"MLX_RANK"}
+    monkeypatch.setattr(os, "environ", dict(os.environ))  # a rank of this machine has the launcher's
+    take(asdict(first))
+    remove_files()
+    assert os.environ["MLX_HOSTFILE"].endswith("MLX_HOSTFILE.json")
+    assert os.environ["MLX_RANK"] == "0"
+    assert not {"MLX_IBV_DEVICES", "MLX_JACCL_RING"} & os.environ.keys()
+
+
+def test_a_rank_removes_its_own_files_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ELM_MLX_RANK_FILES", str(tmp_path))
+    remove_files()
+    assert tmp_path.is_dir()
 
 
 def test_rank_0_is_this_machine() -> None:

@@ -18,7 +18,7 @@ from helpers.rank_runs import free_ports
 from elm_mlx.distributed import hello as module
 from elm_mlx.distributed import meeting, reception
 from elm_mlx.distributed.channel import Channel
-from elm_mlx.distributed.hello import Facts, Hello, judge, read_hello
+from elm_mlx.distributed.hello import Facts, Hello, NoHello, judge, read_hello
 from elm_mlx.distributed.hosts import Hosts
 from elm_mlx.distributed.meeting import meet_as_leader, meet_leader
 from elm_mlx.errors import AddressInUse, RankFailed
@@ -106,6 +106,31 @@ def test_a_rank_whose_messages_have_another_form_is_named() -> None:
     other = read_hello({**HELLO, "hello": 99, "facts": "of another form"}, where[0], "word")
     sentence = str(judge({0: hello(where[0]), 2: other}, where[0]))
     assert sentence.startswith("Rank 2 (127.0.0.1) cannot begin: It has another version of elm-mlx")
+
+
+def test_a_rank_that_finds_another_run_is_told_where() -> None:
+    where = hosts(3, "another")[0]
+    with pytest.raises(NoHello, match=f"Another run listens at 127.0.0.1, port {where.control[1]}"):
+        read_hello(HELLO, where, "another")
+
+
+@pytest.mark.parametrize("needs", [-1, 2**63, 10**400])
+def test_bytes_that_no_machine_has_are_no_hello(needs: int) -> None:
+    facts = vars(FACTS) | {"needs": needs}
+    with pytest.raises(NoHello):
+        read_hello({**HELLO, "facts": facts}, hosts(3, "word")[0], "word")
+
+
+@pytest.mark.parametrize("text", ["\x1b[2J", "x" * 9999])
+def test_what_a_stranger_says_makes_no_long_or_wild_sentence(text: str) -> None:
+    leader, other = hosts(2)
+    odd = replace(hello(other), settings=SETTINGS | {text: 1})
+    versions = hello(other, replace(FACTS, versions=VERSIONS | {"mlx": text}))
+    for one in (odd, versions):
+        sentence = str(judge({0: hello(leader), 1: one}, leader))
+        assert sentence.startswith("Rank 1 (127.0.0.1) ")
+        assert sentence.isprintable()
+        assert len(sentence) < 300
 
 
 def test_a_rank_that_does_not_come_is_named_in_time(pool: ThreadPoolExecutor) -> None:

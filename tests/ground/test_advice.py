@@ -111,6 +111,10 @@ TRIED = {
     "elm-mlx generate --model □": ("library/test_remedies.py", "test_what_needs_no_conversion_runs_by_the_command"),
     "elm-mlx generate --model □ --prompt 'Once upon a time'": ("cli/test_convert_command.py", "test_convert_writes_be"),
     "elm-mlx generate --raw": ("library/test_remedies.py", "test_a_model_without_a_template_completes_plain_text"),
+    "elm-mlx info □ --hosts 2x256": (
+        "distributed/test_planning.py",
+        "test_info_prints_the_plan_and_refuses_what",
+    ),
     "elm-mlx list": ("library/test_from_name_to_text.py", "def test_"),
     "elm-mlx merge": ("cli/test_merge_command.py", "test_a_person_is_told_what_was_made_of_what"),
     "elm-mlx eval --json": ("evaluate/test_compare.py", "def test_"),

@@ -153,3 +153,19 @@ def test_long_hostile_calls_are_read_as_fast_as_they_come(wording: Wording) -> N
         text = (wording.start or wording.before) + "f" + wording.middle.replace(known.ID, "") + words * 20_000
         parts = shown([text[place : place + 50] for place in range(0, len(text), 50)], wording, is_whole=True)
         assert "".join(part.text for part in parts) == text
+
+
+@pytest.mark.parametrize("after", ["", "y" * 30, "y" * 38, "y" * 39, "y" * 40, "y" * 80])
+def test_a_value_may_look_like_the_end_of_a_call_without_arguments(after: str) -> None:
+    value = f"<b></function>\n</tool_call>{after}"
+    text = f"<tool_call>\n<function=f>\n<parameter=b>\n{value}\n</parameter>\n</function>\n</tool_call>"
+    for step in (1, 7, 64, len(text)):
+        pieces = [text[place : place + step] for place in range(0, len(text), step)]
+        assert calls_of(shown(pieces, known.QWEN_TAGS, is_whole=True)) == [("f", {"b": value})]
+
+
+def test_a_mark_of_reasoning_amid_a_program_is_no_part_of_it() -> None:
+    """It is of no meaning there, and what is called is run."""
+    parts = Parts(Marks("<think>", "</think>", "<|python_tag|>", {1: "</think>"}), CallRules({}, "key"))
+    found = [*parts.feed("<|python_tag|>a = 1"), *parts.mark("</think>"), *parts.feed("\n"), *parts.end(is_whole=True)]
+    assert calls_of(found) == [("code_interpreter", {"code": "a = 1\n"})]

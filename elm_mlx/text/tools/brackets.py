@@ -56,12 +56,14 @@ class Until:
 
     def __init__(self, pattern: str) -> None:
         self._pattern, self._before = re.compile(pattern), ""
+        self._first = 0  # where to look from: 1 once the beginning is gone, so that \A is nowhere
 
     def feed(self, text: str, start: int = 0) -> int | None:
         """Goes on with `text` from the place `start`. Returns the place after the match; None where there is none."""
         seen = self._before + text[start:]
-        found = self._pattern.search(seen)
+        found = self._pattern.search(seen, self._first)
         if found:
             return start + found.end() - len(self._before)
+        self._first = self._first or int(len(seen) > LONGEST)
         self._before = seen[-LONGEST:]
         return None

@@ -30,7 +30,8 @@ TAGS_CALL = re.compile(
     r"</function>\s*+(?:</tool_call>)?\s*+",
     re.DOTALL,
 )
-PARAMETER = re.compile(r"<parameter=([^<>\n]{1,256}+)>\n?")
+KEY = re.compile(r"[^<>\n]{1,256}+")  # the name of an argument between tags
+PARAMETER = re.compile(rf"<parameter=({KEY.pattern})>\n?")
 NEXT = re.compile(r"\n?</parameter>\s*+(?=<parameter=|\Z)")
 
 
