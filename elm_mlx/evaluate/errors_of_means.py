@@ -26,7 +26,7 @@ def pair_of(metric: str, value: Any) -> tuple[float, float] | None:
 
 def is_finite(value: Any) -> bool:
     """Whether a value is a number with which one can count."""
-    return isinstance(value, int | float) and abs(value) < 1e300
+    return isinstance(value, int | float) and abs(value) < 1e100
 
 
 def error_of(metric: str, value: float, pairs: Sequence[tuple[float, float]]) -> float | None:

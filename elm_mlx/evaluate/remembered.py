@@ -45,7 +45,10 @@ class Remembered:
     def __enter__(self) -> Self:
         if self.path:
             with self._disk_errors():
-                self._open = open_locked(Path(os.path.realpath(self.path)), str(self.path))
+                try:
+                    self._open = open_locked(Path(os.path.realpath(self.path)), str(self.path))
+                except InvalidRequest as error:
+                    raise InvalidRequest(error.message, "Name another file as {answers}.") from error
                 try:
                     self._read(self._open)
                 except BaseException:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from elm_mlx.errors import InvalidRequest
+from elm_mlx.evaluate.errors_of_means import is_finite
 from elm_mlx.evaluate.run import FORM
 from elm_mlx.files import read_bytes
 
@@ -42,8 +43,13 @@ def is_task(value: Any) -> bool:
     """Whether a value is a task's metrics."""
     metrics = value.get("metrics") if isinstance(value, dict) else None
     return isinstance(metrics, dict) and all(
-        isinstance(each, dict) and isinstance(each.get("value"), int | float) for each in metrics.values()
+        isinstance(each, dict) and is_value(each.get("value")) for each in metrics.values()
     )
+
+
+def is_value(value: Any) -> bool:
+    """Whether a value is a number that a metric can have: NaN too, but no whole number beyond all floats."""
+    return isinstance(value, float) or is_finite(value)
 
 
 def are_rows(value: Any) -> bool:

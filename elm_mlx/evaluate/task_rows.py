@@ -10,7 +10,8 @@ from elm_mlx.errors import InvalidRequest, NotFound
 from elm_mlx.files import reading
 from elm_mlx.jobs.json_line import parse_line, read_line
 
-MOST_QUESTIONS = 1_000_000
+MOST_QUESTIONS = 1_000_000  # of a file
+MOST_FILES = 100  # of a task, each counted as often as it is named: a short list must not fill the memory
 BUILDER = "json"  # lm-eval's dataset_path of local files; of the others some load pickles or fetch
 
 
@@ -34,6 +35,8 @@ def read_splits(raw: Mapping[str, Any], task: Path) -> dict[str, Rows]:
         raise InvalidRequest("dataset_kwargs must hold data_files alone.")
     files = settings["data_files"]
     by_split = files if isinstance(files, dict) and files else {"train": files}
+    if (count := sum(len(names) if isinstance(names, list) else 1 for names in by_split.values())) > MOST_FILES:
+        raise InvalidRequest(f"data_files names {count:,} files; it may name {MOST_FILES}.")
     return {str(split): read_rows(names, task) for split, names in by_split.items()}
 
 

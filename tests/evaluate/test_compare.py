@@ -129,7 +129,7 @@ def test_other_caches_and_models_are_compared():
 
 @pytest.mark.parametrize("content", [
     "", "[]", "{}", '{"form": "elm-mlx eval 1"}', "[" * 10**5, json.dumps(result([1]) | {"tasks": {}}),
-    json.dumps(result([1]) | {"form": 2}),
+    json.dumps(result([1]) | {"form": 2}), json.dumps(result([1])).replace('"value": 1.0', f'"value": {10**400}'),
 ])  # fmt: skip
 def test_a_file_that_is_no_result_is_refused(tmp_path, content):
     (tmp_path / "a.json").write_text(content)

@@ -62,8 +62,9 @@ def test_a_line_that_is_no_answer_is_refused(tmp_path, line):
 
 
 def test_two_processes_do_not_write_one_file(tmp_path):
-    with Remembered(tmp_path / "answers", MADE), pytest.raises(InvalidRequest, match="Another job"):
+    with Remembered(tmp_path / "answers", MADE), pytest.raises(InvalidRequest, match="Another job") as caught:
         kept(tmp_path / "answers")
+    assert caught.value.advice == "Name another file as {answers}."
 
 
 def test_a_place_that_cannot_be_written_is_named(tmp_path):

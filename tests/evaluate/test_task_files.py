@@ -100,6 +100,8 @@ def test_yaml_that_is_none_or_a_trap_is_refused(tmp_path, text):
     {"dataset_path": "pandas"}, {"dataset_path": "owner/name"}, {"dataset_name": "x"}, {"doc_to_text": 4},
     {"dataset_kwargs": {"data_files": "https://example.org/x.jsonl"}}, {"dataset_kwargs": {"data_dir": "."}},
     {"dataset_kwargs": {"data_files": "../fox.jsonl"}}, {"dataset_kwargs": {"data_files": "/etc/passwd"}},
+    {"dataset_kwargs": {"data_files": {"test": ["fox.jsonl"] * 101}}},
+    {"dataset_kwargs": {"data_files": dict.fromkeys(["test", *map(str, range(100))], "fox.jsonl")}},
     {"dataset_kwargs": {"data_files": []}}, {"dataset_kwargs": {"data_files": "none.jsonl"}},
     {"doc_to_text": "{{ "}, {"doc_to_text": "{% include 'x' %}"},
 ])  # fmt: skip
