@@ -138,7 +138,7 @@ def check_record(folder: Path) -> dict[str, Any]:
 
 def judge_origin(record: Mapping[str, Any], license: str | None, yes: bool) -> Origin:
     """What is known of the licence of a model, from the repository that it was made from. Raises InvalidRequest where
-    nothing is and no `license` is given, and Gated for a gated repository without `yes`."""
+    nothing is and no `license` is given, or is another one, and Gated for a gated repository without `yes`."""
     repository = record["source"].get("repository")
     if not isinstance(repository, str) or not re.fullmatch(r"[\w.-]+/[\w.-]+", repository, re.ASCII):
         if not license:
@@ -154,11 +154,15 @@ def judge_origin(record: Mapping[str, Any], license: str | None, yes: bool) -> O
     if not (found.license or license):
         raise InvalidRequest(f"{repository} names no licence on the hub.",
                              "Give {license}, as model cards write it, such as apache-2.0.")  # fmt: skip
-    return Origin(found.gated, license) if license else found
+    if found.license and license not in (None, found.license):
+        raise InvalidRequest(f"{repository} has the licence {found.license}, and what is made of it keeps that.",
+                             "Leave {license} out.")  # fmt: skip
+    return found if found.license else Origin(found.gated, str(license))
 
 
 def completed(card: str, place: Path, origin: Origin) -> bytes:
-    """A model card with its licence. Raises BadCheckpoint for one without a head that can be read, or without text."""
+    """A model card with its licence. Raises BadCheckpoint for one without a head that can be read, or without text, and
+    InvalidRequest for one with another licence."""
     head = FRONT.match(card)
     try:
         told = yaml.safe_load(head[1]) if head else None
@@ -167,6 +171,9 @@ def completed(card: str, place: Path, origin: Origin) -> bytes:
     if not head or not isinstance(told, dict) or not card[head.end() :].strip():
         raise BadCheckpoint(f"{place} is no model card: it lacks its head, or its text.",
                             f"Convert the model again, or write one as {SITE}/docs/hub/model-cards says.")  # fmt: skip
+    if str(told.get("license", origin.license)) != origin.license:
+        raise InvalidRequest(f"{place} names the licence {told['license']!s:.80}, and it is {origin.license}.",
+                             f"Correct that line of {CARD}.")  # fmt: skip
     lines = {name: getattr(origin, name) for name in ("license", "license_name", "license_link")}
     more = yaml.safe_dump({name: value for name, value in lines.items() if value and name not in told}, sort_keys=False)
     return f"---\n{head[1]}{'' if more.startswith('{}') else more}---\n{card[head.end() :]}".encode()

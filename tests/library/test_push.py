@@ -114,6 +114,16 @@ def test_a_licence_that_nobody_names_has_to_be_given(machine: Machine, hub: Fake
     assert b"license: mit\n" in content_of(hub, "me/mine", "README.md")
 
 
+def test_a_model_keeps_the_licence_of_its_original(pusher: Machine, hub: FakeHub) -> None:
+    refused = pusher.run("push", pusher.home / "m", "me/small", "--license", "mit")
+    assert (refused.code, "has the licence other" in refused.err) == (2, True), refused.err
+    card = pusher.home / "m" / "README.md"
+    card.write_text(card.read_text(encoding="utf-8").replace("---\n", "---\nlicense: mit\n", 1), encoding="utf-8")
+    refused = pusher.run("push", pusher.home / "m", "me/small")
+    assert (refused.code, "names the licence mit, and it is other" in refused.err) == (2, True), refused.err
+    assert not [request for request in hub.requests if request.method == "POST"]
+
+
 def test_other_weights_are_not_mixed_with_these(machine: Machine, hub: FakeHub, local: Path) -> None:
     hub.add("me/mine", {"pytorch_model.bin": b"else"})
     refused = machine.run("push", local, "me/mine", "--license", "mit")
