@@ -11,6 +11,7 @@ import pytest
 from elm_mlx.api.tool_choice import choice_of
 from elm_mlx.api.tools import Tool, tool_of, tools_of
 from elm_mlx.errors import InvalidRequest, NotEnforceable
+from elm_mlx.text.marks import Marks
 
 
 class Unit(Enum):
@@ -162,9 +163,9 @@ def test_a_schema_that_nobody_here_understands_is_told_and_not_checked_and_never
     assert "The arguments of the tool a are not checked: " in str(tool.unchecked)
     assert tool.check({"b": 1}) is None
     assert tool.schema["function"]["parameters"] == parameters
-    assert choice_of([tool], "auto", {}).form(takes_several=False) is None
+    assert not choice_of([tool], "auto", {}).must
     with pytest.raises(NotEnforceable):
-        choice_of([tool], "required", {}).form(takes_several=False)
+        choice_of([tool], "required", {}).form(Marks(), takes_several=False)
 
 
 def test_a_list_of_tools_has_each_name_once() -> None:
