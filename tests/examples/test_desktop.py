@@ -23,6 +23,8 @@ PICTURE = ROOT / "docs" / "images" / "desktop.png"
 sys.path.append(str(FOLDER))
 import chat_model  # noqa: E402
 
+WINDOWS: list[Any] = []  # kept to the end: Tk aborts the process where another thread collects what one leaves
+
 
 @pytest.fixture
 def model() -> Iterator[chat_model.ChatModel]:
@@ -127,6 +129,7 @@ def person(screen: Screen) -> Iterator[Person]:
     import main
 
     app = main.App(tkinter.Tk(), chat_model.ChatModel())
+    WINDOWS.append(app)
     app.root.geometry("640x440+0+0")
     one = Person(screen, app)
     one.sees(lambda: app.is_usable, "the model is loaded")
