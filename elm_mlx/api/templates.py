@@ -63,7 +63,8 @@ class Templates:
 
     @property
     def call_marks(self) -> Marks:
-        """The same with those of calls of tools, for which a template has to write one: that takes a moment."""
+        """The marks of an answer's parts, and those of calls of tools, which a template shows by writing a call: that
+        takes a moment."""
         if self._call_marks is None:
             wording = wording_of(self._usable, self._tokenizer)
             self._call_marks = find_marks(self._tokenizer, (template.source for template in self._usable), wording)

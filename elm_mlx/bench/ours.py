@@ -8,6 +8,7 @@ from dataclasses import replace
 import mlx.core as mx
 
 from elm_mlx import LanguageModel, Options
+from elm_mlx.bench.engine_session import SharedSession, answered
 from elm_mlx.device.memory import memory_limit
 from elm_mlx.engine.budget import Budget
 from elm_mlx.engine.cache.layer import Layer
@@ -15,8 +16,6 @@ from elm_mlx.engine.cache.making import new_cache
 from elm_mlx.engine.engine import Engine
 from elm_mlx.engine.limits import Limits
 from elm_mlx.engine.prefill import prefill
-from elm_mlx.engine.request import Request
-from elm_mlx.engine.sequence import Sequence as Answer
 from elm_mlx.models.guest import Guest
 
 
@@ -43,15 +42,7 @@ class Ours:
 
     def decode(self, prompt: list[int], tokens: int) -> Generator[int, None, None]:
         """The ids of an answer of so many tokens to one prompt, by the engine."""
-        session = self.session(1)
-        ids = session.add(prompt, tokens).ids
-        try:
-            for count in range(tokens):
-                while len(ids) <= count:
-                    session.step()
-                yield ids[count]
-        finally:
-            session.close()
+        return answered(self.session(1), prompt, tokens)
 
     def session(self, rows: int, reuse: bool = False) -> OurSession:
         """A Session (batch.py) of an engine that answers at most `rows` requests at a time, in all of the memory."""
@@ -68,34 +59,8 @@ class Ours:
         mx.synchronize()
 
 
-class OurSession:
-    """The Session (batch.py) of an Engine, whose requests are as `asked`. No id ends an answer early."""
-
-    def __init__(self, engine: Engine, asked: Request) -> None:
-        self.engine, self.asked = engine, asked
-        self.sequences: list[Answer] = []
-        self.told: list[int] = []  # how many tokens of each were reported
-
-    def add(self, prompt: list[int], tokens: int, keep: bool = True) -> Answer:
-        """Asks for so many tokens after a prompt."""
-        request = replace(self.asked, prompt=tuple(prompt), max_tokens=tokens, keep=keep)
-        sequence = self.engine.submit(request)
-        assert sequence.room == tokens, "the context has no room for the answer"
-        self.sequences.append(sequence)
-        self.told.append(0)
-        return sequence
-
-    def step(self) -> list[int]:
-        """Takes one step, and returns the numbers of the requests that got a token. Raises what ended one."""
-        longer = []
-        for sequence in self.engine.step():
-            if sequence.error:
-                raise sequence.error
-            number = sequence.number - 1  # an engine counts from 1
-            if len(sequence.ids) > self.told[number]:
-                self.told[number] += 1
-                longer.append(number)
-        return longer
+class OurSession(SharedSession):
+    """The Session (batch.py) of an engine that is its own, and ends with it."""
 
     def close(self) -> None:
         """Ends everything, and returns when nothing is being computed."""

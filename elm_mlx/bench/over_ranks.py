@@ -12,10 +12,8 @@ from dataclasses import replace
 import mlx.core as mx
 
 from elm_mlx import LanguageModel, Options
-from elm_mlx.engine.engine import Engine
+from elm_mlx.bench.engine_session import SharedSession, answered
 from elm_mlx.engine.pace import Pace
-from elm_mlx.engine.request import Request
-from elm_mlx.engine.sequence import Sequence
 
 
 class OverRanks:
@@ -38,15 +36,7 @@ class OverRanks:
 
     def decode(self, prompt: list[int], tokens: int) -> Generator[int, None, None]:
         """The ids of an answer of so many tokens to one prompt."""
-        session = self.session(1)
-        ids = session.add(prompt, tokens).ids
-        try:
-            for count in range(tokens):
-                while len(ids) <= count:
-                    session.step()
-                yield ids[count]
-        finally:
-            session.close()
+        return answered(self.session(1), prompt, tokens)
 
     def session(self, rows: int) -> SharedSession:
         """A Session (batch.py) of the engine, which answers as many requests at a time as it was loaded for."""
@@ -55,39 +45,4 @@ class OverRanks:
 
     def settle(self) -> None:
         """Returns when nothing is being computed."""
-        mx.synchronize()
-
-
-class SharedSession:
-    """The Session (batch.py) of an engine that goes on after it. No id ends an answer early."""
-
-    def __init__(self, engine: Engine, asked: Request) -> None:
-        self.engine, self.asked = engine, asked
-        self.told: dict[Sequence, list[int]] = {}  # of each: its number in the order of `add`, and tokens reported
-
-    def add(self, prompt: list[int], tokens: int) -> Sequence:
-        """Asks for so many tokens after a prompt."""
-        sequence = self.engine.submit(replace(self.asked, prompt=tuple(prompt), max_tokens=tokens))
-        assert sequence.room == tokens, "the context has no room for the answer"
-        self.told[sequence] = [len(self.told), 0]
-        return sequence
-
-    def step(self) -> list[int]:
-        """Takes one step, and returns the numbers of the requests that got a token. Raises what ended one."""
-        longer = []
-        for sequence in self.engine.step():
-            if sequence.error:
-                raise sequence.error
-            told = self.told[sequence]
-            if len(sequence.ids) > told[1]:
-                told[1] += 1
-                longer.append(told[0])
-        return longer
-
-    def close(self) -> None:
-        """Ends what is unanswered, and returns when nothing is being computed."""
-        for sequence in self.told:
-            self.engine.cancel(sequence)
-        while self.engine.has_work:
-            self.engine.step()
         mx.synchronize()

@@ -36,8 +36,9 @@ class Cut:
         return (*whole[: self.axis], self.end - self.begin, *whole[self.axis + 1 :])
 
     def stored(self, plain: Shape, stored: Shape) -> Cut:
-        """The same cut of a tensor that is stored for one of the shape `plain`: packed words, scales or biases. Columns
-        are cut between groups; floats of the rows are of all columns."""
+        """This cut, of a matrix of the shape `plain`, as it lies in a tensor of the shape `stored` that is kept for
+        the matrix: packed words, scales or biases. Columns are cut between groups; floats of rows are kept whole
+        where columns are cut."""
         if self.axis >= len(stored):
             return everything(stored)
         begin, end = (place * stored[self.axis] // plain[self.axis] for place in (self.begin, self.end))

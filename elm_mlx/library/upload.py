@@ -41,11 +41,12 @@ class Pushed:
 def origin_of(repository: str, commit: str) -> Origin:
     """Asks the hub about a repository. Raises as `hub.look_up_listing`."""
     from huggingface_hub import HfApi
+    from huggingface_hub.errors import RevisionNotFoundError
 
     with upload_errors(repository):
         try:
             info = HfApi().model_info(repository, revision=commit)
-        except Exception:
+        except RevisionNotFoundError:
             info = HfApi().model_info(repository)  # a commit that is gone leaves the licence what it is
     card: Any = info.card_data or {}
     told = {name: str(card.get(name) or "") for name in ("license", "license_name", "license_link")}

@@ -117,6 +117,6 @@ def test_both_programs_answer_every_request_to_its_end(openelm: Path, tmp_path: 
 def test_a_step_that_fails_is_not_measured(lm: elm_mlx.LanguageModel) -> None:
     session = Ours(lm).session(1)
     session.add([1, 2, 3], 4)
-    session.sequences[0].error = ArithmeticError("gone")
+    next(iter(session.told)).error = ArithmeticError("gone")
     with pytest.raises(ArithmeticError):
         session.step()
