@@ -18,7 +18,7 @@ from elm_mlx.distributed.leader import LeadingEngine
 from elm_mlx.engine.engine import Engine
 from elm_mlx.engine.speculate import Speculation
 from elm_mlx.engine.variants import Variants
-from elm_mlx.engine.worker import Activity, Order, Worker, closed, give_back
+from elm_mlx.engine.worker import Activity, Worker, closed, give_back
 from elm_mlx.store.load import LoadedModel, Runs
 from elm_mlx.text.tokenizer import Tokenizer
 
@@ -114,7 +114,7 @@ class OpenModel:
             raise
         finally:
             if self._give_back.detach():
-                self._worker.thread.post_from_finalizer(Order(partial(plan_again, self._worker.thread)))
+                self._worker.order(partial(plan_again, self._worker.thread))
                 let_go(self._holder)
 
     def __enter__(self) -> Self:
