@@ -103,7 +103,7 @@ class Worker:
         they are while models are loaded, so any thread may do so; the engine asks again."""
         if (engine := self._engine) and request.max_tokens:
             positions = len(request.prompt) + request.max_tokens - 1
-            engine.limits.budget.refuse_impossible(engine.bytes_of(request, positions), positions)
+            engine.limits.budget.refuse_impossible(engine.admission.bytes_of(request, positions), positions)
 
     def check(self) -> None:
         """Raises Forked in a forked process, and EngineStopped where nothing is answered any more."""
