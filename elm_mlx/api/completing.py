@@ -11,6 +11,7 @@ from elm_mlx.api.batch import AHEAD, answers_as_they_end, answers_in_order
 from elm_mlx.api.completion import Completion
 from elm_mlx.api.open_model import OpenModel
 from elm_mlx.api.options import MAX_TOKENS, Options
+from elm_mlx.api.pieces import AnswerPieces
 from elm_mlx.api.siblings import siblings
 from elm_mlx.api.stream import Stream
 from elm_mlx.api.structure import has_form, without_form
@@ -18,7 +19,6 @@ from elm_mlx.api.tool_choice import Choice, reading_of
 from elm_mlx.arguments import Progress
 from elm_mlx.engine.request import Request
 from elm_mlx.errors import RequestFailed
-from elm_mlx.text.marks import Marks
 
 
 class Completes(OpenModel):
@@ -171,24 +171,23 @@ class Completes(OpenModel):
             raise
         return begun
 
-    def _marks_for(self, choice: Choice | None) -> Marks:
-        """The marks in an answer that may call the tools of `choice`."""
-        return self._templates.call_marks if choice and choice.tools else self._templates.marks
+    def _pieces(self, request: Request, choice: Choice | None = None) -> AnswerPieces:
+        """What cuts the answer to a request, which may call the tools of `choice`, into pieces."""
+        marks = self._templates.call_marks if choice and choice.tools else self._templates.marks
+        return AnswerPieces(request, self.tokenizer, reading_of(request, marks, self.tokenizer, choice))
 
     def _begin(
         self, request: Request, progress: Progress | None = None, *, patient: bool = False, choice: Choice | None = None
     ) -> Stream:
         """Submits a request whose answer may call the tools of `choice`; a `patient` one never finds the queue full."""
-        reading = reading_of(request, self._marks_for(choice), self.tokenizer, choice)
-        handle = self._worker.submit(request, patient=patient)
-        return Stream(handle, self._worker, self.tokenizer, self, progress, reading)
+        pieces = self._pieces(request, choice)
+        return Stream(self._worker.submit(request, patient=patient), self._worker, pieces, self, progress)
 
     def _begin_later(self, free: Request, make: Callable[[], Request], choice: Choice | None = None) -> Stream:
         """Submits what `make` gives, as soon as it has: a request with a form, of which `free` is all else."""
         awaited = replace(free, constraint=awaited_form)
-        reading = reading_of(awaited, self._marks_for(choice), self.tokenizer, choice)
-        handle = self._worker.submit_later(awaited, make)
-        return Stream(handle, self._worker, self.tokenizer, self, reading=reading)
+        pieces = self._pieces(awaited, choice)
+        return Stream(self._worker.submit_later(awaited, make), self._worker, pieces, self)
 
 
 def awaited_form() -> NoReturn:

@@ -9,6 +9,7 @@ from typing import Unpack, cast
 
 from elm_mlx.api.completing import Completes
 from elm_mlx.api.options import Options
+from elm_mlx.api.pieces import AnswerPieces
 from elm_mlx.api.prompt_caches import PromptCaches, refuse_short
 from elm_mlx.api.stream import Stream
 from elm_mlx.api.structure import without_form
@@ -47,7 +48,8 @@ class KeepsPrompts(Completes):
         refuse_short(request.prompt)
         files = self._prompt_caches(options.get("adapter"))
         handle = self._worker.submit(request)
-        return files.save(place, handle, Stream(handle, self._worker, self.tokenizer, self, progress))
+        answer = Stream(handle, self._worker, AnswerPieces(request, self.tokenizer), self, progress)
+        return files.save(place, handle, answer)
 
     def load_cache(self, path: str | Path, *, adapter: str | None = None) -> int:
         """Reads keys and values that `save_cache` has written with this `adapter`, and returns how many tokens they are
