@@ -45,6 +45,7 @@ class Idle:
         self.executions = [Execution()]
         self.limits = Limits(STEPS, 1, Budget(10 * STEPS), rows)
         self.rows, self.active = rows, list[Sequence]()
+        self.admission = self  # which is asked for `bytes_of` alone
 
     @property
     def has_work(self) -> bool:

@@ -62,8 +62,9 @@ def attributes(kind: type) -> Iterator[str]:
 
 
 def methods(kind: type) -> Iterator[str]:
-    """A section for each public method and property that the class itself defines."""
-    for name, member in vars(kind).items():
+    """A section for each public method and property of a class: those of its bases first, unless they are documented
+    themselves."""
+    for name, member in members(kind):
         if name.startswith("_") or not (told := inspect.getdoc(member)):
             continue
         if isinstance(member, property):
@@ -71,6 +72,14 @@ def methods(kind: type) -> Iterator[str]:
             yield f"### {kind.__name__}.{name}\n\n`{readable(returned)}`. {told}\n"
         elif inspect.isfunction(member):
             yield f"### {kind.__name__}.{name}\n\n{signature(name, member)}\n{told}\n"
+
+
+def members(kind: type) -> Iterator[tuple[str, Any]]:
+    """What a class defines by itself, and by bases that are no public names."""
+    public = {getattr(elm_mlx, name) for name in elm_mlx.__all__ if name != kind.__name__}
+    for base in reversed(kind.__mro__):
+        if base.__module__.startswith("elm_mlx.") and base not in public:
+            yield from vars(base).items()
 
 
 def signature(name: str, function: Any) -> str:

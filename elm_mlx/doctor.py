@@ -18,7 +18,8 @@ from elm_mlx.device.backend import backend_name
 from elm_mlx.device.memory import memory_limit, total_memory
 from elm_mlx.errors import ElmError
 from elm_mlx.files import free_space, nearest_existing, readable_size
-from elm_mlx.library import copies, hub, hub_cache
+from elm_mlx.library import copies, hub_cache
+from elm_mlx.library.hub_errors import offline_switch
 
 OK, SLOW, BROKEN = "ok", "slow", "broken"
 SLOW_SELF_TEST_S = 5.0
@@ -127,7 +128,7 @@ def is_writable(path: Path) -> bool:
 
 def examine_network() -> Finding:
     token = "a token is set" if has_token() else "no token: gated models ask for one (HF_TOKEN)"
-    return Finding("hub", OK, f"{'switched off by the environment' if hub.is_offline() else 'allowed'}, {token}")
+    return Finding("hub", OK, f"{'switched off by the environment' if offline_switch() else 'allowed'}, {token}")
 
 
 def has_token() -> bool:

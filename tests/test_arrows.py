@@ -37,7 +37,7 @@ STAIR = (
     ("distributed.leader", "distributed.facts"),  # the engine of rank 0; what a rank says of itself
     ("distributed.following",),  # that of the others
     ("library.names", "library.download"),  # 6: names and the network
-    ("library.hub_cache", "library.copies"),
+    ("library.hub_cache", "library.hub_errors", "library.copies"),
     ("library.hub", "library.local", "library.recommended"),
     ("library.mirrors", "library.upload"),
     ("library.here", "distributed.joining"),  # the last: a process becomes a rank for a model
@@ -60,7 +60,7 @@ POLICY = {"device", "device.cpu"}  # where the CPU backend may be mentioned; the
 ONLY_IN: dict[str, str | tuple[str, ...]] = {
     "click": "cli",
     "rich": "cli",
-    "huggingface_hub": ("library.hub", "library.upload"),
+    "huggingface_hub": ("library.hub", "library.hub_errors", "library.upload"),
     "mlx_lm": ("bench.theirs", "store.mlx_lm_classes"),
 }
 ONLY_IN |= {"llguidance": "text.grammar", "starlette": "server", "uvicorn": "server", "h11": "server"}

@@ -1,19 +1,18 @@
-"""Loading adapters beside a model, and unloading them."""
+"""Adapters beside a model: loading them, and unloading."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from elm_mlx.api.adapter_names import AdapterNames, LoadedAdapter
 from elm_mlx.api.cache_plan import plan_again
-from elm_mlx.config import ModelConfig
+from elm_mlx.api.open_model import OpenModel
+from elm_mlx.api.unable import refuse_adapters, refuse_on_ranks
+from elm_mlx.arguments import named_path
 from elm_mlx.device.backend import mx
 from elm_mlx.device.memory import cache_room
 from elm_mlx.engine.budget import Budget
 from elm_mlx.engine.engine import Engine
-from elm_mlx.engine.worker import Worker
 from elm_mlx.errors import NotEnoughMemory
 from elm_mlx.files import readable_size
 from elm_mlx.models.model import Model
@@ -22,48 +21,68 @@ from elm_mlx.store.adapters.adapter_file import AdapterFile
 from elm_mlx.store.adapters.read import check_base, read_adapter
 
 
-@dataclass(frozen=True)
-class AdapterHome:
-    """A loaded model, as adapters need it: its files, its arrays, and the worker that answers."""
+class TakesAdapters(OpenModel):
+    """An open model that has adapters beside it, each for the calls that name it."""
 
-    directory: Path
-    config: ModelConfig
-    model: Model
-    worker: Worker
+    def load_adapter(self, name: str, path: str | Path, *, force: bool = False) -> None:
+        """Loads an adapter, LoRA or DoRA, for calls with `adapter=name`: the directory that mlx-lm or PEFT has written
+        (adapter_config.json, and a file of safetensors). The model itself stays as it is, and answers as before.
 
-    def load(self, names: AdapterNames, name: Any, path: Path, force: bool) -> None:
-        """Loads an adapter under a name. Raises as `LanguageModel.load_adapter`."""
+        Adapters take memory beside the model, so caches get less. Raises InvalidRequest for a name that is taken, and
+        for an adapter of another model: one whose matrices this one lacks or, unless `force`, one that knows that it
+        was made for other weights. Raises NotFound; BadCheckpoint for damaged files; Unsupported for what is no LoRA or
+        DoRA; NotEnoughMemory, with the numbers; EngineStopped after `close`, Forked.
+        """
+        names, place = self._adapter_names(), named_path("path", path)
         with names.changing:
             checked, number = names.check_new(name), names.next_number()
-            facts = self.worker.call(lambda engine: self._load(engine, number, path, force))
+            facts = self._worker.call(lambda engine: self._load_adapter(engine, number, place, force))
             names.add(checked, number, facts)
 
-    def unload(self, names: AdapterNames, name: Any) -> None:
-        """Unloads an adapter. Raises as `LanguageModel.unload_adapter`."""
+    def unload_adapter(self, name: str) -> None:
+        """Unloads an adapter: calls cannot name it any more, and its memory is given back when the last request is
+        answered that uses it. Raises InvalidRequest where none has the name, EngineStopped after `close`, Forked."""
+        names = self._adapter_names()
         with names.changing:
             number = names.remove(name)
-            self.worker.call(lambda engine: self._unload(engine, number))
+            self._worker.call(lambda engine: self._unload_adapter(engine, number))
 
-    def _unload(self, engine: Engine, number: int) -> None:
-        """Unloads it on the device thread."""
+    @property
+    def adapters(self) -> dict[str, LoadedAdapter]:
+        """The adapters that are loaded, by name."""
+        return self._maker.adapters.loaded
+
+    def _adapter_names(self) -> AdapterNames:
+        """The names of the adapters, to be changed. Raises InvalidRequest for a model that takes none, EngineStopped,
+        Forked."""
+        self._worker.check()
+        refuse_adapters(self.config)
+        refuse_on_ranks(self._is_shared, "An adapter", "Merge it into the model first: `elm-mlx merge` does that.")
+        return self._maker.adapters
+
+    # On the device thread
+
+    def _unload_adapter(self, engine: Engine, number: int) -> None:
         engine.unload_adapter(number)
-        plan_again(self.worker.thread)
+        plan_again(self._worker.thread)
 
-    def _load(self, engine: Engine, number: int, path: Path, force: bool) -> LoadedAdapter:
-        """Loads it on the device thread, and plans the memory of caches anew with what it takes."""
+    def _load_adapter(self, engine: Engine, number: int, path: Path, force: bool) -> LoadedAdapter:
+        """Loads an adapter, and plans the memory of caches anew with what it takes."""
         adapter = read_adapter(path, self.config)
         if not force:
             check_base(adapter, self.directory)
-        rack = engine.variants.adapters or Rack(self.model)
+        model = self.model
+        assert isinstance(model, Model)
+        rack = engine.variants.adapters or Rack(model)
         assert isinstance(rack, Rack)
         refuse_large(rack, adapter, engine.limits.budget)
         rack.put(number, adapter.arrays)
         engine.variants.adapters = rack
         try:
-            plan_again(self.worker.thread)
+            plan_again(self._worker.thread)
         except NotEnoughMemory:
             rack.drop(number)
-            plan_again(self.worker.thread)
+            plan_again(self._worker.thread)
             raise
         facts = (adapter.kind, adapter.rank, adapter.parameters, adapter.base.name, adapter.fingerprint)
         return LoadedAdapter(path, *facts)

@@ -27,7 +27,7 @@ from elm_mlx.engine.budget import Budget
 from elm_mlx.engine.engine import Engine
 from elm_mlx.engine.limits import QUEUE, ROWS, Limits
 from elm_mlx.engine.warm_up import warm_up
-from elm_mlx.engine.worker import Order, Worker, closed
+from elm_mlx.engine.worker import Worker, closed
 from elm_mlx.errors import InvalidRequest
 from elm_mlx.library.pull import pull
 from elm_mlx.store.load import LoadedModel, load_directory
@@ -123,7 +123,7 @@ def load_found(directory: Path, wishes: Wishes, ranks: Ranks | None) -> Language
         return LanguageModel(replace(loaded, notices=notices), opened[0], holder, wishes.rows, found.path)
     except BaseException:
         # Where the wait was interrupted (Ctrl-C), the device thread may open the engine all the same; this comes after.
-        thread.post_from_finalizer(Order(lambda: shut_all(opened)))
+        thread.order(lambda: shut_all(opened))
         let_go(holder)
         raise
 

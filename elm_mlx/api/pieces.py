@@ -1,4 +1,4 @@
-"""From the parts of an answer to its pieces, and from either to what the answer says."""
+"""From the ids of an answer to its pieces, and to what the answer says."""
 
 from __future__ import annotations
 
@@ -7,9 +7,12 @@ from dataclasses import replace
 from typing import NamedTuple
 
 from elm_mlx.api.completion import Piece
+from elm_mlx.api.stopping import answer_text
+from elm_mlx.engine.request import Request
 from elm_mlx.engine.sequence import LENGTH, STOP
-from elm_mlx.text.answer import Answer
+from elm_mlx.text.answer import Answer, Reading
 from elm_mlx.text.parts import REASONING, TEXT, Part
+from elm_mlx.text.tokenizer import Tokenizer
 from elm_mlx.text.tools import ToolCall
 
 
@@ -19,6 +22,34 @@ class Said(NamedTuple):
     text: str
     reasoning: str | None = None
     tool_calls: tuple[ToolCall, ...] = ()
+
+
+class AnswerPieces:
+    """Cuts the ids of the answer to a request into pieces, while they come. `reading` says which parts it may have."""
+
+    def __init__(self, request: Request, tokenizer: Tokenizer, reading: Reading | None = None) -> None:
+        self._request, self._tokenizer, self._reading = request, tokenizer, reading
+        self._text = answer_text(request, tokenizer)
+        self._answer = reading.answer(self._text) if reading else None
+
+    def take(self, token: int, *, is_last: bool) -> list[Piece]:
+        """Takes the next id, and gives its pieces: one, or one for each of the parts that its text belongs to."""
+        if self._answer:
+            return pieces_in(self._answer, token, self._request.stop_ids, is_last=is_last)
+        if token in self._request.stop_ids:
+            return [Piece(self._text.flush(), token, STOP, stop_reason=token)]
+        text, string = self._text.read(token)
+        if string is not None:
+            return [Piece(text, token, STOP, stop_reason=string)]
+        return [Piece(text + self._text.flush(), token, LENGTH) if is_last else Piece(text, token, None)]
+
+    def said(self, tokens: list[int], *, is_whole: bool) -> Said:
+        """What these ids say, all read anew. The answer `is_whole` where the model ended it with a stop id."""
+        if not self._reading:
+            return Said(self._text.text_of(tokens))
+        answer = self._reading.answer(answer_text(self._request, self._tokenizer))
+        parts = [part for token in tokens for part in answer.read(token)[0]]
+        return said_in([*parts, *answer.end(is_whole=is_whole)])
 
 
 def said_in(parts: Iterable[Part | Piece]) -> Said:

@@ -9,17 +9,14 @@ from typing import Any
 from weakref import finalize
 
 from elm_mlx.api.completion import Completion, Piece, stats_of
-from elm_mlx.api.pieces import Said, pieces_in, said_in
-from elm_mlx.api.stopping import answer_text
+from elm_mlx.api.pieces import AnswerPieces, said_in
 from elm_mlx.api.structure import value_of
 from elm_mlx.arguments import Progress, real_number
 from elm_mlx.device.thread import is_forked, refuse_fork
 from elm_mlx.engine.handle import NOTHING, CallWaiter, Handle, State
-from elm_mlx.engine.sequence import CANCELLED, ERROR, LENGTH, STOP
+from elm_mlx.engine.sequence import CANCELLED, ERROR, STOP
 from elm_mlx.engine.worker import Worker, again
 from elm_mlx.errors import Cancelled, InvalidRequest, TimedOut
-from elm_mlx.text.answer import Reading
-from elm_mlx.text.tokenizer import Tokenizer
 
 OUTBOX = 256  # ids that may wait for a reader: then its request pauses, and no other one
 
@@ -34,20 +31,15 @@ class Stream:
     """
 
     def __init__(
-        self, handle: Handle, worker: Worker, tokenizer: Tokenizer, lm: object, progress: Progress | None = None,
-        reading: Reading | None = None,
-    ) -> None:  # fmt: skip
-        """Reads the request of `handle`. `lm` is what must not be given back before the answer was read or cancelled;
-        `progress` is called with (tokens of the prompt read, in all) by whoever waits. `reading` says how the answer is
-        cut into parts, where it may have some."""
-        self._handle, self._worker = handle, worker
+        self, handle: Handle, worker: Worker, cut: AnswerPieces, lm: object, progress: Progress | None = None
+    ) -> None:
+        """Reads the request of `handle`, whose answer `cut` makes pieces of. `lm` is what must not be given back before
+        the answer was read or cancelled; `progress` is called with (tokens of the prompt read, in all) by whoever
+        waits."""
+        self._handle, self._worker, self._cut = handle, worker, cut
         self._lm: object | None = lm
         self._progress = progress
         handle.hears_reading = progress is not None
-        self._tokenizer = tokenizer
-        self._text = answer_text(handle.request, tokenizer)
-        self._parted = reading
-        self._answer = reading.answer(self._text) if reading else None
         self._notes = handle.request.logprobs is not None  # whether pieces have log-probabilities
         self._pieces: list[Piece] = []
         self._ready: list[Piece] = []  # those of an id that was taken, the last one first
@@ -200,19 +192,11 @@ class Stream:
         ids = sequence.ids[: state.ids] if sequence else []
         ended_by = sequence.stop_reason if sequence and state.finish == STOP else None
         tokens = ids[:-1] if isinstance(ended_by, int) else ids
-        said = self._said(tokens, is_whole=isinstance(ended_by, int))
+        said = self._cut.said(tokens, is_whole=isinstance(ended_by, int))
         stats = stats_of(self._handle, len(tokens))
         logprobs = (sequence.logprobs[: len(tokens)] if sequence else []) if self._notes else None
         parsed = value_of(self._handle.request, said.text, state.finish, ended_by)
         return Completion(said.text, tokens, state.finish or CANCELLED, stats, ended_by, logprobs, parsed, *said[1:])
-
-    def _said(self, tokens: list[int], *, is_whole: bool) -> Said:
-        """What these ids say, all read anew."""
-        if not self._parted:
-            return Said(self._text.text_of(tokens))
-        answer = self._parted.answer(answer_text(self._handle.request, self._tokenizer))
-        parts = [part for token in tokens for part in answer.read(token)[0]]
-        return said_in([*parts, *answer.end(is_whole=is_whole)])
 
     def _poll(self) -> tuple[Piece | None, State]:
         """(the next piece if it has come, how far the answer is). Raises the error that ended the answer, Forked."""
@@ -251,27 +235,13 @@ class Stream:
         sequence, place = self._handle.sequence, self._taken
         if sequence is None or place == len(sequence.ids):
             return
-        pieces = self._decoded(sequence.ids[place], is_last=place + 1 == sequence.room)
+        pieces = self._cut.take(sequence.ids[place], is_last=place + 1 == sequence.room)
         if self._notes:
             pieces[-1] = replace(pieces[-1], logprob=sequence.logprobs[place])
         self._ready = pieces[::-1]
         sequence.taken = self._taken = place + 1
         if len(sequence.ids) - sequence.taken == OUTBOX // 2:  # it may have paused; every pause comes down to this
             self._worker.resume()
-
-    def _decoded(self, token: int, *, is_last: bool) -> list[Piece]:
-        """The pieces of an id: one, or one for each of the parts that its text belongs to."""
-        if self._answer:
-            return pieces_in(self._answer, token, self._handle.request.stop_ids, is_last=is_last)
-        return [self._piece(token, is_last=is_last)]
-
-    def _piece(self, token: int, *, is_last: bool) -> Piece:
-        if token in self._handle.request.stop_ids:
-            return Piece(self._text.flush(), token, STOP, stop_reason=token)
-        text, string = self._text.read(token)
-        if string is not None:
-            return Piece(text, token, STOP, stop_reason=string)
-        return Piece(text + self._text.flush(), token, LENGTH) if is_last else Piece(text, token, None)
 
     def _tell(self, state: State) -> None:
         """Tells the caller's `progress` what of the prompt was read since it was told last."""

@@ -4,38 +4,34 @@ from __future__ import annotations
 
 import json
 from collections import deque
-from collections.abc import Generator, Sequence
+from collections.abc import Sequence
 from contextlib import closing
 from functools import partial
-from itertools import product
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from elm_mlx.bench.shapes import SHAPES
 from elm_mlx.cli.adapter import ADAPTER, judge_adapter, parse_adapter
+from elm_mlx.cli.bench_models import Measured, choose_models, choose_shapes, find_each, make_each
 from elm_mlx.cli.blas import prefer_fast_blas
-from elm_mlx.cli.find import find_here, pull_directory, pull_draft, refuse_idle, yield_temperature
+from elm_mlx.cli.find import pull_draft, refuse_idle, yield_temperature
 from elm_mlx.cli.generation_options import CACHES, SPECULATION, sampling
 from elm_mlx.cli.kinds import BITS, COUNT, NAME, CommaList, Whole
 from elm_mlx.cli.messages import quietable, say
 from elm_mlx.cli.parallel import kind_here, parallel
 from elm_mlx.cli.progress import ProgressBar
 from elm_mlx.cli.sections import SectionedCommand
-from elm_mlx.cli.wishes import drop, is_wish, naming, settle
+from elm_mlx.cli.wishes import drop, is_wish, settle
 from elm_mlx.config.generation import Sampling
-from elm_mlx.demo import demo_directory
 from elm_mlx.errors import InvalidRequest
 
 if TYPE_CHECKING:
     from elm_mlx.bench.cases import Case, Together
+    from elm_mlx.bench.measure import Series
     from elm_mlx.config import ModelConfig
 
 
-Bits = Sequence[str | None] | None
-Subject = tuple[str | None, str | None]  # (a model, a shape, or None for the demo; its bits)
-Measured = Generator[tuple[str, Path], None, None]
 USUAL_PROMPT, USUAL_ANSWER = 512, 128  # tokens
 COUNTS = CommaList(Whole(min=0))
 
@@ -159,8 +155,7 @@ def command(
     together, S_PP and S_TG tokens per second of all of them.
     """
     prefer_fast_blas()
-    from elm_mlx.bench.measure import Series, bench  # here, as --help needs no MLX
-    from elm_mlx.bench.report import text
+    from elm_mlx.bench.measure import Series  # here, as --help needs no MLX
 
     asked: dict[str, Any] = {"models": models, "shapes": shapes, "dtype": dtype, "cpu_policy": cpu_policy}
     settle(refuse_contradictions, asked, "models", "shapes", "dtype")
@@ -182,11 +177,19 @@ def command(
     options: Any = {name: value for name, value in choice.items() if value is not None and value is not False}
     series = Series(tests, repetitions, asked["cpu_policy"], submit, bool(compare), force, options, draft, adapter,
                     kind_here())  # fmt: skip
+    print_report(subjects, series, as_json)
+
+
+def print_report(subjects: Measured, series: Series, as_json: bool) -> None:
+    """Measures, and prints the report; after Ctrl-C, too, of what was measured until then."""
+    from elm_mlx.bench.measure import bench  # here, as --help needs no MLX
+    from elm_mlx.bench.report import text
+
     reports: deque[dict[str, Any]] = deque(maxlen=1)
     try:
         with closing(subjects), ProgressBar("Measuring", in_bytes=False) as bar:
             reports.extend(bench(subjects, series, bar))
-    finally:  # after Ctrl-C, too, what was measured is printed
+    finally:
         for report in reports:
             for notice in {model["notice"] for model in report["models"]} - {None}:
                 say(notice)
@@ -268,43 +271,3 @@ def plan_tests(
     for config in configs:
         check_context(tests, config)
     return tests
-
-
-def choose_shapes(shapes: Sequence[str], bits: Bits) -> tuple[list[Subject], list[ModelConfig]]:
-    """(the random models to make, the configurations that they will have)."""
-    from elm_mlx.config import config_from_dict  # here, as --help needs no configuration
-
-    return list(product(shapes, bits or [None])), [config_from_dict(SHAPES[shape]) for shape in shapes]
-
-
-def choose_models(models: Sequence[str | None] | None, bits: Bits) -> tuple[list[Subject], list[ModelConfig]]:
-    """(the models to find, the configurations of those that are on this machine). Raises as `locate`."""
-    from elm_mlx.store.load import read_config  # here, as --help needs no MLX
-
-    wanted: list[Subject] = []
-    configs = []
-    for model, few in product(models or [None], bits or [None]):
-        asked = {"bits": few}
-        with naming("models"):
-            place = settle(partial(find_here, model), asked, "bits")
-        if few and not asked["bits"] and (model, None) in wanted:
-            continue  # several wishes for bits came to nothing
-        wanted.append((model, asked["bits"]))
-        configs += [read_config(place)] if place else []
-    return wanted, configs
-
-
-def make_each(wanted: Sequence[Subject], dtype: str | None, force: bool) -> Measured:
-    """Makes random models and gives their (name, directory). Each is removed before the next one is made."""
-    from elm_mlx.bench.random_model import random_model  # here, as --help needs no MLX
-
-    for shape, few in wanted:
-        assert shape is not None  # only the demo has no name
-        with random_model(shape, int(few) if few else None, dtype, force) as directory:
-            yield shape, directory
-
-
-def find_each(wanted: Sequence[Subject], force: bool) -> Measured:
-    """Finds models and gives their (name, directory). Each is pulled first where it is not on this machine."""
-    for model, few in wanted:
-        yield model or "demo", pull_directory(model, {"bits": few}, force) or demo_directory()

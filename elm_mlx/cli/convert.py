@@ -13,20 +13,17 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from elm_mlx.cli.blas import prefer_fast_blas
+from elm_mlx.cli.checkpoint import fetch_source, fetched_name, refuse_rope_factor
+from elm_mlx.cli.conversion_text import describe_calibration, show_plan, tell_result
 from elm_mlx.cli.kinds import BITS, CALIBRATION_TEXT, CALIBRATION_TOKENS, NAME, ROPE_FACTOR, SHARD_GB
 from elm_mlx.cli.messages import one_line, quietable, say
 from elm_mlx.cli.progress import ProgressBar
 from elm_mlx.cli.wishes import naming, settle
-from elm_mlx.config.quantization import QUANTIZATION_MODES, RECIPES, in_words
-from elm_mlx.errors import InvalidRequest, TargetExists
-from elm_mlx.files import can_name_a_file, readable_size
-from elm_mlx.library.names import Known, parse_name
-from elm_mlx.shell import command_line
-from elm_mlx.store import conversion_record
-from elm_mlx.store.weight_files import some
+from elm_mlx.config.quantization import QUANTIZATION_MODES, RECIPES
+from elm_mlx.errors import TargetExists
 
 if TYPE_CHECKING:
-    from elm_mlx.convert import Job
+    from elm_mlx.convert import Conversion, Job
 
 YIELDING = ("calibrate_tokens", "allow_nonfinite", "calibrate", "bits", "group_size", "mode", "recipe")
 GROUP_SIZES = list(map(str, QUANTIZATION_MODES["affine"][1]))
@@ -89,17 +86,11 @@ def command(
     """
     if verify or options["calibrate"]:
         prefer_fast_blas()
-    from elm_mlx.convert import check, check_options, check_text, check_tokenizer, plan  # here: --help needs no MLX
+    from elm_mlx.convert import check, plan  # here, as --help needs no MLX
 
     options |= {"bits": int(bits) if bits else None, "group_size": int(group_size) if group_size else None}
-    tokenizer = options.pop("tokenizer")
-    settle(check_options, options, *YIELDING)
-    with naming("calibrate"):
-        check_text(options["calibrate"])
-    if tokenizer:
-        with naming("tokenizer"):
-            check_tokenizer(tokenizer)
-    place = Path(source)
+    place, tokenizer = Path(source), options.pop("tokenizer")
+    judge(options, tokenizer)
     if name := fetched_name(source):
         settle(refuse_rope_factor, options, "rope_factor")
         if not dry_run:
@@ -109,9 +100,30 @@ def command(
         tokenizer = tokenizer or found
     job = settle(partial(plan, place, output, tokenizer=tokenizer), options, "rope_factor")
     if dry_run:
-        show(job.describe(), as_json)
+        show_plan(job.describe(), as_json)
         job.refuse(force)  # after the plan, which says what it would take
         return
+    done = run(job, force, verify)
+    if as_json:
+        click.echo(json.dumps(asdict(done) | {"output": str(done.output)}, default=str))
+    else:
+        tell_result(done)
+
+
+def judge(options: dict[str, Any], tokenizer: str | None) -> None:
+    """Raises InvalidRequest for options without a meaning, before anything is fetched."""
+    from elm_mlx.convert import check_options, check_text, check_tokenizer  # here, as --help needs no MLX
+
+    settle(check_options, options, *YIELDING)
+    with naming("calibrate"):
+        check_text(options["calibrate"])
+    if tokenizer:
+        with naming("tokenizer"):
+            check_tokenizer(tokenizer)
+
+
+def run(job: Job, force: bool, verify: bool) -> Conversion:
+    """Converts, with bars of how far it is."""
     if job.calibration:
         say(one_line(f"Calibrating on {describe_calibration(job.calibration.describe(job.kept_stages))}"))
     with (
@@ -120,56 +132,7 @@ def command(
         ProgressBar("Verifying", in_bytes=False) as verifying,
         telling_what_is_kept(job),
     ):
-        done = job.run(force, verify, bar, verifying, calibrating)
-    if as_json:
-        click.echo(json.dumps(asdict(done) | {"output": str(done.output)}, default=str))
-        return
-    say(f"{done.layout} {done.family}, {done.parameters:,} parameters: {done.bytes / 1e6:,.1f} MB at "
-        f"{done.bits_per_weight:.2f} bits per weight in {done.output}")  # fmt: skip
-    if done.calibration:
-        say(one_line(f"The quantized weights are {conversion_record.in_words(done.calibration)}"))
-    if done.kept:
-        say(one_line(f"{conversion_record.kept_in_words(done.kept)}."))
-    if done.dropped:
-        say(f"Left out, as nothing reads them: {some(done.dropped)}")
-    if report := done.report:
-        say(f"Verified: {report.kl_divergence:.3g} nats per token from its source, of {report.bound:g} allowed")
-    if done.chat_refusal:
-        say(f"The model completes text, but cannot chat: {done.chat_refusal}")
-    raw = ["--raw"] if done.chat_refusal else []
-    command = command_line("elm-mlx", "generate", "--model", done.output, *raw, "--prompt", "Once upon a time")
-    say(f"Try it: {command}")
-
-
-def show(planned: dict[str, Any], as_json: bool) -> None:
-    """Prints the plan of a conversion, as JSON or in rows."""
-    if as_json:
-        click.echo(json.dumps(planned))
-        return
-    how = planned["quantization"]
-    kept = f", {planned['kept']} matrices as the source has them" if planned["kept"] else ""
-    rows = {
-        "source": f"{planned['source']}: {planned['layout']} {planned['family']}, {planned['parameters']:,} parameters",
-        "tensors": f"{len(planned['tensors'])}, of which {sum(a != b for a, b in planned['tensors'].items())} renamed",
-        "left out": ", ".join(planned["dropped"]) or "nothing",
-        "tokenizer": planned["tokenizer"],
-        "stored as": (in_words(how) if how else planned["dtype"]) + kept,
-        "output": f"{planned['output']}: {readable_size(planned['bytes'])} at {planned['bits_per_weight']:.2f} bits "
-        f"per weight, {len(planned['files'])} file{'s' * (len(planned['files']) > 1)}",
-        **({"calibration": describe_calibration(calibration)} if (calibration := planned["calibration"]) else {}),
-        "memory": f"at most {readable_size(planned['memory'])}",
-        "disk": f"{readable_size(planned['disk_free'])} free",
-    }
-    for name, value in rows.items():
-        click.echo(one_line(f"{name:<12} {value}"))
-
-
-def describe_calibration(planned: dict[str, Any]) -> str:
-    """Describes a calibration that is planned, for people."""
-    share = ", all" if planned["whole_text"] else ""
-    kept = f", of which {done} are done" if (done := planned["done"]) else ""
-    return (f"{planned['tokens']:,} tokens{share} of the text {planned['text']['name']}, in {planned['stages']} "
-            f"stages{kept}; at most {readable_size(planned['disk'])} of disk beside the output")  # fmt: skip
+        return job.run(force, verify, bar, verifying, calibrating)
 
 
 @contextmanager
@@ -185,36 +148,3 @@ def telling_what_is_kept(job: Job) -> Iterator[None]:
                 say(f"{kept} stages of the calibration are kept in {job.calibration_folder}: the same command goes on "
                     "with them. If it is not to, remove that folder.")  # fmt: skip
         raise
-
-
-def refuse_rope_factor(rope_factor: float | None, **_: object) -> None:
-    """Raises InvalidRequest for a factor of Meta's layout, which no repository that is fetched by name has."""
-    if rope_factor is not None:
-        raise InvalidRequest("", "{rope_factor} is for Meta's own layout (params.json), which is not fetched by name. "
-                             "Leave it out.")  # fmt: skip
-
-
-def fetched_name(source: str) -> str | None:
-    """The name, without its owner, of the repository that a model's name stands for; None for a path and for what is on
-    this machine, a file or a directory."""
-    if can_name_a_file(Path(source)) and Path(source).exists():
-        return None
-    named = parse_name(source)
-    if isinstance(named, Path):
-        return None
-    return (named.original if isinstance(named, Known) else named.name).partition("/")[2]
-
-
-def fetch_source(source: str, *, dry_run: bool, with_tokenizer: bool) -> tuple[Path, Path | None]:
-    """Fetches a checkpoint by name, and its tokenizer where one is wanted; gives (its directory, the tokenizer if that
-    is from elsewhere). A dry run fetches nothing."""
-    from elm_mlx.library.local import cached_checkpoint
-    from elm_mlx.library.pull import fetch_checkpoint
-
-    with ProgressBar("Fetching", in_bytes=True) as bar:
-        if dry_run:
-            found = cached_checkpoint(source, tokenizer=with_tokenizer)
-        else:
-            found = fetch_checkpoint(source, bar, say, tokenizer=with_tokenizer)
-    say(f"{found.repository.name} at commit {found.snapshot.commit[:12]}")
-    return found.snapshot.path, found.tokenizer

@@ -12,7 +12,7 @@ import click
 from elm_mlx import demo
 from elm_mlx.cli.adapter import parse_adapter
 from elm_mlx.cli.blas import prefer_fast_blas
-from elm_mlx.cli.convert import fetch_source, fetched_name
+from elm_mlx.cli.checkpoint import fetch_source, fetched_name
 from elm_mlx.cli.find import MODEL
 from elm_mlx.cli.kinds import NAME, TEXT_TOKENS
 from elm_mlx.cli.messages import one_line, quietable, say

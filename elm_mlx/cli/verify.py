@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from elm_mlx.cli.blas import prefer_fast_blas
-from elm_mlx.cli.convert import fetch_source, fetched_name, refuse_rope_factor
+from elm_mlx.cli.checkpoint import fetch_source, fetched_name, refuse_rope_factor
 from elm_mlx.cli.kinds import NAME, ROPE_FACTOR, TEXT_TOKENS, Number
 from elm_mlx.cli.messages import one_line, quietable
 from elm_mlx.cli.progress import ProgressBar

@@ -13,6 +13,7 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import dataclass
 from queue import SimpleQueue
 from typing import Protocol, TypeVar
 
@@ -84,11 +85,12 @@ class DeviceThread:
                 raise NotRun()
             self._inbox.put(command)
 
-    def post_from_finalizer(self, command: Command) -> None:
-        """Puts a command into the inbox without a lock, since finalizers run amid anything, also amid `post`. It is
-        lost where the thread has ended or is another process's."""
+    def order(self, work: Callable[[], None]) -> None:
+        """Has `work` done on the thread, between two steps, and waits for nothing. Takes no lock, so that a finalizer
+        may call it: these run amid anything, also amid `post`. It is lost where the thread has ended or is another
+        process's."""
         if not is_forked():
-            self._inbox.put(command)
+            self._inbox.put(Order(work))
 
     def call(self, work: Callable[[Relay], T]) -> T:
         """Runs `work` on the thread, between two steps, and returns its result or raises its error here.
@@ -108,7 +110,7 @@ class DeviceThread:
         not begun are dropped."""
         with self._door:
             self._is_open = False
-            self._inbox.put(Nothing())
+            self._inbox.put(Order(lambda: None))  # which wakes the thread
         if not self.is_here:
             self._thread.join(patience)
 
@@ -155,11 +157,11 @@ class DeviceThread:
         mx.clear_streams()  # left to the end of the process, they end some of them with an abort
 
 
-class Nothing:
-    """A command that does nothing but wake the thread."""
+@dataclass(frozen=True)
+class Order:
+    """A command that nobody waits for."""
 
-    def run(self) -> None:
-        pass
+    run: Callable[[], None]
 
     def drop(self, error: ElmError) -> None:
         pass

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Iterator
 from dataclasses import replace
 from itertools import count, islice
 
 import mlx.core as mx
 
 from elm_mlx.device.execution import Execution
-from elm_mlx.device.memory import too_large
+from elm_mlx.engine.admission import Admission
 from elm_mlx.engine.agree import Agree, alone
 from elm_mlx.engine.batch import Batch
 from elm_mlx.engine.cache.kv import RESERVE, cache_bytes
@@ -25,11 +24,11 @@ from elm_mlx.engine.prefill import DEFAULT_EXECUTION, Reading
 from elm_mlx.engine.prefixes import Prefixes
 from elm_mlx.engine.request import Request
 from elm_mlx.engine.sequence import CANCELLED, ERROR, Sequence
-from elm_mlx.engine.sources import Source, Sources, held_ids, is_sibling
+from elm_mlx.engine.sources import Source, Sources, held_ids
 from elm_mlx.engine.speculate import Speculation
-from elm_mlx.engine.together import are_few, is_better_later, read_together
+from elm_mlx.engine.together import read_together
 from elm_mlx.engine.variants import Variants
-from elm_mlx.errors import ElmError, InvalidRequest, NotEnoughMemory, QueueFull
+from elm_mlx.errors import ElmError, InvalidRequest, QueueFull
 
 
 class Engine:
@@ -65,6 +64,7 @@ class Engine:
         self.leaving: dict[Sequence, None] = {}  # those that are cancelled at the next step, in order
         self.batch = Batch(self.variants, limits, execution.grow_by, agree)
         self.prefixes = Prefixes(limits.budget)
+        self.admission = Admission(limits, execution, self.speculation, self.batch)
         self.sources = Sources(self.prefixes, self.batch, limits.reuse)
         self.pace = Pace(execution.submit)
 
@@ -96,8 +96,9 @@ class Engine:
         if len(self.waiting) >= self.limits.queue:
             raise QueueFull(f"{len(self.waiting)} requests are waiting, which is the most.",
                             "Try again later, or load the model with a larger {queue}.")  # fmt: skip
-        sequence = Sequence(next(self.numbers), request, self._room(request), self.execution.compiled, self.agree)
-        self.limits.budget.refuse_impossible(self._bytes(sequence), sequence.positions)
+        room = self.admission.room(request)
+        sequence = Sequence(next(self.numbers), request, room, self.execution.compiled, self.agree)
+        self.limits.budget.refuse_impossible(self.admission.needed(sequence), sequence.positions)
         self.active[sequence.number] = sequence
         self.waiting.append(sequence)
         return sequence
@@ -123,7 +124,7 @@ class Engine:
         if self.waiting and self._next_is_impossible():
             self.cancel(self.waiting[0])
         rows = [one.number for one in self.running if not ((one.bound and one.is_paused) or one in self.leaving)]
-        admitted = tuple(self._admitted()) if self.waiting and self._next_begins() else ()
+        admitted = self._admitted() if self.waiting and self._next_begins() else ()
         going_on = self.reading[0].number if self.reading and self.reading[0] not in self.leaving else None
         early = self.pace.is_early(self.batch.nbytes if self.pace.measures else 0)
         leaving = tuple(one.number for one in self.leaving)
@@ -202,69 +203,30 @@ class Engine:
         """The adapters of the requests that are not answered yet."""
         return {one.request.adapter for one in self.active.values()}
 
-    def _room(self, request: Request) -> int:
-        """The most ids that the answer may have. Where the request names no number it is what the context has left, cut
-        to an even share of the budget, so that such requests can be answered together."""
-        left = self.limits.context - len(request.prompt)
-        if window := request.cache.window:  # it goes on where the context ends, if somebody has asked for a number
-            left = max(left if left > 0 else window, request.max_tokens or 0)
-        if request.max_tokens is not None:
-            return min(request.max_tokens, left)
-        most = self.limits.positions_in(request.cache, self.limits.budget.limit)
-        if beside := self.speculation.bytes_of(request, 1):
-            most = min(most, self.limits.budget.limit // (self.limits.token_bytes + beside))
-        share = max(most // self.limits.rows - len(request.prompt), RESERVE)
-        return min(left, share, max(most - len(request.prompt) + 1, 1))
-
-    def _bytes(self, sequence: Sequence) -> int:
-        """The bytes that a sequence's caches may come to take."""
-        return self.bytes_of(sequence.request, sequence.positions)
-
-    def bytes_of(self, request: Request, positions: int) -> int:
-        """The bytes that so many positions of a request take in all caches, those of a draft included."""
-        return self.limits.bytes_of(request.cache, positions) + self.speculation.bytes_of(request, positions)
-
     def _next_begins(self) -> bool:
         """Whether there is a place for the first waiting sequence."""
-        if self.reading or not self.waiting or len(self.running) >= self.limits.rows:
+        if self.reading or not self.waiting or self.waiting[0] in self.leaving:
             return False
-        return self.waiting[0] not in self.leaving and self._has_room(self.waiting[0])
+        return self.admission.can_begin(self.waiting[0], self.running)
 
-    def _admitted(self) -> Iterator[int]:
-        """The numbers of the first waiting sequence, for which there is a place, and of those after it that have one
-        beside it and use the same model."""
-        first, nbytes = self.waiting[0], 0
-        for one in islice(self.waiting, self.limits.rows - len(self.running)):
-            nbytes += self._bytes(one)
-            is_alike = one.request.adapter == first.request.adapter and one not in self.leaving
-            if one is not first and not (is_alike and self.limits.budget.has_room(nbytes)):
-                return
-            yield one.number
-
-    def _has_room(self, one: Sequence) -> bool:
-        """Whether the budget has room for a sequence, beside free slots or in them."""
-        length = len(one.request.prompt) if one.request.cache.is_plain else None
-        idle = self.batch.idle_for(length, self.running)
-        return self.limits.budget.has_room(self._bytes(one) - idle)
+    def _admitted(self) -> tuple[int, ...]:
+        """The numbers of the waiting sequences that begin now."""
+        places = self.limits.rows - len(self.running)
+        return tuple(one.number for one in self.admission.first_of(self.waiting, places, self.leaving))
 
     def _next_is_impossible(self) -> bool:
         """Whether the first waiting sequence can never have room."""
-        return bool(self.waiting) and self._why_impossible(self.waiting[0]) is not None
-
-    def _why_impossible(self, one: Sequence) -> NotEnoughMemory | None:
-        """The error for a waiting sequence that can never have room: the budget has become smaller since it came."""
-        limit, nbytes = self.limits.budget.limit, self._bytes(one)
-        return too_large(nbytes, limit, one.positions) if nbytes > limit and one in self.waiting else None
+        return bool(self.waiting) and self.admission.why_never(self.waiting[0]) is not None
 
     def _admit(self, numbers: tuple[int, ...]) -> list[Sequence]:
         """Begins the first of these sequences, which wait, and those after it whose prompts can be read together with
         its own, and returns them. The prompt of one alone is then being read."""
         begun: list[Sequence] = []
         for one in [self.active[number] for number in numbers]:
-            if begun and not self._fits(begun, 1, 0):
+            if begun and not self.admission.fits(1, 0, begun):
                 break  # whatever is held of its prompt
             source = self.sources.find(one, self.running)
-            if begun and not self._can_join(one, source.shared, begun):
+            if begun and not self.admission.can_join(one, source.shared, begun):
                 break
             self._begin(one, source)
             begun.append(one)
@@ -274,29 +236,13 @@ class Engine:
             self.reading = begun[0], Reading(self._model_of(begun[0]), ids, begun[0].cache or (), self.execution)
         return begun
 
-    def _can_join(self, one: Sequence, held: int, begun: list[Sequence]) -> bool:
-        """Whether a prompt, of which so many positions are held, is best read together with those that have begun."""
-        if self.limits.held:
-            return False  # a model that keeps its own caches reads one prompt at a time
-        if any(other.reserved > self._bytes(other) for other in begun):
-            return False  # it got a longer cache than it needs: the budget may have no room beside that
-        if not self._fits(begun, len(one.request.prompt) - held, held):
-            return False
-        others = [other for other in begun if one.request.find or is_sibling(one, other)]
-        return not (self.limits.reuse and others and is_better_later(one, held, others))
-
-    def _fits(self, begun: list[Sequence], new: int, held: int) -> bool:
-        """Whether so many new ids after the held ones can be read in one pass with the prompts that have begun."""
-        news = [len(other.request.prompt) - other.read for other in begun]
-        return are_few([*news, new], max(held, *(other.read for other in begun)), self.execution)
-
     def _begin(self, one: Sequence, source: Source) -> None:
         """Takes a sequence out of the queue, with caches for all of its positions, after those of `source`."""
         self.waiting.remove(one)
         one.admitted_at = time.perf_counter()
         one.cache = self.sources.borrow(one, source, self._reserve(one)) or self._new_cache(one)
-        beside = self.speculation.bytes_of(one.request, one.positions)
-        one.reserved = max(self._bytes(one), cache_bytes(one.cache) + beside)  # one handed over may have longer buffers
+        longer = cache_bytes(one.cache) + self.speculation.bytes_of(one.request, one.positions)  # if handed over
+        one.reserved = max(self.admission.needed(one), longer)
         self.limits.budget.reserve(one.reserved)
         one.speculator = self.speculation.begin(one)
         one.read = one.reused = one.cache[0].offset
@@ -395,7 +341,7 @@ class Engine:
 
     def _drop(self, one: Sequence) -> Sequence:
         """Takes a sequence out, and keeps its caches where they may be of use."""
-        why = self._why_impossible(one)
+        why = self.admission.why_never(one) if one in self.waiting else None
         one.end(ERROR if why else CANCELLED, why)
         caches = None
         if one in self.running:

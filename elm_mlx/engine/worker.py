@@ -17,9 +17,10 @@ from elm_mlx.device.memory import CacheWish
 from elm_mlx.device.thread import DeviceThread, NotRun, guarded, refuse_fork
 from elm_mlx.engine.engine import Engine
 from elm_mlx.engine.handle import Handle, Wakes
+from elm_mlx.engine.places import Places
 from elm_mlx.engine.request import Request
 from elm_mlx.engine.sequence import CANCELLED, ERROR, Sequence
-from elm_mlx.errors import ElmError, EngineStopped, QueueFull, RequestFailed
+from elm_mlx.errors import ElmError, EngineStopped, RequestFailed
 
 T = TypeVar("T")
 # Seconds after first ids, in which their readers get the interpreter: else they may wait until the next step is built.
@@ -47,10 +48,9 @@ class Worker:
     """
 
     def __init__(self, thread: DeviceThread, engine: Engine, most: int, wish: CacheWish) -> None:
-        self.thread, self.most, self.wish = thread, most, wish
+        self.thread, self.wish, self.places = thread, wish, Places(most)
         self._engine: Engine | None = engine
         self._handles: dict[Sequence, Handle] = {}  # of the unfinished requests
-        self._unanswered, self._count_lock = 0, threading.RLock()
         self._failures = 0
         self._reason: ElmError | None = None  # why nothing is answered any more
 
@@ -63,7 +63,7 @@ class Worker:
         try:
             self.thread.post(Submission(self, handle))
         except NotRun:
-            self._answered(patient)
+            self.places.give_back(patient)
             raise
         return handle
 
@@ -88,33 +88,22 @@ class Worker:
         """A handle for a request that will come; it counts as unanswered. Raises as `submit`."""
         self.check()
         self._refuse_impossible(request)
-        self._count(patient)
+        self.places.take(patient)
         return Handle(request, patient)
 
     @contextmanager
     def place(self) -> Iterator[None]:
         """Counts what is done meanwhile as an unanswered request. Raises QueueFull, EngineStopped, Forked."""
         self.check()
-        self._count(False)
-        try:
+        with self.places.one():
             yield
-        finally:
-            self._answered(False)
-
-    def _count(self, patient: bool) -> None:
-        """Counts a request as unanswered. Raises QueueFull."""
-        with self._count_lock:
-            if self._unanswered >= self.most and not patient:
-                raise QueueFull(f"{self._unanswered} requests are unanswered, as many as this model takes.",
-                                "Wait for some to end, or load the model with a longer {queue}.")  # fmt: skip
-            self._unanswered += 0 if patient else 1
 
     def _refuse_impossible(self, request: Request) -> None:
         """Raises NotEnoughMemory where the caches of a request can never fit. Only numbers are looked at that stay as
         they are while models are loaded, so any thread may do so; the engine asks again."""
         if (engine := self._engine) and request.max_tokens:
             positions = len(request.prompt) + request.max_tokens - 1
-            engine.limits.budget.refuse_impossible(engine.bytes_of(request, positions), positions)
+            engine.limits.budget.refuse_impossible(engine.admission.bytes_of(request, positions), positions)
 
     def check(self) -> None:
         """Raises Forked in a forked process, and EngineStopped where nothing is answered any more."""
@@ -136,30 +125,26 @@ class Worker:
         return self.thread.call(lambda _: work(self.engine))
 
     def order(self, work: Callable[[], None]) -> None:
-        """Has `work` done on the device thread, between two steps, and waits for nothing."""
-        self.thread.post_from_finalizer(Order(work))
+        """Has `work` done on the device thread, between two steps, and waits for nothing. Takes no lock, so that a
+        finalizer may call it, and all that is made of it here."""
+        self.thread.order(work)
 
     def cancel(self, handle: Handle) -> None:
-        """Has a request end as cancelled at the next step. Takes no lock, so that a finalizer may call it."""
-        self.thread.post_from_finalizer(Order(lambda: self._cancel(handle)))
+        """Has a request end as cancelled at the next step."""
+        self.order(lambda: self._cancel(handle))
 
     def resume(self) -> None:
         """Lets the engine see that the reader of a paused request has taken ids."""
-        self.thread.post_from_finalizer(Order(lambda: None))
+        self.order(lambda: None)
 
     def let_go(self, handle: Handle) -> None:
         """Lets the engine take back the caches that it holds for a request that asked for it. That also happens when
         nobody has the handle any more."""
-        self.thread.post_from_finalizer(Order(lambda: self._let_go(handle.sequence)))
+        self.order(lambda: self._let_go(handle.sequence))
 
     def disown(self, owner: int) -> None:
-        """Lets anybody have what is kept for an owner, who asks no more. Takes no lock, so that a finalizer may call
-        it."""
-        self.thread.post_from_finalizer(Order(lambda: self._disown(owner)))
-
-    def _let_go_later(self, sequence: Sequence) -> None:
-        """Does so from a finalizer of the handle."""
-        self.thread.post_from_finalizer(Order(lambda: self._let_go(sequence)))
+        """Lets anybody have what is kept for an owner, who asks no more."""
+        self.order(lambda: self._disown(owner))
 
     def abandon(self, error: ElmError) -> None:
         """Ends all requests with an error, as well as it goes from outside of the device thread, which may hang for
@@ -176,7 +161,7 @@ class Worker:
 
     def close_from_finalizer(self) -> None:
         """Closes as `close` does, but waits for nothing."""
-        self.thread.post_from_finalizer(Order(lambda: self.shut(closed())))
+        self.order(lambda: self.shut(closed()))
 
     # On the device thread
 
@@ -250,15 +235,11 @@ class Worker:
             if handle := self._handles.get(sequence):
                 if sequence.finish:
                     del self._handles[sequence]
-                    self._answered(handle.is_patient)
+                    self.places.give_back(handle.is_patient)
                 handle.wake(wakes)
         wakes.carry_out()
         if wakes.are_any and any(len(one.ids) == 1 for one in news):
             time.sleep(YIELD_S)
-
-    def _answered(self, patient: bool) -> None:
-        with self._count_lock:
-            self._unanswered -= 0 if patient else 1
 
     def _take(self, handle: Handle) -> None:
         """Hands a request to the engine."""
@@ -273,12 +254,12 @@ class Worker:
         if handle.is_left:
             self.engine.cancel(sequence)
         if handle.request.hold:  # Ctrl-C may come at any place, also before the caller has the handle
-            finalize(handle, self._let_go_later, sequence).atexit = False
+            finalize(handle, self.order, lambda: self._let_go(sequence)).atexit = False
 
     def _refuse(self, handle: Handle, error: Exception) -> None:
         """Ends a request that the engine did not take."""
         handle.refuse(error)
-        self._answered(handle.is_patient)
+        self.places.give_back(handle.is_patient)
         handle.tell()
 
     def _cancel(self, handle: Handle) -> None:
@@ -308,16 +289,6 @@ class Submission:
 
     def drop(self, error: ElmError) -> None:
         self.worker._refuse(self.handle, error)
-
-
-@dataclass(frozen=True)
-class Order:
-    """A command that nobody waits for."""
-
-    run: Callable[[], None]
-
-    def drop(self, error: ElmError) -> None:
-        pass
 
 
 def closed() -> EngineStopped:

@@ -25,6 +25,7 @@ from elm_mlx.files import MAX_LARGE_BYTES, optional_json, read_json, readable_si
 from elm_mlx.library import copies, hub, names
 from elm_mlx.library.download import Say
 from elm_mlx.library.hub_cache import complete_snapshot, folder_of, remove_damaged
+from elm_mlx.library.hub_errors import offline_switch
 from elm_mlx.library.local import (
     Candidate,
     Checkpoint,
@@ -116,7 +117,7 @@ def repair(
 
     Raises as `pull`.
     """
-    if switch := hub.offline_switch():
+    if switch := offline_switch():
         raise Unreachable(f"{model} cannot be repaired while {switch} forbids the network: what is damaged has to be "
                           "fetched again. Unset it.")  # fmt: skip
     candidate = choose_candidate(candidates(fetchable_name(model), bits))

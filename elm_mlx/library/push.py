@@ -15,7 +15,7 @@ from elm_mlx.config import names_guest
 from elm_mlx.convert import unfinished
 from elm_mlx.errors import BadCheckpoint, Gated, InvalidRequest, NotFound
 from elm_mlx.files import optional_json, read_text, readable_size
-from elm_mlx.library.hub import SITE
+from elm_mlx.library.hub_errors import SITE
 from elm_mlx.library.names import Repository, parse_name, terms_of
 from elm_mlx.library.upload import File, Origin, Pushed, names_there, origin_of, send, size_of
 from elm_mlx.store.conversion_record import RECORD, read_record

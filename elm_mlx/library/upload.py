@@ -11,7 +11,7 @@ from typing import Any
 from elm_mlx.arguments import Progress
 from elm_mlx.errors import BadCheckpoint, Gated, InvalidRequest, NotFound, Unreachable
 from elm_mlx.files import disk_errors
-from elm_mlx.library.hub import SITE, first_line, hub_errors, offline_switch, token_place
+from elm_mlx.library.hub_errors import SITE, first_line, hub_errors, offline_switch, token_place
 from elm_mlx.library.names import Repository
 
 File = Path | bytes  # what is sent: a file as it lies on the disk, or bytes

@@ -170,7 +170,7 @@ begin = lambda: elm_mlx.load(sys.argv[1])
 other = elm_mlx.load(sys.argv[1])
 stream = other.submit("Hi", 100_000)
 def close():
-    lm._worker.thread.post(Order(lambda: time.sleep(0.5)))  # what close has to wait for
+    lm._worker.order(lambda: time.sleep(0.5))  # what close has to wait for
     threading.Timer(0.1, lambda: os.kill(os.getpid(), signal.SIGINT)).start()
     other.close()
 begin = close
@@ -189,7 +189,7 @@ except KeyboardInterrupt:
 time.sleep(1)
 print(len(thread.running().turns), len(thread.running().holders), len(lm.generate("Hi", 3).tokens))
 """
-    imports = "import time\nfrom elm_mlx.device import thread\nfrom elm_mlx.engine.worker import Order\n"
+    imports = "import time\nfrom elm_mlx.device import thread\n"
     done = python(imports + script + check, endless)
     assert (done.stdout.split(), done.stderr) == (["interrupted", "1", "1", "3"], "")
 

@@ -107,11 +107,11 @@ def test_a_prompt_waits_for_room_and_gives_it_back(lm: elm_mlx.LanguageModel) ->
     assert len(lm.prompt_logprobs(IDS, progress=look)) == len(IDS) - 1
     assert waited == [0]
     assert lm._worker.call(lambda _: budget.reserved) == 0
-    assert lm._worker._unanswered == 0
+    assert lm._worker.places.taken == 0
 
 
 def test_no_more_prompts_wait_than_requests_may(lm: elm_mlx.LanguageModel, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(lm._worker, "most", 1)
+    monkeypatch.setattr(lm._worker.places, "most", 1)
     with lm._judging:
 
         def leave(done: int, total: int) -> None:

@@ -116,7 +116,7 @@ def test_either_all_answers_begin_or_none(lm: elm_mlx.LanguageModel) -> None:
     with elm_mlx.load(lm.directory, rows=1, queue=1) as small:
         with pytest.raises(QueueFull):
             small.streams(PROMPT, 3, 50)
-        while small._worker._unanswered:
+        while small._worker.places.taken:
             small.forget_prefixes()  # waits for the device thread, and so for what was cancelled
         assert small.generate(PROMPT, 2).stats.generated_tokens == 2
 

@@ -367,6 +367,6 @@ def test_what_is_cancelled_before_its_form_is_compiled_never_begins(
         asked.result(60)
     assert asked.completion.tokens == []
     end = time.monotonic() + 60
-    while demo.activity.running or demo.activity.waiting or demo._worker._unanswered:
+    while demo.activity.running or demo.activity.waiting or demo._worker.places.taken:
         assert time.monotonic() < end
         time.sleep(0.001)

@@ -226,7 +226,7 @@ def test_several_calls_are_made_where_the_template_takes_them_and_the_caller_doe
 
 def test_without_marks_and_tools_an_answer_is_read_as_before(lm: elm_mlx.LanguageModel, openelm: Path) -> None:
     stream = lm.chat_stream(ASK, 3)
-    assert stream._answer is None
+    assert stream._cut._answer is None
     assert lm._templates.marks.begin == ""
     assert lm._templates.marks.tool == "<|python_tag|>"
     stream.close()

@@ -22,7 +22,8 @@ import elm_mlx
 from elm_mlx import files
 from elm_mlx.api.session import Session
 from elm_mlx.api.session_stream import SessionStream
-from elm_mlx.cli.chat import Chat, read_entries
+from elm_mlx.cli.conversation import Chat
+from elm_mlx.cli.entries import read_entries
 from elm_mlx.cli.pieces import print_texts
 from elm_mlx.errors import DiskFull
 
@@ -290,8 +291,8 @@ def test_ctrl_c_pressed_twice_does_not_end_the_conversation(instruct: Path, monk
         raise KeyboardInterrupt
 
     typed = iter([interrupted, lambda: "one", interrupted])
-    monkeypatch.setattr("elm_mlx.cli.chat.read_entry", lambda: next(typed, end_of_input)())
-    monkeypatch.setattr("elm_mlx.cli.chat.tell", interrupted)  # the second one comes while the first ends the line
+    monkeypatch.setattr("elm_mlx.cli.entries.read_entry", lambda: next(typed, end_of_input)())
+    monkeypatch.setattr("elm_mlx.cli.entries.tell", interrupted)  # the second one comes while the first ends the line
     talk = Chat(elm_mlx.load(instruct), None, {"max_tokens": 2})
     monkeypatch.setattr(talk.lm, "chat_prompt", interrupted)
     talk.run(read_entries())

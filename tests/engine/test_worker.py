@@ -332,5 +332,5 @@ def test_a_call_at_the_end_that_raises_keeps_nobody_else_waiting(
         stream.when_over(call)
     assert all(stream._handle.wait(None, PATIENCE_S) for stream in streams)
     assert [len(stream.result().tokens) for stream in streams] == [40] * 3
-    assert worker_of(lm).call(lambda _: worker_of(lm)._unanswered) == 0  # and the step that ended them is over
+    assert worker_of(lm).call(lambda _: worker_of(lm).places.taken) == 0  # and the step that ended them is over
     assert len(reported) == 3
