@@ -41,26 +41,26 @@ PROMPT, MORE = "> ", ". "
 BLOCK = '"""'  # begins and ends a text of several lines
 HELP = {
     "/help": "show this",
-    "/system TEXT": "set what the model is told about its role, and begin again",
+    "/system TEXT": "set the system message, and begin again",
     "/reset": "forget the conversation",
     "/regen": "answer the last message again",
     "/stats": "show the figures of the last answer",
     "/save FILE": "write the conversation as JSON",
-    "/load FILE": "go on with a saved conversation",
-    "/tools FILE": "tell the model of the tools in a JSON file; you type their results (off: no tools)",
-    "/schema FILE": "give answers the form of the JSON schema in a file (off: any form)",
+    "/load FILE": "continue a saved conversation",
+    "/tools FILE": "offer the tools in a JSON file to the model; you type their results (off: no tools)",
+    "/schema FILE": "hold answers to the JSON schema in a file (off: any text)",
     "/exit": "leave, as Ctrl-D does",
 }
 
 
 @click.command(cls=SectionedCommand)
 @MODEL_AND_BITS
-@click.option("--system", type=TEXT, help="What the model is told about its role.")
+@click.option("--system", type=TEXT, help="The system message: what the model is to be.")
 @CHAT_TEMPLATE
 @sampling()
 @SEED
 @PLAIN
-@max_tokens(default=1024, meaning="Of an answer.")
+@max_tokens(default=1024, meaning="An answer has at most this many tokens.")
 @STOP
 @CACHES
 @SPECULATION
@@ -78,11 +78,11 @@ def command(
     show_config: bool,
     **options: Any,
 ) -> None:
-    """Talk to a model. Answers go to standard output as they come; /help lists what may be typed.
+    """Talk to a model. Answers go to standard output as they come; /help lists what you can type.
 
-    A model with a chat template is asked through it; any other completes what you type and goes on from there.
-    A line that ends in a backslash goes on in the next, and three quotes begin and end a longer text. Ctrl-C
-    stops an answer, Ctrl-D ends the program.
+    A model with a chat template is asked through it; any other completes what you type. A line that ends in a
+    backslash continues on the next one, and three quotes begin and end a longer text. Ctrl-C stops an answer, Ctrl-D
+    ends the program.
     """
     if show_config:
         print_config(model, bits, {"chat_template": chat_template, "system": system}, options, as_json)

@@ -202,7 +202,7 @@ def test_a_saved_prompt_is_loaded_again(endless: Path, tmp_path: Path) -> None:
 
 def test_a_window_is_called_a_window(endless: Path) -> None:
     command = ["generate", "--model", endless, "--prompt", PASSAGE, "--max-tokens", 5, "--window", 16]
-    assert "the last 16 tokens alone: this is a window, not unlimited context" in run(*command).err
+    assert "only the last 16 tokens: this is a window, not unlimited context" in run(*command).err
     assert "window" not in run(*command, "--quiet").err
 
 
