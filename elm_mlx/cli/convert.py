@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.core import ParameterSource
 
 from elm_mlx.cli.blas import prefer_fast_blas
 from elm_mlx.cli.checkpoint import fetch_source, fetched_name, refuse_rope_factor
@@ -29,8 +30,22 @@ YIELDING = ("calibrate_tokens", "allow_nonfinite", "calibrate", "bits", "group_s
 GROUP_SIZES = list(map(str, QUANTIZATION_MODES["affine"][1]))
 
 
+class SourceArgument(click.Argument):
+    """SOURCE; where it is missing because `--calibrate SOURCE` took it for the text, this says so."""
+
+    def process_value(self, ctx: click.Context, value: Any) -> Any:
+        try:
+            return super().process_value(ctx, value)
+        except click.MissingParameter:
+            text = ctx.params.get("calibrate")
+            if isinstance(text, bool | None) or ctx.get_parameter_source("calibrate") != ParameterSource.COMMANDLINE:
+                raise
+            raise click.UsageError(f"--calibrate took {text} for the text to read, so SOURCE is missing. Write "
+                                   "--calibrate after SOURCE.", ctx) from None  # fmt: skip
+
+
 @click.command()
-@click.argument("source", type=NAME)
+@click.argument("source", type=NAME, cls=SourceArgument)
 @click.option(
     "--output",
     type=NAME,

@@ -54,6 +54,14 @@ def test_the_environment_may_ask_for_it_and_yields_where_it_means_nothing(
     assert refused.err.startswith("elm-mlx: ELM_MLX_CALIBRATE: There is no file or directory")
 
 
+def test_a_source_that_was_taken_for_the_text_is_named(openelm: Path) -> None:
+    refused = run("convert", "--bits", 4, "--calibrate", openelm)
+    assert (refused.code, refused.out) == (2, "")
+    said = " ".join(refused.err.split())
+    assert f"--calibrate took {openelm} for the text to read, so SOURCE is missing. Write --calibrate after" in said
+    assert "Missing argument 'SOURCE'" in run("convert", "--bits", 4, "--calibrate").err
+
+
 @pytest.mark.parametrize(
     ("given", "code", "said"),
     [
