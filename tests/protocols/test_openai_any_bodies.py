@@ -6,6 +6,7 @@ from types import ModuleType
 from typing import Any
 
 import pytest
+from helpers.spoiled import spoiled
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -51,18 +52,6 @@ COUNTS = pytest.mark.parametrize("count", [15, pytest.param(300, marks=pytest.ma
 EACH_ROUTE = pytest.mark.parametrize("dialect", [chat, completions], ids=["chat", "completions"])
 
 
-@st.composite
-def spoiled(draw: st.DrawFn, value: Any) -> Any:
-    """A value with one place in it replaced."""
-    if not value or not isinstance(value, list | dict) or draw(st.booleans()):
-        return draw(VALUES)
-    keys = list(value) if isinstance(value, dict) else list(range(len(value)))
-    key = draw(st.sampled_from(keys))
-    made = value.copy()
-    made[key] = draw(spoiled(value[key]))
-    return made
-
-
 def check_sentence(error: FieldRefused) -> None:
     assert error.param
     assert error.code
@@ -103,7 +92,7 @@ def test_any_fields_are_read_or_refused(dialect: ModuleType, count: int) -> None
 @COUNTS
 @EACH_ROUTE
 def test_a_body_that_is_spoiled_in_one_place_is_read_or_refused(dialect: ModuleType, count: int) -> None:
-    check_any(dialect, spoiled(WHOLE[dialect]), count)
+    check_any(dialect, spoiled(WHOLE[dialect], VALUES), count)
 
 
 @EACH_ROUTE
