@@ -11,7 +11,7 @@ from pathlib import Path
 
 import mlx.core as mx
 import pytest
-from helpers import checkpoints, compiler
+from helpers import checkpoints, compiler, followed
 
 import elm_mlx
 
@@ -53,6 +53,15 @@ def kernels(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         yield
     for place in (folder, shared):  # the compiler of a child that was killed may still write there
         shutil.rmtree(place, ignore_errors=True)
+
+
+@pytest.fixture(autouse=True)
+def follows(request: pytest.FixtureRequest) -> Iterator[None]:
+    """A test marked `follows` fails unless it runs each command that the mark names."""
+    followed.RAN.clear()
+    yield
+    for advised in [command for mark in request.node.iter_markers("follows") for command in mark.args]:
+        assert any(followed.fits(advised, words) for words in followed.RAN), f"{advised} was not run"
 
 
 @pytest.fixture(scope="session", params=list(checkpoints.CONFIGS))

@@ -54,7 +54,7 @@ def moments_of(inputs: Iterable[mx.array], names: list[str]) -> Moments:
     """
     total, count = None, 0
     with np.errstate(over="ignore", invalid="ignore"):
-        for states in joined(ahead(inputs)):
+        for states in joined(inputs):
             count += len(states)
             products = states.T @ states
             total = products if total is None else np.add(total, products, out=total)
@@ -76,18 +76,6 @@ def joined(inputs: Iterable[mx.array]) -> Iterator[np.ndarray]:
             held = []
     if held:
         yield np.concatenate(held)
-
-
-def ahead(arrays: Iterable[mx.array]) -> Iterator[mx.array]:
-    """Gives arrays out in turn; while the caller has one, MLX computes the next."""
-    previous: mx.array | None = None
-    for array in arrays:
-        mx.async_eval(array)
-        if previous is not None:
-            yield previous
-        previous = array
-    if previous is not None:
-        yield previous
 
 
 def inverse_factor(matrix: np.ndarray) -> np.ndarray:

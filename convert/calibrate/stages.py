@@ -21,6 +21,7 @@ from elm_mlx.config import HEAD_NAME, ModelConfig
 from elm_mlx.config.quantization import Quantization
 from elm_mlx.convert.calibrate.layer import MATRICES, Passage
 from elm_mlx.convert.calibrate.moments import Moments, moments_of
+from elm_mlx.convert.calibrate.places import places
 from elm_mlx.convert.calibrate.rounding import Parts, read_back, round_matrix
 from elm_mlx.convert.output.pipeline import limit_freed_buffers
 from elm_mlx.convert.tensor import LazyTensor
@@ -99,14 +100,14 @@ class Calibration:
         """Runs a stage: (what its weights are stored as, by tensor name; the states after it). `tell` is called with
         the share of the stage that is done, 0 to 1. Raises NotFinite where states are NaN or infinite."""
         made = Made(self.work(stage), tell)
-        with limit_freed_buffers():
+        with limit_freed_buffers(), places(self.config) as where:
             if stage == 0:
                 states = self._embed(made)
             elif stage == self.count - 1:
                 self._end(self._cut(states["hidden"]), made)
                 states = {}
             else:
-                states = self._layer(stage, self._cut(states["hidden"]), made)
+                states = self._layer(stage, Passage(self._block(stage - 1), self._cut(states["hidden"]), where), made)
             mx.eval(made.parts, states)
         tell(1.0)
         return made.parts, states
@@ -130,14 +131,13 @@ class Calibration:
         self._round(name, Moments(np.eye(self.config.model_dim, dtype=np.float32)), made)
         return {"hidden": read_back(name, {part: array[ids] for part, array in made.parts.items()}, setting)}
 
-    def _layer(self, stage: int, windows: list[mx.array], made: Made) -> States:
+    def _layer(self, stage: int, passage: Passage, made: Made) -> States:
         """The states after a layer whose matrices are rounded on the way."""
-        passage = Passage(self._block(stage - 1), windows)
         for i, names in enumerate(self._products(stage)):
             moments = moments_of(made.count(passage.inputs(i)), names)
             passage.replace(i, Linear(mx.concatenate([self._round(name, moments, made) for name in names])))
         passage.finish()
-        return {"hidden": mx.concatenate([h[0] for h in windows])}
+        return {"hidden": mx.concatenate([h[0] for h in passage.states])}
 
     def _end(self, windows: list[mx.array], made: Made) -> None:
         """Rounds the head for the last states."""

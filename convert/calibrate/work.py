@@ -28,7 +28,7 @@ from elm_mlx.device.blas import fast_blas
 from elm_mlx.errors import NotFinite
 
 METHOD = "error compensation (GPTQ)"
-ARITHMETIC = 1  # raise it with each change of a number that a stage gives: else a run goes on with those of another
+ARITHMETIC = 2  # raise it with each change of a number that a stage gives: else a run goes on with those of another
 PARTS_OF_PROGRESS = 10_000
 COPIES = 3  # of a layer's weights that are in memory at a time, in float32
 MOMENT_BYTES = 36  # that each moment takes while their inverse is computed, in float32 and float64

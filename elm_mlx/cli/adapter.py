@@ -17,7 +17,7 @@ ADAPTER = click.option(
     "--adapter",
     type=NAME,
     metavar="[NAME=]PATH",
-    help="Answer with this LoRA or DoRA: a directory that mlx-lm or PEFT has written.",
+    help="Answer with this LoRA or DoRA: a directory that elm-mlx, mlx-lm or PEFT wrote.",
 )
 
 

@@ -41,7 +41,7 @@ STDOUT = "-"
 @click.option("--concurrency", type=Whole(1, 256), default=8, show_default=True, help="Answer this many together.")
 @click.option("--retry-errors", is_flag=True, help="Ask again where OUT.jsonl has an error, and replace that line.")
 @click.option("--raw", is_flag=True, help="Complete prompts as they are, even if the model has a chat template.")
-@click.option("--with-prompts", is_flag=True, help="Write what was asked beside answers, for `elm-mlx train`.")
+@click.option("--with-prompts", is_flag=True, help="Write each request beside its answer, for `elm-mlx train`.")
 @CHAT_TEMPLATE
 @sampling()
 @click.option("--seed", type=int, default=0, show_default=True, help="Each line's seed is made of this and its id.")
@@ -68,13 +68,12 @@ def command(
 ) -> None:
     """Answer a file of requests, a JSON object a line.
 
-    A line holds a "prompt" or "messages", an "id", and options such as "max_tokens"; or it is one of OpenAI's
-    batches, with "custom_id" and "body". What a line does not name is as the options here say. docs/batch.md has
-    both forms.
+    A line has a "prompt" or "messages", an "id", and options such as "max_tokens"; or it is a line of OpenAI's batch
+    files, with "custom_id" and "body". The options below count where a line has none of its own. docs/batch.md has
+    both formats.
 
-    An answer is written as soon as it is there. Give the same command again after Ctrl-C, a crash or a full disk:
-    it skips what OUT.jsonl has. A request that fails becomes a line with an error; if there is one, the exit code
-    is 1.
+    Each answer is written as soon as it is whole. After Ctrl-C, a crash or a full disk give the same command again: it
+    skips what OUT.jsonl has. A request that fails becomes a line with an error, and the exit code is 1.
     """
     asked: dict[str, Any] = {"output": output, "retry_errors": retry_errors}
     settle(refuse_retrying_stdout, asked, "retry_errors")

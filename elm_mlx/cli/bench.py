@@ -65,7 +65,7 @@ COUNTS = CommaList(Whole(min=0))
     default=str(USUAL_PROMPT),
     show_default=True,
     metavar="N,...",
-    help="Read prompts of so many tokens; 0 for none.",
+    help="Read prompts of N tokens; 0 for none.",
 )
 @click.option(
     "-n",
@@ -75,7 +75,7 @@ COUNTS = CommaList(Whole(min=0))
     default=str(USUAL_ANSWER),
     show_default=True,
     metavar="N,...",
-    help="Decode so many tokens; 0 for none.",
+    help="Decode N tokens; 0 for none.",
 )
 @click.option(
     "-d",
@@ -85,14 +85,14 @@ COUNTS = CommaList(Whole(min=0))
     default="0",
     show_default=True,
     metavar="N,...",
-    help="With so many tokens in the cache before.",
+    help="Start with N tokens in the cache.",
 )
 @click.option(
     "-b",
     "--batch",
     type=CommaList(COUNT),
     metavar="N,...",
-    help="Answer so many requests together instead: prompts of -p tokens are read, then -n tokens decoded for each.",
+    help="Answer N requests together instead: prompts of -p tokens are read, then -n tokens decoded for each.",
 )
 @click.option(
     "-r",
@@ -100,9 +100,9 @@ COUNTS = CommaList(Whole(min=0))
     type=COUNT,
     default=5,
     show_default=True,
-    help="Measure every test so often, after a warm-up.",
+    help="Run every test this many times, after a warm-up.",
 )
-@click.option("--compare", type=click.Choice(["mlx-lm"]), help="Run this program too, in turn, in its own process.")
+@click.option("--compare", type=click.Choice(["mlx-lm"]), help="Run this program, too, in turns, in its own process.")
 @click.option(
     "--cpu-policy",
     type=click.Choice(["auto", "plain", "compiled"]),
@@ -144,12 +144,10 @@ def command(
     """Measure how fast a model reads prompts (pp512: tokens per second), decodes (tg128, tg128 @ d2048) and answers
     first (ttft16).
 
-    Text is not in the times. Sampling, caches and proposals are as the options here say, and what a model's files say
-    of sampling never counts.
-    No run finds anything of another in a cache, and token ids are random and everywhere the same. "MB/t" is what a
-    token reads, "share" that of what this machine could read in the time, "host ms" the processor time that a token
-    takes of the host. The ratio is mlx-lm's time over ours, with the least and the greatest. docs/benchmarks.md has
-    the method.
+    Token ids are random, the same on every machine, and no run finds those of another in a cache. Tokenizing is not
+    timed, and a model's own sampling settings do not count. "MB/t" is what a token reads; "share" is how much of this
+    machine's bandwidth that is; "host ms" is the processor time that a token takes on the host. A ratio is mlx-lm's
+    time over ours: the median, then the least and the greatest. docs/benchmarks.md has the method.
 
     With -b the table is that of llama.cpp's batched bench: PP ids of a prompt, TG tokens of an answer, B requests
     together, S_PP and S_TG tokens per second of all of them.

@@ -32,15 +32,15 @@ class KvBits(click.Choice[str]):
 
 
 WINDOW = click.option(
-    "--window", type=WINDOW_SIZE, metavar="N", help="See the last N tokens alone, and forget the others."
+    "--window", type=WINDOW_SIZE, metavar="N", help="See only the last N tokens, and forget the others."
 )
 KV_BITS = click.option(
     "--kv-bits",
     type=KvBits(["8", "4", "k8v4"]),
-    help="Hold keys and values in so many bits; k8v4 is 8 for keys and 4 for values.",
+    help="Store the cache in this many bits; k8v4: keys in 8, values in 4.",
 )
-SAVE = click.option("--save-cache", type=NAME, metavar="FILE", help="Save what was read of the prompt in this file.")
-LOAD = click.option("--load-cache", type=NAME, metavar="FILE", help="Do not read again what was saved in this file.")
+SAVE = click.option("--save-cache", type=NAME, metavar="FILE", help="Save the prompt's cache in this file.")
+LOAD = click.option("--load-cache", type=NAME, metavar="FILE", help="Start from the cache saved in this file.")
 
 
 class CacheFiles:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
@@ -31,18 +31,15 @@ from elm_mlx.cli.show_config import print_config
 from elm_mlx.cli.wishes import settle
 from elm_mlx.errors import InvalidRequest
 
-if TYPE_CHECKING:
-    pass
-
 
 @click.command(cls=SectionedCommand)
 @MODEL_AND_BITS
-@click.option("--system", type=TEXT, help="What the model is told about its role.")
+@click.option("--system", type=TEXT, help="The system message: what the model is to be.")
 @CHAT_TEMPLATE
 @sampling()
 @SEED
 @PLAIN
-@max_tokens(default=1024, meaning="Of an answer.")
+@max_tokens(default=1024, meaning="An answer has at most this many tokens.")
 @STOP
 @CACHES
 @SPECULATION
@@ -60,11 +57,11 @@ def command(
     show_config: bool,
     **options: Any,
 ) -> None:
-    """Talk to a model. Answers go to standard output as they come; /help lists what may be typed.
+    """Talk to a model. Answers go to standard output as they come; /help lists what you can type.
 
-    A model with a chat template is asked through it; any other completes what you type and goes on from there.
-    A line that ends in a backslash goes on in the next, and three quotes begin and end a longer text. Ctrl-C
-    stops an answer, Ctrl-D ends the program.
+    A model with a chat template is asked through it; any other completes what you type. A line that ends in a
+    backslash continues on the next one, and three quotes begin and end a longer text. Ctrl-C stops an answer, Ctrl-D
+    ends the program.
     """
     if show_config:
         print_config(model, bits, {"chat_template": chat_template, "system": system}, options, as_json)

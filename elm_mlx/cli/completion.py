@@ -11,7 +11,7 @@ SHELLS = ("bash", "zsh", "fish")
 @click.command()
 @click.argument("shell", type=click.Choice(SHELLS))
 def command(shell: str) -> None:
-    """Print the completion of SHELL.
+    """Print the completion script of a shell.
 
     For bash add to ~/.bashrc: eval "$(elm-mlx completion bash)"; for zsh the same with zsh in ~/.zshrc; for fish:
     elm-mlx completion fish > ~/.config/fish/completions/elm-mlx.fish

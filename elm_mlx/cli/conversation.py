@@ -19,14 +19,14 @@ if TYPE_CHECKING:
 
 HELP = {
     "/help": "show this",
-    "/system TEXT": "set what the model is told about its role, and begin again",
+    "/system TEXT": "set the system message, and begin again",
     "/reset": "forget the conversation",
     "/regen": "answer the last message again",
     "/stats": "show the figures of the last answer",
     "/save FILE": "write the conversation as JSON",
-    "/load FILE": "go on with a saved conversation",
-    "/tools FILE": "tell the model of the tools in a JSON file; you type their results (off: no tools)",
-    "/schema FILE": "give answers the form of the JSON schema in a file (off: any form)",
+    "/load FILE": "continue a saved conversation",
+    "/tools FILE": "offer the tools in a JSON file to the model; you type their results (off: no tools)",
+    "/schema FILE": "hold answers to the JSON schema in a file (off: any text)",
     "/exit": "leave, as Ctrl-D does",
 }
 

@@ -34,7 +34,7 @@ GROUP_SIZES = list(map(str, QUANTIZATION_MODES["affine"][1]))
 @click.option(
     "--output",
     type=NAME,
-    help="Directory to write. Default: beside SOURCE, or here where SOURCE was fetched, with the bits in its name.",
+    help="Directory to write. Default: beside SOURCE, or here if SOURCE is a name, with the bits in its name.",
 )
 @click.option("--bits", type=BITS, help="Quantize to this many bits.")
 @click.option("--group-size", type=click.Choice(GROUP_SIZES), help="Weights that share a scale. Default: 64.")
@@ -46,23 +46,27 @@ GROUP_SIZES = list(map(str, QUANTIZATION_MODES["affine"][1]))
     is_flag=False,
     flag_value=True,
     metavar="[FILE|DIR]",
-    help="Quantize so that a text suffers least, with a UTF-8 file or a folder of them; without one, at the end "
-    "of the command, on text that elm-mlx brings. Takes minutes to hours.",
+    help="Quantize with less loss, by a text: a UTF-8 file, or a folder of them. Without one, write it at the end of "
+    "the command; elm-mlx brings a text. Takes minutes to hours.",
 )
-@click.option("--calibrate-tokens", type=CALIBRATION_TOKENS, help="Read so many tokens of it, or all. Default: 65536.")
+@click.option("--calibrate-tokens", type=CALIBRATION_TOKENS, help="Read this many tokens of it. Default: 65536.")
 @click.option("--dtype", type=click.Choice(["bfloat16", "float16", "float32"]), help="Default: bfloat16.")
-@click.option("--allow-nonfinite", is_flag=True, help="Let weights through that are NaN or infinite.")
+@click.option("--allow-nonfinite", is_flag=True, help="Accept weights that are NaN or infinite.")
 @click.option(
     "--tokenizer",
     type=NAME,
     help="tokenizer.json or tokenizer.model, with the settings beside it, or its directory.",
 )
-@click.option("--rope-factor", type=ROPE_FACTOR, help="RoPE scaling of Meta's files. Default: 8, in 3.2's sizes 32.")
-@click.option("--unshare", is_flag=True, help="Write weights that layers share for each layer, as mlx-lm needs them.")
+@click.option(
+    "--rope-factor",
+    type=ROPE_FACTOR,
+    help="RoPE scaling of Meta's files. Default: 32 in the sizes of Llama 3.2, else 8.",
+)
+@click.option("--unshare", is_flag=True, help="Write shared weights once for each layer, as mlx-lm needs them.")
 @click.option("--max-shard-size", type=SHARD_GB, metavar="GB", help="Largest file. Default: 5.")
-@click.option("--force", is_flag=True, help="Replace an output that is there already.")
-@click.option("--verify", is_flag=True, help="Run the result against SOURCE before it is kept (see elm-mlx verify).")
-@click.option("--dry-run", is_flag=True, help="Print what would be done, with every tensor in --json, and do nothing.")
+@click.option("--force", is_flag=True, help="Replace an existing output.")
+@click.option("--verify", is_flag=True, help="Compare the result with SOURCE before it is kept (see elm-mlx verify).")
+@click.option("--dry-run", is_flag=True, help="Only print what would be done; with --json every tensor, too.")
 @click.option("--json", "as_json", is_flag=True, help="Print the summary as one JSON object.")
 @quietable
 def command(
@@ -79,10 +83,11 @@ def command(
     """Convert SOURCE: a checkpoint's directory or weights file, or a name.
 
     A name is one that `elm-mlx list` shows, or OWNER/NAME[@REVISION] of a repository, which is fetched if it is not
-    on this machine; for OpenELM with its tokenizer. Reads OpenELM and Llama 3 checkpoints in the layouts of Hugging
-    Face, CoreNet, Meta, MLX and GGUF, without torch and without running anything in them. Unquantized unless --bits,
-    --mode or --recipe is given; matrices that SOURCE has in few bits stay so where none of the three, nor --dtype, is
-    given and MLX can keep them.
+    on this machine; OpenELM's tokenizer is fetched with it. Reads OpenELM and Llama 3 checkpoints in the layouts of
+    Hugging Face, CoreNet, Meta, MLX and GGUF, without torch and without running anything in them.
+
+    Writes floats unless --bits, --mode or --recipe is given. Without these and --dtype, matrices that SOURCE has in
+    few bits keep them where MLX can.
     """
     if verify or options["calibrate"]:
         prefer_fast_blas()

@@ -19,7 +19,7 @@ def command(as_json: bool) -> None:
     """Say what is installed, what is slow and what to do: Python, MLX and its backend, BLAS, memory, caches, the hub,
     and a self-test on the built-in demo.
 
-    Exits with 1 where something is broken.
+    Exits with 1 if something is broken.
     """
     prefer_fast_blas()
     from elm_mlx.doctor import BROKEN, examine  # here, as it imports MLX

@@ -30,13 +30,13 @@ if TYPE_CHECKING:
 )
 @MODEL_AND_BITS
 @click.option("--few-shot", type=Whole(0, 1000), help="Examples before each question. Default: as the task says.")
-@click.option("--limit", type=COUNT, help="Ask so many questions of each task at most, to try it out.")
-@click.option("--chat", is_flag=True, help="Ask by the model's chat template.")
+@click.option("--limit", type=COUNT, help="Ask at most this many questions of each task.")
+@click.option("--chat", is_flag=True, help="Ask through the model's chat template.")
 @CHAT_TEMPLATE
-@click.option("--seed", type=int, default=1234, show_default=True, help="Chooses the examples; this is lm-eval's own.")
+@click.option("--seed", type=int, default=1234, show_default=True, help="Chooses the examples; lm-eval's own default.")
 @CACHES
 @click.option("--answers", type=NAME, metavar="FILE", help="Keep answers in this file. Default: one of elm-mlx's own.")
-@click.option("--fresh", is_flag=True, help="Use no answers of earlier runs, and keep none.")
+@click.option("--fresh", is_flag=True, help="Use no answers of earlier runs, and keep none of this one.")
 @click.option("--compare", type=NAME, nargs=2, metavar="A.json B.json", help="Compare two results; asks no model.")
 @click.option("--json", "as_json", is_flag=True, help="Print the whole result as one JSON object, each question too.")
 @quietable
@@ -56,12 +56,12 @@ def command(
     as_json: bool,
     **options: Any,
 ) -> None:
-    """Ask a model the questions of tasks, by lm-eval, and say how many it gets right.
+    """Score a model on lm-eval's tasks: how many of their questions it gets right.
 
     A task is one that lm-eval brings (hellaswag), a suite (openelm-zero-shot, openelm-leaderboard), or a YAML file
-    with its questions beside it; docs/evaluation.md says more. Give the same command again after Ctrl-C or a crash:
-    it goes on where it was. With --compare two results that --json has printed are set beside each other, question
-    by question, with the bounds of chance.
+    with its questions beside it; docs/evaluation.md says more. After Ctrl-C or a crash give the same command again: it
+    continues where it stopped. --compare takes two results that --json has printed, and compares them question by
+    question, with intervals.
     """
     if compare:
         refuse_beside_compare(tasks)

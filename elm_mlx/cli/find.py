@@ -32,9 +32,9 @@ if TYPE_CHECKING:
 
 DEMO_NOTICE = f"No --model given: this is the built-in demo, {demo.ABOUT}."
 UNCONFIRMED = "zephyr is perhaps the format of OpenELM-Instruct; nobody has confirmed it."
-WINDOW_NOTICE = "The model sees the last {:,} tokens alone: this is a window, not unlimited context."
+WINDOW_NOTICE = "The model sees only the last {:,} tokens: this is a window, not unlimited context."
 NO_SYSTEM = "This model has no chat template, so it can be given no system message."
-TEMPLATE_HELP = 'Use the chat template in this file, or "zephyr": perhaps OpenELM-Instruct\'s, unconfirmed.'
+TEMPLATE_HELP = 'Use the chat template in this file; or "zephyr", which may be OpenELM-Instruct\'s (unconfirmed).'
 
 
 def complete_names(_context: click.Context, _parameter: click.Parameter, begun: str) -> list[CompletionItem]:

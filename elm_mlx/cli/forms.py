@@ -48,10 +48,10 @@ SCHEMA = click.option(
     callback=read_schema,
     help="Answer with JSON that fits this JSON schema: a file, or the schema itself.",
 )
-REGEX = click.option("--regex", type=Text(), help="Answer with a text that fits this regular expression as a whole.")
+REGEX = click.option("--regex", type=Text(), help="Answer with a text that this regular expression matches as a whole.")
 CHOICE = click.option(
     "--choice", "choices", type=StopText(), multiple=True, callback=texts, metavar="TEXT",
-    help="Answer with this text, or with another one that is given so. Repeatable.",
+    help="Answer with this text. Repeatable: with one of these texts.",
 )  # fmt: skip
 GRAMMAR = click.option(
     "--grammar", type=NAME, metavar="FILE", callback=read_grammar, help="Answer with a text of this Lark grammar."

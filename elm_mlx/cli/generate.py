@@ -51,13 +51,13 @@ if TYPE_CHECKING:
 
 @click.command(cls=SectionedCommand)
 @MODEL_AND_BITS
-@click.option("-p", "--prompt", type=TEXT, help="What to complete; - reads standard input, as does a pipe.")
+@click.option("-p", "--prompt", type=TEXT, help="What to complete; - is standard input, as is a pipe without -p.")
 @click.option("--raw", is_flag=True, help="Complete the prompt as it is, even if the model has a chat template.")
 @CHAT_TEMPLATE
 @sampling()
 @SEED
 @PLAIN
-@max_tokens("-n", default=256, meaning="At most this many tokens.")
+@max_tokens("-n", default=256, meaning="The answer has at most this many tokens.")
 @STOP
 @FORM
 @CACHES
@@ -86,8 +86,7 @@ def command(
     """Complete a prompt.
 
     The completion goes to standard output, everything else to standard error. Without a prompt the model
-    starts from nothing, and the demo from "Once upon a time". One newline at the end of piped input is not
-    part of it.
+    starts from nothing, and the demo from "Once upon a time". A newline at the end of piped input is dropped.
     """
     asked: dict[str, Any] = {"raw": raw, "chat_template": chat_template}
     settle(refuse_contradiction, asked, "chat_template", "raw")

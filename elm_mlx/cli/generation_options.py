@@ -64,56 +64,58 @@ def sampling(own: str = "the model's own, else ") -> Decorator:
     """The options by which a token is chosen; `own` stands in help before the default."""
     return join(
         click.option("--temperature", "--temp", type=TEMPERATURE, help=f"0 is greedy. Default: {own}greedy."),
-        click.option("--top-k", type=TOP_K, help="Keep this many of the likeliest tokens."),
-        click.option("--top-p", type=TOP_P, help="Keep the likeliest tokens that make up this share."),
-        click.option("--min-p", type=MIN_P, help="Keep tokens this share as likely as the likeliest."),
+        click.option("--top-k", type=TOP_K, help="Draw from this many of the likeliest tokens."),
+        click.option("--top-p", type=TOP_P, help="Draw from the likeliest tokens that add up to this probability."),
+        click.option("--min-p", type=MIN_P, help="Draw from tokens at least this share as likely as the likeliest."),
         click.option(
             "--repetition-penalty",
             type=REPETITION_PENALTY,
-            help=f"Make tokens less likely that are in the text already; 1 is off. Default: {own}off.",
+            help=f"Make tokens less likely that the text already has; 1 is off. Default: {own}off.",
         ),
-        click.option("--presence-penalty", type=PENALTY, help="Take this off the logit of a token that was generated."),
-        click.option("--frequency-penalty", type=PENALTY, help="Take this off for each time that it was generated."),
+        click.option("--presence-penalty", type=PENALTY, help="Lower the logit of each token that the answer has."),
+        click.option("--frequency-penalty", type=PENALTY, help="Lower it once for each time that the answer has it."),
         repeatable(
             biases, "--logit-bias", type=BIAS, metavar="ID=BIAS", help="Add this to a token's logit. Repeatable."
         ),
-        repeatable(list, "--ban", "banned_ids", type=TOKEN_ID, metavar="ID", help="Never take this token. Repeatable."),
+        repeatable(list, "--ban", "banned_ids", type=TOKEN_ID, metavar="ID", help="Never draw this token. Repeatable."),
     )
 
 
 MODEL_AND_BITS = join(
     MODEL,
-    click.option("--bits", type=BITS, help="The variant of a named model to run; made if it is not there."),
+    click.option("--bits", type=BITS, help="Run a named model in this many bits; made on first use."),
     ADAPTER,
     click.option(
-        "--force", is_flag=True, help="Load it even if the memory seems too small, or the adapter another model's."
+        "--force", is_flag=True, help="Load it even if memory seems too small, or the adapter is another model's."
     ),
 )
 CHAT_TEMPLATE = click.option("--chat-template", type=NAME, metavar="FILE", help=TEMPLATE_HELP)
 CACHES = join(WINDOW, KV_BITS)
 CACHE_FILES = join(SAVE, LOAD)
 LOOKUP = click.option(
-    "--lookup", is_flag=True, help="Try tokens that followed the same ones before. Only the speed changes."
+    "--lookup", is_flag=True, help="Guess what followed the same tokens before. Only the speed changes."
 )
 DRAFT = click.option(
     "--draft",
     type=NAME,
     metavar="MODEL|auto",
-    help="Try tokens of this smaller model; auto is one that is here and suits. Only the speed changes.",
+    help="Let this smaller model guess tokens; auto takes a fitting one on this machine. Only the speed changes.",
 )
 SPECULATION = join(DRAFT, LOOKUP)
 FORM = join(SCHEMA, REGEX, CHOICE, GRAMMAR)
-SEED = click.option("--seed", type=int, help="The same seed gives the same text. Default: another one each time.")
-PLAIN = click.option("--plain", is_flag=True, help="Leave aside how the model's files and its publisher say to sample.")
+SEED = click.option("--seed", type=int, help="The same seed gives the same text. Default: a new one each time.")
+PLAIN = click.option(
+    "--plain", is_flag=True, help="Ignore the sampling settings of the model's files and its publisher."
+)
 LOGPROBS = click.option(
     "--logprobs",
     type=TOP_LOGPROBS,
     metavar="N",
-    help="With --json: the log-probability of each token, and of the N likeliest ones there.",
+    help="With --json: the log-probability of each token, and of the N likeliest in its place.",
 )
 COMPLETIONS = click.option(
-    "--completions", type=COUNT, metavar="N", help="Give so many answers to the prompt, which is read once."
+    "--completions", type=COUNT, metavar="N", help="Give N answers to the prompt, which is read once."
 )
 SHOW_CONFIG = click.option(
-    "--show-config", is_flag=True, help="Print what each option comes to, and where from. Nothing is loaded or fetched."
+    "--show-config", is_flag=True, help="Print each option's value and where it comes from, and do nothing else."
 )

@@ -21,30 +21,30 @@ GROUPS = {
         "generate": "Complete a prompt.",
         "chat": "Talk to a model.",
         "batch": "Answer a file of requests.",
-        "serve": "Answer clients of OpenAI's and Anthropic's APIs.",
-        "launch": "Run one of these on several machines.",
+        "serve": "Serve a chat page, and OpenAI's and Anthropic's APIs.",
+        "launch": "Run one of these commands on several machines.",
     },
     "Models on this machine": {
         "list": "List the known models, and what is on this machine.",
         "pull": "Fetch a model.",
-        "info": "Show what a model is and takes.",
-        "rm": "Remove what elm-mlx keeps of a model.",
+        "info": "Show a model's size and the memory that it takes.",
+        "rm": "Remove elm-mlx's own copies of a model.",
     },
     "Make a model": {
         "convert": "Convert a checkpoint to MLX.",
         "verify": "Compare a converted model with its source.",
-        "push": "Share a converted model on the hub.",
+        "push": "Upload a converted model to the Hugging Face hub.",
         "merge": "Merge an adapter into its model.",
-        "train": "Train an adapter for a model on rows of text.",
+        "train": "Train an adapter, or a whole model, on your data.",
     },
     "Measure": {
         "bench": "Measure how fast a model runs here.",
         "perplexity": "Measure how well a model predicts a text.",
-        "eval": "Ask a model the questions of tasks.",
+        "eval": "Score a model on lm-eval's tasks.",
     },
     "Help": {
         "doctor": "Say what is installed, what is slow and what to do.",
-        "completion": "Print the completion of a shell.",
+        "completion": "Print a shell's completion script.",
     },
 }
 COMMANDS = {name: about for group in GROUPS.values() for name, about in group.items()}
@@ -59,11 +59,10 @@ Examples:
 
 \b
 Environment:
-  Every option but --force, --yes and --hosts reads its value from ELM_MLX_
-  and its name if it is not given: ELM_MLX_MODEL, ELM_MLX_QUIET.
-  What is typed wins, and what means nothing there is ignored with a note.
-  ELM_MLX_CACHE is where converted models are kept; ELM_MLX_BLAS=reference
-  leaves MLX the BLAS that it brings on Linux. HF_HOME, HF_TOKEN, HF_ENDPOINT,
+  An option that is not given takes its value from the variable ELM_MLX_ and
+  its name, such as ELM_MLX_MODEL; all but --force, --yes and --hosts do.
+  ELM_MLX_CACHE is where converted models are kept. ELM_MLX_BLAS=reference
+  keeps the slow BLAS that MLX brings on Linux. HF_HOME, HF_TOKEN, HF_ENDPOINT,
   HF_HUB_OFFLINE and NO_COLOR mean what they do elsewhere.
 
 \b

@@ -29,8 +29,10 @@ from elm_mlx.store import conversion_record
 @click.option("--bits", type=BITS, help="Show the memory as if it were quantized to this many bits.")
 @WINDOW
 @KV_BITS
-@click.option("--hosts", type=TEXT, metavar="NxGB,...", help="Plan it for N machines with so many GB each: 2x128.")
-@click.option("--parallel", type=click.Choice(KINDS), help="With --hosts: how they hold it. Default: as they can.")
+@click.option("--hosts", type=TEXT, metavar="NxGB,...", help="Plan for N machines of this many GB each: 2x128.")
+@click.option(
+    "--parallel", type=click.Choice(KINDS), help="With --hosts: how they share it. Default: tensor where possible."
+)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 @quietable
 def command(
@@ -47,8 +49,8 @@ def command(
     MODEL is a name or a directory; the built-in demo by default. Only headers are read, so this is quick for any
     size.
 
-    With --hosts the machines need not be here, nor the model if its name is known: bytes a rank, the context that
-    fits, and bounds of the speed.
+    With --hosts, plan for machines that are not here, and for a known model that is not here either: the bytes that
+    each takes, the context that fits, and the most tokens per second.
     """
     if hosts is not None:
         settle(refuse_caches, caches, *caches)

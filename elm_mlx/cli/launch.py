@@ -14,7 +14,7 @@ from elm_mlx.errors import InvalidRequest
 
 
 @click.command(context_settings={"allow_interspersed_args": False})
-@click.option("-n", "--ranks", type=Whole(2, MOST_HOSTS), metavar="N", help="Run so many ranks on this machine.")
+@click.option("-n", "--ranks", type=Whole(2, MOST_HOSTS), metavar="N", help="Run this many ranks on this machine.")
 @click.option("--hosts", type=NAME, metavar="FILE", help="Run a rank on each host of this file, in MLX's format.")
 @click.option(
     "--backend",
@@ -26,7 +26,7 @@ from elm_mlx.errors import InvalidRequest
     "--starting-port",
     type=Whole(1, 65535),
     metavar="PORT",
-    help="The first of the ports that ranks listen at. Default: 32323; on this machine alone free ones.",
+    help="The first of the ports that ranks listen at. Default: 32323; free ones if all are on this machine.",
 )
 @quietable
 @click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED, metavar="COMMAND ...")
@@ -41,9 +41,9 @@ def command(
     """Run generate, chat, batch, serve or bench on several machines that hold one model together, as in
     `elm-mlx launch -n 2 generate -m MODEL --parallel tensor`.
 
-    Rank 0 is this machine: it keeps the terminal, and only it reads and prints. Each machine needs elm-mlx and the
-    model at the same paths, and ssh without a password. Where one rank ends, all end. docs/distributed.md has host
-    files, and what is refused.
+    A rank is a process that holds a part. Rank 0 runs on this machine and keeps the terminal. Each machine needs
+    elm-mlx and the model at the same paths, and ssh without a password. If one rank ends, all end. docs/distributed.md
+    has host files, and what is refused.
     """
     from elm_mlx.distributed.launch import Job, launch  # here, as --help needs none of it
 

@@ -23,7 +23,7 @@ from elm_mlx.store.layout import is_complete
 
 @click.command("list")
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON array.")
-@click.option("-q", "--names", "names_only", is_flag=True, help="Print names alone.")
+@click.option("-q", "--names", "names_only", is_flag=True, help="Print only the names.")
 def command(as_json: bool, names_only: bool) -> None:
     """List the names that --model takes, what is on this machine, its size and bits, and whether it fits.
 

@@ -28,9 +28,13 @@ TOKENS = 2048
 
 @click.command()
 @MODEL
-@click.option("--adapter", type=NAME, required=True, metavar="PATH", help="The LoRA or DoRA: its directory.")
+@click.option("--adapter", type=NAME, required=True, metavar="PATH", help="Directory of the LoRA or DoRA.")
 @click.option("-o", "--output", type=NAME, required=True, metavar="DIR", help="Directory to write.")
-@click.option("--source", type=NAME, help="The floats that a quantized model was made from. Default: by its record.")
+@click.option(
+    "--source",
+    type=NAME,
+    help="The float model that a quantized one was made from. Default: as its conversion.json says.",
+)
 @click.option(
     "--keep",
     type=click.Choice(["8-bit", "floats"]),
@@ -38,7 +42,7 @@ TOKENS = 2048
 )
 @click.option("--text", type=NAME, help="UTF-8 text to measure on. Default: the demo's held-out stories.")
 @click.option("--tokens", type=TEXT_TOKENS, help="Measure on this many tokens of it. Default: 2048.")
-@click.option("--force", is_flag=True, help="Replace an output that is there, and take an adapter of other weights.")
+@click.option("--force", is_flag=True, help="Replace an existing output, and take an adapter made for other weights.")
 @click.option("--json", "as_json", is_flag=True, help="Print the outcome as one JSON object.")
 @quietable
 def command(
@@ -52,12 +56,12 @@ def command(
     force: bool,
     as_json: bool,
 ) -> None:
-    """Merge an adapter into its model, and write the model that this gives.
+    """Merge an adapter into its model, and write the result.
 
-    A quantized model is made anew from the floats that it was quantized from, which are looked for by its
-    conversion.json: quantizing it a second time would lose most of a small adapter. Without them the adapted matrices
-    are stored in 8 bits, or as floats. All other weights stay as they are. Says how far the merged model is from the
-    unmerged one, in nats per token.
+    Quantizing a model a second time would lose most of a small adapter, so the adapted matrices of a quantized model
+    are made anew from its float source, which conversion.json names. Without the source they are stored in 8 bits, or
+    as floats. All other weights stay as they are. Prints the KL divergence of the merged model from the unmerged one,
+    in nats per token.
     """
     prefer_fast_blas()
     from elm_mlx.convert.merge import merge  # here, as --help needs no MLX

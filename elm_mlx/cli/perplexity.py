@@ -30,10 +30,14 @@ if TYPE_CHECKING:
     "--text", type=NAME, metavar="FILE|DIR", help="UTF-8 text, or a folder of it. Default: the demo's held-out stories."
 )
 @click.option("--kl-against", "against", type=NAME, metavar="MODEL", help="Compare with this model, token by token.")
-@click.option("--window", type=Whole(min=2), help="Read so many tokens at once. Default: 2048, or the model's context.")
-@click.option("--stride", type=COUNT, help="Begin a window so many tokens after the last. Default: half a window.")
-@click.option("--windows", type=COUNT, help="Stop after so many windows.")
-@click.option("--cache-window", type=WINDOW_SIZE, help="Let the model see the last so many tokens alone.")
+@click.option(
+    "--window", type=Whole(min=2), help="Read this many tokens at once. Default: 2048, or the model's context."
+)
+@click.option(
+    "--stride", type=COUNT, help="Begin each window this many tokens after the one before. Default: half a window."
+)
+@click.option("--windows", type=COUNT, help="Stop after this many windows.")
+@click.option("--cache-window", type=WINDOW_SIZE, help="Let the model see only this many of the last tokens.")
 @KV_BITS
 @click.option("--json", "as_json", is_flag=True, help="Print the figures as one JSON object.")
 @quietable
@@ -53,10 +57,9 @@ def command(
 ) -> None:
     """Measure how well a model predicts a text: the bits that it needs for a token and for a byte.
 
-    Bits per byte compare models whatever their tokenizers are; bits per token and perplexity only those with the same
-    one. Each file is read on its own, in windows that overlap. With --kl-against the predictions of two models, as of
-    a quantized one and its original, are compared token by token; --kv-bits and --cache-window hold the keys and values
-    of the first one alone.
+    Bits per byte compare any models; bits per token and perplexity only those with the same tokenizer. Each file is
+    read by itself, in windows that overlap. --kl-against compares the predictions of two models token by token, such
+    as a quantized one and its original; --kv-bits and --cache-window then concern only the first one.
     """
     prefer_fast_blas()
     texts = read_texts(text)

@@ -9,6 +9,7 @@ from contextlib import ExitStack, contextmanager
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
+from elm_mlx.cli.interrupts import signals_held_back
 from elm_mlx.cli.messages import bar_consoles, is_quiet
 
 if TYPE_CHECKING:
@@ -34,19 +35,21 @@ class ProgressBar:
         if done >= total:
             self.stop()
             return
-        if self.bar is None and self.is_wanted() and time.monotonic() - self.begun > PATIENCE_S:
-            self.bar = self._make_bar(total)
-            bar_consoles.append(self.bar.console)
-            self.bar.start()  # after the bar is stored, so that an interrupt finds what to stop
-        if self.bar:
-            self.bar.update(self.bar.task_ids[0], completed=done)
+        with signals_held_back():  # rich leaves the terminal half set up where an exception meets it
+            if self.bar is None and self.is_wanted() and time.monotonic() - self.begun > PATIENCE_S:
+                self.bar = self._make_bar(total)
+                bar_consoles.append(self.bar.console)
+                self.bar.start()
+            if self.bar:
+                self.bar.update(self.bar.task_ids[0], completed=done)
 
     def stop(self) -> None:
         """Removes the bar from the terminal."""
-        if self.bar:
-            self.bar.stop()
-            bar_consoles.remove(self.bar.console)
-            self.bar = None
+        with signals_held_back():
+            if self.bar:
+                self.bar.stop()
+                bar_consoles.remove(self.bar.console)
+                self.bar = None
 
     def is_wanted(self) -> bool:
         """Whether stderr is a terminal and the command was not given --quiet."""

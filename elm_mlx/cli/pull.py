@@ -17,12 +17,12 @@ from elm_mlx.cli.wishes import settle
 
 @click.command()
 @click.argument("name", type=NAME, shell_complete=complete_names)
-@click.option("--bits", type=BITS, help="Bits of a weight. Default: those published, or 16.")
+@click.option("--bits", type=BITS, help="Quantize to this many bits. Default: as published.")
 @click.option("--force", is_flag=True, help="Fetch it even if this machine's memory seems too small for it.")
 @click.option("--verify", is_flag=True, help="Check what was fetched, fetch again what is damaged, convert again.")
 @quietable
 def command(name: str, bits: str | None, force: bool, verify: bool) -> None:
-    """Fetch NAME, and convert it unless it is MLX's already.
+    """Fetch a model, and convert it unless it is an MLX model already.
 
     NAME is one that `elm-mlx list` shows, or OWNER/NAME[@REVISION] of a repository. What is on this machine
     already is not fetched again. Prints the model's directory.

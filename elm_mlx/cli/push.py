@@ -16,21 +16,21 @@ from elm_mlx.cli.progress import bars
 @click.argument("directory", type=NAME)
 @click.argument("name", type=NAME, metavar="OWNER/NAME")
 @click.option(
-    "--license", type=NAME, metavar="ID", help="The model's licence, where its origin names none: apache-2.0."
+    "--license", type=NAME, metavar="ID", help="The model's licence if its origin names none, such as apache-2.0."
 )
-@click.option("--private", is_flag=True, help="Make a repository that you alone can see.")
-@click.option("--dry-run", is_flag=True, help="Judge the model and list its files; send nothing.")
-@click.option("--yes", is_flag=True, help="You have read the licence of a gated original, and it lets you share this.")
+@click.option("--private", is_flag=True, help="Make a repository that only you can see.")
+@click.option("--dry-run", is_flag=True, help="Check the model and list its files, but send nothing.")
+@click.option("--yes", is_flag=True, help="You have read the gated original's licence, and it lets you share this.")
 @click.option("--json", "as_json", is_flag=True, help="Print what was done as one JSON object.")
 @quietable
 def command(
     directory: str, name: str, license: str | None, private: bool, dry_run: bool, yes: bool, as_json: bool
 ) -> None:
-    """Share DIRECTORY, a model that `elm-mlx convert` wrote, as OWNER/NAME on the Hugging Face hub.
+    """Upload DIRECTORY, a model that `elm-mlx convert` wrote, to the Hugging Face hub as OWNER/NAME.
 
-    Its card, its licence and what conversion.json says of its origin are judged first. The repository is made if there
-    is none, public unless --private is given. A push that was stopped sends the rest when it is given again. HF_TOKEN
-    has to be a token that may write. Prints the address of the page.
+    Its model card, licence and origin are checked first. The repository is made if there is none, public unless
+    --private is given. If a push is stopped, give it again: only what is missing is sent. HF_TOKEN must be a token
+    that may write. Prints the address of the page.
     """
     from elm_mlx.library.push import prepare, push  # here, as --help needs no MLX
 

@@ -24,7 +24,7 @@ UNFINISHED = "what a stopped conversion left"
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @quietable
 def command(name: str, yes: bool) -> None:
-    """Remove what elm-mlx made of NAME: its own copies alone, never the hub's cache or your directories."""
+    """Remove elm-mlx's own copies of a model, never the hub's cache or your directories."""
     from elm_mlx.convert import discard  # here, as --help needs no MLX
 
     removed: list[str] = []

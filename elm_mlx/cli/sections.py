@@ -31,7 +31,7 @@ SECTIONS = {
         *("seed", "plain"),
     ),
     "Stopping": ("max_tokens", "stop"),
-    "Form": ("schema", "regex", "choices", "grammar"),
+    "Structured output": ("schema", "regex", "choices", "grammar"),
     "Caches": ("window", "kv_bits", "save_cache", "load_cache"),
     "Speculation": ("draft", "lookup"),
     "Output": ("completions", "logprobs", "log_format", "as_json", "connect", "show_config", "quiet", "help"),

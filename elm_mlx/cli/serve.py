@@ -68,7 +68,7 @@ class Alias(click.ParamType):
     multiple=True,
     metavar="MODEL",
     shell_complete=complete_names,
-    help="A name, OWNER/NAME or a directory; repeatable. The first answers where none is named. Default: the demo.",
+    help="A name, OWNER/NAME or a directory; repeatable. Requests that name no model get the first. Default: the demo.",
 )
 @click.option(
     "--alias",
@@ -76,7 +76,7 @@ class Alias(click.ParamType):
     type=Alias(),
     multiple=True,
     metavar="NAME=MODEL",
-    help="Answer to this name, too, with that model. Repeatable.",
+    help="Give a model one more name. Repeatable.",
 )
 @click.option(
     "--adapter",
@@ -84,13 +84,13 @@ class Alias(click.ParamType):
     type=NAME,
     multiple=True,
     metavar="[[MODEL:]NAME=]PATH",
-    help="Answer as MODEL:NAME with this LoRA or DoRA beside the model, too. Repeatable.",
+    help="Serve this LoRA or DoRA beside its model, as MODEL:NAME. Repeatable.",
 )
 @click.option("--pull", is_flag=True, help="Let requests fetch models that are not on this machine.")
 @click.option("--host", type=NAME, metavar="ADDRESS", help="Listen here. Default: 127.0.0.1 and ::1.")
 @click.option("--port", type=Whole(0, 65535), default=8080, show_default=True, help="0 takes a free one.")
 @click.option("--uds", type=NAME, metavar="PATH", help="Listen on a socket file instead, in a folder of mode 0700.")
-@click.option("--stdio", is_flag=True, help="Serve one program over standard input and output instead.")
+@click.option("--stdio", is_flag=True, help="Serve only the program that starts it, over standard input and output.")
 @click.option(
     "--api-key-file", type=NAME, metavar="FILE", help=f"Ask every client for the key in it. Or set {KEY} to the key."
 )
@@ -100,7 +100,7 @@ class Alias(click.ParamType):
     type=NAME,
     multiple=True,
     metavar="ORIGIN",
-    help="Let pages of this origin ask, as http://localhost:3000. Repeatable.",
+    help="Let pages of this origin ask, such as http://localhost:3000. Repeatable.",
 )
 @click.option(
     "--allowed-host",
@@ -108,11 +108,11 @@ class Alias(click.ParamType):
     type=NAME,
     multiple=True,
     metavar="NAME",
-    help="Let clients call this machine by this name, too. Repeatable.",
+    help="Accept requests that call this machine by this name. Repeatable.",
 )
-@click.option("--max-queue", type=Whole(1, 65536), default=256, show_default=True, help="So many requests may wait.")
+@click.option("--max-queue", type=Whole(1, 65536), default=256, show_default=True, help="This many requests may wait.")
 @click.option(
-    "--concurrency", type=Whole(1, 256), default=8, show_default=True, help="A model answers so many together."
+    "--concurrency", type=Whole(1, 256), default=8, show_default=True, help="A model answers this many together."
 )
 @click.option("--context", type=COUNT, metavar="N", help="A request has up to N tokens, prompt and answer.")
 @click.option(
@@ -121,7 +121,7 @@ class Alias(click.ParamType):
     type=Duration(),
     default="5m",
     show_default=True,
-    help="Close a model that is idle so long; 0 closes it at once, -1 never.",
+    help="Close a model that was idle for this long; 0 at once, -1 never.",
 )
 @click.option(
     "--cpu-policy",
@@ -130,15 +130,15 @@ class Alias(click.ParamType):
     show_default=True,
     help="On MLX's CPU backend compute as is fastest there, as stored, or as stored and compiled as on a GPU.",
 )
-@click.option("--strict", is_flag=True, help="Refuse requests with fields that nobody knows.")
+@click.option("--strict", is_flag=True, help="Refuse requests with unknown fields.")
 @click.option(
     "--log-format",
     type=click.Choice(["text", "json"]),
     default="text",
     show_default=True,
-    help="How the log on stderr is written: a line a request, nothing of its text.",
+    help="Format of the log on stderr: a line for each request, without its text.",
 )
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object when the server answers.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object once the server is ready.")
 @click.option(
     "--connect",
     type=NAME,
@@ -150,10 +150,10 @@ class Alias(click.ParamType):
 def command(
     stdio: bool, connect: str | None, api_key_file: str | None, log_format: str, as_json: bool, **options: Any
 ) -> None:
-    """Answer clients of OpenAI's and Anthropic's APIs, and show a page to chat in.
+    """Serve a chat page, and OpenAI's and Anthropic's APIs.
 
-    Models that are on this machine are loaded when a request names them. Only programs on this machine reach the
-    server, unless --host says otherwise. It ends with Ctrl-C, and lets running requests end first.
+    A model on this machine is loaded when a request names it. Only programs on this machine reach the server, unless
+    --host says otherwise. Ctrl-C ends it, after the running requests.
     """
     prefer_fast_blas()
     from elm_mlx.server.log import set_up_log

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 SHOWN = (
     "Sampling",
     "Stopping",
-    "Form",
+    "Structured output",
     "Caches",
     "Speculation",
     "Output",

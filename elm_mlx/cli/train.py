@@ -27,41 +27,47 @@ POSITIVE = Number(0, min_open=True)
 @click.command()
 @MODEL
 @click.option("--data", type=NAME, required=True, metavar="DIR", help="Directory with train.jsonl and valid.jsonl.")
-@click.option("-o", "--output", type=NAME, required=True, metavar="DIR", help="Directory for what is trained.")
-@click.option("--kind", type=click.Choice(KINDS), default=LORA, show_default=True, help="What is trained.")
+@click.option("-o", "--output", type=NAME, required=True, metavar="DIR", help="Directory to write.")
+@click.option("--kind", type=click.Choice(KINDS), default=LORA, show_default=True, help="What to train.")
 @click.option("--rank", type=Whole(1, 4096), help=f"Rank of an adapter's sums. Default: {RANK}.")
-@click.option("--scale", type=POSITIVE, help=f"What an adapter's sums are multiplied with. Default: {SCALE:g}.")
+@click.option("--scale", type=POSITIVE, help=f"Factor of an adapter's sums. Default: {SCALE:g}.")
 @click.option("--layers", type=COUNT, help="Train the last N layers. Default: all.")
-@click.option("--targets", type=CommaList(Text()), metavar="NAMES", help="Matrices, as q_proj,v_proj. Default: all.")
-@click.option("--loss", type=click.Choice(LOSSES), default=TOKENS, show_default=True, help="What is made small.")
+@click.option(
+    "--targets", type=CommaList(Text()), metavar="NAMES", help="Matrices, such as q_proj,v_proj. Default: all."
+)
+@click.option("--loss", type=click.Choice(LOSSES), default=TOKENS, show_default=True, help="The loss to minimise.")
 @click.option("--beta", type=POSITIVE, help=f"With --loss dpo: how far answers may move. Default: {BETA}.")
 @click.option("-b", "--batch-size", type=COUNT, default=4, show_default=True, help="Rows in a batch.")
 @click.option("--accumulate", type=COUNT, default=1, show_default=True, help="Batches that a step learns from.")
-@click.option("--checkpoint-gradients", is_flag=True, help="Less memory, more time: compute states of layers twice.")
+@click.option(
+    "--checkpoint-gradients", is_flag=True, help="Less memory, more time: compute layers again for gradients."
+)
 @click.option("--steps", type=COUNT, help="Take N steps.")
 @click.option("--epochs", type=COUNT, help="Or learn every row N times. Default: 1.")
 @click.option("--learning-rate", type=POSITIVE, default=1e-4, show_default=True, help="The highest rate.")
 @click.option("--schedule", type=click.Choice(SCHEDULES), default=CONSTANT, show_default=True, help="How it falls.")
 @click.option("--warmup", type=Whole(min=0), default=0, show_default=True, help="Steps in which the rate grows.")
 @click.option("--max-length", type=Whole(min=2), default=2048, show_default=True, help="Cut rows after N tokens.")
-@click.option("--mask-prompt", is_flag=True, help="Learn completions and turns of the assistant alone.")
-@click.option("--last-turn-only", is_flag=True, help="With --mask-prompt: of a chat, the last turn alone.")
+@click.option("--mask-prompt", is_flag=True, help="Learn only completions and the assistant's turns.")
+@click.option("--last-turn-only", is_flag=True, help="With --mask-prompt: only the last turn of a chat.")
 @CHAT_TEMPLATE
 @click.option("--evaluate-every", type=COUNT, default=100, show_default=True, help="Validate every N steps.")
-@click.option("--patience", type=COUNT, help="End after N validations that were not better.")
+@click.option("--patience", type=COUNT, help="Stop after N validations without a better one.")
 @click.option("--save-every", type=COUNT, default=100, show_default=True, help="Write a checkpoint every N steps.")
-@click.option("--seed", type=Whole(min=0), default=0, show_default=True, help="Seed of the order and the beginning.")
-@click.option("--resume", is_flag=True, help="Go on from the checkpoint in the output.")
-@click.option("--force", is_flag=True, help="Try even where the memory is too small.")
+@click.option(
+    "--seed", type=Whole(min=0), default=0, show_default=True, help="Seed of the row order and the first weights."
+)
+@click.option("--resume", is_flag=True, help="Continue from the checkpoint in --output.")
+@click.option("--force", is_flag=True, help="Try even if memory seems too small.")
 @click.option("--json", "as_json", is_flag=True, help="Print each step and the outcome as a JSON object a line.")
 @quietable
 def command(data: str, output: str, model: str | None, as_json: bool, **settings: Any) -> None:
-    """Train an adapter for a model, or all of a model, on the rows of DIR/train.jsonl.
+    """Train an adapter, or a whole model (--kind full), on the rows of DIR/train.jsonl.
 
     A row is a JSON object with "text", with "prompt" and "completion", or with "messages"; with --loss dpo it has
-    "prompt", "chosen" and "rejected". docs/train.md says more. An adapter is written in mlx-lm's layout, and
-    --kind full writes a model. The losses are beside it as lines of JSON and as a picture. After Ctrl-C or a crash
-    the same command with --resume goes on from the last checkpoint, to the same end.
+    "prompt", "chosen" and "rejected". An adapter is written in mlx-lm's layout. The losses are written, too, as lines
+    of JSON and as a picture. After Ctrl-C or a crash the same command with --resume continues from the last
+    checkpoint. docs/train.md says more.
     """
     if settings["chat_template"]:
         check_template(settings["chat_template"])

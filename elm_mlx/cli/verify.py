@@ -33,10 +33,14 @@ ADVICE = {  # by the kind of failure
 
 @click.command()
 @click.argument("converted", type=NAME)
-@click.option("--against", "source", type=NAME, required=True, metavar="SOURCE", help="What it was made from.")
+@click.option(
+    "--against", "source", type=NAME, required=True, metavar="SOURCE", help="The checkpoint that it was made from."
+)
 @click.option("--text", type=NAME, help="UTF-8 text to read. Default: the demo's held-out stories.")
 @click.option("--tokens", type=TEXT_TOKENS, help="Read this many tokens of it. Default: 2048.")
-@click.option("--max-kl", type=Number(min=0), metavar="NATS", help="Allow this divergence, and let it alone decide.")
+@click.option(
+    "--max-kl", type=Number(min=0), metavar="NATS", help="Allow this divergence, and let nothing else decide."
+)
 @click.option("--rope-factor", type=ROPE_FACTOR, help="What a SOURCE in Meta's layout was converted with.")
 @click.option("--json", "as_json", is_flag=True, help="Print the report as one JSON object.")
 @quietable
@@ -51,10 +55,9 @@ def command(
 ) -> None:
     """Compare CONVERTED, an MLX directory, with SOURCE on the same text.
 
-    SOURCE is what `elm-mlx convert` reads, a name too, or another MLX directory. Both compute in float32, a layer at
-    a time from disk, so a model larger than the memory can be verified. Exits with 72 where the divergence is above
-    the bound for the way the weights are stored, or where elm-mlx converted the model and a weight that it did not
-    calibrate is not SOURCE's, rounded. With --max-kl the divergence alone decides.
+    SOURCE is anything that `elm-mlx convert` reads. Both compute in float32, a layer at a time from disk, so the model
+    may be larger than the memory. Exits with 72 if the KL divergence is above the bound for how the weights are
+    stored, or if a weight that elm-mlx rounded is not SOURCE's, rounded. With --max-kl only the divergence decides.
     """
     prefer_fast_blas()
     from elm_mlx.convert.verify import TOKENS, check_options, open_directory, verify  # here, as --help needs no MLX

@@ -11,6 +11,7 @@ from elm_mlx.bench.shapes import SHAPES, llama
 from elm_mlx.config import ModelConfig, config_from_dict
 from elm_mlx.errors import NotFound
 from elm_mlx.library.names import READY_BITS, Known, Repository, known_models, parse_name
+from elm_mlx.shell import command_line
 
 LLAMA_3 = {"max_position_embeddings": 8192}
 OPENELM = {"max_context_length": 2048}
@@ -36,8 +37,9 @@ def published(model: str) -> tuple[ModelConfig, int | None]:
     known = find(model)
     raw = CONFIGS.get(known.name.removesuffix("-instruct")) if known else None
     if known is None or raw is None:
+        fetch = command_line("elm-mlx", "pull", model)
         raise NotFound(f"{model} is not on this machine, and its shape is not known before it is fetched. Fetch it by "
-                       f"`elm-mlx pull`, or plan for one of these: {', '.join(CONFIGS)}.")  # fmt: skip
+                       f"`{fetch}`, or plan for one of these: {', '.join(CONFIGS)}.")  # fmt: skip
     return config_from_dict(raw), READY_BITS if known.ready else None
 
 

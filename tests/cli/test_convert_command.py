@@ -19,6 +19,7 @@ from elm_mlx.convert import verify as verification
 from elm_mlx.files import SPARE_BYTES
 
 
+@pytest.mark.follows("elm-mlx generate --model * --prompt 'Once upon a time'")
 def test_convert_writes_beside_the_source_and_says_so(damaged: Path) -> None:
     done = run("convert", damaged, "--bits", 8, "--group-size", 32)
     target = damaged.parent / "model-mlx-8bit"
@@ -127,6 +128,7 @@ def test_convert_verify_keeps_what_passes_and_says_so_in_its_card(
     assert "Not measured" in (tmp_path / "plain" / "README.md").read_text(encoding="utf-8")
 
 
+@pytest.mark.follows("elm-mlx convert")
 def test_weights_that_are_no_numbers_are_refused_by_name_and_converted_when_that_is_asked_for(
     openelm: Path, tmp_path: Path
 ) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import shutil
 import sys
 from pathlib import Path
@@ -92,6 +93,7 @@ def test_escape_codes_of_a_model_are_text_too(monkeypatch: pytest.MonkeyPatch) -
     assert run("generate", "--model", ".").out == "\x1b[1mbold\n"
 
 
+@pytest.mark.follows("elm-mlx verify DIRECTORY --against DIRECTORY")
 def test_logits_that_are_no_numbers_end_it_with_a_sentence_after_what_was_said(endless: Path, tmp_path: Path) -> None:
     command = ["--prompt", "Hello", "--max-tokens", 6]
     spoken = answer(run("generate", "--model", endless, *command, "--json"))
@@ -107,7 +109,9 @@ def test_logits_that_are_no_numbers_end_it_with_a_sentence_after_what_was_said(e
     assert "with --dtype bfloat16 if it is float16" in done.err
     as_json = run("generate", "--model", model, *command, "--json")
     assert (as_json.code, as_json.out) == (65, "")
-    named = run("verify", model, "--against", model, "--tokens", 4)  # as the sentence says
+    advice = re.search("`elm-mlx (verify [^`]*)`", done.err)
+    assert advice
+    named = run(*advice[1].replace("DIRECTORY", str(model)).split(), "--tokens", 4)
     assert "NaN or infinite: model.embed_tokens.weight" in named.out
 
 
@@ -198,7 +202,7 @@ def test_a_saved_prompt_is_loaded_again(endless: Path, tmp_path: Path) -> None:
 
 def test_a_window_is_called_a_window(endless: Path) -> None:
     command = ["generate", "--model", endless, "--prompt", PASSAGE, "--max-tokens", 5, "--window", 16]
-    assert "the last 16 tokens alone: this is a window, not unlimited context" in run(*command).err
+    assert "only the last 16 tokens: this is a window, not unlimited context" in run(*command).err
     assert "window" not in run(*command, "--quiet").err
 
 

@@ -29,7 +29,7 @@ SECTIONS_OF_GENERATE = {
     "Sampling": "--temperature --top-k --top-p --min-p --repetition-penalty --presence-penalty --frequency-penalty "
     "--logit-bias --ban --seed --plain",
     "Stopping": "--max-tokens --stop",
-    "Form": "--schema --regex --choice --grammar",
+    "Structured output": "--schema --regex --choice --grammar",
     "Caches": "--window --kv-bits --save-cache --load-cache",
     "Speculation": "--draft --lookup",
     "Output": "--completions --logprobs --json --show-config --quiet --help",
@@ -77,7 +77,7 @@ def command(name: str) -> click.Command:
 def sections(name: str) -> dict[str, str]:
     """The sections of a command's help: their titles, and the longest name of each option in them."""
     shown = run(name, "--help").out
-    parts = re.split(r"^([A-Z]\w+):$", shown.partition("\n\n")[2], flags=re.M)[1:]
+    parts = re.split(r"^([A-Z][\w ]+):$", shown.partition("\n\n")[2], flags=re.M)[1:]
     lines = {title: re.findall(r"^  (-.*)$", text, re.M) for title, text in zip(parts[::2], parts[1::2], strict=True)}
     return {title: " ".join(re.findall(r"--[\w-]+", line)[0] for line in flags) for title, flags in lines.items()}
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -112,9 +113,12 @@ def test_info_predicts_a_speed_on_a_known_chip_and_says_how_wrong_it_may_be(
     assert "predicted" not in run("info", model).out
 
 
+@pytest.mark.follows("elm-mlx info * --hosts 2x256")
 def test_a_named_model_that_does_not_fit_is_planned_for_several_machines(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("elm_mlx.library.local.memory_limit", lambda: 24 * 10**9)
     done = run("info", "llama-3.1-405b")
     assert done.code == 66
-    assert "--bits 4 takes less. `elm-mlx info llama-3.1-405b --hosts 2x256` says whether" in done.err
+    advice = re.search("--bits 4 takes less. `elm-mlx (.*)` says whether", done.err)
+    assert advice
+    assert "131,072 tokens fit" in run(*advice[1].split(), "--bits", 4).out
     assert "Fetch it" not in done.err

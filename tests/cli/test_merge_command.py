@@ -27,6 +27,7 @@ def made(openelm: Path, tmp_path_factory: pytest.TempPathFactory) -> Made:
     return Made(convert(openelm, folder / "model", bits=4, group_size=32).output, adapter)
 
 
+@pytest.mark.follows("elm-mlx merge")
 def test_a_person_is_told_what_was_made_of_what(made: Made, openelm: Path, tmp_path: Path) -> None:
     asked = "--model", made.model, "--adapter", made.adapter, "--tokens", 40
     done = run("merge", *asked, "-o", tmp_path / "one", "--source", openelm)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import re
+import signal
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -12,9 +13,10 @@ from types import SimpleNamespace
 import pexpect
 import pytest
 from helpers.command_line import PATIENCE_S
+from rich.console import Console
 
 from elm_mlx.cli import progress
-from elm_mlx.cli.messages import tell
+from elm_mlx.cli.messages import bar_consoles, tell
 from elm_mlx.cli.progress import ProgressBar
 
 # The program with no patience, so that every bar shows that may.
@@ -101,6 +103,34 @@ def test_an_interrupt_leaves_no_bar_behind(monkeypatch: pytest.MonkeyPatch, cloc
     shown = stream.getvalue()
     assert shown.count(HIDE_CURSOR) == shown.count(SHOW_CURSOR) == 1
     assert shown.endswith(WIPE_LINE)
+
+
+@pytest.mark.parametrize("step", ["set_live", "show_cursor", "push_render_hook", "clear_live", "pop_render_hook"])
+def test_ctrl_c_amid_a_step_of_a_bar_comes_after_it(monkeypatch: pytest.MonkeyPatch, clock: Clock, step: str) -> None:
+    right = getattr(Console, step)
+
+    def interrupted(*given: object) -> object:
+        monkeypatch.setattr(Console, step, right)  # once
+        signal.raise_signal(signal.SIGINT)
+        return right(*given)
+
+    def work() -> None:
+        with ProgressBar("Loading", in_bytes=True) as bar:
+            clock.now = 2
+            bar(1, 2)
+
+    monkeypatch.setattr(sys, "stderr", stream := Stream(True))
+    monkeypatch.setattr(Console, step, interrupted)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where a shell runs the tests behind it
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            work()
+    finally:
+        signal.signal(signal.SIGINT, before)
+    shown = stream.getvalue()
+    assert shown.count(HIDE_CURSOR) == shown.count(SHOW_CURSOR) == 1
+    assert shown.endswith(WIPE_LINE)
+    assert not bar_consoles
 
 
 def on_terminal(*command: str, **environment: str) -> bytes:

@@ -13,7 +13,7 @@ import pytest
 from helpers.command_line import INTERRUPTIBLE, PROGRAM, Result, ended, run, start
 
 import elm_mlx
-from elm_mlx.cli.blas import signals_held_back
+from elm_mlx.cli.interrupts import signals_held_back
 
 
 def said(process: subprocess.Popen[bytes]) -> Result:

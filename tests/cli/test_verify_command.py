@@ -35,7 +35,9 @@ def verify(*arguments: object) -> Result:
     return run("verify", *arguments, "--tokens", 64)
 
 
+@pytest.mark.follows("elm-mlx verify", "elm-mlx verify DIRECTORY --against SOURCE")
 def test_a_person_reads_a_table(openelm: Path, converted: Path) -> None:
+    assert "`elm-mlx verify DIRECTORY --against SOURCE`" in (converted / "README.md").read_text(encoding="utf-8")
     done = verify(converted, "--against", openelm)
     assert (done.code, done.err) == (0, "")
     told = dict(line.split(maxsplit=1) for line in done.out.splitlines())

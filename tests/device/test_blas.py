@@ -103,3 +103,10 @@ def test_the_program_prefers_a_fast_blas(tmp_path: Path) -> None:
         command = [sys.executable, "-c", script, str(folder)]
         done = subprocess.run(command, env=environment | kept, capture_output=True, text=True, check=True)
         assert done.stdout.splitlines()[-1] == expected
+
+
+def test_numpys_blas_takes_one_thread_within_the_block_alone() -> None:
+    script = "from elm_mlx.device.numpy_threads import numpy_on_one_thread, numpy_threads\n"
+    script += "get, set_number = numpy_threads(); set_number(2); print(get(), end=' ')\n"
+    script += "with numpy_on_one_thread(): print(get(), end=' ')\nprint(get())"
+    assert printed(script) == "2 1 2"

@@ -23,6 +23,7 @@ from typing import Any
 import pytest
 from helpers import checkpoints
 from helpers.command_line import PROGRAM, Result, run
+from helpers.followed import ran
 
 from elm_mlx.distributed.launch import free_ports
 from elm_mlx.errors import RankFailed
@@ -58,6 +59,7 @@ class Launched:
     def __init__(self, *words: object, ranks: int = 2, line: Sequence[str] = ()) -> None:
         self.mark = secrets.token_hex(8)
         line = [*PROGRAM, *(line or ["launch", "-n", str(ranks), *map(str, words)])]
+        ran("elm-mlx", *line[len(PROGRAM) :])
         environment = os.environ | {MARK: self.mark}
         pipe = subprocess.PIPE
         self.process = subprocess.Popen(line, stdin=pipe, stdout=pipe, stderr=pipe, env=environment)
@@ -131,6 +133,7 @@ def test_one_process_alone_is_told_how_to_start_two() -> None:
     assert "`elm-mlx launch -n 2 chat --parallel pipeline`, with your other options, starts two here" in done.err
 
 
+@pytest.mark.follows("elm-mlx launch", "elm-mlx launch -n * * --parallel *")
 @pytest.mark.slow
 def test_the_advised_command_starts_two_ranks() -> None:
     advised = re.findall("`elm-mlx (launch [^`]*)`", run("generate", "--parallel", "pipeline").err)

@@ -12,6 +12,8 @@ from contextlib import redirect_stderr, redirect_stdout
 from typing import Any, NamedTuple
 from unittest import mock
 
+from helpers.followed import ran
+
 from elm_mlx import cli
 
 PATIENCE_S = 120  # with a process that is started, on a busy machine
@@ -31,6 +33,7 @@ class Result(NamedTuple):
 
 def run(*arguments: object, stdin: bytes | None = b"") -> Result:
     """Runs a command line in this process, with `stdin` piped to it (None: there is no stdin at all)."""
+    ran("elm-mlx", *arguments)
     typed = None if stdin is None else io.TextIOWrapper(io.BytesIO(stdin), encoding="utf-8")
     out, err = recorder(errors="replace"), recorder(errors="backslashreplace")  # as the program has them
     with mock.patch.object(sys, "stdin", typed), redirect_stdout(out), redirect_stderr(err):
@@ -53,6 +56,7 @@ def written(stream: io.TextIOWrapper[io.BytesIO]) -> str:
 
 def start(*arguments: object, program: Sequence[str] = PROGRAM, **settings: Any) -> subprocess.Popen[bytes]:
     """Starts a command line with empty stdin and the other streams as pipes, buffered as users have them."""
+    ran("elm-mlx", *arguments)
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
     usual: dict[str, Any] = {
         "stdin": subprocess.DEVNULL,

@@ -102,6 +102,7 @@ def test_without_mirrors_the_command_of_the_refusal_makes_a_model(
     assert (machine.home / "OpenELM-450M-mlx-4bit" / "tokenizer.json").exists()
 
 
+@pytest.mark.follows("elm-mlx convert * --tokenizer FILE")
 def test_a_repository_without_a_tokenizer_is_refused_before_its_weights_and_takes_one(
     machine: Machine, hub: FakeHub, apple: Path, own_tokenizer: Path
 ) -> None:

@@ -94,6 +94,8 @@ def test_show_config_fetches_nothing(machine: Machine, hub: FakeHub) -> None:
     done = machine.run("chat", "--model", "openelm-450m", "--show-config")
     assert (done.code, done.out, hub.requests) == (66, "", [])
     assert "Fetch it by `elm-mlx pull openelm-450m`. --show-config fetches nothing." in done.err
+    well(machine.run("pull", "openelm-450m"))
+    assert "recommendation, Apple's" in machine.run("chat", "--model", "openelm-450m", "--show-config").out
 
 
 def test_a_bare_name_is_whatever_of_it_is_here(machine: Machine, hub: FakeHub, ready: Path, apple: Path) -> None:

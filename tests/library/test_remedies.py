@@ -14,6 +14,7 @@ import pytest
 from helpers import adapters, checkpoints, gguf_craft
 from helpers.command_line import PATIENCE_S
 from helpers.fake_hub import FakeHub
+from helpers.followed import ran
 from helpers.machine import APPLE, GATED, PROGRAM, READY, Machine, listing, pulled, well
 
 import elm_mlx
@@ -28,6 +29,7 @@ def command(text: str, begin: str = "") -> list[str]:
     return shlex.split(found[1])
 
 
+@pytest.mark.follows("elm-mlx convert * --bits *")
 def test_bits_for_a_directory_are_made_by_the_command_that_is_named(machine: Machine, ready: Path) -> None:
     with pytest.raises(InvalidRequest) as refused:
         elm_mlx.pull(ready, bits=8)
@@ -35,6 +37,7 @@ def test_bits_for_a_directory_are_made_by_the_command_that_is_named(machine: Mac
     assert elm_mlx.info(machine.home / "out").bits_per_weight > 8
 
 
+@pytest.mark.follows("elm-mlx generate --model *")
 def test_what_needs_no_conversion_runs_by_the_command_that_is_named(
     machine: Machine, ready: Path, tmp_path: Path
 ) -> None:
@@ -44,6 +47,7 @@ def test_what_needs_no_conversion_runs_by_the_command_that_is_named(
     well(machine.run(*command(str(refused.value)), "--max-tokens", 1))
 
 
+@pytest.mark.follows("elm-mlx pull *")
 def test_what_is_not_here_is_fetched_by_the_command_that_is_named(machine: Machine) -> None:
     absent = machine.run("info", "openelm-450m")
     assert absent.code == 66
@@ -51,6 +55,24 @@ def test_what_is_not_here_is_fetched_by_the_command_that_is_named(machine: Machi
     well(machine.run("info", "openelm-450m"))
 
 
+@pytest.mark.follows("elm-mlx list")
+def test_a_name_that_is_mistyped_is_found_in_the_list_that_is_named(machine: Machine) -> None:
+    refused = machine.run("pull", "openelm-45m")
+    assert refused.code == 66
+    assert "openelm-450m" in well(machine.run(*command(refused.err))).out
+
+
+def test_a_model_of_unknown_shape_is_planned_for_once_it_is_fetched(
+    machine: Machine, hub: FakeHub, ready: Path
+) -> None:
+    hub.add("some/model", listing(ready))
+    refused = machine.run("info", "some/model", "--hosts", "1x64")
+    assert refused.code == 66
+    well(machine.run(*command(refused.err)))
+    assert "64 GB" in well(machine.run("info", "some/model", "--hosts", "1x64")).out
+
+
+@pytest.mark.follows("elm-mlx pull *", "elm-mlx rm *")
 def test_a_copy_that_lost_files_is_made_again_by_the_command_in_its_row(machine: Machine) -> None:
     path = pulled(machine.run("pull", "openelm-450m", "--bits", 4))
     (path / "model.safetensors").unlink()
@@ -91,6 +113,7 @@ def test_another_folder_is_taken_where_the_usual_one_cannot_be_written(machine: 
     well(machine.run("pull", READY, HF_HUB_CACHE=str(machine.home / "mine")))
 
 
+@pytest.mark.follows("elm-mlx convert *")
 def test_a_checkpoint_of_torch_runs_after_the_command_that_is_named(machine: Machine, tmp_path: Path) -> None:
     folder = tmp_path / "m"
     checkpoints.save_torch(folder / "pytorch_model.bin", checkpoints.weights(checkpoints.LLAMA))
@@ -103,12 +126,14 @@ def test_a_checkpoint_of_torch_runs_after_the_command_that_is_named(machine: Mac
     well(machine.generate(str(tmp_path / "out")))
 
 
+@pytest.mark.follows("elm-mlx generate --raw")
 def test_a_model_without_a_template_completes_plain_text_as_the_error_says(machine: Machine, openelm: Path) -> None:
     with elm_mlx.load(openelm) as lm, pytest.raises(NotFound) as refused:
         lm.chat([{"role": "user", "content": "Hi"}])
     well(machine.run(*command(str(refused.value)), "--model", openelm, "--prompt", "Hi", "--max-tokens", 1))
 
 
+@pytest.mark.follows("elm-mlx generate", "elm-mlx merge --output DIR")
 def test_an_adapter_that_is_no_model_runs_and_is_merged_by_the_commands_that_are_named(
     machine: Machine, openelm: Path, tmp_path: Path
 ) -> None:
@@ -127,6 +152,8 @@ def test_an_adapter_that_is_no_model_runs_and_is_merged_by_the_commands_that_are
 
 def in_a_shell(machine: Machine, line: str, programs: Path) -> str:
     """Runs what a message gives a person to copy; `elm-mlx` and `hf` are on the path."""
+    for part in line.split(" && "):
+        ran(*shlex.split(part))
     programs.mkdir()
     ours = programs / "elm-mlx"
     ours.write_text(f"#!{sys.executable}\n{PROGRAM}", encoding="utf-8")
@@ -140,6 +167,7 @@ def in_a_shell(machine: Machine, line: str, programs: Path) -> str:
     return done.stdout.decode()
 
 
+@pytest.mark.follows("hf download * * --local-dir .", "elm-mlx convert *")
 @pytest.mark.slow
 def test_a_gguf_file_is_fetched_and_converted_as_the_message_says(
     machine: Machine, hub: FakeHub, tmp_path: Path
@@ -154,6 +182,7 @@ def test_a_gguf_file_is_fetched_and_converted_as_the_message_says(
     assert list(tmp_path.glob("model-Q4-mlx*"))
 
 
+@pytest.mark.follows("hf cache rm 'model/*'")
 @pytest.mark.slow
 def test_what_the_hub_s_cache_holds_is_removed_by_the_command_that_is_named(machine: Machine, tmp_path: Path) -> None:
     well(machine.run("pull", APPLE))

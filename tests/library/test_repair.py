@@ -108,6 +108,7 @@ def test_a_truncated_cache_entry_is_said_and_mended(machine: Machine, hub: FakeH
     well(machine.generate("llama-3.2-1b-instruct"))
 
 
+@pytest.mark.follows("elm-mlx pull * --verify")
 @pytest.mark.parametrize("file", ["model.safetensors", "config.json", "tokenizer.json"])
 @pytest.mark.parametrize("name", ["openelm-450m", "llama-3.2-1b-instruct"])
 def test_a_damaged_copy_of_ours_is_mended_as_the_error_says(machine: Machine, name: str, file: str) -> None:

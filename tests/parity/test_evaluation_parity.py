@@ -171,6 +171,7 @@ def test_an_evaluation_that_was_cut_short_goes_on_where_it_was(tiny, tmp_path):
     assert again["tasks"] == whole["tasks"]
 
 
+@pytest.mark.follows("elm-mlx eval --json")
 def test_the_command_prints_a_result_that_can_be_compared(openelm, tmp_path, monkeypatch):
     monkeypatch.setenv("ELM_MLX_CACHE", str(tmp_path / "kept"))
     path = write(tmp_path, "choices", questions(12), **KINDS["choices"])

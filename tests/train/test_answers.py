@@ -63,6 +63,7 @@ def test_an_empty_answer_is_left_out() -> None:
     assert row_of(PLAIN | {"text": "", "prompt": "A"})[1] == EMPTY
 
 
+@pytest.mark.follows("elm-mlx batch", "elm-mlx batch --with-prompts", "elm-mlx train")
 @pytest.mark.slow
 @pytest.mark.parametrize("form", ["plain", "openai"])
 def test_a_large_models_answers_teach_a_small_one_in_two_commands(tmp_path: Path, form: str) -> None:

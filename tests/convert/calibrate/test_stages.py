@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from dataclasses import replace
 
 import mlx.core as mx
@@ -13,6 +14,7 @@ from elm_mlx.config.quantization import Quantization
 from elm_mlx.convert.calibrate import rounding, stages
 from elm_mlx.convert.calibrate.stages import Calibration
 from elm_mlx.convert.tensor import LazyTensor
+from elm_mlx.device.cpu import make_streams
 from elm_mlx.errors import InvalidRequest, NotFinite
 from elm_mlx.models import build
 from elm_mlx.models.parameters import Parameters
@@ -117,6 +119,17 @@ def test_a_stage_depends_on_the_states_before_it_alone(config: ModelConfig) -> N
         for ours, theirs in zip((parts, states), again, strict=True):
             assert ours.keys() == theirs.keys()
             assert all(mx.array_equal(array, theirs[name]) for name, array in ours.items())
+
+
+def test_windows_give_the_same_bytes_on_two_streams_and_on_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = []
+    for count in (1, 2):
+        streams = [mx.stream(stream) for stream in make_streams(2)[:count]]
+        monkeypatch.setattr(stages, "places", lambda config, streams=streams: nullcontext(streams))
+        found.append(run_all(calibration(CONFIGS[1])))
+    one, two = found
+    assert one.keys() == two.keys()
+    assert all(mx.array_equal(array, two[name]) for name, array in one.items())
 
 
 def test_matrices_may_be_stored_in_several_ways_or_left_as_they_are() -> None:
