@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from collections.abc import Generator, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from threading import Lock
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Literal, NoReturn, Unpack, cast, overload
+from typing import TYPE_CHECKING, Any, Literal, Unpack, cast, overload
 from weakref import finalize
 
 from elm_mlx.api.adapter_names import LoadedAdapter
@@ -25,7 +25,7 @@ from elm_mlx.api.request_maker import RequestMaker
 from elm_mlx.api.scores import Scores, scores_of
 from elm_mlx.api.siblings import siblings
 from elm_mlx.api.stream import Stream
-from elm_mlx.api.structure import check_room, fewest_tokens, has_form, without_form
+from elm_mlx.api.structure import Structure, without_form
 from elm_mlx.api.templates import Templates
 from elm_mlx.api.tool_choice import Choice, choice_of, reading_of
 from elm_mlx.api.tools import tool_of
@@ -45,7 +45,7 @@ from elm_mlx.engine.request import Request
 from elm_mlx.engine.speculate import Speculation
 from elm_mlx.engine.variants import Variants
 from elm_mlx.engine.worker import Activity, Order, Worker, closed, give_back
-from elm_mlx.errors import InvalidRequest, RequestFailed
+from elm_mlx.errors import InvalidRequest
 from elm_mlx.models.model import Model
 from elm_mlx.store.load import LoadedModel, Runs
 from elm_mlx.store.prompt_cache import refuse_other_file
@@ -128,8 +128,9 @@ class LanguageModel:
         how many that is. `options` are those of `elm_mlx.api.options.Options`. Raises InvalidRequest for options
         without a meaning, PromptTooLong for a prompt that leaves no room in the context, unless there is a `window`,
         NotEnoughMemory for a request whose caches can never fit, QueueFull where too many wait, EngineStopped after
-        `close`, Forked, NotEnforceable for a form that cannot be enforced; the first use of a form may take a second.
-        The Stream raises NotFinite for a model whose logits are NaN, and RequestFailed where computing failed.
+        `close`, Forked, NotEnforceable for a form that cannot be enforced. A form is compiled in a thread of its own,
+        for up to a second: what shows only then, the Stream raises, as it does NotFinite for a model whose logits are
+        NaN, and RequestFailed where computing failed.
         """
         return self._begin(self.request(prompt, max_tokens, **options))
 
@@ -178,23 +179,14 @@ class LanguageModel:
     ) -> Completion:
         """Completes `prompt` as `generate` does, without blocking the event loop. Cancelling the task cancels the
         request."""
-        if not has_form(options):
-            return await self.submit(prompt, max_tokens, **options).aresult()
-        import asyncio  # here, as it takes long to import
-
-        stream = await asyncio.to_thread(self.submit, prompt, max_tokens, **options)  # a form may take long to compile
-        return await stream.aresult()
+        return await self.submit(prompt, max_tokens, **options).aresult()
 
     def astream(
         self, prompt: str | Sequence[int], max_tokens: int | None = MAX_TOKENS, **options: Unpack[Options]
     ) -> Stream:
         """Completes `prompt` for `async for piece in lm.astream(...)`, and returns at once. Leaving the loop cancels
-        the request. Raises as `submit`; but the form of an answer is compiled in a thread of its own, so what is
-        wrong with one is raised where the first piece is waited for."""
-        if not has_form(options):
-            return self.submit(prompt, max_tokens, **options)
-        free = self.request(prompt, max_tokens, **cast(Options, without_form(options)))
-        return self._begin_later(free, partial(self.request, prompt, max_tokens, **options))
+        the request. Raises as `submit`."""
+        return self.submit(prompt, max_tokens, **options)
 
     @overload
     def batch(
@@ -269,7 +261,7 @@ class LanguageModel:
     def prepare_forms(self) -> None:
         """Makes now what the first form of an answer needs, which takes up to a second with a large vocabulary: so no
         answer waits for that later. Raises NotFound without the
-        extra `structure`; Unsupported for a tokenizer that no form can follow."""
+        extra `structure`; NotEnforceable for a tokenizer that no form can follow."""
         self._maker.grammars.prepare()
 
     def use_chat_template(self, template: str | Path) -> None:
@@ -379,12 +371,8 @@ class LanguageModel:
         **options: Unpack[Options],
     ) -> Completion:
         """Answers as `chat` does, without blocking the event loop. Cancelling the task cancels the request."""
-        ask = partial(self.chat_stream, messages, max_tokens, tools=tools, tool_choice=tool_choice, **options)
-        if not (has_form(options) or tool_choice):
-            return await ask().aresult()
-        import asyncio  # here, as it takes long to import
-
-        return await (await asyncio.to_thread(ask)).aresult()  # a form may take long to compile
+        stream = self.chat_stream(messages, max_tokens, tools=tools, tool_choice=tool_choice, **options)
+        return await stream.aresult()
 
     def achat_stream(
         self,
@@ -396,13 +384,8 @@ class LanguageModel:
         **options: Unpack[Options],
     ) -> Stream:
         """Answers as `chat` does, for `async for piece in lm.achat_stream(...)`, and returns at once. Leaving the loop
-        cancels the request. Raises as `chat`; what is wrong with the form of an answer, or the schemas of tools of
-        which it must call one, is raised where the first piece is waited for."""
-        choice = choice_of(tools, tool_choice, options)
-        if not (has_form(options) or choice.must):
-            return self.chat_stream(messages, max_tokens, tools=tools, tool_choice=tool_choice, **options)
-        free = self._chat_request(messages, replace(choice, must=()), max_tokens, cast(Options, without_form(options)))
-        return self._begin_later(free, partial(self._chat_request, messages, choice, max_tokens, options), choice)
+        cancels the request. Raises as `chat_stream`."""
+        return self.chat_stream(messages, max_tokens, tools=tools, tool_choice=tool_choice, **options)
 
     def session(
         self,
@@ -610,10 +593,7 @@ class LanguageModel:
         request = self.request(prompt, max_tokens, **options)
         if choice.must:
             marks, several = self._templates.call_marks, self._templates.takes_several_calls()
-            form = choice.form(marks, takes_several=several)
-            request = replace(request, constraint=self._maker.grammars.compile(form, request.stop_ids))
-            least = fewest_tokens(choice.fewest_bytes(marks), self._maker.grammars)
-            check_room("A call of these tools", least, request.max_tokens)
+            request = self._maker.held(request, choice.asked(marks, takes_several=several))
         return request
 
     def _begin_all(self, requests: Iterable[Request], choice: Choice | None = None) -> list[Stream]:
@@ -635,22 +615,13 @@ class LanguageModel:
     def _begin(
         self, request: Request, progress: Progress | None = None, *, patient: bool = False, choice: Choice | None = None
     ) -> Stream:
-        """Submits a request whose answer may call the tools of `choice`; a `patient` one never finds the queue full."""
+        """Submits a request whose answer may call the tools of `choice`, as soon as its form is compiled, if it has
+        one; a `patient` one never finds the queue full."""
         reading = reading_of(request, self._marks_for(choice), self.tokenizer, choice)
-        handle = self._worker.submit(request, patient=patient)
+        form = request.constraint
+        compiled = form.compiled if isinstance(form, Structure) else None
+        handle = self._worker.submit(request, patient=patient, after=compiled)
         return Stream(handle, self._worker, self.tokenizer, self, progress, reading)
-
-    def _begin_later(self, free: Request, make: Callable[[], Request], choice: Choice | None = None) -> Stream:
-        """Submits what `make` gives, as soon as it has: a request with a form, of which `free` is all else."""
-        awaited = replace(free, constraint=awaited_form)
-        reading = reading_of(awaited, self._marks_for(choice), self.tokenizer, choice)
-        handle = self._worker.submit_later(awaited, make)
-        return Stream(handle, self._worker, self.tokenizer, self, reading=reading)
-
-
-def awaited_form() -> NoReturn:
-    """The constraint of a request until its form is compiled."""
-    raise RequestFailed("The form of the answer is not compiled yet.", "Ask again.")
 
 
 def logits_of(engine: Engine, ids: list[int], adapter: int | None) -> mx.array:

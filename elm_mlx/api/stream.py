@@ -11,7 +11,7 @@ from weakref import finalize
 from elm_mlx.api.completion import Completion, Piece, stats_of
 from elm_mlx.api.pieces import Said, pieces_in, said_in
 from elm_mlx.api.stopping import answer_text
-from elm_mlx.api.structure import value_of
+from elm_mlx.api.structure import Structure, value_of
 from elm_mlx.arguments import Progress, real_number
 from elm_mlx.device.thread import is_forked, refuse_fork
 from elm_mlx.engine.handle import NOTHING, CallWaiter, Handle, State
@@ -103,6 +103,16 @@ class Stream:
     def seen(self) -> tuple[Handle, State]:
         """What the last look by `ready` has found, for `elm_mlx.api.asynchronous.Bell`."""
         return self._handle, self._seen
+
+    async def prepared(self) -> None:
+        """Waits until the form of the answer is compiled, if it has one, and raises what is wrong with it: for who must
+        tell that before an answer begins."""
+        form = self._handle.request.constraint
+        if isinstance(form, Structure):
+            import asyncio  # here, as it takes long to import
+
+            await asyncio.wrap_future(form.compiled)
+            form()
 
     def __enter__(self) -> Stream:
         return self
