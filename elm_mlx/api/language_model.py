@@ -24,6 +24,7 @@ from elm_mlx.api.prompt_logprobs import prompt_logprobs_of
 from elm_mlx.api.request_maker import RequestMaker
 from elm_mlx.api.scores import Scores, scores_of
 from elm_mlx.api.siblings import siblings
+from elm_mlx.api.stopping import ended_with_call
 from elm_mlx.api.stream import Stream
 from elm_mlx.api.structure import Structure, without_form
 from elm_mlx.api.templates import Templates
@@ -346,8 +347,8 @@ class LanguageModel:
     ) -> list[Stream]:
         """Asks for `n` answers to `messages` as `chat` asks for one, and returns at once; seeds and what is read once
         are as of `completions`. `variables` are the template's. With `goes_on` the last message, an assistant's, is the
-        beginning of each answer, which is not repeated in its text. Unless `calls_in_parallel`, an answer that must
-        call a tool makes one call alone. Raises as `chat`, and then asks for none."""
+        beginning of each answer, which is not repeated in its text. Unless `calls_in_parallel`, an answer is
+        over with its first call. Raises as `chat`, and then asks for none."""
         choice = replace(choice_of(tools, tool_choice, options), in_parallel=calls_in_parallel)
         if taken := {"messages", "tools", "tokenizer", "goes_on"}.intersection(variables or {}):
             raise InvalidRequest(f"{min(taken)} is no variable that a caller gives to a chat template.")
@@ -618,6 +619,8 @@ class LanguageModel:
         """Submits a request whose answer may call the tools of `choice`, as soon as its form is compiled, if it has
         one; a `patient` one never finds the queue full."""
         reading = reading_of(request, self._marks_for(choice), self.tokenizer, choice)
+        if reading and reading.one_call:
+            request = ended_with_call(request, reading, self.tokenizer)
         form = request.constraint
         compiled = form.compiled if isinstance(form, Structure) else None
         handle = self._worker.submit(request, patient=patient, after=compiled)

@@ -18,7 +18,7 @@ from elm_mlx.engine.handle import NOTHING, CallWaiter, Handle, State
 from elm_mlx.engine.sequence import CANCELLED, ERROR, LENGTH, STOP
 from elm_mlx.engine.worker import Worker, again
 from elm_mlx.errors import Cancelled, InvalidRequest, TimedOut
-from elm_mlx.text.answer import Reading
+from elm_mlx.text.answer import CALLED, Reading
 from elm_mlx.text.tokenizer import Tokenizer
 
 OUTBOX = 256  # ids that may wait for a reader: then its request pauses, and no other one
@@ -209,6 +209,7 @@ class Stream:
         state, sequence = self._handle.state, self._handle.sequence
         ids = sequence.ids[: state.ids] if sequence else []
         ended_by = sequence.stop_reason if sequence and state.finish == STOP else None
+        ended_by = None if ended_by == CALLED else ended_by
         tokens = ids[:-1] if isinstance(ended_by, int) else ids
         said = self._said(tokens, is_whole=isinstance(ended_by, int))
         stats = stats_of(self._handle, len(tokens))

@@ -24,8 +24,8 @@ AUTO, NONE, REQUIRED = "auto", "none", "required"  # choices that name no tool
 
 @dataclass(frozen=True)
 class Choice:
-    """The `tools` that an answer may call, and those of which it `must` call one, if any; unless `in_parallel`, it must
-    not call several."""
+    """The `tools` that an answer may call, and those of which it `must` call one, if any; unless `in_parallel`, it
+    cannot call several."""
 
     tools: tuple[Tool, ...] = ()
     must: tuple[Tool, ...] = ()
@@ -78,12 +78,12 @@ def named_choice(wanted: object) -> str:
 def reading_of(request: Request, marks: Marks, tokenizer: Tokenizer, choice: Choice | None) -> Reading | None:
     """How the answer to a request is cut into parts; None where it can have none but text. An answer with a form has no
     reasoning. The ids of its calls are made of prompt and seed: they are new ones each time where there is no seed."""
-    tools = choice.tools if choice else ()
     if request.constraint:
         marks = marks.of_calls
-    if not tools:
+    if not (choice and choice.tools):
         return Reading(marks, marks.is_reasoning_after(request.prompt, tokenizer)) if marks.begin else None
     known = f"{request.seed}/{request.prompt}"
     key = secrets.token_hex(16) if request.seed is None else sha256(known.encode()).hexdigest()
-    schemas = {tool.name: tool.parameters for tool in tools}
-    return Reading(marks, marks.is_reasoning_after(request.prompt, tokenizer), schemas, key)
+    schemas = {tool.name: tool.parameters for tool in choice.tools}
+    is_reasoning = marks.is_reasoning_after(request.prompt, tokenizer)
+    return Reading(marks, is_reasoning, schemas, key, one_call=not choice.in_parallel)
