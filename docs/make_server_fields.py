@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from elm_mlx.protocols.anthropic.table import TABLE as MESSAGES
-from elm_mlx.protocols.openai.fields import CHAT_FIELDS, TEXT_FIELDS, Known
+from elm_mlx.protocols.known import Known
+from elm_mlx.protocols.openai.table import CHAT_FIELDS, TEXT_FIELDS
 from elm_mlx.protocols.responses.table import TABLE as RESPONSES
 
 TARGET = Path(__file__).parent / "server-fields.md"

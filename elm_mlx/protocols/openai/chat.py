@@ -11,10 +11,10 @@ from elm_mlx.protocols.fields import Fields, fields_of
 from elm_mlx.protocols.openai.answers import failed, head_of, refused, timings_of, usage_of
 from elm_mlx.protocols.openai.chat_answer import choice_of
 from elm_mlx.protocols.openai.chat_events import ChatEvents
-from elm_mlx.protocols.openai.fields import CHAT_FIELDS
 from elm_mlx.protocols.openai.lead import continues_text
 from elm_mlx.protocols.openai.messages import ends_with_beginning, read_messages
 from elm_mlx.protocols.openai.options import answers_in, max_tokens_in, model_in, options_in, streamed_in
+from elm_mlx.protocols.openai.table import CHAT_FIELDS
 from elm_mlx.protocols.openai.tools import chosen, tools_in
 from elm_mlx.protocols.openai.values import flag_in, whole_in
 from elm_mlx.protocols.refusal import FieldRefused
