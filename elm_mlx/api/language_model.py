@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Generator, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from threading import Lock
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal, Unpack, cast, overload
 from weakref import finalize
@@ -20,7 +20,6 @@ from elm_mlx.api.completion import Completion
 from elm_mlx.api.endings import EndingScorer
 from elm_mlx.api.options import MAX_TOKENS, Options, check_alternatives
 from elm_mlx.api.prompt_caches import PromptCaches, refuse_short
-from elm_mlx.api.prompt_logprobs import prompt_logprobs_of
 from elm_mlx.api.request_maker import RequestMaker
 from elm_mlx.api.scores import Scores, scores_of
 from elm_mlx.api.siblings import siblings
@@ -42,7 +41,7 @@ from elm_mlx.engine.cache.making import new_cache
 from elm_mlx.engine.engine import Engine
 from elm_mlx.engine.logprobs import TokenLogprob
 from elm_mlx.engine.prefill import all_logits
-from elm_mlx.engine.request import Request
+from elm_mlx.engine.request import Judged, Request
 from elm_mlx.engine.speculate import Speculation
 from elm_mlx.engine.variants import Variants
 from elm_mlx.engine.worker import Activity, Order, Worker, closed, give_back
@@ -81,7 +80,6 @@ class LanguageModel:
         self._is_shared = isinstance(worker.engine, LeadingEngine)  # several ranks hold the model together
         self._maker = RequestMaker(loaded, self._templates, self._is_shared)
         self._worker, self._holder, self._rows = worker, holder, rows
-        self._judging = Lock()  # held while a prompt is read for its log-probabilities
         self._give_back = finalize(self, give_back, worker, holder)
         self._give_back.atexit = False
 
@@ -503,16 +501,40 @@ class LanguageModel:
         progress: Progress | None = None,
     ) -> list[TokenLogprob]:
         """The log-probability of every id but the first, as the model gives it after those before it; each with those
-        of so many likeliest ids, 0 to 20. With `adapter` the model has that adapter. Other requests go on meanwhile,
-        with a step after each chunk; prompts that are read so take turns. `progress` is called with (ids read, in all);
-        what it raises ends the reading. Raises as `logits`; QueueFull, NotEnoughMemory."""
+        of so many likeliest ids, 0 to 20. With `adapter` the model has that adapter. It waits for its turn as other
+        requests do, which go on meanwhile, with a step after each chunk. `progress` is called with (ids read, in all),
+        where the last id need not be read; what it raises ends the reading. Raises as `logits`; QueueFull,
+        NotEnoughMemory, NotFinite, RequestFailed."""
+        if not (request := self._judged_request(ids, alternatives, adapter)):
+            return []
+        stream = self._begin(request, progress)
+        if progress:
+            deque(stream, maxlen=0)
+        stream.result()
+        return stream.judged
+
+    async def aprompt_logprobs(
+        self, ids: Sequence[int], alternatives: int = 0, *, adapter: str | None = None
+    ) -> list[TokenLogprob]:
+        """The log-probabilities of ids as `prompt_logprobs` gives them, without blocking the event loop. Cancelling the
+        task ends the reading with the next chunk."""
+        if not (request := self._judged_request(ids, alternatives, adapter)):
+            return []
+        stream = self._begin(request)
+        await stream.aresult()
+        return stream.judged
+
+    def _judged_request(self, ids: Sequence[int], alternatives: int, adapter: str | None) -> Request | None:
+        """A request for the log-probabilities of these ids; None for one alone, which has nothing before it."""
         self._worker.check()
         refuse_on_ranks(self._is_shared, "Scoring a prompt")
         checked, most = self._maker.ids(ids), check_alternatives(alternatives)
         if len(checked) > self.config.context_length:
             raise self._maker.too_long(len(checked))
-        worker, number = self._worker, self._maker.adapters.number(adapter)
-        return prompt_logprobs_of(worker, self._judging, checked, most, number, progress or (lambda *_: None))
+        *prompt, last = checked
+        number = self._maker.adapters.number(adapter)
+        judged = Judged(last, most)
+        return Request(tuple(prompt), 1, find=False, keep=False, adapter=number, judged=judged) if prompt else None
 
     def forget_prefixes(self) -> int:
         """Gives back the memory of keys and values that are kept of earlier requests, or were read by `load_cache`, and

@@ -15,6 +15,7 @@ from elm_mlx.api.structure import Structure, value_of
 from elm_mlx.arguments import Progress, real_number
 from elm_mlx.device.thread import is_forked, refuse_fork
 from elm_mlx.engine.handle import NOTHING, CallWaiter, Handle, State
+from elm_mlx.engine.logprobs import TokenLogprob
 from elm_mlx.engine.sequence import CANCELLED, ERROR, LENGTH, STOP
 from elm_mlx.engine.worker import Worker, again
 from elm_mlx.errors import Cancelled, InvalidRequest, TimedOut
@@ -167,6 +168,12 @@ class Stream:
     def prompt(self) -> tuple[int, ...]:
         """The ids that the model was asked to go on from."""
         return self._handle.request.prompt
+
+    @property
+    def judged(self) -> list[TokenLogprob]:
+        """The log-probabilities of the prompt's ids but the first, and of the id after them, as far as they were read,
+        where the request asks for them."""
+        return self._handle.sequence.judged if self._handle.sequence else []
 
     @property
     def completion(self) -> Completion:

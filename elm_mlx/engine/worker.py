@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Collection, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Collection
+from contextlib import suppress
 from copy import copy
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
@@ -82,16 +82,6 @@ class Worker:
             return error
         return None
 
-    @contextmanager
-    def place(self) -> Iterator[None]:
-        """Counts what is done meanwhile as an unanswered request. Raises QueueFull, EngineStopped, Forked."""
-        self.check()
-        self._count(False)
-        try:
-            yield
-        finally:
-            self._answered(False)
-
     def _count(self, patient: bool) -> None:
         """Counts a request as unanswered. Raises QueueFull."""
         with self._count_lock:
@@ -122,9 +112,14 @@ class Worker:
         return Activity(max(0, len(engine.active) - waiting), waiting, budget.reserved, budget.limit, self._reason)
 
     def call(self, work: Callable[[Engine], T]) -> T:
-        """Runs `work` with the engine on the device thread, between two steps, and returns its result. Raises what it
-        raises, EngineStopped, Forked."""
-        return self.thread.call(lambda _: work(self.engine))
+        """Runs `work` with the engine on the device thread, between two steps, and returns its result. Raises the
+        ElmErrors that it raises, RequestFailed for any other, EngineStopped, Forked."""
+        try:
+            return self.thread.call(lambda _: work(self.engine))
+        except ElmError:
+            raise
+        except Exception as cause:
+            raise failed(cause) from cause
 
     def order(self, work: Callable[[], None]) -> None:
         """Has `work` done on the device thread, between two steps, and waits for nothing."""
