@@ -18,7 +18,7 @@ from elm_mlx.protocols import anthropic, responses
 from elm_mlx.protocols.anthropic.table import TABLE as MESSAGES_TABLE
 from elm_mlx.protocols.ask import Ask
 from elm_mlx.protocols.dialect import Facts
-from elm_mlx.protocols.openai.fields import Known
+from elm_mlx.protocols.known import Known
 from elm_mlx.protocols.refusal import FieldRefused
 from elm_mlx.protocols.responses.table import TABLE as RESPONSES_TABLE
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from elm_mlx.protocols.ask import Ask
 from elm_mlx.protocols.openai import chat, completions
-from elm_mlx.protocols.openai.fields import CHAT_FIELDS, TEXT_FIELDS
+from elm_mlx.protocols.openai.table import CHAT_FIELDS, TEXT_FIELDS
 from elm_mlx.protocols.refusal import FieldRefused
 
 WORDS = (
