@@ -11,7 +11,6 @@ is the better one of the pair. Memory: `batch_memory.py`.
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import random
 import statistics
@@ -20,6 +19,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
+
+from samples import JSON_HELP, Samples
 
 import elm_mlx
 
@@ -335,26 +336,21 @@ def main() -> None:
     options.add_argument("--only", default=",".join(EXPERIMENTS), help="experiments, by name")
     options.add_argument("--shapes", default=",".join(SHAPES), help="shapes of elm-mlx bench")
     options.add_argument("--pairs", type=int, default=5, help="pairs of runs, after one that warms up")
-    options.add_argument("--json", type=Path, help="a file for all samples; experiments that it has already stay in it")
+    options.add_argument("--json", type=Path, help=JSON_HELP)
     given = options.parse_args()
     elm_mlx.use_fast_blas()
     from elm_mlx.device.blas import blas_threads
 
     blas_threads()  # before the number for mlx-lm's process is set, which MKL would read here, too
     os.environ.update(MKL_NUM_THREADS="1", OPENBLAS_NUM_THREADS="1")
-    from elm_mlx.bench.facts import machine_facts, software_facts
-
-    results = json.loads(given.json.read_text())["results"] if given.json and given.json.exists() else []
+    samples = Samples(SCHEMA, given.json, "experiment", "shape")
     for shape in given.shapes.split(","):
         with lab_for(shape, given.pairs) as lab:
             for name in given.only.split(","):
                 found = result(name, shape, EXPERIMENTS[name][0](lab))
                 print(f"{shape:<14} {name:<16} {found['ratio']:6.2f} ({found['min']:.2f} to {found['max']:.2f}), "
                       f"bar {found['bar']}", flush=True)  # fmt: skip
-                results = [one for one in results if (one["experiment"], one["shape"]) != (name, shape)] + [found]
-                if given.json:
-                    report = {"schema": SCHEMA, "machine": machine_facts(), "software": software_facts()}
-                    given.json.write_text(json.dumps(report | {"results": results}, indent=1) + "\n")
+                samples.add(found)
 
 
 if __name__ == "__main__":

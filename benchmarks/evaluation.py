@@ -35,9 +35,9 @@ if __name__ == "__main__" and "mlx.core" not in sys.modules:
         elm_mlx.use_fast_blas()
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # nothing is fetched
 
-from elm_mlx.bench.random_model import random_model
+from subject import opened
+
 from elm_mlx.bench.shapes import SHAPES
-from elm_mlx.convert import convert
 from elm_mlx.demo import demo_directory
 from elm_mlx.evaluate.borders import text_ending
 from elm_mlx.evaluate.examinee import Examinee
@@ -46,7 +46,6 @@ from elm_mlx.evaluate.run import versions
 from elm_mlx.evaluate.tasks import Wanted, load_tasks, quiet
 
 SCHEMA = "elm-mlx evaluation 1"
-DEMO = Path(__file__).parents[1] / "examples" / "demo_model" / "demo"
 ENDINGS = 4
 TASK = {
     "task": "stories",
@@ -165,19 +164,6 @@ def rows_alone(directory: Path, count: int) -> int:
         return sum(len(text_ending(lm.tokenizer, *pair).ids) - 1 for pair in pairs)
 
 
-@contextmanager
-def opened(asked: argparse.Namespace) -> Iterator[Path]:
-    """The directory of the model that is asked for."""
-    if asked.random:
-        with random_model(asked.random, dtype="float32") as directory:
-            yield directory
-    elif asked.model:
-        yield asked.model
-    else:
-        with tempfile.TemporaryDirectory() as folder:
-            yield convert(DEMO, Path(folder) / "demo", dtype="float32").output
-
-
 def main() -> None:
     """Measures in turns and prints the ratios."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -192,7 +178,7 @@ def main() -> None:
     if asked.side:
         answer(asked.side, asked.model, asked.task)
         return
-    with opened(asked) as directory, task_file(asked.questions) as task:
+    with opened(asked.random, asked.model) as directory, task_file(asked.questions) as task:
         alone = rows_alone(directory, asked.questions)
         samples = measure(directory, task, asked.rounds)
     for figure in ("processor_s", "wall_s"):

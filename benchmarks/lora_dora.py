@@ -17,8 +17,8 @@ import json
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Sequence
+from contextlib import suppress
 from copy import copy
 from pathlib import Path
 from statistics import median
@@ -34,10 +34,9 @@ if __name__ == "__main__" and "mlx.core" not in sys.modules:
 import adapters
 import mlx.core as mx
 from mlx.optimizers import Adam
+from subject import opened
 
-from elm_mlx.bench.random_model import random_model
 from elm_mlx.bench.shapes import SHAPES
-from elm_mlx.convert import convert
 from elm_mlx.device.thread import on_device
 from elm_mlx.files import readable_size
 from elm_mlx.models.model import Model
@@ -168,17 +167,6 @@ def table(pairs: Sequence[Record], samples: adapters.Samples) -> str:
 def spread(ratios: Sequence[float]) -> str:
     """The median of ratios, with the least and the largest."""
     return f"{median(ratios):.3f} ({min(ratios):.3f} to {max(ratios):.3f})"
-
-
-@contextmanager
-def opened(shape: str | None) -> Iterator[Path]:
-    """The directory of a shape with random weights, or of the demo, in float32."""
-    if shape:
-        with random_model(shape, dtype="float32") as directory:
-            yield directory
-    else:
-        with tempfile.TemporaryDirectory() as folder:
-            yield convert(EXAMPLES / "demo_model" / "demo", Path(folder) / "demo", dtype="float32").output
 
 
 def main() -> None:

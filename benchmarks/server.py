@@ -13,7 +13,6 @@ servers' processes stands beside them in the file. A ratio above 1 means that ou
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import statistics
 import tempfile
@@ -24,6 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from samples import JSON_HELP, Samples
 from server_processes import Clients, Server, our_server, peer_server, processor_seconds
 
 import elm_mlx
@@ -248,12 +248,10 @@ def main() -> None:
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     options.add_argument("--only", default=",".join(EXPERIMENTS), help="experiments, by name")
     options.add_argument("--turns", type=int, default=7, help="pairs of runs, after one that warms up")
-    options.add_argument("--json", type=Path, help="a file for all samples; experiments that it has already stay in it")
+    options.add_argument("--json", type=Path, help=JSON_HELP)
     given = options.parse_args()
     elm_mlx.use_fast_blas()
-    from elm_mlx.bench.facts import machine_facts, software_facts
-
-    results = json.loads(given.json.read_text())["results"] if given.json and given.json.exists() else []
+    samples = Samples(SCHEMA, given.json, "experiment")
     with ExitStack() as stack:
         directory = converted(Path(stack.enter_context(tempfile.TemporaryDirectory())))
         lm = stack.enter_context(elm_mlx.load(directory, cpu_policy="compiled"))
@@ -262,10 +260,7 @@ def main() -> None:
         peer, clients = stack.enter_context(peer_server(directory)), stack.enter_context(Clients())
         lab = Lab(lm, ours, peer, clients, prompts_for(lm), given.turns)
         for name in given.only.split(","):
-            results = [one for one in results if one["experiment"] != name] + [report(name, EXPERIMENTS[name][0](lab))]
-            if given.json:
-                facts = {"schema": SCHEMA, "machine": machine_facts(), "software": software_facts()}
-                given.json.write_text(json.dumps(facts | {"results": results}, indent=1) + "\n")
+            samples.add(report(name, EXPERIMENTS[name][0](lab)))
 
 
 if __name__ == "__main__":

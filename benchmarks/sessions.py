@@ -22,6 +22,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import elm_mlx
+from elm_mlx.bench.facts import machine_facts, software_facts
 
 TEMPLATE = (
     "{{ bos_token }}{% for m in messages %}{{ m['content'] }}\\n{% endfor %}"
@@ -113,7 +114,8 @@ def main() -> None:
                   f"first token after {middle:.3f} of a fresh prompt's time (bar {BAR}); "
                   f"all runs {', '.join(f'{run.ratio:.3f}' for run in runs)}")  # fmt: skip
     if given.json:
-        print(json.dumps({"schema": "elm-mlx sessions 1", "samples": [asdict(one) for one in samples]}, indent=2))
+        report = {"schema": "elm-mlx sessions 1", "machine": machine_facts(), "software": software_facts()}
+        print(json.dumps(report | {"samples": [asdict(one) for one in samples]}, indent=2))
 
 
 if __name__ == "__main__":

@@ -17,7 +17,6 @@ answer with proposals took less. Prefill and what the gate measures once are not
 from __future__ import annotations
 
 import argparse
-import json
 import random
 import statistics
 import tempfile
@@ -27,6 +26,8 @@ from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
+
+from samples import JSON_HELP, Samples
 
 import elm_mlx
 
@@ -196,7 +197,7 @@ def demo_tasks(lab: Lab, count: int) -> list[Task]:
 
 def loaded(lm: Any) -> Any:
     """What `draft_of` reads of a loaded model."""
-    return argparse.Namespace(config=lm.config, model=lm.model, execution=lm.execution)
+    return argparse.Namespace(config=lm.config, held=lm.config, runs=lm.model, execution=lm.execution)
 
 
 def oracle_tasks(lab: Lab, share: float, count: int | None) -> list[Task]:
@@ -283,21 +284,16 @@ def main() -> None:
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     options.add_argument("--only", default=",".join(BARS), help="experiments, by name")
     options.add_argument("--pairs", type=int, default=5, help="pairs of runs, after one that warms up")
-    options.add_argument("--json", type=Path, help="a file for all samples; experiments that it has already stay in it")
+    options.add_argument("--json", type=Path, help=JSON_HELP)
     given = options.parse_args()
     elm_mlx.use_fast_blas()
-    from elm_mlx.bench.facts import machine_facts, software_facts
-
-    results = json.loads(given.json.read_text())["results"] if given.json and given.json.exists() else []
+    samples = Samples(SCHEMA, given.json, "experiment")
     with open_lab() as lab:
         for name in given.only.split(","):
             found = measure(lab, name, given.pairs)
             print(f"{name:<16} {found['ratio']:6.2f} ({found['min']:.2f} to {found['max']:.2f}), bar {found['bar']}",
                   flush=True)  # fmt: skip
-            results = [one for one in results if one["experiment"] != name] + [found]
-            if given.json:
-                report = {"schema": SCHEMA, "machine": machine_facts(), "software": software_facts()}
-                given.json.write_text(json.dumps(report | {"results": results}, indent=1) + "\n")
+            samples.add(found)
 
 
 if __name__ == "__main__":

@@ -30,6 +30,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
+from samples import JSON_HELP, Samples
+
 import elm_mlx
 
 SCHEMA = "elm-mlx structured 1"
@@ -238,20 +240,15 @@ def main() -> None:
     options.add_argument("--only", default=",".join(BARS), help="experiments, by name")
     options.add_argument("--pairs", type=int, default=5, help="pairs of runs, after one that warms up")
     options.add_argument("--blocks", type=int, default=12, help="blocks of 8 steps in a run")
-    options.add_argument("--json", type=Path, help="a file for all samples; experiments that it has already stay in it")
+    options.add_argument("--json", type=Path, help=JSON_HELP)
     given = options.parse_args()
     elm_mlx.use_fast_blas()
-    from elm_mlx.bench.facts import machine_facts, software_facts
-
-    results = json.loads(given.json.read_text())["results"] if given.json and given.json.exists() else []
+    samples = Samples(SCHEMA, given.json, "experiment")
     with open_lab() as lab:
         for name in given.only.split(","):
             found = measure(lab, name, given.pairs, given.blocks)
             print(line(found), flush=True)
-            results = [one for one in results if one["experiment"] != name] + [found]
-            if given.json:
-                report = {"schema": SCHEMA, "machine": machine_facts(), "software": software_facts()}
-                given.json.write_text(json.dumps(report | {"results": results}, indent=1) + "\n")
+            samples.add(found)
 
 
 if __name__ == "__main__":

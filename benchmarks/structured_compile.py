@@ -1,7 +1,7 @@
 """What forms of answers cost outside of the model: compiling them, their masks, and hostile ones, for a vocabulary of
 bytes with random words, as large as Llama 3's.
 
-    python benchmarks/structured_compile.py [--ids 128000]
+    python benchmarks/structured_compile.py [--ids 128256] [--json FILE]
 
 A thread that only wakes up every half millisecond shows for how long the interpreter's lock was held: its longest sleep
 is the longest that another row of an engine could have waited. Times are the clock's; on a busy machine compare the
@@ -17,14 +17,17 @@ import resource
 import statistics
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 
 from elm_mlx.api.structure import form_in
+from elm_mlx.bench.facts import machine_facts, software_facts
 from elm_mlx.errors import ElmError
+from elm_mlx.text.constraint_row import ConstraintRow
 from elm_mlx.text.grammar import Grammars
 from elm_mlx.text.settings import TokenizerSettings
 from elm_mlx.text.token_bytes import LETTERS
@@ -33,6 +36,9 @@ from elm_mlx.text.tokenizer import Tokenizer
 NOUN = {"type": "object", "properties": {"name": {"type": "string"}, "age": {"type": "integer", "minimum": 0},
         "tags": {"type": "array", "items": {"type": "string"}}}, "required": ["name", "age"]}  # fmt: skip
 SMALL = [NOUN | {"title": f"number {i}"} for i in range(9)]
+LARGE = {"type": "object", "additionalProperties": False, "properties": {f"field {i}": NOUN for i in range(350)}}
+FOLLOWED: dict[str, dict[str, Any]] = {"an object": {"schema": NOUN}, "any JSON": {"response_format": {
+    "type": "json_object"}}, "words": {"regex": "([A-Z][a-z]{1,9} ){1,40}"}}  # fmt: skip
 HOSTILE: dict[str, dict[str, Any]] = {
     "enum of 50,000": {"schema": {"enum": [f"value {i}" for i in range(50_000)]}},
     "enum of 5,000": {"schema": {"enum": [f"v{i}" for i in range(5000)]}},
@@ -99,40 +105,69 @@ def random_tokenizer(ids: int) -> Tokenizer:
     return Tokenizer(json.dumps(data).encode(), TokenizerSettings(), Path("random"), entries=ids)
 
 
-def timed(call: Callable[[], Any]) -> tuple[Any, str]:
-    """(what a call returns or its error; milliseconds of the clock and of the processor, the longest sleep beside it,
-    and by how many megabytes the process's highest memory grew)."""
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+class Timed(NamedTuple):
+    """What a call took: milliseconds of the clock and of the processor, the longest sleep of another thread meanwhile,
+    and by how many megabytes the process's highest memory grew. `error` is what it raised."""
+
+    clock_ms: float
+    processor_ms: float
+    sleep_ms: float
+    memory_mb: float
+    error: str | None
+
+    def __str__(self) -> str:
+        refused = f"; refused: {self.error}"[:90] if self.error else ""
+        return (f"{self.clock_ms:8.1f} ms, processor {self.processor_ms:8.1f}, longest sleep {self.sleep_ms:6.1f}, "
+                f"memory +{self.memory_mb:.0f} MB{refused}")  # fmt: skip
+
+
+def timed(call: Callable[[], Any]) -> Timed:
+    """What a call takes."""
+    before, error = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, None
     with Ticking() as ticking:
         begun, spent = time.perf_counter(), time.process_time()
         try:
-            answer = call()
-        except ElmError as error:
-            answer = error
-        begun, spent = time.perf_counter() - begun, time.process_time() - spent
+            call()
+        except ElmError as raised:
+            error = str(raised)
+        took, spent = time.perf_counter() - begun, time.process_time() - spent
     grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
-    figures = f"{begun * 1e3:8.1f} ms, processor {spent * 1e3:8.1f}, longest sleep {ticking.longest_s * 1e3:6.1f}"
-    return answer, f"{figures}, memory +{grown:.0f} MB"
+    return Timed(took * 1e3, spent * 1e3, ticking.longest_s * 1e3, grown, error)
 
 
-def first_mask(grammars: Grammars, stop: frozenset[int], options: dict[str, Any]) -> np.ndarray:
-    """Compiles the form of some options and computes the first mask."""
+def compiling(grammars: Grammars, options: dict[str, Any]) -> Future[ConstraintRow]:
+    """Begins to compile the form of some options, as a call does before it returns."""
     asked = form_in(options)
     assert asked
-    return grammars.compile(asked.form, stop)().mask()
+    return grammars.compile(asked.form)
 
 
-def walk(grammars: Grammars, stop: frozenset[int], options: dict[str, Any], seed: int) -> list[float]:
-    """Seconds that each mask of a random answer takes, of 200 at most."""
-    rng, asked, spent = np.random.default_rng(seed), form_in(options), []
-    assert asked
-    row = grammars.compile(asked.form, stop)()
+def compile_times(grammars: Grammars, stop: frozenset[int]) -> Iterator[tuple[str, Timed]]:
+    """What each form takes until its first mask; and a call with a large one, until it returns."""
+
+    def first_mask(options: dict[str, Any]) -> Timed:
+        return timed(lambda: compiling(grammars, options).result().begin(stop).mask())
+
+    yield "before any form", timed(grammars.prepare)
+    yield "first form of a model", first_mask({"schema": NOUN})
+    for schema in SMALL:
+        yield "new small schema", first_mask({"schema": schema})
+    for schema in SMALL[:3]:
+        yield "schema seen before", first_mask({"schema": schema})
+    yield "a call with a schema of 60 kB", timed(lambda: compiling(grammars, {"schema": LARGE}))
+    yield "the rest of it", first_mask({"schema": LARGE})
+    for name, options in HOSTILE.items():
+        yield name, first_mask(options)
+
+
+def mask_times(row: ConstraintRow, stop: frozenset[int], seed: int) -> list[float]:
+    """Microseconds that each mask of a random answer takes, of 200 at most."""
+    rng, spent = np.random.default_rng(seed), []
     for _ in range(200):
         begun = time.perf_counter()
         words = row.mask()
-        spent.append(time.perf_counter() - begun)
-        ids = np.flatnonzero(np.unpackbits(words.view(np.uint8), bitorder="little"))
-        token = int(rng.choice(ids))
+        spent.append(1e6 * (time.perf_counter() - begun))
+        token = int(rng.choice(np.flatnonzero(np.unpackbits(words.view(np.uint8), bitorder="little"))))
         if token in stop:
             break
         row.accept(token)
@@ -140,26 +175,26 @@ def walk(grammars: Grammars, stop: frozenset[int], options: dict[str, Any], seed
 
 
 def main() -> None:
-    """Prints a line a figure."""
+    """Prints a line a figure, and writes all into a file where one is named."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--ids", type=int, default=128_256)
-    ids = parser.parse_args().ids
-    grammars, stop = Grammars(random_tokenizer(ids), ids), frozenset({ids - 1})
-    print("before any form:      ", timed(grammars.prepare)[1])
-    print("first form of a model:", timed(lambda: first_mask(grammars, stop, {"schema": NOUN}))[1])
-    for schema in SMALL:
-        print("new small schema:     ", timed(lambda schema=schema: first_mask(grammars, stop, {"schema": schema}))[1])
-    for schema in SMALL[:3]:
-        print("schema seen before:   ", timed(lambda schema=schema: first_mask(grammars, stop, {"schema": schema}))[1])
-    for name, options in {"an object": {"schema": NOUN}, "any JSON": {"response_format": {"type": "json_object"}},
-                          "words": {"regex": "([A-Z][a-z]{1,9} ){1,40}"}}.items():  # fmt: skip
-        spent = sorted(s for seed in range(10) for s in walk(grammars, stop, options, seed))
-        tenth = spent[len(spent) * 9 // 10]
-        print(f"a mask of {name}: median {statistics.median(spent) * 1e6:.0f} us, of 9 in 10 up to {tenth * 1e6:.0f}, "
-              f"longest {spent[-1] * 1e6:.0f} ({len(spent)} masks)")  # fmt: skip
-    for name, options in HOSTILE.items():
-        answer, figures = timed(lambda options=options: first_mask(grammars, stop, options))
-        print(f"{name:28}{figures}; {f'refused: {answer}'[:90] if isinstance(answer, ElmError) else 'enforced'}")
+    parser.add_argument("--json", type=Path, help="a file for all figures")
+    given = parser.parse_args()
+    grammars, stop = Grammars(random_tokenizer(given.ids), given.ids), frozenset({given.ids - 1})
+    forms, masks = [], {}
+    for name, took in compile_times(grammars, stop):
+        print(f"{name:30}{took}", flush=True)
+        forms.append({"form": name, **took._asdict()})
+    for name, options in FOLLOWED.items():
+        row = compiling(grammars, options).result()
+        spent = masks[name] = sorted(us for seed in range(10) for us in mask_times(row.begin(stop), stop, seed))
+        print(f"a mask of {name}: median {statistics.median(spent):.0f} us, of 9 in 10 up to "
+              f"{spent[len(spent) * 9 // 10]:.0f}, longest {spent[-1]:.0f} ({len(spent)} masks)")  # fmt: skip
+    if given.json:
+        report = {"schema": "elm-mlx forms 1", "machine": machine_facts(), "software": software_facts()}
+        given.json.write_text(
+            json.dumps(report | {"ids": given.ids, "forms": forms, "masks_us": masks}, indent=1) + "\n"
+        )
 
 
 if __name__ == "__main__":

@@ -16,10 +16,9 @@ import argparse
 import json
 import statistics
 import sys
-import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -35,10 +34,9 @@ import mlx.nn as nn
 import mlx.optimizers as optimizers
 import numpy as np
 from mlx.utils import tree_unflatten
+from subject import opened
 
-from elm_mlx.bench.random_model import random_model
 from elm_mlx.bench.shapes import SHAPES
-from elm_mlx.convert import convert
 from elm_mlx.demo import demo_directory
 from elm_mlx.store.load import load_directory, load_tokenizer, read_config
 from elm_mlx.store.text_settings import read_settings
@@ -50,7 +48,6 @@ from elm_mlx.train.training import Training
 
 RANK, SCALE, RATE = 8, 20.0, 1e-4
 SCHEMA = "elm-mlx training 2"
-DEMO = Path(__file__).parents[1] / "examples" / "demo_model" / "demo"  # in bfloat16; the built-in one has 8 bits
 Step = Callable[[Batch], float]
 
 
@@ -158,19 +155,6 @@ def measure(directory: Path, asked: argparse.Namespace) -> list[dict[str, dict[s
     return [{who: timed(step, batches[who]) for who, step in steps.items()} for _ in range(asked.rounds + 1)][1:]
 
 
-@contextmanager
-def opened(asked: argparse.Namespace) -> Iterator[Path]:
-    """The directory of the model that is asked for."""
-    if asked.random:
-        with random_model(asked.random, dtype="float32") as directory:
-            yield directory
-    elif asked.model:
-        yield asked.model
-    else:
-        with tempfile.TemporaryDirectory() as folder:
-            yield convert(DEMO, Path(folder) / "demo", dtype="float32").output
-
-
 def main() -> None:
     """Measures in turns and prints the ratios."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -182,7 +166,7 @@ def main() -> None:
         parser.add_argument(f"--{name}", type=int, default=number)
     parser.add_argument("--json", type=Path, help="a file for all samples")
     asked = parser.parse_args()
-    with opened(asked) as directory:
+    with opened(asked.random, asked.model) as directory:
         samples = measure(directory, asked)
     for figure in ("processor_s", "wall_s", "peak"):
         ratios = [one["theirs"][figure] / one["ours"][figure] for one in samples]

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from elm_mlx.protocols.anthropic.table import TABLE as MESSAGES
-from elm_mlx.protocols.openai.fields import CHAT_FIELDS, TEXT_FIELDS, Known
+from elm_mlx.protocols.known import Known
+from elm_mlx.protocols.openai.table import CHAT_FIELDS, TEXT_FIELDS
 from elm_mlx.protocols.responses.table import TABLE as RESPONSES
 
 TARGET = Path(__file__).parent / "server-fields.md"
@@ -43,7 +44,8 @@ llama.cpp can.
 
 With `tool_choice` required, or a function, the answer is held to calls that fit the schemas, `strict` or not. With
 auto it is the model that decides, and what it writes is read in the types of the schema. With `parallel_tool_calls`
-false an answer that has to call is held to one call; with auto a model may write more, and the first one is told.
+false there is one call at most: an answer is over with its first one, and of several that are written as one list
+the first one counts.
 
 The tokens of `logprobs` join to the content, `bytes` included. Where a stop string begins within a token, that token
 is the last one, whole. The tokens of reasoning and calls are in the list, too.
@@ -69,8 +71,8 @@ stream has begun comes as `response.failed`.
 MESSAGES_NOTES = """Claude Code speaks this API. Blocks of text in one message of the user's, or of a result, are lines.
 The result of a call that is an error begins with `Error:` for the model. `thinking` in a conversation goes to the
 template; nobody signs it. `citations` and `cache_control` in blocks have no effect.
-Of a tool only `name`, `description` and `input_schema` count. Where an answer has to call, `disable_parallel_tool_use`
-holds it to one call; with auto a model may write more, and the first one is told.
+Of a tool only `name`, `description` and `input_schema` count. With `disable_parallel_tool_use` an answer is over
+with its first call.
 
 `count_tokens` takes these fields, too, and counts the prompt as it would be read. `input_tokens` leaves out the tokens
 that were read for an earlier request and kept; these are `cache_read_input_tokens`, as Anthropic has it. The event

@@ -4,17 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Unpack, cast
+from typing import Any, Unpack
 
 from elm_mlx.api.completing import Completes
 from elm_mlx.api.completion import Completion
 from elm_mlx.api.options import MAX_TOKENS, Options
 from elm_mlx.api.siblings import siblings
 from elm_mlx.api.stream import Stream
-from elm_mlx.api.structure import check_room, fewest_tokens, has_form, without_form
 from elm_mlx.api.tool_choice import Choice, choice_of
 from elm_mlx.api.tools import tool_of
 from elm_mlx.arguments import Progress
@@ -112,8 +110,8 @@ class Chats(Completes):
     ) -> list[Stream]:
         """Asks for `n` answers to `messages` as `chat` asks for one, and returns at once; seeds and what is read once
         are as of `completions`. `variables` are the template's. With `goes_on` the last message, an assistant's, is the
-        beginning of each answer, which is not repeated in its text. Unless `calls_in_parallel`, an answer that must
-        call a tool makes one call alone. Raises as `chat`, and then asks for none."""
+        beginning of each answer, which is not repeated in its text. Unless `calls_in_parallel`, an answer is
+        over with its first call. Raises as `chat`, and then asks for none."""
         choice = replace(choice_of(tools, tool_choice, options), in_parallel=calls_in_parallel)
         if taken := {"messages", "tools", "tokenizer", "goes_on"}.intersection(variables or {}):
             raise InvalidRequest(f"{min(taken)} is no variable that a caller gives to a chat template.")
@@ -130,12 +128,8 @@ class Chats(Completes):
         **options: Unpack[Options],
     ) -> Completion:
         """Answers as `chat` does, without blocking the event loop. Cancelling the task cancels the request."""
-        ask = partial(self.chat_stream, messages, max_tokens, tools=tools, tool_choice=tool_choice, **options)
-        if not (has_form(options) or tool_choice):
-            return await ask().aresult()
-        import asyncio  # here, as it takes long to import
-
-        return await (await asyncio.to_thread(ask)).aresult()  # a form may take long to compile
+        stream = self.chat_stream(messages, max_tokens, tools=tools, tool_choice=tool_choice, **options)
+        return await stream.aresult()
 
     def achat_stream(
         self,
@@ -147,13 +141,8 @@ class Chats(Completes):
         **options: Unpack[Options],
     ) -> Stream:
         """Answers as `chat` does, for `async for piece in lm.achat_stream(...)`, and returns at once. Leaving the loop
-        cancels the request. Raises as `chat`; what is wrong with the form of an answer, or the schemas of tools of
-        which it must call one, is raised where the first piece is waited for."""
-        choice = choice_of(tools, tool_choice, options)
-        if not (has_form(options) or choice.must):
-            return self.chat_stream(messages, max_tokens, tools=tools, tool_choice=tool_choice, **options)
-        free = self._chat_request(messages, replace(choice, must=()), max_tokens, cast(Options, without_form(options)))
-        return self._begin_later(free, partial(self._chat_request, messages, choice, max_tokens, options), choice)
+        cancels the request. Raises as `chat_stream`."""
+        return self.chat_stream(messages, max_tokens, tools=tools, tool_choice=tool_choice, **options)
 
     def _chat_request(
         self, messages: Sequence[Mapping[str, Any]], choice: Choice, max_tokens: int | None, options: Options,
@@ -166,8 +155,5 @@ class Chats(Completes):
         request = self.request(prompt, max_tokens, **options)
         if choice.must:
             marks, several = self._templates.call_marks, self._templates.takes_several_calls()
-            form = choice.form(marks, takes_several=several)
-            request = replace(request, constraint=self._maker.grammars.compile(form, request.stop_ids))
-            least = fewest_tokens(choice.fewest_bytes(marks), self._maker.grammars)
-            check_room("A call of these tools", least, request.max_tokens)
+            request = self._maker.held(request, choice.asked(marks, takes_several=several))
         return request

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterable, Sequence
+from collections.abc import Generator, Iterable, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Literal, NoReturn, Unpack, cast, overload
+from typing import Literal, Unpack, overload
 
 from elm_mlx.api.batch import AHEAD, answers_as_they_end, answers_in_order
 from elm_mlx.api.completion import Completion
@@ -13,12 +13,12 @@ from elm_mlx.api.open_model import OpenModel
 from elm_mlx.api.options import MAX_TOKENS, Options
 from elm_mlx.api.pieces import AnswerPieces
 from elm_mlx.api.siblings import siblings
+from elm_mlx.api.stopping import ended_with_call
 from elm_mlx.api.stream import Stream
-from elm_mlx.api.structure import has_form, without_form
+from elm_mlx.api.structure import Structure
 from elm_mlx.api.tool_choice import Choice, reading_of
 from elm_mlx.arguments import Progress
 from elm_mlx.engine.request import Request
-from elm_mlx.errors import RequestFailed
 
 
 class Completes(OpenModel):
@@ -34,8 +34,9 @@ class Completes(OpenModel):
         how many that is. `options` are those of `elm_mlx.api.options.Options`. Raises InvalidRequest for options
         without a meaning, PromptTooLong for a prompt that leaves no room in the context, unless there is a `window`,
         NotEnoughMemory for a request whose caches can never fit, QueueFull where too many wait, EngineStopped after
-        `close`, Forked, NotEnforceable for a form that cannot be enforced; the first use of a form may take a second.
-        The Stream raises NotFinite for a model whose logits are NaN, and RequestFailed where computing failed.
+        `close`, Forked, NotEnforceable for a form that cannot be enforced. A form is compiled in a thread of its own,
+        for up to a second: what shows only then, the Stream raises, as it does NotFinite for a model whose logits are
+        NaN, and RequestFailed where computing failed.
         """
         return self._begin(self.request(prompt, max_tokens, **options))
 
@@ -84,23 +85,14 @@ class Completes(OpenModel):
     ) -> Completion:
         """Completes `prompt` as `generate` does, without blocking the event loop. Cancelling the task cancels the
         request."""
-        if not has_form(options):
-            return await self.submit(prompt, max_tokens, **options).aresult()
-        import asyncio  # here, as it takes long to import
-
-        stream = await asyncio.to_thread(self.submit, prompt, max_tokens, **options)  # a form may take long to compile
-        return await stream.aresult()
+        return await self.submit(prompt, max_tokens, **options).aresult()
 
     def astream(
         self, prompt: str | Sequence[int], max_tokens: int | None = MAX_TOKENS, **options: Unpack[Options]
     ) -> Stream:
         """Completes `prompt` for `async for piece in lm.astream(...)`, and returns at once. Leaving the loop cancels
-        the request. Raises as `submit`; but the form of an answer is compiled in a thread of its own, so what is
-        wrong with one is raised where the first piece is waited for."""
-        if not has_form(options):
-            return self.submit(prompt, max_tokens, **options)
-        free = self.request(prompt, max_tokens, **cast(Options, without_form(options)))
-        return self._begin_later(free, partial(self.request, prompt, max_tokens, **options))
+        the request. Raises as `submit`."""
+        return self.submit(prompt, max_tokens, **options)
 
     @overload
     def batch(
@@ -156,7 +148,7 @@ class Completes(OpenModel):
     def prepare_forms(self) -> None:
         """Makes now what the first form of an answer needs, which takes up to a second with a large vocabulary: so no
         answer waits for that later. Raises NotFound without the
-        extra `structure`; Unsupported for a tokenizer that no form can follow."""
+        extra `structure`; NotEnforceable for a tokenizer that no form can follow."""
         self._maker.grammars.prepare()
 
     def _begin_all(self, requests: Iterable[Request], choice: Choice | None = None) -> list[Stream]:
@@ -171,25 +163,16 @@ class Completes(OpenModel):
             raise
         return begun
 
-    def _pieces(self, request: Request, choice: Choice | None = None) -> AnswerPieces:
-        """What cuts the answer to a request, which may call the tools of `choice`, into pieces."""
-        marks = self._templates.call_marks if choice and choice.tools else self._templates.marks
-        return AnswerPieces(request, self.tokenizer, reading_of(request, marks, self.tokenizer, choice))
-
     def _begin(
         self, request: Request, progress: Progress | None = None, *, patient: bool = False, choice: Choice | None = None
     ) -> Stream:
-        """Submits a request whose answer may call the tools of `choice`; a `patient` one never finds the queue full."""
-        pieces = self._pieces(request, choice)
-        return Stream(self._worker.submit(request, patient=patient), self._worker, pieces, self, progress)
-
-    def _begin_later(self, free: Request, make: Callable[[], Request], choice: Choice | None = None) -> Stream:
-        """Submits what `make` gives, as soon as it has: a request with a form, of which `free` is all else."""
-        awaited = replace(free, constraint=awaited_form)
-        pieces = self._pieces(awaited, choice)
-        return Stream(self._worker.submit_later(awaited, make), self._worker, pieces, self)
-
-
-def awaited_form() -> NoReturn:
-    """The constraint of a request until its form is compiled."""
-    raise RequestFailed("The form of the answer is not compiled yet.", "Ask again.")
+        """Submits a request whose answer may call the tools of `choice`, as soon as its form is compiled, if it has
+        one; a `patient` one never finds the queue full."""
+        marks = self._templates.call_marks if choice and choice.tools else self._templates.marks
+        reading = reading_of(request, marks, self.tokenizer, choice)
+        if reading and reading.one_call:
+            request = ended_with_call(request, reading, self.tokenizer)
+        form = request.constraint
+        compiled = form.compiled if isinstance(form, Structure) else None
+        handle = self._worker.submit(request, patient=patient, after=compiled)
+        return Stream(handle, self._worker, AnswerPieces(request, self.tokenizer, reading), self, progress)

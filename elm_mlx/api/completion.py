@@ -50,7 +50,7 @@ class Stats:
 class Completion:
     """An answer. `finish_reason` is "stop" or "length"; "error" where one ended it; and "cancelled" where it was
     cancelled, timed out, or is looked at before its end. With "stop", `stop_reason` is the stop id or the stop string
-    that ended it; else it is None.
+    that ended it; else, and where its first call ended it, it is None.
 
     `text` ends before a stop string. `tokens` are all ids that were drawn, a stop id aside: those of an answer that a
     string ended have all of the string in them, and perhaps some text after it, which the last id brought along.

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from functools import partial
 from pathlib import Path
-from threading import Lock
 from typing import Self
 from weakref import finalize
 
@@ -42,7 +41,6 @@ class OpenModel:
         self._is_shared = isinstance(worker.engine, LeadingEngine)  # several ranks hold the model together
         self._maker = RequestMaker(loaded, self._templates, self._is_shared)
         self._worker, self._holder, self._rows = worker, holder, rows
-        self._judging = Lock()  # held while a prompt is read for its log-probabilities
         self._give_back = finalize(self, give_back, worker, holder)
         self._give_back.atexit = False
 

@@ -70,7 +70,8 @@ def pieces_in(answer: Answer, token: int, stop_ids: frozenset[int], *, is_last: 
     if token in stop_ids:
         return pieces_of(answer.end(is_whole=True), Piece("", token, STOP, token, kind=answer.kind))
     parts, string = answer.read(token)
-    end = Piece("", token, STOP if string is not None else LENGTH if is_last else None, string, kind=answer.kind)
+    reason = STOP if string is not None else LENGTH if is_last else None
+    end = Piece("", token, reason, string or None, kind=answer.kind)
     if end.finish_reason:
         parts = [*parts, *answer.end(is_whole=False)]
     return pieces_of(parts, end)

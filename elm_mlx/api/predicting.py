@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Sequence
 from typing import Self
 
 from elm_mlx.api.cache_kind import cache_kind
+from elm_mlx.api.completing import Completes
 from elm_mlx.api.endings import EndingScorer
-from elm_mlx.api.open_model import OpenModel
 from elm_mlx.api.options import check_alternatives
-from elm_mlx.api.prompt_logprobs import prompt_logprobs_of
 from elm_mlx.api.scores import Scores, scores_of
 from elm_mlx.api.unable import refuse_on_ranks, refuse_unable
 from elm_mlx.arguments import Progress
@@ -19,10 +19,11 @@ from elm_mlx.engine.cache.making import new_cache
 from elm_mlx.engine.engine import Engine
 from elm_mlx.engine.logprobs import TokenLogprob
 from elm_mlx.engine.prefill import all_logits
+from elm_mlx.engine.request import Judged, Request
 from elm_mlx.errors import InvalidRequest
 
 
-class Predicts(OpenModel):
+class Predicts(Completes):
     """An open model that says how likely it finds given texts."""
 
     def logits(self, ids: Sequence[int], *, adapter: str | None = None) -> mx.array:
@@ -74,12 +75,36 @@ class Predicts(OpenModel):
         progress: Progress | None = None,
     ) -> list[TokenLogprob]:
         """The log-probability of every id but the first, as the model gives it after those before it; each with those
-        of so many likeliest ids, 0 to 20. With `adapter` the model has that adapter. Other requests go on meanwhile,
-        with a step after each chunk; prompts that are read so take turns. `progress` is called with (ids read, in all);
-        what it raises ends the reading. Raises as `logits`; QueueFull, NotEnoughMemory."""
+        of so many likeliest ids, 0 to 20. With `adapter` the model has that adapter. It waits for its turn as other
+        requests do, which go on meanwhile, with a step after each chunk. `progress` is called with (ids read, in all),
+        where the last id need not be read; what it raises ends the reading. Raises as `logits`; QueueFull,
+        NotEnoughMemory, NotFinite, RequestFailed."""
+        if not (request := self._judged_request(ids, alternatives, adapter)):
+            return []
+        stream = self._begin(request, progress)
+        if progress:
+            deque(stream, maxlen=0)
+        stream.result()
+        return stream.judged
+
+    async def aprompt_logprobs(
+        self, ids: Sequence[int], alternatives: int = 0, *, adapter: str | None = None
+    ) -> list[TokenLogprob]:
+        """The log-probabilities of ids as `prompt_logprobs` gives them, without blocking the event loop. Cancelling the
+        task ends the reading with the next chunk."""
+        if not (request := self._judged_request(ids, alternatives, adapter)):
+            return []
+        stream = self._begin(request)
+        await stream.aresult()
+        return stream.judged
+
+    def _judged_request(self, ids: Sequence[int], alternatives: int, adapter: str | None) -> Request | None:
+        """A request for the log-probabilities of these ids; None for one alone, which has nothing before it."""
         checked, most = self._read_whole(ids, "Scoring a prompt"), check_alternatives(alternatives)
+        *prompt, last = checked
         number = self._maker.adapters.number(adapter)
-        return prompt_logprobs_of(self._worker, self._judging, checked, most, number, progress or (lambda *_: None))
+        judged = Judged(last, most)
+        return Request(tuple(prompt), 1, find=False, keep=False, adapter=number, judged=judged) if prompt else None
 
     def _read_whole(self, ids: Sequence[int], what: str) -> list[int]:
         """Ids that the model is to read at once, judged. Raises as `logits`; `what` they are read for begins the

@@ -4,12 +4,13 @@ queued."""
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 
 from elm_mlx.api.adapter_names import AdapterNames
 from elm_mlx.api.cache_kind import cache_kind
 from elm_mlx.api.options import Options, check_ids, sampling_for
 from elm_mlx.api.stopping import stopping
-from elm_mlx.api.structure import constraint_for
+from elm_mlx.api.structure import Asked, form_in, structure_of
 from elm_mlx.api.templates import Templates
 from elm_mlx.api.unable import refuse_on_ranks, refuse_unable
 from elm_mlx.arguments import whole_number
@@ -48,11 +49,8 @@ class RequestMaker:
         strings = *self.stop_strings, *check_stop_strings(options.get("stop"))
         ends = stopping(self.tokenizer, self.stop_ids, strings)
         room = self.room(len(ids), max_tokens, options.get("window"))
-        if constraint := constraint_for(options, self.grammars, ends.ids):
-            is_open = room is None and options.get("window") is None
-            constraint.check_room(self.config.context_length - len(ids) if is_open else room)
         reuse = options.get("reuse") is not False
-        return Request(
+        request = Request(
             tuple(ids),
             room,
             sampling,
@@ -64,9 +62,16 @@ class RequestMaker:
             cache=cache_kind(options, self.config.context_length),
             stopper=ends.stopper,
             lookup=options.get("lookup") is True,
-            constraint=constraint,
             adapter=self.adapters.number(options.get("adapter")),
         )
+        return self.held(request, asked) if (asked := form_in(options)) else request
+
+    def held(self, request: Request, asked: Asked) -> Request:
+        """The request, its answer held to a form. Raises as `structure_of`."""
+        room = request.max_tokens
+        if room is None and request.cache.window is None:
+            room = self.config.context_length - len(request.prompt)
+        return replace(request, constraint=structure_of(asked, self.grammars, request.stop_ids, room))
 
     def check(self, prompts: Iterable[str | Sequence[int]], max_tokens: int | None, options: Options) -> None:
         """Raises what `LanguageModel.batch` raises before it takes a prompt."""
@@ -76,7 +81,8 @@ class RequestMaker:
         refuse_on_ranks(self.is_shared and options.get("lookup") is True, "Lookup", "Leave {lookup} out.")
         self.room(1, max_tokens)
         self.adapters.number(options.get("adapter"))
-        constraint_for(options, self.grammars, self.stop_ids)
+        if asked := form_in(options):
+            self.grammars.compile(asked.form)
         if isinstance(prompts, str | bytes | Mapping) or not isinstance(prompts, Iterable):
             raise InvalidRequest(f"prompts is of type {type(prompts).__name__}; give a list of prompts.")
 

@@ -116,7 +116,7 @@ class Session:
         the task cancels the turn; `asyncio.timeout` sets a time."""
         turn = self._new_turn(prompt, Asked(max_tokens, {**self._options, **options}, tool_choice))
         try:
-            await turn.abegin()
+            turn.begin()
             return await turn.aanswer()
         finally:
             self._finish(turn)

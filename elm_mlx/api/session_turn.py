@@ -14,7 +14,6 @@ from elm_mlx.api.completion import Completion
 from elm_mlx.api.session_prompts import Prompts
 from elm_mlx.api.signatures import as_hinted
 from elm_mlx.api.stream import Stream
-from elm_mlx.api.structure import has_form
 from elm_mlx.api.tool_running import WAS_CANCELLED, Call
 from elm_mlx.api.tools import Tool
 from elm_mlx.api.transcript import Message, pending_calls, result_message
@@ -88,17 +87,6 @@ class Turn:
         """Asks for the first round. Raises as `Session.respond`."""
         with self.guard():
             self._ask(self._asked.choice)
-
-    async def abegin(self) -> None:
-        """Asks for the first round as `begin` does; a form of the answer, which may take long to compile, does not
-        block the event loop."""
-        with self.guard():
-            if has_form(self._asked.options) or self._asked.choice != AUTO:
-                import asyncio  # here, as it takes long to import
-
-                await asyncio.to_thread(self._ask, self._asked.choice)
-            else:
-                self._ask(self._asked.choice)
 
     @property
     def stream(self) -> Stream:

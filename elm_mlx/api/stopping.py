@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from functools import partial
 from typing import NamedTuple
 
 from elm_mlx.engine.request import Request
+from elm_mlx.text.answer import FirstCall, Reading
 from elm_mlx.text.stop_strings import StopStrings
 from elm_mlx.text.stops import Stops
 from elm_mlx.text.tokenizer import Tokenizer
@@ -36,4 +38,10 @@ def answer_text(request: Request, tokenizer: Tokenizer) -> StopStrings:
     """What turns the ids of an answer into its text, for a reader: it finds the stop strings that the request's own
     stopper finds, and so ends at the same id."""
     stopper = request.stopper() if request.stopper else None
-    return stopper if isinstance(stopper, StopStrings) else StopStrings(tokenizer, NO_STOPS)
+    text = stopper.text if isinstance(stopper, FirstCall) else stopper
+    return text if isinstance(text, StopStrings) else StopStrings(tokenizer, NO_STOPS)
+
+
+def ended_with_call(request: Request, reading: Reading, tokenizer: Tokenizer) -> Request:
+    """The request, its answer, which is read so, over with its first call."""
+    return replace(request, stopper=lambda: FirstCall(reading, answer_text(request, tokenizer)))

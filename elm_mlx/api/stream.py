@@ -10,13 +10,15 @@ from weakref import finalize
 
 from elm_mlx.api.completion import Completion, Piece, stats_of
 from elm_mlx.api.pieces import AnswerPieces, said_in
-from elm_mlx.api.structure import value_of
+from elm_mlx.api.structure import Structure, value_of
 from elm_mlx.arguments import Progress, real_number
 from elm_mlx.device.thread import is_forked, refuse_fork
 from elm_mlx.engine.handle import NOTHING, CallWaiter, Handle, State
+from elm_mlx.engine.logprobs import TokenLogprob
 from elm_mlx.engine.sequence import CANCELLED, ERROR, STOP
 from elm_mlx.engine.worker import Worker, again
 from elm_mlx.errors import Cancelled, InvalidRequest, TimedOut
+from elm_mlx.text.answer import CALLED
 
 OUTBOX = 256  # ids that may wait for a reader: then its request pauses, and no other one
 
@@ -96,6 +98,16 @@ class Stream:
         """What the last look by `ready` has found, for `elm_mlx.api.asynchronous.Bell`."""
         return self._handle, self._seen
 
+    async def prepared(self) -> None:
+        """Waits until the form of the answer is compiled, if it has one, and raises what is wrong with it: for who must
+        tell that before an answer begins."""
+        form = self._handle.request.constraint
+        if isinstance(form, Structure):
+            import asyncio  # here, as it takes long to import
+
+            await asyncio.wrap_future(form.compiled)
+            form()
+
     def __enter__(self) -> Stream:
         return self
 
@@ -151,6 +163,12 @@ class Stream:
         return self._handle.request.prompt
 
     @property
+    def judged(self) -> list[TokenLogprob]:
+        """The log-probabilities of the prompt's ids but the first, and of the id after them, as far as they were read,
+        where the request asks for them."""
+        return self._handle.sequence.judged if self._handle.sequence else []
+
+    @property
     def completion(self) -> Completion:
         """The answer as far as it was read; of a stream that nobody iterates over, as far as it has come."""
         if not self._is_read:
@@ -191,6 +209,7 @@ class Stream:
         state, sequence = self._handle.state, self._handle.sequence
         ids = sequence.ids[: state.ids] if sequence else []
         ended_by = sequence.stop_reason if sequence and state.finish == STOP else None
+        ended_by = None if ended_by == CALLED else ended_by
         tokens = ids[:-1] if isinstance(ended_by, int) else ids
         said = self._cut.said(tokens, is_whole=isinstance(ended_by, int))
         stats = stats_of(self._handle, len(tokens))

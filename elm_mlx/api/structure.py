@@ -7,6 +7,7 @@ import json
 import math
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass
 from decimal import Decimal
 from functools import partial
@@ -18,6 +19,7 @@ from elm_mlx.engine.constraint import Constraint
 from elm_mlx.engine.request import Request
 from elm_mlx.engine.sequence import STOP
 from elm_mlx.errors import InvalidRequest, NotEnforceable
+from elm_mlx.text.constraint_row import ConstraintRow
 from elm_mlx.text.form_bounds import check_written
 from elm_mlx.text.grammar import Form, Grammars
 from elm_mlx.text.schema import check_length, check_schema
@@ -32,64 +34,47 @@ DIRECTIVES = ("%json", "%llguidance", "%regex")  # in a grammar: parts in other 
 
 @dataclass(frozen=True)
 class Asked:
-    """A form that a call asks for, and what turns an answer's text into its value. `read` may raise anything."""
+    """A form that a call asks for. `read`, which may raise anything, turns an answer's text into its value; None where
+    it has none. An answer, which messages call `name`, has at least so many bytes as `least`."""
 
     form: Form
-    read: Callable[[str], Any]
+    read: Callable[[str], Any] | None
+    least: float = 0
+    name: str = "An answer of this form"
 
 
 class Structure:
-    """What a request has as its constraint: it begins one for each answer, and reads the answer's value. An answer has
-    at least so many `tokens`, the one that ends it included."""
+    """What a request has as its constraint: it begins one for each answer, as soon as the form is `compiled`, in a
+    thread of its own. `read` is as of Asked; `begin` makes an answer's constraint of a compiled form."""
 
-    def __init__(self, begin: Callable[[], Constraint], read: Callable[[str], Any], tokens: int) -> None:
-        self._begin, self.read, self._tokens = begin, read, tokens
+    def __init__(
+        self,
+        compiled: Future[ConstraintRow],
+        begin: Callable[[ConstraintRow], Constraint],
+        read: Callable[[str], Any] | None,
+    ) -> None:
+        self.compiled, self._begin, self.read = compiled, begin, read
 
     def __call__(self) -> Constraint:
-        return self._begin()
-
-    def check_room(self, room: int | None) -> None:
-        """Raises NotEnforceable where no answer fits into so many tokens."""
-        check_room("An answer of this form", self._tokens, room)
+        """Begins an answer's constraint. Waits until the form is compiled, and raises what is wrong with it."""
+        return self._begin(self.compiled.result())
 
 
-def check_room(what: str, tokens: int, room: int | None) -> None:
-    """Raises NotEnforceable where an answer, told as `what`, takes more tokens than there is room for."""
-    if room is not None and room < tokens:
-        raise NotEnforceable(f"{what} takes at least {tokens} tokens, and there is room for {room}.",
-                             "Give more {max_tokens}, or a shorter prompt.")  # fmt: skip
+def structure_of(asked: Asked, grammars: Grammars, stop_ids: frozenset[int], room: int | None) -> Structure:
+    """The constraint of answers that have a form, end with one of the `stop_ids`, and have room for so many tokens,
+    that id included (None: for any number). Raises as `Grammars.compile`; NotEnforceable without a stop id, and, where
+    the form is compiled, without room for any answer."""
+    if not stop_ids:
+        raise NotEnforceable("This model has no id that ends an answer, so that no form is ever whole.")
 
+    def begin(row: ConstraintRow) -> Constraint:
+        least = math.ceil(asked.least / grammars.longest_token) + 1
+        if room is not None and room < least:
+            raise NotEnforceable(f"{asked.name} takes at least {least} tokens, and there is room for {room}.",
+                                 "Give more {max_tokens}, or a shorter prompt.")  # fmt: skip
+        return row.begin(stop_ids)
 
-def fewest_tokens(least: float, grammars: Grammars) -> int:
-    """How many tokens an answer of so many bytes has at least, the one that ends it included."""
-    return math.ceil(least / grammars.longest_token) + 1
-
-
-def constraint_for(options: Mapping[str, Any], grammars: Grammars, stop_ids: frozenset[int]) -> Structure | None:
-    """The form that the options ask for, compiled for a model and its stop ids; None where they ask for none.
-
-    Raises InvalidRequest for what is no form, or several; NotEnforceable, with the reason, for one that cannot be
-    enforced; NotFound without the extra `structure`; Unsupported, QueueFull.
-    """
-    if not (asked := form_in(options)):
-        return None
-    begin = grammars.compile(asked.form, stop_ids)
-    return Structure(begin, asked.read, fewest_tokens(least_bytes(asked.form), grammars))
-
-
-def least_bytes(form: Form) -> float:
-    """The fewest bytes of a text that has a form, or fewer. Raises NotEnforceable where no text has it."""
-    if form.kind == "choice":
-        return min(len(text.encode()) for text in json.loads(form.text))
-    least = fewest_bytes(form.text) if form.kind == "json_schema" else 0
-    if least == math.inf:
-        raise NotEnforceable("The form of the answer cannot be enforced: no value fits the schema.")
-    return least
-
-
-def has_form(options: Mapping[str, Any]) -> bool:
-    """Whether options ask for a form, which may take a second to compile."""
-    return any(options.get(name) is not None for name in FORMS)
+    return Structure(grammars.compile(asked.form), begin, asked.read)
 
 
 def without_form(options: Mapping[str, Any]) -> dict[str, Any]:
@@ -98,7 +83,8 @@ def without_form(options: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def form_in(options: Mapping[str, Any]) -> Asked | None:
-    """The form that the options ask for, if they ask for one. Raises as `constraint_for` for what is given."""
+    """The form that the options ask for, if they ask for one. Raises InvalidRequest for what is no form, or several;
+    NotEnforceable, with the reason, for one of which it can be seen that it cannot be enforced."""
     given = [name for name in FORMS if options.get(name) is not None]
     if not given:
         return None
@@ -114,13 +100,22 @@ def asked_schema(given: Any) -> Asked:
     if isinstance(given, type) and hasattr(given, "model_json_schema"):
         return asked_model(given)
     if isinstance(given, type) and dataclasses.is_dataclass(given):
-        return Asked(Form("json_schema", check_schema(schema_of(given))), partial(read_instance, given))
+        return asked_json(schema_of(given), partial(read_instance, given))
     if isinstance(given, str):
         given = schema_in(given)
     if isinstance(given, Mapping | bool):
-        return Asked(Form("json_schema", check_schema(given)), read_json)
+        return asked_json(given, read_json)
     raise InvalidRequest(f"schema is of type {type(given).__name__}; give a JSON schema as a dict or as text, a "
                          "dataclass, or a pydantic model's class.")  # fmt: skip
+
+
+def asked_json(schema: object, read: Callable[[str], Any]) -> Asked:
+    """An answer that fits a JSON schema. Raises NotEnforceable for one that cannot be enforced, or that no value
+    fits."""
+    text = check_schema(schema)
+    if (least := fewest_bytes(text)) == math.inf:
+        raise NotEnforceable("The form of the answer cannot be enforced: no value fits the schema.")
+    return Asked(Form("json_schema", text), read, least)
 
 
 def asked_model(given: Any) -> Asked:
@@ -130,9 +125,8 @@ def asked_model(given: Any) -> Asked:
     except Exception as error:  # of many kinds, a user's own among them
         why = str(error).partition("\n")[0]
         raise NotEnforceable(f"{given.__name__:.80} has no JSON schema: {why:.300}.") from error
-    form = Form("json_schema", check_schema(schema))
     # A strict class takes dates, enums and tuples from JSON alone.
-    return Asked(form, lambda text: given.model_validate_json(json.dumps(read_json(text))))
+    return asked_json(schema, lambda text: given.model_validate_json(json.dumps(read_json(text))))
 
 
 def schema_in(text: str) -> Any:
@@ -167,7 +161,8 @@ def asked_choices(given: Any) -> Asked:
         raise InvalidRequest(f"choices has {len(texts):,} texts; it may have 1 to {MOST_CHOICES:,}.")
     for text in texts:
         check_written("A text in choices", text)
-    return Asked(Form("choice", json.dumps(texts, ensure_ascii=False)), str)
+    least = min(len(text.encode()) for text in texts)
+    return Asked(Form("choice", json.dumps(texts, ensure_ascii=False)), str, least)
 
 
 def asked_format(given: Any) -> Asked | None:
@@ -208,7 +203,7 @@ def value_of(request: Request, text: str, reason: str | None, ended_by: int | st
     if not isinstance(structure, Structure) or reason != STOP or isinstance(ended_by, str):
         return None
     try:
-        return structure.read(text)
+        return structure.read(text) if structure.read else None
     except Exception:  # the class is the caller's, and may raise anything
         return None
 

@@ -9,13 +9,12 @@ from hashlib import sha256
 from typing import Any
 
 from elm_mlx.api.call_forms import CallForms
-from elm_mlx.api.structure import FORMS
+from elm_mlx.api.structure import FORMS, Asked
 from elm_mlx.api.tools import Tool, tools_of
 from elm_mlx.arguments import shown
 from elm_mlx.engine.request import Request
 from elm_mlx.errors import InvalidRequest
 from elm_mlx.text.answer import Reading
-from elm_mlx.text.grammar import Form
 from elm_mlx.text.marks import Marks
 from elm_mlx.text.tokenizer import Tokenizer
 
@@ -25,8 +24,8 @@ AUTO, NONE, REQUIRED = "auto", "none", "required"  # choices that name no tool
 
 @dataclass(frozen=True)
 class Choice:
-    """The `tools` that an answer may call, and those of which it `must` call one, if any; unless `in_parallel`, it must
-    not call several."""
+    """The `tools` that an answer may call, and those of which it `must` call one, if any; unless `in_parallel`, it
+    cannot call several."""
 
     tools: tuple[Tool, ...] = ()
     must: tuple[Tool, ...] = ()
@@ -37,14 +36,12 @@ class Choice:
         """The tools as a chat template is given them; None where there are none."""
         return [tool.schema for tool in self.tools] or None
 
-    def form(self, marks: Marks, *, takes_several: bool) -> Form:
+    def asked(self, marks: Marks, *, takes_several: bool) -> Asked:
         """The form of an answer that must call tools, worded as the model's `marks` say, several where the template
         `takes_several` calls. Raises NotEnforceable for a schema that cannot be enforced, with the reason."""
-        return CallForms(marks).form(self.must, MOST_CALLS if takes_several and self.in_parallel else 1)
-
-    def fewest_bytes(self, marks: Marks) -> float:
-        """The fewest bytes of an answer that must call tools, or fewer. Raises as `form`."""
-        return CallForms(marks).fewest_bytes(self.must)
+        forms = CallForms(marks)
+        form = forms.form(self.must, MOST_CALLS if takes_several and self.in_parallel else 1)
+        return Asked(form, None, forms.fewest_bytes(self.must), "A call of these tools")
 
 
 def choice_of(tools: object, wanted: object, options: Mapping[str, Any]) -> Choice:
@@ -81,12 +78,12 @@ def named_choice(wanted: object) -> str:
 def reading_of(request: Request, marks: Marks, tokenizer: Tokenizer, choice: Choice | None) -> Reading | None:
     """How the answer to a request is cut into parts; None where it can have none but text. An answer with a form has no
     reasoning. The ids of its calls are made of prompt and seed: they are new ones each time where there is no seed."""
-    tools = choice.tools if choice else ()
     if request.constraint:
         marks = marks.of_calls
-    if not tools:
+    if not (choice and choice.tools):
         return Reading(marks, marks.is_reasoning_after(request.prompt, tokenizer)) if marks.begin else None
     known = f"{request.seed}/{request.prompt}"
     key = secrets.token_hex(16) if request.seed is None else sha256(known.encode()).hexdigest()
-    schemas = {tool.name: tool.parameters for tool in tools}
-    return Reading(marks, marks.is_reasoning_after(request.prompt, tokenizer), schemas, key)
+    schemas = {tool.name: tool.parameters for tool in choice.tools}
+    is_reasoning = marks.is_reasoning_after(request.prompt, tokenizer)
+    return Reading(marks, is_reasoning, schemas, key, one_call=not choice.in_parallel)

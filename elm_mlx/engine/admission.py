@@ -75,6 +75,8 @@ class Admission:
         """Whether a prompt, of which so many positions are held, is best read together with those that have begun."""
         if self.limits.held:
             return False  # a model that keeps its own caches reads one prompt at a time
+        if one.request.judged or begun[0].request.judged:
+            return False
         if any(other.reserved > self.needed(other) for other in begun):
             return False  # it got a longer cache than it needs: the budget may have no room beside that
         if not self.fits(len(one.request.prompt) - held, held, begun):

@@ -17,6 +17,7 @@ from elm_mlx.engine.cache.kv import RESERVE, cache_bytes
 from elm_mlx.engine.cache.layer import Layer
 from elm_mlx.engine.cache.making import new_cache
 from elm_mlx.engine.decodes import Decodes
+from elm_mlx.engine.judged_reading import JudgedReading
 from elm_mlx.engine.limits import Limits
 from elm_mlx.engine.pace import Pace
 from elm_mlx.engine.plan import StepPlan
@@ -232,9 +233,14 @@ class Engine:
             begun.append(one)
         self._announce(begun)
         if len(begun) == 1:
-            ids = mx.array([one.request.prompt[one.read :] for one in begun])
-            self.reading = begun[0], Reading(self._model_of(begun[0]), ids, begun[0].cache or (), self.execution)
+            self.reading = begun[0], self._reading_of(begun[0])
         return begun
+
+    def _reading_of(self, one: Sequence) -> Reading:
+        """What reads the prompt of a sequence alone."""
+        if one.request.judged:
+            return JudgedReading(self._model_of(one), one, self.execution)
+        return Reading(self._model_of(one), mx.array([one.request.prompt[one.read :]]), one.cache or (), self.execution)
 
     def _begin(self, one: Sequence, source: Source) -> None:
         """Takes a sequence out of the queue, with caches for all of its positions, after those of `source`."""

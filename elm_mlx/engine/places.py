@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 from elm_mlx.errors import QueueFull
 
@@ -29,12 +27,3 @@ class Places:
         """Gives the place of a request back, which is answered or was refused."""
         with self._lock:
             self.taken -= not is_patient
-
-    @contextmanager
-    def one(self) -> Iterator[None]:
-        """Holds a place meanwhile. Raises QueueFull."""
-        self.take()
-        try:
-            yield
-        finally:
-            self.give_back()

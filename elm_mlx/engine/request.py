@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from elm_mlx.config.generation import Sampling
 from elm_mlx.engine.cache.kind import PLAIN, CacheKind
@@ -11,6 +12,13 @@ from elm_mlx.engine.constraint import Constraint
 from elm_mlx.engine.stopper import Stopper
 
 GREEDY = Sampling()
+
+
+class Judged(NamedTuple):
+    """The id that comes `after` a prompt, and how many likeliest ids are noted beside it and each of the prompt's."""
+
+    after: int
+    alternatives: int
 
 
 @dataclass(frozen=True)
@@ -30,7 +38,8 @@ class Request:
     `lookup` ids are proposed that followed the same ids earlier in the prompt or the answer: that changes the speed
     alone. `constraint` makes what says, of one answer, which ids may come next. What is kept of a request with an
     `owner`, a number that no other one has, is kept for that owner's next request (Prefixes). `adapter` is the
-    number of the adapter that answers (engine.variants), None for the plain model.
+    number of the adapter that answers (engine.variants), None for the plain model. With `judged` the log-probabilities
+    of the prompt's ids, but for the first, and of the id after them are noted while the prompt is read.
     """
 
     prompt: tuple[int, ...]
@@ -49,3 +58,4 @@ class Request:
     constraint: Callable[[], Constraint] | None = None
     owner: int | None = None
     adapter: int | None = None
+    judged: Judged | None = None

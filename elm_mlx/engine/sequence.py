@@ -29,7 +29,8 @@ class Sequence:
     ids whose keys and values are held, of which `reused` were held before. `finish` is why the answer ended, or None
     while it goes on; with "error", `error` says more, and with "stop" `stop_reason`: a stop id, or what the request's
     stopper gave. `room` is the most ids that the answer may have. Of the ids that were `proposed` for it, `accepted`
-    were right. `logprobs` has an entry for each of `ids` where the request asks for them, and none else. `guide`
+    were right. `logprobs` has an entry for each of `ids` where the request asks for them, and none else; `judged` those
+    of the prompt's ids but the first, and of the one after them, where it asks for these. `guide`
     follows it with the request's constraint, if there is one, until it ends.
 
     A reader takes ids in order and sets `taken` to how many it has; where it sets `bound`, the sequence pauses while so
@@ -44,6 +45,7 @@ class Sequence:
         self.note: Note | None = None  # the log-probabilities of that id, where they are asked for
         self.ids: list[int] = []
         self.logprobs: list[TokenLogprob] = []
+        self.judged: list[TokenLogprob] = []
         self.read = self.reused = self.taken = 0
         self.proposed = self.accepted = 0
         self.speculator: Rounds | None = None

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import threading
 import time
-from collections.abc import Callable, Collection, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Collection
+from contextlib import suppress
 from copy import copy
-from dataclasses import dataclass, replace
-from typing import NamedTuple, TypeVar
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 from weakref import finalize
 
 from elm_mlx.device import release
@@ -21,6 +20,9 @@ from elm_mlx.engine.places import Places
 from elm_mlx.engine.request import Request
 from elm_mlx.engine.sequence import CANCELLED, ERROR, Sequence
 from elm_mlx.errors import ElmError, EngineStopped, RequestFailed
+
+if TYPE_CHECKING:
+    from concurrent.futures import Future
 
 T = TypeVar("T")
 # Seconds after first ids, in which their readers get the interpreter: else they may wait until the next step is built.
@@ -56,47 +58,28 @@ class Worker:
 
     # In any thread
 
-    def submit(self, request: Request, *, patient: bool = False) -> Handle:
-        """Queues a request and returns its handle at once. Raises QueueFull, NotEnoughMemory,
+    def submit(self, request: Request, *, patient: bool = False, after: Future[Any] | None = None) -> Handle:
+        """Queues a request, as soon as `after` is done where that is given, and returns its handle at once. What
+        `after` gives, or raises, is the affair of the request's constraint. Raises QueueFull, NotEnoughMemory,
         EngineStopped, Forked."""
-        handle = self._expect(request, patient)
-        try:
-            self.thread.post(Submission(self, handle))
-        except NotRun:
-            self.places.give_back(patient)
-            raise
-        return handle
-
-    def submit_later(self, request: Request, make: Callable[[], Request]) -> Handle:
-        """Queues what `make` gives, which a thread of its own calls, and returns the handle at once. `request` is that
-        without what takes time to make; what `make` raises ends it. Raises as `submit`."""
-        handle = self._expect(request, False)
-        threading.Thread(target=self._make, args=(handle, make), name="elm-mlx request", daemon=True).start()
-        return handle
-
-    def _make(self, handle: Handle, make: Callable[[], Request]) -> None:
-        """Makes a request and queues it, unless nobody waits for it any more."""
-        try:
-            handle.request = replace(handle.request, constraint=None) if handle.is_left else make()
-            self.thread.post(Submission(self, handle))
-        except ElmError as error:
-            self._refuse(handle, error)
-        except BaseException as error:
-            self._refuse(handle, failed(error))
-
-    def _expect(self, request: Request, patient: bool) -> Handle:
-        """A handle for a request that will come; it counts as unanswered. Raises as `submit`."""
         self.check()
         self._refuse_impossible(request)
         self.places.take(patient)
-        return Handle(request, patient)
+        handle = Handle(request, patient)
+        if after and not after.done():
+            after.add_done_callback(lambda _: self._queue(handle))
+        elif error := self._queue(handle):
+            raise error
+        return handle
 
-    @contextmanager
-    def place(self) -> Iterator[None]:
-        """Counts what is done meanwhile as an unanswered request. Raises QueueFull, EngineStopped, Forked."""
-        self.check()
-        with self.places.one():
-            yield
+    def _queue(self, handle: Handle) -> NotRun | None:
+        """Hands a request over to the device thread; where there is none any more, ends it and returns why."""
+        try:
+            self.thread.post(Submission(self, handle))
+        except NotRun as error:
+            self._refuse(handle, error)
+            return error
+        return None
 
     def _refuse_impossible(self, request: Request) -> None:
         """Raises NotEnoughMemory where the caches of a request can never fit. Only numbers are looked at that stay as
@@ -120,9 +103,14 @@ class Worker:
         return Activity(max(0, len(engine.active) - waiting), waiting, budget.reserved, budget.limit, self._reason)
 
     def call(self, work: Callable[[Engine], T]) -> T:
-        """Runs `work` with the engine on the device thread, between two steps, and returns its result. Raises what it
-        raises, EngineStopped, Forked."""
-        return self.thread.call(lambda _: work(self.engine))
+        """Runs `work` with the engine on the device thread, between two steps, and returns its result. Raises the
+        ElmErrors that it raises, RequestFailed for any other, EngineStopped, Forked."""
+        try:
+            return self.thread.call(lambda _: work(self.engine))
+        except ElmError:
+            raise
+        except Exception as cause:
+            raise failed(cause) from cause
 
     def order(self, work: Callable[[], None]) -> None:
         """Has `work` done on the device thread, between two steps, and waits for nothing. Takes no lock, so that a

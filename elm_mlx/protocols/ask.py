@@ -15,10 +15,9 @@ class Ask:
     `model` is the name that the client gave, None where it gave none. `max_tokens` None means as many as the context
     has room for. `options` are those of `elm_mlx.api.options.Options`. `tools` and `tool_choice` are those of
     `LanguageModel.chat`. With `goes_on` the last message is the beginning of the answer, which is continued. Unless
-    `calls_in_parallel`, an answer that has to call a tool makes one call, and of any answer the first call alone is
-    told. `template_variables` go to the chat template. With `scores_prompts` the tokens of the prompts are told with
-    their log-probabilities, as those of the answers are. `ignored` names the fields that were in the request and have
-    no effect because nobody knows them.
+    `calls_in_parallel`, an answer is over with its first call of a tool. `template_variables` go to the chat template.
+    With `scores_prompts` the tokens of the prompts are told with their log-probabilities, as those of the answers are.
+    `ignored` names the fields that were in the request and have no effect because nobody knows them.
     """
 
     model: str | None

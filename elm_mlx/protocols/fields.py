@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, NoReturn
 
 from elm_mlx.arguments import shown
-from elm_mlx.protocols.openai.fields import MOST_IGNORED, Known, check_fields, printable
+from elm_mlx.protocols.known import MOST_IGNORED, Known, check_fields, printable
 from elm_mlx.protocols.openai.values import as_text, flag_in, number_in, whole_in
 from elm_mlx.protocols.refusal import FieldRefused
 

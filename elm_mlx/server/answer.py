@@ -148,6 +148,8 @@ class Answer:
         """Sends the answers as they come: what is ready, at once and together."""
         from elm_mlx.api.asynchronous import Bell  # here, as it brings MLX
 
+        for stream in streams:
+            await stream.prepared()  # what is wrong with a form is told as a status
         events = self._events = self._dialect.events(self._ask, self._body, facts)
         await writer.write(lines_of(events.begin([len(stream.prompt) for stream in streams[:: self._ask.n]])))
         bell, going = Bell(), dict(enumerate(streams))

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from elm_mlx.config.generation import FILTER_NAMES
-from elm_mlx.errors import BadCheckpoint, NotEnforceable, NotFinite, NotFound, Unsupported
+from elm_mlx.errors import BadCheckpoint, NotFinite, NotFound
 from elm_mlx.protocols.ask import Ask
 from elm_mlx.protocols.refusal import FieldRefused
 
@@ -19,7 +19,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("elm_mlx.server")
 SHORT = 2000  # characters or ids that are encoded in the event loop, in some 2 ms
-FREE_CHOICES = (None, "auto", "none")  # of tools: any other one has a form, which takes long to compile
 NO_TEMPLATE = "This model has no chat template: it completes texts, which /v1/completions asks for."
 
 
@@ -34,12 +33,8 @@ async def streams_of(ask: Ask, lm: LanguageModel, adapter: str | None = None) ->
 
 def is_light(ask: Ask) -> bool:
     """Whether a request is asked for in so little time that all others can wait for it."""
-    from elm_mlx.api.structure import has_form  # here, as it brings MLX
-
-    if ask.tools or has_form(ask.options) or ask.tool_choice not in FREE_CHOICES:
-        return False
     texts = ask.prompts if ask.messages is None else ask.messages
-    return size_of([texts, ask.options, ask.template_variables], SHORT) <= SHORT
+    return not ask.tools and size_of([texts, ask.options, ask.template_variables], SHORT) <= SHORT
 
 
 def size_of(value: Any, most: int) -> int:
@@ -68,11 +63,9 @@ def submit(ask: Ask, lm: LanguageModel, adapter: str | None = None) -> list[Stre
             return submit_chat(ask, lm, adapter)
         for prompt in ask.prompts:
             begun += lm.streams(prompt, ask.n, ask.max_tokens, **options_for(ask, lm), adapter=adapter)
-    except BaseException as error:
+    except BaseException:
         for stream in begun:
             stream.cancel()
-        if isinstance(error, Unsupported):  # the model runs, so it is its tokenizer, which a form has no use for
-            raise NotEnforceable(error.message, error.advice) from error
         raise
     return begun
 

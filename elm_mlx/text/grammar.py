@@ -11,6 +11,7 @@ import re
 import threading
 from collections import OrderedDict
 from collections.abc import Callable
+from concurrent.futures import Future
 from dataclasses import dataclass
 from functools import partial
 from importlib.util import find_spec
@@ -72,24 +73,36 @@ class Grammars:
 
     def __init__(self, tokenizer: Tokenizer, rows: int) -> None:
         self._tokenizer, self._rows = tokenizer, rows
-        self._lock = threading.Lock()
+        self._lock, self._making = threading.Lock(), threading.Lock()
         self._made: Ready | None = None
         self._kept: OrderedDict[Form, ConstraintRow] = OrderedDict()
+        self._coming: dict[Form, Future[ConstraintRow]] = {}  # those that are being compiled
 
-    def compile(self, form: Form, stop_ids: frozenset[int]) -> Callable[[], ConstraintRow]:
-        """What makes a constraint for each answer that is to have `form`, and then ends with one of the `stop_ids`.
+    def compile(self, form: Form) -> Future[ConstraintRow]:
+        """Begins to compile a form, and returns at once what gives its row, from which that of each answer is begun;
+        one that was compiled before is there already, and who asks for a form that is being compiled shares it.
 
-        Raises NotEnforceable for a form that is damaged, that no text has, that is beyond 64 kB or takes too long;
-        NotFound without the extra `structure`; Unsupported for a tokenizer of another kind.
+        Raises NotEnforceable for a form that is too long, and NotFound without the extra `structure`. What is returned
+        raises NotEnforceable for a form that is damaged, that no text has or that takes too long, and for a tokenizer
+        that no form can follow; QueueFull where too many are being compiled.
         """
-        if not stop_ids:
-            raise NotEnforceable("This model has no id that ends an answer, so that no form is ever whole.")
-        row = self._known(form) or self._compile(form)
-        return partial(row.begin, stop_ids)
+        check_form(form)
+        if not self._made:
+            check_extra()
+        with self._lock:
+            if row := self._kept.get(form):
+                self._kept.move_to_end(form)
+                return done(row)
+            if coming := self._coming.get(form):
+                return coming
+            coming = self._coming[form] = Future()
+        coming.set_running_or_notify_cancel()  # one who waits cannot cancel it for the others
+        threading.Thread(target=self._compile, args=(form, coming), name="elm-mlx forms", daemon=True).start()
+        return coming
 
     def prepare(self) -> None:
         """Makes what all forms share, where that is not there yet. Raises NotFound without the extra `structure`;
-        Unsupported for a tokenizer of another kind."""
+        NotEnforceable for a tokenizer that no form can follow."""
         self._ready()
 
     @property
@@ -97,39 +110,63 @@ class Grammars:
         """The most bytes that one id adds to a text."""
         return self._ready().bytes.longest
 
-    def _known(self, form: Form) -> ConstraintRow | None:
-        """A form that was compiled before."""
-        with self._lock:
-            if row := self._kept.get(form):
-                self._kept.move_to_end(form)
-            return row
+    def _compile(self, form: Form, coming: Future[ConstraintRow]) -> None:
+        """Compiles a form, keeps it, and tells those who wait for it."""
+        try:
+            row = call_within(TIME_LIMIT_S, partial(begin_row, self._ready(), form))
+        except BaseException as error:
+            self._come(form, None)
+            coming.set_exception(error)
+        else:
+            self._come(form, row)
+            coming.set_result(row)
 
-    def _compile(self, form: Form) -> ConstraintRow:
-        """Compiles a form, and keeps it. Raises as `compile`."""
-        if len(form.text) > MOST_CHARACTERS:
-            raise NotEnforceable(f"The form of the answer has {len(form.text):,} characters; it may have "
-                                 f"{MOST_CHARACTERS:,}. Make it shorter.")  # fmt: skip
-        ready = self._ready()
-        row: ConstraintRow = call_within(TIME_LIMIT_S, partial(begin_row, ready, form))
+    def _come(self, form: Form, row: ConstraintRow | None) -> None:
+        """Notes that a form is compiled, or could not be (None)."""
         with self._lock:
-            self._kept[form] = row
+            del self._coming[form]
+            if row:
+                self._kept[form] = row
             while len(self._kept) > MOST_KEPT or sum(len(one.text) for one in self._kept) > MOST_TEXT:
                 self._kept.popitem(last=False)
-        return row
 
     def _ready(self) -> Ready:
         """What all forms share, made by the first call."""
-        with self._lock:
+        with self._making:
             if self._made is None:
                 self._made = make_ready(self._tokenizer, self._rows)
             return self._made
 
 
-def make_ready(tokenizer: Tokenizer, rows: int) -> Ready:
-    """Makes llguidance's table of a vocabulary. Raises NotFound without the extra, Unsupported."""
+def done(row: ConstraintRow) -> Future[ConstraintRow]:
+    """What gives a row that is there."""
+    future: Future[ConstraintRow] = Future()
+    future.set_result(row)
+    return future
+
+
+def check_form(form: Form) -> None:
+    """Raises NotEnforceable for a form that would take too long to compile, or to follow."""
+    if len(form.text) > MOST_CHARACTERS:
+        raise NotEnforceable(f"The form of the answer has {len(form.text):,} characters; it may have "
+                             f"{MOST_CHARACTERS:,}. Make it shorter.")  # fmt: skip
+    if form.kind == "regex":
+        check_repeats("The regular expression", form.text)
+        check_written("The regular expression", form.text)
+    if form.kind == "lark":
+        check_lark(form.text)
+
+
+def check_extra() -> None:
+    """Raises NotFound without the extra `structure`."""
     if find_spec("llguidance") is None:
         raise NotFound("A form of an answer needs one more package. Install it with its extra: pip install "
                        "'elm-mlx[structure]'; from a checkout: pip install -e '.[structure]'.")  # fmt: skip
+
+
+def make_ready(tokenizer: Tokenizer, rows: int) -> Ready:
+    """Makes llguidance's table of a vocabulary. Raises NotFound without the extra, NotEnforceable."""
+    check_extra()
     known = TokenBytes(tokenizer, rows)
     # The ids that end an answer are the constraint's affair: here one is named that is no text, as one has to be.
     end = next((id for id, data in enumerate(known.of) if not data), rows)
@@ -199,12 +236,8 @@ def grammar_of(form: Form) -> str:
     from llguidance import LLMatcher
 
     if form.kind == "regex":
-        check_repeats("The regular expression", form.text)
-        check_written("The regular expression", form.text)
         return LLMatcher.grammar_from_regex(form.text)
     if form.kind in ("lark", "calls"):
-        if form.kind == "lark":
-            check_lark(form.text)
         return LLMatcher.grammar_from_lark(form.text)
     if form.kind == "choice":
         texts = " | ".join(json.dumps(text, ensure_ascii=False) for text in json.loads(form.text))

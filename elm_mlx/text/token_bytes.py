@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from elm_mlx.errors import Unsupported
+from elm_mlx.errors import NotEnforceable
 from elm_mlx.text.tokenizer import BYTE_TOKEN, Tokenizer
 
 SAMPLES = 1000  # ids whose bytes are compared with what the tokenizer itself decodes
@@ -32,8 +32,8 @@ class TokenBytes:
     """The bytes that the ids 0 to `rows` - 1 of a model stand for inside a text: none for special tokens, for what the
     tokenizer does not have, and for ids beyond it.
 
-    Raises Unsupported for a tokenizer that joins its tokens in another way than those of OpenELM and Llama do, which is
-    compared with its own decoding.
+    Raises NotEnforceable for a tokenizer that joins its tokens in another way than those of OpenELM and Llama do, which
+    is compared with its own decoding.
     """
 
     def __init__(self, tokenizer: Tokenizer, rows: int) -> None:
@@ -43,7 +43,7 @@ class TokenBytes:
         self._compare(tokenizer)
 
     def _compare(self, tokenizer: Tokenizer) -> None:
-        """Raises Unsupported where the tokenizer decodes some ids to another text than their bytes."""
+        """Raises NotEnforceable where the tokenizer decodes some ids to another text than their bytes."""
         anchor = self.of.index(b"a") if b"a" in self.of else next((i for i, x in enumerate(self.of) if x.isalpha()), 0)
         front = self.of[anchor].decode()
         added = [id for id in tokenizer.added_ids.values() if id < self.rows]
@@ -53,7 +53,7 @@ class TokenBytes:
                 raise other_kind()
 
     def _compare_blanks(self, tokenizer: Tokenizer, starting: list[int]) -> None:
-        """Raises Unsupported where another part of a text is left out than its first blank."""
+        """Raises NotEnforceable where another part of a text is left out than its first blank."""
         alone = [id for id in starting if self.of[id] == BLANK]
         for id in starting[:SAMPLES]:
             text = self.of[id].decode()
@@ -93,10 +93,10 @@ def spelling(data: bytes, by_bytes: Mapping[bytes, int], longest: int) -> tuple[
     return tuple(ids)
 
 
-def other_kind() -> Unsupported:
+def other_kind() -> NotEnforceable:
     """The error for a tokenizer that is none of the known kinds."""
-    return Unsupported("This model's tokenizer joins tokens in a way that the form of an answer cannot follow. Ask for "
-                       "the answer without one.")  # fmt: skip
+    return NotEnforceable("This model's tokenizer joins tokens in a way that the form of an answer cannot follow. Ask "
+                          "for the answer without one.")  # fmt: skip
 
 
 def as_text(data: bytes) -> str | None:

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
+from itertools import pairwise
 from typing import Any
 
 import mlx.core as mx
@@ -11,8 +16,8 @@ import pytest
 from helpers import checkpoints
 
 import elm_mlx
-from elm_mlx.api.prompt_logprobs import PromptReading
-from elm_mlx.errors import InvalidRequest, PromptTooLong, QueueFull
+from elm_mlx.engine.judged_reading import JudgedReading
+from elm_mlx.errors import InvalidRequest, PromptTooLong, QueueFull, RequestFailed
 
 pytestmark = pytest.mark.parametrize("source", checkpoints.FAMILIES, indirect=True)
 
@@ -30,29 +35,32 @@ def test_each_id_but_the_first_is_as_likely_as_the_logits_say(lm: elm_mlx.Langua
         assert len(entry.alternatives) == 2
 
 
-@pytest.mark.parametrize("chunk", [1, 2, 4, 8])
-def test_chunks_change_nothing(lm: elm_mlx.LanguageModel, chunk: int) -> None:
-    def in_chunks(engine: Any) -> Any:
-        whole, engine.execution = engine.execution, replace(engine.execution, chunk=chunk)
-        try:
-            reading = PromptReading(engine, IDS, 0)
-            assert reading.begin()
-            told = [reading.advance() for _ in range(-(-len(IDS) // chunk) + 1)]
-            assert told[-2:] == [len(IDS), 0]
-            reading.close()
-            return reading.found
-        finally:
-            engine.execution = whole
+@contextmanager
+def chunks_of(lm: elm_mlx.LanguageModel, size: int) -> Iterator[None]:
+    """Has prompts be read in chunks of so many ids."""
+    lm._worker.call(lambda engine: setattr(engine, "execution", replace(engine.execution, chunk=size)))
+    try:
+        yield
+    finally:
+        lm._worker.call(lambda engine: setattr(engine, "execution", lm.execution))
 
-    cut, whole = lm._worker.call(in_chunks), lm.prompt_logprobs(IDS)
+
+@pytest.mark.parametrize("chunk", [1, 2, 4, 8])
+def test_neither_chunks_nor_company_change_anything(lm: elm_mlx.LanguageModel, chunk: int) -> None:
+    whole, told = lm.prompt_logprobs(IDS), list[tuple[int, int]]()
+    beside = [lm.submit(IDS, 5) for _ in range(3)]  # short prompts, which are read together
+    with chunks_of(lm, chunk):
+        cut = lm.prompt_logprobs(IDS, progress=lambda *how_far: told.append(how_far))
     assert [one.logprob for one in cut] == pytest.approx([one.logprob for one in whole], abs=1e-4)
-    assert len(cut) == len(whole)
+    assert len({tuple(one.result().tokens) for one in beside}) == 1
+    assert asyncio.run(lm.aprompt_logprobs(IDS)) == whole
+    assert told[-1] == (len(IDS) - 1, len(IDS) - 1)
 
 
 def test_progress_is_told_and_ends_the_reading_where_it_raises(lm: elm_mlx.LanguageModel) -> None:
     told: list[tuple[int, int]] = []
     lm.prompt_logprobs(IDS, progress=lambda *how_far: told.append(how_far))
-    assert told[-1] == (len(IDS), len(IDS))
+    assert told[-1] == (len(IDS) - 1, len(IDS) - 1)  # the last id need not be read
 
     def leave(done: int, total: int) -> None:
         raise ZeroDivisionError
@@ -73,52 +81,66 @@ def test_one_id_has_nothing_before_it_and_what_has_no_meaning_is_refused(lm: elm
 def test_requests_go_on_between_the_chunks_of_a_prompt(
     lm: elm_mlx.LanguageModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The other request waits, two ids ahead of its reader, who takes some after each chunk: then it has to go on."""
-    monkeypatch.setattr("elm_mlx.api.stream.OUTBOX", 2)
-    beside, tokens = lm.stream(IDS, 30), list[int]()
-    tokens.append(next(beside).token)
+    """Both wait when the device thread gets to them; the first has one id more after each chunk of the other."""
+    gate, usual, ids = threading.Event(), JudgedReading.advance, list[int]()
 
-    def look(done: int, total: int) -> None:
-        while (state := beside._handle.state).ids < len(tokens) + 2:
-            assert beside._handle.wait(state, 60)
-        while state.ids > len(tokens) + 1:
-            tokens.append(next(beside).token)
-        assert beside._handle.wait(state, 60)
+    async def ask() -> list[Any]:
+        lm._worker.order(lambda: gate.wait(60) and None)
+        beside = lm.submit(IDS, 30)
 
-    lm._worker.call(lambda engine: setattr(engine, "execution", replace(engine.execution, chunk=2)))
-    try:
-        assert len(lm.prompt_logprobs(IDS, progress=look)) == len(IDS) - 1
-    finally:
-        lm._worker.call(lambda engine: setattr(engine, "execution", lm.execution))
-    assert len(tokens) >= 5
-    assert [*tokens, *(piece.token for piece in beside)] == lm.generate(IDS, 30).tokens
+        def advance(reading: JudgedReading) -> Any:
+            ids.append(beside._handle.state.ids)
+            return usual(reading)
+
+        monkeypatch.setattr(JudgedReading, "advance", advance)
+        asked = asyncio.ensure_future(lm.aprompt_logprobs(IDS))
+        await asyncio.sleep(0)  # now it is asked for
+        gate.set()
+        found = await asked
+        assert (await beside.aresult()).tokens == lm.generate(IDS, 30).tokens
+        return found
+
+    with chunks_of(lm, 1):
+        assert len(asyncio.run(ask())) == len(IDS) - 1
+    assert len(ids) > 2
+    assert {later - earlier for earlier, later in pairwise(ids)} == {1}
 
 
 def test_a_prompt_waits_for_room_and_gives_it_back(lm: elm_mlx.LanguageModel) -> None:
     budget: Any = lm._worker.call(lambda engine: engine.limits.budget)
     lm._worker.call(lambda _: budget.reserve(budget.limit))
-    waited: list[int] = []
 
-    def look(done: int, total: int) -> None:
-        if not waited:
-            waited.append(done)
-            lm._worker.call(lambda _: budget.release(budget.limit))
+    async def ask() -> list[Any]:
+        asked = asyncio.ensure_future(lm.aprompt_logprobs(IDS))
+        while not lm.activity.waiting:
+            await asyncio.sleep(0.001)
+        lm._worker.call(lambda _: budget.release(budget.limit))
+        return await asked
 
-    assert len(lm.prompt_logprobs(IDS, progress=look)) == len(IDS) - 1
-    assert waited == [0]
+    assert len(asyncio.run(ask())) == len(IDS) - 1
     assert lm._worker.call(lambda _: budget.reserved) == 0
     assert lm._worker.places.taken == 0
 
 
 def test_no_more_prompts_wait_than_requests_may(lm: elm_mlx.LanguageModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lm._worker.places, "most", 0)
+    with pytest.raises(QueueFull):
+        lm.prompt_logprobs(IDS)
     monkeypatch.setattr(lm._worker.places, "most", 1)
-    with lm._judging:
-
-        def leave(done: int, total: int) -> None:
-            with pytest.raises(QueueFull):
-                lm.prompt_logprobs(IDS)
-            raise ZeroDivisionError
-
-        with pytest.raises(ZeroDivisionError):
-            lm.prompt_logprobs(IDS, progress=leave)
     assert len(lm.prompt_logprobs(IDS)) == len(IDS) - 1
+
+
+@pytest.mark.parametrize("call", ["prompt_logprobs", "scores", "logits"])
+def test_a_computation_that_fails_is_told_by_a_typed_error(
+    lm: elm_mlx.LanguageModel, monkeypatch: pytest.MonkeyPatch, call: str
+) -> None:
+    def fail(*_: Any) -> Any:
+        raise ZeroDivisionError("on the device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(type(lm.model), "hidden", fail)
+        with pytest.raises(RequestFailed, match="on the device") as caught:
+            getattr(lm, call)(IDS)
+    assert isinstance(caught.value.__cause__, ZeroDivisionError)
+    getattr(lm, call)(IDS)  # the next one does not fail
+    assert lm._worker.places.taken == 0

@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 from datetime import date
 from decimal import Decimal
@@ -17,13 +18,16 @@ from typing import Annotated, Any, Literal
 
 import pydantic
 import pytest
+from helpers.forms import demo_tokenizer
 from pydantic.dataclasses import dataclass as pydantic_dataclass
 
 import elm_mlx
 from elm_mlx.api.dataclass_schema import instance_of, schema_of
-from elm_mlx.api.structure import Structure, form_in, read_json, value_of
+from elm_mlx.api.structure import Structure, form_in, read_json, structure_of, value_of
 from elm_mlx.engine.request import Request
 from elm_mlx.errors import Cancelled, InvalidRequest, NotEnforceable
+from elm_mlx.text import grammar
+from elm_mlx.text.grammar import Grammars
 
 TEXT = "Once upon a time there was"
 
@@ -230,7 +234,7 @@ def test_what_is_no_form_is_refused_before_anything_is_queued(
 def test_what_the_class_or_python_refuses_is_no_value(text: str) -> None:
     asked = form_in({"schema": Cat})
     assert asked
-    structure = Structure(lambda: pytest.fail("nothing is begun"), asked.read, 1)
+    structure = Structure(Future(), lambda row: pytest.fail("nothing is begun"), asked.read)
     assert value_of(Request((1,), constraint=structure), text, "stop", 2) is None
     assert value_of(Request((1,), constraint=structure), '{"lives":1,"is_black":true}', "stop", 2) == Cat(
         lives=1, is_black=True
@@ -268,7 +272,7 @@ def read(made: type, text: str) -> Any:
     """What an answer becomes."""
     asked = form_in({"schema": made})
     assert asked
-    structure = Structure(lambda: pytest.fail("nothing is begun"), asked.read, 1)
+    structure = Structure(Future(), lambda row: pytest.fail("nothing is begun"), asked.read)
     return value_of(Request((1,), constraint=structure), text, "stop", 2)
 
 
@@ -299,11 +303,18 @@ def test_a_form_for_which_there_is_no_room_is_refused(demo: elm_mlx.LanguageMode
     schema = {"type": "string", "minLength": 3000}
     for options in ({"schema": schema}, {"choices": ["a" * 3000]}):
         with pytest.raises(NotEnforceable, match=r"takes at least \d+ tokens, and there is room for 20"):
-            demo.submit(TEXT, 20, **options)
+            demo.generate(TEXT, 20, **options)
     with pytest.raises(NotEnforceable, match="there is room for"):
-        demo.submit(TEXT, 100_000, schema=schema | {"minLength": 100_000})
+        demo.generate(TEXT, 100_000, schema=schema | {"minLength": 100_000})
     with pytest.raises(NotEnforceable, match="there is room for"):
-        demo.submit(TEXT, None, schema=schema | {"minLength": 100_000})
+        demo.generate(TEXT, None, schema=schema | {"minLength": 100_000})
+
+
+def test_without_an_id_that_ends_an_answer_no_form_is_possible() -> None:
+    asked = form_in({"regex": "a"})
+    assert asked
+    with pytest.raises(NotEnforceable, match="no id that ends an answer"):
+        structure_of(asked, Grammars(demo_tokenizer(), 2048), frozenset(), None)
 
 
 def test_neither_kept_prefixes_nor_proposals_nor_company_change_an_answer_with_a_form(
@@ -320,14 +331,15 @@ def test_neither_kept_prefixes_nor_proposals_nor_company_change_an_answer_with_a
 
 
 def held(lm: elm_mlx.LanguageModel, monkeypatch: pytest.MonkeyPatch) -> threading.Event:
-    """Has every new form wait for the event."""
-    may, usual = threading.Event(), lm._maker.grammars.compile
+    """Forgets all forms, and has every one be compiled after the event."""
+    may, usual = threading.Event(), grammar.call_within
 
-    def compile(*given: Any) -> Any:
+    def call_within(seconds: float, call: Callable[[], Any]) -> Any:
         may.wait(60)
-        return usual(*given)
+        return usual(seconds, call)
 
-    monkeypatch.setattr(lm._maker.grammars, "compile", compile)
+    lm._maker.grammars._kept.clear()
+    monkeypatch.setattr(grammar, "call_within", call_within)
     return may
 
 
@@ -340,8 +352,12 @@ def test_an_event_loop_goes_on_while_a_form_is_compiled(
     async def ask() -> list[str]:
         asked = demo.astream(TEXT, 20, choices=["yes", "no"])
         bad = demo.astream(TEXT, 20, regex="a(")
-        assert not may.is_set()  # both returned
+        whole = asyncio.ensure_future(demo.agenerate(TEXT, 20, choices=["yes", "no"]))
+        assert (await demo.agenerate(TEXT, 2)).tokens  # another request goes on meanwhile
+        assert not whole.done()
+        assert not may.is_set()
         may.set()
+        assert (await whole).text == wanted.text
         with pytest.raises(NotEnforceable):
             await anext(bad)
         with pytest.raises(NotEnforceable):
@@ -351,6 +367,41 @@ def test_an_event_loop_goes_on_while_a_form_is_compiled(
         return [told]
 
     assert asyncio.run(ask()) == [wanted.text]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"schema": {"type": "string", "uniqueItems": True}},
+        {"schema": {"enum": []}},
+        {"regex": "a{1000000000}"},
+        {"grammar": "start: <end>"},
+        {"choices": ["a"], "regex": "a"},
+    ],
+)
+def test_what_is_wrong_with_a_form_itself_is_raised_before_anything_is_queued(
+    demo: elm_mlx.LanguageModel, options: dict[str, Any]
+) -> None:
+    for ask in (demo.submit, demo.stream, demo.astream):
+        with pytest.raises(InvalidRequest):
+            ask(TEXT, 20, **options)
+    with pytest.raises(InvalidRequest):
+        demo.batch([TEXT], 20, **options)
+    assert not demo._worker.places.taken
+
+
+def test_a_stream_says_what_is_wrong_with_its_form_before_it_is_read(
+    demo: elm_mlx.LanguageModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    may = held(demo, monkeypatch)
+    good, bad = demo.submit(TEXT, 20, choices=["yes", "no"]), demo.submit(TEXT, 20, regex="a(")
+    short = demo.submit(TEXT, 20, choices=["a" * 3000])
+    may.set()
+    asyncio.run(good.prepared())
+    for stream in (bad, short):
+        with pytest.raises(NotEnforceable):
+            asyncio.run(stream.prepared())
+    assert good.result().parsed in ("yes", "no")
 
 
 def test_what_is_cancelled_before_its_form_is_compiled_never_begins(

@@ -165,7 +165,7 @@ def test_a_schema_that_nobody_here_understands_is_told_and_not_checked_and_never
     assert tool.schema["function"]["parameters"] == parameters
     assert not choice_of([tool], "auto", {}).must
     with pytest.raises(NotEnforceable):
-        choice_of([tool], "required", {}).form(Marks(), takes_several=False)
+        choice_of([tool], "required", {}).asked(Marks(), takes_several=False)
 
 
 def test_a_list_of_tools_has_each_name_once() -> None:

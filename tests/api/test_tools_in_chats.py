@@ -86,6 +86,34 @@ def test_a_call_that_the_length_cuts_is_none(lm: elm_mlx.LanguageModel, monkeypa
     assert stopped.text == CALL.partition("days")[0]
 
 
+@pytest.mark.parametrize(
+    ("said", "until"),
+    [
+        (f"{CALL}; {CALL} Wait.", CALL),
+        (f"<|python_tag|>{CALL}<|python_tag|>{CALL}", f"<|python_tag|>{CALL}"),
+        (f"Hm. <function=weather>{{}}</function>{CALL}", "Hm. <function=weather>{}</function>"),
+        ('[weather(city="a"), weather(city="b")] Wait.', '[weather(city="a"), weather(city="b")]'),
+        ("Wait.", "Wait.<|eot_id|>"),
+    ],
+)
+def test_without_parallel_calls_an_answer_is_over_with_its_first_one(
+    lm: elm_mlx.LanguageModel, monkeypatch: pytest.MonkeyPatch, said: str, until: str
+) -> None:
+    scripts.say(monkeypatch, lm, f"{said}<|eot_id|>")
+    options: Any = {"tools": [weather], "calls_in_parallel": False, "seed": 1, "stop": "not there", "logprobs": 0}
+    (read,), (unread,) = (lm.chat_streams(ASK, 1, 300, **options) for _ in range(2))
+    pieces = list(read)
+    done = unread.result()
+    assert done == elm_mlx.Completion(**{**vars(read.completion), "stats": done.stats})
+    is_called = "Wait." not in until
+    assert (done.finish_reason, len(done.tool_calls)) == ("stop", is_called)
+    assert (done.stop_reason is None) == is_called
+    assert done.tokens + [done.stop_reason] * (not is_called) == scripts.ids_of(lm, until)
+    assert pieces[-1].finish_reason == "stop"
+    assert pieces[-1].stop_reason == done.stop_reason
+    assert len(done.logprobs or ()) == len(done.tokens)
+
+
 def test_nothing_is_called_without_tools(lm: elm_mlx.LanguageModel, monkeypatch: pytest.MonkeyPatch) -> None:
     prompts = scripts.say(monkeypatch, lm, f"{CALL}<|eot_id|>")
     for done in (

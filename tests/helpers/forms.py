@@ -49,9 +49,14 @@ def draw(row: ConstraintRow, stops: frozenset[int], seed: int, most: int = 200) 
     return None
 
 
+def begin(grammars: Grammars, form: Form, stops: frozenset[int] = STOPS) -> ConstraintRow:
+    """An answer's place in a form, once that is compiled. Raises NotEnforceable."""
+    return grammars.compile(form).result().begin(stops)
+
+
 def takes(grammars: Grammars, form: Form, text: str) -> bool:
     """Whether a whole text has a form, spelled a byte a token."""
-    row = grammars.compile(form, STOPS)()
+    row = begin(grammars, form)
     matcher, known = row._matcher, grammars._ready().bytes
     by_byte = {data: id for id, data in enumerate(known.of) if len(data) == 1}
     ids = [by_byte[bytes([byte])] for byte in text.encode()]

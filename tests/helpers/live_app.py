@@ -35,8 +35,8 @@ class LiveApp:
         submit = type(lm._worker).submit
         ids = scripts.ids_of(lm, text)
 
-        def failing(request: Any, patient: bool = False) -> Any:
-            return submit(lm._worker, replace(request, constraint=lambda: scripts.Script(ids)), patient=patient)
+        def failing(request: Any, **options: Any) -> Any:
+            return submit(lm._worker, replace(request, constraint=lambda: scripts.Script(ids)), **options)
 
         patch.setattr(lm._worker, "submit", failing)  # at the end of its ids the script raises IndexError
 

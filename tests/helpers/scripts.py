@@ -69,9 +69,9 @@ def say(patch: pytest.MonkeyPatch, lm: elm_mlx.LanguageModel, text: str) -> list
     ids, prompts = ids_of(lm, text), list[tuple[int, ...]]()
     submit: Callable[..., Any] = type(lm._worker).submit
 
-    def scripted(request: Any, patient: bool = False) -> Any:
+    def scripted(request: Any, **options: Any) -> Any:
         prompts.append(request.prompt)
-        return submit(lm._worker, replace(request, constraint=lambda: Script(ids)), patient=patient)
+        return submit(lm._worker, replace(request, constraint=lambda: Script(ids)), **options)
 
     patch.setattr(lm._worker, "submit", scripted)
     return prompts

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from anthropic.types import Message
 from helpers.pieces import answer, call
+from helpers.spoiled import spoiled
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from openai.types.responses import Response
@@ -17,7 +18,7 @@ from elm_mlx.protocols import anthropic, responses
 from elm_mlx.protocols.anthropic.table import TABLE as MESSAGES_TABLE
 from elm_mlx.protocols.ask import Ask
 from elm_mlx.protocols.dialect import Facts
-from elm_mlx.protocols.openai.fields import Known
+from elm_mlx.protocols.known import Known
 from elm_mlx.protocols.refusal import FieldRefused
 from elm_mlx.protocols.responses.table import TABLE as RESPONSES_TABLE
 
@@ -73,18 +74,6 @@ def fields_of(api: str) -> st.SearchStrategy[dict[str, Any]]:
     return st.dictionaries(st.sampled_from(names) | st.text(max_size=9), VALUES, max_size=6)
 
 
-@st.composite
-def spoiled(draw: st.DrawFn, value: Any) -> Any:
-    """A value with one place in it replaced."""
-    if not value or not isinstance(value, list | dict) or draw(st.booleans()):
-        return draw(VALUES)
-    keys = list(value) if isinstance(value, dict) else list(range(len(value)))
-    key = draw(st.sampled_from(keys))
-    made = value.copy()
-    made[key] = draw(spoiled(value[key]))
-    return made
-
-
 def check_sentence(error: FieldRefused) -> None:
     assert error.param
     assert len(str(error)) < 1000
@@ -122,7 +111,7 @@ def test_any_fields_are_read_or_refused(api: str, facts: Facts, count: int) -> N
 @COUNTS
 @EACH_API
 def test_a_body_that_is_spoiled_in_one_place_is_read_or_refused(api: str, facts: Facts, count: int) -> None:
-    check_any(api, facts, spoiled(WHOLE[api]), count)
+    check_any(api, facts, spoiled(WHOLE[api], VALUES), count)
 
 
 @EACH_API

@@ -119,16 +119,6 @@ def test_an_answer_says_why_it_ended(name: str, reason: str, sequence: str | Non
     assert (told["stop_reason"], told["stop_sequence"]) == (reason, sequence)
 
 
-def test_one_call_is_told_where_one_is_wanted(facts: Facts) -> None:
-    tool = {"name": "weather", "input_schema": {"type": "object"}}
-    body = BODY | {"tools": [tool], "tool_choice": {"type": "auto", "disable_parallel_tool_use": True}}
-    for told in (
-        whole_of(messages, body, facts, ANSWERS["calls alone"]),
-        put_together(events_of(messages, body, facts, ANSWERS["calls alone"])),
-    ):
-        assert [block["input"] for block in told["content"]] == [{"city": "Zü"}]
-
-
 @pytest.mark.parametrize("kind, count", [("disabled", 1), ("enabled", 2)])
 def test_thinking_that_is_switched_off_is_not_shown(kind: str, count: int, facts: Facts) -> None:
     body = BODY | {"thinking": {"type": kind, "budget_tokens": 1024}}

@@ -250,11 +250,13 @@ def test_a_call_has_a_beginning_and_arguments_as_text(
     assert message["tool_calls"][0]["id"].startswith("call_")
 
 
-def test_without_parallel_calls_the_first_one_counts(
+def test_without_parallel_calls_an_answer_ends_with_its_first_one(
     lm: elm_mlx.LanguageModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     told = say(monkeypatch, lm, f"{CALL}; {CALL}<|eot_id|>", parallel_tool_calls=False, **TOOLS)
     assert len(told.whole["choices"][0]["message"]["tool_calls"]) == 1
+    assert (told.whole["choices"][0]["finish_reason"], told.reasons()[-1]) == ("tool_calls", "tool_calls")
+    assert told.whole["usage"]["completion_tokens"] == len(scripts.ids_of(lm, CALL))
     calls = [call["index"] for chunk in told.chunks for call in chunk["choices"][0]["delta"].get("tool_calls", [])]
     assert calls == [0, 0]
 

@@ -6,12 +6,13 @@ from types import ModuleType
 from typing import Any
 
 import pytest
+from helpers.spoiled import spoiled
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from elm_mlx.protocols.ask import Ask
 from elm_mlx.protocols.openai import chat, completions
-from elm_mlx.protocols.openai.fields import CHAT_FIELDS, TEXT_FIELDS
+from elm_mlx.protocols.openai.table import CHAT_FIELDS, TEXT_FIELDS
 from elm_mlx.protocols.refusal import FieldRefused
 
 WORDS = (
@@ -49,18 +50,6 @@ WHOLE: dict[ModuleType, dict[str, Any]] = {
 TABLES = {chat: CHAT_FIELDS, completions: TEXT_FIELDS}
 COUNTS = pytest.mark.parametrize("count", [15, pytest.param(300, marks=pytest.mark.slow)])
 EACH_ROUTE = pytest.mark.parametrize("dialect", [chat, completions], ids=["chat", "completions"])
-
-
-@st.composite
-def spoiled(draw: st.DrawFn, value: Any) -> Any:
-    """A value with one place in it replaced."""
-    if not value or not isinstance(value, list | dict) or draw(st.booleans()):
-        return draw(VALUES)
-    keys = list(value) if isinstance(value, dict) else list(range(len(value)))
-    key = draw(st.sampled_from(keys))
-    made = value.copy()
-    made[key] = draw(spoiled(value[key]))
-    return made
 
 
 def check_sentence(error: FieldRefused) -> None:
@@ -103,7 +92,7 @@ def test_any_fields_are_read_or_refused(dialect: ModuleType, count: int) -> None
 @COUNTS
 @EACH_ROUTE
 def test_a_body_that_is_spoiled_in_one_place_is_read_or_refused(dialect: ModuleType, count: int) -> None:
-    check_any(dialect, spoiled(WHOLE[dialect]), count)
+    check_any(dialect, spoiled(WHOLE[dialect], VALUES), count)
 
 
 @EACH_ROUTE

@@ -8,7 +8,7 @@ import pytest
 
 from elm_mlx.protocols.ask import Ask
 from elm_mlx.protocols.openai import chat
-from elm_mlx.protocols.openai.fields import CHAT_FIELDS
+from elm_mlx.protocols.openai.table import CHAT_FIELDS
 from elm_mlx.protocols.refusal import FieldRefused
 
 ASK = [{"role": "user", "content": "Which colour?"}]

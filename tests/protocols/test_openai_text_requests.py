@@ -8,7 +8,7 @@ import pytest
 
 from elm_mlx.protocols.ask import Ask
 from elm_mlx.protocols.openai import completions
-from elm_mlx.protocols.openai.fields import TEXT_FIELDS
+from elm_mlx.protocols.openai.table import TEXT_FIELDS
 from elm_mlx.protocols.refusal import FieldRefused
 
 

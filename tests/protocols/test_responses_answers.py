@@ -155,16 +155,6 @@ def test_a_cut_answer_is_incomplete(name: str, facts: Facts) -> None:
     assert response["incomplete_details"] == {"reason": "max_output_tokens"}
 
 
-def test_one_call_is_told_where_one_is_wanted(facts: Facts) -> None:
-    alone = PLAIN | {"parallel_tool_calls": False}
-    for told in (
-        whole_of(responses, alone, facts, ANSWERS["calls alone"]),
-        events_of(responses, alone, facts, ANSWERS["calls alone"])[-1].data["response"],  # type: ignore[index,call-overload]
-    ):
-        assert [item["arguments"] for item in told["output"]] == ['{"city": "Zü"}']
-        assert told["parallel_tool_calls"] is False
-
-
 def test_log_probabilities_come_with_their_text(facts: Facts) -> None:
     told = events_of(responses, FULL, facts, ANSWERS["logprobs"])
     deltas = [data for data, name in told if name == "response.output_text.delta"]

@@ -13,7 +13,8 @@ from anthropic.types.message_create_params import MessageCreateParamsStreaming
 from helpers import openai_schemas
 
 from elm_mlx.protocols.anthropic.table import TABLE as MESSAGES
-from elm_mlx.protocols.openai.fields import CHAT_FIELDS, TEXT_FIELDS, Known
+from elm_mlx.protocols.known import Known
+from elm_mlx.protocols.openai.table import CHAT_FIELDS, TEXT_FIELDS
 from elm_mlx.protocols.responses.table import TABLE as RESPONSES
 
 DOCS = Path(__file__).parents[2] / "docs"

@@ -6,20 +6,22 @@ import asyncio
 import json
 import socket
 import threading
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import pytest
 from helpers import plain_dialect
 from helpers.live_house import USUAL, Live, eventually, living
 
+from elm_mlx.engine.judged_reading import JudgedReading
 from elm_mlx.protocols.ask import Ask
-from elm_mlx.server import asking, sending
+from elm_mlx.server import sending
 from elm_mlx.server.answer import Answer
 from elm_mlx.server.house import House
 from elm_mlx.server.scoring import scored_prompts
+from elm_mlx.text import grammar
 
 # It does not end by itself: where it ends, it was cancelled.
 ENDLESS = {"prompt": "Once upon a time", "max_tokens": 10**6, "options": {"banned_ids": [2], "window": 64}}
@@ -68,47 +70,48 @@ def test_a_request_that_finds_the_queue_full_is_told_when_to_come_again() -> Non
 
 
 def test_a_request_whose_form_is_compiled_ends_with_its_client(live: Live, monkeypatch: pytest.MonkeyPatch) -> None:
-    gate, entered, submit = threading.Event(), threading.Event(), asking.submit
+    may, entered, usual = threading.Event(), threading.Event(), grammar.call_within
 
-    def slow(*arguments: Any) -> Any:
+    def held(seconds: float, call: Any) -> Any:
         entered.set()
-        gate.wait(10)
-        return submit(*arguments)
+        may.wait(60)
+        return usual(seconds, call)
 
-    monkeypatch.setattr(asking, "submit", slow)
+    monkeypatch.setattr(grammar, "call_within", held)
     with asking_for(live, **ENDLESS | {"options": {"choices": ["a", "b"]}}):
         assert entered.wait(10)
     assert eventually(lambda: live.house.shelf.books["demo"].users == 0)
-    gate.set()
+    may.set()
     assert eventually(live.is_idle)
 
 
-def test_a_prompt_that_is_scored_is_read_no_further_once_nobody_waits() -> None:
-    begun, ends = threading.Event(), threading.Event()
+def test_a_prompt_that_is_scored_is_read_no_further_once_nobody_waits(
+    live: Live, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    may, begun, usual, rounds = threading.Event(), threading.Event(), JudgedReading.advance, []
 
-    class Slow:
-        """A model that reads a chunk a millisecond, without end."""
-
-        def prompt_logprobs(self, ids: Any, most: int, *, adapter: Any, progress: Any) -> Any:
-            try:
-                while True:
-                    begun.set()
-                    time.sleep(0.001)
-                    progress(1, 2)
-            finally:
-                ends.set()
+    def held(reading: JudgedReading) -> Any:
+        begun.set()
+        may.wait(60)
+        rounds.append(usual(reading))
+        return rounds[-1]
 
     async def main() -> None:
-        lm: Any = Slow()
-        work = asyncio.create_task(
-            scored_prompts(Ask(None, prompts=([1],), scores_prompts=True, options={"logprobs": 0}), lm)
-        )
-        await asyncio.to_thread(begun.wait, 10)
+        ask = Ask(None, prompts=([5] * 200,), scores_prompts=True, options={"logprobs": 0})
+        work = asyncio.create_task(scored_prompts(ask, live.lm))
+        await asyncio.to_thread(begun.wait, 60)
         work.cancel()
         await asyncio.wait([work])
 
-    asyncio.run(main())
-    assert ends.wait(10)
+    monkeypatch.setattr(JudgedReading, "advance", held)
+    live.lm._worker.call(lambda engine: setattr(engine, "execution", replace(engine.execution, chunk=16)))
+    try:
+        asyncio.run(main())
+        may.set()
+        assert eventually(live.is_idle)
+    finally:
+        live.lm._worker.call(lambda engine: setattr(engine, "execution", live.lm.execution))
+    assert rounds == [None]
 
 
 def test_an_answer_that_nobody_takes_pauses_and_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:

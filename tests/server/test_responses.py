@@ -5,35 +5,20 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Iterator
-from typing import Any, Literal
+from typing import Any
 
 import openai
-import pydantic
 import pytest
-from helpers import chat_templates, scripts
-from helpers.live_app import LiveApp, living_app
+from helpers.live_app import LiveApp
+from helpers.talkers import CALL, CITY, MODEL, REASONER, Weather, two_talkers
 
-MODEL, REASONER = "talker", "reasoner"
-TEMPLATE = (
-    "{% for m in messages %}{{ m.role ~ ': ' ~ m.content ~ '<|eot_id|>' }}{% endfor %}"
-    "{% if add_generation_prompt %}{{ 'assistant: <think>\\n' }}{% endif %}{# ends with </think> #}"
-)
-WEATHER = {"type": "function", "name": "weather", "description": "Tells it.", "strict": False, "parameters": {
-    "type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}}  # fmt: skip
-CALL = '{{"name": "weather", "parameters": {{"city": "{}"}}}}'
+WEATHER = {"type": "function", "name": "weather", "description": "Tells it.", "strict": False, "parameters": CITY}
 ASKED: dict[str, Any] = {"model": MODEL, "input": "What is the weather?"}
-
-
-class Weather(pydantic.BaseModel):
-    city: Literal["Oslo", "Paris"]
 
 
 @pytest.fixture(scope="module")
 def app(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveApp]:
-    folder = tmp_path_factory.mktemp("responses")
-    talker = scripts.write(folder / MODEL, chat_templates.LLAMA_31)
-    reasoner = scripts.write(folder / REASONER, TEMPLATE)
-    with living_app(talker, reasoner) as app:
+    with two_talkers(tmp_path_factory.mktemp("responses")) as app:
         yield app
 
 

@@ -10,14 +10,27 @@ import subprocess
 import sys
 from contextlib import suppress
 from pathlib import Path
+from threading import Event
 
 import pytest
 from helpers import tokenizer_craft
-from helpers.forms import STOP, STOPS, allowed, choice_form, demo_tokenizer, draw, schema_form, takes, tokenizer_at
+from helpers.forms import (
+    STOP,
+    STOPS,
+    allowed,
+    begin,
+    choice_form,
+    demo_tokenizer,
+    draw,
+    schema_form,
+    takes,
+    tokenizer_at,
+)
 from llguidance import LLMatcher, _lib
 
-from elm_mlx.errors import NotEnforceable, NotFound, RequestFailed, Unsupported
+from elm_mlx.errors import NotEnforceable, NotFound, RequestFailed
 from elm_mlx.text import form_library, grammar
+from elm_mlx.text.constraint_row import ConstraintRow
 from elm_mlx.text.form_bounds import MOST_LAID_OVER, MOST_WRITTEN
 from elm_mlx.text.grammar import Form, Grammars
 
@@ -39,7 +52,7 @@ def crafted(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
 def texts(grammars: Grammars, form: Form, count: int = 20) -> list[str]:
     """Answers that were drawn, those that ended."""
     tokenizer, stop = grammars._tokenizer, frozenset({grammars._rows - 1})
-    drawn = [draw(grammars.compile(form, stop)(), stop, seed) for seed in range(count)]
+    drawn = [draw(begin(grammars, form, stop), stop, seed) for seed in range(count)]
     return [tokenizer.decode(ids) for ids in drawn if ids is not None]
 
 
@@ -109,7 +122,7 @@ def test_a_grammar_may_be_recursive_and_ambiguous(demo: Grammars) -> None:
 def test_tokens_that_reach_over_a_border_of_the_grammar_are_allowed(demo: Grammars) -> None:
     """After the letter "a" every token is allowed that begins one of the ends, whole, in part, or beyond a part."""
     known, ends = demo._ready().bytes.of, ("the", "then it", "x")
-    row = demo.compile(Form("lark", 'start: "a" ("the" | "then" " it" | "x")'), STOPS)()
+    row = begin(demo, Form("lark", 'start: "a" ("the" | "then" " it" | "x")'))
     row.accept(known.index(b"a"))
     wanted = {
         id for id, data in enumerate(known) if data and any(end.startswith(data.decode("latin-1")) for end in ends)
@@ -121,7 +134,7 @@ def test_tokens_that_reach_over_a_border_of_the_grammar_are_allowed(demo: Gramma
 def test_special_tokens_are_in_no_mask_and_stop_ids_only_where_the_answer_may_end(crafted: Grammars) -> None:
     known, stops = crafted._ready().bytes, frozenset({crafted._rows - 1, crafted._rows - 2})
     for seed in range(3):
-        row = crafted.compile(Form("regex", "(.|\n)(.|\n)*"), stops)()
+        row = begin(crafted, Form("regex", "(.|\n)(.|\n)*"), stops)
         assert not stops & set(allowed(row))
         for id in draw(row.fork(), stops, seed, 12) or []:
             found = set(allowed(row))
@@ -133,7 +146,7 @@ def test_special_tokens_are_in_no_mask_and_stop_ids_only_where_the_answer_may_en
 
 def test_an_id_of_text_that_is_also_a_stop_id_ends_the_answer_and_never_goes_on_with_it(demo: Grammars) -> None:
     letter = demo._ready().bytes.of.index(b"b")
-    row = demo.compile(Form("regex", "ab*"), frozenset({letter}))()
+    row = begin(demo, Form("regex", "ab*"), frozenset({letter}))
     assert letter not in allowed(row)
     row.accept(demo._ready().bytes.of.index(b"a"))
     assert letter in allowed(row)
@@ -141,18 +154,18 @@ def test_an_id_of_text_that_is_also_a_stop_id_ends_the_answer_and_never_goes_on_
 
 def test_a_fork_goes_on_alone(demo: Grammars) -> None:
     known = demo._ready().bytes.of
-    row = demo.compile(Form("regex", "a(b|c)d"), STOPS)()
+    row = begin(demo, Form("regex", "a(b|c)d"))
     other = row.fork()
     row.accept(known.index(b"a"))
     third = row.fork()
     third.accept(known.index(b"b"))
-    assert other.mask().tolist() == demo.compile(Form("regex", "a(b|c)d"), STOPS)().mask().tolist()
+    assert other.mask().tolist() == begin(demo, Form("regex", "a(b|c)d")).mask().tolist()
     assert known.index(b"c") in allowed(row)
     assert [known[id] for id in allowed(third)] == [b"d"]
 
 
 def test_an_id_that_is_not_allowed_is_an_error(demo: Grammars) -> None:
-    row = demo.compile(Form("regex", "a"), STOPS)()
+    row = begin(demo, Form("regex", "a"))
     with pytest.raises(RequestFailed, match="cannot be followed further"):
         row.accept(demo._ready().bytes.of.index(b"z"))
 
@@ -162,11 +175,11 @@ def test_an_id_that_is_not_allowed_is_an_error(demo: Grammars) -> None:
 
 def test_a_form_is_compiled_once_and_only_so_many_are_kept(demo: Grammars, monkeypatch: pytest.MonkeyPatch) -> None:
     made: list[Form] = []
-    begin = grammar.begin_row
-    monkeypatch.setattr(grammar, "begin_row", lambda ready, form: made.append(form) or begin(ready, form))
+    usual = grammar.begin_row
+    monkeypatch.setattr(grammar, "begin_row", lambda ready, form: made.append(form) or usual(ready, form))
     monkeypatch.setattr(grammar, "MOST_KEPT", 3)
     for text in ("p", "q", "p", "r", "p", "s", "t", "p", "q"):
-        demo.compile(Form("regex", text), STOPS)
+        begin(demo, Form("regex", text))
     assert [form.text for form in made] == ["p", "q", "r", "s", "t", "q"]
 
 
@@ -174,7 +187,7 @@ def test_the_kept_forms_are_bounded_in_all(monkeypatch: pytest.MonkeyPatch) -> N
     grammars = Grammars(demo_tokenizer(), 2048)
     monkeypatch.setattr(grammar, "MOST_TEXT", 10)
     for text in ("aaaa", "bbbb", "cccc"):
-        grammars.compile(Form("regex", text), STOPS)
+        begin(grammars, Form("regex", text))
     assert [form.text for form in grammars._kept] == ["bbbb", "cccc"]
 
 
@@ -198,31 +211,47 @@ def test_the_kept_forms_are_bounded_in_all(monkeypatch: pytest.MonkeyPatch) -> N
 )
 def test_what_is_no_form_is_refused_with_the_reason(demo: Grammars, form: Form, words: str) -> None:
     with pytest.raises(NotEnforceable, match=words):
-        demo.compile(form, STOPS)
+        begin(demo, form)
 
 
-def test_without_an_id_that_ends_an_answer_no_form_is_possible(demo: Grammars) -> None:
-    with pytest.raises(NotEnforceable, match="no id that ends an answer"):
-        demo.compile(Form("regex", "a"), frozenset())
+def test_who_asks_for_a_form_that_is_being_compiled_shares_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    grammars, may, made, usual = Grammars(demo_tokenizer(), 2048), Event(), list[Form](), grammar.begin_row
+
+    def begin_row(ready: grammar.Ready, form: Form) -> ConstraintRow:
+        made.append(form)
+        may.wait(60)
+        return usual(ready, form)
+
+    monkeypatch.setattr(grammar, "begin_row", begin_row)
+    coming = [grammars.compile(Form("regex", "ab")) for _ in range(3)]
+    assert not any(one.done() or one.cancel() for one in coming)
+    may.set()
+    assert len({one.result() for one in coming}) == len(made) == 1
+    bad = grammars.compile(Form("regex", "("))
+    with pytest.raises(NotEnforceable):
+        bad.result()
+    with pytest.raises(NotEnforceable):
+        grammars.compile(Form("regex", "(")).result()
+    assert len(made) == 3  # what is no form is not kept
 
 
 @pytest.mark.parametrize("kind", ["metaspace", "metaspace-bytes", "strip-two", "none"])
 def test_a_tokenizer_that_joins_its_tokens_in_another_way_is_refused(kind: str, tmp_path: Path) -> None:
     tokenizer_craft.write(tmp_path / "tokenizer.json", kind)
-    with pytest.raises(Unsupported, match="joins tokens in a way"):
-        Grammars(*tokenizer_at(tmp_path / "tokenizer.json")).compile(Form("regex", "a"), STOPS)
+    with pytest.raises(NotEnforceable, match="joins tokens in a way"):
+        begin(Grammars(*tokenizer_at(tmp_path / "tokenizer.json")), Form("regex", "a"))
 
 
 def test_without_the_extra_a_sentence_names_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(grammar, "find_spec", lambda name: None if name == "llguidance" else importlib.util.find_spec)
     with pytest.raises(NotFound, match=r"elm-mlx\[structure\]"):
-        Grammars(demo_tokenizer(), 2048).compile(Form("regex", "a"), STOPS)
+        begin(Grammars(demo_tokenizer(), 2048), Form("regex", "a"))
 
 
 def test_the_package_is_imported_with_the_first_form(tmp_path: Path) -> None:
     code = ("import sys; from helpers.forms import *; import elm_mlx.api.language_model; "
             "g = Grammars(demo_tokenizer(), 2048); assert 'llguidance' not in sys.modules; "
-            "g.compile(Form('regex', 'a'), STOPS); assert 'llguidance' in sys.modules; "
+            "begin(g, Form('regex', 'a')); assert 'llguidance' in sys.modules; "
             "print({'torch', 'transformers'} & sys.modules.keys())")  # fmt: skip
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=Path(__file__).parents[1], capture_output=True, text=True, check=True
@@ -241,7 +270,7 @@ def test_the_package_is_imported_with_the_first_form(tmp_path: Path) -> None:
 def test_chains_of_thousands_of_rules_do_not_end_the_process(demo: Grammars, form: Form) -> None:
     """They would overflow an ordinary stack."""
     with suppress(NotEnforceable):  # for the time that it takes on a busy machine
-        assert allowed(demo.compile(form, STOPS)())
+        assert allowed(begin(demo, form))
 
 
 @pytest.mark.parametrize(
@@ -258,7 +287,7 @@ def test_chains_of_thousands_of_rules_do_not_end_the_process(demo: Grammars, for
 )
 def test_a_hostile_schema_has_a_mask_or_is_refused(demo: Grammars, schema: object) -> None:
     with suppress(NotEnforceable):
-        assert allowed(demo.compile(schema_form(schema), STOPS)())
+        assert allowed(begin(demo, schema_form(schema)))
 
 
 def test_numbers_at_their_limits_are_taken_or_refused(demo: Grammars) -> None:
@@ -295,12 +324,11 @@ def test_both_ways_into_the_library_give_the_same_masks(
 ) -> None:
     other = Grammars(crafted._tokenizer, crafted._rows)
     monkeypatch.setattr(form_library, "load", lambda _path: None)
-    others = other.compile(form, STOPS)
-    assert isinstance(others()._matcher, LLMatcher)
-    assert isinstance(crafted.compile(form, STOPS)()._matcher, form_library.Matcher)
+    assert isinstance(begin(other, form)._matcher, LLMatcher)
+    assert isinstance(begin(crafted, form)._matcher, form_library.Matcher)
     for seed in range(4):
-        rows = crafted.compile(form, STOPS)(), others()
-        for id in draw(crafted.compile(form, STOPS)(), STOPS, seed) or ():
+        rows = begin(crafted, form), begin(other, form)
+        for id in draw(begin(crafted, form), STOPS, seed) or ():
             masks = [row.mask().tolist() for row in rows]
             assert masks[0] == masks[1]
             for row in rows:
@@ -338,13 +366,13 @@ LONG = "ab c" * 2000
 )
 def test_a_text_whose_masks_would_hold_up_other_answers_is_refused(demo: Grammars, form: Form) -> None:
     with pytest.raises(NotEnforceable, match=r"8,00\d characters; 4,096 is the most"):
-        demo.compile(form, STOPS)
+        begin(demo, form)
 
 
 def test_a_text_of_as_many_characters_as_a_form_may_have_is_written(demo: Grammars) -> None:
     text = "".join(random.Random(1).choices("abcdefgh iou", k=MOST_WRITTEN))
     for form in (choice_form(text, text[:-1] + "z"), schema_form({"const": text})):
-        row = demo.compile(form, STOPS)()
+        row = begin(demo, form)
         for id in demo_tokenizer().encode_inside(text if form.kind == "choice" else json.dumps(text)):
             row.accept(id)
         assert STOP in allowed(row)

@@ -7,7 +7,7 @@ from typing import Any
 
 import jsonschema
 import pytest
-from helpers.forms import STOPS, compact, demo_tokenizer, draw, schema_form, takes
+from helpers.forms import STOPS, begin, compact, demo_tokenizer, draw, schema_form, takes
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -96,7 +96,7 @@ def test_notes_and_definitions_that_nothing_refers_to_change_nothing() -> None:
 )
 def test_a_schema_that_no_value_fits_is_refused(schema: Any) -> None:
     with pytest.raises(NotEnforceable, match=r"Unsatisfiable|no text has this form"):
-        DEMO.compile(schema_form(schema), STOPS)
+        begin(DEMO, schema_form(schema))
 
 
 @pytest.mark.parametrize("again", ['"\\u0061":"x"', '"a":"x"', '"\\u0061":1'])
@@ -148,7 +148,7 @@ def bigger(inner: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
 def judge(schema: Any, seed: int) -> None:
     """Draws an answer, where the schema can be enforced, and validates it where it ended."""
     try:
-        row = DEMO.compile(schema_form(schema), STOPS)()
+        row = begin(DEMO, schema_form(schema))
     except NotEnforceable:
         return
     ids = draw(row, STOPS, seed, 60)

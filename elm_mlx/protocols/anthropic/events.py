@@ -30,7 +30,6 @@ class MessageEvents:
         self._kinds = (TEXT,) if told.hides_thinking(body) else (TEXT, REASONING)
         self._kind: str | None = None  # of the block that is being told
         self._blocks = 0  # that are told to their ends
-        self._has_call = False
 
     def begin(self, prompt_tokens: Sequence[int]) -> list[Event]:
         """The message without content, with the length of the prompt."""
@@ -87,10 +86,7 @@ class MessageEvents:
         return [*signed, self._stop()]
 
     def _call(self, call: ToolCall) -> list[Event]:
-        """Tells a call, unless one was told and only one is wanted."""
-        if self._has_call and not self._ask.calls_in_parallel:
-            return []
-        self._has_call = True
+        """Tells a call."""
         closing = self._close()
         written = self._delta({"type": "input_json_delta", "partial_json": arguments_text(call)})
         return [*closing, self._start(told.tool_use(call, {})), written, self._stop()]

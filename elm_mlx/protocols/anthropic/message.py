@@ -9,7 +9,6 @@ from elm_mlx.protocols.ask import Ask
 from elm_mlx.protocols.dialect import Facts
 from elm_mlx.protocols.openai.lead import continues_text, with_lead
 from elm_mlx.protocols.token_texts import TokenTexts
-from elm_mlx.protocols.told import calls_told
 
 if TYPE_CHECKING:
     from elm_mlx.api import Completion
@@ -22,7 +21,7 @@ def whole(ask: Ask, body: Mapping[str, Any], facts: Facts, completions: Sequence
     """The object that answers a request which is not streamed."""
     completion = completions[0]
     content = [] if not completion.reasoning or hides_thinking(body) else [thinking(completion.reasoning)]
-    calls = [tool_use(call, dict(call.arguments)) for call in calls_told(ask, completion)]
+    calls = [tool_use(call, dict(call.arguments)) for call in completion.tool_calls]
     if completion.text or not (content or calls):
         texts = TokenTexts(facts.lm.tokenizer)
         content.append(text(with_lead(completion.text, completion, texts, continues_text(ask))))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from elm_mlx.protocols.openai.fields import Known, Lacking
+from elm_mlx.protocols.known import Known, Lacking
 
 TABLE = Known(
     enforced={

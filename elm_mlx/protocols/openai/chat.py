@@ -11,15 +11,14 @@ from elm_mlx.protocols.fields import Fields, fields_of
 from elm_mlx.protocols.openai.answers import failed, head_of, refused, timings_of, usage_of
 from elm_mlx.protocols.openai.chat_answer import choice_of
 from elm_mlx.protocols.openai.chat_events import ChatEvents
-from elm_mlx.protocols.openai.fields import CHAT_FIELDS
 from elm_mlx.protocols.openai.lead import continues_text
 from elm_mlx.protocols.openai.messages import ends_with_beginning, read_messages
 from elm_mlx.protocols.openai.options import answers_in, max_tokens_in, model_in, options_in, streamed_in
+from elm_mlx.protocols.openai.table import CHAT_FIELDS
 from elm_mlx.protocols.openai.tools import chosen, tools_in
 from elm_mlx.protocols.openai.values import flag_in, whole_in
 from elm_mlx.protocols.refusal import FieldRefused
 from elm_mlx.protocols.token_texts import TokenTexts
-from elm_mlx.protocols.told import calls_told
 
 if TYPE_CHECKING:
     from elm_mlx.api import Completion
@@ -99,13 +98,9 @@ def variables_in(body: Fields) -> Mapping[str, Any]:
 def whole(ask: Ask, body: Mapping[str, Any], facts: Facts, completions: Sequence[Completion]) -> Mapping[str, Any]:
     """The chat.completion object."""
     texts, follows = TokenTexts(facts.lm.tokenizer), continues_text(ask)
-    choices = [
-        choice_of(index, one, texts, goes_on=follows, calls=calls_told(ask, one))
-        for index, one in enumerate(completions)
-    ]
     return {
         **head_of("chatcmpl-", "chat.completion", facts),
-        "choices": choices,
+        "choices": [choice_of(index, one, texts, goes_on=follows) for index, one in enumerate(completions)],
         "usage": usage_of(ask, completions, facts),
         "timings": timings_of(completions[0].stats),
     }

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from elm_mlx.protocols.openai.answers import reason_of
@@ -17,9 +16,9 @@ if TYPE_CHECKING:
     from elm_mlx.text.tools import ToolCall
 
 
-def message_of(completion: Completion, text: str, calls: Sequence[ToolCall]) -> dict[str, Any]:
-    """The message of an answer: its text, and those of its calls that count. Where it has only calls its content is
-    null."""
+def message_of(completion: Completion, text: str) -> dict[str, Any]:
+    """The message of an answer: its text, and its calls. Where it has only calls its content is null."""
+    calls = completion.tool_calls
     message: dict[str, Any] = {"role": "assistant", "content": None if calls and not text else text, "refusal": None}
     if completion.reasoning is not None:
         message["reasoning_content"] = completion.reasoning
@@ -34,19 +33,14 @@ def call_of(call: ToolCall) -> dict[str, Any]:
 
 
 def choice_of(
-    index: int,
-    completion: Completion,
-    texts: TokenTexts | None = None,
-    *,
-    goes_on: bool = False,
-    calls: Sequence[ToolCall] = (),
+    index: int, completion: Completion, texts: TokenTexts | None = None, *, goes_on: bool = False
 ) -> dict[str, Any]:
-    """One choice of a chat.completion, with the `calls` that it tells. An answer that `goes_on` with a text keeps the
-    blank before its first word. `texts` are needed for that, and for log-probabilities."""
+    """One choice of a chat.completion. An answer that `goes_on` with a text keeps the blank before its first word.
+    `texts` are needed for that, and for log-probabilities."""
     text, logprobs = completion.text, None
     if texts:
         text = with_lead(text, completion, texts, goes_on)
     if texts and completion.logprobs is not None:
         logprobs = of_chat(entries_of(completion, texts, keeps_blank=goes_on), texts)
-    message = message_of(completion, text, calls)
+    message = message_of(completion, text)
     return {"index": index, "message": message, "logprobs": logprobs, "finish_reason": reason_of(completion)}

@@ -87,8 +87,6 @@ class ChatEvents:
     def _call(self, index: int, call: ToolCall) -> list[Event]:
         """The two events of a call: that it begins, and its arguments."""
         number = self._calls[index]
-        if number and not self._ask.calls_in_parallel:
-            return []
         self._calls[index] += 1
         begin = {"index": number, "id": call.id, "type": "function", "function": {"name": call.name, "arguments": ""}}
         arguments = {"index": number, "function": {"arguments": arguments_text(call)}}

@@ -10,9 +10,9 @@ from elm_mlx.protocols.ask import Ask
 from elm_mlx.protocols.dialect import Events, Facts
 from elm_mlx.protocols.fields import fields_of
 from elm_mlx.protocols.openai.answers import failed, refused
-from elm_mlx.protocols.openai.fields import TEXT_FIELDS
 from elm_mlx.protocols.openai.options import answers_in, max_tokens_in, model_in, options_in, streamed_in
 from elm_mlx.protocols.openai.prompts import read_prompts
+from elm_mlx.protocols.openai.table import TEXT_FIELDS
 from elm_mlx.protocols.openai.text_answer import TextEvents, whole_of
 from elm_mlx.protocols.openai.values import whole_in
 from elm_mlx.protocols.refusal import FieldRefused

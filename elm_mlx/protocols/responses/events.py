@@ -53,7 +53,7 @@ class ResponseEvents:
         self._writing: Writing | None = None
         self._texts = TokenTexts(facts.lm.tokenizer)
         self._entries = Entries(self._texts)
-        self._count, self._has_call = 0, False
+        self._count = 0
 
     def begin(self, prompt_tokens: Sequence[int]) -> list[Event]:
         """The response, twice, as some clients wait for both events."""
@@ -146,10 +146,7 @@ class ResponseEvents:
         return [event]
 
     def _call(self, call: ToolCall) -> list[Event]:
-        """Tells a call, unless one was told and only one is wanted."""
-        if self._has_call and not self._ask.calls_in_parallel:
-            return []
-        self._has_call = True
+        """Tells a call."""
         closing = self._close(COMPLETED)
         place = len(self._output)
         id, arguments = f"fc_{self._facts.id}{place}", arguments_text(call)

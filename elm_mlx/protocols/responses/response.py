@@ -13,7 +13,7 @@ from elm_mlx.protocols.responses import items
 from elm_mlx.protocols.responses.items import COMPLETED, INCOMPLETE, Item
 from elm_mlx.protocols.responses.logprobs import told as told_entries
 from elm_mlx.protocols.token_texts import TokenTexts
-from elm_mlx.protocols.told import calls_told, reasoning_tokens
+from elm_mlx.protocols.told import reasoning_tokens
 
 if TYPE_CHECKING:
     from elm_mlx.api import Completion
@@ -80,7 +80,7 @@ def output_of(ask: Ask, facts: Facts, completion: Completion) -> list[Item]:
     """The items of a whole answer: its reasoning, its message and its calls. A cut is told by the last item, unless
     that is a call: only whole ones are told."""
     status = INCOMPLETE if completion.finish_reason == LENGTH else COMPLETED
-    calls = calls_told(ask, completion)
+    calls = completion.tool_calls
     output = []
     if completion.reasoning:
         is_all = not (completion.text or calls)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from elm_mlx.protocols.openai.fields import Known, Lacking
+from elm_mlx.protocols.known import Known, Lacking
 
 STORED = Lacking("nothing is stored, so there is nothing to go on from; send the whole conversation in input")
 BUILT_IN = "There are no built-in tools."

@@ -1,22 +1,17 @@
-"""A calibration that is stopped, in whatever way, goes on after its last whole stage and gives the same bytes.
-
-A run is killed by SIGKILL at a line of its code, so that every moment can be had, and the same one again.
-"""
+"""A calibration that is stopped, in whatever way, goes on after its last whole stage and gives the same bytes."""
 
 from __future__ import annotations
 
 import errno
-import json
 import os
 import shutil
-import subprocess
-import sys
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import pytest
 from helpers import checkpoints
+from helpers.killed_runs import Driver, content, names
 from helpers.rounding_stages import RoundingStages
 
 import elm_mlx
@@ -31,57 +26,20 @@ OPTIONS: dict[str, Any] = {"bits": 4, "group_size": 32, "calibrate": str(held_ou
 STAGES = 5  # of the tiny OpenELM: four layers and the embedding
 KILLS = 50
 SLOW = pytest.mark.slow
-# Converts, and prints the function of every line that it comes by, or dies at the line of that number.
-DRIVER = """
-import json, os, signal, sys
-sys.path.insert(0, sys.argv[5])
-from helpers import checkpoints
+MODULES = (".calibrate.work", ".calibrate.saved", ".output.target", ".output.journal", ".output.pipeline")
+ROUNDING = f"""
+sys.path.insert(0, {str(Path(__file__).parents[2])!r})
 from helpers.rounding_stages import RoundingStages
-from elm_mlx.convert import convert
 from elm_mlx.convert.calibrate import stages
 stages.Calibration = RoundingStages
-rooms = ("calibrate.work", "calibrate.saved", "output.target", "output.journal", "output.pipeline")
-modules = {"elm_mlx.store.weights", *("elm_mlx.convert." + room for room in rooms)}
-source, target, options, last = sys.argv[1], sys.argv[2], json.loads(sys.argv[3]), int(sys.argv[4])
-passed = []
-def trace(frame, event, _):
-    name = frame.f_code.co_qualname
-    if frame.f_globals["__name__"] not in modules or not passed and name != "write_atomically":
-        return None
-    if frame.f_globals["__name__"] == "elm_mlx.store.weights" and not name.startswith("Writer"):
-        return None
-    if event == "line":
-        passed.append(name)
-        if len(passed) == last:
-            os.kill(os.getpid(), signal.SIGKILL)
-    return trace
-sys.settrace(trace)
-convert(source, target, **options)
-print(json.dumps(passed))
 """
+drive = Driver(OPTIONS, MODULES, ROUNDING).run
 
 
 @pytest.fixture(autouse=True)
 def arithmetic(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(stages, "Calibration", RoundingStages)
     monkeypatch.setattr(RoundingStages, "begun", 0)
-
-
-def drive(source: Path, target: Path, last: int = 0) -> list[str]:
-    """The functions of all lines, or nothing from a run that was killed at the `last`."""
-    helpers = str(Path(__file__).parents[2])
-    command = [sys.executable, "-c", DRIVER, str(source), str(target), json.dumps(OPTIONS), str(last), helpers]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == (-9 if last else 0), done.stderr
-    return json.loads(done.stdout or "[]")
-
-
-def content(folder: Path) -> dict[str, bytes]:
-    return {file.name: file.read_bytes() for file in folder.iterdir()}
-
-
-def names(folder: Path) -> list[str]:
-    return sorted(path.name for path in folder.iterdir())
 
 
 def kept(target: Path) -> int:

@@ -1,12 +1,8 @@
-"""A conversion that is killed, that meets another, or whose disk is full: earlier outputs stay, finished work counts.
-
-A run is killed by SIGKILL at a line of its code, so that every moment can be had, and the same one again.
-"""
+"""A conversion that is killed, that meets another, or whose disk is full: earlier outputs stay, done work counts."""
 
 from __future__ import annotations
 
 import errno
-import json
 import os
 import shutil
 import subprocess
@@ -18,6 +14,7 @@ from typing import Any
 
 import mlx.core as mx
 import pytest
+from helpers.killed_runs import Driver, content, names
 
 import elm_mlx
 from elm_mlx import convert as conversion
@@ -33,45 +30,8 @@ from elm_mlx.store.snapshot import Snapshot
 
 HANGS = 600  # seconds, on the busiest machine
 OPTIONS: dict[str, Any] = {"bits": 4, "group_size": 32, "max_shard_size": 0.00005}
-# Converts with --force and prints the function of every line that it comes by, or dies at the line of that number.
-DRIVER = """
-import json, os, signal, sys
-from elm_mlx.convert import convert
-rooms = ("", ".output.target", ".output.journal", ".output.pipeline", ".output.provenance", ".tokenizer")
-modules = {"elm_mlx.store.weights", *("elm_mlx.convert" + room for room in rooms)}
-source, target, options, last = sys.argv[1], sys.argv[2], json.loads(sys.argv[3]), int(sys.argv[4])
-passed = []
-def trace(frame, event, _):
-    name = frame.f_code.co_qualname
-    if frame.f_globals["__name__"] not in modules or not passed and name != "write_atomically":
-        return None
-    if frame.f_globals["__name__"] == "elm_mlx.store.weights" and not name.startswith("Writer"):
-        return None
-    if event == "line":
-        passed.append(name)
-        if len(passed) == last:
-            os.kill(os.getpid(), signal.SIGKILL)
-    return trace
-sys.settrace(trace)
-convert(source, target, force=True, **options)
-print(json.dumps(passed))
-"""
-
-
-def drive(source: Path, target: Path, last: int = 0) -> list[str]:
-    """The functions of all lines, or nothing from a run that was killed at the `last`."""
-    command = [sys.executable, "-c", DRIVER, str(source), str(target), json.dumps(OPTIONS), str(last)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == (-9 if last else 0), done.stderr
-    return json.loads(done.stdout or "[]")
-
-
-def content(folder: Path) -> dict[str, bytes]:
-    return {file.name: file.read_bytes() for file in folder.iterdir()}
-
-
-def names(folder: Path) -> list[str]:
-    return sorted(path.name for path in folder.iterdir())
+MODULES = ("", ".output.target", ".output.journal", ".output.pipeline", ".output.provenance", ".tokenizer")
+drive = Driver(OPTIONS | {"force": True}, MODULES).run
 
 
 def finished(target: Path) -> int:
