@@ -30,7 +30,9 @@ def chat_notes(place: Place) -> list[str]:
     """A warning where the default model cannot chat."""
     if place.first.chats:
         return []
-    return [f"{place.first.name!r} has no chat template: it completes text by /v1/completions, and refuses chats."]
+    return [
+        f"{place.first.name!r} has no chat template: it completes text, through /v1/completions, and refuses chats."
+    ]
 
 
 def key_notes(place: Place) -> list[str]:
