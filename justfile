@@ -22,10 +22,12 @@ mac *options:
 parity:
     .venv/bin/pytest -m "parity and not soak"
 
-# Writes the generated files again: docs/cli.md, docs/api.md, and the demo in the package.
+# Writes the generated files again: pages in docs/, and the demo in the package.
 generate:
     .venv/bin/python docs/make_cli.py
     .venv/bin/python docs/make_api.py
+    .venv/bin/python docs/make_server_fields.py
+    .venv/bin/python docs/make_guests.py
     .venv/bin/python examples/demo_model/ship.py
 
 # Trains the demo and its draft from nothing; needs the demo-training extra: torch.

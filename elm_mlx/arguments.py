@@ -79,7 +79,7 @@ def file_to_write(name: str, value: str | Path) -> Path:
     try:
         is_directory, has_place = path.is_dir(), path.parent.is_dir()
     except OSError as error:  # a name that is too long, a place that may not be looked at
-        raise InvalidRequest(f"{shown(str(path))} can be no file to write: {error.strerror}.") from error
+        raise InvalidRequest(f"{shown(str(path))} cannot be a file to write: {error.strerror}.") from error
     if is_directory:
         raise InvalidRequest(f"{path} is a directory; {name} must be a file.")
     if not has_place:

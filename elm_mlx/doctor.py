@@ -74,7 +74,7 @@ def version_of(package: str) -> str | None:
 def examine_backend() -> Finding:
     found = backend_name()
     if found.startswith("CPU"):
-        return Finding("MLX backend", SLOW, found, "Right results, but slow ones: MLX is made for Apple silicon.")
+        return Finding("MLX backend", SLOW, found, "Right results, but slow: MLX is made for Apple silicon.")
     return Finding("MLX backend", OK, found)
 
 
@@ -93,7 +93,7 @@ def examine_kernels() -> Finding:
     if not backend_name().startswith("CPU"):
         return Finding("kernels", OK, "come with MLX")
     folder, compiler = Path(tempfile.gettempdir()) / "mlx", shutil.which("g++")
-    asked = f"needed for bench --compare and --cpu-policy compiled alone; compiler {compiler or 'none'}"
+    asked = f"needed only for bench --compare and --cpu-policy compiled; compiler {compiler or 'none'}"
     return Finding("kernels", OK, f"{asked}, MLX's folder {folder}")
 
 
@@ -147,7 +147,7 @@ def run_self_test() -> Finding:
     spent = time.perf_counter() - begun
     rate = done.stats.decode_tokens_per_s or 0.0
     status = OK if spent < SLOW_SELF_TEST_S else SLOW
-    return Finding("self-test", status, f"the demo loads and tells 24 tokens in {spent:.2f} s ({rate:.0f} tokens/s)")
+    return Finding("self-test", status, f"the demo loads and writes 24 tokens in {spent:.2f} s ({rate:.0f} tokens/s)")
 
 
 CHECKS: tuple[Callable[[], Finding], ...] = (

@@ -134,6 +134,12 @@ def step(module: str) -> tuple[int, str]:
     raise LookupError(f"{module} stands nowhere: give it a line in STAIR, and in docs/design.md")
 
 
+def test_docs_design_names_every_module() -> None:
+    page = set(re.findall(r"\w+", (ROOT / "docs" / "design.md").read_text(encoding="utf-8")))
+    modules = [path.stem for folder in ("elm_mlx", "convert") for path in (ROOT / folder).rglob("*.py")]
+    assert {name for name in modules if not name.startswith("__")} - page == set()
+
+
 def inside(module: str, room: str) -> bool:
     return f"{short(module)}.".startswith(f"{room}.")
 

@@ -116,7 +116,7 @@ def refuse_existing(target: Path, force: bool) -> None:
     if target.exists() and any(target.iterdir()):
         if not force:
             raise TargetExists(
-                f"{target} is there and not empty.", "Give {force=True} to replace it, or another {output}."
+                f"{target} exists and is not empty.", "Give {force=True} to replace it, or another {output}."
             )
         if not (target / "config.json").is_file():
             raise TargetExists(

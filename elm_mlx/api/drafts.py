@@ -68,8 +68,8 @@ def find_known(directory: Path) -> Found:
         if located := locate(name):
             return Found(located.path)
     fetch = command_line("elm-mlx", "pull", names[0])
-    return Found(None, f"{names[0]} would be the draft for this model, and it is not on this machine: `{fetch}` brings "
-                       "it here. Until then it runs without a draft.")  # fmt: skip
+    return Found(None, f"{names[0]} would be this model's draft, but is not on this machine: `{fetch}` brings "
+                       "it here. Until then the model runs without a draft.")  # fmt: skip
 
 
 def check_draft(directory: Path, draft: Path) -> None:

@@ -131,8 +131,8 @@ class Stream:
             if self._is_cancelled:
                 raise Cancelled("The request was cancelled before its end.", completion=self._all())
             self.cancel()
-            raise TimedOut(f"There was no whole answer after {timeout:g} seconds.", "Give a longer {timeout}, or fewer "
-                           "{max_tokens}.", completion=self._all())  # fmt: skip
+            advice = "Give a longer {timeout}, or fewer {max_tokens}."
+            raise TimedOut(f"The answer was not finished after {timeout:g} s.", advice, completion=self._all())
         return self._finished()
 
     async def aresult(self) -> Completion:

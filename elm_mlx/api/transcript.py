@@ -25,7 +25,7 @@ FIELDS = {
 }
 MOST_BYTES = 32 * 2**20  # of a file: some million words
 MOST_VALUES = 4_000_000  # in a file, texts' commas and brackets included: more would take gigabytes when they are read
-NO_TRANSCRIPT = "is no file with a transcript"
+NO_TRANSCRIPT = "is not a transcript"
 
 
 def check_transcript(messages: object) -> list[Message]:
@@ -199,6 +199,4 @@ def refuse_other_file(path: Path) -> None:
     try:
         parse(path)
     except (InvalidRequest, BadCheckpoint) as error:
-        raise InvalidRequest(
-            f"{path} is there already, and is no file with a transcript. Name another file."
-        ) from error
+        raise InvalidRequest(f"{path} exists, and is not a transcript. Name another file.") from error

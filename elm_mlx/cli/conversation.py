@@ -102,7 +102,7 @@ class Chat:
         self.last = stream
         print()
         if is_whole and self.lm.has_chat_template and stream.completion.finish_reason == "length":
-            tell("The answer was cut at its length; --max-tokens allows for longer ones.")
+            tell("The answer was cut off; --max-tokens allows longer ones.")
         self.read_ahead()
         self.show_call()
 
@@ -165,7 +165,7 @@ class Chat:
 
     def show_stats(self, _: str) -> None:
         if self.last is None:
-            raise InvalidRequest("There is no answer yet, and so there are no figures.")
+            raise InvalidRequest("There is no answer yet, so there are no figures.")
         tell(str(self.last.completion.stats))
 
     def save(self, name: str) -> None:

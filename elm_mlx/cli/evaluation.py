@@ -68,7 +68,7 @@ def command(
         print_differences(*compare, as_json)
         return
     if not tasks:
-        raise InvalidRequest("No task is named.", "Give {tasks}, as hellaswag or openelm-zero-shot.")
+        raise InvalidRequest("No task is named.", "Give {tasks}, such as hellaswag or openelm-zero-shot.")
     if answers and fresh:
         raise InvalidRequest("A file for answers is named, and none are kept.", "Leave {answers} or {fresh} out.")
     prefer_fast_blas()

@@ -81,7 +81,7 @@ def check_words(words: Sequence[str]) -> None:
             raise InvalidRequest(NO_KIND, ADVICE)
 
 
-NO_KIND = "The ranks are not told how they hold the model, so each would do the whole work."
+NO_KIND = "Nothing says how the ranks share the model, so each would do all the work."
 ADVICE = "Add {parallel=tensor}, which is faster, or {parallel=pipeline}, which runs every model."
 
 
@@ -91,7 +91,7 @@ def check_ranks(parallel: str | None) -> None:
         name = click.get_current_context().info_name
         started = command_line("elm-mlx", "launch", "-n", 2, name, "--parallel", parallel)
         raise InvalidRequest(
-            "This is one process, and several are to hold the model.",
+            "This is one process, and {parallel} shares a model between several.",
             f"`{started}`, with your other options, starts two here; or leave {{parallel}} out.",
         )
     if not parallel and JOB in os.environ:
@@ -103,7 +103,7 @@ def rank() -> int:
     text = os.environ.get(RANK, "")
     if not (text.isascii() and text.isdigit() and len(text) < 4):
         raise InvalidRequest(
-            f"{RANK} is {text[:40]!r}, and no number of a rank. Start the command by `elm-mlx launch`."
+            f"{RANK} is {text[:40]!r}, and not the number of a rank. Start the command by `elm-mlx launch`."
         )
     return int(text)
 

@@ -114,7 +114,7 @@ def refuse_absent(model: str | None, bits: str | None) -> NoReturn:
     command = command_line("elm-mlx", "pull", model, *(("--bits", bits) if bits else ()))
     which = f"{model} in {bits} bits" if bits else model
     raise NotFound(
-        f"{which} is not on this machine, and its files say how it is asked. Fetch it by `{command}`.",
+        f"{which} is not on this machine, and its options are in its files. Fetch it by `{command}`.",
         "{show_config} fetches nothing.",
     )
 

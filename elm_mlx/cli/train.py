@@ -105,7 +105,7 @@ def in_words(seconds: float) -> str:
 
 def ending(outcome: Outcome) -> str:
     """How a training ended."""
-    why = "No better validation came, so it ended early" if outcome.ended == "patience" else "Done"
+    why = "It ended early, as validation got no better" if outcome.ended == "patience" else "Done"
     best = "" if outcome.valid_loss is None else f"; the best validation loss is {outcome.valid_loss:.4f}"
     return (
         f"{why} after {outcome.steps:,} steps{best}. What was trained, {outcome.parameters:,} numbers, is in "

@@ -20,7 +20,7 @@ from elm_mlx.errors import ARGUMENT, ElmError, InvalidRequest
 
 T = TypeVar("T")
 DROPPED = "elm_mlx.dropped"  # in click's context: the names of the wishes that a note was printed of
-NOTHING = "It means nothing with this model and these options."
+NOTHING = "It has no effect with this model and these options."
 
 
 def is_wish(option: str) -> bool:

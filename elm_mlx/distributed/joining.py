@@ -45,7 +45,7 @@ def join_model(
     is no rank, RankFailed as `join` does, also for what `find` and the reading of headers raise on any rank, which
     `words` puts into words."""
     if (hosts := hosts_here()) is None:
-        raise InvalidRequest("Nobody has told this process which ranks there are. `elm-mlx launch` starts them.")
+        raise InvalidRequest("This process does not know its ranks. `elm-mlx launch` starts them.")
 
     def facts() -> Facts:
         try:

@@ -286,7 +286,7 @@ def closed() -> EngineStopped:
 
 def failed(cause: BaseException) -> RequestFailed:
     """Makes the error for the requests of a step that failed."""
-    error = RequestFailed(f"Computing failed in a step that answered this request: {cause!r:.300}", "Ask again.")
+    error = RequestFailed(f"A computing step for this request failed: {cause!r:.300}", "Ask again.")
     error.__cause__ = cause
     return error
 

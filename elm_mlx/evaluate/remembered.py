@@ -100,7 +100,7 @@ class Remembered:
                                "Name another file as {answers}.")  # fmt: skip
 
     def _foreign(self, number: int) -> TargetExists:
-        return TargetExists(f"{self.path} is there already, and line {number} is none that an evaluation wrote there.",
+        return TargetExists(f"{self.path} is there already, and line {number} was not written by an evaluation.",
                             "Name another file as {answers}.")  # fmt: skip
 
     def _append(self, record: dict[str, Any]) -> None:

@@ -117,9 +117,11 @@ def fetched(manager: Any, name: str) -> dict[str, Any]:
     try:
         found: dict[str, Any] = manager.load([name])
     except Exception as error:  # of datasets, of the hub's client, of the network
-        raise Unreachable(f"The questions of {name} cannot be had: {' '.join(str(error).split())[:300]}. lm-eval "
-                          "fetches them from the Hugging Face hub, once; a task in a YAML file of one's own needs no "
-                          "hub.") from error  # fmt: skip
+        why = " ".join(str(error).split())[:300]
+        raise Unreachable(
+            f"The questions of {name} could not be fetched: {why}. lm-eval fetches them from the Hugging Face hub, "
+            "once; a task in a YAML file of one's own needs no hub."
+        ) from error
     return found
 
 
@@ -132,7 +134,7 @@ def reasons_of(name: str) -> Iterator[None]:
         raise
     except Exception as error:  # whatever that code makes of the values of a file
         why = " ".join(f"{type(error).__name__}: {error}".split())
-        raise InvalidRequest(f"{name:.200} is nothing that lm-eval can ask: {why:.300}") from error
+        raise InvalidRequest(f"{name:.200} cannot be asked by lm-eval: {why:.300}") from error
 
 
 def add(loaded: dict[str, Any], found: dict[str, Any], one: Wanted, seed: int) -> None:

@@ -128,7 +128,7 @@ class Results:
             key, failed = key_of_result(line)
             if key not in self.failed:
                 return key, failed
-        raise TargetExists(f"{self.name} is there already, and line {number} is none that a job wrote there.",
+        raise TargetExists(f"{self.name} is there already, and line {number} was not written by a job.",
                            "Name another {output}.")  # fmt: skip
 
     def _lines(self) -> Iterator[bytes]:

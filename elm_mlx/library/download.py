@@ -47,7 +47,7 @@ def fetch_blob(request: Request, blob: Path, size: int | None, report: BytesRepo
         fetch_rest(request, partial, size, report)
         if not has_etag(partial, blob.name):
             partial.write_bytes(b"")  # emptied, not removed: another process may wait for its lock
-            raise BadCheckpoint("What came are not the bytes that the hub names; a proxy may have changed them.",
+            raise BadCheckpoint("The bytes that came are not those that the hub names; a proxy may have changed them.",
                                 "Try again.")  # fmt: skip
         partial.replace(blob)
 

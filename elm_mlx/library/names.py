@@ -148,7 +148,7 @@ def parse_name(model: str | Path) -> Name:
         return Repository(name, revision or "main")
     if re.fullmatch(r"[\w.-]+", text, re.ASCII):
         raise unknown_name(text)
-    raise InvalidRequest(f"{shortened(text)!r} is no model: give a name that `elm-mlx list` shows, "
+    raise InvalidRequest(f"{shortened(text)!r} is not a model: give a name that `elm-mlx list` shows, "
                          "owner/name[@revision] of a repository, or a directory.")  # fmt: skip
 
 

@@ -59,9 +59,9 @@ def push(
     """Gives a converted model to the Hugging Face hub as `name`, owner/name. Raises as `prepare` and `upload.send`."""
     shared = prepare(directory, name, license=license, yes=yes)
     if shared.left_out:
-        say(f"Left out, as no part of the model: {', '.join(shared.left_out)}.")
+        say(f"Left out, as they are no part of the model: {', '.join(shared.left_out)}.")
     if not shared.measured:
-        say("The card says nothing of how good it is: `elm-mlx verify` measures it.")
+        say("The card has no figures of quality: `elm-mlx verify` measures them.")
     say(f"Sending {len(shared.files)} files, {readable_size(shared.nbytes)}, to {shared.repository}.")
     return send(shared.repository, shared.files, private, progress)
 

@@ -24,7 +24,7 @@ class Options(llm.Options):
     max_tokens: int | None = Field(None, description="The most tokens of an answer")
     temperature: float | None = Field(None, description="0 takes the likeliest token each time")
     top_p: float | None = Field(None, description="Only the likeliest tokens that have this probability together")
-    top_k: int | None = Field(None, description="Only so many of the likeliest tokens")
+    top_k: int | None = Field(None, description="Only this many of the likeliest tokens")
     min_p: float | None = Field(None, description="Only tokens that have this share of the likeliest one's probability")
     repetition_penalty: float | None = Field(None, description="Above 1 makes repetitions less likely")
     presence_penalty: float | None = Field(None, description="Taken from tokens that the answer has")

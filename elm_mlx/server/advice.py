@@ -68,7 +68,7 @@ def context_notes(place: Place, *, what: str) -> list[str]:
     if not 0 < place.context < AGENT_CONTEXT:
         return []
     return [f"{what} sends prompts of tens of thousands of tokens, and {place.first.name} has a context of "
-            f"{place.context:,}: take a model with a longer one, as Llama 3.1 or later."]  # fmt: skip
+            f"{place.context:,}: take a model with a longer one, such as Llama 3.1 or later."]  # fmt: skip
 
 
 Make = Callable[[Place], Advice]

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from elm_mlx.server.house import House
 
 PREFIX = "/v1"  # the routes that begin so are there without it, too
-NOWHERE = "There is no {} here. The APIs are below /v1, as /v1/chat/completions; the list of models is /v1/models."
+NOWHERE = "There is no {} here. The APIs are below /v1, such as /v1/chat/completions; /v1/models lists the models."
 NOT_SO = "{} does not take {}; it takes {}."
 
 

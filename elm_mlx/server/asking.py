@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("elm_mlx.server")
 SHORT = 2000  # characters or ids that are encoded in the event loop, in some 2 ms
-NO_TEMPLATE = "This model has no chat template: it completes texts, which /v1/completions asks for."
+NO_TEMPLATE = "This model has no chat template: it completes text, through /v1/completions."
 
 
 async def streams_of(ask: Ask, lm: LanguageModel, adapter: str | None = None) -> list[Stream]:

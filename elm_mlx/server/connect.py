@@ -18,8 +18,8 @@ def connect(client: str, place: Place) -> str:
     are."""
     make = CLIENTS.get(client.lower())
     if not make:
-        raise InvalidRequest(f"There are no settings for {shown(client)}; there are some for {', '.join(CLIENTS)}. "
-                             "Whatever speaks OpenAI's API takes those of openai.")  # fmt: skip
+        raise InvalidRequest(f"elm-mlx has no settings for {shown(client)}, but for {', '.join(CLIENTS)}. "
+                             "Other clients of OpenAI's API take those of openai.")  # fmt: skip
     advice = make(place)
     blocks = [f"# {block.where}\n{block.text.rstrip()}" for block in advice.blocks]
     notes = "\n".join(f"# {note}" for note in (*advice.notes, *chat_notes(place), *key_notes(place)))
@@ -30,13 +30,15 @@ def chat_notes(place: Place) -> list[str]:
     """A warning where the default model cannot chat."""
     if place.first.chats:
         return []
-    return [f"{place.first.name!r} has no chat template: it completes text by /v1/completions, and refuses chats."]
+    return [
+        f"{place.first.name!r} has no chat template: it completes text, through /v1/completions, and refuses chats."
+    ]
 
 
 def key_notes(place: Place) -> list[str]:
     """Where the key is to be found."""
     if not place.needs_key:
-        return ["The server asks for no key; a client that insists on one takes any word."]
+        return ["The server asks for no key; a client that insists on one can have any word."]
     if not place.key_file:
         return [f"The key is the one in {KEY} when the server starts: set it where the client runs, too."]
     export = f'export {KEY}="$({command_line("cat", place.key_file)})"'

@@ -18,7 +18,7 @@ log = logging.getLogger("elm_mlx.server")
 MOST_AHEAD = 64 << 10  # bytes of further requests while one is answered
 PHRASES = {400: "Bad Request", 408: "Request Timeout", 431: "Request Header Fields Too Large", 501: "Not Implemented",
            503: "Service Unavailable", 505: "HTTP Version Not Supported"}  # fmt: skip
-BAD = Refusal(400, "This is no request of HTTP/1.1, or its headers break the rules.", code="invalid_http")
+BAD = Refusal(400, "This is not an HTTP/1.1 request, or its headers are malformed.", code="invalid_http")
 LARGE = Refusal(431, "The headers of the request are too large.", code="headers_too_large")
 SLOW = Refusal(408, "The headers of the request did not come in time.", code="request_timeout")
 FULL = Refusal(503, "The server has as many connections as it takes. Try again soon.", "overloaded_error", "overloaded",

@@ -60,7 +60,7 @@ def refusal_of(error: BaseException) -> Refusal:
         case ElmError():
             log.error("A model cannot answer: %s", error)
             return Refusal(500, "The model cannot answer; the log of the server says why.", SERVER, "model_unusable")
-    log_unforeseen("A request met an error that nobody foresaw.", error)
+    log_unforeseen("A request met an unexpected error.", error)
     return Refusal(500, "The server failed on this request; its log says why.", SERVER, "internal_error")
 
 

@@ -99,7 +99,7 @@ class Service:
             finally:
                 await house.close()
             if house.fatal.is_set():
-                raise EngineStopped(f"The server ends, as its model cannot go on. {house.why}")
+                raise EngineStopped(f"The server ends, because its model cannot go on. {house.why}")
         return self._code
 
     async def _acceptor(self, house: Any) -> Any:

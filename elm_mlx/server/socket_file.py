@@ -67,7 +67,7 @@ def remove_stale(path: str) -> None:
     except FileNotFoundError:
         return
     if not stat.S_ISSOCK(mode):
-        raise TargetExists(f"{path} is there and is no socket.", "Name another {uds}, or remove it.")
+        raise TargetExists(f"{path} exists, and is not a socket.", "Name another {uds}, or remove it.")
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
         probe.settimeout(PROBE_S)
         try:

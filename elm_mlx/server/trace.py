@@ -30,7 +30,7 @@ class Trace:
         try:
             await self._app(scope, traced.receive, traced.send)
         except Exception as error:
-            log_unforeseen(f"{traced.id} met an error that nobody foresaw.", error)
+            log_unforeseen(f"{traced.id} met an unexpected error.", error)
             if not traced.status:
                 await refuse(scope, traced.send, FAILED)
         except asyncio.CancelledError:

@@ -108,7 +108,7 @@ def refuse_other_file(path: Path) -> None:
     try:
         own_metadata(path)
     except (BadCheckpoint, NotFound) as error:
-        raise TargetExists(f"{path} is there already, and is no file of saved keys and values.", OTHER_FILE) from error
+        raise TargetExists(f"{path} exists, and is not a file of saved keys and values.", OTHER_FILE) from error
 
 
 def own_metadata(path: Path) -> dict[str, str]:
@@ -119,10 +119,12 @@ def own_metadata(path: Path) -> dict[str, str]:
     try:
         metadata = read_metadata(path)
     except (BadCheckpoint, Unsupported) as error:
-        raise BadCheckpoint(f"{path} is no file of saved keys and values, or it is damaged or cut short.",
+        raise BadCheckpoint(f"{path} is not a file of saved keys and values, or is damaged.",
                             SAVE_AGAIN) from error  # fmt: skip
     if metadata.get("format") != FORMAT:
-        raise BadCheckpoint(f"{path} is no file of saved keys and values.", "Name one that {save_cache} has written.")
+        raise BadCheckpoint(
+            f"{path} is not a file of saved keys and values.", "Name one that {save_cache} has written."
+        )
     return metadata
 
 

@@ -134,7 +134,7 @@ def refuse_bad(path: Path, bad: list[InvalidRequest]) -> None:
     if bad:
         named = bad[:MOST_NAMED]
         more = f" And {len(bad) - MOST_NAMED:,} more." if len(bad) > MOST_NAMED else ""
-        advice = dict.fromkeys([*(one.advice for one in named if one.advice), "Mend these rows or take them out."])
+        advice = dict.fromkeys([*(one.advice for one in named if one.advice), "Correct these rows, or take them out."])
         raise InvalidRequest(f"{path}: {' '.join(one.message for one in named)}{more}", " ".join(advice))
 
 

@@ -211,7 +211,7 @@ def adapter_arrays(student: Student, execution: Execution, task: Task) -> Traine
     trained = AdapterArrays(model, task.settings.adapter)
     if not trained.places:
         raise InvalidRequest(f"No matrix of this model ends in one of {', '.join(task.settings.targets or ())}.",
-                             "Give other {targets}, as q_proj, or leave them out for all.")  # fmt: skip
+                             "Give other {targets}, such as q_proj, or leave them out for all.")  # fmt: skip
     return trained
 
 

@@ -198,8 +198,8 @@ def test_other_weights_of_equal_shapes_are_another_model(openelm: Path, saved: P
 
 Edit = Callable[[dict[str, mx.array], dict[str, str]], object]
 HOSTILE: dict[str, tuple[Edit, str]] = {
-    "no such file": (lambda a, m: m.update(format="mlx"), "is no file of saved keys and values"),
-    "no metadata": (lambda a, m: m.clear(), "is no file of saved keys and values"),
+    "no such file": (lambda a, m: m.update(format="mlx"), "is not a file of saved keys and values"),
+    "no metadata": (lambda a, m: m.clear(), "is not a file of saved keys and values"),
     "a missing layer": (lambda a, m: a.pop("layers.1.keys"), "layers.1.keys"),
     "one too many": (lambda a, m: a.update(more=mx.zeros((3,))), "more"),
     "another shape": (lambda a, m: a.update({"layers.0.keys": a["layers.0.keys"][:, :, 1:]}), "layers.0.keys"),
@@ -243,7 +243,7 @@ def test_hostile_files_are_refused_in_a_sentence(fresh: elm_mlx.LanguageModel, s
 @pytest.mark.parametrize("length", [0, 5, 100, 2000, -1])
 def test_torn_files_are_refused(fresh: elm_mlx.LanguageModel, saved: Path, length: int) -> None:
     saved.write_bytes(saved.read_bytes()[:length])
-    with pytest.raises(BadCheckpoint, match=r"cut short"):
+    with pytest.raises(BadCheckpoint, match=r"or is damaged"):
         fresh.load_cache(saved)
 
 

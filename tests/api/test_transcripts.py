@@ -140,10 +140,10 @@ def test_calls_without_a_result_wait() -> None:
 def test_a_damaged_or_hostile_file_is_refused_and_not_replaced(tmp_path: Path, content: bytes) -> None:
     place = tmp_path / "talk.json"
     place.write_bytes(content)
-    with pytest.raises(InvalidRequest, match="is no file with a transcript"):
+    with pytest.raises(InvalidRequest, match="is not a transcript"):
         read_transcript(place)
     if content:
-        with pytest.raises(InvalidRequest, match="is there already"):
+        with pytest.raises(InvalidRequest, match="exists, and is not a transcript"):
             save_transcript(place, [])
         assert place.read_bytes() == content
 

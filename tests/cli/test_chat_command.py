@@ -149,7 +149,7 @@ def test_a_file_that_is_no_conversation_is_refused(instruct: Path, tmp_path: Pat
     (tmp_path / "other.json").write_text(content, encoding="utf-8")
     for command in ("/load", "/save"):
         done = chat(instruct, f"{command} {tmp_path / 'other.json'}\n")
-        assert (done.code, "is no file with a transcript" in done.err) == (2, True)
+        assert (done.code, "is not a transcript" in done.err) == (2, True)
         assert (tmp_path / "other.json").read_text(encoding="utf-8") == content
 
 

@@ -224,9 +224,9 @@ def test_caches_that_cannot_be_are_refused_in_flags(endless: Path, tmp_path: Pat
         (["--save-cache", tmp_path], "is a directory", 2),
         (["--save-cache", tmp_path / "no" / "file"], "There is no directory", 66),
         (["--load-cache", tmp_path / "none"], "There is no file", 66),
-        (["--save-cache", endless / "config.json"], "is there already, and is no file of saved keys and values", 73),
-        (["--save-cache", "/dev/null"], "is there already, and is no file of saved keys and values", 73),
-        (["--load-cache", endless / "model.safetensors"], "is no file of saved keys and values", 65),
+        (["--save-cache", endless / "config.json"], "exists, and is not a file of saved keys and values", 73),
+        (["--save-cache", "/dev/null"], "exists, and is not a file of saved keys and values", 73),
+        (["--load-cache", endless / "model.safetensors"], "is not a file of saved keys and values", 65),
     ):
         done = run(*command, *more)
         assert (complaint in done.err, done.code) == (True, code), done.err
@@ -238,10 +238,10 @@ def test_files_of_caches_are_judged_before_a_model_is_looked_up(
 ) -> None:
     wrong = endless / "config.json"
     typed = run("generate", "--model", "./nowhere", flag, wrong)
-    assert (typed.code, f"{wrong} is" in typed.err) == (73 if flag == "--save-cache" else 65, True)
+    assert (typed.code, f"{wrong}" in typed.err) == (73 if flag == "--save-cache" else 65, True)
     variable = f"ELM_MLX{flag[1:].upper().replace('-', '_')}"
     monkeypatch.setenv(variable, str(wrong))
-    assert f"{variable}: {wrong} is" in run("generate", "--model", "./nowhere").err
+    assert f"{variable}: {wrong} " in run("generate", "--model", "./nowhere").err
 
 
 def test_several_completions_use_what_was_loaded_or_say_that_they_do_not(endless: Path, tmp_path: Path) -> None:

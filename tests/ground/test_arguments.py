@@ -46,5 +46,5 @@ def test_what_is_no_path_is_refused(value: Any) -> None:
 
 
 def test_a_name_that_no_disk_takes_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(InvalidRequest, match="can be no file to write: File name too long"):
+    with pytest.raises(InvalidRequest, match="cannot be a file to write: File name too long"):
         file_to_write("path", tmp_path / ("x" * 5000))

@@ -87,7 +87,7 @@ def test_zeros_that_a_power_failure_left_are_cut_off(out: Path) -> None:
 )
 def test_another_file_is_refused_and_keeps_its_bytes(out: Path, foreign: bytes) -> None:
     out.write_bytes(foreign)
-    with pytest.raises(TargetExists, match=r"line \d is none that a job wrote"), opened(out):
+    with pytest.raises(TargetExists, match=r"line \d was not written by a job"), opened(out):
         pass
     assert out.read_bytes() == foreign
 

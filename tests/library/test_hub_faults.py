@@ -356,7 +356,7 @@ def test_an_answer_that_ends_early_is_gone_on_with(tmp_path: Path, clock: Clock)
 
 def test_no_more_is_taken_than_was_announced(tmp_path: Path) -> None:
     place, heard = tmp_path / ("a" * 64), list[int]()
-    with pytest.raises(BadCheckpoint, match="not the bytes"):
+    with pytest.raises(BadCheckpoint, match="are not those"):
         download.fetch_blob(serving(bytes(1000), 1000), place, 7, heard.append)
     assert heard[-1] == 7
     assert not place.exists()

@@ -36,7 +36,7 @@ def local(machine: Machine, openelm: Path) -> Path:
 def test_a_model_is_pushed_with_its_card_and_runs_by_its_name(pusher: Machine, hub: FakeHub) -> None:
     done = well(pusher.run("push", pusher.home / "m", "me/small"))
     assert done.out == f"{hub.url}/me/small\n"
-    assert "The card says nothing of how good it is" in done.err
+    assert "The card has no figures of quality" in done.err
     assert " files, " in done.err
     card = content_of(hub, "me/small", "README.md").decode()
     assert "license: other\nlicense_name: apple-amlr\nlicense_link: LICENSE\n---" in card
@@ -50,7 +50,7 @@ def test_a_model_is_pushed_with_its_card_and_runs_by_its_name(pusher: Machine, h
 def test_only_the_model_s_files_are_sent_and_the_rest_is_named(pusher: Machine, hub: FakeHub) -> None:
     (pusher.home / "m" / "notes.txt").write_text("secret", encoding="utf-8")
     done = well(pusher.run("push", pusher.home / "m", "me/small"))
-    assert "Left out, as no part of the model: notes.txt." in done.err
+    assert "Left out, as they are no part of the model: notes.txt." in done.err
     assert "notes.txt" not in hub._repos["me/small"].commit("main")[1]
 
 

@@ -18,7 +18,7 @@ def test_bytes_that_are_not_the_hubs_are_refused(machine: Machine, hub: FakeHub)
     hub.corrupt("model.safetensors")
     done = machine.generate("openelm-450m")
     assert (done.code, done.out) == (65, "")
-    assert "not the bytes that the hub names" in done.err
+    assert "are not those that the hub names" in done.err
     hub.mend()
     well(machine.generate("openelm-450m"))
 

@@ -29,7 +29,7 @@ SHARED: dict[str, str] = {
     "guided_grammar": "a grammar in Lark's notation, enforced",
     "json_schema": "a schema, enforced (llama.cpp)",
     "banned_ids": "ids that are never chosen (elm-mlx)",
-    "window": "forget all but so many of the last tokens (elm-mlx)",
+    "window": "forget all but this many of the last tokens (elm-mlx)",
     "kv_bits": '8, 4 or "k8v4": the memory of keys and values (elm-mlx)',
     "lookup": "propose ids from the text so far (elm-mlx)",
 }

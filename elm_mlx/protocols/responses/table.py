@@ -23,7 +23,7 @@ TABLE = Known(
         "has room for.",
         "temperature": "0 to 2.",
         "top_p": "0 to 1; 0 takes the likeliest token.",
-        "top_logprobs": "0 to 20: the log-probabilities of so many likeliest tokens, and of the answer's own.",
+        "top_logprobs": "0 to 20: the log-probabilities of this many likeliest tokens, and of the answer's own.",
         "include": "message.output_text.logprobs gives log-probabilities. The other values name what an answer of "
         "elm-mlx never has.",
         "stream": "True: the answer comes as events.",
