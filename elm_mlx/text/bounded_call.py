@@ -15,7 +15,7 @@ STACK = 128 << 20  # bytes: a form of 64 kB can name rules in a chain of thousan
 AT_ONCE = 2  # threads, so that forms which take too long cannot take all cores
 FREE = threading.BoundedSemaphore(AT_ONCE)
 SIZES = threading.Lock()  # held while the size of stacks, which is the process's, is another one
-PATIENCE = 4  # so many times the limit is waited by the clock, where the machine is busy with other work
+PATIENCE = 4  # times the limit that is waited by the clock: the machine, or the threads, may be busy
 LOOK_S = 0.05  # between looks at the processor time
 
 
@@ -60,9 +60,9 @@ class Work:
 
 def call_within(seconds: float, call: Callable[[], T]) -> T:
     """Returns `call()`. Raises what it raises; NotEnforceable where it takes more than so many `seconds` of the
-    processor, and QueueFull where no thread becomes free for it in that time. A call that takes longer goes on until it
-    ends by its own bounds."""
-    if not FREE.acquire(timeout=seconds):
+    processor, and QueueFull where no thread becomes free for it in PATIENCE times as many of the clock. A call that
+    takes longer goes on until it ends by its own bounds."""
+    if not FREE.acquire(timeout=PATIENCE * seconds):
         raise QueueFull("Other forms of answers are being prepared. Ask again.")
     work = Work(call)
     start_thread(work.run)
