@@ -41,6 +41,7 @@ from elm_mlx.files import write_whole
 GROUP, WINDOW, TOKENS = 64, 512, 65_536
 STORY_COUNT = 1_000  # enough for TOKENS
 RECIPES = {5: "mixed-4-6", 4: "mixed-3-5", 3: "mixed-2-4"}  # of about the size of these bits everywhere
+LEAST_TARGET = 4  # bits per weight that the smallest recipe stays below, in every model
 DWQ_RATE, DWQ_BATCH = 1e-4, 4
 
 
@@ -133,6 +134,9 @@ def ways(text: Text, bits: list[int], tokens: int) -> dict[str, Make]:
         if recipe := RECIPES.get(count):
             found[f"{recipe}, rounding"] = partial(by_us, {"recipe": recipe})
             found[f"{recipe}, calibrated"] = partial(by_us, {"recipe": recipe} | calibrated)
+        if count >= LEAST_TARGET:
+            found[f"{count} bits mixed, rounding"] = partial(by_us, {"target_bits": count})
+            found[f"{count} bits mixed, calibrated"] = partial(by_us, {"target_bits": count} | calibrated)
     return found
 
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from elm_mlx.cli.blas import prefer_fast_blas
-from elm_mlx.cli.kinds import BITS, CALIBRATION_TEXT, CALIBRATION_TOKENS, NAME, ROPE_FACTOR, SHARD_GB
+from elm_mlx.cli.kinds import BITS, CALIBRATION_TEXT, CALIBRATION_TOKENS, NAME, ROPE_FACTOR, SHARD_GB, TARGET
 from elm_mlx.cli.messages import one_line, quietable, say
 from elm_mlx.cli.progress import ProgressBar
 from elm_mlx.cli.wishes import naming, settle
@@ -28,7 +28,7 @@ from elm_mlx.store.weight_files import some
 if TYPE_CHECKING:
     from elm_mlx.convert import Job
 
-YIELDING = ("calibrate_tokens", "allow_nonfinite", "calibrate", "bits", "group_size", "mode", "recipe")
+YIELDING = ("calibrate_tokens", "allow_nonfinite", "calibrate", "bits", "group_size", "mode", "recipe", "target_bits")
 GROUP_SIZES = list(map(str, QUANTIZATION_MODES["affine"][1]))
 
 
@@ -43,6 +43,7 @@ GROUP_SIZES = list(map(str, QUANTIZATION_MODES["affine"][1]))
 @click.option("--group-size", type=click.Choice(GROUP_SIZES), help="Weights that share a scale. Default: 64.")
 @click.option("--mode", type=click.Choice(list(QUANTIZATION_MODES)), help="How to quantize.")
 @click.option("--recipe", type=click.Choice(list(RECIPES)), help="More bits where they count, fewer elsewhere.")
+@click.option("--target-bits", type=TARGET, help="Mix bits so that a weight has at most so many, scales included.")
 @click.option(
     "--calibrate",
     type=CALIBRATION_TEXT,
@@ -84,8 +85,8 @@ def command(
     A name is one that `elm-mlx list` shows, or OWNER/NAME[@REVISION] of a repository, which is fetched if it is not
     on this machine; for OpenELM with its tokenizer. Reads OpenELM and Llama 3 checkpoints in the layouts of Hugging
     Face, CoreNet, Meta, MLX and GGUF, without torch and without running anything in them. Unquantized unless --bits,
-    --mode or --recipe is given; matrices that SOURCE has in few bits stay so where none of the three, nor --dtype, is
-    given and MLX can keep them.
+    --mode, --recipe or --target-bits is given; matrices that SOURCE has in few bits stay so where none of the four, nor
+    --dtype, is given and MLX can keep them.
     """
     if verify or options["calibrate"]:
         prefer_fast_blas()

@@ -57,7 +57,7 @@ def test_the_environment_may_ask_for_it_and_yields_where_it_means_nothing(
 @pytest.mark.parametrize(
     ("given", "code", "said"),
     [
-        (["--calibrate"], 2, "--calibrate means nothing for weights that are not quantized. Give --bits, --mode or"),
+        (["--calibrate"], 2, "--calibrate means nothing for weights that are not quantized. Give --bits, --mode, --re"),
         (["--bits", 4, "--calibrate-tokens", 512], 2, "--calibrate-tokens means nothing without --calibrate"),
         (["--bits", 4, "--calibrate", "", "--force"], 2, "it is empty"),
         (["--bits", 4, "--calibrate", "nowhere"], 66, "--calibrate takes a UTF-8 text file, or a directory of such"),
