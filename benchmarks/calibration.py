@@ -185,16 +185,19 @@ def awq(model: Any, config: dict[str, Any], bits: int, data: Any) -> Any:
 
 def dwq(model: Any, config: dict[str, Any], bits: int, data: Any) -> Any:
     """Scales, biases and norms trained towards the unquantized model, once over the windows."""
+    import mlx.core as mx
     import mlx.optimizers
     from mlx_lm.quant.dwq import dwq_quantize
     from mlx_lm.utils import quantize_model
 
+    model.set_dtype(mx.float32)  # the CPU backend takes nine times as long in bfloat16
     student, config = quantize_model(copy.deepcopy(model), config, GROUP, bits)
     rows = [(window, 0) for window in data.tolist()]
     dwq_quantize(
         student, lambda batch, index, split: model(batch), mlx.optimizers.Adam(DWQ_RATE, bias_correction=True), rows,
-        rows[:DWQ_BATCH], batch_size=DWQ_BATCH, max_seq_length=WINDOW + 1, seed=0,
+        rows[:DWQ_BATCH], batch_size=DWQ_BATCH, max_seq_length=WINDOW + 1, seed=0, dtype=mx.float32,
     )  # fmt: skip
+    student.set_dtype(mx.bfloat16)
     return student, config
 
 
