@@ -162,7 +162,10 @@ def by_mlx_lm(learn: Callable[..., Any], bits: int, text: Text, tokens: int, sou
     plain = convert(source, target.with_name("plain"), force=True).output
     windows = text.windows(elm_mlx.load(plain), tokens)
     model, tokenizer, config = load(str(plain), return_config=True)
+    if learn is not gptq:  # which needs it least
+        model.set_dtype(mx.float32)  # in bfloat16 the CPU backend takes many times as long
     model, config = learn(model, config, bits, mx.array(windows))
+    model.set_dtype(mx.bfloat16)
     save(target, plain, model, tokenizer, config)
 
 
@@ -190,14 +193,12 @@ def dwq(model: Any, config: dict[str, Any], bits: int, data: Any) -> Any:
     from mlx_lm.quant.dwq import dwq_quantize
     from mlx_lm.utils import quantize_model
 
-    model.set_dtype(mx.float32)  # the CPU backend takes nine times as long in bfloat16
     student, config = quantize_model(copy.deepcopy(model), config, GROUP, bits)
     rows = [(window, 0) for window in data.tolist()]
     dwq_quantize(
         student, lambda batch, index, split: model(batch), mlx.optimizers.Adam(DWQ_RATE, bias_correction=True), rows,
         rows[:DWQ_BATCH], batch_size=DWQ_BATCH, max_seq_length=WINDOW + 1, seed=0, dtype=mx.float32,
     )  # fmt: skip
-    student.set_dtype(mx.bfloat16)
     return student, config
 
 
