@@ -162,8 +162,8 @@ def by_mlx_lm(learn: Callable[..., Any], bits: int, text: Text, tokens: int, sou
     plain = convert(source, target.with_name("plain"), force=True).output
     windows = text.windows(elm_mlx.load(plain), tokens)
     model, tokenizer, config = load(str(plain), return_config=True)
-    if learn is not gptq:  # which needs it least
-        model.set_dtype(mx.float32)  # in bfloat16 the CPU backend takes many times as long
+    if learn is not gptq:  # which takes a minute; the others take many on the CPU backend in bfloat16
+        model.set_dtype(mx.float32)
     model, config = learn(model, config, bits, mx.array(windows))
     model.set_dtype(mx.bfloat16)
     save(target, plain, model, tokenizer, config)
