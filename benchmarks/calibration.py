@@ -41,6 +41,7 @@ from elm_mlx.files import write_whole
 GROUP, WINDOW, TOKENS = 64, 512, 65_536
 STORY_COUNT = 1_000  # enough for TOKENS
 RECIPES = {5: "mixed-4-6", 4: "mixed-3-5", 3: "mixed-2-4"}  # of about the size of these bits everywhere
+LEAST_TARGET = 4  # bits per weight that the smallest recipe stays below, in every model
 DWQ_RATE, DWQ_BATCH = 1e-4, 4
 
 
@@ -133,6 +134,9 @@ def ways(text: Text, bits: list[int], tokens: int) -> dict[str, Make]:
         if recipe := RECIPES.get(count):
             found[f"{recipe}, rounding"] = partial(by_us, {"recipe": recipe})
             found[f"{recipe}, calibrated"] = partial(by_us, {"recipe": recipe} | calibrated)
+        if count >= LEAST_TARGET:
+            found[f"{count} bits mixed, rounding"] = partial(by_us, {"target_bits": count})
+            found[f"{count} bits mixed, calibrated"] = partial(by_us, {"target_bits": count} | calibrated)
     return found
 
 
@@ -158,7 +162,10 @@ def by_mlx_lm(learn: Callable[..., Any], bits: int, text: Text, tokens: int, sou
     plain = convert(source, target.with_name("plain"), force=True).output
     windows = text.windows(elm_mlx.load(plain), tokens)
     model, tokenizer, config = load(str(plain), return_config=True)
+    if learn is not gptq:  # which takes a minute; the others take many on the CPU backend in bfloat16
+        model.set_dtype(mx.float32)
     model, config = learn(model, config, bits, mx.array(windows))
+    model.set_dtype(mx.bfloat16)
     save(target, plain, model, tokenizer, config)
 
 
@@ -181,6 +188,7 @@ def awq(model: Any, config: dict[str, Any], bits: int, data: Any) -> Any:
 
 def dwq(model: Any, config: dict[str, Any], bits: int, data: Any) -> Any:
     """Scales, biases and norms trained towards the unquantized model, once over the windows."""
+    import mlx.core as mx
     import mlx.optimizers
     from mlx_lm.quant.dwq import dwq_quantize
     from mlx_lm.utils import quantize_model
@@ -189,7 +197,7 @@ def dwq(model: Any, config: dict[str, Any], bits: int, data: Any) -> Any:
     rows = [(window, 0) for window in data.tolist()]
     dwq_quantize(
         student, lambda batch, index, split: model(batch), mlx.optimizers.Adam(DWQ_RATE, bias_correction=True), rows,
-        rows[:DWQ_BATCH], batch_size=DWQ_BATCH, max_seq_length=WINDOW + 1, seed=0,
+        rows[:DWQ_BATCH], batch_size=DWQ_BATCH, max_seq_length=WINDOW + 1, seed=0, dtype=mx.float32,
     )  # fmt: skip
     return student, config
 

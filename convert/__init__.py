@@ -96,6 +96,7 @@ def plan(
     group_size: int | None = None,
     mode: str | None = None,
     recipe: str | None = None,
+    target_bits: float | None = None,
     dtype: str | None = None,
     allow_nonfinite: bool = False,
     calibrate: str | Path | bool | None = None,
@@ -111,8 +112,8 @@ def plan(
     Raises InvalidRequest, NotFound, MissingTokenizer, BadCheckpoint, Unsupported, and TargetExists for a target that
     would replace what is read.
     """
-    asked = {"bits": bits, "group_size": group_size, "mode": mode, "recipe": recipe, "dtype": dtype,
-             "allow_nonfinite": allow_nonfinite, "calibrate": calibrate,
+    asked = {"bits": bits, "group_size": group_size, "mode": mode, "recipe": recipe,
+             "target_bits": target_bits, "dtype": dtype, "allow_nonfinite": allow_nonfinite, "calibrate": calibrate,
              "calibrate_tokens": calibrate_tokens, "unshare": unshare}  # fmt: skip
     form = check_options(max_shard_size=max_shard_size, rope_factor=rope_factor, **asked)
     file_bytes = shard_bytes(max_shard_size)
@@ -219,14 +220,14 @@ def convert(
     """Converts `source`, a checkpoint's directory or weights file in any layout that docs/converting.md lists.
 
     Options: unquantized in `dtype` (float16, float32, by default bfloat16) unless `bits` (2, 3, 4, 5, 6, 8; in groups
-    of `group_size` 32, 64, 128), `mode` (affine, mxfp4, mxfp8, nvfp4) or `recipe` (mixed-2-4, mixed-3-5, mixed-4-6:
-    more bits for the matrices that need them) is given. Where none of the four is, matrices that the source has in few
-    bits, in a form that MLX can keep, stay so: docs/converting.md lists these forms. `calibrate` (true, or a UTF-8 text
-    file or a directory of them) chooses the quantized numbers so that they fit a text, of which `calibrate_tokens`
-    tokens are read if it has so many, 65,536 by default, and lose less than by rounding; it takes minutes to hours.
-    Weights that are NaN or infinite are refused unless `allow_nonfinite` is true. `tokenizer` is a tokenizer.json, a
-    tokenizer.model or a directory with one; by default the source's own. Files hold up to `max_shard_size` GB, by
-    default 5.
+    of `group_size` 32, 64, 128), `mode` (affine, mxfp4, mxfp8, nvfp4), `recipe` (mixed-2-4, mixed-3-5, mixed-4-6:
+    more bits for the matrices that need them) or `target_bits` (bits mixed so that a weight has at most so many, scales
+    included) is given. Where none of the five is, matrices that the source has in few bits, in a form that MLX can
+    keep, stay so: docs/converting.md lists these forms. `calibrate` (true, or a UTF-8 text file or a directory of them)
+    chooses the quantized numbers so that they fit a text, of which `calibrate_tokens` tokens are read if it has so
+    many, 65,536 by default, and lose less than by rounding; it takes minutes to hours. Weights that are NaN or infinite
+    are refused unless `allow_nonfinite` is true. `tokenizer` is a tokenizer.json, a tokenizer.model or a directory with
+    one; by default the source's own. Files hold up to `max_shard_size` GB, by default 5.
     `rope_factor` is the factor of Llama 3's RoPE scaling, which Meta's own files leave out: by default 32 in the sizes
     of Llama 3.2, else 8. With `unshare` weights that several layers share (MobileLLM's layer sharing, MobiLlama) are
     written for each of them: a plain Llama, which mlx-lm loads, too. Without `output` the result lies beside the

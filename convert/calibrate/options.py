@@ -23,8 +23,8 @@ def check_calibration(calibrate: Any, calibrate_tokens: Any, is_quantized: bool,
     if calibrate is not True:
         named_path("calibrate", calibrate)
     if not is_quantized:
-        raise InvalidRequest("", "{calibrate} means nothing for weights that are not quantized. Give {bits}, {mode} or "
-                                 "{recipe}, too, or leave it out.")  # fmt: skip
+        raise InvalidRequest("", "{calibrate} means nothing for weights that are not quantized. Give {bits}, {mode}, "
+                                 "{recipe} or {target_bits}, too, or leave it out.")  # fmt: skip
     if allow_nonfinite:
         raise InvalidRequest("", "{calibrate} computes with the weights, which NaN or infinity would spoil. Leave "
                                  "{allow_nonfinite} out, or {calibrate}.")  # fmt: skip

@@ -98,19 +98,21 @@ class Calibration:
 
     def run(self, stage: int, states: States, tell: Callable[[float], None]) -> tuple[Parts, States]:
         """Runs a stage: (what its weights are stored as, by tensor name; the states after it). `tell` is called with
-        the share of the stage that is done, 0 to 1. Raises NotFinite where states are NaN or infinite."""
+        the share of the stage that is done, 0 to 1. The states are taken out of `states`, so that none stay in memory
+        that later ones replace. Raises NotFinite where they are NaN or infinite."""
         made = Made(self.work(stage), tell)
         with limit_freed_buffers(), places(self.config) as where:
             if stage == 0:
-                states = self._embed(made)
+                after = self._embed(made)
             elif stage == self.count - 1:
-                self._end(self._cut(states["hidden"]), made)
-                states = {}
+                self._end(self._cut(states.pop("hidden")), made)
+                after = {}
             else:
-                states = self._layer(stage, Passage(self._block(stage - 1), self._cut(states["hidden"]), where), made)
-            mx.eval(made.parts, states)
+                passage = Passage(self._block(stage - 1), self._cut(states.pop("hidden")), where)
+                after = self._layer(stage, passage, made)
+            mx.eval(made.parts, after)
         tell(1.0)
-        return made.parts, states
+        return made.parts, after
 
     def _products(self, stage: int) -> list[list[str]]:
         """The matrices that a stage is about, in lists of those that get the same inputs."""

@@ -104,7 +104,7 @@ def settings_of(module: Any) -> dict[str, Any]:
 
 def check_form(form: Form, config: GuestConfig, dtype: str) -> None:
     """Raises InvalidRequest for a form that conversions of guests do not have."""
-    for name in ("recipe", "calibrate"):
+    for name in ("recipe", "target_bits", "calibrate"):
         if getattr(form, name):
             raise InvalidRequest(f"{name} is for llama and openelm, and this model is a {config.model_type}.",
                                  f"Leave {{{name}}} out, and give {{bits}} or {{mode}}.")  # fmt: skip

@@ -16,7 +16,7 @@ from click.core import ParameterSource
 from elm_mlx.cli.blas import prefer_fast_blas
 from elm_mlx.cli.checkpoint import fetch_source, fetched_name, refuse_rope_factor
 from elm_mlx.cli.conversion_text import describe_calibration, show_plan, tell_result
-from elm_mlx.cli.kinds import BITS, CALIBRATION_TEXT, CALIBRATION_TOKENS, NAME, ROPE_FACTOR, SHARD_GB
+from elm_mlx.cli.kinds import BITS, CALIBRATION_TEXT, CALIBRATION_TOKENS, NAME, ROPE_FACTOR, SHARD_GB, TARGET
 from elm_mlx.cli.messages import one_line, quietable, say
 from elm_mlx.cli.progress import ProgressBar
 from elm_mlx.cli.wishes import naming, settle
@@ -26,7 +26,7 @@ from elm_mlx.errors import TargetExists
 if TYPE_CHECKING:
     from elm_mlx.convert import Conversion, Job
 
-YIELDING = ("calibrate_tokens", "allow_nonfinite", "calibrate", "bits", "group_size", "mode", "recipe")
+YIELDING = ("calibrate_tokens", "allow_nonfinite", "calibrate", "bits", "group_size", "mode", "recipe", "target_bits")
 GROUP_SIZES = list(map(str, QUANTIZATION_MODES["affine"][1]))
 
 
@@ -55,6 +55,7 @@ class SourceArgument(click.Argument):
 @click.option("--group-size", type=click.Choice(GROUP_SIZES), help="Weights that share a scale. Default: 64.")
 @click.option("--mode", type=click.Choice(list(QUANTIZATION_MODES)), help="How to quantize.")
 @click.option("--recipe", type=click.Choice(list(RECIPES)), help="More bits where they count, fewer elsewhere.")
+@click.option("--target-bits", type=TARGET, help="Mix bits so that a weight has at most so many, scales included.")
 @click.option(
     "--calibrate",
     type=CALIBRATION_TEXT,
@@ -101,8 +102,8 @@ def command(
     on this machine; OpenELM's tokenizer is fetched with it. Reads OpenELM and Llama 3 checkpoints in the layouts of
     Hugging Face, CoreNet, Meta, MLX and GGUF, without torch and without running anything in them.
 
-    Writes floats unless --bits, --mode or --recipe is given. Without these and --dtype, matrices that SOURCE has in
-    few bits keep them where MLX can.
+    Writes floats unless --bits, --mode, --recipe or --target-bits is given. Without these and --dtype, matrices that
+    SOURCE has in few bits keep them where MLX can.
     """
     if verify or options["calibrate"]:
         prefer_fast_blas()

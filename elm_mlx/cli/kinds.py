@@ -10,7 +10,7 @@ import click
 
 from elm_mlx.arguments import is_unicode
 from elm_mlx.config.generation import MAX_TEMPERATURE, MAX_TOP_K, MOST_BIAS, MOST_PENALTY, MOST_REPETITION
-from elm_mlx.config.quantization import QUANTIZATION_MODES
+from elm_mlx.config.quantization import QUANTIZATION_MODES, TARGET_BITS
 from elm_mlx.config.stop_strings import check_stop_strings
 from elm_mlx.config.values import MAX_MULTIPLIER
 from elm_mlx.errors import InvalidRequest
@@ -128,6 +128,7 @@ REPETITION_PENALTY = Number(1 / MOST_REPETITION, MOST_REPETITION)
 TOKEN_ID = TokenId(min=0)
 # As engine.logprobs and api.cache_kind have them, which --help does without: they bring MLX.
 TOP_LOGPROBS, WINDOW_SIZE = Whole(0, 20), Whole(min=16)
+TARGET = Number(*TARGET_BITS)
 ROPE_FACTOR = Number(0, MAX_MULTIPLIER, min_open=True)
 # As convert and verify judge them, which --help does without: they bring MLX.
 SHARD_GB, TEXT_TOKENS = Number(1e-6, 1e6), Whole(1, 1_000_000)

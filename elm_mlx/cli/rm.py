@@ -56,7 +56,9 @@ def find_removable(name: str) -> list[tuple[Path, str, str]]:
     if whole or begun:
         return whole + begun
     cached = " ".join(filter(None, map(hint_at_cache, copies.repositories_of(named))))
-    raise NotFound(f"There is no copy of {name} to remove; `elm-mlx list` shows what there is.{cached and f' {cached}'}")
+    raise NotFound(
+        f"There is no copy of {name} to remove; `elm-mlx list` shows what there is.{cached and f' {cached}'}"
+    )
 
 
 def hint_at_cache(repository: str) -> str:

@@ -24,6 +24,7 @@ ROW_SCALES = "row_scales"  # the tensor of a matrix, and the key of its setting,
 # recipe -> bits of the matrices that lose least by quantization, of most matrices, and of those that lose most; affine,
 # groups of 64. convert.recipes says which matrices these are.
 RECIPES: dict[str, tuple[int, int, int]] = {"mixed-2-4": (2, 3, 4), "mixed-3-5": (3, 4, 5), "mixed-4-6": (4, 5, 6)}
+TARGET_BITS = (2.0, 9.0)  # the least and the most bits per weight that can be asked for: 8 bits take 8.5 with scales
 
 
 def check_bits(bits: int | None) -> None:

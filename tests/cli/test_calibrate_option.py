@@ -65,7 +65,7 @@ def test_a_source_that_was_taken_for_the_text_is_named(openelm: Path) -> None:
 @pytest.mark.parametrize(
     ("given", "code", "said"),
     [
-        (["--calibrate"], 2, "--calibrate means nothing for weights that are not quantized. Give --bits, --mode or"),
+        (["--calibrate"], 2, "--calibrate means nothing for weights that are not quantized. Give --bits, --mode, --re"),
         (["--bits", 4, "--calibrate-tokens", 512], 2, "--calibrate-tokens means nothing without --calibrate"),
         (["--bits", 4, "--calibrate", "", "--force"], 2, "it is empty"),
         (["--bits", 4, "--calibrate", "nowhere"], 66, "--calibrate takes a UTF-8 text file, or a directory of such"),

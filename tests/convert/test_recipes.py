@@ -142,6 +142,61 @@ def test_the_default_output_carries_the_recipe_and_info_plan_and_card_its_bits(
     assert "affine 4- to 6-bit in groups of 64" in capfd.readouterr().out
 
 
+@pytest.mark.parametrize("family", list(DEEP))
+@pytest.mark.parametrize("target", [3.8, 4.5, 5.0, 7.3])
+def test_a_target_is_reached_and_not_passed(family: str, target: float) -> None:
+    config = config_from_dict(DEEP[family])
+    settings = recipes.quantization_of_size(target, config, mx.bfloat16)
+    assert target - 0.1 < recipes.bits_per_weight(settings, config, mx.bfloat16) <= target
+
+
+def test_more_bits_go_to_the_gates_first_and_to_one_product_alike() -> None:
+    config = config_from_dict(DEEP["llama"])
+    small = recipes.bits_per_weight(recipes.quantization("mixed-2-4", config), config, mx.bfloat16)
+    settings = recipes.quantization_of_size(small + 0.2, config, mx.bfloat16)
+    bits = {name: settings.setting(name.removesuffix(".weight")).bits for name in recipes.levels(config)}
+    gates = [bits[f"model.layers.{layer}.mlp.gate_proj.weight"] for layer in range(2, 14)]
+    assert gates == sorted(gates, reverse=True)
+    assert set(gates) == {2, 3}
+    assert [bits[name.replace("gate_proj", "up_proj")] for name in bits if "gate_proj" in name] == [
+        bits[name] for name in bits if "gate_proj" in name
+    ]
+
+
+@pytest.mark.parametrize("recipe", list(RECIPES))
+def test_the_size_of_a_recipe_as_the_target_gives_the_recipe(recipe: str) -> None:
+    config = config_from_dict(DEEP["openelm"])
+    settings = recipes.quantization(recipe, config)
+    size = recipes.bits_per_weight(settings, config, mx.bfloat16)
+    assert recipes.quantization_of_size(size, config, mx.bfloat16) == settings
+
+
+def test_what_is_written_has_no_more_bits_than_its_target_and_is_called_by_it(tmp_path: Path) -> None:
+    source = checkpoints.write(tmp_path / "OpenELM-270M", DEEP["openelm"])
+    for dtype in ("bfloat16", "float32"):  # scales take twice as much in float32
+        done = convert(source, target_bits=5.0, dtype=dtype, force=True)
+        assert done.output == tmp_path / "OpenELM-270M-mlx-5bit-mixed"
+        assert 4.8 < done.bits_per_weight <= 5.0
+
+
+@pytest.mark.parametrize("target", [1.5, 40, float("nan"), True, "4"])
+def test_a_target_that_no_bits_reach_is_refused(openelm: Path, tmp_path: Path, target: Any) -> None:
+    with pytest.raises(InvalidRequest, match=r"target_bits is .*; it must be"):
+        convert(openelm, tmp_path / "out", target_bits=target)
+
+
+def test_a_target_below_what_the_smallest_recipe_takes_is_refused_with_that(tmp_path: Path) -> None:
+    source = checkpoints.write(tmp_path / "source", DEEP["llama"])
+    with pytest.raises(InvalidRequest, match=r"target_bits is 2.6, and this model has at least 3\.\d\d bits"):
+        convert(source, tmp_path / "out", target_bits=2.6)
+
+
+@pytest.mark.parametrize("other", [{"bits": 4}, {"group_size": 32}, {"mode": "mxfp4"}, {"recipe": "mixed-3-5"}])
+def test_a_target_excludes_what_it_decides_itself(openelm: Path, tmp_path: Path, other: dict[str, Any]) -> None:
+    with pytest.raises(InvalidRequest, match="target_bits"):
+        convert(openelm, tmp_path / "out", target_bits=4.5, **other)
+
+
 @pytest.mark.parametrize("other", [{"bits": 4}, {"group_size": 32}, {"mode": "mxfp4"}])
 def test_a_recipe_excludes_what_it_decides_itself(openelm: Path, tmp_path: Path, other: dict[str, Any]) -> None:
     with pytest.raises(InvalidRequest, match="mixed-3-5 says how each matrix is stored"):

@@ -49,7 +49,10 @@ def calibrated(openelm: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize(
     ("options", "complaint"),
     [
-        ({"calibrate": True}, "calibrate means nothing for weights that are not quantized. Give bits, mode or recipe"),
+        (
+            {"calibrate": True},
+            "calibrate means nothing for weights that are not quantized. Give bits, mode, recipe or target_bits",
+        ),
         ({"calibrate": "text.txt"}, "calibrate means nothing for weights that are not quantized"),
         ({"bits": 4, "calibrate_tokens": 1024}, "calibrate_tokens means nothing without calibrate"),
         ({"bits": 4, "calibrate": False, "calibrate_tokens": 1024}, "calibrate_tokens means nothing without"),
