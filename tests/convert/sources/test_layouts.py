@@ -134,7 +134,7 @@ def test_the_published_sizes_are_told_by_their_shapes(size: str) -> None:
         corenet.raw_config(Path("there"), tensors, other)
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(st.data())
 def test_any_uneven_openelm_is_told_by_its_shapes(data: st.DataObject) -> None:
     layers, E, D = data.draw(st.integers(1, 5)), data.draw(st.integers(1, 40)), 2 * data.draw(st.integers(1, 8))
