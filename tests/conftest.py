@@ -6,9 +6,11 @@ import gc
 import os
 import re
 import shutil
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import hypothesis
 import mlx.core as mx
 import pytest
 from helpers import checkpoints, compiler, followed
@@ -30,6 +32,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_configure(config: pytest.Config) -> None:
     for name in [name for name in os.environ if FOREIGN.match(name)]:
         del os.environ[name]
+    sys.dont_write_bytecode = False  # read from that variable before: each process would rewrite each assert anew
+    hypothesis.settings.register_profile("untimed", deadline=None)  # a busy machine fails no test
+    hypothesis.settings.load_profile("untimed")
     os.environ["ELM_MLX_BLAS"] = "reference"  # what the tests start computes as they do
     mx.set_default_device(mx.gpu if config.getoption("--device") == "gpu" else mx.cpu)
     gc.disable()  # until all tests are collected: half of the time goes into looking through what stays

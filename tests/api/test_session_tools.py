@@ -196,10 +196,8 @@ def test_a_tools_time_ends_with_the_turns(lm: elm_mlx.LanguageModel, script: Cal
         raise TimedOut("There was no whole answer.")
 
     script([call("look")], late)
-    begun = time.monotonic()
-    with pytest.raises(TimedOut):
+    with pytest.raises(TimedOut):  # else it waits for ever
         session.respond("What?", timeout=0.05)
-    assert time.monotonic() - begun < 30
     assert session.transcript == []
     done.set()
 

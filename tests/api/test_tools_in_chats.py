@@ -270,7 +270,7 @@ def test_a_call_that_must_come_and_has_no_room_is_refused(lm: elm_mlx.LanguageMo
 
 def test_a_call_that_must_come_is_read_in_an_event_loop(lm: elm_mlx.LanguageModel) -> None:
     """The form is compiled after the stream is there, and the tool's description may be longer than any text in it."""
-    tool = {"name": "f", "description": "x" * 5000,
+    tool = {"name": "f", "description": "Once upon a time " * 300,
             "parameters": {"type": "object", "properties": {"a": {"enum": [1]}}, "required": ["a"],
                            "additionalProperties": False}}  # fmt: skip
     options = {"tools": [tool], "tool_choice": "required"}

@@ -49,7 +49,7 @@ def transcripts(draw: st.DrawFn) -> list[dict[str, Any]]:
 
 @pytest.mark.parametrize("count", [20, pytest.param(150, marks=pytest.mark.slow)])
 def test_a_transcript_comes_back_from_its_file_as_it_was(count: int) -> None:
-    @settings(deadline=None, max_examples=count)
+    @settings(max_examples=count)
     @given(transcripts())
     def check(messages: list[dict[str, Any]]) -> None:
         with tempfile.TemporaryDirectory() as folder:
@@ -63,7 +63,7 @@ def test_a_transcript_comes_back_from_its_file_as_it_was(count: int) -> None:
 
 @pytest.mark.parametrize("count", [40, pytest.param(300, marks=pytest.mark.slow)])
 def test_what_was_changed_by_chance_is_a_transcript_or_a_sentence(count: int) -> None:
-    @settings(deadline=None, max_examples=count)
+    @settings(max_examples=count)
     @given(transcripts().filter(bool), st.data())
     def check(messages: list[dict[str, Any]], data: st.DataObject) -> None:
         place = data.draw(st.integers(0, len(messages) - 1))

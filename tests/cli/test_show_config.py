@@ -221,7 +221,7 @@ def requests() -> Iterator[list[Any]]:
         yield seen
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
+@settings(max_examples=60, suppress_health_check=list(HealthCheck), derandomize=True)
 @given(places=places, file_says=st.booleans(), is_apples=st.booleans(), plain=st.booleans(), asks=st.integers(0, 5))
 def test_of_any_combination_the_strongest_counts_is_named_and_is_what_the_engine_is_asked(
     scratch: Callable[[bool], Path], requests: list[Any], places: dict[str, Place], file_says: bool, is_apples: bool,

@@ -16,7 +16,7 @@ from elm_mlx.errors import ElmError, InvalidRequest, RequestFailed
 V = 70
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.integers(1, 3), st.integers(1, 100), st.integers(0, 2**32 - 1))
 def test_forbidden_ids_get_minus_infinity_and_the_others_keep_their_bits(rows: int, vocabulary: int, seed: int) -> None:
     rng = np.random.default_rng(seed)
@@ -39,7 +39,7 @@ def test_compiled_it_gives_the_same_and_keeps_the_type(vocabulary: int, dtype: m
     assert forbid(logits, mx.array(words), mx.arange(32, dtype=mx.uint32)).shape == logits.shape
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.integers(1, 100), st.sets(st.integers(0, 120)))
 def test_all_but_some_ids(vocabulary: int, banned: set[int]) -> None:
     words = all_but(banned, vocabulary)

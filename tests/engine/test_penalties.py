@@ -66,7 +66,7 @@ samplings = st.builds(
 ids = st.lists(st.integers(0, VOCABULARY - 1), max_size=6)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(samplings, ids, ids, st.lists(numbers, min_size=VOCABULARY, max_size=VOCABULARY))
 def test_any_penalties_are_those_of_the_plain_twin(
     sampling: Sampling, prompt: list[int], answer: list[int], logits: list[float]

@@ -67,7 +67,7 @@ def test_shares_are_those_of_the_plain_filter(sampling: Sampling) -> None:
     assert ((drawn - expected)[kept] ** 2 / expected[kept]).sum() < 18.5
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(st.lists(st.floats(-20, 20, width=32), min_size=2, max_size=40, unique=True), st.floats(0.01, 1.0))
 def test_top_p_keeps_the_fewest_that_reach_the_share(values: list[float], top_p: float) -> None:
     kept = np.isfinite(np.array(keep_top_p(mx.array([values]), top_p))[0])

@@ -26,7 +26,7 @@ def kept(found: mx.array) -> list[list[bool]]:
 
 @pytest.mark.parametrize("count", [25, pytest.param(300, marks=pytest.mark.slow)])
 def test_searching_keeps_what_sorting_keeps(count: int) -> None:
-    @settings(max_examples=count, deadline=None)
+    @settings(max_examples=count)
     @given(
         st.lists(st.floats(-100, 30, width=16), min_size=1, max_size=40),  # of 16 bits, so that some are equal
         st.floats(0, 1, exclude_min=True),

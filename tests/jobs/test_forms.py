@@ -244,7 +244,7 @@ NAMES = st.sampled_from(["prompt", "messages", "max_tokens", "url", "method", "b
 
 @pytest.mark.parametrize("count", [15, pytest.param(300, marks=pytest.mark.slow)])
 def test_any_fields_are_an_ask_or_a_sentence(count: int) -> None:
-    @settings(max_examples=count, deadline=None)
+    @settings(max_examples=count)
     @given(st.dictionaries(NAMES, ANY), st.dictionaries(NAMES, ANY))
     def check(fields: dict[str, Any], body: dict[str, Any]) -> None:
         for line in (fields, fields | {"body": body}, {"custom_id": "a", "body": body}):

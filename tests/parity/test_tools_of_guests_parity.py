@@ -65,7 +65,7 @@ def types_of(arguments: dict[str, Any]) -> dict[str, Any]:
 def test_calls_of_the_template_come_back(kind: str) -> None:
     caller = callers.CALLERS[kind]
 
-    @settings(max_examples=25, deadline=None)
+    @settings(max_examples=25)
     @given(KEYS, st.dictionaries(KEYS, VALUES, max_size=3), st.integers(1, 2), st.integers(1, 9))
     def check(name: str, arguments: dict[str, Any], count: int, step: int) -> None:
         text = said(caller, [(name, arguments)] * count)

@@ -56,7 +56,7 @@ def calls_of(text: str, step: int) -> list[tuple[str, Any]]:
 
 @pytest.mark.parametrize("template", [written.LLAMA_31, written.LLAMA_32])
 def test_a_call_of_the_template_comes_back(template: str) -> None:
-    @settings(max_examples=100, deadline=None)
+    @settings(max_examples=100)
     @given(NAMES, st.dictionaries(NAMES, VALUES, max_size=3), st.integers(1, 7))
     def check(name: str, arguments: dict[str, Any], step: int) -> None:
         text = said(template, name, arguments, tools=[written.TOOL])
@@ -66,7 +66,7 @@ def test_a_call_of_the_template_comes_back(template: str) -> None:
 
 
 def test_a_call_of_a_built_in_tool_comes_back_whatever_quotes_it_has() -> None:
-    @settings(max_examples=100, deadline=None)
+    @settings(max_examples=100)
     @given(TEXTS.filter(lambda text: PYTHON_TAG not in text), st.integers(1, 7))
     def check(query: str, step: int) -> None:
         text = said(written.LLAMA_31, "brave_search", {"query": query}, builtin_tools=["brave_search"])

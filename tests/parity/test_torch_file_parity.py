@@ -132,7 +132,7 @@ def state_dicts(draw: st.DrawFn) -> dict[str, torch.Tensor]:
     return tensors
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(tensors=state_dicts(), options=st.sampled_from([{}, LEGACY]))
 def test_anything_torch_saves(
     tmp_path_factory: pytest.TempPathFactory, tensors: dict[str, torch.Tensor], options: dict[str, bool]

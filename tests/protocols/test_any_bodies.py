@@ -94,7 +94,7 @@ def check(api: str, body: Any, facts: Facts, strict: bool) -> None:
 
 
 def check_any(api: str, facts: Facts, bodies: st.SearchStrategy[Any], count: int) -> None:
-    @settings(deadline=None, max_examples=count)
+    @settings(max_examples=count)
     @given(bodies, st.booleans())
     def each(body: Any, strict: bool) -> None:
         check(api, body, facts, strict)

@@ -71,7 +71,7 @@ def check(dialect: ModuleType, body: Any, *, strict: bool) -> None:
 
 
 def check_any(dialect: ModuleType, bodies: st.SearchStrategy[Any], count: int) -> None:
-    @settings(deadline=None, max_examples=count)
+    @settings(max_examples=count)
     @given(bodies, st.booleans())
     def each(body: Any, strict: bool) -> None:
         check(dialect, body, strict=strict)

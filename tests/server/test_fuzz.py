@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 pytestmark = pytest.mark.slow
 
-FUZZED = settings(max_examples=400, deadline=None, database=None, derandomize=True,
+FUZZED = settings(max_examples=400, database=None, derandomize=True,
                   suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow,
                                          HealthCheck.data_too_large])  # fmt: skip
 SAID = [{"role": "user", "content": "Hi"}]

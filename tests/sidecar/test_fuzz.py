@@ -41,13 +41,13 @@ CALLS = st.tuples(st.sampled_from(METHODS), st.dictionaries(st.sampled_from(NAME
 ASKED = st.tuples(st.sampled_from(["generate", "session/respond", "session/new"]), OPTIONS)
 
 
-@settings(deadline=None, max_examples=40, suppress_health_check=list(HealthCheck))
+@settings(max_examples=40, suppress_health_check=list(HealthCheck))
 @given(CALLS)
 def test_no_parameters_are_an_error_of_ours(talker: Any, call: Any) -> None:
     ask(talker, *call)
 
 
-@settings(deadline=None, max_examples=40, suppress_health_check=list(HealthCheck))
+@settings(max_examples=40, suppress_health_check=list(HealthCheck))
 @given(ASKED)
 def test_no_options_are_an_error_of_ours(talker: Any, asked: Any) -> None:
     method, options = asked
@@ -56,7 +56,7 @@ def test_no_options_are_an_error_of_ours(talker: Any, asked: Any) -> None:
 
 
 @pytest.mark.slow
-@settings(deadline=None, max_examples=600, suppress_health_check=list(HealthCheck))
+@settings(max_examples=600, suppress_health_check=list(HealthCheck))
 @given(CALLS, ASKED)
 def test_many_parameters_are_no_errors_of_ours(talker: Any, call: Any, asked: Any) -> None:
     ask(talker, *call)

@@ -77,7 +77,7 @@ def test_what_is_no_message_is_refused(line: bytes, code: int, id: object, said:
     assert said in raised.value.message
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(
     st.binary() | st.recursive(st.none() | st.text() | st.integers(), st.lists).map(lambda v: json.dumps(v).encode())
 )
@@ -86,7 +86,7 @@ def test_no_bytes_raise_anything_else(line: bytes) -> None:
         read_message(line)
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(st.binary(), st.lists(st.integers(0, 40)))
 def test_lines_do_not_depend_on_where_their_chunks_are_cut(raw: bytes, cuts: list[int]) -> None:
     raw = raw.replace(b"\x00", b"\n")

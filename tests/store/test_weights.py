@@ -257,7 +257,7 @@ def mutated(data: bytes, changes: list[tuple[str, int, bytes]]) -> bytes:
 
 @each_count
 def test_a_damaged_file_is_refused_or_means_what_the_library_says(path: Path, count: int) -> None:
-    @settings(max_examples=count, deadline=None)
+    @settings(max_examples=count)
     @given(edits)
     def check(changes: list[tuple[str, int, bytes]]) -> None:
         path.write_bytes(mutated(VALID, changes))
@@ -268,7 +268,7 @@ def test_a_damaged_file_is_refused_or_means_what_the_library_says(path: Path, co
 
 @each_count
 def test_a_file_cut_short_is_refused(path: Path, count: int) -> None:
-    @settings(max_examples=count, deadline=None)
+    @settings(max_examples=count)
     @given(st.integers(0, len(VALID) - 1), st.binary(max_size=9))
     def check(length: int, more: bytes) -> None:
         path.write_bytes(VALID[:length] + more[: len(VALID) - length - 1])
@@ -287,7 +287,7 @@ parts: st.SearchStrategy[Any] = st.one_of(
 
 @each_count
 def test_a_header_that_lies_is_refused_or_means_what_the_library_says(path: Path, count: int) -> None:
-    @settings(max_examples=count, deadline=None)
+    @settings(max_examples=count)
     @given(st.sampled_from([*TENSORS, "new", "__metadata__"]), parts, st.integers(24, 40))
     def check(name: str, part: dict[str, Any], size: int) -> None:
         path.write_bytes(framed(TENSORS | {name: TENSORS.get(name, {}) | part}, bytes(size)))

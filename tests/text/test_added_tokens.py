@@ -14,7 +14,7 @@ TEXTS = ("<a>", "<a>b", "b", "<", "é", "<a><a>", "²b")
 FLAGS = st.fixed_dictionaries({"single_word": st.booleans(), "normalized": st.booleans()})
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(st.dictionaries(st.sampled_from(TEXTS), FLAGS, max_size=4), st.text("<a>bé²_ \u0301", max_size=12))
 @pytest.mark.slow
 def test_tokens_are_found_as_by_the_library(flags: dict[str, dict[str, bool]], text: str) -> None:

@@ -72,7 +72,7 @@ def test_parts_change_neither_the_text_nor_where_a_stop_string_ends_it(tokenizer
         lambda words: ids_of(tokenizer, "".join(words))
     )
 
-    @settings(max_examples=count, deadline=None)
+    @settings(max_examples=count)
     @given(ids_drawn, st.lists(st.sampled_from(["cat", "\n", "é 字", '"a"', "{", "x"]), max_size=2))
     def check(ids: list[int], stops: list[str]) -> None:
         thinking = {tokenizer.added_ids["<think>"], tokenizer.added_ids["</think>"]}

@@ -171,7 +171,7 @@ def test_nothing_is_called_where_no_tools_were_given() -> None:
 
 @each_count
 def test_any_text_gives_the_same_parts_however_it_is_cut_and_loses_no_character(count: int) -> None:
-    @settings(max_examples=count, deadline=None)
+    @settings(max_examples=count)
     @given(st.lists(st.sampled_from(WORDS) | st.text(max_size=3), max_size=14), st.data())
     def check(words: list[str], data: st.DataObject) -> None:
         text = "".join(words)
@@ -201,7 +201,7 @@ NAMES = st.from_regex(r"[A-Za-z_][A-Za-z0-9_]{0,8}", fullmatch=True).filter(lamb
 
 @each_count
 def test_hostile_arguments_come_back_from_every_form(count: int) -> None:
-    @settings(max_examples=count, deadline=None)
+    @settings(max_examples=count)
     @given(NAMES, st.dictionaries(NAMES, VALUES | TEXTS, max_size=3), st.booleans())
     def check(name: str, arguments: dict[str, Any], ascii_only: bool) -> None:
         written = json.dumps(arguments, ensure_ascii=ascii_only)

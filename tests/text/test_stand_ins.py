@@ -107,7 +107,7 @@ PARTS = st.lists(st.sampled_from((*NAMES, " ", "\n", "the", "x", "\u00b2", "<"))
 def test_meant_tokens_give_the_ids_of_a_trusted_text(kind: str, examples: int) -> None:
     changes = {"prepend": {}, "first": FIRST, "nothing": {"normalizer": None}}[kind]
 
-    @settings(max_examples=examples, deadline=None)
+    @settings(max_examples=examples)
     @given(st.dictionaries(st.sampled_from(NAMES), RANDOM_FLAGS, min_size=1, max_size=4), PARTS)
     def check(flags: dict[str, dict[str, bool]], parts: list[str]) -> None:
         text = "".join(parts)

@@ -79,7 +79,7 @@ def test_an_answer_ends_where_the_twin_finds_a_stop_string_in_its_whole_text(joi
     size = joining.vocab_size + len(joining.added_ids)
     drawn = st.integers(0, size + 8) | st.integers(3, 258) | st.integers(size - 8, size)
 
-    @settings(max_examples=count, deadline=None)
+    @settings(max_examples=count)
     @given(st.lists(drawn, max_size=30), STOPS)
     def check(ids: list[int], strings: list[str]) -> None:
         pieces, *end = streamed(joining, ids, strings)
@@ -90,7 +90,7 @@ def test_an_answer_ends_where_the_twin_finds_a_stop_string_in_its_whole_text(joi
 
 @each_count
 def test_text_that_is_cut_anywhere_ends_where_the_twin_ends_it(joining: Tokenizer, count: int) -> None:
-    @settings(max_examples=count, deadline=None)
+    @settings(max_examples=count)
     @given(st.lists(st.sampled_from(WORDS), max_size=10), st.data())
     def check(words: list[str], data: st.DataObject) -> None:
         whole = "".join(words)
@@ -110,7 +110,7 @@ def test_text_that_is_cut_anywhere_ends_where_the_twin_ends_it(joining: Tokenize
 def test_with_any_tokenizer_no_stop_string_is_shown_and_all_text_before_it_is(tokenizer: Tokenizer, count: int) -> None:
     size = tokenizer.vocab_size + len(tokenizer.added_ids)
 
-    @settings(max_examples=count, deadline=None)
+    @settings(max_examples=count)
     @given(st.lists(st.integers(0, size + 8), max_size=30), STOPS | st.just(["\ufffd"]) | st.just(["<0x", "\u2581"]))
     def check(ids: list[int], strings: list[str]) -> None:
         pieces, _, taken = streamed(tokenizer, ids, strings)
@@ -122,7 +122,7 @@ def test_with_any_tokenizer_no_stop_string_is_shown_and_all_text_before_it_is(to
 
 @each_count
 def test_no_more_is_held_back_than_may_become_a_stop_string(byte_level: Tokenizer, count: int) -> None:
-    @settings(max_examples=count, deadline=None)
+    @settings(max_examples=count)
     @given(st.lists(st.sampled_from(WORDS), max_size=10), STOPS)
     def check(words: list[str], strings: list[str]) -> None:
         text, shown, ids = StopStrings(byte_level, Stops(strings)), "", list[int]()

@@ -46,7 +46,7 @@ def test_any_ids_stream_to_their_decoding(tokenizer: Tokenizer, count: int) -> N
     size = tokenizer.vocab_size + len(tokenizer.added_ids)
     drawn = st.integers(0, size + 8) | st.integers(3, 258) | st.integers(size - 8, size)
 
-    @settings(max_examples=count, deadline=None)
+    @settings(max_examples=count)
     @given(st.lists(drawn, max_size=30))
     def check(ids: list[int]) -> None:
         assert "".join(pieces(tokenizer, ids)) == tokenizer.decode(ids)
@@ -56,7 +56,7 @@ def test_any_ids_stream_to_their_decoding(tokenizer: Tokenizer, count: int) -> N
 
 @each_count
 def test_text_cut_anywhere_streams_to_its_decoding(tokenizer: Tokenizer, count: int) -> None:
-    @settings(max_examples=count, deadline=None)
+    @settings(max_examples=count)
     @given(st.lists(st.sampled_from(TEXT), max_size=8), st.integers(0, 20), st.integers(0, 30))
     def check(words: list[str], start: int, length: int) -> None:
         ids = tokenizer.encode("".join(words))[start : start + length]
@@ -69,7 +69,7 @@ def test_text_cut_anywhere_streams_to_its_decoding(tokenizer: Tokenizer, count: 
 def test_bytes_cut_anywhere_stream_to_their_decoding(small: Tokenizer, count: int) -> None:
     word = small.encode(" the")
 
-    @settings(max_examples=count, deadline=None)
+    @settings(max_examples=count)
     @given(st.text(max_size=12), st.integers(0, 12), st.binary(max_size=3))
     def check(text: str, cut: int, junk: bytes) -> None:
         ids = [3 + byte for byte in text.encode()[cut:] + junk]
@@ -81,7 +81,7 @@ def test_bytes_cut_anywhere_stream_to_their_decoding(small: Tokenizer, count: in
 
 @each_count
 def test_byte_level_text_waits_only_for_an_unfinished_character(byte_level: Tokenizer, count: int) -> None:
-    @settings(max_examples=count, deadline=None)
+    @settings(max_examples=count)
     @given(st.lists(st.integers(0, byte_level.vocab_size + 4), max_size=20))
     def check(ids: list[int]) -> None:
         shown = ""

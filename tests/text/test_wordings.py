@@ -111,7 +111,7 @@ KEYS = st.from_regex(r"[a-z_]{1,8}", fullmatch=True).filter(lambda name: name no
 
 @each_count
 def test_hostile_arguments_come_back_from_every_form(count: int) -> None:
-    @settings(max_examples=count, deadline=None)
+    @settings(max_examples=count)
     @given(KEYS, st.dictionaries(KEYS, VALUES | TEXTS, max_size=3), st.integers(1, 9))
     def check(name: str, arguments: dict[str, Any], step: int) -> None:
         written = json.dumps(arguments, ensure_ascii=False)
@@ -131,7 +131,7 @@ def test_hostile_arguments_come_back_from_every_form(count: int) -> None:
 @ALL
 @each_count
 def test_any_text_gives_the_same_parts_however_it_is_cut(wording: Wording, count: int) -> None:
-    @settings(max_examples=count, deadline=None)
+    @settings(max_examples=count)
     @given(st.lists(st.sampled_from(WORDS), max_size=14), st.data())
     def check(words: list[str], data: st.DataObject) -> None:
         text = "".join(words)

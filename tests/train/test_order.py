@@ -17,7 +17,7 @@ LENGTHS = st.lists(st.integers(2, 40), min_size=1, max_size=50)
 
 
 @given(LENGTHS, st.integers(1, 9), st.integers(0, 2**40), st.integers(0, 5))
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 def test_every_row_is_in_exactly_one_batch(lengths: list[int], size: int, seed: int, epoch: int) -> None:
     batches = epoch_order(lengths, size, seed, epoch)
     assert sorted(row for batch in batches for row in batch) == list(range(len(lengths)))
@@ -25,7 +25,7 @@ def test_every_row_is_in_exactly_one_batch(lengths: list[int], size: int, seed: 
 
 
 @given(LENGTHS, st.integers(1, 9), st.integers(0, 2**40))
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 def test_batches_hold_rows_of_like_length(lengths: list[int], size: int, seed: int) -> None:
     spans = sorted((min(lengths[row] for row in batch), max(lengths[row] for row in batch))
                    for batch in epoch_order(lengths, size, seed, 0))  # fmt: skip

@@ -110,7 +110,7 @@ def test_no_row_ever_loses_more_than_by_rounding(count: int) -> None:
         inputs=st.sampled_from([1, 5, 200]),
         spread=st.sampled_from([0.0, 1e-6, 1.0, 1e4]),
     )(loses_no_more)
-    settings(max_examples=count, deadline=None)(check)()
+    settings(max_examples=count)(check)()
 
 
 def test_a_rounded_matrix_loses_far_less_where_inputs_are_correlated() -> None:

@@ -134,7 +134,7 @@ def test_the_published_sizes_are_told_by_their_shapes(size: str) -> None:
         corenet.raw_config(Path("there"), tensors, other)
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(st.data())
 def test_any_uneven_openelm_is_told_by_its_shapes(data: st.DataObject) -> None:
     layers, E, D = data.draw(st.integers(1, 5)), data.draw(st.integers(1, 40)), 2 * data.draw(st.integers(1, 8))
@@ -236,14 +236,21 @@ def test_configurations_of_two_models_are_refused(tmp_path: Path) -> None:
         open_source(source)
 
 
-@pytest.mark.parametrize("name", list(FLAT))
 @pytest.mark.parametrize("shape", [(), (3,), (0, 4), (4, 0), (2, 3, 4), (10**4, 1), None])
-def test_a_corenet_tensor_that_is_missing_or_misshapen_is_refused(name: str, shape: Any) -> None:
+def test_a_corenet_tensor_that_is_missing_or_misshapen_is_refused(shape: Any) -> None:
+    assert [name for name in FLAT if not is_refused(name, shape)] == []
+
+
+def is_refused(name: str, shape: Any) -> bool:
+    """Whether a checkpoint is refused in which a tensor has another shape, or is missing (None)."""
     tensors = {key: lazy(array) for key, array in FLAT.items() if key != name}
     if shape is not None:
         tensors[name] = LazyTensor(shape, mx.float32, partial(pytest.fail, "was read"))
-    with pytest.raises(BadCheckpoint):
+    try:
         match_corenet(tensors)
+    except BadCheckpoint:
+        return True
+    return False
 
 
 def match_corenet(tensors: dict[str, LazyTensor]) -> None:

@@ -67,7 +67,7 @@ def test_the_same_files_come_of_one_shard_or_its_directory_or_hugging_faces_layo
     assert all(other == first for other in others)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.data())
 def test_whatever_was_dealt_is_gathered(data: st.DataObject) -> None:
     """Every tensor comes back bit for bit, for any number of heads, shards and copies."""

@@ -88,7 +88,7 @@ def bounded(size: int) -> Iterator[None]:
 def test_anything_reads_or_is_refused(tmp_path: Path, count: int) -> None:
     path = tmp_path / "anything.bin"
 
-    @settings(max_examples=count, deadline=None)
+    @settings(max_examples=count)
     @given(damaged() | spliced() | PROGRAMS | LEGACY)
     def check(data: bytes) -> None:
         path.unlink(missing_ok=True)

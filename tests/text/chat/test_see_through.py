@@ -118,7 +118,7 @@ def check(written: list[str], own: list[str], texts: tuple[str, str, str]) -> No
 TEMPLATES = (st.lists(EXPRESSIONS, min_size=1, max_size=3), WHOLE, st.tuples(TEXTS, TEXTS, TEXTS))
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(*TEMPLATES)
 def test_a_disguised_text_gives_the_plain_prompt_and_no_token_of_the_caller(
     written: list[str], own: list[str], texts: tuple[str, str, str]
@@ -127,7 +127,7 @@ def test_a_disguised_text_gives_the_plain_prompt_and_no_token_of_the_caller(
 
 
 @pytest.mark.slow
-@settings(deadline=None, max_examples=3000)
+@settings(max_examples=3000)
 @given(*TEMPLATES)
 def test_so_do_thousands(written: list[str], own: list[str], texts: tuple[str, str, str]) -> None:
     check(written, own, texts)

@@ -157,7 +157,7 @@ def test_pieces_that_the_template_puts_together_are_text(tokenizer: Tokenizer) -
 PRIVATE = st.text(st.sampled_from("\U000f0000\U000f0001\U000f0002\U0010fffd<|eot_id|>a \n"), max_size=12)
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(st.lists(PRIVATE, min_size=1, max_size=3))
 def test_private_characters_are_nobody_s_disguise(tokenizer: Tokenizer, parts: list[str]) -> None:
     template = ChatTemplate("{% for m in messages %}{{ m.content }}{% endfor %}", {})
