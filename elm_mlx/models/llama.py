@@ -35,8 +35,9 @@ class LlamaProjections:
     def __call__(self, x: mx.array, offset: Offset) -> QKV:
         H, K = self.heads, self.kv_heads
         qkv = split_heads(self.qkv(x), self.head_dim)  # [B, H+2K, L, D]
-        qk = self.rotate(qkv[:, : H + K], offset)
-        return qk[:, :H], qk[:, H:], qkv[:, H + K :]
+        qk, v = mx.split(qkv, [H + K], axis=1)
+        q, k = mx.split(self.rotate(qk, offset), [H], axis=1)
+        return q, k, v
 
 
 class Llama(Model):

@@ -39,11 +39,11 @@ class OpenELMProjections:
     def __call__(self, x: mx.array, offset: Offset) -> QKV:
         H, K = self.heads, self.kv_heads
         qkv = split_heads(self.qkv(x), self.head_dim)  # [B, H+2K, L, D]
-        qk, v = qkv[:, : H + K], qkv[:, H + K :]
+        qk, v = mx.split(qkv, [H + K], axis=1)
         if self.qk_norm is not None:
             qk = mx.fast.rms_norm(qk, None, self.eps) * self.qk_norm
-        qk = self.rotate(qk, offset)
-        return qk[:, :H], qk[:, H:], v
+        q, k = mx.split(self.rotate(qk, offset), [H], axis=1)
+        return q, k, v
 
 
 class OpenELM(Model):
