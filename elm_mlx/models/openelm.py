@@ -27,23 +27,22 @@ class OpenELMProjections:
         self.qkv = p.linear(f"{name}.qkv_proj")
         self.out: Product = p.linear(f"{name}.out_proj")
         self.before_out: Callable[[mx.array], mx.array] = unchanged
-        self.qk_norm = self._per_head(p, name) if config.normalize_qk else None
+        self.norms = self._per_head(p, name) if config.normalize_qk else None
 
     def _per_head(self, p: Parameters, name: str) -> mx.array:
-        """q_norm for every query head, k_norm for every key head: [H+K, 1, D], one product for both."""
+        """q_norm for every query head, k_norm for every key head, ones for the values: [H+2K, 1, D], one product for
+        all."""
         q, k = p.vector(f"{name}.q_norm"), p.vector(f"{name}.k_norm")
-        both = mx.stack([q] * self.heads + [k] * self.kv_heads)[:, None, :]
-        p.ready(both)
-        return both
+        each = mx.stack([q] * self.heads + [k] * self.kv_heads + [mx.ones_like(k)] * self.kv_heads)[:, None, :]
+        p.ready(each)
+        return each
 
     def __call__(self, x: mx.array, offset: Offset) -> QKV:
         H, K = self.heads, self.kv_heads
         qkv = split_heads(self.qkv(x), self.head_dim)  # [B, H+2K, L, D]
-        qk, v = qkv[:, : H + K], qkv[:, H + K :]
-        if self.qk_norm is not None:
-            qk = mx.fast.rms_norm(qk, None, self.eps) * self.qk_norm
-        qk = self.rotate(qk, offset)
-        return qk[:, :H], qk[:, H:], v
+        normed = qkv if self.norms is None else mx.fast.rms_norm(qkv, None, self.eps) * self.norms
+        q, k, _ = mx.split(self.rotate(normed, offset), [H, H + K], axis=1)  # v too: to leave it out would be a copy
+        return q, k, qkv[:, H + K :]
 
 
 class OpenELM(Model):

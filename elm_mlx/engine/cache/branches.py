@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import mlx.core as mx
 
+from elm_mlx.engine.cache.attention import attention
 from elm_mlx.engine.cache.kv import KVCache
 
 
@@ -21,7 +22,7 @@ class BranchLayer:
         [B, H, L, D]."""
         keys, values = (after(held, new, self.offset) for held, new in zip(self.trunk.arrays(), (k, v), strict=True))
         mask = self.trunk.masks.of(q.shape[2], keys.shape[2])
-        return mx.fast.scaled_dot_product_attention(q, keys, values, scale=q.shape[3] ** -0.5, mask=mask)
+        return attention(q, keys, values, mask)
 
 
 def after(held: mx.array, new: mx.array, length: int) -> mx.array:

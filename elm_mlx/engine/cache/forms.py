@@ -7,6 +7,7 @@ from typing import Protocol
 
 import mlx.core as mx
 
+from elm_mlx.engine.cache.attention import attention
 from elm_mlx.engine.cache.causal import CausalMasks
 from elm_mlx.engine.cache.kind import CacheKind, group_size, padded
 from elm_mlx.engine.cache.ring import Mask
@@ -35,7 +36,7 @@ class Floats:
 
     def attend(self, q: mx.array, held: Sequence[mx.array], mask: Mask) -> mx.array:
         """MLX's fused attention."""
-        return mx.fast.scaled_dot_product_attention(q, held[0], held[1], scale=q.shape[3] ** -0.5, mask=mask)
+        return attention(q, held[0], held[1], mask)
 
 
 class Quantized:
@@ -77,7 +78,7 @@ class Quantized:
         size = group_size(padded(D))
         keys = mx.dequantize(held[0], held[1], held[2], size, self.key_bits)[..., :D]
         values = mx.dequantize(held[3], held[4], held[5], size, self.value_bits)[..., :D]
-        return mx.fast.scaled_dot_product_attention(q, keys, values, scale=D**-0.5, mask=mask)
+        return attention(q, keys, values, mask)
 
 
 def widened(x: mx.array) -> mx.array:

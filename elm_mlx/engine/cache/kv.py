@@ -7,6 +7,7 @@ from math import ceil
 
 import mlx.core as mx
 
+from elm_mlx.engine.cache.attention import attention
 from elm_mlx.engine.cache.bounded import Bounded
 from elm_mlx.engine.cache.causal import CausalMasks
 from elm_mlx.engine.cache.layer import Layer
@@ -41,7 +42,7 @@ class KVCache(Bounded):
         """
         keys, values = self.append(k, v)  # [B, K, S, D]
         mask = self.masks.of(q.shape[2], keys.shape[2])
-        return mx.fast.scaled_dot_product_attention(q, keys, values, scale=q.shape[3] ** -0.5, mask=mask)
+        return attention(q, keys, values, mask)
 
     def append(self, keys: mx.array, values: mx.array) -> tuple[mx.array, mx.array]:
         """Appends [B, K, L, D] and returns all that is held, [B, K, S, D].

@@ -9,6 +9,7 @@ from typing import NamedTuple
 import mlx.core as mx
 import numpy as np
 
+from elm_mlx.engine.cache.attention import attention, heads_and_queries
 from elm_mlx.engine.cache.kv import RESERVE, KVCache, make_cache
 
 
@@ -25,20 +26,22 @@ class View:
         self.column = 0
         self.offset: int | mx.array = 0
         self.readable: mx.array | None = None
-        self.masks: dict[int, mx.array] = {}  # by number of heads
+        self.masks: dict[tuple[int, int], mx.array] = {}  # by numbers of heads and queries
 
-    def mask(self, heads: int) -> mx.array | None:
-        """Which columns each row may read, for so many query heads: [B, H, 1, S], None for all columns.
+    def mask(self, heads: int, queries: int) -> mx.array | None:
+        """Which columns each row may read, for so many heads and queries of each: [B, heads, queries, S], None for all
+        columns.
 
         It is expanded once for all layers of equally many heads: Metal's attention would copy a mask that is broadcast
         over heads in every layer.
         """
         if self.readable is None or len(self.readable) == 1:
             return self.readable
-        if heads not in self.masks:
+        form = heads, queries
+        if form not in self.masks:
             B, _, _, S = self.readable.shape
-            self.masks[heads] = mx.contiguous(mx.broadcast_to(self.readable, (B, heads, 1, S)))
-        return self.masks[heads]
+            self.masks[form] = mx.contiguous(mx.broadcast_to(self.readable, (B, *form, S)))
+        return self.masks[form]
 
 
 class Move(NamedTuple):
@@ -208,8 +211,8 @@ class SlotLayer:
         """Writes the new k and v [B, K, 1, D] of every row, and attends over what each row holds: q [B, H, 1, D] ->
         [B, H, 1, D]."""
         keys, values = self.put(k, v)
-        mask = self.view.mask(q.shape[1])
-        return mx.fast.scaled_dot_product_attention(q, keys, values, scale=q.shape[3] ** -0.5, mask=mask)
+        mask = self.view.mask(*heads_and_queries(q.shape[1], 1, *keys.shape[1:3]))
+        return attention(q, keys, values, mask)
 
     def put(self, k: mx.array, v: mx.array) -> tuple[mx.array, mx.array]:
         """Writes the new k and v [B, K, 1, D] of every row, and gives all that this step reads, [B, K, S, D] each."""

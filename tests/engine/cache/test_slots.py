@@ -87,13 +87,13 @@ def test_rows_of_equal_length_need_no_mask_and_others_one_for_each_number_of_hea
     for seed in range(2):
         twin.join(5, seed)
     twin.step()
-    assert twin.slots.view.mask(H) is None
+    assert twin.slots.view.mask(H, 1) is None
     twin.join(9, 7)
     twin.step()
-    mask = twin.slots.view.mask(H)
+    mask = twin.slots.view.mask(H, 1)
     assert mask is not None
     assert mask.shape == (3, H, 1, 10)
-    assert twin.slots.view.mask(H) is mask
+    assert twin.slots.view.mask(H, 1) is mask
     assert mx.sum(mask[:, 0, 0], axis=-1).tolist() == [7, 7, 10]
 
 
@@ -116,7 +116,7 @@ def test_a_lone_row_has_a_number_for_its_offset_and_no_mask() -> None:
     twin.leave(first)
     twin.step()
     assert (twin.slots.span, twin.slots.layers[0].offset) == (slice(last, last + 1), 6)
-    assert twin.slots.view.mask(H) is None
+    assert twin.slots.view.mask(H, 1) is None
 
 
 def grown(work: object) -> int:

@@ -1,0 +1,37 @@
+"""Attention of one position, whose query heads become queries of their key head, is that of each head by itself."""
+
+from __future__ import annotations
+
+import mlx.core as mx
+import pytest
+
+from elm_mlx.engine.cache.attention import MOST_KEYS, MOST_QUERIES, attention, heads_and_queries
+
+
+def twin(q: mx.array, keys: mx.array, values: mx.array, mask: mx.array | None) -> mx.array:
+    """What `attention` computes, with the keys repeated for each query head. The mask is [B, H, L, S]."""
+    shared = q.shape[1] // keys.shape[1]
+    scores = q @ mx.repeat(keys, shared, axis=1).swapaxes(2, 3) * q.shape[3] ** -0.5
+    scores = scores if mask is None else mx.where(mask, scores, -mx.inf)
+    return mx.softmax(scores, axis=-1) @ mx.repeat(values, shared, axis=1)
+
+
+@pytest.mark.parametrize(("H", "K"), [(4, 4), (8, 2), (6, 2), (16, 1), (9, 1)])
+@pytest.mark.parametrize("S", [1, 3, 40])
+@pytest.mark.parametrize("masked", [False, True])
+def test_one_position_attends_as_each_of_its_heads_would(H: int, K: int, S: int, masked: bool) -> None:
+    mx.random.seed(H * 100 + S)
+    q, keys, values = (mx.random.normal((3, heads, n, 8)) for heads, n in ((H, 1), (K, S), (K, S)))
+    rows = mx.broadcast_to(mx.arange(S) >= mx.array([0, S // 2, S - 1])[:, None, None, None], (3, H, 1, S))
+    given = rows.reshape(3, *heads_and_queries(H, 1, K, S), S)
+    mixed = attention(q, keys, values, given if masked else None)
+    assert mixed.shape == q.shape
+    assert mx.allclose(mixed, twin(q, keys, values, rows if masked else None), atol=1e-5).item()
+
+
+def test_heads_become_queries_only_where_metal_has_one_kernel_for_them() -> None:
+    assert heads_and_queries(8, 1, 2, 40) == (2, 4)
+    assert heads_and_queries(8, 5, 2, 40) == (8, 5)  # several positions
+    assert heads_and_queries(2 * MOST_QUERIES, 1, 1, 40) == (2 * MOST_QUERIES, 1)
+    assert heads_and_queries(8, 1, 2, 3) == (8, 1)  # more queries than keys
+    assert heads_and_queries(8, 1, 2, MOST_KEYS) == (8, 1)
