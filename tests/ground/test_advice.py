@@ -10,7 +10,6 @@ from functools import cache
 from pathlib import Path
 
 import click
-import pytest
 from helpers import followed
 from helpers.documents.advice import ERRORS, HOLE, arguments, commands, messages
 
