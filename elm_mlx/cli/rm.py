@@ -30,7 +30,7 @@ def command(name: str, yes: bool) -> None:
     removed: list[str] = []
     for place, repository, what in find_removable(name):
         if not yes and not sys.stdin.isatty():
-            raise InvalidRequest("rm asks before it removes, and standard input is no terminal. Give --yes.")
+            raise InvalidRequest("rm asks before it removes, and standard input is not a terminal. Give --yes.")
         if not (yes or click.confirm(one_line(f"Remove {what} in {place}?"), err=True)):
             continue
         if what == UNFINISHED:
@@ -56,9 +56,7 @@ def find_removable(name: str) -> list[tuple[Path, str, str]]:
     if whole or begun:
         return whole + begun
     cached = " ".join(filter(None, map(hint_at_cache, copies.repositories_of(named))))
-    raise NotFound(
-        f"There is no copy of {name} to remove; `elm-mlx list` shows what there is.{cached and f' {cached}'}"
-    )
+    raise NotFound(f"There is no copy of {name} to remove; `elm-mlx list` shows all copies.{cached and f' {cached}'}")
 
 
 def hint_at_cache(repository: str) -> str:

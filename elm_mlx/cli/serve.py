@@ -40,7 +40,7 @@ class Duration(click.ParamType):
         if value == "-1":
             return -1.0
         if not (found := DURATION.fullmatch(value)):
-            self.fail(f"{value!r} is no time; write 90s, 5m, 1h, or -1 for ever.", param, ctx)
+            self.fail(f"{value!r} is not a time; write 90s, 5m, 1h, or -1 for ever.", param, ctx)
         return float(found[1]) * UNITS[found[2]]
 
 

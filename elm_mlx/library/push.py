@@ -91,9 +91,7 @@ def named(name: str) -> str:
     """The repository that a name means. Raises InvalidRequest for anything but owner/name."""
     found = parse_name(name) if "/" in name and not name.startswith((".", "/", "~")) else None
     if not isinstance(found, Repository) or "@" in name:
-        raise InvalidRequest(
-            f"{name!r} is no repository to push to.", "Give OWNER/NAME, such as you/OpenELM-270M-4bit."
-        )
+        raise InvalidRequest(f"{name!r} is not a repository's name.", "Give OWNER/NAME, such as you/OpenELM-270M-4bit.")
     return found.name
 
 

@@ -230,7 +230,7 @@ def test_a_key_file_that_is_not_there_is_not_a_server_without_a_key(tmp_path: Pa
 
 @pytest.mark.parametrize(
     ("line", "complaint"),
-    [("--keep-alive soon", "is no time"), ("--keep-alive -2", "is no time"), ("--alias gpt", "NAME=MODEL"),
+    [("--keep-alive soon", "is not a time"), ("--keep-alive -2", "is not a time"), ("--alias gpt", "NAME=MODEL"),
      ("--port 65536", "not in the range"), ("--context 0", "not in the range"), ("--model ./nowhere", "nowhere"),
      ("--api-key sesame", "No such option"), ("--allow-origin localhost:3000", "is no origin"),
      ("--uds x/y --port 0", "Leave --port out")],
