@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import asdict
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -21,6 +21,9 @@ from elm_mlx.cli.wishes import is_wish, naming, settle
 from elm_mlx.config.quantization import in_words
 from elm_mlx.files import readable_size
 from elm_mlx.store import conversion_record
+
+if TYPE_CHECKING:
+    from elm_mlx import ModelInfo
 
 
 @click.command()
@@ -67,9 +70,17 @@ def command(
     if as_json:
         click.echo(json.dumps(asdict(info) | {"fits": info.fits}))
         return
+    for name, value in rows_of(info, model, bits).items():
+        click.echo(one_line(f"{name:<16} {value}"))
+    for notice in info.notices:
+        click.echo(one_line(f"{'note':<16} {notice}"))
+
+
+def rows_of(info: ModelInfo, model: str | None, bits: str | None) -> dict[str, str]:
+    """What is shown of a model (None: the demo), by name; its memory as if in these `bits`, where they are given."""
     stored = f"{in_words(info.quantization)}, {info.dtype}" if info.quantization else info.dtype
     by_bits = ", ".join(f"{name}: {count:,}" for name, count in info.kv_bytes_by_bits.items())
-    rows = {
+    return {
         "model": info.model,
         **({} if model else {"about": demo.ABOUT, "card": str(demo.demo_directory() / "README.md")}),
         "family": info.family,
@@ -86,7 +97,3 @@ def command(
         "fits": f"{'yes' if info.fits else 'no'}: this machine has {readable_size(info.available)} for a model",
         **({"predicted": str(info.predicted)} if info.predicted else {}),
     }
-    for name, value in rows.items():
-        click.echo(one_line(f"{name:<16} {value}"))
-    for notice in info.notices:
-        click.echo(one_line(f"{'note':<16} {notice}"))

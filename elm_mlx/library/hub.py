@@ -76,15 +76,14 @@ def look_up_listing(repository: Repository) -> Listing:
     Raises NotFound, Gated, Unreachable, Unsupported, and BadCheckpoint for an index that makes no sense.
     """
     info = ask_hub(repository)
+    commit = Repository(repository.name, info.sha)
     siblings = {file.rfilename: file for file in info.siblings or []}
 
     def blob_of(name: str) -> Blob:
         with hub_errors(repository):
-            return listed_blob(siblings[name]) or ask_blob(repository.name, name, info.sha)
+            return listed_blob(siblings[name]) or ask_blob(commit, name)
 
-    weights = choose_weights(
-        siblings, lambda name: fetch_index(Repository(repository.name, info.sha), name, blob_of(name))
-    )
+    weights = choose_weights(siblings, lambda name: fetch_index(commit, name, blob_of(name)))
     if "config.json" not in siblings or not weights.files:
         others = others_published(repository.name, siblings)
         raise Unsupported(f"{repository} has no config.json with weights beside it (safetensors or pytorch_model.bin), "
@@ -101,7 +100,7 @@ def fetch_index(repository: Repository, name: str, blob: Blob) -> list[str]:
     BadCheckpoint."""
     if (blob.size or 0) > MAX_INDEX_BYTES:
         raise BadCheckpoint(f"{name} of {repository.name} is too large to be an index. Try another revision.")
-    return read_index(fetch_file(repository.name, name, repository.revision, blob=blob))
+    return read_index(fetch_file(repository, name, blob))
 
 
 def look_up_commit(repository: Repository) -> str:
@@ -133,11 +132,12 @@ def listed_blob(file: Any) -> Blob | None:
     return Blob(etag, file.size) if re.fullmatch(ETAG, etag) else None
 
 
-def ask_blob(repository: str, name: str, commit: str) -> Blob:
-    """Asks the hub for the blob of one file, where the listing has names alone."""
+def ask_blob(repository: Repository, name: str) -> Blob:
+    """Asks the hub for the blob of one file of a commit, where the listing has names alone."""
     from huggingface_hub import get_hf_file_metadata, hf_hub_url
 
-    known = retry(lambda: get_hf_file_metadata(hf_hub_url(repository, name, revision=commit)))
+    url = hf_hub_url(repository.name, name, revision=repository.revision)
+    known = retry(lambda: get_hf_file_metadata(url))
     if not re.fullmatch(ETAG, known.etag or ""):
         raise ValueError(f"the hub gives {name} no ETag")
     return Blob(known.etag or "", known.size)
@@ -158,10 +158,10 @@ def fetch_listing(listing: Listing, progress: Progress | None = None, say: Say |
     `progress` is called with (bytes there, in all), `say` with a sentence about what it waits for. Raises as
     `look_up_listing`, and DiskFull, BadCheckpoint.
     """
-    done = 0
+    done, commit = 0, Repository(listing.repository.name, listing.commit)
     for name, blob in listing.files.items():
         report = within(progress, done, listing.nbytes)
-        fetch_file(listing.repository.name, name, listing.commit, report, blob, say)
+        fetch_file(commit, name, blob, report, say)
         done += blob.size or 0
     if progress:
         progress(listing.nbytes, listing.nbytes)
@@ -169,30 +169,31 @@ def fetch_listing(listing: Listing, progress: Progress | None = None, say: Say |
 
 
 def fetch_file(
-    repository: str,
+    repository: Repository,
     name: str,
-    commit: str,
-    report: BytesReport | None = None,
     blob: Blob | None = None,
+    report: BytesReport | None = None,
     say: Say | None = None,
 ) -> Path:
-    """Fetches one file of a commit into the hub's cache; returns its path. `report` is called with the bytes there.
+    """Fetches one file of a repository, whose revision is a commit, into the hub's cache; returns its path. `report` is
+    called with the bytes there.
 
     With the `blob` of a listing the hub is asked for the bytes alone, and a cached file of another size is fetched
     again. Raises as `look_up_listing`, DiskFull, BadCheckpoint.
     """
-    path = folder_of(repository) / "snapshots" / commit / name
-    with cache_errors(f"Fetching {name} of {repository}"):
+    folder, commit = folder_of(repository.name), repository.revision
+    path = folder / "snapshots" / commit / name
+    with cache_errors(f"Fetching {name} of {repository.name}"):
         if is_there(path, blob.size if blob else None):
             return path
-        with hub_errors(Repository(repository, commit)):
+        with hub_errors(repository):
             from huggingface_hub import hf_hub_url
 
-            known = blob or ask_blob(repository, name, commit)
-            place = folder_of(repository) / "blobs" / known.etag
+            known = blob or ask_blob(repository, name)
+            place = folder / "blobs" / known.etag
             if not is_there(place, known.size):
-                url = hf_hub_url(repository, name, revision=commit)
-                with named_errors(name, repository):
+                url = hf_hub_url(repository.name, name, revision=commit)
+                with named_errors(name, repository.name):
                     fetch_blob(partial(request_bytes, url), place, known.size, report or (lambda _: None), say)
         link_blob(place, path)
     return path

@@ -41,7 +41,7 @@ def fetch_from(mirror: Repository, say: Say) -> Path:
     """Fetches the tokenizer from one mirror. Raises BadCheckpoint for another tokenizer, and as `hub.fetch_file`."""
     remove_damaged(mirror)  # else a damaged file would be found in the cache again
     commit = hub.look_up_commit(mirror)
-    file = hub.fetch_file(mirror.name, names.TOKENIZER_FILE, commit)
+    file = hub.fetch_file(Repository(mirror.name, commit), names.TOKENIZER_FILE)
     if not is_openelm_tokenizer(file):
         raise BadCheckpoint(f"{mirror} has a {names.TOKENIZER_FILE} that is not Llama 2's.")
     say(f"OpenELM's tokenizer comes from {mirror}.")

@@ -194,7 +194,7 @@ def look_up_candidate(candidate: Candidate, use: Use) -> hub.Listing:
         why = f"{candidate.repository} has no tokenizer.json and no tokenizer.model."
         raise MissingTokenizer(why, own_tokenizer(candidate, use))
     blob = listing.files["config.json"]
-    raw = read_json(hub.fetch_file(listing.repository.name, "config.json", listing.commit, blob=blob))
+    raw = read_json(hub.fetch_file(names.Repository(listing.repository.name, listing.commit), "config.json", blob))
     own_form = is_own_form(raw)
     config, stored = config_or_guest(as_plain(raw) if own_form or not use.run else raw), stored_bits(raw)
     check_stored_bits(candidate, stored)

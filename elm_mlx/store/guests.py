@@ -20,6 +20,7 @@ from elm_mlx.device.memory import check_memory
 from elm_mlx.errors import BadCheckpoint
 from elm_mlx.models.guest import Guest
 from elm_mlx.store.mlx_lm_classes import expand, network_for, refused, sanitized
+from elm_mlx.store.tensors import runnable_weight_files
 from elm_mlx.store.weight_files import weight_files
 from elm_mlx.store.weights import Entry, gather, read_arrays, read_header
 
@@ -60,11 +61,11 @@ def elements(name: str, entries: Mapping[str, Entry], config: GuestConfig) -> in
 
 
 def load_guest(
-    directory: Path, config: GuestConfig, files: list[str], execution: Execution, progress: Progress | None, force: bool
+    directory: Path, config: GuestConfig, execution: Execution, progress: Progress | None, force: bool
 ) -> Guest:
     """Brings a guest's weights into memory, in mlx-lm's classes. Raises BadCheckpoint where they do not take these
     files, Unsupported where they cannot be imported, NotEnoughMemory unless `force`."""
-    found = gather(directory, files, read_arrays)
+    found = gather(directory, runnable_weight_files(directory), read_arrays)
     nbytes = sum(entry.nbytes for entry, _ in found.values())
     dtype = execution.dtype or stored_dtype({name: array for name, (_, array) in found.items()})
     if not force:

@@ -128,7 +128,7 @@ def load_any(
 ) -> Model | Guest:
     """Loads a model of our own architectures, or a guest."""
     if isinstance(config, GuestConfig):
-        return load_guest(directory, config, runnable_weight_files(directory), execution, progress, force)
+        return load_guest(directory, config, execution, progress, force)
     return load_model(directory, config, execution, progress, force)
 
 

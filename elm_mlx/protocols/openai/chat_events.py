@@ -7,13 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 from elm_mlx.protocols.ask import Ask
 from elm_mlx.protocols.dialect import Event, Facts
-from elm_mlx.protocols.openai.answers import DONE, head_of, reason_of, refused, timings_of, usage_of
+from elm_mlx.protocols.openai.answers import head_of, reason_of
 from elm_mlx.protocols.openai.entries import Entries, Entry
+from elm_mlx.protocols.openai.events import Events
 from elm_mlx.protocols.openai.lead import Lead, continues_text
-from elm_mlx.protocols.openai.options import includes_usage
 from elm_mlx.protocols.openai.token_logprobs import of_chat
-from elm_mlx.protocols.refusal import Refusal
-from elm_mlx.protocols.token_texts import TokenTexts
 from elm_mlx.protocols.told import arguments_text
 
 if TYPE_CHECKING:
@@ -23,16 +21,12 @@ if TYPE_CHECKING:
 DELTAS = {"text": "content", "reasoning": "reasoning_content"}  # kind of a Piece -> key of a delta
 
 
-class ChatEvents:
+class ChatEvents(Events):
     """The events of one request: a first one with the role for each answer, deltas, one that says why the answer ends,
     the numbers of tokens where they are asked for, and [DONE]."""
 
     def __init__(self, ask: Ask, facts: Facts, body: Mapping[str, Any]) -> None:
-        self._ask, self._facts = ask, facts
-        self._head = head_of("chatcmpl-", "chat.completion.chunk", facts)
-        self._counts, self._notes = includes_usage(body), "logprobs" in ask.options
-        self._tail: dict[str, Any] = {"usage": None} if self._counts else {}
-        self._texts = TokenTexts(facts.lm.tokenizer)
+        super().__init__(ask, facts, body, head_of("chatcmpl-", "chat.completion.chunk", facts))
         goes_on, answers = continues_text(ask), range(ask.answers)
         self._leads = [Lead(self._texts, goes_on) for _ in answers]
         self._entries = [Entries(self._texts, keeps_blank=goes_on) for _ in answers]
@@ -59,30 +53,10 @@ class ChatEvents:
         events = []
         if rest := self._entries[index].rest(completion.stop_reason):
             events.append(self._chunk(index, {"content": ""}, entries=rest))
-        last = self._chunk(index, {}, reason_of(completion))
-        return [*events, Event({**last.data, "timings": timings_of(completion.stats)})]  # type: ignore[dict-item]
+        return [*events, self._event(choice_of(index, {}, reason=reason_of(completion)), completion)]
 
-    def end(self, completions: Sequence[Completion]) -> list[Event]:
-        """The numbers of tokens, where they are asked for, and the end of the stream."""
-        if not self._counts:
-            return [DONE]
-        usage = usage_of(self._ask, completions, self._facts)
-        return [Event({**self._head, "choices": [], "usage": usage}), DONE]
-
-    def fail(self, refusal: Refusal) -> list[Event]:
-        """The event of an error, after which the stream ends."""
-        return [Event(refused(refusal))]
-
-    def _chunk(
-        self,
-        index: int,
-        delta: Mapping[str, Any],
-        reason: str | None = None,
-        entries: Sequence[Entry] | None = None,
-    ) -> Event:
-        logprobs = None if entries is None else of_chat(entries, self._texts)
-        choice = {"index": index, "delta": delta, "logprobs": logprobs, "finish_reason": reason}
-        return Event({**self._head, "choices": [choice], **self._tail})
+    def _chunk(self, index: int, delta: Mapping[str, Any], entries: Sequence[Entry] | None = None) -> Event:
+        return self._event(choice_of(index, delta, None if entries is None else of_chat(entries, self._texts)))
 
     def _call(self, index: int, call: ToolCall) -> list[Event]:
         """The two events of a call: that it begins, and its arguments."""
@@ -91,3 +65,10 @@ class ChatEvents:
         begin = {"index": number, "id": call.id, "type": "function", "function": {"name": call.name, "arguments": ""}}
         arguments = {"index": number, "function": {"arguments": arguments_text(call)}}
         return [self._chunk(index, {"tool_calls": [one]}) for one in (begin, arguments)]
+
+
+def choice_of(
+    index: int, delta: Mapping[str, Any], logprobs: Mapping[str, Any] | None = None, reason: str | None = None
+) -> dict[str, Any]:
+    """What an event says of an answer."""
+    return {"index": index, "delta": delta, "logprobs": logprobs, "finish_reason": reason}

@@ -7,12 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 from elm_mlx.protocols.ask import Ask
 from elm_mlx.protocols.dialect import Event, Facts, ScoredPrompt
-from elm_mlx.protocols.openai.answers import DONE, head_of, reason_of, refused, timings_of, usage_of
+from elm_mlx.protocols.openai.answers import head_of, reason_of, timings_of, usage_of
 from elm_mlx.protocols.openai.entries import Entries, Entry, entries_of, prompt_entries
+from elm_mlx.protocols.openai.events import Events
 from elm_mlx.protocols.openai.lead import Lead, has_text, with_lead
-from elm_mlx.protocols.openai.options import includes_usage
 from elm_mlx.protocols.openai.token_logprobs import after, of_text
-from elm_mlx.protocols.refusal import Refusal
 from elm_mlx.protocols.token_texts import TokenTexts
 
 if TYPE_CHECKING:
@@ -76,14 +75,12 @@ def choice_with(index: int, completion: Completion, prompt: Prompt, texts: Token
     return choice_of(index, prompt.echo + said, logprobs, reason_of(completion))
 
 
-class TextEvents:
+class TextEvents(Events):
     """The events of one request: what each answer echoes, its text as it comes, why it ends, the numbers of tokens
     where they are asked for, and [DONE]."""
 
     def __init__(self, ask: Ask, facts: Facts, body: Mapping[str, Any], *, echoes: bool) -> None:
-        self._ask, self._facts, self._counts = ask, facts, includes_usage(body)
-        self._head, self._texts = head(facts), TokenTexts(facts.lm.tokenizer)
-        self._tail: dict[str, Any] = {"usage": None} if self._counts else {}
+        super().__init__(ask, facts, body, head(facts))
         prompts = prompts_of(ask, facts, self._texts, echoes=echoes)
         self._prompts = [prompt for prompt in prompts for _ in range(ask.n)]
         self._leads = [Lead(self._texts, prompt.has_text) for prompt in self._prompts]
@@ -100,33 +97,14 @@ class TextEvents:
             self._entries[index].add(piece.token, piece.logprob)
         if not (text := self._leads[index].with_blank(piece.token, piece.text)):
             return []
-        return [self._chunk(index, text, entries=self._entries[index].given(text) if self._notes else None)]
+        entries = self._entries[index].given(text) if self._notes else None
+        return [self._event(choice_of(index, text, self._logprobs(index, entries), None))]
 
     def answer_ended(self, index: int, completion: Completion) -> list[Event]:
         """The event that says why an answer ends."""
         rest = self._entries[index].rest(completion.stop_reason) or None
-        last = self._chunk(index, "", reason_of(completion), rest)
-        return [Event({**last.data, "timings": timings_of(completion.stats)})]  # type: ignore[dict-item]
+        choice = choice_of(index, "", self._logprobs(index, rest), reason_of(completion))
+        return [self._event(choice, completion)]
 
-    def end(self, completions: Sequence[Completion]) -> list[Event]:
-        """The numbers of tokens, where they are asked for, and the end of the stream."""
-        if not self._counts:
-            return [DONE]
-        usage = usage_of(self._ask, completions, self._facts)
-        return [Event({**self._head, "choices": [], "usage": usage}), DONE]
-
-    def fail(self, refusal: Refusal) -> list[Event]:
-        """The event of an error, after which the stream ends."""
-        return [Event(refused(refusal))]
-
-    @property
-    def _notes(self) -> bool:
-        """Whether log-probabilities are asked for."""
-        return "logprobs" in self._ask.options
-
-    def _chunk(self, index: int, text: str, reason: str | None = None, entries: Sequence[Entry] | None = None) -> Event:
-        logprobs = None if entries is None else of_text(entries, self._texts, len(self._prompts[index].echo))
-        return self._event(choice_of(index, text, logprobs, reason))
-
-    def _event(self, choice: dict[str, Any]) -> Event:
-        return Event({**self._head, "choices": [choice], **self._tail})
+    def _logprobs(self, index: int, entries: Sequence[Entry] | None) -> dict[str, Any] | None:
+        return None if entries is None else of_text(entries, self._texts, len(self._prompts[index].echo))
