@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from elm_mlx.errors import NotEnforceable, RequestFailed
+from elm_mlx.errors import NotEnforceable
 from elm_mlx.text.token_bytes import Blanks
 
 REASONS = {  # what llguidance says -> what it means
@@ -74,7 +74,7 @@ class ConstraintRow:
 
     def mask(self) -> np.ndarray:
         """The ids that may come next, as bits: uint32 [ceil(V / 32)], bit i % 32 of word i // 32 for id i. Raises
-        RequestFailed where the form turns out to be too complex to be followed."""
+        NotEnforceable where the form turns out to be too complex to be followed."""
         words = self._opening.copy() if self._is_first and self._opening is not None else self._words()
         self._check()
         at, bits = self._stops // 32, np.left_shift(1, self._stops % 32).astype(np.uint32)
@@ -84,7 +84,7 @@ class ConstraintRow:
         return words
 
     def accept(self, token: int) -> None:
-        """Takes the next id of the answer. Raises RequestFailed for one that the mask does not allow."""
+        """Takes the next id of the answer. Raises NotEnforceable for one that the mask does not allow."""
         spelled = self._shown(token) if self._is_first else (token,)
         self._is_first = False
         for id in spelled:
@@ -130,10 +130,10 @@ class ConstraintRow:
         words[:] = np.packbits(bits, bitorder="little").view(np.uint32)
 
     def _check(self) -> None:
-        """Raises RequestFailed where the form cannot be followed further."""
+        """Raises NotEnforceable where the form cannot be followed further."""
         if self._matcher.is_error():
             why = reason_of(self._matcher.get_error())
-            raise RequestFailed(f"The form of the answer cannot be followed further: {why}. Make it simpler.")
+            raise NotEnforceable(f"The form of the answer cannot be followed further: {why}. Make it simpler.")
 
 
 def reason_of(message: str) -> str:

@@ -404,6 +404,11 @@ def test_a_stream_says_what_is_wrong_with_its_form_before_it_is_read(
     assert good.result().parsed in ("yes", "no")
 
 
+def test_a_form_that_becomes_too_complex_amid_an_answer_is_the_callers_fault(demo: elm_mlx.LanguageModel) -> None:
+    with pytest.raises(NotEnforceable, match="cannot be followed further: it is too complex"):
+        demo.generate(TEXT, 20, regex="(a?){500}a{500}")
+
+
 def test_what_is_cancelled_before_its_form_is_compiled_never_begins(
     demo: elm_mlx.LanguageModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -74,6 +74,7 @@ REFUSED: dict[str, tuple[dict[str, Any], int, str]] = {
     "a form that nothing has": (
         {"prompt": "Hi", "options": {"schema": {"type": "string", "maxLength": -1}}}, 400, "not_enforceable"
     ),
+    "a form that is no form": ({"prompt": "Hi", "options": {"regex": "("}}, 400, "not_enforceable"),
     "a chat without a template": ({"messages": [{"role": "user", "content": "Hi"}]}, 400, "no_chat_template"),
     "an id that the model lacks": ({"prompt": [[10**9]]}, 400, "invalid_value"),
 }  # fmt: skip

@@ -28,7 +28,7 @@ from helpers.forms import (
 )
 from llguidance import LLMatcher, _lib
 
-from elm_mlx.errors import NotEnforceable, NotFound, RequestFailed
+from elm_mlx.errors import NotEnforceable, NotFound
 from elm_mlx.text import form_library, grammar
 from elm_mlx.text.constraint_row import ConstraintRow
 from elm_mlx.text.form_bounds import MOST_LAID_OVER, MOST_WRITTEN
@@ -166,7 +166,7 @@ def test_a_fork_goes_on_alone(demo: Grammars) -> None:
 
 def test_an_id_that_is_not_allowed_is_an_error(demo: Grammars) -> None:
     row = begin(demo, Form("regex", "a"))
-    with pytest.raises(RequestFailed, match="cannot be followed further"):
+    with pytest.raises(NotEnforceable, match="cannot be followed further"):
         row.accept(demo._ready().bytes.of.index(b"z"))
 
 
