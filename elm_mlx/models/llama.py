@@ -22,7 +22,7 @@ from elm_mlx.models.rope import Offset, Rotation
 
 
 class LlamaProjections:
-    """Grouped-query attention; q, k and v come from one product, and q and k rotate in one call."""
+    """Grouped-query attention; q, k and v come from one product, and rotate in one call."""
 
     def __init__(self, config: ModelConfig, layer: int, rotation: Rotation, p: Parameters) -> None:
         name = f"model.layers.{layer}.self_attn"
@@ -35,9 +35,8 @@ class LlamaProjections:
     def __call__(self, x: mx.array, offset: Offset) -> QKV:
         H, K = self.heads, self.kv_heads
         qkv = split_heads(self.qkv(x), self.head_dim)  # [B, H+2K, L, D]
-        qk, v = mx.split(qkv, [H + K], axis=1)
-        q, k = mx.split(self.rotate(qk, offset), [H], axis=1)
-        return q, k, v
+        q, k, _ = mx.split(self.rotate(qkv, offset), [H, H + K], axis=1)  # v too: to leave it out would be a copy
+        return q, k, qkv[:, H + K :]
 
 
 class Llama(Model):

@@ -39,11 +39,12 @@ class OpenELMProjections:
     def __call__(self, x: mx.array, offset: Offset) -> QKV:
         H, K = self.heads, self.kv_heads
         qkv = split_heads(self.qkv(x), self.head_dim)  # [B, H+2K, L, D]
-        qk, v = mx.split(qkv, [H + K], axis=1)
-        if self.qk_norm is not None:
-            qk = mx.fast.rms_norm(qk, None, self.eps) * self.qk_norm
+        if self.qk_norm is None:
+            qk = qkv[:, : H + K]
+        else:  # the norm takes v, too: rows of a batch without it would have to be copied
+            qk = mx.fast.rms_norm(qkv, None, self.eps)[:, : H + K] * self.qk_norm
         q, k = mx.split(self.rotate(qk, offset), [H], axis=1)
-        return q, k, v
+        return q, k, qkv[:, H + K :]
 
 
 class OpenELM(Model):

@@ -69,8 +69,8 @@ def kinds(step: Step, x: mx.array, recorder: tape.Recorder) -> list[str]:
 
 LAYER = {
     ("elm-mlx", 1): {"llama": 13, "openelm": 15, "bitnet": 15},
-    ("elm-mlx", 4): {"llama": 15, "openelm": 17, "bitnet": 17},
-    ("elm-mlx", 8): {"llama": 15, "openelm": 17, "bitnet": 17},
+    ("elm-mlx", 4): {"llama": 14, "openelm": 16, "bitnet": 16},
+    ("elm-mlx", 8): {"llama": 14, "openelm": 16, "bitnet": 16},
     ("mlx-lm", 1): {"llama": 17, "openelm": 16},
     ("mlx-lm", 4): {"llama": 19, "openelm": 20},
     ("mlx-lm", 8): {"llama": 19, "openelm": 20},
