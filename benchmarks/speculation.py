@@ -196,7 +196,7 @@ def demo_tasks(lab: Lab, count: int) -> list[Task]:
 
 def loaded(lm: Any) -> Any:
     """What `draft_of` reads of a loaded model."""
-    return argparse.Namespace(config=lm.config, model=lm.model, execution=lm.execution)
+    return argparse.Namespace(config=lm.config, held=lm.config, runs=lm.model, execution=lm.execution)
 
 
 def oracle_tasks(lab: Lab, share: float, count: int | None) -> list[Task]:
