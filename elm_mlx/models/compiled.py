@@ -12,15 +12,14 @@ from itertools import pairwise
 import mlx.core as mx
 
 from elm_mlx.device.compile import compile_function
-from elm_mlx.models.attention import Cache
+from elm_mlx.models.attention import Cache, CacheLayer
 from elm_mlx.models.blocks import Block
 
 
 class CompiledStep:
-    """The states after one new token, or after a few of one row; Python makes one call for all that lies between two
-    attentions. `embed` gives the states of ids: [B] -> [B, E], [B, L] -> [B, L, E]. MLX traces the
-    stretches once for each number of tokens, so only few numbers should be used. What `which` holds is an input of each
-    stretch."""
+    """The states after one new token of each row, or after a few of one row; Python makes one call for all that lies
+    between two attentions. `embed` gives the states of ids, [B] -> [B, E]. MLX traces the stretches once for each
+    number of tokens, so only few numbers should be used. What `which` holds is an input of each stretch."""
 
     def __init__(
         self,
@@ -30,8 +29,7 @@ class CompiledStep:
         which: list[mx.array] | None = None,
     ) -> None:
         def first(ids: mx.array, offset: mx.array) -> tuple[mx.array, ...]:
-            # [B, E], without L where that is 1: every product would have to reshape it away; else [B, L, E]
-            h = embed(ids[:, 0] if ids.shape[1] == 1 else ids)
+            h = embed(ids[:, 0])  # [B, E], without the axis L, which every product would have to reshape away
             return h, *blocks[0].before(h, offset)
 
         def between(done: Block, following: Block) -> Callable[..., tuple[mx.array, ...]]:
@@ -46,7 +44,10 @@ class CompiledStep:
         self.last = compile_function(lambda h, mixed: norm(blocks[-1].after(h, mixed)), inputs=which)
 
     def __call__(self, ids: mx.array, cache: Cache) -> mx.array:
-        """ids [B, 1] -> normalised states [B, E]; ids [B, L] -> [B, L, E]."""
+        """ids [B, 1] -> normalised states [B, E]; ids [1, L] -> [L, E]."""
+        if (count := ids.shape[1]) > 1:
+            positions = cache[0].offset + mx.arange(count)
+            ids, cache = ids.swapaxes(0, 1), [OfOneRow(layer, positions) for layer in cache]
         offset = cache[0].offset
         position = offset if isinstance(offset, mx.array) else mx.array(offset)  # each new number would be traced again
         h, q, k, v = self.first(ids, position)
@@ -54,3 +55,15 @@ class CompiledStep:
             h, q, k, v = stretch(h, layer.attend(q, k, v), position)
         states: mx.array = self.last(h, cache[-1].attend(q, k, v))
         return states
+
+
+class OfOneRow:
+    """The cache layer of one row, of which some new positions come as rows of one position each, so that their states
+    need no axis more than those of several rows."""
+
+    def __init__(self, layer: CacheLayer, positions: mx.array) -> None:
+        self.layer, self.offset = layer, positions
+
+    def attend(self, q: mx.array, k: mx.array, v: mx.array) -> mx.array:
+        """Appends k and v [L, K, 1, D], and attends causally: q [L, H, 1, D] -> [L, H, 1, D]."""
+        return self.layer.attend(q.swapaxes(0, 2), k.swapaxes(0, 2), v.swapaxes(0, 2)).swapaxes(0, 2)

@@ -87,9 +87,9 @@ class Model(ABC):
         return self._normalised(self.blocks[-1].last(self._below(ids, cache), cache[-1]))[:, -1]
 
     def few_hidden(self, ids: mx.array, cache: Cache) -> mx.array:
-        """A few new ids [B, L], L above 1 -> their normalised states [B, L, E], as `hidden` gives them, but in compiled
-        stretches where steps are compiled: each L that is used is traced once."""
-        return self.step(ids, cache) if self.step else self.hidden(ids, cache)
+        """A few new ids [B, L], L above 1 -> their normalised states [B, L, E], as `hidden` gives them, but those
+        of one row in compiled stretches where steps are compiled: each L that is used is traced once."""
+        return self.step(ids, cache)[None] if self.step and len(ids) == 1 else self.hidden(ids, cache)
 
     def _below(self, ids: mx.array, cache: Cache) -> mx.array:
         """ids [B, L] -> the states [B, L, E] that the last layer gets."""

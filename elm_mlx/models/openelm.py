@@ -27,21 +27,23 @@ class OpenELMProjections:
         self.qkv = p.linear(f"{name}.qkv_proj")
         self.out: Product = p.linear(f"{name}.out_proj")
         self.before_out: Callable[[mx.array], mx.array] = unchanged
-        self.norms = self._per_head(p, name) if config.normalize_qk else None
+        self.qk_norm = self._per_head(p, name) if config.normalize_qk else None
 
     def _per_head(self, p: Parameters, name: str) -> mx.array:
-        """q_norm for every query head, k_norm for every key head, ones for the values: [H+2K, 1, D], one product for
-        all."""
+        """q_norm for every query head, k_norm for every key head: [H+K, 1, D], one product for both."""
         q, k = p.vector(f"{name}.q_norm"), p.vector(f"{name}.k_norm")
-        each = mx.stack([q] * self.heads + [k] * self.kv_heads + [mx.ones_like(k)] * self.kv_heads)[:, None, :]
-        p.ready(each)
-        return each
+        both = mx.stack([q] * self.heads + [k] * self.kv_heads)[:, None, :]
+        p.ready(both)
+        return both
 
     def __call__(self, x: mx.array, offset: Offset) -> QKV:
         H, K = self.heads, self.kv_heads
         qkv = split_heads(self.qkv(x), self.head_dim)  # [B, H+2K, L, D]
-        normed = qkv if self.norms is None else mx.fast.rms_norm(qkv, None, self.eps) * self.norms
-        q, k, _ = mx.split(self.rotate(normed, offset), [H, H + K], axis=1)  # v too: to leave it out would be a copy
+        if self.qk_norm is None:
+            qk = qkv[:, : H + K]
+        else:  # the norm takes v, too: rows of a batch without it would have to be copied
+            qk = mx.fast.rms_norm(qkv, None, self.eps)[:, : H + K] * self.qk_norm
+        q, k = mx.split(self.rotate(qk, offset), [H], axis=1)
         return q, k, qkv[:, H + K :]
 
 

@@ -51,7 +51,7 @@ class Stage:
 
     def quickly_through(self, h: mx.array, cache: Cache) -> mx.array:
         """As `through`, for a few new positions, in compiled stretches where steps are compiled."""
-        return self.step(h, cache).reshape(h.shape) if self.step else self.through(h, cache)
+        return self.step(h, cache).reshape(h.shape) if self.step and 1 in h.shape[:2] else self.through(h, cache)
 
     def send(self, h: mx.array, rank: int) -> mx.array:
         """Sends states to another rank, now; gives the same states."""
