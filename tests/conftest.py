@@ -6,14 +6,15 @@ import gc
 import os
 import re
 import shutil
+import signal
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-import hypothesis
 import mlx.core as mx
 import pytest
 from helpers import checkpoints, compiler
+from hypothesis import HealthCheck, settings
 
 import elm_mlx
 
@@ -33,8 +34,10 @@ def pytest_configure(config: pytest.Config) -> None:
     for name in [name for name in os.environ if FOREIGN.match(name)]:
         del os.environ[name]
     sys.dont_write_bytecode = False  # read from that variable before: each process would rewrite each assert anew
-    hypothesis.settings.register_profile("untimed", deadline=None)  # a busy machine fails no test
-    hypothesis.settings.load_profile("untimed")
+    settings.register_profile("untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow])  # busy machines
+    settings.load_profile("untimed")
+    if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:  # in a shell's background; what the tests start inherits it
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     os.environ["ELM_MLX_BLAS"] = "reference"  # what the tests start computes as they do
     mx.set_default_device(mx.gpu if config.getoption("--device") == "gpu" else mx.cpu)
     gc.disable()  # until all tests are collected: half of the time goes into looking through what stays
@@ -44,6 +47,7 @@ def pytest_collection_finish() -> None:
     """Modules and tests stay to the end, so the collector of garbage need not look through them again."""
     gc.freeze()
     gc.enable()
+    gc.set_threshold(10_000, 10, 10)  # a module's syntax tree alone is many more objects than the usual 700
 
 
 @pytest.fixture(scope="session", autouse=True)

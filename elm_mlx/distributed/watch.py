@@ -25,6 +25,7 @@ SILENCE_S = 10.0  # without any: then a rank counts as stopped
 GRACE_S = 0.5  # a step that failed is no cause where a rank has ended: its neighbours' steps fail by that
 VERDICT_S = 2.0  # that a rank waits for rank 0 to say who failed
 EXIT_S = 2.0  # from then on for the process to end by itself; the device's thread may hang for ever
+ALARM_S = 10  # and for Python to end, whose last steps take seconds on a busy machine
 MOST_WHAT = 2000  # characters of what a rank says of its failure
 STEP, STEP_S = "ELM_MLX_STEP_SECONDS", 60.0
 
@@ -280,11 +281,11 @@ def write_error(sentence: str) -> None:
 
 def end_process(error: RankFailed) -> None:
     """Has the process end soon with the error's exit code, whatever its threads do. Where even Python hangs, an alarm
-    ends it."""
+    ends it, with another code."""
 
     def leave() -> None:
         time.sleep(EXIT_S)
         os._exit(error.exit_code)
 
     threading.Thread(target=leave, name="elm-mlx end", daemon=True).start()
-    signal.alarm(int(2 * EXIT_S))
+    signal.alarm(ALARM_S)

@@ -15,7 +15,6 @@ PATIENCE_S = 90  # on a busy machine; each takes about a second
 BEGIN = """
 import os, signal, sys, threading
 import elm_mlx
-signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background process ignores it
 lm = elm_mlx.load(sys.argv[1])
 """
 

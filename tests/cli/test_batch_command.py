@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from helpers.command_line import INTERRUPTIBLE, PATIENCE_S, answer, ended, run, start
+from helpers.command_line import PATIENCE_S, answer, ended, run, start
 
 import elm_mlx
 
@@ -189,7 +189,7 @@ def test_ctrl_c_leaves_what_is_done_and_says_how_to_go_on(endless: Path, request
     long = '{"id": %d, "prompt": "Hi", "max_tokens": %d}\n'
     requests.write_text((long % (1, 2)) + (long % (2, 300)) + (long % (3, 2)), encoding="utf-8")
     command = ["batch", requests, "-m", endless, "-o", out, "--concurrency", 1]
-    process = start(*command, program=INTERRUPTIBLE)
+    process = start(*command)
     wait_for_a_line(out)
     process.send_signal(signal.SIGINT)
     done = ended(process)

@@ -15,7 +15,7 @@ import mlx.core as mx
 import pexpect
 import pytest
 from helpers import checkpoints
-from helpers.command_line import INTERRUPTIBLE, PATIENCE_S, Result, answer, run
+from helpers.command_line import PATIENCE_S, PROGRAM, Result, answer, run
 from helpers.scripted import Script, call
 
 import elm_mlx
@@ -192,7 +192,7 @@ def test_a_conversation_is_read_from_no_pipe_or_device(instruct: Path, pipe: Pat
 
 
 def test_ctrl_c_stops_the_answer_and_not_the_program(instruct: Path) -> None:
-    program, *arguments = [*INTERRUPTIBLE, "chat", "--model", str(instruct), "--max-tokens", "50000"]
+    program, *arguments = [*PROGRAM, "chat", "--model", str(instruct), "--max-tokens", "50000"]
     environment = os.environ | {"TERM": "xterm"}
     child = pexpect.spawn(
         program, arguments, env=environment, timeout=PATIENCE_S, encoding="utf-8", codec_errors="replace"

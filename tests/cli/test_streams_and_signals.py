@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from helpers.command_line import INTERRUPTIBLE, PROGRAM, Result, ended, run, start
+from helpers.command_line import PROGRAM, Result, ended, run, start
 
 import elm_mlx
 from elm_mlx.cli.blas import signals_held_back
@@ -60,7 +60,7 @@ def test_a_signal_amid_the_import_of_mlx_comes_after_it() -> None:
 
 def test_ctrl_c_keeps_what_was_written(endless: Path) -> None:
     command = ["generate", "--model", endless, "--prompt", "Hi", "--max-tokens", 50_000]
-    child = start(*command, program=INTERRUPTIBLE)
+    child = start(*command)
     assert child.stdout
     first = os.read(child.stdout.fileno(), 2**16).decode()
     assert len(first) < io.DEFAULT_BUFFER_SIZE  # it came as it was made

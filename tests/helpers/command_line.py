@@ -16,9 +16,6 @@ from elm_mlx import cli
 
 PATIENCE_S = 120  # with a process that is started, on a busy machine
 PROGRAM = [sys.executable, "-m", "elm_mlx"]
-# A test run in the background of a shell ignores Ctrl-C, and its children with it; this one listens again.
-INTERRUPTIBLE = [sys.executable, "-c", "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
-                 "from elm_mlx.cli import main; main()"]  # fmt: skip
 
 
 class Result(NamedTuple):

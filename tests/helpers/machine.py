@@ -24,8 +24,7 @@ APPLE, READY, GATED = "apple/OpenELM-450M", "mlx-community/Llama-3.2-1B-Instruct
 MIRRORS = ("someone/llama-tokenizer", "another/llama-tokenizer")
 # The registry is data: the tests put their own tokenizer and mirrors there. No socket but to the fake hub.
 PROGRAM = """
-import json, os, signal, socket, sys
-signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where a shell runs the tests in its background
+import json, os, socket, sys
 import elm_mlx.library.names as registry
 registry.TOKENIZER_SHA256, registry.TOKENIZER_MIRRORS = os.environ["SHA256"], json.loads(os.environ["MIRRORS"])
 if os.environ.get("NO_SOCKETS"):

@@ -8,7 +8,7 @@ from typing import Any
 import jsonschema
 import pytest
 from helpers.forms import STOPS, compact, demo_tokenizer, draw, schema_form, takes
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from elm_mlx.errors import NotEnforceable
@@ -159,14 +159,14 @@ def judge(schema: Any, seed: int) -> None:
 ANY = st.recursive(scalars, bigger, max_leaves=5)
 
 
-@settings(max_examples=8, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=8)
 @given(ANY, st.integers(0, 2**31))
 def test_answers_within_random_schemas_validate(schema: Any, seed: int) -> None:
     judge(schema, seed)
 
 
 @pytest.mark.slow
-@settings(max_examples=300, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=300)
 @given(ANY, st.integers(0, 2**31))
 def test_answers_within_many_random_schemas_validate(schema: Any, seed: int) -> None:
     judge(schema, seed)
