@@ -41,7 +41,7 @@ def gate_and_up_swapped(patch: pytest.MonkeyPatch) -> None:
 def q_and_k_norm_swapped(patch: pytest.MonkeyPatch) -> None:
     def wrong(self: openelm.OpenELMProjections, p: Parameters, name: str) -> mx.array:
         q, k = p.vector(f"{name}.q_norm"), p.vector(f"{name}.k_norm")
-        return mx.stack([k] * self.heads + [q] * self.kv_heads + [mx.ones_like(k)] * self.kv_heads)[:, None, :]
+        return mx.stack([k] * self.heads + [q] * self.kv_heads)[:, None, :]
 
     patch.setattr(openelm.OpenELMProjections, "_per_head", wrong)
 
@@ -54,8 +54,7 @@ def norm_after_rope(patch: pytest.MonkeyPatch) -> None:
         H, K = self.heads, self.kv_heads
         qkv = self.qkv(x).reshape(B, L, H + 2 * K, self.head_dim).swapaxes(1, 2)
         qk = self.rotate(qkv[:, : H + K], offset)
-        assert self.norms is not None
-        qk = mx.fast.rms_norm(qk, None, self.eps) * self.norms[: H + K]
+        qk = mx.fast.rms_norm(qk, None, self.eps) * self.qk_norm
         return qk[:, :H], qk[:, H:], qkv[:, H + K :]
 
     patch.setattr(openelm.OpenELMProjections, "__call__", wrong)
