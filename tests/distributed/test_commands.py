@@ -24,8 +24,8 @@ import pytest
 from helpers import checkpoints
 from helpers.command_line import PROGRAM, Result, run
 from helpers.followed import ran
+from helpers.rank_runs import free_ports
 
-from elm_mlx.distributed.launch import free_ports
 from elm_mlx.errors import RankFailed
 
 PATIENCE_S = 120  # on a busy machine
@@ -169,8 +169,7 @@ def test_the_hosts_of_a_file_may_be_one_machine(llama: Path, tmp_path: Path) -> 
     file = tmp_path / "hosts.json"
     file.write_text(json.dumps([{"ssh": "localhost", "ips": ["127.0.0.1"]}] * 2), encoding="utf-8")
     words = ["generate", "--model", llama, "--prompt", "Once", "-n", 8, *GREEDY]
-    port = free_ports(1)[0] - 8  # the ones around it are seldom taken
-    line = ["launch", "--hosts", file, "--starting-port", port, *words, "--parallel", "tensor"]
+    line = ["launch", "--hosts", file, "--starting-port", free_ports(8), *words, "--parallel", "tensor"]
     assert Launched(line=[str(word) for word in line]).ends() == run(*words)
 
 
@@ -284,6 +283,7 @@ def test_ctrl_c_at_a_terminal_stops_an_answer_and_no_rank() -> None:
     wait_for(terminal, b"> ")
     os.write(terminal, b"/stats\n")
     wait_for(terminal, b"tokens/s")
+    wait_for(terminal, b"> ")  # before it the terminal would take Ctrl-D for itself
     os.write(terminal, b"\x04")  # Ctrl-D
     with suppress(OSError):  # the terminal is gone
         wait_for(terminal, b"nothing of it")

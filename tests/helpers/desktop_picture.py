@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import sys
 import tkinter
+from functools import partial
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
@@ -20,13 +21,18 @@ from helpers.screen import Screen, until  # noqa: E402
 QUESTIONS = ("Tell me a story of a fox.", "And one of a bear?")
 
 
+def is_told(app: main.App) -> bool:
+    """Whether an answer is long enough for a picture, or has ended before."""
+    return len(app.window.talk.get("answer", "end")) > 220 or not app.model.is_answering
+
+
 def take(path: Path) -> None:
     app = main.App(tkinter.Tk(), chat_model.ChatModel())
     app.root.geometry("640x440+0+0")
     until(lambda: app.is_usable, "the model is loaded", app.root.update)
     for question in QUESTIONS:
         app.send(question)
-        until(lambda: len(app.window.talk.get("answer", "end")) > 220, "an answer", app.root.update)
+        until(partial(is_told, app), "an answer", app.root.update)
         if question != QUESTIONS[-1]:
             app.model.stop()
             until(lambda: not app.model.is_answering, "it has stopped", app.root.update)

@@ -43,7 +43,7 @@ def response(body: Mapping[str, Any], facts: Named) -> dict[str, Any]:
         "error": None,
         "incomplete_details": None,
         "instructions": body.get("instructions"),
-        "max_output_tokens": body.get("max_output_tokens"),
+        "max_output_tokens": told_whole(body.get("max_output_tokens")),
         "max_tool_calls": None,
         "metadata": body.get("metadata") or {},
         "model": facts.model,
@@ -57,7 +57,7 @@ def response(body: Mapping[str, Any], facts: Named) -> dict[str, Any]:
         "text": {"format": form, "verbosity": text.get("verbosity") or "medium"},
         "tool_choice": told_choice(body.get("tool_choice") or "auto"),
         "tools": [NO_SCHEMA | told(tool, TOOL) for tool in tools if tool["type"] == "function"],
-        "top_logprobs": body.get("top_logprobs") or 0,
+        "top_logprobs": told_whole(body.get("top_logprobs")) or 0,
         "top_p": body.get("top_p"),
         "truncation": "disabled",
     }
@@ -66,6 +66,11 @@ def response(body: Mapping[str, Any], facts: Named) -> dict[str, Any]:
 def told(given: Mapping[str, Any], names: Sequence[str]) -> dict[str, Any]:
     """Those fields of a request's object that a response repeats."""
     return {name: given[name] for name in names if given.get(name) is not None}
+
+
+def told_whole(number: float | None) -> int | None:
+    """A whole number as a response repeats it: JSON may have written 5 as 5.0."""
+    return None if number is None else int(number)
 
 
 def told_choice(given: str | Mapping[str, Any]) -> str | dict[str, Any]:
