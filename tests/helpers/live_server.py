@@ -7,7 +7,7 @@ import json
 import subprocess
 import threading
 from collections.abc import Callable, Coroutine, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -99,7 +99,8 @@ def in_a_thread(
             yield told[0]
     finally:
         if told and thread.is_alive():
-            stop(told[0])
+            with suppress(RuntimeError):  # its loop is closed: it has ended by itself meanwhile
+                stop(told[0])
         thread.join(PATIENCE_S)
         assert not thread.is_alive()
     if failed:
