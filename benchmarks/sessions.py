@@ -32,6 +32,7 @@ TOLD = "One day a fox met a bear who lived in a small house by the river. They w
 ASKED = "The bear told a story of day {number}, and the fox asked for one more."
 ANSWER, LAST = 8, 1  # tokens of an answer, and of those whose text is not needed
 BAR = 0.2
+TYPING_S = 1.0  # while which a session that was prewarmed reads what it holds already
 
 
 @dataclass(frozen=True)
@@ -78,8 +79,7 @@ def sample(lm: elm_mlx.LanguageModel, shape: str, turns: int, *, session_first: 
         other.respond(ASKED.format(number=-number), LAST)
     if prewarm:
         session.prewarm()
-        while lm.activity.running or lm.activity.waiting:
-            time.sleep(0.001)
+        time.sleep(TYPING_S)
     asked = ASKED.format(number=turns)
     messages = [*session.transcript, {"role": "user", "content": asked}]
 
