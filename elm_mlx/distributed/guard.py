@@ -106,16 +106,15 @@ def messages_in(data: bytes) -> Iterator[dict[str, Any]]:
 
 
 def conclude(task: dict[str, Any], names: Mapping[int, str], sentence: str) -> None:
-    """Says what happened, here and, for rank 0, to the others, and ends the process."""
+    """Says what happened, here and to the ranks at the other ends, and ends the process."""
     printable = "".join(c if c.isprintable() else " " for c in sentence[:4000])
     with suppress(OSError):
         os.write(2, f"Error: {printable}\n".encode())
-    if task["leads"]:
-        data = json.dumps({"verdict": printable}).encode()
-        for number in names:
-            with suppress(OSError), socket.socket(fileno=os.dup(number)) as connection:
-                connection.send(struct.pack(">I", len(data)) + data, socket.MSG_DONTWAIT)
-        time.sleep(TOLD_S)
+    data = json.dumps({"verdict" if task["leads"] else "report": printable}).encode()
+    for number in names:
+        with suppress(OSError), socket.socket(fileno=os.dup(number)) as connection:
+            connection.send(struct.pack(">I", len(data)) + data, socket.MSG_DONTWAIT)
+    time.sleep(TOLD_S)
     if os.getppid() == task["parent"]:  # else it has ended, and its number may be another's
         os.kill(task["parent"], signal.SIGKILL)
 

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import signal
+import socket
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 from helpers.rank_faults import SCRIPT
 from helpers.rank_runs import ranks
+
+from elm_mlx.distributed.guard import what_happened
 
 CONNECTING = {
     "killed": ("has ended, and with it all ranks.", -9),
@@ -38,3 +43,25 @@ def test_a_rank_that_stops_while_mlx_connects_them_ends_the_others_in_time(endle
         run.children[1].communicate(timeout=20)
     assert "MLX did not connect the ranks within 6 seconds" in error
     assert [child.returncode for child in run.children.values()] in ([-9, 87], [-9, -9])
+
+
+GUARDED = """
+import sys, time
+from elm_mlx.distributed.guard import guarding
+with guarding({int(sys.argv[1]): "Rank 0"}, False, 0.5):
+    time.sleep(60)
+"""
+
+
+def test_a_guard_whose_time_is_over_first_tells_rank_0_why_its_process_ends() -> None:
+    here, there = socket.socketpair()
+    with here, there:
+        child = subprocess.run(
+            [sys.executable, "-c", GUARDED, str(there.fileno())], pass_fds=[there.fileno()], capture_output=True,
+            text=True, timeout=60,
+        )  # fmt: skip
+        sentence = what_happened({here.fileno(): "Rank 1"})
+    assert child.returncode == -signal.SIGKILL
+    assert sentence is not None
+    assert sentence.startswith("Rank 1 failed: MLX did not connect the ranks within 0.5 seconds")
+    assert child.stderr == f"Error: {sentence.removeprefix('Rank 1 failed: ')}\n"
