@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from itertools import chain
 from math import ceil
 from typing import NamedTuple, TypeVar
@@ -13,6 +12,7 @@ import numpy as np
 from elm_mlx.api.scores import POSITIONS, log_softmax, refuse_nan
 from elm_mlx.device.backend import mx
 from elm_mlx.device.execution import Execution
+from elm_mlx.device.side_by_side import Place, places
 from elm_mlx.engine.cache.branches import branches
 from elm_mlx.engine.cache.kind import PLAIN, CacheKind
 from elm_mlx.engine.cache.kv import KVCache
@@ -26,7 +26,6 @@ from elm_mlx.engine.worker import Worker
 from elm_mlx.errors import InvalidRequest
 
 T = TypeVar("T")
-Place = AbstractContextManager[object]  # where something is computed
 Judged = tuple[mx.array, mx.array]  # log-probabilities [P], and whether each id is the likeliest, [P]
 MOST_ROWS = 32  # of a family: beyond that sharing saves little more, and memory grows
 START = 32  # positions that cost as much as to begin the two passes of a family; chosen, not measured
@@ -133,13 +132,14 @@ class EndingScorer:
         execution, shared = engine.execution, family.shared
         last = self._read(engine, family.endings[0].ids[:shared])  # [1, V]
         rows = sorted(family.endings, key=lambda one: len(one.ids))
-        places: list[Place] = [mx.stream(stream) for stream in execution.streams] or [nullcontext()]
         is_plain = all(isinstance(layer, KVCache) for layer in self._trunk)
         most = rows_at_once(execution, len(rows[-1].ids) - 1 - shared, shared) if is_plain else 0
-        size = min(max(1, most), ceil(len(rows) / len(places)))
+        width = max(1, len(execution.streams))
+        size = min(max(1, most), ceil(len(rows) / width))
         scores = dict[Ending, EndingScore]()
-        for turn in blocks(list(blocks(rows, size)), len(places)):
-            made = [self._block(engine, some, shared, last, place) for some, place in zip(turn, places, strict=False)]
+        for turn in blocks(list(blocks(rows, size)), width):
+            where = places(execution.streams, len(turn))
+            made = [self._block(engine, some, shared, last, place) for some, place in zip(turn, where, strict=True)]
             mx.eval([parts for _, parts in made])
             for some, (owners, parts) in zip(turn, made, strict=True):
                 scores |= zip(some, summed(len(some), owners, parts), strict=True)

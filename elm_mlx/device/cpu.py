@@ -10,7 +10,9 @@ What was measured (docs/numerics.md, benchmarks/LOG.md), and what follows from i
   unless the caller asks for it.
 - A stream of the backend computes one thing after the other. Only the BLAS uses more than one core, and for a single
   row it gains almost nothing by that. So each of two to four cores gets a stream. Each stream computes one chunk of a
-  prompt at a time, and a share of the rows in the large products of a single token.
+  prompt at a time. What is not in several chunks, such as a single token, is computed on one stream, and the others
+  compute shares of its large products. So a model with large matrices gains by a second chunk only where both are
+  longer.
 - Attention of several ids has no kernel of its own here: it makes the scores of all its ids and positions, a number for
   each query head. So the ids that are read at a time become fewer as the prompt becomes longer.
 """
@@ -27,11 +29,13 @@ from elm_mlx.config import ModelConfig
 from elm_mlx.device import memory
 from elm_mlx.device.blas import blas_threads
 from elm_mlx.device.execution import Execution
+from elm_mlx.device.shared_linear import LARGE
 from elm_mlx.device.thread_count import take_threads
 
 if TYPE_CHECKING:
     from elm_mlx.device.execution import DeviceStream
 
+LEAST_CHUNK, LEAST_SHARED = 16, 32  # ids of a stream, the second where the streams could share large products instead
 CPU_CHUNK = 256  # ids; attention here computes the masked half, too, and smaller chunks have less of it
 SCORE_BYTES = 160 * 2**20  # of the scores of one layer: 256 ids at 8,192 positions for the 20 heads of OpenELM-270M
 FLOAT32_SHARE = 0.5  # of the free memory, that weights in float32 may take; chosen, not measured
@@ -43,7 +47,8 @@ def choose_for_cpu(config: ModelConfig, policy: str) -> Execution:
     """The Execution of a policy on the CPU backend. "auto" computes on several streams, and in float32 if that fits in
     FLOAT32_SHARE of the free memory."""
     area = SCORE_BYTES // (4 * max(config.num_heads))  # a score has four bytes, also where weights have two
-    execution = replace(choose_streams(policy), chunk_area=area)
+    has_large = 4 * config.model_dim * max(config.ffn_dims) >= LARGE
+    execution = replace(choose_streams(policy), chunk_area=area, least_chunk=LEAST_SHARED if has_large else LEAST_CHUNK)
     fits = 4 * config.parameter_count <= memory.free_memory() * FLOAT32_SHARE
     if policy != "auto" or (config.quantization is None and not fits):
         return execution

@@ -25,7 +25,8 @@ class Execution:
     `dtype` is the type to compute in (None: as the weights are stored); with `expand` quantized weights are expanded to
     it. With `compiled` the gate, and steps of one token, are compiled; `try_first` says that the engine's warm-up must
     try such a step, since it may not be possible to build one here. A prompt is read in chunks of at most `chunk` ids,
-    one on each of `streams` at a time (with no streams, on MLX's own). Where `chunk_area` is not 0, ids that are read
+    one on each of `streams` at a time (with no streams, on MLX's own), and a stream gets one of at least `least_chunk`
+    ids. Where `chunk_area` is not 0, ids that are read
     at a time, times the positions that they attend to, stay below it, so chunks become smaller deep in a prompt.
     `notice` is what a program may show its user about the device. Buffers of caches grow by `grow_by` positions, or
     double where that is 0. `submit` says when a step is handed to the device: "early", before the ids of the step
@@ -38,6 +39,7 @@ class Execution:
     compiled: bool = True
     try_first: bool = False
     chunk: int = PREFILL_CHUNK
+    least_chunk: int = 1
     chunk_area: int = 0
     streams: tuple[DeviceStream, ...] = ()
     notice: str | None = None

@@ -5,7 +5,6 @@ from __future__ import annotations
 import sys
 from collections import deque
 from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
 from itertools import chain
 from math import ceil
 
@@ -13,14 +12,14 @@ import mlx.core as mx
 
 from elm_mlx.arguments import Progress
 from elm_mlx.device.execution import Execution
+from elm_mlx.device.side_by_side import Place, places
 from elm_mlx.engine.cache.layer import Layer
 from elm_mlx.engine.decodes import Decodes
 
-LEAST_CHUNK = 64  # ids: a smaller chunk is not worth another stream
 LEAST_AT_DEPTH = 32  # ids that a round reads however long the prompt is; chosen, not measured
 DEFAULT_EXECUTION = Execution()
 
-Chunk = tuple[AbstractContextManager, slice]  # where to compute it, which ids
+Chunk = tuple[Place, slice]  # where to compute it, which ids
 
 
 class Reading:
@@ -93,25 +92,25 @@ def rounds(length: int, execution: Execution, held: int = 0, most: int = sys.max
     the Execution has a `chunk_area`, a round becomes smaller as more positions are held, of which there are `most` in
     memory.
     """
-    places: Sequence[AbstractContextManager] = [mx.stream(stream) for stream in execution.streams] or [nullcontext()]
     found, start = [], 0
     while start < length:
         size, streams = cut(length - start, min(held + start, most), execution)
         starts = range(start, min(start + size * streams, length), size)
-        found.append([(place, slice(n, min(n + size, length))) for place, n in zip(places, starts, strict=False)])
-        start = found[-1][-1][1].stop
+        chunks = [slice(n, min(n + size, length)) for n in starts]
+        found.append(list(zip(places(execution.streams, len(chunks)), chunks, strict=True)))
+        start = chunks[-1].stop
     return found
 
 
 def cut(left: int, held: int, execution: Execution) -> tuple[int, int]:
     """(ids of a chunk, chunks of a round) where `left` ids are still to be read and `held` positions are held.
 
-    What is left is shared among the streams. All chunks of a round may be computed at once, so ids times positions of
-    the whole round stay within the `chunk_area`: first chunks become smaller, then fewer streams get one, and a round
-    of LEAST_AT_DEPTH ids is read at any depth.
+    What is left is shared among as many streams as get a least chunk. All chunks of a round may be computed at once, so
+    ids times positions of the whole round stay within the `chunk_area`: first chunks become smaller, then fewer streams
+    get one, and a round of LEAST_AT_DEPTH ids is read at any depth.
     """
-    streams = max(1, len(execution.streams))
-    size = min(execution.chunk, max(LEAST_CHUNK, ceil(left / streams)))
+    streams = max(1, min(len(execution.streams), left // execution.least_chunk))
+    size = min(execution.chunk, ceil(left / streams))
     if not execution.chunk_area:
         return size, streams
     most = max(LEAST_AT_DEPTH, execution.chunk_area // (held + min(size * streams, left)))  # ids of a round

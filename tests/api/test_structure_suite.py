@@ -26,7 +26,9 @@ def enforced(lm: elm_mlx.LanguageModel) -> list[Case]:
         if any(one in str(case.schema).replace("\\\\", "\\") for one in FOREIGN):
             continue
         try:
-            lm.request("x", None, schema=case.schema)
+            form = lm.request("x", None, schema=case.schema).constraint
+            assert form
+            form()  # compiles it
         except NotEnforceable:
             continue
         found.append(case)

@@ -16,7 +16,8 @@ from helpers import checkpoints
 import elm_mlx
 from elm_mlx.device import blas, cpu, release, shared_linear, thread_count
 from elm_mlx.device.execution import Execution
-from elm_mlx.device.shared_linear import FEW, SharedLinear
+from elm_mlx.device.shared_linear import SharedLinear
+from elm_mlx.device.side_by_side import places
 from elm_mlx.engine.cache.kv import make_cache
 from elm_mlx.engine.prefill import prefill
 
@@ -176,7 +177,7 @@ def test_what_only_the_process_shares_makes_no_difference_between_executions() -
     release(Execution())  # on a GPU there is nothing to let go of
 
 
-def test_small_matrices_and_many_rows_stay_one_product(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_large_product_is_shared_unless_the_streams_compute_side_by_side(monkeypatch: pytest.MonkeyPatch) -> None:
     handed_over: list[mx.array] = []
     monkeypatch.setattr(
         mx, "split", lambda weight, *_, **__: handed_over.append(weight) or [weight[:, :2], weight[:, 2:]]
@@ -185,10 +186,12 @@ def test_small_matrices_and_many_rows_stay_one_product(monkeypatch: pytest.Monke
     small = SharedLinear(weight, streams)
     monkeypatch.setattr(shared_linear, "LARGE", 0)
     large = SharedLinear(weight, streams)
-    for rows in (1, FEW - 1, FEW):
-        x = mx.ones((1, rows, 3))
-        assert small(x).tolist() == large(x).tolist() == (x @ weight.T).tolist()
-    assert len(handed_over) == 2
+    x = mx.ones((1, 2, 3))
+    for count, shared in ((1, 1), (2, 1), (1, 2)):
+        for place in places(streams, count):
+            with place:
+                assert small(x).tolist() == large(x).tolist() == (x @ weight.T).tolist()
+        assert len(handed_over) == shared
 
 
 def test_only_a_blas_that_we_loaded_is_told(monkeypatch: pytest.MonkeyPatch) -> None:

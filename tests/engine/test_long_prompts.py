@@ -43,7 +43,8 @@ def streams(count: int) -> tuple[mx.Device, ...]:
 def test_rounds_cover_a_prompt_once_and_stay_within_the_area(
     length: int, held: int, chunk: int, area: int, count: int
 ) -> None:
-    found = rounds(length, Execution(chunk=chunk, chunk_area=area, streams=streams(count)), held)
+    execution = Execution(chunk=chunk, least_chunk=LEAST_AT_DEPTH, chunk_area=area, streams=streams(count))
+    found = rounds(length, execution, held)
     parts = [which for _, which in chain.from_iterable(found)]
     assert (parts[0].start, parts[-1].stop) == (0, length)
     assert all(one.stop == other.start for one, other in pairwise(parts))
