@@ -23,22 +23,23 @@ from elm_mlx.distributed.rank_files import remove_files
 from elm_mlx.distributed.rank_process import Orders, Seat, remote_line
 from elm_mlx.errors import InvalidRequest
 
-# It is started as Python is: -P -m MODULE FD. Its first argument says what it does.
+# It is started as Python is: -P -m MODULE FD. Its first argument says what it does; "hear" ends when a rank has talked.
 PYTHON = """#!/bin/sh
 read -r orders < /dev/fd/$4
 case "$orders" in
 *'["end '*) code=${orders#*'["end '}; exit "${code%%'"'*}";;
 *'["killed"'*) kill -9 $$;;
-*'["talk"'*) echo said; exit 0;;
+*'["talk"'*) echo said; : > "$0.said"; exit 0;;
+*'["hear '*) until [ -e "$0.said" ]; do sleep 0.02; done; code=${orders#*'["hear '}; exit "${code%%'"'*}";;
 *'["obey"'*) trap 'exit 143' TERM; exec 3< /dev/fd/$4; read -r more <&3; exit 7;;
 *'["deaf"'*) trap '' TERM; while :; do sleep 0.05; done;;
 esac
 """
 
 
-@pytest.fixture(scope="module")
-def python(tmp_path_factory: pytest.TempPathFactory) -> str:
-    path = tmp_path_factory.mktemp("python") / "python"
+@pytest.fixture
+def python(tmp_path: Path) -> str:
+    path = tmp_path / "python"
     path.write_text(PYTHON, encoding="utf-8")
     path.chmod(0o755)
     return str(path)
@@ -144,7 +145,7 @@ def test_a_killed_rank_is_named(python: str) -> None:
 
 
 def test_lines_of_other_ranks_have_their_number_and_come_once(python: str) -> None:
-    code, said = run(python, "obey", "talk", "end 3", "talk")
+    code, said = run(python, "obey", "talk", "hear 3", "talk")
     assert (code, said[0][:5], said[0][6:], len(said)) == (3, "rank ", ": said", 1)
 
 
@@ -154,7 +155,7 @@ def test_a_rank_elsewhere_is_started_by_ssh(python: str, tmp_path: Path, monkeyp
     ssh.write_text('#!/bin/sh\necho "$@" >&2\nfor last; do :; done\nexec sh -c "$last"\n', encoding="utf-8")
     ssh.chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
-    code, said = run(python, "obey", "talk", "end 255", elsewhere="me@mac2.local")
+    code, said = run(python, "obey", "talk", "hear 255", elsewhere="me@mac2.local")
     assert code == 255
     assert any(line.startswith("rank 1 (me@mac2.local): -T -o BatchMode=yes") for line in said)
     assert "rank 1 (me@mac2.local): said" in said

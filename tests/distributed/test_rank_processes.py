@@ -22,9 +22,9 @@ LAYERS = LLAMA["num_hidden_layers"]
 COLLECTIVES = {"tensor": {"Sum AllReduce": 2 * LAYERS + 2, "AllGather": 1}, "pipeline": {"Sum AllReduce": 1}}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("ranks", "policies"), [
-    (2, "auto"), pytest.param(2, "plain,compiled", marks=pytest.mark.slow),
-    pytest.param(3, "auto", marks=pytest.mark.slow),
+    (2, "auto"), (2, "plain,compiled"), (3, "auto"),
 ])  # fmt: skip
 def test_processes_draw_the_ids_of_one_in_float32_and_4_bits(ranks: int, policies: str, tmp_path: Path) -> None:
     llama = str(checkpoints.write(tmp_path / "llama", LLAMA))
