@@ -22,11 +22,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import elm_mlx
-from elm_mlx.bench.facts import machine_facts, software_facts
 
+# As real ones do, it writes before an earlier answer what it asks for one with, so that an answer is not read again.
 TEMPLATE = (
-    "{{ bos_token }}{% for m in messages %}{{ m['content'] }}\\n{% endfor %}"
-    "{% if add_generation_prompt %}{{ 'So ' }}{% endif %}"
+    "{{ bos_token }}{% for m in messages %}{{ 'So: ' if m['role'] == 'assistant' else '' }}{{ m['content'] + '\n' }}"
+    "{% endfor %}{% if add_generation_prompt %}{{ 'So:' }}{% endif %}"
 )
 TOLD = "One day a fox met a bear who lived in a small house by the river. They were good friends and liked stories."
 ASKED = "The bear told a story of day {number}, and the fox asked for one more."
@@ -102,6 +102,7 @@ def main() -> None:
     parser.add_argument("--prewarm", action="store_true")
     parser.add_argument("--json", action="store_true")
     given = parser.parse_args()
+    elm_mlx.use_fast_blas()
     samples: list[Sample] = []
     for shape in given.shapes.split(","):
         with loaded(shape) as lm:
@@ -114,6 +115,8 @@ def main() -> None:
                   f"first token after {middle:.3f} of a fresh prompt's time (bar {BAR}); "
                   f"all runs {', '.join(f'{run.ratio:.3f}' for run in runs)}")  # fmt: skip
     if given.json:
+        from elm_mlx.bench.facts import machine_facts, software_facts
+
         report = {"schema": "elm-mlx sessions 1", "machine": machine_facts(), "software": software_facts()}
         print(json.dumps(report | {"samples": [asdict(one) for one in samples]}, indent=2))
 
