@@ -3,10 +3,11 @@
     python benchmarks/batch_memory.py [--shape llama-16x64] [--prompt] [--json FILE]
 
 The rows of 8,192 positions are made of zeros and handed to both programs as caches that exist, since reading so much
-on a CPU takes hours. "buffers" is what eight such rows lie in, "joins" the peak over weights and buffers while they
-join one after another, "leaves" that while four of them leave, all in rows; our buffers grow as on a GPU. With --prompt
-it is the peak over weights and cache of reading a prompt of 8,192 ids, at both programs' defaults, in bytes, with two
-layers of the shape. These are figures of MLX's allocator, and do not vary.
+on a CPU takes hours. "buffers" is what eight such rows lie in. Over weights and buffers, "joins" is the peak while they
+join one after another, "steps" that of steps in which nobody joins or leaves, which is their scratch, and "leaves" that
+while four of them leave, all in rows; our buffers grow as on a GPU. With --prompt it is the peak over weights and cache
+of reading a prompt of 8,192 ids, at both programs' defaults, in bytes, with two layers of the shape. These are figures
+of MLX's allocator, and hardly vary.
 """
 
 from __future__ import annotations
@@ -15,14 +16,15 @@ import argparse
 import json
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-SCHEMA = "elm-mlx batch memory 1"
+SCHEMA = "elm-mlx batch memory 2"
 POSITIONS, ROWS, LEAVING = 8192, 8, 4
-SHORT, LONG = 48, 128  # tokens of answers that end and that go on
+SHORT, LONG = 64, 128  # tokens of answers that end and that go on
+AFTER, UNCHANGED = 3, 8  # steps after each row has joined, and when all have
 FEW_LAYERS = 2  # of the model that reads the long prompt: the peak is that of one layer
 
 
@@ -38,7 +40,7 @@ def record(program: str, shape: str, prompt: bool) -> dict[str, Any]:
         layers = "num_hidden_layers" if "num_hidden_layers" in shapes.SHAPES[shape] else "num_transformer_layers"
         shapes.SHAPES[shape][layers] = FEW_LAYERS
     sys.modules["torch"] = None  # type: ignore[assignment]  # mlx-lm does not need it
-    with random_model(shape) as directory:
+    with random_model(shape, dtype="float32") as directory:  # as the caches that it is handed
         if program == "mlx-lm":
             from elm_mlx.bench.theirs import Theirs
 
@@ -65,23 +67,40 @@ def read(program: Any, directory: Path) -> dict[str, Any]:
 
 
 def joins_and_leaves(session: Any, directory: Path, begin: Any) -> dict[str, Any]:
-    """The peaks of rows that join and leave, over weights and rows, in rows."""
+    """The peaks of rows that join, go on together and leave, over weights and buffers, in rows."""
     import mlx.core as mx
 
-    held, row = mx.get_active_memory(), row_bytes(directory)
-    mx.reset_peak_memory()
-    for number in range(ROWS):
-        begin(session, directory, number, LONG if number >= LEAVING else SHORT + number)
-        for _ in range(3):
-            session.step()
-    mx.synchronize()
-    joins, buffers = mx.get_peak_memory() - held, buffer_bytes(session)
-    mx.reset_peak_memory()
-    before = mx.get_active_memory()
-    for _ in range(SHORT + ROWS):
+    def join() -> None:
+        for number in range(ROWS):
+            begin(session, directory, number, LONG if number >= LEAVING else SHORT + number)
+            go_on(session, AFTER)
+
+    weights, row = mx.get_active_memory(), row_bytes(directory)
+    joins, buffers = peak(join), buffer_bytes(session)
+    peaks = {
+        "joins": joins,
+        "steps": peak(lambda: go_on(session, UNCHANGED)),
+        "leaves": peak(lambda: go_on(session, SHORT + ROWS)),
+    }
+    over = {name: (found - weights - buffers) / row for name, found in peaks.items()}
+    return {"buffers": buffers / row, **over, "row_bytes": row}
+
+
+def go_on(session: Any, steps: int) -> None:
+    """Lets the rows of a program decode so many steps."""
+    for _ in range(steps):
         session.step()
-    leaves = mx.get_peak_memory() - before
-    return {"buffers": buffers / row, "joins": (joins - buffers) / row, "leaves": leaves / row, "row_bytes": row}
+
+
+def peak(work: Callable[[], None]) -> int:
+    """The most bytes that MLX's arrays take while `work` is done."""
+    import mlx.core as mx
+
+    mx.synchronize()
+    mx.reset_peak_memory()
+    work()
+    mx.synchronize()
+    return mx.get_peak_memory()
 
 
 def buffer_bytes(session: Any) -> int:
@@ -113,7 +132,7 @@ def submit(session: Any, directory: Path, number: int, tokens: int) -> None:
 
     from elm_mlx.engine.cache.kv import make_cache
 
-    cache = make_cache(sum(1 for _ in zeros(directory)), POSITIONS + LONG, POSITIONS + LONG)
+    cache = make_cache(sum(1 for _ in zeros(directory)), POSITIONS, POSITIONS)
     for layer, keys in zip(cache, zeros(directory), strict=True):
         layer.append(keys, keys)
         mx.eval(layer.arrays())
