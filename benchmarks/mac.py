@@ -4,8 +4,8 @@
 
 It takes at most 15 minutes and 3 GB of memory, so a Mac with 8 GB is enough. The first run fetches 2.7 GB: OpenELM-270M
 (1.09 GB), OpenELM-450M-Instruct (0.91 GB) and Llama-3.2-1B-Instruct in 4 bits (0.71 GB). With 50 Mbit/s this alone
-takes 7 minutes. Later runs find the files in the cache. The disk needs 5 GB, as OpenELM is kept both as it was fetched
-and as it runs; `elm-mlx rm` removes elm-mlx's own copies.
+takes 7 minutes. Python's packages for the tests are 0.1 GB more. Later runs find all of it here. The disk needs 5 GB,
+as OpenELM is kept both as it was fetched and as it runs; `elm-mlx rm` removes elm-mlx's own copies.
 
 Close other programs, and connect a laptop to power. A step that fails is written down, and the next one begins. What
 the 15 minutes do not suffice for is written down, too: run the command again, and nothing is fetched twice. The file
