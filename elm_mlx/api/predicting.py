@@ -124,8 +124,7 @@ class Predicts(Completes):
 
 def logits_of(engine: Engine, ids: list[int], adapter: int | None) -> mx.array:
     """The logits after every id by the model with an adapter (None: without), evaluated: L ids -> [L, V] in float32."""
-    if not engine.variants.has(adapter):
-        raise InvalidRequest("The adapter was unloaded before its turn came.")
+    engine.variants.check(adapter)
     model = engine.variants.of(adapter)
     cache = new_cache(engine.model, engine.layers, len(ids), reserve=len(ids))
     logits = all_logits(model, mx.array([ids]), cache, engine.execution)[0].astype(mx.float32)

@@ -153,7 +153,7 @@ def _is_metadata(value: object) -> bool:
 
 def _entry(where: str, value: Any, dtypes: Mapping[str, mx.Dtype]) -> tuple[int, int, Entry]:
     if not isinstance(value, dict) or value.keys() != {"dtype", "shape", "data_offsets"}:
-        raise BadCheckpoint(f"{where} is not described by its type, shape and place alone. Fetch the file again.")
+        raise BadCheckpoint(f"{where} must have a type, a shape and a place, and nothing else. Fetch the file again.")
     dtype, shape, span = value["dtype"], value["shape"], value["data_offsets"]
     if not _is_shape(shape) or not isinstance(span, list) or [type(n) for n in span] != [int, int]:
         raise BadCheckpoint(f"{where} has an impossible shape or place. Fetch the file again.")

@@ -80,7 +80,7 @@ def read_checkpoint(directory: Path, facts: Mapping[str, Any]) -> Checkpoint:
     mx.eval(tensors)
     names = [name.removesuffix("|value") for name in tensors if name.endswith("|value")]
     if sorted(tensors) != sorted(f"{name}|{part}" for name in names for part in PARTS):
-        raise BadCheckpoint(f"{path} is damaged: an array has no means. Train anew.")
+        raise BadCheckpoint(f"{path} is damaged: Adam's means of an array are missing. Train anew.")
     means = {name: {part: tensors[f"{name}|{part}"] for part in PARTS[1:]} for name in names}
     return Checkpoint(state, {name: tensors[f"{name}|value"] for name in names}, means, found)
 
