@@ -268,7 +268,7 @@ def test_an_added_token_beyond_the_model_is_allowed_and_its_use_is_refused(tmp_p
         with pytest.raises(elm_mlx.errors.InvalidRequest, match="gives '<pad>' the id 512"):
             lm.chat([{"role": "user", "content": "the cat"}])
         with pytest.raises(
-            elm_mlx.errors.InvalidRequest, match="513 is not a token id .*; its ids go from 0 to 511"
+            elm_mlx.errors.InvalidRequest, match=r"513 is not a token id .*; its ids go from 0 to 511"
         ):
             lm.generate([1, 513])
 
