@@ -50,32 +50,33 @@ The tokens of `logprobs` join to the content, `bytes` included. Where a stop str
 is the last one, whole. The tokens of reasoning and calls are in the list, too.
 
 """
-TEXT_NOTES = """The text of an answer goes on with its prompt, the blank between them included. In `logprobs` a token
-that is no whole character is written as OpenAI writes it, `bytes:` and its bytes.
+TEXT_NOTES = """The text of an answer continues the prompt, so it may begin with the blank between them. In `logprobs` a
+token that is a part of a character is written as OpenAI writes it: `bytes:` and its bytes.
 
 """
 
-RESPONSES_NOTES = """Codex speaks this API alone. Nothing is stored: a conversation goes on by sending all of it. An
-answer of elm-mlx may be sent back as it came, with its reasoning, which goes to the template; what others have
-encrypted, or summed up, says nothing. After a last message of the assistant a new turn begins. The role `developer`
-means `system`. Calls of `custom` tools in a conversation are shown to the model as those of functions.
+RESPONSES_NOTES = """Codex speaks only this API. Nothing is stored, so each request sends the whole conversation. An
+answer of elm-mlx may be sent back as it came; its reasoning is given to the chat template. Reasoning that another
+server has encrypted or summed up is ignored. If the last message is the assistant's, a new turn begins after it. The
+role `developer` means `system`. Calls of `custom` tools in a conversation are shown to the model as calls of functions.
 
-Of a function only `name`, `description` and `parameters` count. Where a call is required its arguments are held to the
-schema, `strict` or not. `parallel_tool_calls` is as for chats.
+Of a function only `name`, `description` and `parameters` count. If a call is required, its arguments are held to the
+schema, `strict` or not. `parallel_tool_calls` works as for chats.
 
-Log-probabilities are those of the message's text. The tokens of reasoning are counted by their text. An error after the
-stream has begun comes as `response.failed`.
+Log-probabilities are given for the message's text. The count of reasoning tokens is taken from the text of the
+reasoning. An error after the stream has begun comes as the event `response.failed`.
 
 """
-MESSAGES_NOTES = """Claude Code speaks this API. Blocks of text in one message of the user's, or of a result, are lines.
-The result of a call that is an error begins with `Error:` for the model. `thinking` in a conversation goes to the
-template; nobody signs it. `citations` and `cache_control` in blocks have no effect.
-Of a tool only `name`, `description` and `input_schema` count. With `disable_parallel_tool_use` an answer is over
-with its first call.
+MESSAGES_NOTES = """Claude Code speaks this API. Several blocks of text in one message of the user's, or in one result
+of a tool, are joined with line breaks. If a result is marked as an error, the model reads it with `Error:` before it.
+`thinking` in a conversation is given to the chat template, and its signature is not checked. `citations` and
+`cache_control` in blocks have no effect. Of a tool only `name`, `description` and `input_schema` count. With
+`disable_parallel_tool_use` an answer ends with its first call.
 
-`count_tokens` takes these fields, too, and counts the prompt as it would be read. `input_tokens` leaves out the tokens
-that were read for an earlier request and kept; these are `cache_read_input_tokens`, as Anthropic has it. The event
-`message_start` comes before that is known: its `input_tokens` are all.
+`count_tokens` takes these fields, too, and counts the prompt as it would be read. As in Anthropic's API, `input_tokens`
+leaves out the tokens that an earlier request has read and whose keys and values are still held; those are
+`cache_read_input_tokens`. The event `message_start` comes before their number is known, so there `input_tokens` counts
+the whole prompt.
 
 """
 

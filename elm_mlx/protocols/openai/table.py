@@ -50,7 +50,7 @@ TEXT: dict[str, str] = SHARED | {
     "prompt": "a text, a list of texts, ids, or a list of lists of ids; given to the model as it is",
     "max_tokens": "1 or more; absent: 16, as OpenAI has it; -1: as many as the context has room for",
     "logprobs": "0 to 5",
-    "echo": "the prompt before the answer, with logprobs those of the prompt, too",
+    "echo": "true: the text begins with the prompt; with logprobs, those of the prompt come, too",
     "best_of": "1, or equal to n",
 }
 
@@ -59,16 +59,16 @@ HARMLESS: dict[str, str] = {
     "user": "names the client's user to OpenAI",
     "metadata": "notes for OpenAI's store",
     "store": "nothing is stored",
-    "service_tier": "there is one tier",
+    "service_tier": "all requests are served alike",
     "safety_identifier": "names the client's user to OpenAI",
-    "prompt_cache_key": "what was read of a prompt is found by its tokens",
+    "prompt_cache_key": "prompts that begin alike are found by their tokens",
     "prompt_cache_options": "as prompt_cache_key",
     "prompt_cache_retention": "as prompt_cache_key",
-    "moderation": "there is no moderation",
+    "moderation": "elm-mlx moderates nothing",
     "prediction": "changes the speed alone",
     "reasoning_effort": "no model that runs here has levels of effort",
-    "verbosity": "no model that runs here has levels of it",
-    "guided_decoding_backend": "names a library of vLLM's",
+    "verbosity": "no model that runs here has levels of verbosity",
+    "guided_decoding_backend": "names a library that vLLM uses",
     "priority": "all requests wait in one line",
 }
 CHAT_HARMLESS = HARMLESS
@@ -81,7 +81,7 @@ LACKING: dict[str, Lacking] = {
     "ignore_eos": Lacking("an answer ends where the model ends it", (False,)),
     "min_tokens": Lacking("an answer ends where the model ends it", (0,)),
     "include_stop_str_in_output": Lacking("an answer ends before a stop string", (False,)),
-    "skip_special_tokens": Lacking("special tokens are no text", (True,)),
+    "skip_special_tokens": Lacking("special tokens are never in the text of an answer", (True,)),
     "bad_words": Lacking("give ids as banned_ids", ([],)),
     "use_beam_search": Lacking(SAMPLER, (False,)),
     "length_penalty": Lacking(SAMPLER, (1,)),
@@ -91,10 +91,10 @@ LACKING: dict[str, Lacking] = {
     "xtc_probability": Lacking(SAMPLER, (0,)),
     "dynatemp_range": Lacking(SAMPLER, (0,)),
     "grammar": Lacking("its notation is llama.cpp's; give guided_grammar, in Lark's", ("",)),
-    "guided_whitespace_pattern": Lacking("the blanks of JSON are fixed"),
-    "prompt_logprobs": Lacking("/v1/completions tells them with echo and logprobs", (False,)),
+    "guided_whitespace_pattern": Lacking("JSON is always written without blanks"),
+    "prompt_logprobs": Lacking("give echo and logprobs to /v1/completions", (False,)),
     "truncate_prompt_tokens": Lacking("a prompt is never cut; give a window"),
-    "return_tokens_as_token_ids": Lacking("tokens are told by their texts", (False,)),
+    "return_tokens_as_token_ids": Lacking("tokens are shown as their texts", (False,)),
     "chat_template": Lacking("a template comes with the model, never with a request"),
 }
 CHAT_LACKING = LACKING | {
@@ -103,19 +103,19 @@ CHAT_LACKING = LACKING | {
     "audio": Lacking(MEANING),
     "modalities": Lacking("answers are text", (["text"],)),
     "web_search_options": Lacking("elm-mlx asks no network"),
-    "echo": Lacking("an answer of a chat has no prompt", (False,)),
+    "echo": Lacking("the answer of a chat never repeats the prompt", (False,)),
     "best_of": Lacking("give n", (1,)),
     "documents": Lacking("put them into messages", ([],)),
     "prompt": Lacking("a chat has messages; /v1/completions takes a prompt"),
-    "suffix": Lacking("a chat has none", ("",)),
+    "suffix": Lacking("a chat has no suffix", ("",)),
 }
 TEXT_LACKING = LACKING | {
     "suffix": Lacking("no model that runs here fills in a middle", ("",)),
     "messages": Lacking("a completion has a prompt; /v1/chat/completions takes messages"),
-    "tools": Lacking("a completion has none; /v1/chat/completions takes tools", ([],)),
+    "tools": Lacking("a completion has no tools; /v1/chat/completions takes them", ([],)),
     "tool_choice": Lacking("a completion has no tools", ("none", "auto")),
-    "top_logprobs": Lacking("a completion takes logprobs as a number", (0,)),
-    "max_completion_tokens": Lacking("a completion takes max_tokens"),
+    "top_logprobs": Lacking("give the number as logprobs", (0,)),
+    "max_completion_tokens": Lacking("give max_tokens"),
     "add_special_tokens": Lacking("give ids, which are taken as they are", (True,)),
 }
 
