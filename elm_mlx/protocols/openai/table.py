@@ -11,16 +11,16 @@ SHARED: dict[str, str] = {
     "top_p": "0 (the likeliest token) to 1",
     "presence_penalty": "-2 to 2",
     "frequency_penalty": "-2 to 2",
-    "logit_bias": "an object, a number from -100 to 100 for an id as text",
+    "logit_bias": "an object: a number from -100 to 100 for each id, which is written as a text",
     "seed": "any whole number; 0 is one",
     "stop": "a text, or up to 16 of them; compared with the answer's text, never part of it",
     "n": "1 to 8",
     "stream": "events instead of one object",
-    "stream_options": "`include_usage`; `include_obfuscation` has no effect, nor has any without `stream`",
+    "stream_options": "`include_usage`; `include_obfuscation` has no effect; without `stream`, neither has one",
     "top_k": "as vLLM has it: -1 or 0 is off",
     "min_p": "0 (off) to 1",
     "repetition_penalty": "0.01 to 100, 1 is off",
-    "cache_prompt": "false: nothing is kept of this request, and nothing kept is used (llama.cpp)",
+    "cache_prompt": "false: this request reuses nothing that was read before, and nothing of it is kept (llama.cpp)",
     "response_format": "text, json_object or json_schema, enforced; json_object may have a `schema`",
     "structured_outputs": "vLLM's object: one of json, regex, choice, grammar",
     "guided_json": "a schema, enforced (vLLM's older name)",
@@ -30,11 +30,11 @@ SHARED: dict[str, str] = {
     "json_schema": "a schema, enforced (llama.cpp)",
     "banned_ids": "ids that are never chosen (elm-mlx)",
     "window": "forget all but this many of the last tokens (elm-mlx)",
-    "kv_bits": '8, 4 or "k8v4": the memory of keys and values (elm-mlx)',
-    "lookup": "propose ids from the text so far (elm-mlx)",
+    "kv_bits": '8, 4 or "k8v4": bits in which keys and values are held (elm-mlx)',
+    "lookup": "true: speculation that proposes ids from the text so far (elm-mlx)",
 }
 CHAT: dict[str, str] = SHARED | {
-    "messages": "one or more; a last one of the assistant is continued",
+    "messages": "one or more; if the last one is the assistant's, the answer continues it",
     "max_tokens": "1 or more; absent or -1: as many as the context has room for",
     "max_completion_tokens": "the newer name of max_tokens",
     "logprobs": "true or false",
@@ -43,11 +43,11 @@ CHAT: dict[str, str] = SHARED | {
     "tool_choice": "auto, none, required, a function by its name, or allowed_tools",
     "parallel_tool_calls": "false: an answer calls one function at most",
     "chat_template_kwargs": "variables of the chat template",
-    "continue_final_message": "false: a last message of the assistant is not continued (vLLM)",
-    "add_generation_prompt": "true: as continue_final_message false (vLLM)",
+    "continue_final_message": "false: after a last message of the assistant a new turn begins (vLLM)",
+    "add_generation_prompt": "true: the same as continue_final_message false (vLLM)",
 }
 TEXT: dict[str, str] = SHARED | {
-    "prompt": "a text, a list of texts, ids, or a list of lists of ids; given to the model as it is",
+    "prompt": "a text, a list of texts, a list of ids, or a list of such lists; the model reads it as it is",
     "max_tokens": "1 or more; absent: 16, as OpenAI has it; -1: as many as the context has room for",
     "logprobs": "0 to 5",
     "echo": "true: the text begins with the prompt; with logprobs, those of the prompt come, too",
@@ -65,16 +65,15 @@ HARMLESS: dict[str, str] = {
     "prompt_cache_options": "as prompt_cache_key",
     "prompt_cache_retention": "as prompt_cache_key",
     "moderation": "elm-mlx moderates nothing",
-    "prediction": "changes the speed alone",
+    "prediction": "it changes only the speed",
     "reasoning_effort": "no model that runs here has levels of effort",
     "verbosity": "no model that runs here has levels of verbosity",
     "guided_decoding_backend": "names a library that vLLM uses",
-    "priority": "all requests wait in one line",
+    "priority": "all requests wait in one queue",
 }
 CHAT_HARMLESS = HARMLESS
 TEXT_HARMLESS = HARMLESS | {"parallel_tool_calls": "there are no tools in a completion"}
 
-MEANING = "it changes what the answer means"
 SAMPLER = "elm-mlx has no such sampler"
 LACKING: dict[str, Lacking] = {
     "stop_token_ids": Lacking("give the texts of these tokens as stop", ([],)),
@@ -100,7 +99,7 @@ LACKING: dict[str, Lacking] = {
 CHAT_LACKING = LACKING | {
     "functions": Lacking("give tools instead", ([],)),
     "function_call": Lacking("give tool_choice instead", ("none", "auto")),
-    "audio": Lacking(MEANING),
+    "audio": Lacking("answers are text"),
     "modalities": Lacking("answers are text", (["text"],)),
     "web_search_options": Lacking("elm-mlx asks no network"),
     "echo": Lacking("the answer of a chat never repeats the prompt", (False,)),
