@@ -141,7 +141,7 @@ def read_envs(path: Path, value: Any) -> tuple[tuple[str, str], ...]:
 
 def bad(path: Path, why: str) -> BadCheckpoint:
     """Makes the error for a file that is no host file."""
-    return BadCheckpoint(f"{path} is no host file: {why}.", WHO_WRITES_IT)
+    return BadCheckpoint(f"{path} is not a host file: {why}.", WHO_WRITES_IT)
 
 
 def backend_of(hosts: Machines, asked: str | None) -> str:

@@ -49,7 +49,7 @@ def read_task(path: Path) -> dict[str, Any]:
     try:
         return configuration(parse_yaml(read_text(path, MAX_SMALL_BYTES)), path)
     except (InvalidRequest, BadCheckpoint) as error:
-        raise InvalidRequest(f"{path} is no task that runs here: {error.message}", error.advice) from error
+        raise InvalidRequest(f"{path} is not a task that runs here: {error.message}", error.advice) from error
 
 
 def configuration(raw: Mapping[str, Any], path: Path) -> dict[str, Any]:

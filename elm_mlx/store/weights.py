@@ -99,7 +99,7 @@ def _read_json(path: Path) -> tuple[dict[str, Any], int, int]:
         size = path.stat().st_size
         length = int.from_bytes(file.read(8), "little")
         if size < 8 or length > min(size - 8, MAX_HEADER_BYTES):
-            raise BadCheckpoint(f"{path} is no safetensors file, or is cut short{_pointer(path)}. Fetch it again.")
+            raise BadCheckpoint(f"{path} is not a safetensors file, or is cut short{_pointer(path)}. Fetch it again.")
         raw = file.read(length)
     header = parse_bounded(raw, path, "its header", object_pairs_hook=_unique, parse_int=_natural)
     return header, 8 + length, size

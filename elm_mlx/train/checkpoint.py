@@ -74,7 +74,7 @@ def read_checkpoint(directory: Path, facts: Mapping[str, Any]) -> Checkpoint:
         metadata = read_metadata(path)
         state, found = State(**json.loads(metadata[STATE])), json.loads(metadata[FACTS])
     except (KeyError, TypeError, ValueError) as error:
-        raise BadCheckpoint(f"{path} is no checkpoint of a training. Train anew.") from error
+        raise BadCheckpoint(f"{path} is not a checkpoint of a training. Train anew.") from error
     refuse_others(path, found, json.loads(json.dumps(facts)))
     tensors = {name: array for name, (_, array) in read_arrays(path).items()}
     mx.eval(tensors)

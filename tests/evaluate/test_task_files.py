@@ -84,7 +84,7 @@ def test_other_tags_and_references_are_refused(tmp_path, tag):
     "text", ["a: &x [1]\nb: *x\n", "a: " + "[" * 200 + "]" * 200, "- 1\n", "a: [\n", "", "1: 2\n", "a: 1\x00"]
 )
 def test_yaml_that_is_none_or_a_trap_is_refused(tmp_path, text):
-    refused(write(tmp_path, text=text), "no task|not valid|an object|cannot be read")
+    refused(write(tmp_path, text=text), "not a task|not valid|an object|cannot be read")
 
 
 @pytest.mark.parametrize("changes", [
@@ -106,7 +106,7 @@ def test_yaml_that_is_none_or_a_trap_is_refused(tmp_path, text):
     {"doc_to_text": "{{ "}, {"doc_to_text": "{% include 'x' %}"},
 ])  # fmt: skip
 def test_what_would_execute_fetch_or_mean_nothing_is_refused_by_name(tmp_path, changes):
-    refused(write(tmp_path, changes), "no task that runs here|There is no file")
+    refused(write(tmp_path, changes), "not a task that runs here|There is no file")
 
 
 @pytest.mark.parametrize("template", [

@@ -84,7 +84,7 @@ class ChatTemplate:
             source = source or given_template(Path(template))
         except NotFound as error:
             named = ", ".join(UNCONFIRMED_FORMATS)
-            raise NotFound(f"{template} is no file with a chat template, and no format known by name ({named}). Give a "
+            raise NotFound(f"{template} is neither a file with a chat template nor a known format ({named}). Give a "
                            "file.") from error  # fmt: skip
         found = cls(source, special_tokens, Path(template))
         found.compile()
