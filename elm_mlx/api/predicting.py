@@ -43,7 +43,7 @@ class Predicts(Completes):
         """How well the model predicts each of the ids but the first after those before it; with `against` also how far
         this is from what that model, without an adapter, predicts. `window` and `kv_bits` hold this model's keys and
         values as in `Options`. Raises as `logits`, and for `against` alike; InvalidRequest for one with another number
-        of ids; NotFinite where logits are no numbers."""
+        of ids; NotFinite where logits are NaN or infinite."""
         number, kind = self._maker.adapters.number(adapter), self._kind(window, kv_bits)
         for lm in (self, against) if against else (self,):
             checked = lm._read_whole(ids, "Scoring a text")
