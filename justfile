@@ -12,7 +12,7 @@ types:
 test *options:
     .venv/bin/pytest {{options}}
 
-# On a Mac: all that only a Mac can show, in one JSON file to send back. Up to 15 minutes; fetches 3.6 GB once.
+# On a Mac: all that only a Mac can show, in one JSON file to send back. Up to 15 minutes; fetches 2.7 GB once.
 mac *options:
     python3 -m venv .venv
     .venv/bin/pip install -q -e ".[test]"

@@ -57,7 +57,7 @@ class Form:
         for name, value, values in known:
             if value not in values:
                 allowed = ", ".join(str(one) for one in values if one is not None)
-                raise InvalidRequest(f"{name} is {value!r}; it is one of {allowed}.")
+                raise InvalidRequest(f"{name} is {value!r}; it must be one of {allowed}.")
         low, high = TARGET_BITS
         if self.target_bits is not None and not low <= real_number("target_bits", self.target_bits) <= high:
             raise InvalidRequest(f"target_bits is {self.target_bits:g}; it must be {low:g} to {high:g}.")

@@ -48,7 +48,7 @@ def from_factors(values: Values, stored: StoredTensor, head_dim: int) -> dict[st
     """Llama 3's scaling that has these factors. Raises BadCheckpoint for what are no factors, Unsupported for those of
     another scaling."""
     if stored.shape != (head_dim // 2,) or stored.kind.floats != "<f4":
-        raise values.wrong(f"{FACTORS} is no list of {head_dim // 2} float32 numbers.")
+        raise values.wrong(f"{FACTORS} is not a list of {head_dim // 2} float32 numbers.")
     factors = np.ndarray(stored.shape, "<f4", stored.data).astype(np.float64)
     if not (np.isfinite(factors).all() and (factors > 0).all() and factors.max() <= MAX_MULTIPLIER):
         raise values.wrong(f"{FACTORS} has numbers that are no factors.")

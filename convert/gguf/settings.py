@@ -41,7 +41,7 @@ def architecture(where: object, metadata: Mapping[str, Any]) -> str:
     """The name of the architecture. Raises Unsupported for a file of another one, or of no model."""
     kind = metadata.get("general.type", "model")
     if kind != "model":
-        raise Unsupported(f"{where} is no model ({kind!r:.40}). Name the file of the model itself.")
+        raise Unsupported(f"{where} is not a model ({kind!r:.40}). Name the file of the model itself.")
     if (version := metadata.get("general.quantization_version", VERSION)) != VERSION:
         raise Unsupported(f"{where} has blocks of version {version!r:.40}, and elm-mlx reads those of {VERSION}. Take "
                           "a newer file.")  # fmt: skip

@@ -34,7 +34,7 @@ class Stream:
 
     def wrong(self, why: str) -> BadCheckpoint:
         """The error for a header that cannot be right; `why` is a clause."""
-        return BadCheckpoint(f"{self.where} is no GGUF file, or is damaged: {why}. Fetch it again.")
+        return BadCheckpoint(f"{self.where} is not a GGUF file, or is damaged: {why}. Fetch it again.")
 
     def take(self, count: int) -> memoryview:
         """The next `count` bytes."""

@@ -68,6 +68,6 @@ def numbers(where: Path, metadata: Mapping[str, Any], name: str, count: int) -> 
     if found is None:
         return []
     if not isinstance(found, np.ndarray) or len(found) != count:
-        raise BadCheckpoint(f"{where}: {KEY}{name} is no list of {count} numbers, one a token. Fetch it again.")
+        raise BadCheckpoint(f"{where}: {KEY}{name} is not a list of {count} numbers, one a token. Fetch it again.")
     listed: list[Any] = found.tolist()
     return listed

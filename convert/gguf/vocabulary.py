@@ -50,7 +50,7 @@ def chat_templates(where: Path, metadata: Mapping[str, Any]) -> dict[str, Any]:
     Raises BadCheckpoint for what is no text."""
     names = metadata.get(TEMPLATES, [])
     if not isinstance(names, list) or len(names) > MAX_TEMPLATES:
-        raise BadCheckpoint(f"{where}: {TEMPLATES} is no list of up to {MAX_TEMPLATES} names. Fetch it again.")
+        raise BadCheckpoint(f"{where}: {TEMPLATES} is not a list of up to {MAX_TEMPLATES} names. Fetch it again.")
     keys = {"default": TEMPLATE} | {name: f"{TEMPLATE}.{name}" for name in names if name != "default"}
     found = {name: metadata[key] for name, key in keys.items() if key in metadata}
     if not all(isinstance(text, str) for text in found.values()):

@@ -138,7 +138,7 @@ def write(
 def checked(target: Path, report: Report) -> Report:
     """The report by the output's name. Raises VerificationFailed where the merged model's logits are no numbers."""
     if not math.isfinite(report.kl_divergence):
-        raise VerificationFailed(f"{target} was not kept: the logits of the merged model are no numbers.",
+        raise VerificationFailed(f"{target} was not kept: the logits of the merged model are NaN or infinite.",
                                  "Merge an adapter that answers well beside its model.")  # fmt: skip
     return replace(report, converted=target)
 

@@ -96,7 +96,7 @@ def plan_merge(directory: Path, adapter: Path, source: Path | None, keep: str | 
 def refuse_contradictions(source: Path | None, keep: str | None) -> None:
     """Raises InvalidRequest for options that mean nothing together or at all."""
     if keep not in (None, *KEEPS):
-        raise InvalidRequest(f"keep is {keep!r}; it is one of {', '.join(KEEPS)}.")
+        raise InvalidRequest(f"keep is {keep!r}; it must be one of {', '.join(KEEPS)}.")
     if source is not None and keep is not None:
         raise InvalidRequest("", "{keep} is for merging without a float source. Leave it or {source} out.")
 

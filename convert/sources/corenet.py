@@ -78,7 +78,7 @@ def general_gpt(file: Path) -> dict[str, Any]:
         texts = {str(key): text if isinstance(text, str) else type(text).__name__ for key, text in items}
         return {key: int(text) if text.isdecimal() else text for key, text in texts.items()}
     except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise BadCheckpoint(f"{file} is no yaml that CoreNet reads ({type(error).__name__}). Fetch it again, or move "
+        raise BadCheckpoint(f"{file} is not yaml that CoreNet reads ({type(error).__name__}). Fetch it again, or move "
                             "it away: the weights tell the architecture, too.") from error  # fmt: skip
 
 

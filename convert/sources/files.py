@@ -17,7 +17,7 @@ def checkpoint_files(where: Path) -> WeightFiles:
         if gguf.is_gguf(where.name):
             return WeightFiles(gguf.files(where))
         if where.suffix != ".safetensors" and where.suffix not in TORCH_SUFFIXES:
-            raise Unsupported(f"{where} is no file of weights. Give a .safetensors, .bin, .pt, .pth or .gguf file, or "
+            raise Unsupported(f"{where} is not a weights file. Give a .safetensors, .bin, .pt, .pth or .gguf file, or "
                               "a directory.")  # fmt: skip
         return WeightFiles(meta.files(where.parent) if meta.CONSOLIDATED.fullmatch(where.name) else [where.name])
     if (found := weight_files(where)).files:

@@ -88,13 +88,13 @@ def parse(data: bytes, where: object) -> SentencePieceModel:
             if number in readers:
                 readers[number](model, value)
     except ValueError as error:
-        raise BadCheckpoint(f"{where} is no SentencePiece model ({error}). Fetch it again.") from error
+        raise BadCheckpoint(f"{where} is not a SentencePiece model ({error}). Fetch it again.") from error
     except (IndexError, struct.error, TypeError) as error:  # whose words are of Python, not of the file
-        raise BadCheckpoint(f"{where} is no SentencePiece model, or is cut short. Fetch it again.") from error
+        raise BadCheckpoint(f"{where} is not a SentencePiece model, or is cut short. Fetch it again.") from error
     if not model.pieces:
-        raise BadCheckpoint(f"{where} is no SentencePiece model: it has no pieces. Fetch it again.")
+        raise BadCheckpoint(f"{where} is not a SentencePiece model: it has no pieces. Fetch it again.")
     if len({piece.text for piece in model.pieces}) < len(model.pieces):
-        raise BadCheckpoint(f"{where} is no SentencePiece model: it has one piece twice. Fetch it again.")
+        raise BadCheckpoint(f"{where} is not a SentencePiece model: it has one piece twice. Fetch it again.")
     return model
 
 

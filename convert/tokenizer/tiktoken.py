@@ -57,7 +57,7 @@ def _token(line: bytes, rank: int) -> bytes:
 
 
 def _vocabulary_refusal(where: object, why: str) -> BadCheckpoint:
-    return BadCheckpoint(f"{where} is no tiktoken vocabulary ({why}). Fetch it again.")
+    return BadCheckpoint(f"{where} is not a tiktoken vocabulary ({why}). Fetch it again.")
 
 
 def special_tokens(later: bool) -> list[str]:

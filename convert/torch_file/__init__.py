@@ -120,7 +120,7 @@ def _state_dict(value: object, unknown: Collection[str]) -> dict[str, LazyTensor
     for key, item in model.items():
         if type(key) is not str or not isinstance(item, LazyTensor):
             raise BadCheckpoint(
-                f"its entry {repr(key)[:80]} is no named tensor but a {_kind(item)}, which would be lost; {SAVE_AGAIN}"
+                f"its entry {repr(key)[:80]} is not a named tensor but a {_kind(item)}, and would be lost; {SAVE_AGAIN}"
             )
     return model
 

@@ -126,7 +126,7 @@ def check_pair(ours: ModelOnDisk, theirs: ModelOnDisk) -> None:
     here, there = ours.config.weight_shapes(), theirs.config.weight_shapes()
     for name in here | there:
         if here.get(name) != there.get(name):
-            raise InvalidRequest(f"{ours.where} is no conversion of {theirs.where}: {name} is "
+            raise InvalidRequest(f"{ours.where} is not a conversion of {theirs.where}: {name} is "
                                  f"{here.get(name, 'missing')} here and {there.get(name, 'missing')} there. Name the "
                                  "checkpoint that it was made from.")  # fmt: skip
 

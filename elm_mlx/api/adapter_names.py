@@ -54,8 +54,8 @@ class AdapterNames:
                                  "characters.")  # fmt: skip
         with self._lock:
             if name in self._loaded:
-                raise InvalidRequest(f"An adapter named {name!r} is loaded already. Unload it first, or give another "
-                                     "{name}.")  # fmt: skip
+                raise InvalidRequest(f"An adapter named {name!r} is loaded already.",
+                                     "Unload it first, or give another {name}.")  # fmt: skip
         return name
 
     def add(self, name: str, number: int, facts: LoadedAdapter) -> None:

@@ -47,7 +47,8 @@ class CallForms:
         """The fewest bytes of an answer that calls one of some tools, or fewer. Raises as `form`."""
         least = min(map(self._least, tools))
         if least == math.inf:
-            raise NotEnforceable("No call of these tools can be enforced: no arguments fit their schemas.")
+            raise NotEnforceable("No call of these tools can be enforced: no arguments fit their schemas.",
+                                 "Correct the schemas, or give {tool_choice=auto}.")  # fmt: skip
         return least
 
     def _rules(self, name: str, tool: Tool) -> Iterator[str]:
@@ -122,8 +123,8 @@ class TaggedValue:
         if texts or not types:
             what = ", ".join(sorted(set(texts[0]) - NOTES)) if texts else "no type"
             raise NotEnforceable(f"The schema of {self._opening.strip()} has {what}: this model writes the texts of "
-                                 "arguments without quotes, where only a type, enum or const can be enforced. Leave "
-                                 "that out, or give {tool_choice=auto}.")  # fmt: skip
+                                 "arguments without quotes, where only a type, enum or const can be enforced.",
+                                 "Leave that out, or give {tool_choice=auto}.")  # fmt: skip
         return True
 
 
@@ -142,16 +143,16 @@ def tagged_values(tool: Tool) -> list[TaggedValue]:
     shared = {key: schema[key] for key in ("$defs", "definitions") if key in schema}
     if strange := set(schema) - {"type", "properties", "required", "additionalProperties", *shared, *NOTES}:
         raise NotEnforceable(f"The schema of {tool.name} has {min(strange)}: this model writes arguments between tags, "
-                             "where only properties and required can be enforced. Leave that out, or give "
-                             "{tool_choice=auto}.")  # fmt: skip
+                             "where only properties and required can be enforced.",
+                             "Leave that out, or give {tool_choice=auto}.")  # fmt: skip
     parts, required = schema.get("properties", {}), schema.get("required", [])
     if not isinstance(required, list) or any(name not in [*parts] for name in required):
-        raise NotEnforceable(f"The schema of {tool.name} requires {shown(required)}; it can require a list of those "
-                             "that it has as properties.")  # fmt: skip
+        raise NotEnforceable(f"The schema of {tool.name} requires {shown(required)}; it must be a list of names that "
+                             "are among its properties.")  # fmt: skip
     if unreadable := [name for name in parts if not KEY.fullmatch(name)]:
         raise NotEnforceable(f"The schema of {tool.name} has the property {shown(unreadable[0])}: this model writes "
                              "names of arguments in tags, where one has 1 to 256 characters without <, > and line "
-                             "breaks. Name it otherwise, or give {tool_choice=auto}.")  # fmt: skip
+                             "breaks.", "Name it otherwise, or give {tool_choice=auto}.")  # fmt: skip
     return [TaggedValue(name, with_shared(part, shared), name in required) for name, part in parts.items()]
 
 

@@ -114,7 +114,7 @@ class Chats(Completes):
         over with its first call. Raises as `chat`, and then asks for none."""
         choice = replace(choice_of(tools, tool_choice, options), in_parallel=calls_in_parallel)
         if taken := {"messages", "tools", "tokenizer", "goes_on"}.intersection(variables or {}):
-            raise InvalidRequest(f"{min(taken)} is no variable that a caller gives to a chat template.")
+            raise InvalidRequest(f"{min(taken)} is not for callers to set in a chat template. Leave it out.")
         shown = dict(variables or {}) | ({"goes_on": True} if goes_on else {})
         return self._begin_all(siblings(self._chat_request(messages, choice, max_tokens, options, shown), n), choice)
 

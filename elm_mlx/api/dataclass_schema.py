@@ -63,7 +63,8 @@ def kinds_of(made: type) -> dict[str, Any]:
     try:
         return get_type_hints(made, include_extras=True)
     except Exception as error:
-        raise NotEnforceable(f"The annotations of {made.__name__} cannot be read: {error}.") from error
+        raise NotEnforceable(f"The annotations of {made.__name__} cannot be read: {error}. Import what they name, or "
+                             "give a schema as a dict.") from error  # fmt: skip
 
 
 def schema_of_kind(kind: Any, known: dict[type, dict[str, Any]], where: str) -> dict[str, Any]:

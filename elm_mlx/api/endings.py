@@ -115,15 +115,14 @@ class EndingScorer:
 
     def _judge(self, one: Ending) -> None:
         if not 0 <= one.scored < len(one.ids):
-            raise InvalidRequest(f"{one.scored} of {len(one.ids)} ids are to be scored: at least one must stand before "
-                                 "them.")  # fmt: skip
+            raise InvalidRequest(f"{one.scored} of {len(one.ids)} ids are to be scored. Score fewer: at least one must "
+                                 "stand before them.")  # fmt: skip
         if len(one.ids) - 1 > self.context:
             raise InvalidRequest(f"A text of {len(one.ids):,} ids is to be scored, and the model reads up to "
                                  f"{self.context:,}. Cut it.")  # fmt: skip
 
     def _all(self, engine: Engine, endings: Sequence[Ending]) -> list[EndingScore]:
-        if not engine.variants.has(self._adapter):
-            raise InvalidRequest("The adapter was unloaded before its turn came.")
+        engine.variants.check(self._adapter)
         return [score for family in families(endings) for score in self._family(engine, family)]
 
     def _family(self, engine: Engine, family: Family) -> list[EndingScore]:

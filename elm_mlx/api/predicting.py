@@ -43,7 +43,7 @@ class Predicts(Completes):
         """How well the model predicts each of the ids but the first after those before it; with `against` also how far
         this is from what that model, without an adapter, predicts. `window` and `kv_bits` hold this model's keys and
         values as in `Options`. Raises as `logits`, and for `against` alike; InvalidRequest for one with another number
-        of ids; NotFinite where logits are no numbers."""
+        of ids; NotFinite where logits are NaN or infinite."""
         number, kind = self._maker.adapters.number(adapter), self._kind(window, kv_bits)
         for lm in (self, against) if against else (self,):
             checked = lm._read_whole(ids, "Scoring a text")
@@ -124,8 +124,7 @@ class Predicts(Completes):
 
 def logits_of(engine: Engine, ids: list[int], adapter: int | None) -> mx.array:
     """The logits after every id by the model with an adapter (None: without), evaluated: L ids -> [L, V] in float32."""
-    if not engine.variants.has(adapter):
-        raise InvalidRequest("The adapter was unloaded before its turn came.")
+    engine.variants.check(adapter)
     model = engine.variants.of(adapter)
     cache = new_cache(engine.model, engine.layers, len(ids), reserve=len(ids))
     logits = all_logits(model, mx.array([ids]), cache, engine.execution)[0].astype(mx.float32)

@@ -91,8 +91,7 @@ class PromptCaches:
 
     def _load(self, path: Path, extent: Extent, kind: CacheKind, engine: Engine) -> None:
         """Reads the arrays, on the device thread."""
-        if not engine.variants.has(self.adapter):
-            raise InvalidRequest("The adapter was unloaded before its turn came.")
+        engine.variants.check(self.adapter)
         parts = self._parts(kind, extent)
         nbytes = engine.limits.bytes_of(kind, extent.positions + 1)
         ids, layers = read_file(path, extent, parts, self.config.vocab_size)

@@ -12,7 +12,7 @@ from elm_mlx.engine.cache.kind import PLAIN, CacheKind
 from elm_mlx.engine.cache.making import new_cache
 from elm_mlx.engine.engine import Engine
 from elm_mlx.engine.prefill import rounds
-from elm_mlx.errors import InvalidRequest, NotFinite
+from elm_mlx.errors import NotFinite
 
 POSITIONS = 64  # whose logits are in memory at a time: [64, V]
 
@@ -47,8 +47,7 @@ def scores_of(
     """The scores of ids by the model of an engine with an adapter (None: without) and caches of a kind, beside the
     plain one of `other`, whose caches are plain. Raises InvalidRequest where the adapter was unloaded, and
     NotFinite."""
-    if not engine.variants.has(adapter):
-        raise InvalidRequest("The adapter was unloaded before its turn came.")
+    engine.variants.check(adapter)
     tokens = mx.array([ids])
     states = [states_of(engine, tokens, adapter, kind)] + ([states_of(other, tokens, None)] if other else [])
     models = [engine.variants.of(adapter)] + ([other.variants.plain] if other else [])

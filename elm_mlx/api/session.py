@@ -165,7 +165,8 @@ class Session:
             calls = self.pending_calls
             given = dict(results) if isinstance(results, Mapping) else named_results(calls, results)
             if strange := given.keys() - {call.id for call in calls}:
-                raise InvalidRequest(f"No call with the id {shown(min(strange, key=str))} waits for a result.")
+                raise InvalidRequest(f"No call with the id {shown(min(strange, key=str))} waits for a result; "
+                                     "pending_calls has those that do.")  # fmt: skip
             answered = [(call, result_text(given[call.id])) for call in calls if call.id in given]
             self._messages = [*self._messages, *(result_message(call, text) for call, text in answered)]
 
@@ -242,13 +243,14 @@ class Session:
             self._refuse_second()
             kept = turn.kept()
             if kept[: len(self._messages)] != self._messages:
-                raise InvalidRequest("The transcript has changed since this answer began, so it cannot be kept.")
+                raise InvalidRequest("The transcript has changed since this answer began, so the answer cannot be "
+                                     "kept. Ask again.")  # fmt: skip
             self._messages = kept
 
 
 def named_results(calls: Sequence[ToolCall], results: Sequence[object]) -> dict[str, object]:
     """Results that are given in the order of their calls, by id. Raises InvalidRequest for another number."""
     if isinstance(results, str | bytes) or not isinstance(results, Sequence) or len(results) != len(calls):
-        raise InvalidRequest(f"The calls that wait for a result are {len(calls)}: give a list of as many results, or "
-                             "a dict of results by the ids of their calls.")  # fmt: skip
+        raise InvalidRequest(f"{len(calls)} calls wait for a result. Give a list of {len(calls)} results, or a dict of "
+                             "results by the ids of their calls.")  # fmt: skip
     return {call.id: result for call, result in zip(calls, results, strict=True)}

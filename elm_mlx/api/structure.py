@@ -65,7 +65,8 @@ def structure_of(asked: Asked, grammars: Grammars, stop_ids: frozenset[int], roo
     that id included (None: for any number). Raises as `Grammars.compile`; NotEnforceable without a stop id, and, where
     the form is compiled, without room for any answer."""
     if not stop_ids:
-        raise NotEnforceable("This model has no id that ends an answer, so that no form is ever whole.")
+        raise NotEnforceable("This model has no token that ends an answer, so an answer never completes its form. Ask "
+                             "without a form, or take another model.")  # fmt: skip
 
     def begin(row: ConstraintRow) -> Constraint:
         least = math.ceil(asked.least / grammars.longest_token) + 1
@@ -114,7 +115,7 @@ def asked_json(schema: object, read: Callable[[str], Any]) -> Asked:
     fits."""
     text = check_schema(schema)
     if (least := fewest_bytes(text)) == math.inf:
-        raise NotEnforceable("The form of the answer cannot be enforced: no value fits the schema.")
+        raise NotEnforceable("The form of the answer cannot be enforced: no value fits the schema. Correct it.")
     return Asked(Form("json_schema", text), read, least)
 
 
@@ -124,7 +125,7 @@ def asked_model(given: Any) -> Asked:
         schema = given.model_json_schema()
     except Exception as error:  # of many kinds, a user's own among them
         why = str(error).partition("\n")[0]
-        raise NotEnforceable(f"{given.__name__:.80} has no JSON schema: {why:.300}.") from error
+        raise NotEnforceable(f"{given.__name__:.80} has no JSON schema: {why:.300}. Give one as a dict.") from error
     # A strict class takes dates, enums and tuples from JSON alone.
     return asked_json(schema, lambda text: given.model_validate_json(json.dumps(read_json(text))))
 
@@ -135,7 +136,7 @@ def schema_in(text: str) -> Any:
     try:
         return json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise InvalidRequest(f"The schema is no JSON: {error or 'it is nested too deep'}.") from error
+        raise InvalidRequest(f"The schema is not valid JSON: {error or 'it is too deep'}. Correct it.") from error
 
 
 def asked_regex(given: Any) -> Asked:
@@ -171,14 +172,15 @@ def asked_format(given: Any) -> Asked | None:
     if not isinstance(kind, str) or kind not in FORMATS:
         raise InvalidRequest(f'response_format is {shown(given)}; its "type" must be one of {", ".join(FORMATS)}.')
     if others := given.keys() - {"type", FORMATS[kind]}:
-        raise InvalidRequest(f"response_format has {shown(others.pop())}, which means nothing with the type {kind}.")
+        raise InvalidRequest(f"response_format has {shown(others.pop())}, which means nothing with the type {kind}. "
+                             "Leave it out.")  # fmt: skip
     if kind == "text":
         return None
     if kind == "json_object":
         return Asked(Form("json_object", ""), read_json)
     inner = given.get("json_schema")
     if not isinstance(inner, Mapping) or "schema" not in inner:
-        raise InvalidRequest('response_format has no "schema" in its "json_schema".')
+        raise InvalidRequest('response_format has no "schema" in its "json_schema". Add it.')
     return asked_schema(inner["schema"])
 
 

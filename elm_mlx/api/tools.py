@@ -67,7 +67,7 @@ def tool_of(given: object) -> Tool:
 def tool_of_schema(given: Mapping[Any, Any]) -> Tool:
     """The tool of an object. Raises InvalidRequest."""
     if given.get("type", "function") != "function" and "name" not in given:
-        raise InvalidRequest(f"A tool is of type {shown(given['type'])}; only functions can be called here.")
+        raise InvalidRequest(f"A tool is of type {shown(given['type'])}; only functions can be called. Leave it out.")
     inner = given.get("function", given)
     if not isinstance(inner, Mapping) or not isinstance(inner.get("name"), str):
         raise InvalidRequest(f"A tool has no name: {shown(given)}. Give an object such as {EXAMPLE}.")
@@ -95,7 +95,8 @@ def checked_tool(name: str, description: object, parameters: object, function: C
     except (TypeError, ValueError, AttributeError, KeyError, RecursionError, re.error) as error:
         raise InvalidRequest(f"The schema of the tool {name} cannot be used: {error}.") from error
     if size > MAX_SCHEMA:
-        raise InvalidRequest(f"The schema of the tool {name} has {size:,} characters; it may have {MAX_SCHEMA:,}.")
+        raise InvalidRequest(f"The schema of the tool {name} has {size:,} characters; it may have {MAX_SCHEMA:,}. "
+                             "Make it smaller.")  # fmt: skip
     return Tool(name, description, parameters, function, check, unchecked)
 
 
@@ -108,7 +109,7 @@ def tools_of(given: object) -> tuple[Tool, ...]:
         raise InvalidRequest(f"tools is {shown(given)}; it must be a list of functions or JSON schemas.")
     tools = tuple(map(tool_of, given))
     if len(tools) > MOST_TOOLS:
-        raise InvalidRequest(f"There are {len(tools)} tools; a call may have up to {MOST_TOOLS}.")
+        raise InvalidRequest(f"There are {len(tools)} tools; a call may have up to {MOST_TOOLS}. Leave some out.")
     names = [tool.name for tool in tools]
     if twice := [name for name in names if names.count(name) > 1]:
         raise InvalidRequest(f"Two tools have the name {twice[0]}. Give one of them another.")

@@ -49,7 +49,7 @@ def check_message(message: object) -> Message:
     """Copies one message. Raises InvalidRequest with the rest of a sentence that begins with the message."""
     role = message.get("role") if isinstance(message, Mapping) else None
     if not isinstance(message, Mapping) or not isinstance(role, str) or not (fields := FIELDS.get(role)):
-        raise InvalidRequest(f"has no role of {', '.join(FIELDS)}.")
+        raise InvalidRequest(f"must be an object whose role is one of {', '.join(FIELDS)}.")
     given = {key: value for key, value in message.items() if value is not None}
     if strange := [key for key in given if key not in fields | {"role"}]:
         raise InvalidRequest(f"has {shown(strange[0])}, which a message of its role does not have. Leave it out.")
@@ -58,7 +58,7 @@ def check_message(message: object) -> Message:
             raise InvalidRequest(f"has {name} {shown(given[name])}; it must be a text in Unicode.")
     calls = [plain_call(call) for call in calls_given(given)]
     if len({call["id"] for call in calls}) < len(calls):
-        raise InvalidRequest("has two calls with one id.")
+        raise InvalidRequest("has two calls with one id. Give each an id of its own.")
     needed = {"content", "tool_call_id"} & fields - ({"content"} if calls else set())
     if lacking := needed - given.keys():
         raise InvalidRequest(f"has no {min(lacking)}. Add it.")
@@ -89,7 +89,9 @@ def plain_call(call: object) -> Message:
     try:
         plain = plain_json(arguments, checked_text)
     except InvalidRequest as error:
-        raise InvalidRequest("has a call whose arguments are not JSON, or are too deep, or not Unicode.") from error
+        raise InvalidRequest(
+            "has a call whose arguments are not JSON in Unicode, or too deep. Correct them."
+        ) from error
     return written_call(ToolCall(*texts, plain))  # type: ignore[arg-type]
 
 
@@ -116,10 +118,11 @@ def waiting_after(message: Message, waiting: set[str], *, is_first: bool) -> set
     InvalidRequest as `check_message` where the message cannot stand there."""
     role = message["role"]
     if role == "system" and not is_first:
-        raise InvalidRequest("is a system message, which can only be the first one.")
+        raise InvalidRequest("is a system message, which can only be the first one. Put it there, or leave it out.")
     if role == "tool":
         if message["tool_call_id"] not in waiting:
-            raise InvalidRequest(f"answers the call {shown(message['tool_call_id'])}, and no such call waits.")
+            raise InvalidRequest(f"answers the call {shown(message['tool_call_id'])}, and no call with that id waits "
+                                 "for a result. Correct the id, or leave the message out.")  # fmt: skip
         return waiting - {message["tool_call_id"]}
     if waiting:
         raise InvalidRequest(f"follows the call {shown(min(waiting))}, which has no result. Put that before it.")

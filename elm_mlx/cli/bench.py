@@ -207,7 +207,7 @@ def refuse_contradictions(
 def refuse_random_draft(shapes: Sequence[str] | None, draft: str | None, **_: object) -> None:
     """Raises InvalidRequest for a draft of random weights, which would never propose what they say."""
     if shapes and draft:
-        raise InvalidRequest("No draft proposes what random weights say.", "Leave {draft} or {shapes} out.")
+        raise InvalidRequest("A draft cannot guess the tokens of random weights.", "Leave {draft} or {shapes} out.")
 
 
 def settle_choice(choice: dict[str, Any], compare: str | None) -> None:
@@ -238,7 +238,7 @@ def refuse_comparing(compare: str | None, **choice: Any) -> None:
 def refuse_reading_deep(depths: list[int] | None, prompts: list[int] | None, **_: object) -> None:
     """Raises InvalidRequest for prompts that several ranks would read from a depth on: they read one whole."""
     if kind_here() and any(depths or []) and any(prompts or []):
-        raise InvalidRequest("Several ranks read a prompt whole, and so not from a depth on.",
+        raise InvalidRequest("Several ranks read only whole prompts, none that begins at a depth.",
                              "Give {prompts=0} to decode at depths, or leave {depths} out.")  # fmt: skip
 
 

@@ -82,4 +82,4 @@ def command(
 def refuse_json(as_json: bool) -> None:
     """Raises InvalidRequest for a conversation as JSON, which is text."""
     if as_json:
-        raise InvalidRequest("A conversation is text.", "Leave {as_json} out; it is for {show_config}.")
+        raise InvalidRequest("A conversation cannot be JSON.", "Leave {as_json} out; it is for {show_config}.")

@@ -137,7 +137,8 @@ class Chat:
     def set_tools(self, name: str) -> None:
         """Tells the model of the tools in a file from now on; "off" takes them away."""
         if not self.lm.has_chat_template:
-            raise InvalidRequest("This model has no chat template, so it can be given no tools.")
+            raise InvalidRequest("This model has no chat template, so it can be given no tools.",
+                                 "Begin with {chat_template}.")  # fmt: skip
         self.tools, before = [] if name == "off" else read_tools(name), self.tools
         try:
             self.begin(self.system, self.messages)
@@ -155,7 +156,7 @@ class Chat:
         before = self.session.transcript
         asked = [place for place, message in enumerate(before, 1) if message["role"] == "user"]
         if not asked:
-            raise InvalidRequest("There is no message to answer yet.")
+            raise InvalidRequest("There is no message to answer yet. Type one.")
         self.session.transcript = before[: asked[-1]]
         try:
             self.answer(None)
@@ -165,7 +166,7 @@ class Chat:
 
     def show_stats(self, _: str) -> None:
         if self.last is None:
-            raise InvalidRequest("There is no answer yet, so there are no figures.")
+            raise InvalidRequest("There is no answer yet, so there are no figures. Type a message first.")
         tell(str(self.last.completion.stats))
 
     def save(self, name: str) -> None:

@@ -70,7 +70,7 @@ def command(
     if not tasks:
         raise InvalidRequest("No task is named.", "Give {tasks}, such as hellaswag or openelm-zero-shot.")
     if answers and fresh:
-        raise InvalidRequest("A file for answers is named, and none are kept.", "Leave {answers} or {fresh} out.")
+        raise InvalidRequest("", "{fresh} keeps no answers, and {answers} names a file for them. Leave one out.")
     prefer_fast_blas()
     from elm_mlx.evaluate import Settings, evaluate  # here, as --help needs no MLX
     from elm_mlx.evaluate.tasks import check_tasks
@@ -132,8 +132,7 @@ def rows(done: dict[str, Any]) -> Iterator[str]:
 def refuse_beside_compare(tasks: list[str] | None) -> None:
     """Raises InvalidRequest where tasks are to be asked and results to be compared."""
     if tasks:
-        raise InvalidRequest("Results that are there are compared, or tasks are asked, and not both.",
-                             "Leave {tasks} or {compare} out.")  # fmt: skip
+        raise InvalidRequest("", "{compare} reads results that exist, and {tasks} asks a model. Leave one out.")
 
 
 def print_differences(a: str, b: str, as_json: bool) -> None:

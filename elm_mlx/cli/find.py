@@ -131,7 +131,7 @@ def check_options(directory: Path | None, **options: Any) -> None:
 def refuse_idle(draft: str | None = None, lookup: bool | None = None, **_: object) -> None:
     """Raises InvalidRequest for a draft that would propose nothing."""
     if draft and lookup:
-        raise InvalidRequest("A lookup proposes instead of a draft.", "Leave {draft} or {lookup} out.")
+        raise InvalidRequest("Only one of two can propose tokens.", "Leave {draft} or {lookup} out.")
 
 
 def refuse_system(model: LanguageModel | ModelFiles, system: str | None) -> None:

@@ -60,13 +60,13 @@ def what_is_held(model: str | None, bits: int | None) -> tuple[Any, Holding, str
 def refuse_caches(window: int | None, kv_bits: str | None) -> None:
     """Raises InvalidRequest for kinds of caches, which are not planned for machines."""
     if window or kv_bits:
-        raise InvalidRequest("Machines are planned for with a cache of floats.", "Leave {window} and {kv_bits} out.")
+        raise InvalidRequest("A plan counts caches of floats without a window.", "Leave {window} and {kv_bits} out.")
 
 
 def refuse_idle_kind(parallel: str | None) -> None:
     """Raises InvalidRequest for a way of holding a model on one machine."""
     if parallel:
-        raise InvalidRequest("One machine holds a model whole.", "Give {hosts}, too, or leave {parallel} out.")
+        raise InvalidRequest("", "{parallel} says how machines share a model. Give {hosts}, too, or leave it out.")
 
 
 def rows(question: Question, found: Plan, stored: str) -> Iterator[tuple[str, str]]:

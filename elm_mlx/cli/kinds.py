@@ -31,7 +31,7 @@ class Number(click.FloatRange):
         """The value as a float."""
         number = super().convert(value, param, ctx)
         if math.isnan(number):
-            self.fail("nan is no number.", param, ctx)
+            self.fail("nan is not a number.", param, ctx)
         return number
 
 

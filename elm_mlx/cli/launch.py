@@ -56,6 +56,6 @@ def command(
 def machines_of(ranks: int | None, hosts: str | None) -> Machines:
     """The machines that were named. Raises InvalidRequest for none, and for both."""
     if bool(ranks) == bool(hosts):
-        raise InvalidRequest("The ranks are those of this machine, or those of a file.",
+        raise InvalidRequest("Ranks run on this machine, or on those that a file names.",
                              "Give either {ranks=2} or {hosts=FILE}.")  # fmt: skip
     return machines_here(ranks) if ranks else read_hosts(Path(str(hosts)))

@@ -91,8 +91,9 @@ def check_ranks(parallel: str | None) -> None:
         name = click.get_current_context().info_name
         started = command_line("elm-mlx", "launch", "-n", 2, name, "--parallel", parallel)
         raise InvalidRequest(
-            "This is one process, and {parallel} shares a model between several.",
-            f"`{started}`, with your other options, starts two here; or leave {{parallel}} out.",
+            "This is one process.",
+            f"{{parallel}} shares a model between several. `{started}`, with your other options, starts two here; or "
+            "leave {parallel} out.",
         )
     if not parallel and JOB in os.environ:
         raise InvalidRequest(NO_KIND, ADVICE)
@@ -121,9 +122,9 @@ def refuse_alone(**options: Any) -> None:
         if options.get(name):
             raise InvalidRequest(f"{why}.", f"Leave {{{name}}} or {{parallel}} out.")
     if len(options.get("models") or ()) > 1:
-        raise InvalidRequest("The ranks hold one model.", "Name one as {models}.")
+        raise InvalidRequest("Ranks share a single model.", "Name one as {models}.")
     if isinstance(bits := options.get("bits"), list) and len(bits) > 1:
-        raise InvalidRequest("The ranks hold one model.", "Name one number of {bits}.")
+        raise InvalidRequest("Ranks share a single model.", "Name one number of {bits}.")
 
 
 def kind_here() -> Any:

@@ -57,7 +57,7 @@ class Sampling:
         never = {whole_number("An id in banned_ids", id) for id in self.banned}
         never |= {id for id, bias in biases.items() if bias == -math.inf}
         if any(not 0 <= id < MAX_VOCAB for id in (*biases, *never)):
-            raise InvalidRequest(f"logit_bias and banned_ids name ids; an id is 0 to {MAX_VOCAB - 1}.")
+            raise InvalidRequest(f"logit_bias or banned_ids has an id that is not within 0 to {MAX_VOCAB - 1}.")
         kept = tuple(sorted((id, bias) for id, bias in biases.items() if id not in never))
         object.__setattr__(self, "logit_bias", kept)  # in one form, so that equal ones are equal
         object.__setattr__(self, "banned", tuple(sorted(never)))
@@ -123,7 +123,7 @@ def biases_by_id(value: Any) -> dict[int, float]:
         raise InvalidRequest(f"logit_bias is {shown(value)}; it must give a number for each of some ids.") from None
     found = {whole_number("An id in logit_bias", id): float(real_number("A bias", bias)) for id, bias in listed}
     if len(found) != len(listed):
-        raise InvalidRequest("logit_bias names an id twice.")
+        raise InvalidRequest("logit_bias names an id twice. Name it once.")
     for id, bias in found.items():
         if not (abs(bias) <= MOST_BIAS or bias == -math.inf):
             raise InvalidRequest(f"logit_bias is {bias} for id {id}; it must be {-MOST_BIAS:g} to {MOST_BIAS:g}, or "

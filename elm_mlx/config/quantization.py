@@ -31,7 +31,7 @@ def check_bits(bits: int | None) -> None:
     """Raises InvalidRequest for bits that affine quantization does not have; None means not quantized."""
     known = QUANTIZATION_MODES["affine"][0]
     if bits is not None and whole_number("bits", bits) not in known:
-        raise InvalidRequest(f"bits is {bits!r}; it is one of {', '.join(map(str, known))}.")
+        raise InvalidRequest(f"bits is {bits!r}; it must be one of {', '.join(map(str, known))}.")
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ POLICIES = ("auto", "plain", "compiled")  # for MLX's CPU backend
 def check_policy(policy: str) -> None:
     """Raises InvalidRequest for a policy that does not exist."""
     if policy not in POLICIES:
-        raise InvalidRequest(f"cpu_policy is {policy!r}; it is one of {', '.join(POLICIES)}.")
+        raise InvalidRequest(f"cpu_policy is {policy!r}; it must be one of {', '.join(POLICIES)}.")
 
 
 def choose_execution(config: ModelConfig, policy: str = "auto") -> Execution:

@@ -141,7 +141,7 @@ def read_envs(path: Path, value: Any) -> tuple[tuple[str, str], ...]:
 
 def bad(path: Path, why: str) -> BadCheckpoint:
     """Makes the error for a file that is no host file."""
-    return BadCheckpoint(f"{path} is no host file: {why}.", WHO_WRITES_IT)
+    return BadCheckpoint(f"{path} is not a host file: {why}.", WHO_WRITES_IT)
 
 
 def backend_of(hosts: Machines, asked: str | None) -> str:
@@ -168,7 +168,8 @@ def check_devices(hosts: Machines, neighbours: bool) -> None:
     for rank, host in enumerate(hosts.hosts):
         if len(host.rdma) != count or host.rdma[rank] is not None:
             raise InvalidRequest(
-                f"JACCL needs as rdma of {host.ssh} (rank {rank}) {count} devices, with null at its own place.",
+                f"JACCL needs {count} entries as rdma of {host.ssh} (rank {rank}): a device towards each rank, and "
+                "null in its own place.",
                 "`mlx.distributed_config --backend jaccl` writes them.",
             )
         others = {(rank - 1) % count, (rank + 1) % count} if neighbours else {*range(count)}

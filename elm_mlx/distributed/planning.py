@@ -121,7 +121,7 @@ def read_machines(text: str) -> tuple[int, ...]:
                                  "2x128 or 1x512,2x256.")  # fmt: skip
         machines += [int(found[2])] * int(found[1])
         if len(machines) > MOST_MACHINES:
-            raise InvalidRequest(f"These are more than {MOST_MACHINES} machines.")
+            raise InvalidRequest(f"These are more than {MOST_MACHINES} machines. Name fewer.")
     return tuple(machines)
 
 

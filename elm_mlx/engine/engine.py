@@ -92,8 +92,7 @@ class Engine:
         if not 0 < len(request.prompt) < self.limits.context and not (request.prompt and request.cache.window):
             raise InvalidRequest(f"The prompt has {len(request.prompt)} ids; it must have 1 at least, and fewer than "
                                  f"the context, which is {self.limits.context}.")  # fmt: skip
-        if not self.variants.has(request.adapter):
-            raise InvalidRequest("The adapter of this request was unloaded before the request came to its turn.")
+        self.variants.check(request.adapter)
         if len(self.waiting) >= self.limits.queue:
             raise QueueFull(f"{len(self.waiting)} requests are waiting, which is the most.",
                             "Try again later, or load the model with a larger {queue}.")  # fmt: skip

@@ -47,7 +47,7 @@ class Pace:
     def __init__(self, submit: str = "auto", trusted: bool = MEASURED_ON_A_MAC) -> None:
         """`submit` is one of SUBMITS; InvalidRequest is raised for another. With `trusted`, "auto" measures."""
         if submit not in SUBMITS:
-            raise InvalidRequest(f"submit is {submit!r}; it is one of {', '.join(SUBMITS)}.")
+            raise InvalidRequest(f"submit is {submit!r}; it must be one of {', '.join(SUBMITS)}.")
         self.submit, self.trusted = submit, trusted
         self.trial = Trial()
         self.measures = submit == "auto" and trusted

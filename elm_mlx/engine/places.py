@@ -20,7 +20,7 @@ class Places:
         with self._lock:
             if self.taken >= self.most and not is_patient:
                 raise QueueFull(f"{self.taken} requests are unanswered, as many as this model takes.",
-                                "Wait for some to end, or load the model with a longer {queue}.")  # fmt: skip
+                                "Wait for some to end, or load the model with a larger {queue}.")  # fmt: skip
             self.taken += not is_patient
 
     def give_back(self, is_patient: bool = False) -> None:

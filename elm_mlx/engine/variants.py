@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from elm_mlx.engine.decodes import Decodes
+from elm_mlx.errors import InvalidRequest
 
 
 class Adapts(Protocol):
@@ -40,6 +41,12 @@ class Variants:
     def has(self, number: int | None) -> bool:
         """Whether a new request may use an adapter; None is that of no adapter."""
         return number is None or (self.adapters is not None and number in self.adapters and number not in self.leaving)
+
+    def check(self, number: int | None) -> None:
+        """Raises InvalidRequest for an adapter that was unloaded after a request had named it."""
+        if not self.has(number):
+            raise InvalidRequest("The adapter was unloaded before this request came to its turn. Load it again, and "
+                                 "ask again.")  # fmt: skip
 
     def of(self, number: int | None) -> Decodes:
         """The model for rows that all have this adapter."""

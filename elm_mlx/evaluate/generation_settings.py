@@ -22,7 +22,7 @@ def generation_options(settings: Mapping[str, Any]) -> tuple[int, dict[str, Any]
     sampled = {name: rest.pop(name) for name in SAMPLED if name in rest}
     draws = rest.pop("do_sample", False)
     if any(isinstance(value, bool) or not isinstance(value, int | float) for value in sampled.values()):
-        raise InvalidRequest(f"A task's generation_kwargs hold {sampled}, which are no numbers.")
+        raise InvalidRequest(f"A task's generation_kwargs hold {sampled}, which must be numbers.")
     if rest:
         raise InvalidRequest(f"A task's generation_kwargs name {', '.join(map(repr, rest))}, which nothing here does.",
                              "Leave this task out of {tasks}.")  # fmt: skip

@@ -19,9 +19,9 @@ def read_result(path: Path) -> dict[str, Any]:
     try:
         value = json.loads(read_bytes(path, MOST_BYTES))
     except (ValueError, RecursionError) as error:
-        raise InvalidRequest(f"{path} is not valid JSON, as `elm-mlx eval --json` writes it.") from error
+        raise InvalidRequest(f"{path} is not valid JSON. Name a file that `elm-mlx eval --json` wrote.") from error
     if not is_result(value):
-        raise InvalidRequest(f"{path} is no result of `elm-mlx eval --json`, or of another version of it.")
+        raise InvalidRequest(f"{path} is not a result of `elm-mlx eval --json`, or of another version. Write it again.")
     return dict(value)
 
 

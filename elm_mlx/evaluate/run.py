@@ -190,4 +190,5 @@ def plain(value: Any) -> Any:
         return plain(value.tolist())
     if isinstance(value, list | tuple):
         return [plain(each) for each in value]
-    raise InvalidRequest(f"A task's metric gives a {type(value).__name__}, which is no value of JSON.")
+    raise InvalidRequest(f"A task's metric gives a {type(value).__name__}, which JSON cannot hold.",
+                         "Leave this task out of {tasks}.")  # fmt: skip

@@ -49,7 +49,7 @@ def read_task(path: Path) -> dict[str, Any]:
     try:
         return configuration(parse_yaml(read_text(path, MAX_SMALL_BYTES)), path)
     except (InvalidRequest, BadCheckpoint) as error:
-        raise InvalidRequest(f"{path} is no task that runs here: {error.message}", error.advice) from error
+        raise InvalidRequest(f"{path} is not a task that runs here: {error.message}", error.advice) from error
 
 
 def configuration(raw: Mapping[str, Any], path: Path) -> dict[str, Any]:
@@ -87,7 +87,7 @@ def refuse_keys(raw: Mapping[str, Any]) -> None:
         if name == "include":
             raise InvalidRequest("include takes another file's values. Copy them into this one.")
         if name not in (*TEXTS, *PLAIN_TEXTS, *OTHERS, *IDLE):
-            raise InvalidRequest(f"{name!r:.80} is no setting that means anything here. Leave it out.")
+            raise InvalidRequest(f"{name!r:.80} is not a setting that elm-mlx knows. Leave it out.")
 
 
 def writers(raw: Mapping[str, Any], rows: Rows) -> dict[str, Any]:
@@ -174,12 +174,12 @@ def objects(raw: Mapping[str, Any], name: str) -> list[Mapping[str, Any]]:
     """A list of objects. Raises InvalidRequest."""
     value = raw[name]
     if not isinstance(value, list):
-        raise InvalidRequest(f"{name} is no list.")
+        raise InvalidRequest(f"{name} must be a list.")
     return [an_object(each, f"an entry of {name}") for each in value]
 
 
 def an_object(value: Any, what: str) -> Mapping[str, Any]:
     """An object. Raises InvalidRequest."""
     if not isinstance(value, dict):
-        raise InvalidRequest(f"{what} is no object, but {value!r:.80}.")
+        raise InvalidRequest(f"{what} is {value!r:.80}; it must be an object.")
     return value

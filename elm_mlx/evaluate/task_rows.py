@@ -36,7 +36,7 @@ def read_splits(raw: Mapping[str, Any], task: Path) -> dict[str, Rows]:
     files = settings["data_files"]
     by_split = files if isinstance(files, dict) and files else {"train": files}
     if (count := sum(len(names) if isinstance(names, list) else 1 for names in by_split.values())) > MOST_FILES:
-        raise InvalidRequest(f"data_files names {count:,} files; it may name {MOST_FILES}.")
+        raise InvalidRequest(f"data_files names {count:,} files; it may name {MOST_FILES}. Join some.")
     return {str(split): read_rows(names, task) for split, names in by_split.items()}
 
 
@@ -44,10 +44,10 @@ def read_rows(names: Any, task: Path) -> Rows:
     """The questions in one file, or in several. Raises InvalidRequest, NotFound."""
     listed = names if isinstance(names, list) else [names]
     if not listed or not all(isinstance(name, str) for name in listed):
-        raise InvalidRequest(f"data_files names {names!r:.80}, and not a file.")
+        raise InvalidRequest(f"data_files is {names!r:.80}; it must name a file, or a list of files.")
     rows = Rows(row for name in listed for row in read_lines(beside(name, task)))
     if not rows:
-        raise InvalidRequest(f"{', '.join(listed):.200} holds no questions.")
+        raise InvalidRequest(f"{', '.join(listed):.200} holds no questions. Put a line for each into it.")
     return rows
 
 
@@ -57,7 +57,7 @@ def beside(name: str, task: Path) -> Path:
     try:
         place = (folder / name).resolve()
     except (OSError, ValueError, RuntimeError) as error:
-        raise InvalidRequest(f"data_files names {name!r:.80}, which is no file's name.") from error
+        raise InvalidRequest(f"data_files names {name!r:.80}, which cannot be a file's name.") from error
     if "://" in name or folder not in place.parents:
         raise InvalidRequest(f"data_files names {name!r:.80}, which is not in the task's own folder. Put it there.")
     return place
@@ -66,11 +66,11 @@ def beside(name: str, task: Path) -> Path:
 def read_lines(path: Path) -> Iterator[dict[str, Any]]:
     """The objects in a file, a line each. Raises NotFound, InvalidRequest."""
     if not path.is_file():
-        raise NotFound(f"There is no file {path}, which a task names.")
+        raise NotFound(f"There is no file {path}, which a task names. Put it there.")
     with reading(path), path.open("rb") as file:
         for number in range(1, MOST_QUESTIONS + 2):
             if (line := read_line(file)) == b"":
                 return
             if line is None or line.strip():
                 yield parse_line(line, f"Line {number} of {path.name}")
-    raise InvalidRequest(f"{path.name} holds over {MOST_QUESTIONS:,} lines.")
+    raise InvalidRequest(f"{path.name} holds over {MOST_QUESTIONS:,} lines. Make two tasks of it.")

@@ -38,7 +38,7 @@ def writer(source: str, columns: Collection[str], what: str) -> Callable[[Questi
     try:
         code = compile_template(source, TaskSandbox)
     except (ValueError, RecursionError, MemoryError) as error:
-        raise InvalidRequest(f"{what} is no template that runs here: {error}.") from error
+        raise InvalidRequest(f"{what} is a template that does not run here: {error}.") from error
 
     def write(question: Question) -> str:
         try:
@@ -111,7 +111,7 @@ def choices_writer(source: Any, columns: Collection[str], what: str) -> Callable
         value = write(question)
         found = listed(value, what) if isinstance(value, str) else value
         if not is_texts(found) or not found:
-            raise InvalidRequest(f"{what} gives no list of texts for a question, but {found!r:.80}.")
+            raise InvalidRequest(f"{what} gives {found!r:.80} for a question; it must give a list of texts.")
         return list(found)
 
     return choices
@@ -128,13 +128,13 @@ def listed(text: str, what: str) -> Any:
     try:
         return ast.literal_eval(text[: MAX_LIST + 1] if len(text) > MAX_LIST else text)
     except (ValueError, SyntaxError, RecursionError, MemoryError) as error:
-        raise InvalidRequest(f"{what} writes no list for a question, but {text!r:.80}.") from error
+        raise InvalidRequest(f"{what} writes {text!r:.80} for a question; it must write a list.") from error
 
 
 def written(value: Any, what: str) -> str:
     """A text, or a number as one. Raises InvalidRequest for anything else."""
     if isinstance(value, bool) or not isinstance(value, str | int | float):
-        raise InvalidRequest(f"{what} gives no text for a question, but {value!r:.80}.")
+        raise InvalidRequest(f"{what} gives {value!r:.80} for a question; it must give a text.")
     return str(value)
 
 
@@ -146,5 +146,5 @@ def is_texts(value: Any) -> bool:
 def text_of(value: Any, what: str) -> str:
     """A text. Raises InvalidRequest for anything else."""
     if not isinstance(value, str):
-        raise InvalidRequest(f"{what} is no text: {value!r:.80}.")
+        raise InvalidRequest(f"{what} is {value!r:.80}; it must be a text.")
     return value

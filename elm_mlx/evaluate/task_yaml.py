@@ -23,7 +23,7 @@ class Loader(yaml.SafeLoader):
             raise InvalidRequest("it uses references (*name), which can make a small file a large one. Write it out.")
         self.depth += 1
         if self.depth > NESTING:
-            raise InvalidRequest("its lists and objects lie too deep within one another.")
+            raise InvalidRequest("its lists and objects are nested too deep. Make it flatter.")
         node = super().compose_node(parent, index)
         self.depth -= 1
         return node
@@ -34,7 +34,7 @@ def refuse_tag(loader: Loader, node: yaml.Node) -> None:
     if node.tag == "!function":
         raise InvalidRequest(f"!function {getattr(node, 'value', '')!s:.80} {EXECUTES}. Write a template, or the name "
                              "of a column.")  # fmt: skip
-    raise InvalidRequest(f"the tag {node.tag:.80} is none of YAML's own. Leave it out.")
+    raise InvalidRequest(f"the tag {node.tag:.80} is not one of YAML's own. Leave it out.")
 
 
 Loader.add_constructor(None, refuse_tag)
@@ -49,5 +49,5 @@ def parse_yaml(text: str) -> dict[str, Any]:
             raise
         raise InvalidRequest(f"it is not valid YAML: {' '.join(str(error).split())[:300]}.") from error
     if not isinstance(raw, dict) or not all(isinstance(key, str) for key in raw):
-        raise InvalidRequest("it is no object with names.")
+        raise InvalidRequest("it must be an object with names.")
     return raw

@@ -44,7 +44,7 @@ def check_fields(where: str, fields: Mapping[str, Any], known: Collection[str]) 
         if name not in known:
             near = get_close_matches(name[:80], known, n=1, cutoff=0.75)
             advice = f"Did you mean {near[0]}?" if near else "Leave it out."
-            raise InvalidRequest(f"{where}{name:.80} is no field that elm-mlx knows. {advice}")
+            raise InvalidRequest(f"{where}{name:.80} is not a field that elm-mlx knows. {advice}")
 
 
 def options_in(fields: Mapping[str, Any]) -> dict[str, Any]:

@@ -26,5 +26,5 @@ def parse_line(raw: bytes | None, name: str) -> dict[str, Any]:
     """Parses what `read_line` gives, which errors call `name`. Raises InvalidRequest for anything but one JSON object
     in UTF-8 that names each key once and holds texts that can be written again."""
     if raw is None:
-        raise InvalidRequest(f"{name} has over {readable_size(MAX_LINE)}, more than any model reads.")
+        raise InvalidRequest(f"{name} has over {readable_size(MAX_LINE)}, more than any model reads. Shorten it.")
     return parse_object(raw, name)

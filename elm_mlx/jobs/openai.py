@@ -68,7 +68,7 @@ def asked_field(url: object, body: Mapping[str, Any]) -> str:
     wanted = [URLS[url]] if isinstance(url, str) else list(URLS.values())
     found = [name for name in wanted if body.get(name) is not None]
     if len(found) != 1:
-        raise InvalidRequest(f"body has to hold {' or else '.join(wanted)}.")
+        raise InvalidRequest(f"body must have {' or '.join(wanted)}{', and not both' * (len(wanted) > 1)}.")
     return found[0]
 
 
@@ -95,7 +95,7 @@ def logprobs_in(body: Mapping[str, Any], what: str) -> dict[str, Any]:
     asked, most = body.get("logprobs"), body.get("top_logprobs")
     if what == "prompt":
         if most is not None or isinstance(asked, bool):
-            raise InvalidRequest("A completion takes body.logprobs as a number, and no body.top_logprobs.")
+            raise InvalidRequest("A completion takes body.logprobs as a number. Leave body.top_logprobs out.")
         return {} if asked is None else {"logprobs": asked}
     try:
         return chat.logprobs_in(body)

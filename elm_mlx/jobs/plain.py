@@ -30,7 +30,7 @@ def read_ask(fields: Mapping[str, Any]) -> Ask:
     """What a line asks. Raises InvalidRequest, with a sentence that names the field."""
     check_fields("", fields, ("id", "prompt", "messages", *OPTIONS, *OWN_OPTIONS))
     if ("prompt" in fields) == ("messages" in fields):
-        raise InvalidRequest("A line has either a prompt or messages.")
+        raise InvalidRequest("A line must have a prompt or messages, and not both.")
     options = options_in(fields) | {name: fields[name] for name in OWN_OPTIONS if fields.get(name) is not None}
     if "messages" in fields:
         return Ask(options, messages=read_messages(fields["messages"]))

@@ -32,7 +32,7 @@ def hub_errors(repository: Repository) -> Iterator[None]:
     try:
         yield
     except errors.HFValidationError as error:
-        raise InvalidRequest(f"{repository} is no name that a repository can have: {first_line(error)}.") from error
+        raise InvalidRequest(f"{repository} cannot be a repository's name: {first_line(error)}. Check it.") from error
     except errors.HfHubHTTPError as error:
         raise hub_refusal(repository, error) from error
     except UnicodeEncodeError as error:

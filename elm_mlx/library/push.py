@@ -112,7 +112,7 @@ def own_file(folder: Path, name: str) -> Path:
     and for what is no file."""
     place = folder / name
     if folder.resolve() not in place.resolve().parents or not place.is_file():
-        raise InvalidRequest(f"{place} is no file of this directory, but leads to another place or is none at all, so "
+        raise InvalidRequest(f"{place} leads out of this directory, or is not a plain file, so "
                              "it is not sent.", "Copy what is meant to be shared into the directory.")  # fmt: skip
     return place
 
@@ -167,7 +167,7 @@ def completed(card: str, place: Path, origin: Origin) -> bytes:
     except (yaml.YAMLError, RecursionError):
         told = None
     if not head or not isinstance(told, dict) or not card[head.end() :].strip():
-        raise BadCheckpoint(f"{place} is no model card: it lacks its head, or its text.",
+        raise BadCheckpoint(f"{place} is not a model card: it lacks its head, or its text.",
                             f"Convert the model again, or write one as {SITE}/docs/hub/model-cards says.")  # fmt: skip
     if str(told.get("license", origin.license)) != origin.license:
         raise InvalidRequest(f"{place} names the licence {told['license']!s:.80}, and it is {origin.license}.",

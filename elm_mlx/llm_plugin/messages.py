@@ -55,7 +55,7 @@ def call_of(part: Mapping[str, Any]) -> Message:
 def result_message(part: Mapping[str, Any]) -> Message:
     """The message with a tool's result."""
     if part.get("attachments"):
-        raise InvalidRequest("A tool's result has an attachment; these models read text alone.")
+        raise InvalidRequest("A tool's result has an attachment; these models read text alone. Leave it out.")
     return {"role": "tool", "tool_call_id": part.get("tool_call_id"), "name": part["name"], "content": part["output"]}
 
 

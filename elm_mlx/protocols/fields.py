@@ -65,7 +65,7 @@ class Fields:
         for name in self.value:
             if name not in known and self.value[name] is not None:
                 path = self.path(str(name))
-                self.leftovers.add(path, f"{path} is no field that elm-mlx knows.")
+                self.leftovers.add(path, f"{path} is not a field that elm-mlx knows.")
 
     def get(self, name: str) -> Any:
         """The value of a field, whatever it is."""

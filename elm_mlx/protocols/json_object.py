@@ -55,4 +55,4 @@ def object_of(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def refuse_constant(name: str) -> None:
     """Raises InvalidRequest for NaN and Infinity, which Python reads and JSON does not have."""
-    raise InvalidRequest(f"is not valid JSON: {name} is no number there")
+    raise InvalidRequest(f"is not valid JSON: {name} is not a number there")

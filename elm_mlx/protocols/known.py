@@ -66,4 +66,4 @@ def unknown_field(name: str, known: Known) -> FieldRefused:
     near = get_close_matches(name[:80], known.enforced, n=1, cutoff=0.75)
     advice = f"Did you mean {near[0]}?" if near else "Leave it out."
     told = printable(name)
-    return FieldRefused(told, f"{told} is no field that elm-mlx knows. {advice}", "unknown_parameter")
+    return FieldRefused(told, f"{told} is not a field that elm-mlx knows. {advice}", "unknown_parameter")

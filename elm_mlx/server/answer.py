@@ -211,7 +211,7 @@ def whole(stream: Stream) -> Completion:
     """The completion of a stream that is over. Raises Cancelled where it did not come to its end."""
     done = stream.completion
     if done.finish_reason == "cancelled":
-        raise Cancelled("The model was closed before the answer was whole.", completion=done)
+        raise Cancelled("The model was closed before the answer was complete. Ask again.", completion=done)
     return done
 
 

@@ -18,7 +18,7 @@ def connect(client: str, place: Place) -> str:
     are."""
     make = CLIENTS.get(client.lower())
     if not make:
-        raise InvalidRequest(f"elm-mlx has no settings for {shown(client)}, but for {', '.join(CLIENTS)}. "
+        raise InvalidRequest(f"elm-mlx has no settings for {shown(client)}; it has them for {', '.join(CLIENTS)}. "
                              "Other clients of OpenAI's API take those of openai.")  # fmt: skip
     advice = make(place)
     blocks = [f"# {block.where}\n{block.text.rstrip()}" for block in advice.blocks]

@@ -53,7 +53,7 @@ def open_sockets(settings: Settings) -> list[socket.socket]:
     for _ in range(TRIES):
         with contextlib.suppress(PortLost):
             return listen_on(hosts, settings.port)
-    raise ElmError(f"Of {TRIES} free ports none was free in IPv4 and in IPv6. Name a port as {{port}}.")
+    raise ElmError(f"No port was free in both IPv4 and IPv6; {TRIES} were tried.", "Name one as {port}.")
 
 
 class PortLost(Exception):
@@ -85,7 +85,7 @@ def listen_at(host: str, port: int, is_asked: bool) -> socket.socket | None:
             host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
         )[0]
     except (socket.gaierror, UnicodeError) as error:
-        raise InvalidRequest(f"{host!r} is no address: {error}.", "Name another {host}.") from error
+        raise InvalidRequest(f"{host!r} is not an address: {error}.", "Name another {host}.") from error
     opened = None
     try:
         opened = socket.socket(family, kind, protocol)

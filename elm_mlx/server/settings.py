@@ -74,7 +74,7 @@ class Settings:
         for origin in self.allowed_origins:
             if not ORIGIN.fullmatch(origin):
                 advice = "Write {allowed_origins} like http://localhost:3000, or * for every page."
-                raise InvalidRequest(f"{origin!r} is no origin, so no page would be allowed.", advice)
+                raise InvalidRequest(f"{origin!r} is not an origin, so no page would be allowed.", advice)
         if self.uds is None and self.host is not None and not is_loopback(self.host) and not self.api_key:
             raise InvalidRequest(f"{NO_KEY.format(self.host)} An address beyond this machine needs a key.",
                                  "Give an {api_key_file}, or leave {host} out.")  # fmt: skip

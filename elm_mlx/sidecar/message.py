@@ -114,7 +114,7 @@ def too_long() -> BadMessage:
 
 def refuse_constant(name: str) -> None:
     """Raises BadMessage for NaN and Infinity, which Python reads and JSON does not have."""
-    raise BadMessage(PARSE_ERROR, f"The line is no JSON: {name} is no number there.")
+    raise BadMessage(PARSE_ERROR, f"The line is no JSON: {name} is not a number there.")
 
 
 def is_id(id: object) -> bool:

@@ -72,10 +72,10 @@ class LoadedModel:
         """The model, where it is of our own architectures: for who looks into it. Raises Unsupported for a guest, and
         for the blocks of one machine of several."""
         if isinstance(self.runs, Stage):
-            raise Unsupported("The model's layers are dealt to several machines: that is for a model on one.")
+            raise Unsupported("This does not work with a model that several machines share. Load it on one machine.")
         if not isinstance(self.runs, Model):
             raise Unsupported(f"{self.directory} is a model of the kind {self.config.model_type}, which mlx-lm's "
-                              "classes compute: that is for llama and openelm alone.")  # fmt: skip
+                              "classes compute. This works with llama and openelm alone.")  # fmt: skip
         return self.runs
 
 

@@ -157,7 +157,7 @@ def natural(path: Path, name: str, metadata: Mapping[str, str]) -> int:
     """A number of the metadata. Raises BadCheckpoint."""
     text = metadata.get(name, "")
     if not (text.isascii() and text.isdigit() and len(text) <= 10 and int(text) <= MOST_POSITIONS):
-        raise BadCheckpoint(f"{path}: {name} in its metadata is no number that can be.", SAVE_AGAIN)
+        raise BadCheckpoint(f"{path}: {name} in its metadata is not a possible number.", SAVE_AGAIN)
     return int(text)
 
 

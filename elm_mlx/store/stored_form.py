@@ -34,7 +34,7 @@ def quantize(name: str, weight: mx.array, setting: Quantization | None) -> dict[
     if setting is None:
         return {name: weight}
     if setting.rows:
-        raise Unsupported(f"{name} is to have {ROW_SCALES}: they are kept from FP8 checkpoints, and made of no others.")
+        raise Unsupported(f"{name} cannot get {ROW_SCALES}: only weights of an FP8 checkpoint have them.")
     arrays = mx.quantize(weight, group_size=setting.group_size, bits=setting.bits, mode=setting.mode)
     return dict(zip(stored_parts(name, weight.shape, setting, weight.dtype), arrays, strict=True))
 

@@ -99,7 +99,7 @@ def _read_json(path: Path) -> tuple[dict[str, Any], int, int]:
         size = path.stat().st_size
         length = int.from_bytes(file.read(8), "little")
         if size < 8 or length > min(size - 8, MAX_HEADER_BYTES):
-            raise BadCheckpoint(f"{path} is no safetensors file, or is cut short{_pointer(path)}. Fetch it again.")
+            raise BadCheckpoint(f"{path} is not a safetensors file, or is cut short{_pointer(path)}. Fetch it again.")
         raw = file.read(length)
     header = parse_bounded(raw, path, "its header", object_pairs_hook=_unique, parse_int=_natural)
     return header, 8 + length, size
@@ -153,7 +153,7 @@ def _is_metadata(value: object) -> bool:
 
 def _entry(where: str, value: Any, dtypes: Mapping[str, mx.Dtype]) -> tuple[int, int, Entry]:
     if not isinstance(value, dict) or value.keys() != {"dtype", "shape", "data_offsets"}:
-        raise BadCheckpoint(f"{where} is not described by its type, shape and place alone. Fetch the file again.")
+        raise BadCheckpoint(f"{where} must have a type, a shape and a place, and nothing else. Fetch the file again.")
     dtype, shape, span = value["dtype"], value["shape"], value["data_offsets"]
     if not _is_shape(shape) or not isinstance(span, list) or [type(n) for n in span] != [int, int]:
         raise BadCheckpoint(f"{where} has an impossible shape or place. Fetch the file again.")

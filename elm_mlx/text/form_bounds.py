@@ -30,7 +30,7 @@ def check_repeats(name: str, text: str) -> None:
         largest = max(int(number) if len(number) < 10 else 10**9 for number in counts)
         if largest > MOST_REPEATS:
             raise NotEnforceable(f"{name} repeats something {most:.20} times; {MOST_REPEATS:,} is the most that can be "
-                                 "enforced.")  # fmt: skip
+                                 "enforced. Repeat it less often.")  # fmt: skip
 
 
 def check_lark(text: str) -> None:
@@ -46,7 +46,9 @@ def check_lark(text: str) -> None:
     rules = QUOTED.sub(lambda found: found[1] or "", text)
     check_repeats("The grammar", rules)
     if rules.count("&") > MOST_LAID_OVER:
-        raise NotEnforceable(f'The grammar has more than {MOST_LAID_OVER} "&", which cannot be enforced.')
+        raise NotEnforceable(
+            f'The grammar has more than {MOST_LAID_OVER} "&", which cannot be enforced. Leave some out.'
+        )
 
 
 def check_written(name: str, text: str) -> None:

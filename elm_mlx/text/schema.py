@@ -90,7 +90,7 @@ def check_laid_over(schemas: list[dict[str, Any]]) -> None:
     joins = any("allOf" in one or (JOINED & one.keys() and JOINING & one.keys()) for one in schemas)
     if joins and patterns > MOST_LAID_OVER:
         raise NotEnforceable(f'The schema has {patterns} times "pattern" or "format", and lays schemas over one '
-                             f"another; {MOST_LAID_OVER} is the most that can be enforced then.")  # fmt: skip
+                             f"another; then {MOST_LAID_OVER} is the most. Leave some out.")  # fmt: skip
     states = {max(states_of(one.get("multipleOf")), 1) for one in schemas}
     if (math.prod(states) if joins else sum(states)) > MOST_STATES:
         raise NotEnforceable('The values of "multipleOf" in the schema have too many digits to be enforced together. '
@@ -130,7 +130,9 @@ def inner(place: Place, root: Schema) -> Iterator[Place]:
     if isinstance(schema, bool):
         return
     if not isinstance(schema, Mapping):
-        raise NotEnforceable(f"The schema has no schema at {where}, but a value of type {type(schema).__name__}.")
+        raise NotEnforceable(
+            f"The schema has a value of type {type(schema).__name__} at {where}, where a schema belongs."
+        )
     if depth > DEEPEST:
         raise NotEnforceable(f"The schema is nested more than {DEEPEST} deep. Make it flatter, for example with "
                              "\"$defs\".")  # fmt: skip
@@ -219,4 +221,6 @@ def target(reference: object, root: Schema) -> Any:
         raise NotEnforceable(f'The schema\'s "$ref" {reference!r:.100} leads out of the schema. Put what it names into '
                              '"$defs", and refer to that by "#/$defs/NAME".') from error  # fmt: skip
     except Nowhere as error:
-        raise NotEnforceable(f'The schema\'s "$ref" {reference!r:.100} leads nowhere.') from error
+        raise NotEnforceable(
+            f'The schema\'s "$ref" {reference!r:.100} names nothing in it. Correct the reference.'
+        ) from error

@@ -54,8 +54,8 @@ class Tokenizer:
     ) -> None:
         self._where = where
         if WORD_PREFIX.search(data):
-            raise Unsupported(f"{where} marks the insides of words with a prefix, as no tokenizer of OpenELM or Llama "
-                              "does and on which the tokenizers library can abort.")  # fmt: skip
+            raise Unsupported(f"{where} marks the insides of words with a prefix, on which the tokenizers library can "
+                              "abort. No tokenizer of OpenELM or Llama does so: take the model's own.")  # fmt: skip
         self._backend = self._ask(lambda: tokenizers.Tokenizer.from_buffer(data))
         # A file may ask for truncation, padding, special tokens out of a user's text, and merges left out by chance (as
         # in a training); a runtime wants none of them.
@@ -214,7 +214,7 @@ class Tokenizer:
         listed = [whole_number("A token id", token) for token in ids]
         if listed and not (min(listed) >= 0 and max(listed) < self._entries):
             wrong = min(listed) if min(listed) < 0 else max(listed)
-            raise InvalidRequest(f"{wrong} is no token id of this model, which has 0 to {self._entries - 1}.")
+            raise InvalidRequest(f"{wrong} is not a token id of this model; its ids go from 0 to {self._entries - 1}.")
         return self._ask(lambda: self._backend.decode(listed, skip_special_tokens=True))
 
     def why_beyond(self, token: int, rows: int) -> str:
@@ -222,7 +222,7 @@ class Tokenizer:
         that no user gave it."""
         text = next((text for text, i in self.added_ids.items() if i == token), None)
         if text is None:
-            return f"{token} is no token id of this model, which has 0 to {rows - 1}."
+            return f"{token} is not a token id of this model; its ids go from 0 to {rows - 1}."
         return (f"{self._where}, with the files beside it, gives {text!r} the id {token}, and the model has only 0 to "
                 f"{rows - 1}, so it can read no text with {text!r}. Leave that out.")  # fmt: skip
 

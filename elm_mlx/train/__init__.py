@@ -55,5 +55,7 @@ def train(
     except TypeError as error:
         from elm_mlx.errors import InvalidRequest
 
-        raise InvalidRequest(f"train does not know one of the settings {', '.join(settings)}.") from error
+        raise InvalidRequest(
+            f"train does not know one of the settings {', '.join(settings)}. Check their names."
+        ) from error
     return run(model, Path(data), Path(output), judged, Ways(resume, force, report, notify))

@@ -46,4 +46,4 @@ def answer_in(record: Mapping[str, Any]) -> tuple[Any, Any]:
         choice = record["response"]["body"]["choices"][0]
         return choice["message"]["content"] if "message" in choice else choice["text"], choice["finish_reason"]
     except (KeyError, IndexError, TypeError) as error:
-        raise InvalidRequest("is no answer that `elm-mlx batch` writes.") from error
+        raise InvalidRequest("is not an answer of `elm-mlx batch`. Leave it out.") from error

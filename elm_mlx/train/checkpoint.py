@@ -74,13 +74,13 @@ def read_checkpoint(directory: Path, facts: Mapping[str, Any]) -> Checkpoint:
         metadata = read_metadata(path)
         state, found = State(**json.loads(metadata[STATE])), json.loads(metadata[FACTS])
     except (KeyError, TypeError, ValueError) as error:
-        raise BadCheckpoint(f"{path} is no checkpoint of a training. Train anew.") from error
+        raise BadCheckpoint(f"{path} is not a checkpoint of a training. Train anew.") from error
     refuse_others(path, found, json.loads(json.dumps(facts)))
     tensors = {name: array for name, (_, array) in read_arrays(path).items()}
     mx.eval(tensors)
     names = [name.removesuffix("|value") for name in tensors if name.endswith("|value")]
     if sorted(tensors) != sorted(f"{name}|{part}" for name in names for part in PARTS):
-        raise BadCheckpoint(f"{path} is damaged: an array has no means. Train anew.")
+        raise BadCheckpoint(f"{path} is damaged: Adam's means of an array are missing. Train anew.")
     means = {name: {part: tensors[f"{name}|{part}"] for part in PARTS[1:]} for name in names}
     return Checkpoint(state, {name: tensors[f"{name}|value"] for name in names}, means, found)
 

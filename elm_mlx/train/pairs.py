@@ -79,7 +79,7 @@ class PairReader:
             raise InvalidRequest(f"has no {' and no '.join(missing)}; a row of pairs has prompt, chosen and rejected.")
         prompt, answers = row["prompt"], {name: answer_in(row, name) for name in (CHOSEN, REJECTED)}
         if answers[CHOSEN] == answers[REJECTED]:
-            raise InvalidRequest("has one answer twice, so there is nothing to learn of it.")
+            raise InvalidRequest("has one answer twice, so there is nothing to learn of it. Leave it out.")
         made = [self._example(prompt, answer, row.get("tools")) for answer in answers.values()]
         return Pair(*made)
 

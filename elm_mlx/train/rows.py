@@ -38,7 +38,7 @@ class RowReader:
             raise InvalidRequest(f"has {found}, where one of these belongs: {', '.join(FORMS)}.")
         example = {"text": self._text, "prompt": self._answer, "messages": self._chat}[forms[0]](row)
         if not example.targets:
-            raise InvalidRequest("has nothing to learn: no id of it counts.")
+            raise InvalidRequest("has nothing to learn: none of its tokens counts. Leave it out.")
         return example
 
     def _text(self, row: Mapping[str, Any]) -> Example:
@@ -63,7 +63,7 @@ class RowReader:
             raise InvalidRequest("is a chat, and this model has no chat template.",
                                  "Give a {chat_template}, or write it as prompt and completion.")  # fmt: skip
         if not isinstance(row["messages"], list) or not all(isinstance(one, dict) for one in row["messages"]):
-            raise InvalidRequest("has messages that are no list of objects.")
+            raise InvalidRequest("has messages that are not a list of objects with role and content. Write them so.")
         return self._turns(row["messages"], row.get("tools"))
 
     def _turns(self, messages: Sequence[Mapping[str, Any]], tools: Any) -> Example:
@@ -117,5 +117,5 @@ def text_in(row: Mapping[str, Any], name: str) -> str:
     if not isinstance(row.get(name), str):
         raise InvalidRequest(f"has the {name} {shown(row.get(name))}, where a text belongs.")
     if not row[name]:
-        raise InvalidRequest(f"has an empty {name}.")
+        raise InvalidRequest(f"has an empty {name}. Fill it, or leave the row out.")
     return str(row[name])

@@ -95,7 +95,7 @@ def test_a_begun_answer_is_continued_where_it_ends(lm: elm_mlx.LanguageModel) ->
     ],
 )
 def test_what_is_no_begun_text_is_not_continued(lm: elm_mlx.LanguageModel, last: dict[str, object]) -> None:
-    with pytest.raises(InvalidRequest, match="can be continued"):
+    with pytest.raises(InvalidRequest, match="cannot be continued: it must be"):
         lm.chat_prompt([{"role": "user", "content": "Hi"}, last], goes_on=True)
 
 
@@ -108,7 +108,7 @@ def test_a_template_that_hides_the_last_message_continues_nothing(lm: elm_mlx.La
 
 
 def test_what_a_caller_names_does_not_replace_the_messages(lm: elm_mlx.LanguageModel) -> None:
-    with pytest.raises(InvalidRequest, match="messages is no variable"):
+    with pytest.raises(InvalidRequest, match="messages is not for callers"):
         lm.chat_streams([{"role": "user", "content": "Hi"}], 1, 5, variables={"messages": []})
 
 

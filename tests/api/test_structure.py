@@ -201,8 +201,8 @@ def test_a_field_without_a_schema_is_refused_by_its_name(made: type, words: str)
     [
         ({"schema": {}, "regex": "a"}, "schema and regex each give a form"),
         ({"schema": 5}, "schema is of type int"),
-        ({"schema": "{"}, "no JSON"),
-        ({"schema": "[" * 5000}, "no JSON"),
+        ({"schema": "{"}, "not valid JSON"),
+        ({"schema": "[" * 5000}, "not valid JSON"),
         ({"schema": " " * 70_000}, "it may have 65,536"),
         ({"regex": ""}, "regex is ''"),
         ({"regex": b"a"}, "it must be a text"),
@@ -313,7 +313,7 @@ def test_a_form_for_which_there_is_no_room_is_refused(demo: elm_mlx.LanguageMode
 def test_without_an_id_that_ends_an_answer_no_form_is_possible() -> None:
     asked = form_in({"regex": "a"})
     assert asked
-    with pytest.raises(NotEnforceable, match="no id that ends an answer"):
+    with pytest.raises(NotEnforceable, match="no token that ends an answer"):
         structure_of(asked, Grammars(demo_tokenizer(), 2048), frozenset(), None)
 
 

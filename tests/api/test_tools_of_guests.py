@@ -187,5 +187,5 @@ def test_a_name_that_no_tag_can_have_is_refused(name: str) -> None:
 @pytest.mark.parametrize("required", [5, "a", ["b"], [["a"]]])
 def test_a_schema_that_requires_what_it_has_not_is_refused(required: object) -> None:
     parameters = {"type": "object", "properties": {"a": {"type": "null"}}, "required": required}
-    with pytest.raises(NotEnforceable, match="it can require"):
+    with pytest.raises(NotEnforceable, match="it must be a list of names"):
         CallForms(Marks(wording=known.QWEN_TAGS)).form([tool_of({"name": "f", "parameters": parameters})], 1)

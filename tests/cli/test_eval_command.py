@@ -31,8 +31,8 @@ def test_two_results_are_compared_without_lm_eval(tmp_path) -> None:
 
 
 @pytest.mark.parametrize(("arguments", "message"), [
-    ([], "Give --tasks"), (["--tasks", "x", "--compare", "a", "b"], "Leave --tasks or --compare out"),
-    (["--tasks", "x", "--answers", "f", "--fresh"], "Leave --answers or --fresh out"),
+    ([], "Give --tasks"), (["--tasks", "x", "--compare", "a", "b"], "--tasks asks a model. Leave one out"),
+    (["--tasks", "x", "--answers", "f", "--fresh"], "--fresh keeps no answers, and --answers"),
     (["--compare", "nowhere.json", "nowhere.json"], "no nowhere.json"),
 ])  # fmt: skip
 def test_what_means_nothing_is_refused(arguments, message) -> None:

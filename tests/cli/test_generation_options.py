@@ -173,7 +173,7 @@ def test_the_environment_has_them_all_with_commas_between_several_ids(
         ("ban", "-1", "-1 is not in the range"),
         ("repetition-penalty", "0", "0.0 is not in the range"),
         ("presence-penalty", "101", "101.0 is not in the range"),
-        ("frequency-penalty", "nan", "nan is no number"),
+        ("frequency-penalty", "nan", "nan is not a number"),
         ("window", "0", "0 is not in the range"),
         ("kv-bits", "5", "'5' is not one of '8', '4', 'k8v4'"),
         ("logprobs", "21", "21 is not in the range"),

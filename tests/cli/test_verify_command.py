@@ -118,7 +118,7 @@ def test_the_rope_factor_of_metas_files_can_be_said(tmp_path: Path) -> None:
         (["nowhere", "--against", "openelm-450m"], 66, "There is no directory nowhere"),
         (["{model}", "--against", "nowhere"], 66, "There is no model"),
         (["{model}", "--against", "{model}", "--text", "nowhere.txt"], 66, "There is no file nowhere.txt"),
-        (["{model}", "--against", "{other}"], 2, "is no conversion of"),
+        (["{model}", "--against", "{other}"], 2, "is not a conversion of"),
         (["{model}"], 2, "Missing option '--against'"),
         (["{model}", "--against", "{model}", "--max-kl", "-1"], 2, "not in the range"),
     ],

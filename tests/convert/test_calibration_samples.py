@@ -88,7 +88,7 @@ def test_a_text_without_a_token_is_refused(tokenizer: Tokenizer, texts: list[str
 
 def test_an_id_that_the_model_lacks_is_refused_by_name(tokenizer: Tokenizer) -> None:
     highest = max(tokenizer.encode("Once upon a time"))
-    with pytest.raises(InvalidRequest, match=f"{highest} is no token id of this model"):
+    with pytest.raises(InvalidRequest, match=f"{highest} is not a token id of this model"):
         windows(tokenizer, highest, ["Once upon a time"], 8, 64)
 
 

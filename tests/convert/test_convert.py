@@ -401,7 +401,7 @@ def test_values_beyond_float16_are_refused_not_lost(openelm: Path, tmp_path: Pat
         ({"mode": "nvfp4", "group_size": 32}, "fixes its bits"),
         ({"group_size": 64}, "group_size means nothing without bits"),
         ({"dtype": "int8"}, "dtype"),
-        ({"bits": 7}, "bits is 7; it is one of 2, 3, 4"),
+        ({"bits": 7}, "bits is 7; it must be one of 2, 3, 4"),
         ({"bits": "4"}, "bits is '4'"),
         ({"bits": 4, "group_size": 16}, "group_size is 16"),
         ({"mode": "q4_k"}, "mode is 'q4_k'.*affine"),

@@ -98,7 +98,7 @@ def test_two_ranks_say_what_one_process_says(llama: Path) -> None:
         ("-n 2 train --parallel tensor", "`train` does not run on several ranks"),
         ("generate --parallel tensor", "Give either --ranks 2 or --hosts FILE"),
         ("--hosts nowhere.json chat --parallel tensor", "There is no host file nowhere.json"),
-        ("-n 2 --backend jaccl chat --parallel tensor", "JACCL needs as rdma of 127.0.0.1"),
+        ("-n 2 --backend jaccl chat --parallel tensor", "JACCL needs 2 entries as rdma of 127.0.0.1"),
     ],
 )
 def test_what_cannot_be_is_refused_before_a_rank_is_started(line: str, why: str) -> None:

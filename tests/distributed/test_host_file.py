@@ -61,7 +61,7 @@ def test_both_forms_are_read(tmp_path: Path) -> None:
     ],
 )
 def test_what_is_no_host_file_is_refused_with_the_reason(value: Any, why: str, tmp_path: Path) -> None:
-    with pytest.raises(BadCheckpoint, match="is no host file") as refused:
+    with pytest.raises(BadCheckpoint, match="is not a host file") as refused:
         read_hosts(write(tmp_path, value))
     assert why in str(refused.value)
 

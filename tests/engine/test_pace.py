@@ -49,7 +49,7 @@ def test_auto_is_early_while_nobody_ran_it_on_a_mac() -> None:
 
 
 def test_another_word_is_refused() -> None:
-    with pytest.raises(InvalidRequest, match="submit is 'soon'; it is one of early, late, auto"):
+    with pytest.raises(InvalidRequest, match="submit is 'soon'; it must be one of early, late, auto"):
         Pace("soon")
 
 

@@ -58,7 +58,7 @@ def test_a_questions_texts_are_what_its_templates_write(tmp_path):
 def test_what_is_right_is_a_number_a_text_or_several(tmp_path, source, value):
     target = read_task(write(tmp_path, {"doc_to_target": source}))["doc_to_target"]
     if value == "refused":
-        with pytest.raises(InvalidRequest, match="writes no list"):
+        with pytest.raises(InvalidRequest, match="must write a list"):
             target(ROWS[0])
     else:
         assert target(ROWS[0]) == value
@@ -84,7 +84,7 @@ def test_other_tags_and_references_are_refused(tmp_path, tag):
     "text", ["a: &x [1]\nb: *x\n", "a: " + "[" * 200 + "]" * 200, "- 1\n", "a: [\n", "", "1: 2\n", "a: 1\x00"]
 )
 def test_yaml_that_is_none_or_a_trap_is_refused(tmp_path, text):
-    refused(write(tmp_path, text=text), "no task|not valid|no object|cannot be read")
+    refused(write(tmp_path, text=text), "not a task|not valid|an object|cannot be read")
 
 
 @pytest.mark.parametrize("changes", [
@@ -106,7 +106,7 @@ def test_yaml_that_is_none_or_a_trap_is_refused(tmp_path, text):
     {"doc_to_text": "{{ "}, {"doc_to_text": "{% include 'x' %}"},
 ])  # fmt: skip
 def test_what_would_execute_fetch_or_mean_nothing_is_refused_by_name(tmp_path, changes):
-    refused(write(tmp_path, changes), "no task that runs here|There is no file")
+    refused(write(tmp_path, changes), "not a task that runs here|There is no file")
 
 
 @pytest.mark.parametrize("template", [
@@ -128,7 +128,7 @@ def test_a_question_without_a_text_or_a_right_answer_among_its_own_is_refused(tm
     """lm-eval would count it as answered wrongly, or end with a traceback."""
     asked = {"question": "Who?", "one": "fox", "two": "cow"} | row
     made = read_task(write(tmp_path, changes, [asked, {"label": 0}]))
-    with pytest.raises(InvalidRequest, match=r"none of its 2 choices|gives no text"):
+    with pytest.raises(InvalidRequest, match=r"none of its 2 choices|must give a text"):
         made["doc_to_target"](asked), made["doc_to_text"](asked)
 
 

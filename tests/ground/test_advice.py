@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import ast
 import inspect
 import re
 import shlex
 import tomllib
+from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 
 import click
 from helpers import followed
-from helpers.documents.advice import ERRORS, HOLE, arguments, commands, messages
+from helpers.documents.advice import ARGUMENT, ERRORS, HOLE, arguments, commands, is_error, messages
 
 import elm_mlx
 from elm_mlx.cli.group import COMMANDS, cli
@@ -76,6 +78,21 @@ def public() -> list[object]:
     functions = [convert.convert, convert.check, convert.plan, evaluate.perplexity, train.train]
     methods = [method for kind in rooms if isinstance(kind, type) for method in vars(kind).values()]
     return [*functions, *filter(inspect.isfunction, [*rooms, *methods])]
+
+
+def test_an_argument_in_braces_stands_in_an_advice() -> None:
+    """A message's first text is shown as it is, so braces in it would be, too."""
+    for file, call in calls_of_errors():
+        parts = [part.value for part in ast.walk(call.args[0]) if isinstance(part, ast.Constant)]
+        wrong = [text for text in parts if isinstance(text, str) and ARGUMENT.search(text)]
+        assert not wrong, f"{file}:{call.lineno}: {wrong[0]} belongs into the advice"
+
+
+def calls_of_errors() -> Iterator[tuple[Path, ast.Call]]:
+    """Every place where an error is made with a message, and its file."""
+    for file in [*(ROOT / "elm_mlx").rglob("*.py"), *(ROOT / "convert").rglob("*.py")]:
+        nodes = ast.walk(ast.parse(file.read_text(encoding="utf-8"))) if "elm_mlx/convert/" not in str(file) else ()
+        yield from ((file, node) for node in nodes if is_error(node) and isinstance(node, ast.Call) and node.args)
 
 
 def test_an_advised_flag_is_one_of_a_command() -> None:

@@ -135,14 +135,14 @@ def test_other_weights_are_not_mixed_with_these(machine: Machine, hub: FakeHub, 
     [
         ("record", 2, "has no conversion.json"),
         ("weights", 65, "lacks files of its model"),
-        ("card", 65, "is no model card"),
+        ("card", 65, "is not a model card"),
         ("guest", 2, "a family that mlx-lm computes"),
         ("nonfinite", 2, "NaN or infinite"),
         ("begun", 2, "is not finished"),
         ("gone", 66, "There is no directory"),
-        ("link", 2, "is no file of this directory"),
-        ("card link", 2, "is no file of this directory"),
-        ("folder", 2, "is no file of this directory"),
+        ("link", 2, "leads out of this directory"),
+        ("card link", 2, "leads out of this directory"),
+        ("folder", 2, "leads out of this directory"),
     ],
 )
 def test_what_may_not_be_shared_is_refused_by_its_reason(

@@ -231,7 +231,7 @@ def test_a_key_file_that_is_not_there_is_not_a_server_without_a_key(tmp_path: Pa
     ("line", "complaint"),
     [("--keep-alive soon", "is not a time"), ("--keep-alive -2", "is not a time"), ("--alias gpt", "NAME=MODEL"),
      ("--port 65536", "not in the range"), ("--context 0", "not in the range"), ("--model ./nowhere", "nowhere"),
-     ("--api-key sesame", "No such option"), ("--allow-origin localhost:3000", "is no origin"),
+     ("--api-key sesame", "No such option"), ("--allow-origin localhost:3000", "is not an origin"),
      ("--uds x/y --port 0", "Leave --port out")],
 )  # fmt: skip
 def test_a_mistake_is_refused_in_words(line: str, complaint: str) -> None:

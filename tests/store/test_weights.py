@@ -231,7 +231,7 @@ def test_a_git_lfs_pointer_says_so(path: Path) -> None:
 def test_a_header_cut_short_says_so(path: Path) -> None:
     for length in (0, 7, 8, 50):
         path.write_bytes(VALID[:length])
-        with pytest.raises(BadCheckpoint, match=r"is no safetensors file, or is cut short\."):
+        with pytest.raises(BadCheckpoint, match=r"is not a safetensors file, or is cut short\."):
             read_header(path)
 
 

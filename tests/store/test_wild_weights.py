@@ -191,6 +191,6 @@ def test_a_directory_of_gguf_alone_says_what_to_give(folder: Path) -> None:
     convert_it = r"model-Q4\.gguf is a GGUF file, which runs once it is converted: elm-mlx convert .+/model-Q4\.gguf"
     refused(folder, rf"no weights in .* {convert_it}", NotFound)
     for named in (folder, folder / "model-Q4.gguf"):
-        with pytest.raises(BadCheckpoint, match=r"model-Q4\.gguf is no GGUF file, or is damaged: it does not begin"):
+        with pytest.raises(BadCheckpoint, match=r"model-Q4\.gguf is not a GGUF file, or is damaged: it does not begin"):
             convert(named)
     refused(folder / "model-Q4.gguf", r"model-Q4\.gguf is a GGUF file", Unsupported)

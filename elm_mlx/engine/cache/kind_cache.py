@@ -86,8 +86,8 @@ class KindCache(Bounded):
         with the cache unchanged, for more than `can_trim`: what a window then shows again was overwritten."""
         n = min(max(n, 0), self.offset)
         if n > self.can_trim:
-            raise CannotTrim(f"{n} positions are to be trimmed, and what the window shows then is held for "
-                             f"{self.can_trim} at most. Read the text again.")  # fmt: skip
+            raise CannotTrim(f"{n} positions are to be trimmed, and this cache of a window can give up {self.can_trim} "
+                             "at most. Read the text again.")  # fmt: skip
         self.offset -= n
         return n
 

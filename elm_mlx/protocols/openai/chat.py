@@ -35,7 +35,7 @@ def read(body: Mapping[str, Any], *, strict: bool) -> Ask:
     fields = fields_of(body, CHAT_FIELDS, strict=strict)
     messages, unknown = read_messages(body.get("messages"))
     for name in unknown:
-        fields.leftovers.add(name, f"{name} is no field that elm-mlx knows.")
+        fields.leftovers.add(name, f"{name} is not a field that elm-mlx knows.")
     tools, choice = chosen(fields, tools_in(fields))
     return Ask(
         model=model_in(body),

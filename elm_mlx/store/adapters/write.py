@@ -54,7 +54,7 @@ def write_adapter(directory: Path, adapter: Written, config: ModelConfig, layout
     """Writes an adapter's directory, which is made where it is not there: each file is whole or not there, and replaces
     an earlier one; the configuration comes last. Raises InvalidRequest for another layout, DiskFull, ElmError."""
     if layout not in LAYOUTS:
-        raise InvalidRequest(f"The layout {layout!r} is none of {', '.join(LAYOUTS)}.")
+        raise InvalidRequest(f"layout is {layout!r}; it must be one of {', '.join(LAYOUTS)}.")
     tensors = mlx_tensors(adapter) if layout == MLX else peft_tensors(adapter)
     facts = mlx_facts(adapter, config) if layout == MLX else peft_facts(adapter)
     name = mlx_layout.WEIGHTS_FILE if layout == MLX else peft_layout.WEIGHTS_FILE

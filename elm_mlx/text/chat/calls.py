@@ -23,7 +23,7 @@ def with_calls(place: int, message: Mapping[str, Any]) -> dict[str, Any]:
     if not calls:
         return given
     if isinstance(calls, str | bytes | Mapping) or not isinstance(calls, Sequence):
-        raise InvalidRequest(f"Message {place} has tool_calls that are no list. Give a list of calls.")
+        raise InvalidRequest(f"Message {place} has tool_calls that are not a list. Give a list of calls.")
     return given | {CALLS: [as_object(place, call) for call in calls]}
 
 
@@ -33,7 +33,7 @@ def as_object(place: int, call: object) -> Any:
         function = {"name": call.name, "arguments": dict(call.arguments)}
         return {"id": call.id, "type": "function", "function": function}
     if not isinstance(call, Mapping):
-        raise InvalidRequest(f"Message {place} has a tool call that is no object.")
+        raise InvalidRequest(f"Message {place} has a tool call that is not an object. Give it id and function.")
     inner = call.get("function")
     if not isinstance(inner, Mapping) or not isinstance(inner.get("arguments"), str):
         return call
@@ -42,8 +42,8 @@ def as_object(place: int, call: object) -> Any:
     except (ValueError, RecursionError):
         arguments = None
     if not isinstance(arguments, dict):
-        raise InvalidRequest(f"Message {place} calls {inner.get('name')} with arguments that are no JSON object. Give "
-                             "the text of one, or the object itself.")  # fmt: skip
+        raise InvalidRequest(f"Message {place} calls {inner.get('name')} with arguments that are not a JSON object. "
+                             "Give the object, or its text.")  # fmt: skip
     return {**call, "function": {**inner, "arguments": arguments}}
 
 

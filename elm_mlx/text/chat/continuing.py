@@ -18,14 +18,14 @@ def with_mark(messages: Sequence[Mapping[str, Any]], mark: str) -> list[Mapping[
     """Messages whose last one, an assistant's text, ends with the mark. Raises InvalidRequest where it is none."""
     *before, last = messages
     if last.get("role") != "assistant" or not isinstance(last.get("content"), str) or last.get("tool_calls"):
-        raise InvalidRequest("Only an assistant's message that is a text without calls can be continued, and the last "
-                             "one is none.")  # fmt: skip
+        raise InvalidRequest("The last message cannot be continued: it must be an assistant's, with a text and without "
+                             "calls.")  # fmt: skip
     return [*before, {**last, "content": last["content"] + mark}]
 
 
 def before_mark(rendered: str, mark: str) -> str:
     """What a template has written up to the mark. Raises InvalidRequest where the mark is not there once."""
     if rendered.count(mark) != 1:
-        raise InvalidRequest("The model's chat template does not show the last message as it is, so that it cannot be "
-                             "continued.")  # fmt: skip
+        raise InvalidRequest("The last message cannot be continued: the model's chat template does not write it as it "
+                             "is.")  # fmt: skip
     return rendered.partition(mark)[0]

@@ -39,7 +39,7 @@ def check_message(place: int, message: object) -> dict[str, Any]:
     the names that templates read, and the arguments of its calls as objects. Raises InvalidRequest for anything that is
     no message."""
     if not isinstance(message, Mapping) or not isinstance(message.get("role"), str):
-        raise InvalidRequest(f"Message {place} is no object with a role that is a text, such as {EXAMPLE}.")
+        raise InvalidRequest(f"Message {place} must be an object with a role, such as {EXAMPLE}.")
     given = {key: value for key, value in with_calls(place, message).items() if value is not None}
     content, reasoning = given.get("content"), next((given[name] for name in REASONING if name in given), None)
     parts = isinstance(content, list | tuple) and all(isinstance(part, Mapping) for part in content)

@@ -84,7 +84,7 @@ class ChatTemplate:
             source = source or given_template(Path(template))
         except NotFound as error:
             named = ", ".join(UNCONFIRMED_FORMATS)
-            raise NotFound(f"{template} is no file with a chat template, and no format known by name ({named}). Give a "
+            raise NotFound(f"{template} is neither a file with a chat template nor a known format ({named}). Give a "
                            "file.") from error  # fmt: skip
         found = cls(source, special_tokens, Path(template))
         found.compile()
@@ -186,10 +186,10 @@ class ChatTemplate:
 
     def _inputs(self, messages: object, tools: object, add_generation_prompt: bool, variables: dict[str, Any]) -> Any:
         if tools is not None and not (isinstance(tools, list | tuple) and all(isinstance(t, Mapping) for t in tools)):
-            raise InvalidRequest("Tools are a list of JSON schemas, each an object.")
+            raise InvalidRequest("tools must be a list of JSON schemas, each an object.")
         if strange := NO_VARIABLES.intersection(variables):
-            raise InvalidRequest(f"A chat has no option {min(strange)}: what is given beside messages, tools and "
-                                 "add_generation_prompt is a variable of the template.")  # fmt: skip
+            raise InvalidRequest(f"A chat has no option {min(strange)}, and it cannot be a variable of the template. "
+                                 "Leave it out.")  # fmt: skip
         named = {"messages": check_messages(messages), "tools": tools, "documents": None}
         return plain_json({**named, "add_generation_prompt": bool(add_generation_prompt), **variables})
 

@@ -127,7 +127,7 @@ def test_of_a_huge_file_the_beginning_is_read(
 
 def test_an_id_that_the_model_does_not_have_is_named(tmp_path: Path, tokenizer: Tokenizer) -> None:
     small = config_from_dict(checkpoints.CONFIGS["openelm"] | {"vocab_size": 300})
-    with pytest.raises(ElmError, match=r"\d+ is no token id of this model, which has 0 to 299"):
+    with pytest.raises(ElmError, match=r"\d+ is not a token id of this model; its ids go from 0 to 299"):
         read(written(tmp_path / "a"), tokenizer, config=small)
 
 

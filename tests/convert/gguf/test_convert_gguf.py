@@ -278,7 +278,7 @@ KEYS: dict[str, tuple[Callable[[gguf.GGUFWriter], None], str]] = {
     "an unknown key": (lambda writer: writer.add_uint32("llama.new_thing", 1), "llama.new_thing is 1"),
     "a window": (lambda writer: writer.add_sliding_window(64), "sliding_window is 64"),
     "a scaling": (lambda writer: writer.add_rope_scaling_type(gguf.RopeScalingType.YARN), "'yarn' is not one"),
-    "another type": (lambda writer: writer.add_string("general.type", "adapter"), "is no model"),
+    "another type": (lambda writer: writer.add_string("general.type", "adapter"), "is not a model"),
 }
 
 

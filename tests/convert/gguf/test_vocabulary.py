@@ -207,7 +207,7 @@ KEY = "tokenizer.ggml."
         ({"add_eos_token": True}, Unsupported, "puts the token that ends a text"),
         ({"tokens": None}, BadCheckpoint, "no list of tokens"),
         ({"tokens": ["a", "b", "ab", "a"]}, BadCheckpoint, "one token twice"),
-        ({"token_type": np.array([1, 1])}, BadCheckpoint, "no list of 4 numbers"),
+        ({"token_type": np.array([1, 1])}, BadCheckpoint, "not a list of 4 numbers"),
         ({"token_type": None}, Unsupported, "special ones look like text. Give the model's own tokenizer"),
         ({"model": "llama", "scores": np.array([0, 0, np.nan, 0])}, BadCheckpoint, "scores are NaN"),
         ({"merges": ["a c"]}, BadCheckpoint, "merges tokens that are not in its vocabulary"),

@@ -219,7 +219,7 @@ DAMAGED = {
 
 @pytest.mark.parametrize("data", DAMAGED.values(), ids=DAMAGED)
 def test_damaged_models_are_refused(data: bytes) -> None:
-    with pytest.raises(BadCheckpoint, match=r"tokenizer\.model is no SentencePiece model"):
+    with pytest.raises(BadCheckpoint, match=r"tokenizer\.model is not a SentencePiece model"):
         tokenizer_json(parse(data, "tokenizer.model"), "tokenizer.model")
 
 

@@ -226,14 +226,14 @@ DAMAGED = {
 
 @pytest.mark.parametrize("data", DAMAGED.values(), ids=DAMAGED)
 def test_damaged_vocabularies_are_refused(data: bytes) -> None:
-    with pytest.raises(BadCheckpoint, match=r"tokenizer\.model is no tiktoken vocabulary .*Fetch it again"):
+    with pytest.raises(BadCheckpoint, match=r"tokenizer\.model is not a tiktoken vocabulary .*Fetch it again"):
         parse(data, WHERE)
 
 
 @pytest.mark.parametrize("name", ["a token twice", "a byte missing", "a line of megabytes", "more after the end"])
 def test_a_damaged_file_is_named_with_its_place(source: Path, name: str) -> None:
     (source / "tokenizer.model").write_bytes(DAMAGED[name])
-    with pytest.raises(BadCheckpoint, match=r"source/tokenizer\.model is no tiktoken"):
+    with pytest.raises(BadCheckpoint, match=r"source/tokenizer\.model is not a tiktoken"):
         tokenizer_files.prepare_tokenizer(source, None, sized(PLAIN))
 
 

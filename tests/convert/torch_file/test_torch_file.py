@@ -377,9 +377,9 @@ def test_a_tar_is_named(read: Read) -> None:
         (b"", "not a PyTorch file"),
         (
             craft.torch_file(craft.dictionary(("a", craft.TENSOR), ("step", b"K\3"))),
-            "'step' is no named tensor .* a int",
+            "'step' is not a named tensor .* a int",
         ),
-        (craft.torch_file(b"}K\3" + craft.TENSOR + b"s"), "3 is no named tensor"),
+        (craft.torch_file(b"}K\3" + craft.TENSOR + b"s"), "3 is not a named tensor"),
     ],
 )
 def test_what_else_is_refused(read: Read, data: bytes, advice: str) -> None:

@@ -461,7 +461,7 @@ def test_a_conversion_that_verifies_itself_blames_the_program_for_other_weights(
 @pytest.mark.parametrize(
     ("raw", "complaint"),
     [
-        (checkpoints.LLAMA, r"no conversion of .*token_embeddings.weight is \(512, 64\) here and missing there"),
+        (checkpoints.LLAMA, r"not a conversion of .*token_embeddings.weight is \(512, 64\) here and missing there"),
         (checkpoints.OPENELM | {"vocab_size": 600}, r"is \(512, 64\) here and \(600, 64\) there"),
         (checkpoints.OPENELM | {"normalize_qk_projections": False}, "q_norm.*missing there"),
     ],

@@ -117,7 +117,7 @@ def test_what_was_overwritten_cannot_be_trimmed_and_the_error_says_so() -> None:
     assert cache.can_trim == cache.offset == 24  # nothing was overwritten yet
     cache.attend(block(1), block(10), block(10))
     assert cache.can_trim == 9
-    with pytest.raises(CannotTrim, match=r"10 positions are to be trimmed, .* for 9 at most"):
+    with pytest.raises(CannotTrim, match=r"10 positions are to be trimmed, .* 9 at most"):
         cache.trim(10)
     with pytest.raises(CannotTrim):
         cache.fork(20)

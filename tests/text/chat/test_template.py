@@ -193,7 +193,7 @@ def test_endless_nesting_is_the_caller_s_mistake() -> None:
 
 @pytest.mark.parametrize("tools", ["f", [1], {"name": "f"}])
 def test_tools_without_a_meaning_are_too(tools: Any) -> None:
-    with pytest.raises(InvalidRequest, match="Tools"):
+    with pytest.raises(InvalidRequest, match="tools must be a list"):
         text("x", tools=tools)
 
 
