@@ -30,6 +30,7 @@ def main() -> None:
     take(orders)
     threading.Thread(target=end_with, args=(lifeline,), daemon=True).start()
     try:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGINT])  # which the launcher has held back
         from elm_mlx.cli import main as run
 
         sys.argv = ["elm-mlx", *orders["arguments"]]

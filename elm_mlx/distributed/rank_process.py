@@ -124,14 +124,16 @@ class Started:
 
 def start_first(seat: Seat) -> Started:
     """Starts rank 0: it has the launcher's own input, output and terminal, so that nothing is delayed or changed, and
-    Ctrl-C reaches it."""
+    Ctrl-C reaches it, once `cli.rank` lets it: in its first moments Python would end with errors of its own."""
     reading, writing = os.pipe()
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])  # the process has it from its thread here
     try:
         popen = subprocess.Popen(words_of(seat, reading), pass_fds=(reading,))
     except BaseException:
         os.close(writing)
         raise
     finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
         os.close(reading)
     return Started(popen, os.fdopen(writing, "wb"))
 

@@ -299,12 +299,26 @@ def wait_for(terminal: int, pattern: bytes) -> None:
 
 
 @needs_proc
+def test_ctrl_c_while_the_first_ranks_python_starts_ends_all_with_its_code(llama: Path) -> None:
+    command = Launched("generate", "--model", llama, "--prompt", "Once", "-n", 4, "--parallel", "tensor", "-q")
+    until = time.monotonic() + PATIENCE_S
+    while not (ranks := command.ranks()):
+        assert time.monotonic() < until
+    os.kill(min(ranks), signal.SIGINT)  # rank 0, which is started first
+    done = command.ends()
+    assert (done.code, done.out, done.err) == (130, "", "")
+    assert left(command.mark) == []
+
+
+@needs_proc
 @pytest.mark.slow
 def test_ten_starts_and_stops_leave_no_process(llama: Path) -> None:
     for number in range(10):
         command = Launched("generate", "--model", llama, "--prompt", "Once", "-n", 4, "--parallel", "tensor", "-q")
         if number % 2:
-            time.sleep(0.5 + 0.25 * number)  # in the midst of it: imports, the meeting, loading, an answer
+            while not command.ranks():  # before that the launcher's own Python may be starting
+                assert command.process.poll() is None
+            time.sleep(0.25 * number)  # in the midst of it: imports, the meeting, loading, an answer
             command.process.send_signal((signal.SIGINT, signal.SIGTERM)[number // 2 % 2])
         done = command.ends()
         assert done.code in ((0,) if number % 2 == 0 else (0, 130, 143, -signal.SIGINT)), done.err
