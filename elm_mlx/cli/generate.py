@@ -110,6 +110,8 @@ def command(
         show_all(name, done, as_json)
     else:
         stream = show_one(name, lm, given, options, as_json)
+    if any(options.get(form) for form in NAMES):
+        say_cut(done if completions else [stream.completion])
     if load_cache:
         files.say_unused(done[0] if completions else stream.completion)
 
@@ -137,6 +139,13 @@ def show_all(name: str, done: Sequence[Completion], as_json: bool) -> None:
         return
     for number, one in enumerate(done, 1):
         print(f"--- {number} of {len(done)} ---\n{one.text}", flush=True)
+
+
+def say_cut(answers: Sequence[Completion]) -> None:
+    """Says of answers in a form that some were cut off, and so have none."""
+    if cut := sum(one.finish_reason == "length" for one in answers):
+        which = "The answer was" if len(answers) == 1 else f"{cut} of {len(answers)} answers were"
+        say(f"{which} cut off by --max-tokens, and may lack the form. Give more, or bound what the form lets grow.")
 
 
 def as_object(done: Completion) -> dict[str, Any]:

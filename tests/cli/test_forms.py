@@ -72,3 +72,10 @@ def test_lines_of_a_batch_may_ask_for_a_form(tmp_path: Path) -> None:
     assert len(json.loads(text)) == 2
     assert by_id["b"]["text"] == "yes"
     assert '"not" at #' in by_id["c"]["error"]
+
+
+def test_an_answer_that_was_cut_off_amid_its_form_is_named() -> None:
+    words = ("generate", "-p", "It is", "--temperature", 0, "--regex")
+    assert "The answer was cut off by --max-tokens, and may lack the form." in run(*words, "[a-z ]+", "-n", 3).err
+    assert "2 of 2 answers were cut off" in run(*words, "[a-z ]+", "-n", 3, "--completions", 2).err
+    assert "cut off" not in run(*words, "[0-9]x").err
