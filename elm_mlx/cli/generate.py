@@ -142,7 +142,7 @@ def show_all(name: str, done: Sequence[Completion], as_json: bool) -> None:
 
 
 def say_cut(answers: Sequence[Completion]) -> None:
-    """Says of answers in a form that some were cut off, and so have none."""
+    """Says so where answers in a form were cut off."""
     if cut := sum(one.finish_reason == "length" for one in answers):
         which = "The answer was" if len(answers) == 1 else f"{cut} of {len(answers)} answers were"
         say(f"{which} cut off by --max-tokens, and may lack the form. Give more, or bound what the form lets grow.")
