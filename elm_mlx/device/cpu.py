@@ -47,7 +47,7 @@ def choose_for_cpu(config: ModelConfig, policy: str) -> Execution:
     """The Execution of a policy on the CPU backend. "auto" computes on several streams, and in float32 if that fits in
     FLOAT32_SHARE of the free memory."""
     area = SCORE_BYTES // (4 * max(config.num_heads))  # a score has four bytes, also where weights have two
-    has_large = 4 * config.model_dim * max(config.ffn_dims) >= LARGE
+    has_large = 4 * config.model_dim * max(config.ffn_dims) >= LARGE  # in float32, in which "auto" computes
     execution = replace(choose_streams(policy), chunk_area=area, least_chunk=LEAST_SHARED if has_large else LEAST_CHUNK)
     fits = 4 * config.parameter_count <= memory.free_memory() * FLOAT32_SHARE
     if policy != "auto" or (config.quantization is None and not fits):

@@ -26,12 +26,11 @@ class Execution:
     it. With `compiled` the gate, and steps of one token, are compiled; `try_first` says that the engine's warm-up must
     try such a step, since it may not be possible to build one here. A prompt is read in chunks of at most `chunk` ids,
     one on each of `streams` at a time (with no streams, on MLX's own), and a stream gets one of at least `least_chunk`
-    ids. Where `chunk_area` is not 0, ids that are read
-    at a time, times the positions that they attend to, stay below it, so chunks become smaller deep in a prompt.
-    `notice` is what a program may show its user about the device. Buffers of caches grow by `grow_by` positions, or
-    double where that is 0. `submit` says when a step is handed to the device: "early", before the ids of the step
-    before are read, "late", after that, or "auto", as engine.pace decides. `threads` keeps the BLAS's threads as this
-    model needs them; `device.release` lets them go.
+    ids. Where `chunk_area` is not 0, ids that are read at a time, times the positions that they attend to, stay below
+    it, so chunks become smaller deep in a prompt. `notice` is what a program may show its user about the device.
+    Buffers of caches grow by `grow_by` positions, or double where that is 0. `submit` says when a step is handed to the
+    device: "early", before the ids of the step before are read, "late", after that, or "auto", as engine.pace decides.
+    `threads` keeps the BLAS's threads as this model needs them; `device.release` lets them go.
     """
 
     dtype: mx.Dtype | None = None
