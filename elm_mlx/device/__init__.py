@@ -24,13 +24,29 @@ def choose_execution(config: ModelConfig, policy: str = "auto") -> Execution:
     later one that would have others says so. Raises InvalidRequest for any other policy.
     """
     check_policy(policy)
-    import mlx.core as mx
-
-    if mx.default_device().type == mx.DeviceType.gpu:
+    if has_fast_kernels():
         return Execution()
     from elm_mlx.device.cpu import choose_for_cpu  # here, as it imports MLX
 
     return choose_for_cpu(config, policy)
+
+
+def has_fast_kernels() -> bool:
+    """Whether MLX's default device has kernels for the functions of `mx.fast`. The CPU backend expands each call of
+    them into other operations."""
+    import mlx.core as mx
+
+    return bool(mx.default_device().type == mx.DeviceType.gpu)
+
+
+def has_slow_exp() -> bool:
+    """Whether MLX computes exponentials slowly on its default device, so that powers take their place
+    (device.exponential): only its CPU backend does, on some machines."""
+    if has_fast_kernels():
+        return False
+    from elm_mlx.device.cpu import SLOW_EXP
+
+    return SLOW_EXP
 
 
 def release(execution: Execution) -> None:

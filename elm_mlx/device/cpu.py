@@ -19,6 +19,7 @@ What was measured (docs/numerics.md, benchmarks/LOG.md), and what follows from i
 
 from __future__ import annotations
 
+import platform
 from dataclasses import replace
 from functools import cache
 from typing import TYPE_CHECKING
@@ -37,8 +38,9 @@ if TYPE_CHECKING:
 
 LEAST_CHUNK, LEAST_SHARED = 16, 32  # ids of a stream, the second where the streams could share large products instead
 CPU_CHUNK = 256  # ids; attention here computes the masked half, too, and smaller chunks have less of it
-SCORE_BYTES = 160 * 2**20  # of the scores of one layer: 256 ids at 8,192 positions for the 20 heads of OpenELM-270M
+SCORE_BYTES = 100 * 2**20  # of the scores of one layer, which are held twice: 160 ids at 8,192 positions for 20 heads
 FLOAT32_SHARE = 0.5  # of the free memory, that weights in float32 may take; chosen, not measured
+SLOW_EXP = platform.machine().lower() in ("x86_64", "amd64")  # device.exponential says why
 MOST_STREAMS = 4  # nothing was measured on more cores: the BLAS uses those
 NOTICE = "MLX runs on its CPU backend here, a stand-in for Metal: right results, speeds that say nothing about a Mac."
 

@@ -6,28 +6,33 @@ V vocabulary.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
+from functools import partial
 from typing import Protocol
 
 import mlx.core as mx
 
+from elm_mlx.device import exponential
 from elm_mlx.device.compile import compile_function
 from elm_mlx.models.attention import QKV, CacheLayer, join_heads
 from elm_mlx.models.matrices import Product
-from elm_mlx.models.rope import Offset
+from elm_mlx.models.rope import Offset, Position, Rotation
 
 
-def silu_gate(gate: mx.array, up: mx.array) -> mx.array:
-    """silu(gate) * up, elementwise."""
+def silu_gate(gate: mx.array, up: mx.array, fused: bool = False) -> mx.array:
+    """silu(gate) * up, elementwise; where it is `fused` to one kernel, its number of operations costs nothing."""
+    if exponential.is_slow(gate.dtype, sys.maxsize if fused else gate.size):
+        return exponential.silu(gate) * up
     return gate * mx.sigmoid(gate) * up
 
 
-def relu2_gate(gate: mx.array, up: mx.array) -> mx.array:
+def relu2_gate(gate: mx.array, up: mx.array, fused: bool = False) -> mx.array:
     """relu(gate)^2 * up, elementwise."""
     return mx.square(mx.maximum(gate, 0)) * up
 
 
-GateFunction = Callable[[mx.array, mx.array], mx.array]
+GateFunction = Callable[..., mx.array]  # of gate and up, and whether it is fused
 
 
 class Gate:
@@ -38,7 +43,7 @@ class Gate:
 
     def set_compiled(self, compiled: bool) -> None:
         """Sets whether the gate runs as one compiled kernel."""
-        self.function = compile_function(self.plain, shapeless=True) if compiled else self.plain
+        self.function = compile_function(partial(self.plain, fused=True), shapeless=True) if compiled else self.plain
 
     def __call__(self, gate: mx.array, up: mx.array) -> mx.array:
         return self.function(gate, up)
@@ -83,9 +88,10 @@ class Projections(Protocol):
 
     out: Product
     before_out: Callable[[mx.array], mx.array]
+    rotate: Rotation
 
-    def __call__(self, x: mx.array, offset: Offset) -> QKV:
-        """[B, L, E] -> q [B, H, L, D] and k, v [B, K, L, D], q and k rotated from position `offset` on."""
+    def __call__(self, x: mx.array, position: Position) -> QKV:
+        """[B, L, E] -> q [B, H, L, D] and k, v [B, K, L, D], q and k rotated by their position."""
         ...
 
 
@@ -98,18 +104,23 @@ class Block:
     def __init__(self, attn: Projections, ffn: FeedForward, norms: tuple[mx.array, mx.array], eps: float) -> None:
         self.attn, self.ffn, self.norms, self.eps = attn, ffn, norms, eps
 
-    def __call__(self, h: mx.array, cache: CacheLayer) -> mx.array:
-        q, k, v = self.before(h, cache.offset)
+    def __call__(self, h: mx.array, cache: CacheLayer, position: Position) -> mx.array:
+        """States [B, L, E] of new tokens at this `position`, as `prepare` gives it -> states [B, L, E]."""
+        q, k, v = self.before(h, position)
         return self.after(h, cache.attend(q, k, v))
 
-    def last(self, h: mx.array, cache: CacheLayer) -> mx.array:
+    def last(self, h: mx.array, cache: CacheLayer, position: Position) -> mx.array:
         """The state of the last position alone, [B, L, E] -> [B, 1, E]: the others only need keys and values."""
-        q, k, v = self.before(h, cache.offset)
+        q, k, v = self.before(h, position)
         return self.after(h[:, -1:], cache.attend(q[:, :, -1:], k, v))
 
-    def before(self, h: mx.array, offset: Offset) -> QKV:
+    def prepare(self, offset: Offset, count: int) -> Position:
+        """The position of `count` new tokens of each row, from `offset` on; it serves all layers."""
+        return self.attn.rotate.prepare(offset, count, self.norms[0].dtype)
+
+    def before(self, h: mx.array, position: Position) -> QKV:
         """The half before attention: states [B, L, E] -> queries, keys and values."""
-        return self.attn(mx.fast.rms_norm(h, self.norms[0], self.eps), offset)
+        return self.attn(mx.fast.rms_norm(h, self.norms[0], self.eps), position)
 
     def after(self, h: mx.array, mixed: mx.array) -> mx.array:
         """The half after attention: h [B, L, E] and the result of attention [B, H, L, D] -> [B, L, E]."""

@@ -14,6 +14,7 @@ import mlx.core as mx
 from elm_mlx.device.compile import compile_function
 from elm_mlx.models.attention import Cache, CacheLayer
 from elm_mlx.models.blocks import Block
+from elm_mlx.models.rope import Position
 
 
 class CompiledStep:
@@ -28,17 +29,18 @@ class CompiledStep:
         norm: Callable[[mx.array], mx.array],
         which: list[mx.array] | None = None,
     ) -> None:
-        def first(ids: mx.array, offset: mx.array) -> tuple[mx.array, ...]:
+        def first(ids: mx.array, position: Position) -> tuple[mx.array, ...]:
             h = embed(ids[:, 0])  # [B, E], without the axis L, which every product would have to reshape away
-            return h, *blocks[0].before(h, offset)
+            return h, *blocks[0].before(h, position)
 
         def between(done: Block, following: Block) -> Callable[..., tuple[mx.array, ...]]:
-            def stretch(h: mx.array, mixed: mx.array, offset: mx.array) -> tuple[mx.array, ...]:
+            def stretch(h: mx.array, mixed: mx.array, position: Position) -> tuple[mx.array, ...]:
                 h = done.after(h, mixed)
-                return h, *following.before(h, offset)
+                return h, *following.before(h, position)
 
             return compile_function(stretch, inputs=which)
 
+        self.prepare = blocks[0].prepare
         self.first = compile_function(first, inputs=which)
         self.stretches = [between(*pair) for pair in pairwise(blocks)]
         self.last = compile_function(lambda h, mixed: norm(blocks[-1].after(h, mixed)), inputs=which)
@@ -48,8 +50,8 @@ class CompiledStep:
         if (count := ids.shape[1]) > 1:
             positions = cache[0].offset + mx.arange(count)
             ids, cache = ids.swapaxes(0, 1), [OfOneRow(layer, positions) for layer in cache]
-        offset = cache[0].offset
-        position = offset if isinstance(offset, mx.array) else mx.array(offset)  # each new number would be traced again
+        position = self.prepare(cache[0].offset, 1)
+        position = mx.array(position) if isinstance(position, int) else position  # each number would be traced anew
         h, q, k, v = self.first(ids, position)
         for layer, stretch in zip(cache[:-1], self.stretches, strict=True):
             h, q, k, v = stretch(h, layer.attend(q, k, v), position)

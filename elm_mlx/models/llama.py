@@ -18,7 +18,7 @@ from elm_mlx.models.blocks import Block, FeedForward, Gate, unchanged
 from elm_mlx.models.matrices import Product
 from elm_mlx.models.model import Model
 from elm_mlx.models.parameters import Parameters
-from elm_mlx.models.rope import Offset, Rotation
+from elm_mlx.models.rope import Position, Rotation
 
 
 class LlamaProjections:
@@ -32,10 +32,10 @@ class LlamaProjections:
         self.out: Product = p.linear(f"{name}.o_proj")
         self.before_out: Callable[[mx.array], mx.array] = unchanged
 
-    def __call__(self, x: mx.array, offset: Offset) -> QKV:
+    def __call__(self, x: mx.array, position: Position) -> QKV:
         H, K = self.heads, self.kv_heads
         qkv = split_heads(self.qkv(x), self.head_dim)  # [B, H+2K, L, D]
-        q, k, _ = mx.split(self.rotate(qkv, offset), [H, H + K], axis=1)  # v too: to leave it out would be a copy
+        q, k, _ = mx.split(self.rotate(qkv, position), [H, H + K], axis=1)  # v too: to leave it out would be a copy
         return q, k, qkv[:, H + K :]
 
 

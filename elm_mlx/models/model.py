@@ -13,6 +13,7 @@ from elm_mlx.models.attention import Cache, Uncached
 from elm_mlx.models.blocks import Block, Gate
 from elm_mlx.models.compiled import CompiledStep
 from elm_mlx.models.parameters import Parameters
+from elm_mlx.models.rope import Position
 
 
 class Model(ABC):
@@ -78,25 +79,28 @@ class Model(ABC):
     def hidden(self, ids: mx.array, cache: Cache | None = None) -> mx.array:
         """ids [B, L] -> normalised states [B, L, E]; keys and values go into `cache`, one layer each."""
         layers = cache or [Uncached()] * self.config.num_layers
-        return self._normalised(self.blocks[-1](self._below(ids, layers), layers[-1]))
+        h, position = self._below(ids, layers)
+        return self._normalised(self.blocks[-1](h, layers[-1], position))
 
     def last_hidden(self, ids: mx.array, cache: Cache) -> mx.array:
         """ids [B, L] -> the normalised state of the last one, [B, E]; keys and values of all ids go into `cache`."""
         if self.step and ids.shape[1] == 1:
             return self.step(ids, cache)
-        return self._normalised(self.blocks[-1].last(self._below(ids, cache), cache[-1]))[:, -1]
+        h, position = self._below(ids, cache)
+        return self._normalised(self.blocks[-1].last(h, cache[-1], position))[:, -1]
 
     def few_hidden(self, ids: mx.array, cache: Cache) -> mx.array:
         """A few new ids [B, L], L above 1 -> their normalised states [B, L, E], as `hidden` gives them, but those
         of one row in compiled stretches where steps are compiled: each L that is used is traced once."""
         return self.step(ids, cache)[None] if self.step and len(ids) == 1 else self.hidden(ids, cache)
 
-    def _below(self, ids: mx.array, cache: Cache) -> mx.array:
-        """ids [B, L] -> the states [B, L, E] that the last layer gets."""
+    def _below(self, ids: mx.array, cache: Cache) -> tuple[mx.array, Position]:
+        """ids [B, L] -> the states [B, L, E] that the last layer gets, and their position."""
         h = self.embedding.rows(ids)
+        position = self.blocks[0].prepare(cache[0].offset, ids.shape[1])
         for block, layer in zip(self.layers[:-1], cache[:-1], strict=True):
-            h = block(h, layer)
-        return h
+            h = block(h, layer, position)
+        return h, position
 
     def _normalised(self, h: mx.array) -> mx.array:
         return mx.fast.rms_norm(h, self.norm, self.config.norm_eps)
@@ -112,4 +116,4 @@ class Model(ABC):
 
 def without_cache(block: Block) -> Callable[[mx.array], mx.array]:
     """A block as a function of states [B, L, E] alone, without a cache."""
-    return lambda h: block(h, Uncached())
+    return lambda h: block(h, Uncached(), block.prepare(0, h.shape[1]))

@@ -45,8 +45,9 @@ class Stage:
     def through(self, h: mx.array, cache: Cache | None) -> mx.array:
         """States [B, L, E] -> states after the blocks [B, L, E]; keys and values go into `cache`."""
         layers: Sequence[CacheLayer] = cache or [Uncached()] * self.config.num_layers
+        position = self.blocks[0].prepare(layers[0].offset, h.shape[1])
         for block, layer in zip(self.layers, layers, strict=True):
-            h = block(h, layer)
+            h = block(h, layer, position)
         return self.finished(h)
 
     def quickly_through(self, h: mx.array, cache: Cache) -> mx.array:
@@ -114,9 +115,10 @@ class UpperStage(Stage):
         h = self._received(ids)
         if ids.shape[1] == 1:
             return self.quickly_through(h, cache)[:, -1]
+        position = self.blocks[0].prepare(cache[0].offset, h.shape[1])
         for block, layer in zip(self.layers[:-1], cache[:-1], strict=True):
-            h = block(h, layer)
-        return self.finished(self.blocks[-1].last(h, cache[-1]))[:, -1]
+            h = block(h, layer, position)
+        return self.finished(self.blocks[-1].last(h, cache[-1], position))[:, -1]
 
     def few_hidden(self, ids: mx.array, cache: Cache) -> mx.array:
         """A few new ids [B, L], L above 1 -> their normalised states [B, L, E]."""

@@ -12,6 +12,7 @@ import mlx.core as mx
 from elm_mlx.models.attention import CacheLayer
 from elm_mlx.models.blocks import Block
 from elm_mlx.models.model import Model
+from elm_mlx.models.rope import Position
 from elm_mlx.store.adapters.adapter_file import Base
 from elm_mlx.train.trained import Trained
 from elm_mlx.train.training import Arrays
@@ -66,9 +67,9 @@ class RecomputedBlock(Block):
         self.__dict__.update(vars(block))
         self._trained, self._layer, self._arrays = trained, layer, arrays
 
-    def __call__(self, h: mx.array, cache: CacheLayer) -> mx.array:
+    def __call__(self, h: mx.array, cache: CacheLayer, position: Position) -> mx.array:
         def computed(arrays: Arrays, h: mx.array) -> mx.array:
-            return self._trained.block(self._layer, arrays)(h, cache)
+            return self._trained.block(self._layer, arrays)(h, cache, position)
 
         states: mx.array = mx.checkpoint(computed)(self._arrays, h)
         return states

@@ -59,10 +59,12 @@ def test_a_call_comes_as_a_piece_and_in_the_completion(
     assert called[0].tool_call
     assert called[0].tool_call.arguments == {"city": "Zü 天", "days": 2}
     done = lm.chat(ASK, 300, tools=[tool_of(weather).schema], seed=1, logprobs=0)
-    assert done == elm_mlx.Completion(**{**vars(stream.completion), "stats": done.stats})
+    own = {name: getattr(done, name) for name in ("stats", "logprobs")}  # the second reads less of its prompt
+    assert done == elm_mlx.Completion(**{**vars(stream.completion), **own})
     assert (done.text, done.finish_reason, done.reasoning) == ("Wait.", "stop", None)
     assert done.tool_calls == (called[0].tool_call,)
     assert done.logprobs is not None
+    assert [one.logprob for one in done.logprobs] == pytest.approx([one.logprob for one in stream.completion.logprobs])
     assert len(done.logprobs) == len(done.tokens) == len([piece for piece in pieces if piece.logprob]) - 1
     assert "".join(piece.text for piece in pieces) == lm.tokenizer.decode(done.tokens) == f"{CALL} Wait."
     assert asyncio.run(lm.achat(ASK, 300, tools=[weather], seed=1)).tool_calls == done.tool_calls

@@ -71,7 +71,7 @@ def test_nothing_promotes_under_the_plain_policy(
     h = lm.model.embedding.rows(mx.array([[1, 2, 3]]))
     assert h.dtype == kind
     for block in lm.model.blocks:
-        h = block(h, Uncached())
+        h = block(h, Uncached(), block.prepare(0, 3))
         assert h.dtype == kind
     assert lm.model(mx.array([[1]])).dtype == kind
 

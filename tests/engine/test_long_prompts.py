@@ -68,9 +68,9 @@ def test_no_gpu_has_an_area() -> None:
 
 @on_cpu
 @pytest.mark.parametrize("policy", ["auto", "plain", "compiled"])
-def test_a_chunk_of_the_cpu_shrinks_from_256_ids_at_8k_to_64_at_32k(policy: str) -> None:
+def test_a_chunk_of_the_cpu_shrinks_to_160_ids_at_8k_and_40_at_32k(policy: str) -> None:
     config = config_from_dict(checkpoints.PUBLISHED["openelm"]["270m"]["config"])
-    assert choose_execution(config, policy).chunk_area == 256 * 8192
+    assert choose_execution(config, policy).chunk_area == 160 * 8192
 
 
 @each_family

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+
 import mlx.core as mx
 import pytest
 from helpers import checkpoints
@@ -49,6 +51,7 @@ def test_while_a_row_joins_its_keys_and_values_are_in_memory_once_more(
     wide: elm_mlx.LanguageModel, is_kept: bool
 ) -> None:
     engine = make_engine(wide, positions=1_000_000, rows=ROWS, chunk=16, streams=(), grow_by=256)
+    gc.collect()  # what other tests of this process have left
     mx.synchronize()
     weights, row = mx.get_active_memory(), POSITIONS * wide.config.kv_bytes_per_token(32)
     *others, last = ((number,) * POSITIONS for number in range(3, 3 + ROWS))

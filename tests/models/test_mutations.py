@@ -16,7 +16,7 @@ from elm_mlx.models.attention import QKV, CacheLayer
 from elm_mlx.models.blocks import Block
 from elm_mlx.models.model import Model
 from elm_mlx.models.parameters import Parameters
-from elm_mlx.models.rope import Offset, Rotation
+from elm_mlx.models.rope import Position, Rotation
 
 Change = Callable[[pytest.MonkeyPatch], None]
 
@@ -27,11 +27,12 @@ def interleaved_rope(patch: pytest.MonkeyPatch) -> None:
                             freqs=self.freqs)  # fmt: skip
 
     patch.setattr(Rotation, "__call__", wrong)
+    patch.setattr(Rotation, "prepare", lambda self, offset, count, dtype: offset)
 
 
 def second_chunk_one_late(patch: pytest.MonkeyPatch) -> None:
-    right = Rotation.__call__
-    patch.setattr(Rotation, "__call__", lambda self, x, offset: right(self, x, offset + (offset > 0)))
+    right = Rotation.prepare
+    patch.setattr(Rotation, "prepare", lambda self, offset, *how: right(self, offset + (offset > 0), *how))
 
 
 def gate_and_up_swapped(patch: pytest.MonkeyPatch) -> None:
@@ -49,11 +50,11 @@ def q_and_k_norm_swapped(patch: pytest.MonkeyPatch) -> None:
 def norm_after_rope(patch: pytest.MonkeyPatch) -> None:
     """q/k norm where it does not belong: rotate first, then normalise."""
 
-    def wrong(self: openelm.OpenELMProjections, x: mx.array, offset: Offset) -> QKV:
+    def wrong(self: openelm.OpenELMProjections, x: mx.array, position: Position) -> QKV:
         B, L, _ = x.shape
         H, K = self.heads, self.kv_heads
         qkv = self.qkv(x).reshape(B, L, H + 2 * K, self.head_dim).swapaxes(1, 2)
-        qk = self.rotate(qkv[:, : H + K], offset)
+        qk = self.rotate(qkv[:, : H + K], position)
         qk = mx.fast.rms_norm(qk, None, self.eps) * self.qk_norm
         return qk[:, :H], qk[:, H:], qkv[:, H + K :]
 
@@ -72,8 +73,8 @@ def heads_grouped_by_tiling(patch: pytest.MonkeyPatch) -> None:
 
 
 def post_norm(patch: pytest.MonkeyPatch) -> None:
-    def wrong(self: Block, h: mx.array, cache: CacheLayer) -> mx.array:
-        q, k, v = self.attn(h, cache.offset)
+    def wrong(self: Block, h: mx.array, cache: CacheLayer, position: Position) -> mx.array:
+        q, k, v = self.attn(h, position)
         mixed = cache.attend(q, k, v).swapaxes(1, 2).reshape(*h.shape[:2], -1)
         h = h + mx.fast.rms_norm(self.attn.out(mixed), self.norms[0], self.eps)
         return h + mx.fast.rms_norm(self.ffn(h), self.norms[1], self.eps)

@@ -105,9 +105,9 @@ def test_a_step_compiles_nothing(openelm: Path, compiled: bool) -> None:
 def test_rows_of_any_length_are_validated_with_one_compiled_gate(openelm: Path) -> None:
     traced: list[tuple[int, ...]] = []
 
-    def counted(gate: mx.array, up: mx.array) -> mx.array:
+    def counted(gate: mx.array, up: mx.array, fused: bool) -> mx.array:
         traced.append(gate.shape)
-        return silu_gate(gate, up)
+        return silu_gate(gate, up, fused)
 
     model = load_directory(openelm, "plain").model
     model.gate.plain = counted

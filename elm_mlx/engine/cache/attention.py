@@ -7,7 +7,12 @@ more nodes of the graph, and one small product for each of them.
 
 from __future__ import annotations
 
+import sys
+
 import mlx.core as mx
+import numpy as np
+
+from elm_mlx.device import exponential
 
 MOST_QUERIES = 8  # of a head, which Metal's attention for few queries takes
 MOST_KEYS = 4096  # from so many on, small chips divide the keys among threads, but only where heads share them
@@ -24,6 +29,40 @@ def attention(q: mx.array, keys: mx.array, values: mx.array, mask: mx.array | st
     """Attention of q [B, H, L, D] over keys and values [B, K, S, D] -> [B, H, L, D]. The mask is "causal", or true
     where a query reads a key, [B, heads, queries, S] as `heads_and_queries` gives them; None lets all read all."""
     B, H, L, D = q.shape
+    if exponential.is_slow(q.dtype, B * H * L * keys.shape[2]):
+        return by_powers(q, keys, values, mask)
     form = heads_and_queries(H, L, keys.shape[1], keys.shape[2])
     mixed = mx.fast.scaled_dot_product_attention(q.reshape(B, *form, D), keys, values, scale=D**-0.5, mask=mask)
     return mixed.reshape(q.shape)
+
+
+def by_powers(q: mx.array, keys: mx.array, values: mx.array, mask: mx.array | str | None) -> mx.array:
+    """What `attention` computes, in plain operations: where MLX has no kernel for it, its own softmax may be slow."""
+    B, _, L, D = q.shape
+    K, S = keys.shape[1:3]
+    scores = q.reshape(B, K, -1, D) @ keys.swapaxes(2, 3)  # [B, K, H/K * L, S]
+    if mask is not None:
+        added = as_added(causal(L, S) if isinstance(mask, str) else mask)
+        if L == 1:
+            added = added if added.shape[1] == 1 else added.reshape(scores.shape)
+            scores = scores + added
+        else:
+            scores = (scores.reshape(B, K, -1, L, S) + added[:, :, None]).reshape(scores.shape)
+    powers = exponential.softmax_powers(scores, D**-0.5)
+    mixed = powers @ values / powers.sum(axis=-1, keepdims=True)  # [B, K, H/K * L, D]
+    return mixed.reshape(q.shape)
+
+
+def as_added(mask: mx.array) -> mx.array:
+    """A mask of booleans as one that is added to scores: 0 where a query reads a key, else -inf."""
+    return mx.where(mask, 0.0, -mx.inf) if mask.dtype == mx.bool_ else mask
+
+
+def causal(L: int, S: int) -> mx.array:
+    """What the last L of S positions read, [1, 1, L, S]."""
+    return (mx.arange(S) <= mx.arange(S - L, S)[:, None])[None, None]
+
+
+def made_mask(readable: np.ndarray, dtype: mx.Dtype) -> mx.array:
+    """A mask for `attention`, made once for all layers: where a query of this type reads a key."""
+    return as_added(mx.array(readable)) if exponential.is_slow(dtype, sys.maxsize) else mx.array(readable)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import mlx.core as mx
 import numpy as np
 
+from elm_mlx.engine.cache.attention import made_mask
+
 FEW = 8  # queries, up to which Metal's attention has a kernel of its own, that skips what a mask of booleans hides
 
 
@@ -13,18 +15,19 @@ class CausalMasks:
     the model: without that, MLX's CPU backend makes it in every layer, which takes as long as the attention."""
 
     def __init__(self) -> None:
-        self._last: tuple[tuple[int, int], mx.array] | None = None  # (queries, positions), and their mask
+        self._last: tuple[tuple[int, int, mx.Dtype], mx.array] | None = None  # what the last mask was for, and the mask
 
-    def of(self, queries: int, positions: int) -> mx.array | str | None:
-        """The mask of the last `queries` of so many positions, [1, 1, L, S]; None for one query, which reads all;
-        "causal", which MLX knows, for many."""
+    def of(self, queries: int, positions: int, dtype: mx.Dtype) -> mx.array | str | None:
+        """The mask of the last `queries` of so many positions, as `attention` takes it of queries of this type,
+        [1, 1, L, S]; None for one query, which reads all; "causal", which MLX knows, for many."""
         if queries == 1:
             return None
-        return "causal" if queries > FEW else self.of_few(queries, positions)
+        return "causal" if queries > FEW else self.of_few(queries, positions, dtype)
 
-    def of_few(self, queries: int, positions: int) -> mx.array:
-        """The mask of a few queries, [1, 1, L, S]."""
-        if not self._last or self._last[0] != (queries, positions):
+    def of_few(self, queries: int, positions: int, dtype: mx.Dtype = mx.bool_) -> mx.array:
+        """The mask of a few queries, [1, 1, L, S]; without a type in booleans."""
+        asked = queries, positions, dtype
+        if not self._last or self._last[0] != asked:
             mask = np.tri(queries, positions, positions - queries, dtype=np.bool_)
-            self._last = (queries, positions), mx.array(mask)[None, None]
+            self._last = asked, made_mask(mask[None, None], dtype)
         return self._last[1]

@@ -45,7 +45,7 @@ class OwnLayer:
 
     def make_mask(self, count: int, *args: object, **how: object) -> mx.array | None:
         """Which columns each row may read, [B, 1, 1, S]; None for all of them."""
-        return self.layer.view.readable
+        return self.layer.view.mask(1, 1, mx.bool_)
 
 
 class OwnRows:

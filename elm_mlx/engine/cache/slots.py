@@ -9,7 +9,7 @@ from typing import NamedTuple
 import mlx.core as mx
 import numpy as np
 
-from elm_mlx.engine.cache.attention import attention, heads_and_queries
+from elm_mlx.engine.cache.attention import attention, heads_and_queries, made_mask
 from elm_mlx.engine.cache.kv import RESERVE, KVCache, make_cache
 
 
@@ -25,22 +25,23 @@ class View:
         self.rows = self.columns = slice(0, 0)
         self.column = 0
         self.offset: int | mx.array = 0
-        self.readable: mx.array | None = None
-        self.masks: dict[tuple[int, int], mx.array] = {}  # by numbers of heads and queries
+        self.readable: np.ndarray | None = None
+        self.masks: dict[tuple[int, int, mx.Dtype], mx.array] = {}  # by numbers of heads and queries, and type
 
-    def mask(self, heads: int, queries: int) -> mx.array | None:
-        """Which columns each row may read, for so many heads and queries of each: [B, heads, queries, S], None for all
-        columns.
+    def mask(self, heads: int, queries: int, dtype: mx.Dtype) -> mx.array | None:
+        """Which columns each row may read, as `attention` takes it of queries of this type, for so many heads and
+        queries of each: [B, heads, queries, S], None for all columns. Of mx.bool_ it says so in booleans.
 
         It is expanded once for all layers of equally many heads: Metal's attention would copy a mask that is broadcast
         over heads in every layer.
         """
-        if self.readable is None or len(self.readable) == 1:
-            return self.readable
-        form = heads, queries
+        if self.readable is None:
+            return None
+        form = heads, queries, dtype
         if form not in self.masks:
             B, _, _, S = self.readable.shape
-            self.masks[form] = mx.contiguous(mx.broadcast_to(self.readable, (B, *form, S)))
+            made = made_mask(self.readable, dtype)
+            self.masks[form] = made if B == 1 else mx.contiguous(mx.broadcast_to(made, (B, heads, queries, S)))
         return self.masks[form]
 
 
@@ -165,13 +166,13 @@ class Slots:
         self.clock += 1
         self.lengths = [None if length is None else length + 1 for length in self.lengths]
 
-    def _readable(self, offsets: list[int]) -> mx.array | None:
+    def _readable(self, offsets: list[int]) -> np.ndarray | None:
         """[B, 1, 1, S]: a row of n positions reads the column that is being written, and the n before it."""
         columns = self.view.columns
         if min(offsets) + 1 == columns.stop - columns.start:
             return None
         age = (self.view.column - np.arange(columns.start, columns.stop)) % self.room  # steps since it was written
-        return mx.array(age <= np.array(offsets)[:, None])[:, None, None]
+        return (age <= np.array(offsets)[:, None])[:, None, None]
 
     def _pieces(self, start: int, length: int) -> Iterator[tuple[slice, slice]]:
         """(positions of a row, columns) of `length` positions that begin at clock `start`: two pieces where they pass
@@ -211,7 +212,7 @@ class SlotLayer:
         """Writes the new k and v [B, K, 1, D] of every row, and attends over what each row holds: q [B, H, 1, D] ->
         [B, H, 1, D]."""
         keys, values = self.put(k, v)
-        mask = self.view.mask(*heads_and_queries(q.shape[1], 1, *keys.shape[1:3]))
+        mask = self.view.mask(*heads_and_queries(q.shape[1], 1, *keys.shape[1:3]), q.dtype)
         return attention(q, keys, values, mask)
 
     def put(self, k: mx.array, v: mx.array) -> tuple[mx.array, mx.array]:

@@ -3,9 +3,18 @@
 from __future__ import annotations
 
 import mlx.core as mx
+import numpy as np
 import pytest
 
-from elm_mlx.engine.cache.attention import MOST_KEYS, MOST_QUERIES, attention, heads_and_queries
+from elm_mlx.device import exponential
+from elm_mlx.engine.cache.attention import (
+    MOST_KEYS,
+    MOST_QUERIES,
+    attention,
+    by_powers,
+    heads_and_queries,
+    made_mask,
+)
 
 
 def twin(q: mx.array, keys: mx.array, values: mx.array, mask: mx.array | None) -> mx.array:
@@ -35,3 +44,32 @@ def test_heads_become_queries_only_where_metal_has_one_kernel_for_them() -> None
     assert heads_and_queries(2 * MOST_QUERIES, 1, 1, 40) == (2 * MOST_QUERIES, 1)
     assert heads_and_queries(8, 1, 2, 3) == (8, 1)  # more queries than keys
     assert heads_and_queries(8, 1, 2, MOST_KEYS) == (8, 1)
+
+
+@pytest.mark.parametrize(("H", "K"), [(4, 4), (6, 2), (9, 1)])
+@pytest.mark.parametrize(("L", "S"), [(1, 40), (5, 40), (20, 20)])
+@pytest.mark.parametrize("kind", ["none", "causal", "booleans", "added"])
+def test_attention_by_powers_is_that_of_mlx(H: int, K: int, L: int, S: int, kind: str) -> None:
+    mx.random.seed(H * 100 + L)
+    q, keys, values = (3 * mx.random.normal((3, heads, n, 8)) for heads, n in ((H, L), (K, S), (K, S)))
+    readable = mx.array(np.tri(L, S, S - L, dtype=np.bool_))[None, None]
+    mask = {"none": None, "causal": "causal", "booleans": readable, "added": mx.where(readable, 0.0, -mx.inf)}[kind]
+    of_mlx = mx.fast.scaled_dot_product_attention(q, keys, values, scale=8**-0.5, mask=mask)
+    assert mx.allclose(by_powers(q, keys, values, mask), of_mlx, atol=1e-5).item()
+
+
+@pytest.mark.parametrize("is_slow", [False, True])
+def test_rows_of_slots_attend_alike_wherever_exponentials_are_slow(
+    is_slow: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A mask for each row, over more numbers than a machine with slow exponentials takes as they are."""
+    monkeypatch.setattr(exponential, "has_slow_exp", lambda: is_slow)
+    B, H, K, S = 4, 6, 2, 100
+    assert B * H * S >= exponential.LEAST
+    q, keys, values = (mx.random.normal((B, heads, n, 8)) for heads, n in ((H, 1), (K, S), (K, S)))
+    rows = np.arange(S) >= np.array([0, 30, 98, 99])[:, None, None, None]
+    each = np.broadcast_to(rows, (B, K, H // K, S))
+    made = made_mask(each, q.dtype)
+    assert (made.dtype == mx.bool_) is not is_slow
+    expected = twin(q, keys, values, mx.array(np.broadcast_to(rows, (B, H, 1, S))))
+    assert mx.allclose(attention(q, keys, values, made), expected, atol=1e-5).item()
