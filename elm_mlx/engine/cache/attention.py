@@ -65,4 +65,9 @@ def causal(L: int, S: int) -> mx.array:
 
 def made_mask(readable: np.ndarray, dtype: mx.Dtype) -> mx.array:
     """A mask for `attention`, made once for all layers: where a query of this type reads a key."""
-    return as_added(mx.array(readable)) if exponential.is_slow(dtype, sys.maxsize) else mx.array(readable)
+    return as_added(mx.array(readable)) if is_spelled_out(dtype) else mx.array(readable)
+
+
+def is_spelled_out(dtype: mx.Dtype) -> bool:
+    """Whether attention over enough keys is `by_powers` here, for queries of this type."""
+    return exponential.is_slow(dtype, sys.maxsize)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import mlx.core as mx
 import numpy as np
 
-from elm_mlx.engine.cache.attention import made_mask
+from elm_mlx.engine.cache.attention import is_spelled_out, made_mask
 
 FEW = 8  # queries, up to which Metal's attention has a kernel of its own, that skips what a mask of booleans hides
 
@@ -19,10 +19,11 @@ class CausalMasks:
 
     def of(self, queries: int, positions: int, dtype: mx.Dtype) -> mx.array | str | None:
         """The mask of the last `queries` of so many positions, as `attention` takes it of queries of this type,
-        [1, 1, L, S]; None for one query, which reads all; "causal", which MLX knows, for many."""
+        [1, 1, L, S]; None for one query, which reads all; for many "causal", which MLX knows, unless attention is
+        spelled out here, which would make that mask in every layer."""
         if queries == 1:
             return None
-        return "causal" if queries > FEW else self.of_few(queries, positions, dtype)
+        return "causal" if queries > FEW and not is_spelled_out(dtype) else self.of_few(queries, positions, dtype)
 
     def of_few(self, queries: int, positions: int, dtype: mx.Dtype = mx.bool_) -> mx.array:
         """The mask of a few queries, [1, 1, L, S]; without a type in booleans."""
