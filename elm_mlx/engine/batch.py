@@ -79,14 +79,17 @@ class Batch:
         `early` submits the step before those ids are read, so that the device never waits for the host; otherwise it is
         submitted right after. Where a row has a constraint, that is so of the logits alone: the draw is submitted when
         the ids before are read and so it is known which may come next. Rows that are not among `rows` any more and have
-        not ended keep their positions in caches of their own.
+        not ended keep their positions in caches of their own. While no step is under way, first ids are read without
+        another one: whoever waits for them need not wait until that is built, and on a CPU nearly computed.
         """
         if self.drawn and self.unchanged > 0 and rows == self.rows and not self.moved:
             self.unchanged -= 1
             drawn = self.drawn
             ids: mx.array | None = drawn.ids
         else:
-            drawn = self._collect(rows)
+            nothing_runs, drawn = self.drawn is None, self._collect(rows)
+            if nothing_runs and drawn.rows:
+                return self._deliver(drawn, list_of(drawn.ids), self._peaks_of(drawn))
             ids = self._arrange(rows, drawn)
         if self.guided and ids is not None:
             return self._step_guided(drawn, ids, early)

@@ -399,7 +399,8 @@ def test_a_mask_is_asked_for_when_the_device_has_the_logits_to_compute(
 
     monkeypatch.setattr(mx, "async_eval", submitting)
     run(make_engine(lm), replace(request_of(tokens=4), stop_ids=frozenset(), constraint=lambda: Noted(1, V)))
-    assert events == ["submit", "mask", "submit", *["submit", "accept", "mask", "submit"] * 3, "accept"]
+    first = ["submit", "mask", "submit", "accept"]
+    assert events == [*first, "submit", "mask", "submit", *["submit", "accept", "mask", "submit"] * 2, "accept"]
 
 
 @one_family

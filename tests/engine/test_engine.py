@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from pathlib import Path
 
+import mlx.core as mx
 import pytest
 from helpers import checkpoints
 from helpers.engines import TOKEN_BYTES, RandomRun, check_answers, make_engine, plain_ids
@@ -101,6 +102,24 @@ def test_one_row_keeps_its_own_cache_and_several_share_one(lm: elm_mlx.LanguageM
     for _ in range(3):
         engine.step()
     assert (len(engine.batch.alone), len(engine.batch.groups)) == (0, 1)
+
+
+@each_family
+def test_a_first_id_waits_for_no_other_step(lm: elm_mlx.LanguageModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    engine, head, made = make_engine(lm), lm.model.head, list[int]()
+
+    def counting(states: mx.array) -> mx.array:
+        made.append(len(states))
+        return head(states)
+
+    monkeypatch.setattr(lm.model, "head", counting)
+    both = [engine.submit(Request(tuple(checkpoints.prompt(n)), 5)) for n in (12, 13)]
+    while not any(one.ids for one in both):
+        engine.step()
+    assert sum(made) == 2  # those of the prompts
+    while engine.has_work:
+        engine.step()
+    check_answers(lm, both)
 
 
 @each_family

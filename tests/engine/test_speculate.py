@@ -279,7 +279,7 @@ def test_logits_that_are_no_numbers_end_the_answer_where_plain_decoding_ends(
     whole += found.ids
     assert found.finish == ERROR
     assert whole == answer[: len(whole)]
-    assert len(whole) == 4  # one of the prompt, one of a plain step, two of the first round
+    assert len(whole) == 3  # one of the prompt, two of the first round
 
 
 def own_draft_with(lm: elm_mlx.LanguageModel, answer: list[int]) -> Speculation:
@@ -420,5 +420,5 @@ def test_the_first_id_waits_for_no_draft_and_for_no_measuring(
     speculator: Any = one.speculator
     assert speculator.proposer.held == 0
     engine.step()
-    assert (len(one.ids), counting()) == (2 + 3, 1)
+    assert (len(one.ids), counting()) == (1 + 3, 1)
     assert speculator.proposer.held

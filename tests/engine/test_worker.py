@@ -141,7 +141,7 @@ def test_two_failures_in_a_row_stop_the_engine_for_everybody_and_no_other_model(
 
 def test_a_failure_between_good_steps_stops_nothing(lm: elm_mlx.LanguageModel) -> None:
     for _ in range(3):
-        inject(lm, None, None, None, fail)
+        inject(lm, *[None] * 4, fail)  # the prompt is read, its first id, a step is begun, its id
         with pytest.raises(RequestFailed):
             lm.generate(checkpoints.prompt(8), 8, reuse=False)
     assert len(lm.generate(checkpoints.prompt(8), 8).tokens) == 8
