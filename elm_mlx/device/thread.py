@@ -48,6 +48,10 @@ class TakesTurns(Protocol):
         """Does a part of the work that is so small that others can wait for it. Raises nothing."""
         ...
 
+    def tell(self) -> None:
+        """Tells whoever waits what a step has put off to tell: other work comes first. Raises nothing."""
+        ...
+
     def shut(self, reason: ElmError) -> None:
         """Cancels all work; whoever asks for more gets the reason."""
         ...
@@ -130,6 +134,7 @@ class DeviceThread:
 
     def _do_command(self) -> None:
         command = self._inbox.get()
+        self._tell()
         self._begin()
         guarded(command.run)
         self.last_progress = time.perf_counter()
@@ -139,6 +144,12 @@ class DeviceThread:
             if turn.has_work:
                 guarded(turn.step)
                 self.last_progress = time.perf_counter()
+                if len(self.turns) > 1:
+                    self._tell()
+
+    def _tell(self) -> None:
+        for turn in tuple(self.turns):
+            guarded(turn.tell)
 
     def _begin(self) -> None:
         if not self.is_busy:  # an idle time counts as none without progress

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Callable
 
 import mlx.core as mx
 
@@ -32,6 +33,7 @@ class Batch:
 
     def __init__(self, variants: Variants, limits: Limits, grow_by: int = 0, agree: Agree = alone) -> None:
         self.variants, self.limits, self.grow_by, self.agree = variants, limits, grow_by, agree
+        self.before_handing_over: Callable[[], None] = lambda: None  # called when a step is built
         self.expected, self.longest = 1, 0  # how many rows there may soon be, and the positions of the longest
         self.groups: list[Group] = []
         self.drop()
@@ -58,6 +60,11 @@ class Batch:
         """The bytes of all caches."""
         own = sum(array.nbytes for one in self.alone for layer in one.cache or () for array in layer.arrays())
         return own + sum(group.slots.nbytes for group in self.groups)
+
+    @property
+    def goes_on(self) -> bool:
+        """Whether the same rows decode in the next step, and none of them has a constraint."""
+        return self.drawn is not None and self.unchanged > 0 and not (self.moved or self.guided)
 
     def idle_for(self, length: int | None, running: list[Sequence]) -> int:
         """The bytes of free slots that a row of so many positions can move into (None: one that can move into none), or
@@ -264,6 +271,7 @@ class Batch:
         """Builds one step on these ids [B], and submits it if it is `early`."""
         logits = self._logits(ids)
         drawn = self._draw(logits, logits)
+        self.before_handing_over()
         if early:
             drawn.submit()
         return drawn

@@ -86,6 +86,12 @@ class Engine:
         runs = self.leaving or self.reading or not all(one.is_paused for one in self.running)
         return bool(runs or self._next_begins() or self._next_is_impossible())
 
+    @property
+    def decodes_next(self) -> bool:
+        """Whether the next step does nothing but decode the rows of the last one."""
+        others = self.waiting or self.reading or self.leaving or any(one.speculator for one in self.running)
+        return self.batch.goes_on and self.has_work and not others
+
     def submit(self, request: Request) -> Sequence:
         """Queues a request and returns its sequence. Raises QueueFull where too many wait, NotEnoughMemory for one
         whose caches the budget can never hold, and InvalidRequest for a prompt that is empty or fills the context."""

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 # Seconds after first ids, in which their readers get the interpreter: else they may wait until the next step is built.
-# It costs little, as the device has a step to compute meanwhile.
+# It costs little, once an answer.
 YIELD_S = 0.0001
 MOST_FAILURES = 2  # with no sign of health between them: then it is no accident of one step
 
@@ -52,6 +52,8 @@ class Worker:
     def __init__(self, thread: DeviceThread, engine: Engine, most: int, wish: CacheWish) -> None:
         self.thread, self.wish, self.places = thread, wish, Places(most)
         self._engine: Engine | None = engine
+        self._untold: list[Sequence] = []  # those with news whose readers are woken when the next step is handed over
+        engine.batch.before_handing_over = self.tell
         self._handles: dict[Sequence, Handle] = {}  # of the unfinished requests
         self._failures = 0
         self._reason: ElmError | None = None  # why nothing is answered any more
@@ -166,7 +168,9 @@ class Worker:
         return self._engine is not None and self._engine.has_work
 
     def step(self) -> None:
-        """Takes one step of the engine, and wakes the readers of the requests that have news."""
+        """Takes one step of the engine, and wakes the readers of the requests that have news: at once, or, where
+        another step is built next, once that is handed over. Until then this thread holds the interpreter, and they
+        would only wake to wait for it."""
         assert self._engine
         try:
             news = self._engine.step()
@@ -175,7 +179,15 @@ class Worker:
             return
         if self._failures and any(len(one.ids) > 1 for one in news):
             self._failures = 0  # not with a first id, which is drawn from the prompt: decoding may fail all the same
-        self._hand_over(news)
+        self._untold += news
+        if not self._engine.decodes_next or any(one.finish or len(one.ids) == 1 for one in news):
+            self.tell()
+
+    def tell(self) -> None:
+        """Wakes the readers who were not woken yet."""
+        if self._untold:
+            news, self._untold = self._untold, []
+            self._hand_over(news)
 
     def _stop(self, error: ElmError) -> None:
         """Ends all requests with an error, and answers later ones with it."""
@@ -187,6 +199,7 @@ class Worker:
         """Ends what still runs as cancelled and drops the engine. Later requests get the `reason`."""
         self._reason = self._reason or reason
         if engine := self._engine:
+            self.tell()
             self._engine = None
             self.thread.turns.remove(self)
             guarded(engine.close)
@@ -200,6 +213,7 @@ class Worker:
 
     def _fail(self, cause: BaseException) -> None:
         """Ends the requests of a step that failed; where that happens too often in a row, stops the engine."""
+        self.tell()
         self._failures += 1
         try:
             self.engine.fail(failed(cause))

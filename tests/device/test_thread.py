@@ -43,6 +43,9 @@ class Counter:
         self.left -= 1
         self.log.append(self.name)
 
+    def tell(self) -> None:
+        pass
+
     def shut(self, reason: ElmError) -> None:
         self.stopped = reason
 
