@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
 LEAST_CHUNK, LEAST_SHARED = 16, 32  # ids of a stream, the second where the streams could share large products instead
 CPU_CHUNK = 256  # ids; attention here computes the masked half, too, and smaller chunks have less of it
-SCORE_BYTES = 100 * 2**20  # of the scores of one layer, which are held twice: 160 ids at 8,192 positions for 20 heads
+SCORE_BYTES = 48 * 2**20  # of the scores of one layer, which are held twice: 76 ids at 8,192 positions for 20 heads
 FLOAT32_SHARE = 0.5  # of the free memory, that weights in float32 may take; chosen, not measured
 SLOW_EXP = platform.machine().lower() in ("x86_64", "amd64")  # device.exponential says why
 MOST_STREAMS = 4  # nothing was measured on more cores: the BLAS uses those

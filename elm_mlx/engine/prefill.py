@@ -16,7 +16,7 @@ from elm_mlx.device.side_by_side import Place, places
 from elm_mlx.engine.cache.layer import Layer
 from elm_mlx.engine.decodes import Decodes
 
-LEAST_AT_DEPTH = 32  # ids that a round reads however long the prompt is; chosen, not measured
+LEAST_AT_DEPTH = 8  # ids that a stream reads in a round, however long the prompt is (benchmarks/LOG.md)
 DEFAULT_EXECUTION = Execution()
 
 Chunk = tuple[Place, slice]  # where to compute it, which ids
