@@ -127,6 +127,8 @@ class DeviceThread:
     def _do_commands(self) -> None:
         """Does the commands that are there; where there is no other work, waits for one."""
         self.is_busy = any(turn.has_work for turn in self.turns)
+        if not self.is_busy:
+            self._tell()
         for _ in range(self._inbox.qsize() or not self.is_busy):
             self._do_command()
 
@@ -148,6 +150,7 @@ class DeviceThread:
                     self._tell()
 
     def _tell(self) -> None:
+        """Lets nobody wait for news behind other work, or behind none."""
         for turn in tuple(self.turns):
             guarded(turn.tell)
 

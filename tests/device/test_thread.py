@@ -50,6 +50,13 @@ class Counter:
         self.stopped = reason
 
 
+class Late(Counter):
+    """Work that puts off what it has to tell."""
+
+    def tell(self) -> None:
+        self.log.append("told")
+
+
 def test_a_job_runs_on_the_thread_and_its_caller_gets_the_result_or_the_error(device: DeviceThread) -> None:
     assert device.call(lambda _: device.is_here) is True
     assert not device.is_here
@@ -236,3 +243,28 @@ def test_idle_time_is_not_time_without_progress(device: DeviceThread) -> None:
     is_busy, last_progress = device.call(lambda _: (device.is_busy, device.last_progress))
     assert is_busy
     assert last_progress >= before
+
+
+def test_what_was_put_off_is_told_before_other_work(device: DeviceThread) -> None:
+    log: list[str] = []
+    alone = Late(10**6, log, "step")
+    device.call(lambda _: device.turns.append(alone))
+    while not log:
+        time.sleep(0.001)
+    device.call(lambda _: log.append("job"))
+    assert log[log.index("job") - 1] == "told"
+    device.call(lambda _: device.turns.append(Counter(3, log, "other")))
+    while log.count("other") < 3:
+        time.sleep(0.001)
+    assert log[log.index("other") - 1] == "told"
+    alone.left = 0
+    device.call(lambda _: device.turns.clear())
+
+
+def test_with_nothing_left_to_do_nothing_is_left_to_tell(device: DeviceThread) -> None:
+    log: list[str] = []
+    device.call(lambda _: device.turns.append(Late(2, log, "step")))
+    device.call(lambda _: None)
+    while log.count("step") < 2 or log[-1] != "told":
+        time.sleep(0.001)
+    device.call(lambda _: device.turns.clear())

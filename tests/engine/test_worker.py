@@ -17,6 +17,7 @@ from helpers.shallow import shallow
 
 import elm_mlx
 from elm_mlx.engine import worker
+from elm_mlx.engine.drawn import Drawn
 from elm_mlx.engine.engine import Engine
 from elm_mlx.engine.handle import Handle
 from elm_mlx.engine.worker import Worker
@@ -103,6 +104,27 @@ def test_the_device_thread_waits_for_readers_once_a_request_at_most(
     for thread in threads:
         thread.join(PATIENCE_S)
     assert len(waits) <= 3
+
+
+def test_readers_are_woken_between_building_a_step_and_handing_it_over(
+    lm: elm_mlx.LanguageModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    events: list[str] = []
+
+    def noted(name: str, usual: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*given: Any) -> Any:
+            events.append(name)
+            return usual(*given)
+
+        return call
+
+    monkeypatch.setattr(lm.model, "head", noted("built", lm.model.head))
+    monkeypatch.setattr(Drawn, "submit", noted("handed over", Drawn.submit))
+    monkeypatch.setattr(Handle, "wake", noted("woken", Handle.wake))
+    lm.generate(checkpoints.prompt(8), 6, reuse=False)
+    prompt = ["built", "woken", "woken"]  # it is read; its first id comes, before another step is built
+    ahead = ["built", "handed over"] * 2  # the second before the id of the first is read
+    assert events == [*prompt, *ahead, *["built", "woken", "handed over"] * 3, "woken", "woken"]
 
 
 def test_those_who_wait_go_on_after_a_failed_step(lm: elm_mlx.LanguageModel) -> None:
