@@ -142,11 +142,12 @@ class DeviceThread:
         self.last_progress = time.perf_counter()
 
     def _take_turns(self) -> None:
-        for turn in tuple(self.turns):
+        at_work = [turn for turn in self.turns if turn.has_work]
+        for turn in at_work:
             if turn.has_work:
                 guarded(turn.step)
                 self.last_progress = time.perf_counter()
-                if len(self.turns) > 1:
+                if len(at_work) > 1:
                     self._tell()
 
     def _tell(self) -> None:
