@@ -168,7 +168,7 @@ def install() -> Recorder:
     mx.compile, mx.array.__matmul__ = recorder.compile, lambda x, w: recorder.product(x, w)
     mx.fast.rms_norm, mx.fast.rope, mx.fast.scaled_dot_product_attention = rms_norm, rope, attention
     mx.dequantize, mx.quantized_matmul, mx.contiguous = dequantize, recorder.quantized_product, contiguous
-    exponential.has_slow_exp = lambda: False  # type: ignore[attr-defined]  # no GPU's exponentials are
+    exponential.has_slow_exp = lambda: False  # type: ignore[attr-defined]  # as on any GPU
     return recorder
 
 

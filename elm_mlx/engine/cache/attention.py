@@ -2,7 +2,8 @@
 
 The query heads of one position that share a key head are given to it as several queries of that head. Metal launches
 one kernel either way, which does the same work. Where MLX has no kernel it would repeat the keys for them, which takes
-more nodes of the graph, and one small product for each of them.
+more nodes of the graph, and one small product for each of them. Where its exponentials are slow, too, attention over
+enough keys is spelled out (`by_powers`).
 """
 
 from __future__ import annotations
