@@ -395,7 +395,7 @@ def test_a_round_makes_one_mask_for_all_layers_wherever_its_cache_is_from(
         made.append(1)
         return np.tri(*shape, **options)
 
-    monkeypatch.setattr(causal, "np", SimpleNamespace(tri=counting, bool_=np.bool_))
+    monkeypatch.setattr(causal, "np", SimpleNamespace(tri=counting, tile=np.tile, bool_=np.bool_))
     for kind in (PLAIN, CacheKind(key_bits=8, value_bits=8)):
         engine = make_engine(lm, speculation=Oracles(lm, 1.0, 4), reuse=False)
         first = engine.submit(request_of(tokens=60, cache=kind))

@@ -21,8 +21,7 @@ class BranchLayer:
         """Attends causally over what the trunk holds and the new k and v [B, K, L, D]: q [B, H, L, D] ->
         [B, H, L, D]."""
         keys, values = (after(held, new, self.offset) for held, new in zip(self.trunk.arrays(), (k, v), strict=True))
-        mask = self.trunk.masks.of(q.shape[2], keys.shape[2], q.dtype)
-        return attention(q, keys, values, mask)
+        return attention(q, keys, values, self.trunk.masks.of(q, keys))
 
 
 def after(held: mx.array, new: mx.array, length: int) -> mx.array:

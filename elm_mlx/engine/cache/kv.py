@@ -41,8 +41,7 @@ class KVCache(Bounded):
         unchanged, where L positions do not fit.
         """
         keys, values = self.append(k, v)  # [B, K, S, D]
-        mask = self.masks.of(q.shape[2], keys.shape[2], q.dtype)
-        return attention(q, keys, values, mask)
+        return attention(q, keys, values, self.masks.of(q, keys))
 
     def append(self, keys: mx.array, values: mx.array) -> tuple[mx.array, mx.array]:
         """Appends [B, K, L, D] and returns all that is held, [B, K, S, D].

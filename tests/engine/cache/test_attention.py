@@ -1,4 +1,4 @@
-"""Attention of one position, whose query heads become queries of their key head, is that of each head by itself."""
+"""Attention whose query heads share the products of their key head is that of each head by itself."""
 
 from __future__ import annotations
 
@@ -8,13 +8,16 @@ import pytest
 
 from elm_mlx.device import exponential
 from elm_mlx.engine.cache.attention import (
+    FEW,
     MOST_KEYS,
     MOST_QUERIES,
     attention,
-    by_powers,
     heads_and_queries,
     made_mask,
+    repeats,
+    spelled_out,
 )
+from elm_mlx.engine.cache.causal import CausalMasks
 
 
 def twin(q: mx.array, keys: mx.array, values: mx.array, mask: mx.array | None) -> mx.array:
@@ -49,13 +52,32 @@ def test_heads_become_queries_only_where_metal_has_one_kernel_for_them() -> None
 @pytest.mark.parametrize(("H", "K"), [(4, 4), (6, 2), (9, 1)])
 @pytest.mark.parametrize(("L", "S"), [(1, 40), (5, 40), (20, 20)])
 @pytest.mark.parametrize("kind", ["none", "causal", "booleans", "added"])
-def test_attention_by_powers_is_that_of_mlx(H: int, K: int, L: int, S: int, kind: str) -> None:
+@pytest.mark.parametrize("is_slow", [False, True])
+def test_attention_that_is_spelled_out_is_that_of_mlx(
+    H: int, K: int, L: int, S: int, kind: str, is_slow: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By softmax, and by powers."""
+    monkeypatch.setattr(exponential, "is_slow", lambda *_asked: is_slow)
     mx.random.seed(H * 100 + L)
     q, keys, values = (3 * mx.random.normal((3, heads, n, 8)) for heads, n in ((H, L), (K, S), (K, S)))
     readable = mx.array(np.tri(L, S, S - L, dtype=np.bool_))[None, None]
     mask = {"none": None, "causal": "causal", "booleans": readable, "added": mx.where(readable, 0.0, -mx.inf)}[kind]
     of_mlx = mx.fast.scaled_dot_product_attention(q, keys, values, scale=8**-0.5, mask=mask)
-    assert mx.allclose(by_powers(q, keys, values, mask), of_mlx, atol=1e-5).item()
+    assert mx.allclose(spelled_out(q, keys, values, mask), of_mlx, atol=1e-5).item()
+
+
+@pytest.mark.parametrize("is_slow", [False, True])
+@pytest.mark.parametrize("L", [2, FEW, FEW + 1])
+def test_positions_attend_alike_wherever_exponentials_are_slow(
+    L: int, is_slow: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With the mask that all layers share; that of a few positions repeats itself for heads that share a key head."""
+    monkeypatch.setattr(exponential, "has_slow_exp", lambda: is_slow)
+    H, K, S = 6, 2, 40
+    q, keys, values = (mx.random.normal((1, heads, n, 8)) for heads, n in ((H, L), (K, S), (K, S)))
+    assert repeats(q, keys) == (H // K if is_slow and L <= FEW else 1)
+    expected = twin(q, keys, values, mx.array(np.tri(L, S, S - L, dtype=np.bool_)))
+    assert mx.allclose(attention(q, keys, values, CausalMasks().of(q, keys)), expected, atol=1e-5).item()
 
 
 @pytest.mark.parametrize("is_slow", [False, True])
