@@ -18,6 +18,7 @@ import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 
 import elm_mlx
 from elm_mlx.api.asynchronous import wait_for_news
@@ -46,6 +47,8 @@ class Idle:
         self.limits = Limits(STEPS, 1, Budget(10 * STEPS), rows)
         self.rows, self.active = rows, list[Sequence]()
         self.admission = self  # which is asked for `bytes_of` alone
+        self.batch = SimpleNamespace()  # which would say when a step is handed over
+        self.decodes_next = False  # so each hand-over is at the end of a step
 
     @property
     def has_work(self) -> bool:

@@ -28,6 +28,9 @@ T = TypeVar("T")
 # Seconds after first ids, in which their readers get the interpreter: else they may wait until the next step is built.
 # It costs little, once an answer.
 YIELD_S = 0.0001
+# Seconds from one waking of readers to the next, beside that for first ids and for ends. Nobody sees the difference, and
+# each takes time from the device thread and from MLX's own.
+REST_S = 0.004
 MOST_FAILURES = 2  # with no sign of health between them: then it is no accident of one step
 
 
@@ -53,7 +56,8 @@ class Worker:
         self.thread, self.wish, self.places = thread, wish, Places(most)
         self._engine: Engine | None = engine
         self._untold: list[Sequence] = []  # those with news whose readers are woken when the next step is handed over
-        engine.batch.before_handing_over = self.tell
+        self._told_at = 0.0
+        engine.batch.before_handing_over = self._tell_in_time
         self._handles: dict[Sequence, Handle] = {}  # of the unfinished requests
         self._failures = 0
         self._reason: ElmError | None = None  # why nothing is answered any more
@@ -186,8 +190,14 @@ class Worker:
     def tell(self) -> None:
         """Wakes the readers who were not woken yet."""
         if self._untold:
-            news, self._untold = self._untold, []
+            news, self._untold = dict.fromkeys(self._untold), []
             self._hand_over(news)
+            self._told_at = time.perf_counter()
+
+    def _tell_in_time(self) -> None:
+        """Wakes the readers who were not woken yet, unless others were just now: then the next step does."""
+        if self._untold and time.perf_counter() - self._told_at > REST_S:
+            self.tell()
 
     def _stop(self, error: ElmError) -> None:
         """Ends all requests with an error, and answers later ones with it."""

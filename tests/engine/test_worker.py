@@ -97,7 +97,7 @@ def test_the_device_thread_waits_for_readers_once_a_request_at_most(
     lm: elm_mlx.LanguageModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     waits: list[float] = []
-    monkeypatch.setattr(worker, "time", SimpleNamespace(sleep=waits.append))
+    monkeypatch.setattr(worker, "time", SimpleNamespace(sleep=waits.append, perf_counter=time.perf_counter))
     threads = [threading.Thread(target=lambda n=n: list(lm.stream(checkpoints.prompt(n), 40))) for n in (10, 11, 12)]
     for thread in threads:
         thread.start()
@@ -106,9 +106,11 @@ def test_the_device_thread_waits_for_readers_once_a_request_at_most(
     assert len(waits) <= 3
 
 
-def test_readers_are_woken_between_building_a_step_and_handing_it_over(
-    lm: elm_mlx.LanguageModel, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("rest", [0.0, 1000.0])
+def test_readers_are_woken_between_building_a_step_and_handing_it_over_and_not_too_often(
+    lm: elm_mlx.LanguageModel, monkeypatch: pytest.MonkeyPatch, rest: float
 ) -> None:
+    monkeypatch.setattr(worker, "REST_S", rest)
     events: list[str] = []
 
     def noted(name: str, usual: Callable[..., Any]) -> Callable[..., Any]:
@@ -121,10 +123,12 @@ def test_readers_are_woken_between_building_a_step_and_handing_it_over(
     monkeypatch.setattr(lm.model, "head", noted("built", lm.model.head))
     monkeypatch.setattr(Drawn, "submit", noted("handed over", Drawn.submit))
     monkeypatch.setattr(Handle, "wake", noted("woken", Handle.wake))
-    lm.generate(checkpoints.prompt(8), 40, reuse=False)
+    assert len(lm.generate(checkpoints.prompt(8), 40, reuse=False).tokens) == 40
     assert events[:3] == ["built", "woken", "woken"]  # the prompt is read; its first id comes, before any step is built
     # A command, be it a finalizer's, has readers woken before it; seldom so often.
-    assert any(three == ["built", "woken", "handed over"] for three in (events[n : n + 3] for n in range(len(events))))
+    threes = [events[n : n + 3] for n in range(len(events))]
+    assert (["built", "woken", "handed over"] in threes) is (rest == 0)
+    assert events[-1] == "woken"
 
 
 def test_those_who_wait_go_on_after_a_failed_step(lm: elm_mlx.LanguageModel) -> None:
