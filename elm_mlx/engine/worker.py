@@ -28,8 +28,8 @@ T = TypeVar("T")
 # Seconds after first ids, in which their readers get the interpreter: else they may wait until the next step is built.
 # It costs little, once an answer.
 YIELD_S = 0.0001
-# Seconds from one waking of readers to the next, beside that for first ids and for ends. Nobody sees the difference, and
-# each takes time from the device thread and from MLX's own.
+# Seconds from one waking of readers to the next, but for first ids and ends. Nobody sees the difference, and each takes
+# time from the device thread and from MLX's own.
 REST_S = 0.004
 MOST_FAILURES = 2  # with no sign of health between them: then it is no accident of one step
 
