@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from samples import JSON_HELP, Samples
+from server_load import ACCEPTED_S
 from server_processes import Clients, Server, our_server, peer_server, processor_seconds
 
 import elm_mlx
@@ -101,7 +102,8 @@ class Lab:
         return self.served(self.peer, prompts)
 
     def streamed(self, prompts: list[str]) -> Answered:
-        """One answer of `lm.stream` in this process."""
+        """One answer of `lm.stream` in this process, after as long a rest as servers have before their requests."""
+        time.sleep(ACCEPTED_S)
         spent, begun, first = time.process_time(), time.perf_counter(), 0.0
         for piece in self.lm.stream(prompts[0], TOKENS, temperature=0.0):
             first = first or (time.perf_counter() if piece.text else 0.0)

@@ -21,6 +21,7 @@ from typing import Any
 END = b"data: [DONE]"
 DATA = b"data: "
 PATIENCE_S = 300
+ACCEPTED_S = 0.02  # after which a server has taken its connections: clients keep theirs from one request to the next
 READ = 65536  # bytes
 
 
@@ -79,6 +80,7 @@ def events(received: bytes) -> list[tuple[int, dict[str, Any]]]:
 def together(port: int, path: str, bodies: list[Any]) -> list[dict[str, Any]]:
     """Sends all bodies at the same moment, each over a connection that is open before, and reads the answers."""
     clients = [Client(socket.create_connection(("127.0.0.1", port), PATIENCE_S)) for _ in bodies]
+    time.sleep(ACCEPTED_S)
     with selectors.DefaultSelector() as selector:
         for client in clients:
             selector.register(client.connection, selectors.EVENT_READ, client)

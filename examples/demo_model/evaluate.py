@@ -1,4 +1,5 @@
-"""Measures the demo and its draft: bits per token, samples read by the grammar, overlap with the training text.
+"""Measures the demo and its draft: bits per token, how often the draft would be right, samples read by the grammar,
+overlap with the training text.
 
     python examples/demo_model/evaluate.py [--work DIR]
 
@@ -22,6 +23,7 @@ import stories
 from corpus import Corpus, tokenize
 from grammar import NotAStory
 from ngram import KneserNey, bits_per_token
+from numpy.typing import NDArray
 from overlap import longest_shared_run, repeated_sentences, sentences, shared_ngrams
 from recipe import CURVE_STORIES, HERE, PROMPT, STORIES, WORK
 from report import rewrite
@@ -60,7 +62,6 @@ def main() -> None:
     figures["bits per token"] = precisions(held_out) | baselines(held_out, work)
     told = {name: samples(options, count) for name, (options, count) in SETTINGS.items()}
     told["greedy, from held-out first sentences"] = greedy(held_out)
-    told["the draft, sampled, temperature 0.6, top-p 0.9"] = samples({"temperature": 0.6, "top_p": 0.9}, FEWER, "draft")
     figures["samples"] = {name: judged(of, training) for name, of in told.items()}
     figures["held-out text, for comparison"] = judged([(story, True) for story in held_out], training)
     (HERE / "figures.json").write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
@@ -85,19 +86,30 @@ def text_figures(held_out: list[str], training: list[str]) -> dict[str, float]:
 
 
 def precisions(held_out: list[str]) -> dict[str, dict[str, float]]:
-    """Bits per token and bytes of both models in every precision, each converted for it."""
+    """In every precision, each converted for it: bits per token of the demo, the share of ids after which the draft
+    finds the same one likeliest as the demo does in float32, and the bytes of both."""
     from elm_mlx.convert import convert  # here, as it imports MLX
 
     found: dict[str, dict[str, float]] = {}
+    exact: NDArray[np.int64] | None = None  # what the demo finds likeliest in float32, which is the first precision
     with tempfile.TemporaryDirectory() as folder:
         for precision, options in PRECISIONS.items():
-            found[precision] = {}
+            found[precision], models = {}, {}
             for name in ("demo", "draft"):
                 place = Path(folder) / f"{name}-{precision}"
-                size = convert(HERE / name, place, **options).bytes
-                found[precision][f"{name} bytes"] = size
-                found[precision][name] = bits(elm_mlx.load(place), held_out, f"{name}, {precision}")
+                found[precision][f"{name} bytes"] = convert(HERE / name, place, **options).bytes
+                models[name] = elm_mlx.load(place)
+            exact = likeliest(models["demo"], held_out, "demo") if exact is None else exact
+            found[precision]["demo"] = bits(models["demo"], held_out, f"demo, {precision}")
+            same = likeliest(models["draft"], held_out, f"draft, {precision}") == exact
+            found[precision]["draft"] = float(same.mean())
     return found
+
+
+def likeliest(lm: elm_mlx.LanguageModel, texts: Sequence[str], title: str) -> NDArray[np.int64]:
+    """The id that a model finds likeliest after each id of the texts."""
+    read = (np.array(lm.logits(lm.tokenizer.encode(text))).argmax(-1) for text in progress(texts, title))
+    return np.concatenate([*read])
 
 
 def bits(lm: elm_mlx.LanguageModel, texts: Sequence[str], title: str) -> float:
@@ -123,21 +135,16 @@ def baselines(held_out: list[str], work: Path) -> dict[str, dict[str, float]]:
     return grams | {"the generator's choices": {"generator": chosen / (len(measured.ids) - len(held_out))}}
 
 
-def samples(options: dict[str, Any], count: int, name: str = "demo") -> list[tuple[str, bool]]:
-    """`count` stories of a model from PROMPT, one for each seed: (text, whether it ended)."""
-    lm = elm_mlx.load(shipped(name))
-    return [told(lm, PROMPT, seed=seed, **options) for seed in progress(range(count), f"Samples, {name}")]
+def samples(options: dict[str, Any], count: int) -> list[tuple[str, bool]]:
+    """`count` stories of the demo from PROMPT, one for each seed: (text, whether it ended)."""
+    lm = elm_mlx.load()
+    return [told(lm, PROMPT, seed=seed, **options) for seed in progress(range(count), "Samples")]
 
 
 def greedy(held_out: list[str]) -> list[tuple[str, bool]]:
     """Greedy stories of the demo from the first sentences of held-out ones: (text, whether it ended)."""
     lm = elm_mlx.load()
     return [told(lm, sentences(text)[0], temperature=0) for text in progress(held_out[:FEWER], "Greedy")]
-
-
-def shipped(name: str) -> Path | None:
-    """The folder of a model in the package; None for the demo, which elm_mlx.load takes by itself."""
-    return None if name == "demo" else HERE.parents[1] / "elm_mlx" / "demo" / name
 
 
 def told(lm: elm_mlx.LanguageModel, prompt: str, **options: Any) -> tuple[str, bool]:

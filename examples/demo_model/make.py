@@ -19,9 +19,9 @@ import ship
 import stories
 from corpus import Corpus, tokenize
 from curve import plot, read_curve
-from recipe import CURVE_STORIES, HERE, MODELS, OPTIONS, STORIES, TOKENIZER_STORIES, WORK
+from recipe import CURVE_STORIES, HERE, MODELS, OPTIONS, PASSES, STORIES, TEACHERS, TOKENIZER_STORIES, WORK
 from tokenizer import load_tokenizer, train_tokenizer
-from train import Options, save, train
+from train import Options, load, save, train
 
 
 def make_corpus(work: Path) -> Corpus:
@@ -36,8 +36,10 @@ def make_corpus(work: Path) -> Corpus:
 
 
 def make_checkpoint(name: str, corpus: Corpus, tokens: int, work: Path) -> None:
-    """Trains a model, and writes it as a Hugging Face checkpoint in a folder beside this file."""
-    model = train(MODELS[name], corpus, Options(tokens=tokens, **OPTIONS), work / name)
+    """Trains a model on each of `tokens` as often as the recipe says, and writes it as a Hugging Face checkpoint in a
+    folder beside this file."""
+    teacher = load(HERE / TEACHERS[name]) if name in TEACHERS else None
+    model = train(MODELS[name], corpus, Options(tokens=PASSES[name] * tokens, **OPTIONS), work / name, teacher)
     save(model, MODELS[name], HERE / name)
     for file in ("tokenizer.model", "tokenizer.json", "tokenizer_config.json"):
         shutil.copyfile(work / file, HERE / name / file)
@@ -45,7 +47,7 @@ def make_checkpoint(name: str, corpus: Corpus, tokens: int, work: Path) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Makes the built-in demo and its draft from nothing.")
-    parser.add_argument("--tokens", type=int, default=0, help="for a trial; default: each story once")
+    parser.add_argument("--tokens", type=int, default=0, help="for a trial; default: those of all stories")
     parser.add_argument("--work", type=Path, default=WORK, help="where unfinished things lie")
     arguments = parser.parse_args()
     arguments.work.mkdir(parents=True, exist_ok=True)

@@ -32,7 +32,10 @@ FAMILY: dict[str, Any] = {
 }
 MODELS = {
     "demo": FAMILY | {"model_dim": 256, "num_transformer_layers": 7},
-    "draft": FAMILY | {"model_dim": 128, "num_transformer_layers": 3, "ffn_multipliers": [0.5, 2.0]},
+    "draft": FAMILY
+    | {"model_dim": 64, "num_transformer_layers": 1, "ffn_multipliers": [8.0, 8.0], "qkv_multipliers": [4.0, 4.0]},
 }
+PASSES = {"demo": 1, "draft": 2}  # over the text
+TEACHERS = {"draft": "demo"}  # who learns what another finds likely, and not what the text has
 OPTIONS: dict[str, Any] = {"matrix_rate": 0.008, "other_rate": 0.006, "held_out": CURVE_STORIES}
 PROMPT = "Once upon a time"

@@ -49,14 +49,16 @@ def text_rows(text: dict[str, float]) -> str:
 def bits_table(bits: dict[str, dict[str, float]]) -> str:
     rows = []
     for name, row in bits.items():
-        models = [cell(row, model) for model in ("demo", "draft")]
+        demo = f"{row['demo']:.3f} ({megabytes(row, 'demo')})" if "demo" in row else ""
+        draft = f"{row['draft']:.1%} ({megabytes(row, 'draft')})" if "draft" in row else ""
         other = row.get("n-gram", row.get("generator"))
-        rows.append([name, *models, f"{other:.3f}" if other else ""])
-    return table(["held-out bits per token", "demo", "draft", "other"], rows)
+        rows.append([name, demo, f"{other:.3f}" if other else "", draft])
+    head = ["", "demo, held-out bits per token", "other", "the draft finds the demo's likeliest token likeliest"]
+    return table(head, rows)
 
 
-def cell(row: dict[str, float], model: str) -> str:
-    return f"{row[model]:.3f} ({row[model + ' bytes'] / 1e6:.2f} MB)" if model in row else ""
+def megabytes(row: dict[str, float], model: str) -> str:
+    return f"{row[model + ' bytes'] / 1e6:.2f} MB"
 
 
 def judged_table(samples: dict[str, dict[str, Any]]) -> str:

@@ -1,7 +1,13 @@
-"""Trains an OpenELM on a corpus: Muon for the matrices, AdamW for the rest, and checkpoints to continue from."""
+"""Trains an OpenELM on a corpus: Muon for the matrices, AdamW for the rest, and checkpoints to continue from.
+
+A model with a teacher learns what that one finds likely after each id, and above all what it finds likeliest: a draft's
+proposals are right where they are what the other model would have said.
+"""
 
 from __future__ import annotations
 
+import hashlib
+import json
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -15,7 +21,7 @@ from corpus import IGNORED, Batch, Corpus, batch, batches, epoch_groups
 from openelm import OpenELM
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch.nn import functional as F
 
 from elm_mlx.files import write_json
@@ -40,6 +46,7 @@ class Options:
     held_out: int = 256  # stories, the corpus's last
     measure_every: int = 100  # steps
     seed: int = 0
+    sharpness: float = 4.0  # by which the logits of a teacher are multiplied
 
 
 @dataclass
@@ -60,15 +67,20 @@ class State:
 class Run:
     """A model in training, with the checkpoint from which a stopped run continues."""
 
-    def __init__(self, config: dict[str, Any], corpus: Corpus, options: Options, work: Path) -> None:
+    def __init__(
+        self, config: dict[str, Any], corpus: Corpus, options: Options, work: Path, teacher: OpenELM | None = None
+    ) -> None:
         torch.manual_seed(options.seed)
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.model, self.options, self.state = OpenELM(config).to(self.device), options, State()
+        self.teacher = teacher.to(self.device) if teacher else None
         self.optimizers = make_optimizers(self.model, options)
         self.training, held_out = corpus.split(options.held_out)
         self.held_out = [batch(held_out, group) for group in epoch_groups(held_out, options.batch_tokens, 0, 0)]
         self.work = work
         self.made_with = {"config": config, "options": asdict(options), "corpus": corpus.fingerprint()}
+        if teacher:
+            self.made_with["teacher"] = fingerprint(teacher)
 
     def save(self) -> None:
         """Writes the checkpoint, under another name first so that it is never half written, and the curve."""
@@ -91,11 +103,14 @@ class Run:
 
     def step(self, batch: Batch) -> float:
         """Updates the weights once, and returns the bits per token that the batch cost before the update."""
-        count = int((batch[1] != IGNORED).sum())
+        ids, targets = (part.to(self.device) for part in batch)
+        count = int((targets != IGNORED).sum())
         scale_rates(self.optimizers, schedule(self.state.tokens / self.options.tokens, self.options))
-        bits = self.bits(batch)
+        logits = logits_of(self.model, ids)
+        bits = text_bits(logits, targets)
+        loss = self.taught_bits(logits, ids, targets) if self.teacher else bits
         self.model.zero_grad()
-        (bits * (math.log(2) / count)).backward()
+        (loss * (math.log(2) / count)).backward()
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), CLIPPED_NORM)
         for optimizer in self.optimizers:
             optimizer.step()
@@ -103,18 +118,19 @@ class Run:
         self.state.bits += bits.item()
         return bits.item() / count
 
-    def bits(self, batch: Batch) -> torch.Tensor:
-        """The bits that all targets of a batch cost together."""
-        ids, targets = (part.to(self.device) for part in batch)
-        with mixed_precision(self.device):
-            logits = self.model(ids)
-        loss = F.cross_entropy(logits.float().flatten(0, 1), targets.flatten(), ignore_index=IGNORED, reduction="sum")
-        return loss / math.log(2)
+    def taught_bits(self, logits: torch.Tensor, ids: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        """The bits that all targets cost together where each is what the teacher finds likely, and not the text's."""
+        assert self.teacher
+        with torch.no_grad():
+            likely = (self.options.sharpness * logits_of(self.teacher, ids)).softmax(-1)
+        costs = F.cross_entropy(logits.flatten(0, 1), likely.flatten(0, 1), reduction="none")
+        return costs[targets.flatten() != IGNORED].sum() / math.log(2)
 
     @torch.no_grad()
     def measure(self) -> None:
         """Adds a point to the curve: training since the last point, and the held-out stories now."""
-        bits = sum(self.bits(batch).item() for batch in self.held_out)
+        parts = [[part.to(self.device) for part in each] for each in self.held_out]
+        bits = sum(text_bits(logits_of(self.model, ids), targets).item() for ids, targets in parts)
         count = sum(int((targets != IGNORED).sum()) for _, targets in self.held_out)
         state = self.state
         training = state.bits / state.pending
@@ -122,11 +138,26 @@ class Run:
         state.bits = 0.0
 
 
-def train(config: dict[str, Any], corpus: Corpus, options: Options, work: Path) -> OpenELM:
+def logits_of(model: OpenELM, ids: torch.Tensor) -> torch.Tensor:
+    """What a model finds after each id: [B, L] -> [B, L, V] in float32."""
+    with mixed_precision(ids.device):
+        logits: torch.Tensor = model(ids)
+    return logits.float()
+
+
+def text_bits(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    """The bits that all targets [B, L] cost together by their logits [B, L, V]."""
+    loss = F.cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=IGNORED, reduction="sum")
+    return loss / math.log(2)
+
+
+def train(
+    config: dict[str, Any], corpus: Corpus, options: Options, work: Path, teacher: OpenELM | None = None
+) -> OpenELM:
     """Trains a model on `options.tokens` tokens. `work` gets curve.json, and checkpoint.pt, from which a later call
     continues."""
     work.mkdir(parents=True, exist_ok=True)
-    run = Run(config, corpus, options, work)
+    run = Run(config, corpus, options, work, teacher)
     run.load()
     if run.state.tokens < options.tokens:
         with progress_bar(run.state, options.tokens) as advance:
@@ -208,3 +239,16 @@ def save(model: OpenELM, config: dict[str, Any], folder: Path) -> None:
     write_json(folder / "config.json", config)
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
     torch.save(weights, folder / "pytorch_model.bin")
+
+
+def load(folder: Path) -> OpenELM:
+    """Reads the model that `save` wrote, to be a teacher."""
+    model = OpenELM(json.loads((folder / "config.json").read_text(encoding="utf-8")))
+    model.load_state_dict({name: weight.float() for name, weight in load_file(folder / "model.safetensors").items()})
+    return model.eval()
+
+
+def fingerprint(model: OpenELM) -> str:
+    """A hash of a model's weights."""
+    parts = (weight.cpu().numpy().tobytes() for weight in model.state_dict().values())
+    return hashlib.sha256(b"".join(parts)).hexdigest()

@@ -98,4 +98,4 @@ def test_the_draft_mostly_agrees_with_the_demo(lm: elm_mlx.LanguageModel) -> Non
     text = (demo_directory() / "held_out.txt").read_text(encoding="utf-8").splitlines()[0]
     ids = lm.tokenizer.encode(text)[:80]
     same = mx.argmax(lm.logits(ids), axis=-1) == mx.argmax(draft.logits(ids), axis=-1)
-    assert same.mean().item() > 0.5
+    assert same.mean().item() > 0.7

@@ -1,1 +1,1 @@
-"""The demo's draft model, a ninth of its size with the same tokenizer: package data, made by examples/demo_model."""
+"""The demo's draft, a seventeenth of its size with the same tokenizer: package data, made by examples/demo_model."""

@@ -24,10 +24,10 @@ class CausalMasks:
             return None
         return "causal" if L > FEW and not is_spelled_out(q.dtype) else self.of_few(L, S, repeats(q, keys), q.dtype)
 
-    def of_few(self, queries: int, positions: int, repeats: int = 1, dtype: mx.Dtype = mx.bool_) -> mx.array:
-        """The mask of the last few positions, repeated so often, [1, 1, repeats * L, S]; without a type in booleans."""
-        asked = queries, positions, repeats, dtype
+    def of_few(self, queries: int, positions: int, times: int = 1, dtype: mx.Dtype = mx.bool_) -> mx.array:
+        """The mask of the last few positions, so many times over, [1, 1, times * L, S]; without a type in booleans."""
+        asked = queries, positions, times, dtype
         if not self._last or self._last[0] != asked:
-            mask = np.tile(np.tri(queries, positions, positions - queries, dtype=np.bool_), (repeats, 1))
+            mask = np.tile(np.tri(queries, positions, positions - queries, dtype=np.bool_), (times, 1))
             self._last = asked, made_mask(mask[None, None], dtype)
         return self._last[1]
