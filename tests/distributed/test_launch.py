@@ -157,7 +157,9 @@ def test_a_rank_elsewhere_is_started_by_ssh(python: str, tmp_path: Path, monkeyp
     monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
     code, said = run(python, "obey", "talk", "hear 255", elsewhere="me@mac2.local")
     assert code == 255
-    assert any(line.startswith("rank 1 (me@mac2.local): -T -o BatchMode=yes") for line in said)
+    asked = [line[len("rank 1") :] for line in said if "BatchMode=yes" in line and line.startswith("rank ")]
+    assert len(asked) == 1  # of both the same, and of that one which comes first
+    assert asked[0].startswith(" (me@mac2.local): -T -o BatchMode=yes")
     assert "rank 1 (me@mac2.local): said" in said
     assert any(line.startswith("Rank 2 (me@mac2.local) did not start, or its connection broke.") for line in said)
     assert "`ssh -o BatchMode=yes me@mac2.local true`" in "".join(said)
