@@ -3,9 +3,10 @@
     python benchmarks/handover.py [--readers N] [--steps N] [--json FILE]
 
 An engine that computes nothing and takes STEP_S a step gives N requests an id each. Their readers are threads, or tasks
-of one event loop, or nobody reads. Timed is the hand-over at the end of each step alone: finding those who wait, and
-waking them. Then the same beside a model that computes (the demo), where caches are cold and cores are shared. Figures
-are medians over all steps in which every request got an id, and 90th percentiles; on a busy machine they say little.
+of one event loop, or nobody reads. Timed is the hand-over alone, at the end of each step: finding those who wait, and
+waking them. Then the same beside a model that computes (the demo), where caches are cold, cores are shared, and not
+each step has one. Figures are medians over all hand-overs to every request, and 90th percentiles; on a busy machine
+they say little.
 """
 
 from __future__ import annotations

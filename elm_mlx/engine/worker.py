@@ -28,8 +28,8 @@ T = TypeVar("T")
 # Seconds after first ids, in which their readers get the interpreter: else they may wait until the next step is built.
 # It costs little, once an answer.
 YIELD_S = 0.0001
-# Seconds from one waking of readers to the next, but for first ids and ends. Nobody sees the difference, and each takes
-# time from the device thread and from MLX's own.
+# Seconds from one waking of readers to the next while nothing but decoding goes on, but for first ids and ends. Nobody
+# sees the difference, and each takes time from the device thread and from MLX's own.
 REST_S = 0.004
 MOST_FAILURES = 2  # with no sign of health between them: then it is no accident of one step
 
@@ -55,7 +55,7 @@ class Worker:
     def __init__(self, thread: DeviceThread, engine: Engine, most: int, wish: CacheWish) -> None:
         self.thread, self.wish, self.places = thread, wish, Places(most)
         self._engine: Engine | None = engine
-        self._untold: list[Sequence] = []  # those with news whose readers are woken when the next step is handed over
+        self._untold: list[Sequence] = []  # those with news whose readers are to be woken
         self._told_at = 0.0
         engine.batch.before_handing_over = self._tell_in_time
         self._handles: dict[Sequence, Handle] = {}  # of the unfinished requests
@@ -173,8 +173,8 @@ class Worker:
 
     def step(self) -> None:
         """Takes one step of the engine, and wakes the readers of the requests that have news: at once, or, where
-        another step is built next, once that is handed over. Until then this thread holds the interpreter, and they
-        would only wake to wait for it."""
+        another step is built next, when that one or a later one is handed over. Until then this thread holds the
+        interpreter, and they would only wake to wait for it."""
         assert self._engine
         try:
             news = self._engine.step()
@@ -195,7 +195,7 @@ class Worker:
             self._told_at = time.perf_counter()
 
     def _tell_in_time(self) -> None:
-        """Wakes the readers who were not woken yet, unless others were just now: then the next step does."""
+        """Wakes the readers who were not woken yet, unless others were just now: then a later step does."""
         if self._untold and time.perf_counter() - self._told_at > REST_S:
             self.tell()
 

@@ -21,7 +21,7 @@ from corpus import Corpus, tokenize
 from curve import plot, read_curve
 from recipe import CURVE_STORIES, HERE, MODELS, OPTIONS, PASSES, STORIES, TEACHERS, TOKENIZER_STORIES, WORK
 from tokenizer import load_tokenizer, train_tokenizer
-from train import Options, load, save, train
+from train import Options, Teacher, load, save, train
 
 
 def make_corpus(work: Path) -> Corpus:
@@ -38,7 +38,7 @@ def make_corpus(work: Path) -> Corpus:
 def make_checkpoint(name: str, corpus: Corpus, tokens: int, work: Path) -> None:
     """Trains a model on each of `tokens` as often as the recipe says, and writes it as a Hugging Face checkpoint in a
     folder beside this file."""
-    teacher = load(HERE / TEACHERS[name]) if name in TEACHERS else None
+    teacher = Teacher(load(HERE / TEACHERS[name])) if name in TEACHERS else None
     model = train(MODELS[name], corpus, Options(tokens=PASSES[name] * tokens, **OPTIONS), work / name, teacher)
     save(model, MODELS[name], HERE / name)
     for file in ("tokenizer.model", "tokenizer.json", "tokenizer_config.json"):

@@ -53,7 +53,7 @@ def bits_table(bits: dict[str, dict[str, float]]) -> str:
         draft = f"{row['draft']:.1%} ({megabytes(row, 'draft')})" if "draft" in row else ""
         other = row.get("n-gram", row.get("generator"))
         rows.append([name, demo, f"{other:.3f}" if other else "", draft])
-    head = ["", "demo, held-out bits per token", "other", "the draft finds the demo's likeliest token likeliest"]
+    head = ["", "demo, held-out bits per token", "others", "the draft agrees with the demo"]
     return table(head, rows)
 
 

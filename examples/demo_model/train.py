@@ -34,7 +34,7 @@ Point = dict[str, float]  # step, tokens, and bits per token: training (the mean
 
 @dataclass(frozen=True)
 class Options:
-    """The settings of a run, which decide its result together with the config and the corpus."""
+    """The settings of a run, which decide its result together with the config, the corpus and a teacher."""
 
     tokens: int
     batch_tokens: int = 4096
@@ -46,7 +46,25 @@ class Options:
     held_out: int = 256  # stories, the corpus's last
     measure_every: int = 100  # steps
     seed: int = 0
-    sharpness: float = 4.0  # by which the logits of a teacher are multiplied
+
+
+@dataclass(frozen=True)
+class Teacher:
+    """A model that another one learns from. Its logits are multiplied by `sharpness`, so that what it finds likeliest
+    counts most."""
+
+    model: OpenELM
+    sharpness: float = 4.0
+
+    def likely(self, ids: torch.Tensor) -> torch.Tensor:
+        """What comes after each id, and how likely: [B, L] -> [B, L, V]."""
+        with torch.no_grad():
+            return (self.sharpness * logits_of(self.model, ids)).softmax(-1)
+
+    def fingerprint(self) -> str:
+        """A hash of the weights and the sharpness."""
+        parts = (weight.cpu().numpy().tobytes() for weight in self.model.state_dict().values())
+        return hashlib.sha256(b"".join([*parts, str(self.sharpness).encode()])).hexdigest()
 
 
 @dataclass
@@ -68,19 +86,20 @@ class Run:
     """A model in training, with the checkpoint from which a stopped run continues."""
 
     def __init__(
-        self, config: dict[str, Any], corpus: Corpus, options: Options, work: Path, teacher: OpenELM | None = None
+        self, config: dict[str, Any], corpus: Corpus, options: Options, work: Path, teacher: Teacher | None = None
     ) -> None:
         torch.manual_seed(options.seed)
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.model, self.options, self.state = OpenELM(config).to(self.device), options, State()
-        self.teacher = teacher.to(self.device) if teacher else None
+        self.teacher = teacher
         self.optimizers = make_optimizers(self.model, options)
         self.training, held_out = corpus.split(options.held_out)
         self.held_out = [batch(held_out, group) for group in epoch_groups(held_out, options.batch_tokens, 0, 0)]
         self.work = work
         self.made_with = {"config": config, "options": asdict(options), "corpus": corpus.fingerprint()}
         if teacher:
-            self.made_with["teacher"] = fingerprint(teacher)
+            teacher.model.to(self.device)
+            self.made_with["teacher"] = teacher.fingerprint()
 
     def save(self) -> None:
         """Writes the checkpoint, under another name first so that it is never half written, and the curve."""
@@ -91,7 +110,7 @@ class Run:
         write_json(self.work / "curve.json", self.state.curve)
 
     def load(self) -> None:
-        """Loads the checkpoint if there is one, and if it was made with this config, these options and this corpus."""
+        """Loads the checkpoint if there is one made with the same config, options, corpus and teacher."""
         path = self.work / "checkpoint.pt"
         saved = torch.load(path, map_location=self.device, weights_only=True) if path.exists() else {}
         if saved.get("made_with") != self.made_with:
@@ -121,9 +140,8 @@ class Run:
     def taught_bits(self, logits: torch.Tensor, ids: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         """The bits that all targets cost together where each is what the teacher finds likely, and not the text's."""
         assert self.teacher
-        with torch.no_grad():
-            likely = (self.options.sharpness * logits_of(self.teacher, ids)).softmax(-1)
-        costs = F.cross_entropy(logits.flatten(0, 1), likely.flatten(0, 1), reduction="none")
+        likely = self.teacher.likely(ids).flatten(0, 1)
+        costs = F.cross_entropy(logits.flatten(0, 1), likely, reduction="none")
         return costs[targets.flatten() != IGNORED].sum() / math.log(2)
 
     @torch.no_grad()
@@ -152,7 +170,7 @@ def text_bits(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
 
 
 def train(
-    config: dict[str, Any], corpus: Corpus, options: Options, work: Path, teacher: OpenELM | None = None
+    config: dict[str, Any], corpus: Corpus, options: Options, work: Path, teacher: Teacher | None = None
 ) -> OpenELM:
     """Trains a model on `options.tokens` tokens. `work` gets curve.json, and checkpoint.pt, from which a later call
     continues."""
@@ -246,9 +264,3 @@ def load(folder: Path) -> OpenELM:
     model = OpenELM(json.loads((folder / "config.json").read_text(encoding="utf-8")))
     model.load_state_dict({name: weight.float() for name, weight in load_file(folder / "model.safetensors").items()})
     return model.eval()
-
-
-def fingerprint(model: OpenELM) -> str:
-    """A hash of a model's weights."""
-    parts = (weight.cpu().numpy().tobytes() for weight in model.state_dict().values())
-    return hashlib.sha256(b"".join(parts)).hexdigest()

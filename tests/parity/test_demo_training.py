@@ -1,10 +1,11 @@
-"""The demo's recipe in torch: its OpenELM gives the oracle's logits, and a run that was stopped and continued ends with
-the weights of one that was not."""
+"""The demo's recipe in torch: its OpenELM gives the oracle's logits, a run that was stopped and continued ends with the
+weights of one that was not, and a student says what its teacher says."""
 
 from __future__ import annotations
 
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -95,6 +96,36 @@ def test_training_learns(text: corpus.Corpus, tmp_path: Path) -> None:
     train.train(TINY, text, OPTIONS, tmp_path)
     curve = json.loads((tmp_path / "curve.json").read_text(encoding="utf-8"))
     assert curve[-1]["held_out"] < 0.7 * curve[0]["held_out"]
+
+
+class CountsByTwo(torch.nn.Module):  # type: ignore[misc]
+    """Finds the id after the next one likeliest, which the text never has."""
+
+    def forward(self, ids: torch.Tensor) -> torch.Tensor:
+        return 3 * torch.nn.functional.one_hot((ids + 2) % 64, 64).float()
+
+
+def test_a_student_learns_what_its_teacher_says_and_not_the_text(text: corpus.Corpus, tmp_path: Path) -> None:
+    teacher = train.Teacher(CountsByTwo())
+    student = train.train(TINY, text, replace(OPTIONS, tokens=6000), tmp_path, teacher)
+    ids = torch.arange(3, 60)[None]
+    with torch.no_grad():
+        assert (student(ids).argmax(-1) == (ids + 2) % 64).float().mean() > 0.9
+
+
+def test_a_run_goes_on_with_the_same_teacher_alone(text: corpus.Corpus, tmp_path: Path) -> None:
+    torch.manual_seed(2)
+    teacher = train.Teacher(openelm.OpenELM(TINY))
+    train.train(TINY, text, OPTIONS, tmp_path, teacher)
+    torch.manual_seed(1)
+    other = openelm.OpenELM(TINY)
+    for given, goes_on in ((teacher, True), (train.Teacher(other), False), (train.Teacher(teacher.model, 1.0), False)):
+        run = train.Run(TINY, text, OPTIONS, tmp_path, given)
+        run.load()
+        assert (run.state.tokens > 0) is goes_on
+    without = train.Run(TINY, text, OPTIONS, tmp_path)
+    without.load()
+    assert without.state.tokens == 0
 
 
 def test_batches_hold_each_story_once_and_little_padding(text: corpus.Corpus) -> None:

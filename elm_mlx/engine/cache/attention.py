@@ -3,7 +3,7 @@
 The query heads of one position that share a key head are given to it as several queries of that head. Metal launches
 one kernel either way, which does the same work. Where MLX has no kernel it would repeat the keys for them, which takes
 more nodes of the graph, and one small product for each of them. Where its exponentials are slow, too, attention of
-several positions, or over enough keys, is spelled out.
+2 to FEW positions, or with many scores, is spelled out.
 """
 
 from __future__ import annotations
@@ -15,10 +15,12 @@ import numpy as np
 
 from elm_mlx.device import exponential
 
-FEW = 8  # positions, up to which Metal's attention has a kernel of its own, that skips what a mask of booleans hides
+# Positions, up to which Metal's attention has a kernel of its own, that skips what a mask of booleans hides; and up to
+# which a mask is repeated where attention is spelled out, as it is small.
+FEW = 8
 MOST_QUERIES = 8  # of a head, which Metal's attention for few queries takes
 MOST_KEYS = 4096  # from so many on, small chips divide the keys among threads, but only where heads share them
-# Source of both: MLX's backend/metal/scaled_dot_product_attention.cpp
+# Source of all three: MLX's backend/metal/scaled_dot_product_attention.cpp
 
 
 def heads_and_queries(H: int, L: int, K: int, S: int) -> tuple[int, int]:
@@ -35,9 +37,9 @@ def repeats(q: mx.array, keys: mx.array) -> int:
 
 
 def attention(q: mx.array, keys: mx.array, values: mx.array, mask: mx.array | str | None) -> mx.array:
-    """Attention of q [B, H, L, D] over keys and values [B, K, S, D] -> [B, H, L, D]. The mask is "causal", or true
-    where a query reads a key: [B, heads, queries, S] as `heads_and_queries` gives them, the queries as often as
-    `repeats` says; None lets all read all."""
+    """Attention of q [B, H, L, D] over keys and values [B, K, S, D] -> [B, H, L, D]. The mask is "causal", or
+    [B, heads, queries, S] as `heads_and_queries` gives them, or of L queries, perhaps as often as `repeats` says: true
+    where a query reads a key, or what is added to scores. None lets all read all."""
     B, H, L, D = q.shape
     if is_spelled_out(q.dtype) and (1 < L <= FEW or exponential.is_slow(q.dtype, B * H * L * keys.shape[2])):
         return spelled_out(q, keys, values, mask)
@@ -62,8 +64,8 @@ def spelled_out(q: mx.array, keys: mx.array, values: mx.array, mask: mx.array | 
 
 
 def masked(scores: mx.array, added: mx.array, L: int) -> mx.array:
-    """Scores [B, K, H/K * L, S] and what is added to those of L positions, [B, heads, queries, S] as `attention` takes
-    it, 1 for those that are alike."""
+    """Scores [B, K, H/K * L, S] with what a mask adds to those of L positions, [B, heads, queries, S] as `attention`
+    takes it; one of 1 head is for all."""
     B, K, queries, S = scores.shape
     if added.shape[2] == queries:
         return scores + added
@@ -88,5 +90,5 @@ def made_mask(readable: np.ndarray, dtype: mx.Dtype) -> mx.array:
 
 
 def is_spelled_out(dtype: mx.Dtype) -> bool:
-    """Whether attention of several positions, or over enough keys, is spelled out here, for queries of this type."""
+    """Whether attention of 2 to FEW positions, or with many scores, is spelled out here, for queries of this type."""
     return exponential.is_slow(dtype, sys.maxsize)
