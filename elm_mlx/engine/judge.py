@@ -60,9 +60,9 @@ def judge(model: Decodes, cache: Sequence[Attends], sampler: Sampler, ids: mx.ar
     mx.eval(drawn, highest, ids, *(note.arrays() if note else ()))
     own: Any = drawn.tolist()
     numbers: Any = highest.tolist()
-    judged: Any = ids.tolist()
+    fed: Any = ids.tolist()
     entries = [entry for _, entry in note.entries()] if note else [None] * len(own)
-    return Judged(own, numbers, states, entries, count_equal(judged[1:], own))
+    return Judged(own, numbers, states, entries, count_equal(fed[1:], own))
 
 
 def with_last(last: int, proposals: mx.array | list[int]) -> mx.array:

@@ -56,7 +56,7 @@ class Worker:
         self.thread, self.wish, self.places = thread, wish, Places(most)
         self._engine: Engine | None = engine
         self._untold: list[Sequence] = []  # those with news whose readers are to be woken
-        self._told_at = 0.0
+        self._told_at = 0.0  # when readers were woken last, in seconds of time.perf_counter
         engine.batch.before_handing_over = self._tell_in_time
         self._handles: dict[Sequence, Handle] = {}  # of the unfinished requests
         self._failures = 0
